@@ -1,0 +1,30 @@
+"""Model families as data. A second family is one file of rows and one line here."""
+
+from __future__ import annotations
+
+from megatron_patch.families.base import (
+    VOCAB_ALIGNMENT,
+    ConfigError,
+    Family,
+    RopeScaling,
+    Shape,
+    padded_vocab_size,
+    shape_from_hf_config,
+    shape_to_hf_config,
+)
+from megatron_patch.families.llama3_1 import LLAMA_3_1
+
+FAMILIES = {family.name: family for family in (LLAMA_3_1,)}
+
+__all__ = [
+    "FAMILIES",
+    "LLAMA_3_1",
+    "VOCAB_ALIGNMENT",
+    "ConfigError",
+    "Family",
+    "RopeScaling",
+    "Shape",
+    "padded_vocab_size",
+    "shape_from_hf_config",
+    "shape_to_hf_config",
+]

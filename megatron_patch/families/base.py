@@ -1,0 +1,207 @@
+"""What a model family is: facts, no behaviour beyond arithmetic on them.
+
+Nothing here imports torch: the launcher, the converter and the ranks all read the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+VOCAB_ALIGNMENT = 128
+"""Padded vocabulary sizes are multiples of this at every TP, so that a checkpoint fits every layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Llama 3's frequency-dependent RoPE scaling, as in `config.json` under `rope_scaling`."""
+
+    factor: float
+    """Divisor of the low frequencies: 8 for Llama 3.1, 32 for Llama 3.2."""
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    """Context length in tokens before scaling."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """One size of a family: the architecture facts of its Hugging Face `config.json`."""
+
+    name: str
+    """What the user types as MODEL_SIZE."""
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    """KV heads of grouped-query attention."""
+    head_dim: int
+    vocab_size: int | None
+    """Unpadded; None takes the tokenizer's."""
+    tie_embeddings: bool
+    max_position_embeddings: int
+    rope_theta: float = 500000.0
+    rope_scaling: RopeScaling | None = None
+    norm_epsilon: float = 1e-5
+    init_method_std: float = 0.02
+    source: str
+    """Where the row comes from."""
+
+    def num_parameters(self, vocab_size: int | None = None) -> int:
+        """Parameters of the whole model, tied embeddings counted once.
+
+        Args:
+            vocab_size: rows of the embedding; the shape's own if None.
+        Raises:
+            ValueError: neither the shape nor the caller knows the vocabulary.
+        """
+        vocab = vocab_size or self.vocab_size
+        if vocab is None:
+            raise ValueError(f"{self.name} takes its vocabulary from the tokenizer: pass vocab_size")
+        embeddings = vocab * self.hidden_size * (1 if self.tie_embeddings else 2)
+        return embeddings + self.num_layers * self.parameters_per_layer() + self.hidden_size
+
+    def parameters_per_layer(self) -> int:
+        """Parameters of one transformer layer, its two norms included."""
+        h = self.hidden_size
+        qkv = h * self.head_dim * (self.num_attention_heads + 2 * self.num_query_groups)
+        out = h * self.head_dim * self.num_attention_heads
+        return qkv + out + 3 * h * self.ffn_hidden_size + 2 * h
+
+    def flops_per_token(self, seq_length: int, vocab_size: int | None = None) -> float:
+        """Megatron's count for one training token, forward and backward, causal attention counted half.
+
+        Source: `num_floating_point_operations` in megatron.training 0.19.2.
+        """
+        vocab = vocab_size or self.vocab_size
+        if vocab is None:
+            raise ValueError(f"{self.name} takes its vocabulary from the tokenizer: pass vocab_size")
+        h, query = self.hidden_size, self.head_dim * self.num_attention_heads
+        matmul = 2 * (self.parameters_per_layer() - 2 * h)
+        attention = 2 * seq_length * query
+        return 3.0 * (self.num_layers * (matmul + attention) + 2 * h * vocab)
+
+
+def padded_vocab_size(vocab_size: int, alignment: int = VOCAB_ALIGNMENT) -> int:
+    """Rows of the embedding in a checkpoint: the vocabulary rounded up, the same at every TP that divides it."""
+    return -(-vocab_size // alignment) * alignment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A set of sizes that share one architecture, one chat template and one set of scripts."""
+
+    name: str
+    hf_model_type: str
+    """`model_type` in `config.json`."""
+    hf_architecture: str
+    """The one entry of `architectures` in `config.json`."""
+    shapes: Mapping[str, Shape]
+
+    def shape(self, size: str) -> Shape:
+        """The row of one size.
+
+        Raises:
+            KeyError: with the list of the sizes that exist.
+        """
+        if size not in self.shapes:
+            raise KeyError(f"{size!r} is not a size of {self.name}; valid: {', '.join(self.shapes)}")
+        return self.shapes[size]
+
+
+class ConfigError(ValueError):
+    """A `config.json` that does not describe a model this project trains."""
+
+
+def shape_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> Shape:
+    """Read the architecture facts of a Hugging Face Llama `config.json`.
+
+    Accepts both spellings of the RoPE facts: `rope_theta` with `rope_scaling` (transformers 4), and
+    `rope_parameters` (transformers 5).
+
+    Raises:
+        ConfigError: a missing key, or a feature that the Llama 3 architecture does not have.
+    """
+    missing = [
+        key
+        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+        if key not in config
+    ]
+    if missing:
+        raise ConfigError(f"{source}: missing {', '.join(missing)}")
+    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+        if config.get(key, wanted) != wanted:
+            raise ConfigError(f"{source}: {key} is {config[key]!r}, Llama 3 has {wanted!r}")
+    heads = config["num_attention_heads"]
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    return Shape(
+        name=name,
+        num_layers=config["num_hidden_layers"],
+        hidden_size=config["hidden_size"],
+        ffn_hidden_size=config["intermediate_size"],
+        num_attention_heads=heads,
+        num_query_groups=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        vocab_size=config["vocab_size"],
+        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
+        max_position_embeddings=config.get("max_position_embeddings", 2048),
+        rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+        rope_scaling=_rope_scaling(rope, source),
+        norm_epsilon=config.get("rms_norm_eps", 1e-6),
+        init_method_std=config.get("initializer_range", 0.02),
+        source=source,
+    )
+
+
+def _rope_scaling(rope: Mapping[str, Any], source: str) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ConfigError(f"{source}: rope_type is {kind!r}; supported: default, llama3")
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    return RopeScaling(**{key: rope[key] for key in keys if key in rope})
+
+
+def shape_to_hf_config(shape: Shape, *, dtype: str, vocab_size: int | None = None) -> dict[str, Any]:
+    """The `config.json` of a shape, in the transformers 4 spelling that every reader understands.
+
+    Args:
+        dtype: `float32`, `bfloat16` or `float16`, written as `torch_dtype`.
+        vocab_size: rows of the embedding; the shape's own if None.
+    """
+    scaling = shape.rope_scaling
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden_size,
+        "initializer_range": shape.init_method_std,
+        "intermediate_size": shape.ffn_hidden_size,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": shape.num_attention_heads,
+        "num_hidden_layers": shape.num_layers,
+        "num_key_value_heads": shape.num_query_groups,
+        "pretraining_tp": 1,
+        "rms_norm_eps": shape.norm_epsilon,
+        "rope_scaling": None
+        if scaling is None
+        else {
+            "factor": scaling.factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "original_max_position_embeddings": scaling.original_max_position_embeddings,
+            "rope_type": "llama3",
+        },
+        "rope_theta": shape.rope_theta,
+        "tie_word_embeddings": shape.tie_embeddings,
+        "torch_dtype": dtype,
+        "use_cache": True,
+        "vocab_size": vocab_size or shape.vocab_size,
+    }
