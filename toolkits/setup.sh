@@ -1,0 +1,138 @@
+#!/bin/sh
+# Makes .venv and installs what the project needs into it, and nothing anywhere else. Quick when nothing changed.
+#
+#   toolkits/setup.sh            runtime; with Transformer Engine where there is an NVIDIA GPU
+#   toolkits/setup.sh --dev      and what tests and checks need
+#   --cpu, --gpu                 decide that instead of looking (a login node preparing for its GPU nodes)
+#
+# VENV names another folder than .venv. A mirror set for pip (index-url) is used for uv too.
+set -eu
+
+uv_version=0.13.8
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+cd "$root"
+venv=${VENV:-.venv}
+python=$venv/bin/python
+marker=$venv/.installing
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+    printf 'setup: %s\n' "$*" >&2
+    exit "${status:-1}"
+}
+
+set_name=runtime device=look because='no NVIDIA GPU answers'
+for option in "$@"; do
+    case $option in
+    --dev) set_name=dev ;;
+    --cpu | --gpu) device=${option#--} because=$option ;;
+    -h | --help)
+        sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
+    *) status=2 fail "unknown option '$option'; valid: --dev, --cpu, --gpu, --help" ;;
+    esac
+done
+
+venv_works() { "$python" -c 'import pip, sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1; }
+
+make_venv() {
+    if [ -f "$marker" ]; then
+        other=$(cat "$marker")
+        if kill -0 "$other" 2>/dev/null; then fail "process $other is setting up $venv right now; wait for it"; fi
+        say "$venv was left half-made: making it anew"
+        rm -rf "$venv"
+    elif [ -e "$venv" ] && ! venv_works; then
+        say "$venv has no working Python 3.12: making it anew"
+        rm -rf "$venv"
+    fi
+    if [ ! -e "$venv" ]; then
+        base=$(sh toolkits/find_python.sh)
+        say "$venv from $base"
+        mkdir -p "$venv"
+        echo $$ >"$marker"
+        "$base" -m venv "$venv"
+    fi
+    echo $$ >"$marker"
+}
+
+has_gpu() { # NVML answers: the same question as nvidia-smi, which small containers lack
+    "$1" -c '
+import ctypes, sys
+try:
+    nvml, count = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_uint(0)
+    sys.exit(0 if nvml.nvmlInit_v2() == 0 and nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0 and count.value else 1)
+except OSError:
+    sys.exit(1)'
+}
+
+have_uv() {
+    if "$python" -m uv --version >/dev/null 2>&1; then return 0; fi
+    "$python" -m pip install --quiet --disable-pip-version-check "uv==$uv_version"
+}
+
+install() { # requirement files and flags
+    if [ "$installer" = uv ]; then
+        "$python" -m uv pip install --quiet --python "$python" "$@" && return 0
+        say "uv could not install that (see above): trying pip, which takes longer"
+    fi
+    "$python" -m pip install --quiet --disable-pip-version-check "$@"
+}
+
+stamp_of() { # what .venv must hold: the requirement files' content
+    cat "$@" toolkits/setup.sh | cksum
+}
+
+files=requirements.txt
+if [ "$device" = look ]; then
+    if venv_works; then probe=$python; else probe=$(sh toolkits/find_python.sh); fi
+    if has_gpu "$probe"; then device=gpu because='an NVIDIA GPU answers'; else device=cpu; fi
+fi
+if [ "$device" = gpu ]; then files="$files requirements-gpu.txt"; fi
+if [ "$set_name" = dev ]; then files="$files requirements-dev.txt"; fi
+# shellcheck disable=SC2086  # a list of our own file names
+wanted="$set_name $device $(stamp_of $files)"
+stamp=$venv/.installed-$set_name
+if [ ! -f "$marker" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && venv_works; then
+    say "$venv holds $files already"
+    exit 0
+fi
+
+make_venv
+if have_uv; then installer=uv; else
+    installer=pip
+    say "uv cannot be had: installing with pip, which takes longer"
+fi
+mirror=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-$("$python" -m pip config get global.index-url 2>/dev/null || true)}}
+if [ -n "$mirror" ]; then export UV_DEFAULT_INDEX="$mirror"; fi
+export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}"
+
+say "installing requirements.txt with $installer"
+install -r requirements.txt
+if [ "$device" = gpu ]; then
+    say "$because: adding requirements-gpu.txt"
+    # Transformer Engine compiles its torch extension against the torch that is installed, so no build isolation.
+    install --no-build-isolation -r requirements-gpu.txt ||
+        fail "Transformer Engine could not be built: it needs nvcc and the cuDNN headers; --cpu leaves it out"
+else
+    say "$because: requirements-gpu.txt is left out, training runs on the CPU"
+fi
+if [ "$set_name" = dev ]; then
+    say "adding requirements-dev.txt"
+    install -r requirements-dev.txt
+fi
+
+# The first import proves the installation, and writes the byte code that every later start reads.
+env -u PYTHONDONTWRITEBYTECODE "$python" - <<'PY' || fail "the packages are installed but do not import (see above)"
+import importlib.metadata as metadata
+import logging, sys, warnings
+logging.disable(logging.WARNING)  # torch looks for a CUDA compiler here and says so
+warnings.simplefilter("ignore")
+import megatron.training.training, torch, transformers.models.auto.tokenization_auto
+versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "megatron-core", "transformers"))
+device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+print(f"setup: Python {sys.version.split()[0]}, {versions}, {device}")
+PY
+printf '%s\n' "$wanted" >"$stamp"
+rm -f "$marker"
+say "$venv is ready"
