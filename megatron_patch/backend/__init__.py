@@ -1,0 +1,70 @@
+"""The only importers of Megatron's and torch's private names, and the only place that patches anything.
+
+`enable(device)` makes stock megatron-core 0.19.2 from PyPI run on a CPU or a GPU. It must be called before anything
+of Megatron is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from .patching import APPLIED, BackendError, check_versions
+
+__all__ = ["APPLIED", "BackendError", "enable"]
+
+DEVICES = ("cpu", "cuda")
+
+_enabled: str | None = None
+
+
+def enable(device: str) -> None:
+    """Make stock Megatron run on `device`. A second call with the same device does nothing.
+
+    Args:
+        device: `cpu` (gloo, one fake cuda:0 per process) or `cuda`.
+    Raises:
+        BackendError: an unknown device, no GPU, wrong versions, or Megatron was imported too early.
+    """
+    global _enabled
+    if device not in DEVICES:
+        raise BackendError(f"device is {device!r}; valid: {', '.join(DEVICES)}")
+    if _enabled is not None:
+        if _enabled != device:
+            raise BackendError(f"this process already runs on {_enabled}, it cannot change to {device}")
+        return
+    check_versions()
+    if device == "cpu":
+        _enable_cpu()
+    else:
+        _enable_cuda()
+    _enabled = device
+
+
+def _enable_cpu() -> None:
+    from . import cpu_device, cpu_megatron
+
+    if "megatron.core" in sys.modules:
+        raise BackendError("enable('cpu') must be called before megatron is imported")
+    cpu_megatron.stand_in_for_triton()
+    cpu_megatron.run_eagerly()
+    cpu_megatron.patch_megatron_for_cpu()
+    _mend_everywhere()
+    cpu_device.pretend_cuda_is_cpu()
+
+
+def _enable_cuda() -> None:
+    import torch
+
+    from . import wheel_fixes
+
+    if not torch.cuda.is_available():
+        raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
+    wheel_fixes.stand_in_for_fused_wgrad()
+    _mend_everywhere()
+
+
+def _mend_everywhere() -> None:
+    from . import optimizer_fixes, wheel_fixes
+
+    wheel_fixes.use_compiled_helpers()
+    optimizer_fixes.mend_native_adam_resume()

@@ -1,0 +1,117 @@
+"""Writing torch distributed checkpoints from tensors that do not exist yet.
+
+torch 2.11's `FileSystemWriter` can be given tensors only through a planner, keeps the last tensor of every key
+until a file is closed, and loses an exception raised in one of its threads: the checkpoint is then incomplete and
+nobody is told. Here every large item is a file of its own, and the first error ends the writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.filesystem import FileSystem, _StorageInfo
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+Maker = Callable[[], Any]
+"""Makes a tensor, or the object of an item that is not one, when its turn comes."""
+Opener = Callable[[Path], Any]
+"""Opens a file for writing; the result is written front to back and closed."""
+
+
+class _Planner(dcp.DefaultSavePlanner):
+    """Plans items that do not exist yet."""
+
+    def __init__(self, items: list[tuple[WriteItem, Maker]]) -> None:
+        super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
+        self._makers = {item.index: make for item, make in items}
+        self._items = [item for item, _ in items]
+
+    def create_local_plan(self) -> dcp.SavePlan:
+        self.plan = dcp.SavePlan(self._items, planner_data={})
+        return self.plan
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        return self._makers[write_item.index]()
+
+
+class _FileSystem(FileSystem):
+    """Opens files by a function of ours."""
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+
+    @contextlib.contextmanager
+    def create_stream(self, path: Any, mode: str) -> Iterator[Any]:
+        with contextlib.closing(self._opener(Path(path))) as stream:
+            yield stream
+
+
+class _Writer(dcp.FileSystemWriter):
+    """One file for each tensor, one for everything else."""
+
+    def __init__(self, folder: Path, opener: Opener, workers: int) -> None:
+        super().__init__(folder, thread_count=workers, sync_files=False)  # the opener's files flush themselves
+        self.fs = _FileSystem(opener)
+
+    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
+        objects = [item for item in plan.items if item.type == WriteItemType.BYTE_IO]
+        groups = [[item] for item in plan.items if item.type != WriteItemType.BYTE_IO] + [objects]
+        pool = ThreadPoolExecutor(self.thread_count)
+        try:
+            written = pool.map(lambda numbered: self._write_file(planner, *numbered), enumerate(groups))
+            results = [result for of_file in written for result in of_file]
+        finally:
+            pool.shutdown(cancel_futures=True)
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(results)
+        return done
+
+    def _write_file(self, planner: dcp.SavePlanner, number: int, items: list[WriteItem]) -> list[WriteResult]:
+        name, results = f"__0_{number}.distcp", []
+        with self.fs.create_stream(self.fs.concat_path(self.path, name), "wb") as stream:
+            for item in items:
+                content = planner.resolve_data(item)
+                start = stream.tell()
+                # an archive is made in memory unless it is large: small writes cost a system call each
+                direct = isinstance(content, torch.Tensor) and content.nbytes > 1 << 20
+                archive = stream if direct else io.BytesIO()
+                torch.save(content, archive)
+                if not direct:
+                    stream.write(archive.getbuffer())
+                del content
+                length = stream.tell() - start
+                results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
+        return results
+
+    def storage_meta(self) -> StorageMeta:
+        """Upstream puts the path and a random id there; without them the same input gives the same bytes."""
+        return StorageMeta()
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Upstream's, after counting."""
+        if sum(map(len, results)) != len({r.index for of_rank in results for r in of_rank}):
+            raise RuntimeError("two items of a checkpoint have the same name and place")
+        super().finish(metadata, results)
+
+
+def stream_items(folder: Path, items: list[tuple[WriteItem, Maker]], opener: Opener, workers: int) -> None:
+    """Write a checkpoint folder, making each item when its turn comes, in a worker thread.
+
+    Args:
+        items: tensors must come out contiguous, on the CPU, and as their item says.
+        opener: also flushes what it opened.
+        workers: threads; each holds one item in memory.
+    Raises:
+        whatever the first maker or opener raised.
+    """
+    dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)

@@ -1,0 +1,176 @@
+"""What the trainer is told while Megatron's training loop runs.
+
+Megatron 0.19.2 has no callbacks: five functions of its training module are wrapped, none of them changed.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from .patching import wrap
+
+LOSS_KEY = "lm loss"
+"""Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One optimizer step, as the last rank saw it."""
+
+    iteration: int
+    loss: float | None
+    """Mean over the loss tokens of the global batch, float32; None on ranks without the last pipeline stage."""
+    lr: float | None
+    """The learning rate that this step used (Megatron logs the next step's)."""
+    grad_norm: float | None
+    """Before clipping; None when the step was skipped."""
+    skipped: bool
+    """The gradients overflowed and the weights did not change."""
+    consumed_samples: int
+    """Training samples since iteration 0, this step included, over all ranks."""
+    batch_samples: int
+    seconds: float
+    """Wall time of data, forward, backward and optimizer."""
+    flops: float
+    """Floating-point operations of the whole step by Megatron's count, over all ranks."""
+    peak_memory_bytes: int
+    """Highest of all ranks: allocated memory on a GPU, resident set on a CPU."""
+
+
+class Observer(Protocol):
+    """What `observe` calls, on every rank."""
+
+    def train_start(self, args: Any, model: list[Any]) -> None:
+        """Everything is built and loaded; `args.iteration` steps are already done."""
+
+    def step(self, step: Step) -> None:
+        """An optimizer step is done."""
+
+    def evaluated(self, iteration: int, split: str, loss: float | None) -> None:
+        """`split` (`validation` or `test`) has been evaluated after `iteration` steps."""
+
+
+def observe(observer: Observer) -> None:
+    """Have `observer` told about every step and evaluation. Call it once, after `enable`."""
+    import megatron.training.training as training
+
+    watch = _StepWatch()
+
+    @wrap(training, "train", why="0.19.2 has no callback between loading and training")
+    def train(original: Callable[..., Any], forward_step: Any, model: list[Any], *args: Any, **kwargs: Any) -> Any:
+        observer.train_start(training.get_args(), model)
+        return original(forward_step, model, *args, **kwargs)
+
+    @wrap(training, "train_step", why="0.19.2 logs the learning rate of the next step")
+    def train_step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        optimizer = args[3]
+        watch.lr = training.get_canonical_lr_for_logging(optimizer.param_groups)
+        watch.started = time.perf_counter()
+        return original(*args, **kwargs)
+
+    @wrap(training, "training_log", why="0.19.2 rounds the loss and averages it over --log-interval")
+    def training_log(original: Callable[..., Any], loss_dict: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        observer.step(_measure(training, watch, loss_dict, *args, **kwargs))
+        return original(loss_dict, *args, **kwargs)
+
+    _observe_evaluation(training, observer)
+
+
+@dataclass
+class _StepWatch:
+    lr: float | None = None
+    started: float = 0.0
+
+
+def _measure(
+    training: Any,
+    watch: _StepWatch,
+    loss_dict: dict[str, torch.Tensor],
+    total_loss_dict: Any,
+    learning_rate: float | None,
+    iteration: int,
+    loss_scale: float,
+    report_memory_flag: bool,
+    skipped_iter: int,
+    grad_norm: float | None,
+    *rest: Any,
+    seqlen_squared_sum_in_batch: float | None = None,
+    total_real_tokens_in_batch: float | None = None,
+    **unused: Any,
+) -> Step:
+    """The arguments after `watch` are those of `training_log`."""
+    args = training.get_args()
+    loss = float(loss_dict[LOSS_KEY]) if LOSS_KEY in loss_dict else None  # waits for the device
+    seconds = time.perf_counter() - watch.started
+    batch_samples = args.micro_batch_size * args.data_parallel_size * training.get_num_microbatches()
+    flops = training.num_floating_point_operations(
+        args,
+        batch_samples,
+        seqlen_squared_sum_in_batch=seqlen_squared_sum_in_batch,
+        total_real_tokens_in_batch=total_real_tokens_in_batch,
+    )
+    return Step(
+        iteration=iteration,
+        loss=loss,
+        lr=watch.lr,
+        grad_norm=None if grad_norm is None else float(grad_norm),
+        skipped=bool(skipped_iter),
+        consumed_samples=args.consumed_train_samples,
+        batch_samples=batch_samples,
+        seconds=seconds,
+        flops=float(flops),
+        peak_memory_bytes=_peak_memory_of_all_ranks(),
+    )
+
+
+def _peak_memory_of_all_ranks() -> int:
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
+    highest = torch.tensor([peak], dtype=torch.int64, device="cuda")
+    torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+    return int(highest.item())
+
+
+def _observe_evaluation(training: Any, observer: Observer) -> None:
+    results: list[float | None] = []
+
+    @wrap(training, "evaluate", why="0.19.2 returns the losses to a function that only prints them")
+    def evaluate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        losses = result[0] or {}
+        results.append(float(losses[LOSS_KEY]) if LOSS_KEY in losses else None)
+        return result
+
+    @wrap(training, "evaluate_and_print_results", why="0.19.2 prints the validation loss and returns nothing")
+    def evaluate_and_print_results(original: Callable[..., Any], prefix: str, *args: Any, **kwargs: Any) -> Any:
+        results.clear()
+        original(prefix, *args, **kwargs)
+        split = "test" if prefix.endswith("test set") else "validation"
+        iteration = args[3] if len(args) > 3 else kwargs["iteration"]
+        for loss in results:
+            observer.evaluated(iteration, split, loss)
+
+
+def interrupt_like_termination(args: Any) -> None:
+    """With `--exit-signal-handler`, let Ctrl-C end the run as SIGTERM does: after the step, with a checkpoint.
+
+    Megatron 0.19.2 handles one signal, SIGTERM unless `--exit-signal` says otherwise.
+    """
+    if args.exit_signal_handler:
+        signal.signal(signal.SIGINT, signal.getsignal(args.exit_signal))
+
+
+def stopped_by_signal() -> bool:
+    """Whether this rank was asked to stop by a signal that Megatron handles."""
+    from megatron.training import get_args, get_signal_handler
+
+    return get_args().exit_signal_handler and any(get_signal_handler().signals_received())

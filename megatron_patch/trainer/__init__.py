@@ -1,0 +1,1 @@
+"""What runs in every rank: batch, loss, forward step, data, progress and resume around `megatron.training.pretrain`."""

@@ -1,0 +1,26 @@
+"""Our own flags beside Megatron's. Everything else that changes training is a flag of Megatron's parser."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`."""
+    group = parser.add_argument_group(title="megatron_patch")
+    group.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="what the ranks compute on")
+    group.add_argument(
+        "--output-dir", type=Path, required=True, help="where metrics, logs, dataset indices and checkpoints go"
+    )
+    group.add_argument(
+        "--hf-checkpoint", type=Path, default=None, help="start from the safetensors of this Hugging Face folder"
+    )
+    return parser
+
+
+def parse_early(argv: Sequence[str]) -> argparse.Namespace:
+    """Read our flags alone: device and output folder are needed before Megatron can be imported."""
+    known, _ = add_arguments(argparse.ArgumentParser(allow_abbrev=False, add_help=False)).parse_known_args(argv)
+    return known

@@ -1,0 +1,66 @@
+"""The training, validation and test data of one rank, as Megatron's GPTDataset."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import mpu
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
+from megatron.training import get_args, get_tokenizer, print_rank_0
+from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
+
+from .index_cache import cache_folder, drop_torn_indices
+
+
+def provide_datasets(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
+    """Build the three data sets on the ranks that read them.
+
+    Args:
+        num_samples: of training, validation and test.
+        vp_stage: virtual pipeline stage that asks.
+    Returns:
+        Training, validation and test set; None where the rank reads none.
+    """
+    args = get_args()
+    blend, blend_per_split = get_blend_and_blend_per_split(args)
+    config = GPTDatasetConfig(
+        random_seed=args.seed,
+        sequence_length=args.seq_length,
+        blend=blend,
+        blend_per_split=blend_per_split,
+        split=args.split,
+        path_to_cache=None if args.mock_data else str(_index_folder(args, blend, blend_per_split)),
+        mmap_bin_files=args.mmap_bin_files,
+        tokenizer=get_tokenizer(),
+        reset_position_ids=args.reset_position_ids,
+        reset_attention_mask=args.reset_attention_mask,
+        eod_mask_loss=args.eod_mask_loss,
+        create_attention_mask=args.create_attention_mask_in_dataloader,
+        num_dataset_builder_threads=args.num_dataset_builder_threads,
+        mid_level_dataset_surplus=args.mid_level_dataset_surplus,
+    )
+    kind = MockGPTDataset if args.mock_data else GPTDataset
+    return BlendedMegatronDatasetBuilder(kind, num_samples, partial(_read_here, vp_stage), config).build()
+
+
+provide_datasets.is_distributed = True  # type: ignore[attr-defined]  # Megatron: every rank calls it
+
+
+def _read_here(vp_stage: int | None) -> bool:
+    return is_first_or_last_pipeline_stage(vp_stage) and mpu.get_tensor_model_parallel_rank() == 0
+
+
+def _index_folder(args: Any, blend: Any, blend_per_split: Any) -> Path:
+    """The folder of the sample indices, free of torn files. Every rank waits until rank 0 has looked."""
+    blends = [blend] if blend is not None else blend_per_split or []
+    prefixes = sorted({prefix for one in blends if one is not None for prefix in one[0]})
+    folder = cache_folder(Path(args.data_cache_path or args.output_dir / "cache"), prefixes)
+    if torch.distributed.get_rank() == 0:
+        for path in drop_torn_indices(folder):
+            print_rank_0(f"{path} was not written to its end: it is built again")
+    torch.distributed.barrier()
+    return folder

@@ -1,0 +1,100 @@
+"""The program of one rank: `torchrun examples/llama3_1/pretrain_llama.py FLAGS`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from typing import Any
+
+from ..backend import APPLIED, enable
+from .arguments import add_arguments, parse_early
+from .errors import TrainerError
+from .reporter import Reporter
+from .streams import Streams
+
+
+def main() -> None:
+    """Train as the command line says; ends the process with a status other than 0 if anything went wrong."""
+    early = parse_early(sys.argv[1:])
+    os.environ["HF_HUB_OFFLINE"] = "1"  # tokenizers come from local folders; never try the network
+    streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    try:
+        _recorded(partial(_run, early, streams))
+    except BaseException as error:
+        streams.report(error)
+        sys.exit(error.code if isinstance(error, SystemExit) and error.code else 1)
+
+
+def _recorded(run: Any) -> None:
+    """Let torchrun's summary name the rank that failed first, and why."""
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    run.__name__ = "main"
+    record(run)()
+
+
+def _run(early: Any, streams: Streams) -> None:
+    enable(early.device)
+    print("\n".join(["patches", *APPLIED]))
+    import torch
+
+    from ..backend import hooks
+    from .hardware import peak_tflops
+
+    device = torch.cuda.get_device_name() if early.device == "cuda" else "CPU process"
+    reporter = Reporter(streams, early.output_dir, peak_tflops(device))
+    hooks.observe(reporter)
+    try:
+        _pretrain(reporter, device)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        if not hooks.stopped_by_signal():
+            raise TrainerError("Megatron ended without training to the end; see the log") from stop
+        reporter.say(f"stopped by a signal after iteration {reporter.iteration}; the same command goes on from there")
+    finally:
+        reporter.close()
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _pretrain(reporter: Reporter, device: str) -> None:
+    from megatron.core.enums import ModelType
+    from megatron.training import pretrain
+    from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+    from megatron.training.arguments import parse_and_validate_args
+
+    from ..backend import hooks
+    from .datasets import provide_datasets
+    from .step import forward_step
+    from .summary import summary_lines
+
+    args = parse_and_validate_args(extra_args_provider=add_arguments)
+    hooks.interrupt_like_termination(args)
+    for line in summary_lines(args, device):
+        reporter.say(line)
+    if _is_finished(args):
+        reporter.say(f"finished: all {args.train_iters} iterations are done, nothing to train")
+        return
+    model_config = gpt_config_from_args(args)
+    model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19.2 parses it and keeps 8.0
+    if args.hf_checkpoint:
+        model_config.pre_wrap_hooks.append(partial(_load_hf, args))
+    config = pretrain_cfg_container_from_args(args, model_config)
+    pretrain(config, provide_datasets, ModelType.encoder_or_decoder, forward_step)
+
+
+def _is_finished(args: Any) -> bool:
+    return bool(args.load and not args.finetune and args.ckpt_step and args.ckpt_step >= args.train_iters)
+
+
+def _load_hf(args: Any, model_chunks: list[Any]) -> list[Any]:
+    """Fill the fresh model from safetensors, each rank its slices."""
+    from ..checkpoint.hf_start import load_hf_into
+
+    if args.load:
+        raise TrainerError("--load and --hf-checkpoint exclude each other: weights can come from one place only")
+    load_hf_into(model_chunks, args.hf_checkpoint)
+    return model_chunks

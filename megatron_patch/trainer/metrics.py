@@ -1,0 +1,69 @@
+"""metrics.jsonl: one JSON object per iteration, the record that tests and plots read."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from ..backend.hooks import Step
+
+
+class MetricsFile:
+    """Appends to `metrics.jsonl`; every line is on its way to the disk when `write` returns."""
+
+    def __init__(self, path: Path, resumed_iteration: int) -> None:
+        """Open the file, and cut what a killed run wrote after the checkpoint that this one continues.
+
+        Args:
+            resumed_iteration: steps already done; 0 starts an empty file.
+        """
+        kept = _lines_until(path, resumed_iteration)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one object; NaN and infinity, which JSON does not have, become null."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._file.write(json.dumps(clean) + "\n")
+
+    def close(self) -> None:
+        """Put the file on the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, Any]:
+    """The metrics of one step: times in milliseconds, memory in bytes, rates per second and GPU (or process)."""
+    record = {
+        "iteration": step.iteration,
+        "loss": step.loss,
+        "lr": step.lr,
+        "grad_norm": step.grad_norm,
+        "tokens": step.consumed_samples * seq_length,
+        "step_ms": step.seconds * 1e3,
+        "tokens_per_s_per_gpu": step.batch_samples * seq_length / step.seconds / world_size,
+        "tflops_per_gpu": step.flops / step.seconds / world_size / 1e12,
+        "peak_memory_bytes": step.peak_memory_bytes,
+    }
+    return record | {"skipped": True} if step.skipped else record
+
+
+def _lines_until(path: Path, iteration: int) -> list[str]:
+    """The whole lines of an earlier run up to `iteration`; a torn last line is dropped with what follows it."""
+    kept: list[str] = []
+    if iteration == 0 or not path.exists():
+        return kept
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if record["iteration"] <= iteration and line.endswith("\n"):
+            kept.append(line)
+    return kept

@@ -1,0 +1,68 @@
+"""One rank speaks for all: the last, as only the last pipeline stage knows the loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..backend.hooks import Step
+from .metrics import MetricsFile, step_record
+from .progress import TrainingProgress
+from .streams import Streams
+
+
+class Reporter:
+    """Writes metrics.jsonl and shows progress on the last rank; silent on the others."""
+
+    def __init__(self, streams: Streams, output_dir: Path, peak_tflops: float | None) -> None:
+        self._streams, self._output_dir, self._peak = streams, output_dir, peak_tflops
+        self.speaks = streams.rank == streams.world_size - 1
+        self.iteration = 0
+        self._metrics: MetricsFile | None = None
+        self._progress: TrainingProgress | None = None
+
+    def say(self, line: str) -> None:
+        """Show one line on the screen, if this rank speaks."""
+        if not self.speaks:
+            return
+        if self._progress is not None:
+            self._progress.say(line)
+        else:
+            print(line, file=self._streams.stdout, flush=True)
+
+    def train_start(self, args: Any, model: list[Any]) -> None:
+        """Open the record, cut to what the loaded checkpoint knows."""
+        self.iteration = args.iteration
+        if not self.speaks:
+            return
+        self._sizes = {"seq_length": args.seq_length, "world_size": args.world_size}
+        self._metrics = MetricsFile(self._output_dir / "metrics.jsonl", args.iteration)
+        self._progress = TrainingProgress(
+            self._streams.stdout,
+            total=args.train_iters,
+            done=args.iteration,
+            interval=args.log_interval,
+            unit="GPU" if args.device == "cuda" else "process",
+            peak_tflops=self._peak,
+            **self._sizes,
+        )
+
+    def step(self, step: Step) -> None:
+        """Record and show one step."""
+        self.iteration = step.iteration
+        if self._metrics is not None and self._progress is not None:
+            self._metrics.write(step_record(step, **self._sizes))
+            self._progress.step(step)
+
+    def evaluated(self, iteration: int, split: str, loss: float | None) -> None:
+        """Record and show one evaluation."""
+        if self._metrics is not None and loss is not None:
+            self._metrics.write({"iteration": iteration, f"{split}_loss": loss})
+            self.say(f"iteration {iteration} | {split} loss {loss:.4f}")
+
+    def close(self) -> None:
+        """Put the record on the disk and free the terminal."""
+        if self._progress is not None:
+            self._progress.close()
+        if self._metrics is not None:
+            self._metrics.close()

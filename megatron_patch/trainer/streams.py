@@ -1,0 +1,55 @@
+"""Megatron prints 800 lines of arguments and warnings: they go to the rank's log, the person keeps the screen."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+from .errors import TrainerError
+
+SHOWN_LINES = 12
+"""How much of a traceback or of a log is repeated on the screen."""
+
+
+class Streams:
+    """The real standard output and error of this rank, and the log that took their place."""
+
+    def __init__(self, output_dir: Path, rank: int, world_size: int) -> None:
+        """Send file descriptors 1 and 2, of this process and its children, to `logs/rank_N.log`."""
+        self.rank, self.world_size = rank, world_size
+        self.log_path = output_dir / "logs" / f"rank_{rank}.log"
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.stdout: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
+        self.stderr: TextIO = os.fdopen(os.dup(2), "w", buffering=1)
+        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._begin = os.fstat(log).st_size
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        faulthandler.enable(self.stderr)  # a crash in a library shows where
+
+    def report(self, error: BaseException) -> None:
+        """Say on the real standard error what ended this rank."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        where = f"rank {self.rank} of {self.world_size}"
+        if isinstance(error, TrainerError):
+            lines = [f"error on {where}: {error}"]
+        elif isinstance(error, SystemExit):
+            lines = [f"error: {where} ended with status {error.code}; its log ends with", *self._log_tail()]
+        else:
+            trace = "".join(traceback.format_exception(error)).rstrip().splitlines()
+            lines = [f"error on {where}", *trace[-SHOWN_LINES:]]
+        print("\n".join([*lines, f"the whole log: {self.log_path}"]), file=self.stderr, flush=True)
+
+    def _log_tail(self) -> list[str]:
+        with self.log_path.open(errors="replace") as log:
+            log.seek(self._begin)
+            return log.read().rstrip().splitlines()[-SHOWN_LINES:]

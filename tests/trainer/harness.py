@@ -1,0 +1,119 @@
+"""Launch the real trainer on CPU processes, as torchrun does for a user, and read what it recorded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
+VOCAB_SIZE = 255
+SEQ_LENGTH = 64
+
+MODEL = """
+--num-layers 4 --hidden-size 64 --ffn-hidden-size 128 --num-attention-heads 4
+--group-query-attention --num-query-groups 2 --swiglu --normalization RMSNorm --norm-epsilon 1e-5
+--disable-bias-linear --untie-embeddings-and-output-weights --position-embedding-type rope --rotary-base 500000
+--use-rope-scaling --rope-scaling-factor 8 --attention-dropout 0 --hidden-dropout 0 --init-method-std 0.02
+--seq-length 64 --max-position-embeddings 64
+--tokenizer-type NullTokenizer --vocab-size 255 --make-vocab-size-divisible-by 32
+"""
+CPU = """
+--device cpu --distributed-backend gloo --use-cpu-initialization --transformer-impl local
+--spec megatron_patch.backend.layers llama_layer_spec --attention-backend flash --no-persist-layer-norm
+--no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-rope-fusion
+--no-create-attention-mask-in-dataloader --num-workers 0
+"""
+SCHEDULE = """
+--micro-batch-size 2 --global-batch-size 8 --train-iters 20 --lr 1e-3 --min-lr 1e-4 --lr-decay-style cosine
+--lr-warmup-iters 2 --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 --clip-grad 1.0 --seed 1234
+--log-interval 5 --eval-interval 1000 --eval-iters 0 --ckpt-format torch_dist --exit-signal-handler
+"""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One finished launch."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+    output: Path
+    metrics: list[dict] = field(default_factory=list)
+
+    @property
+    def losses(self) -> list[float]:
+        """Training losses in order."""
+        return [record["loss"] for record in self.metrics if "loss" in record]
+
+    def log(self, rank: int = 0) -> str:
+        """Everything that Megatron printed on one rank."""
+        return (self.output / "logs" / f"rank_{rank}.log").read_text()
+
+
+def command(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> list[str]:
+    """The torchrun command line; later flags win over earlier ones."""
+    flags = (MODEL + CPU + SCHEDULE).split()
+    flags += ["--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # port 0: any free one
+    return [*torchrun, *rendezvous, str(SCRIPT), *flags]
+
+
+def environment() -> dict[str, str]:
+    """One thread for each process: results do not depend on how busy the machine is."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def launch(output: Path, data: Path, extra: str = "", *, processes: int = 1, timeout: float = 300) -> Run:
+    """Train to the end, or to the error."""
+    done = subprocess.run(
+        command(output, data, extra, processes=processes),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Run(
+        returncode=done.returncode,
+        stdout=done.stdout,
+        stderr=done.stderr,
+        output=output,
+        metrics=read_metrics(output),
+    )
+
+
+def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> Run:
+    """Train to the end; fail with what the trainer said."""
+    run = launch(output, data, extra, processes=processes)
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    return run
+
+
+def read_metrics(output: Path) -> list[dict]:
+    """The lines of metrics.jsonl; none if it was never written."""
+    path = output / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def build_idxmap(prefix: Path, *, documents: int = 200, seed: int = 0) -> Path:
+    """A `.bin` and `.idx` of documents with a pattern to learn: each token follows from the one before."""
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, get_bin_path, get_idx_path
+
+    generator = np.random.default_rng(seed)
+    builder = IndexedDatasetBuilder(get_bin_path(str(prefix)), dtype=np.uint16)
+    for _ in range(documents):
+        length = int(generator.integers(20, 120))
+        steps = generator.integers(1, 4, size=length)
+        tokens = (generator.integers(VOCAB_SIZE) + np.cumsum(steps)) % (VOCAB_SIZE - 1)
+        tokens[-1] = VOCAB_SIZE - 1  # end of document
+        builder.add_document(tokens.astype(np.uint16), [length])
+    builder.finalize(get_idx_path(str(prefix)))
+    return prefix
