@@ -1,0 +1,1 @@
+"""Text to training data: tokenizers, and Megatron's `.bin`/`.idx` files. Nothing here imports torch."""

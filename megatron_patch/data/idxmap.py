@@ -1,0 +1,130 @@
+"""Megatron's memory-mapped dataset, `PREFIX.bin` and `PREFIX.idx`, written without torch or Megatron.
+
+Layout of the index, little-endian, byte-identical to `IndexedDatasetBuilder` of megatron-core 0.19.2
+(`megatron/core/datasets/indexed_dataset.py`):
+
+    9 bytes   MMIDIDX\\0\\0        magic
+    uint64    1                  version
+    uint8     4 | 8              token type: int32 | uint16
+    uint64    S                  sequences
+    uint64    D + 1              document boundaries
+    int32[S]                     tokens of each sequence
+    int64[S]                     byte offset of each sequence in the .bin
+    int64[D + 1]                 first sequence of each document, and S
+
+Here a document is one sequence, as in pretraining data, so D equals S.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from array import array
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+
+MAGIC = b"MMIDIDX\x00\x00"
+TOKEN_TYPES: dict[int, type[np.int32] | type[np.uint16]] = {4: np.int32, 8: np.uint16}
+"""Megatron's codes of the two types that hold token ids."""
+SMALL_VOCABULARY = 65500
+"""Below this many tokens Megatron stores uint16 (`DType.optimal_dtype`)."""
+
+
+def token_type(vocab_size: int) -> type[np.int32] | type[np.uint16]:
+    """The type Megatron stores the ids of such a vocabulary in."""
+    return np.uint16 if vocab_size < SMALL_VOCABULARY else np.int32
+
+
+def index_bytes(lengths: npt.NDArray[np.int32], dtype: type[np.int32] | type[np.uint16]) -> bytes:
+    """The whole `.idx` of documents with these numbers of tokens, in order."""
+    code = next(code for code, kind in TOKEN_TYPES.items() if kind is dtype)
+    offsets = np.zeros(len(lengths), dtype=np.int64)
+    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
+    offsets *= np.dtype(dtype).itemsize
+    boundaries = np.arange(len(lengths) + 1, dtype=np.int64)
+    header = MAGIC + struct.pack("<QBQQ", 1, code, len(lengths), len(boundaries))
+    return header + lengths.tobytes() + offsets.tobytes() + boundaries.tobytes()
+
+
+class IdxmapWriter:
+    """Writes `PREFIX.bin` and `PREFIX.idx` beside their place and moves both there on success.
+
+    A context manager: left by an exception (or killed), the files at PREFIX are the old ones or none; the
+    `.partial` files of a killed run are overwritten by the next one. The `.bin` moves first and the `.idx` last:
+    a reader that finds an index finds its data. Two writers of one PREFIX: the second gets BlockingIOError.
+    """
+
+    def __init__(self, prefix: Path, vocab_size: int) -> None:
+        """Args:
+        prefix: path without suffix; its folder must exist.
+        vocab_size: unpadded; decides the token type.
+        """
+        self.prefix = prefix
+        self.dtype = token_type(vocab_size)
+        self.lengths = array("i")
+        self.tokens = 0
+        self._bin: BinaryIO
+
+    def __enter__(self) -> Self:
+        self._bin = self._partial(".bin").open("ab", buffering=1 << 20)
+        fcntl.flock(self._bin, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._bin.truncate(0)
+        return self
+
+    def add_document(self, ids: list[int]) -> None:
+        """Append one document of at least one token."""
+        np.array(ids, dtype=self.dtype).tofile(self._bin)
+        self.lengths.append(len(ids))
+        self.tokens += len(ids)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._bin.close()
+            self._partial(".bin").unlink()
+            return
+        _flush_and_close(self._bin)
+        with self._partial(".idx").open("wb") as index:
+            index.write(index_bytes(np.frombuffer(self.lengths, dtype=np.int32), self.dtype))
+            _flush_and_close(index)
+        # An old index must never lie beside new data, not even for the moment between the two renames.
+        Path(f"{self.prefix}.idx").unlink(missing_ok=True)
+        for suffix in (".bin", ".idx"):
+            self._partial(suffix).replace(f"{self.prefix}{suffix}")
+
+    def _partial(self, suffix: str) -> Path:
+        return Path(f"{self.prefix}{suffix}.partial")
+
+
+def _flush_and_close(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def read_lengths(prefix: Path) -> npt.NDArray[np.int32]:
+    """Tokens of each sequence, from `PREFIX.idx`, after checking that `PREFIX.bin` has as many bytes.
+
+    Raises:
+        ValueError: not an idxmap, a torn one, or a `.bin` of another size.
+    """
+    raw = Path(f"{prefix}.idx").read_bytes()
+    head = len(MAGIC) + struct.calcsize("<QBQQ")
+    if len(raw) < head or not raw.startswith(MAGIC):
+        raise ValueError(f"{prefix}.idx is not a Megatron index: it does not start with {MAGIC!r}")
+    version, code, sequences, boundaries = struct.unpack_from("<QBQQ", raw, len(MAGIC))
+    if version != 1 or code not in TOKEN_TYPES:
+        raise ValueError(f"{prefix}.idx has version {version}, token type {code}; known: version 1, types 4 and 8")
+    if len(raw) != head + 12 * sequences + 8 * boundaries:
+        raise ValueError(f"{prefix}.idx has {len(raw)} bytes; {sequences} sequences do not fit that")
+    lengths = np.frombuffer(raw, dtype=np.int32, count=sequences, offset=head)
+    wanted = int(lengths.sum(dtype=np.int64)) * np.dtype(TOKEN_TYPES[code]).itemsize
+    if (found := Path(f"{prefix}.bin").stat().st_size) != wanted:
+        raise ValueError(f"{prefix}.bin has {found} bytes; its index says {wanted}")
+    return lengths

@@ -1,0 +1,104 @@
+"""Documents out of JSON Lines files; every complaint names file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SUFFIXES = (".jsonl", ".json")
+
+
+class DataError(ValueError):
+    """A line that is not what was asked for; the message starts with FILE:LINE."""
+
+
+def find_files(source: Path) -> list[Path]:
+    """The JSON Lines files of a folder, sorted by path, or the one file itself.
+
+    Raises:
+        DataError: nothing there, or a folder without such a file.
+    """
+    if source.is_file():
+        return [source]
+    if not source.is_dir():
+        raise DataError(f"{source} does not exist")
+    files = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    if not files:
+        raise DataError(f"{source} holds no file that ends in {' or '.join(SUFFIXES)}")
+    return files
+
+
+@dataclass(kw_only=True)
+class ReadCounts:
+    """What was met on the way, for the report: nothing is dropped without being counted."""
+
+    lines: int = 0
+    blank_lines: int = 0
+    """Lines of white space only, as at the end of many files."""
+    empty_documents: int = 0
+    """Documents whose text is the empty string; they are left out."""
+    bytes: int = 0
+    """Read from the files, line ends included."""
+
+
+def read_texts(files: list[Path], key: str, counts: ReadCounts) -> Iterator[tuple[str, int]]:
+    """Each document's text and the bytes of its line, in the order of files and lines.
+
+    Args:
+        key: which field of each object holds the text.
+        counts: updated while reading.
+    Raises:
+        DataError: bad UTF-8, bad JSON, no object, no such key, or a value that is no string.
+    """
+    for path in files:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                counts.lines += 1
+                counts.bytes += len(line)
+                if line.isspace():
+                    counts.blank_lines += 1
+                elif text := _text_of(line, key, f"{path}:{number}"):
+                    yield text, len(line)
+                else:
+                    counts.empty_documents += 1
+
+
+def _text_of(line: bytes, key: str, where: str) -> str:
+    try:
+        document = json.loads(line.rstrip(b"\r\n"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 at byte {error.start + 1} of the line") from None
+    except json.JSONDecodeError as error:
+        hint = _json_hint(line, where)
+        raise DataError(f"{where}: bad JSON at column {error.colno}: {error.msg}{hint}") from None
+    except RecursionError:
+        raise DataError(f"{where}: JSON nested too deep") from None
+    if not isinstance(document, dict):
+        raise DataError(f"{where}: a JSON {_kind(document)}; wanted an object with the key {key!r}")
+    if key not in document:
+        have = ", ".join(map(repr, document)) or "none"
+        raise DataError(f"{where}: no key {key!r}; the keys of this line: {have}; --json-key selects another")
+    text = document[key]
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the value of {key!r} is a JSON {_kind(text)}; wanted a string")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            lone = f"\\u{ord(text[error.start]):04x}"
+            raise DataError(f"{where}: {lone} in the value of {key!r} is half a character (a lone surrogate)") from None
+    return text
+
+
+def _json_hint(line: bytes, where: str) -> str:
+    """The usual reason, where the first line shows it."""
+    if where.endswith(":1") and line.strip() in (b"[", b"{"):
+        return "; this looks like one JSON document over several lines, wanted one JSON object per line"
+    return ""
+
+
+def _kind(value: object) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")

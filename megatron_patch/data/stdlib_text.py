@@ -1,0 +1,71 @@
+"""Real text that is on every machine: the sources of Python's standard library, as JSON Lines.
+
+    python -m megatron_patch.data.stdlib_text FOLDER      writes FOLDER/train.jsonl and FOLDER/valid.jsonl
+
+One file is one document, `{"text": ..., "path": ...}`. About one in twenty goes to validation, by a hash of its
+path, so that the split stays when files come and go. Left out: other people's packages, tests, and two packages
+that are tables rather than text.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import sysconfig
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
+VALIDATION_SHARE = 20
+"""One document in so many is for validation."""
+SMALLEST_CORPUS = 2_000_000
+"""Bytes; a Python installed without its sources has less."""
+
+
+def source_files() -> Iterator[tuple[str, Path]]:
+    """Path relative to the library, and the file, sorted."""
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(library.rglob("*.py")):
+        relative = path.relative_to(library)
+        if not LEFT_OUT & set(relative.parts):
+            yield relative.as_posix(), path
+
+
+def is_validation(relative: str) -> bool:
+    """Whether this document is held out."""
+    return zlib.crc32(relative.encode()) % VALIDATION_SHARE == 0
+
+
+def write_corpus(folder: Path) -> str:
+    """Write both files beside their place, move them there, and say what they hold.
+
+    Raises:
+        RuntimeError: this Python came without its sources.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: dict[str, list[str]] = {"train": [], "valid": []}
+    total = undecodable = 0
+    for relative, path in source_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            undecodable += 1
+            continue
+        total += len(text)
+        split = "valid" if is_validation(relative) else "train"
+        lines[split].append(json.dumps({"text": text, "path": relative}, ensure_ascii=False) + "\n")
+    if total < SMALLEST_CORPUS:
+        raise RuntimeError(f"{sysconfig.get_path('stdlib')} holds {total} characters of Python; is it installed whole?")
+    for split, documents in lines.items():
+        partial = folder / f"{split}.jsonl.partial"
+        partial.write_text("".join(documents), encoding="utf-8")
+        partial.replace(folder / f"{split}.jsonl")
+    counts = ", ".join(f"{split} {len(documents)}" for split, documents in lines.items())
+    return f"{total / 1e6:.1f} M characters; documents: {counts}; not UTF-8 and left out: {undecodable}"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m megatron_patch.data.stdlib_text FOLDER")
+    print(write_corpus(Path(sys.argv[1])))
