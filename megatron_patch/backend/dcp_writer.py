@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,4 +115,6 @@ def stream_items(folder: Path, items: list[tuple[WriteItem, Maker]], opener: Ope
     Raises:
         whatever the first maker or opener raised.
     """
-    dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant
+        dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)

@@ -1,0 +1,214 @@
+"""Streamed conversion, both ways. Memory does not grow with the model: a block per worker, never a tensor.
+
+A Megatron checkpoint folder of ours:
+
+    latest_checkpointed_iteration.txt   "release": Megatron loads it as weights without optimizer
+    release/                            torch_dist, any TP, PP, VPP, CP and DP
+    config.json, tokenizer.json, ...    what a Hugging Face folder needs, for the way back and for the trainer
+    manifest.json                       SHA-256 of every file
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, copy_companions
+from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
+from megatron_patch.checkpoint.locate import RELEASE, TRACKER
+from megatron_patch.checkpoint.sources import BLOCK_BYTES, BlockMaker, open_source, rows_per_block
+from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
+from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, Block, TorchDistReader, write_torch_dist
+from megatron_patch.checkpoint.weights import (
+    Tensor,
+    extra_state_names,
+    hf_shapes,
+    invert,
+    megatron_tensors,
+    stacked_shape,
+)
+from megatron_patch.families import Shape
+
+
+def default_workers() -> int:
+    """Threads that keep a disk busy: reading, hashing and writing overlap, more than four add little."""
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """What both directions need to know."""
+
+    shape: Shape
+    vocab_size: int
+    """Unpadded."""
+    precision: str
+    """fp32, fp16 or bf16: the element type written."""
+    workers: int
+
+    @property
+    def element_type(self) -> str:
+        """As safetensors spells it."""
+        return SAFETENSORS_DTYPES[self.precision]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As torch spells it."""
+        return TORCH_DTYPES[self.element_type]
+
+    def tensors(self) -> list[Tensor]:
+        """The Megatron side, made of the Hugging Face side."""
+        return megatron_tensors(self.shape, self.vocab_size)
+
+
+def to_megatron(folder: HFFolder, target: Path, conversion: Conversion, progress: Progress) -> None:
+    """Write `target` as a Megatron checkpoint folder.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite, or a file ends too soon.
+    """
+    source = open_source(folder)
+    same_when_tied(folder)
+    maker = BlockMaker(source, conversion.dtype, folder.path)
+    facts = {"format": "torch_dist", "precision": conversion.precision, "layers": conversion.shape.num_layers}
+    with staged(target, facts) as stage:
+        release = stage.path / RELEASE
+        release.mkdir()
+        blocks = _megatron_blocks(conversion, maker, progress)
+        write_torch_dist(release, stage, blocks, _objects(conversion), conversion.dtype, conversion.workers)
+        stage.write_text(f"{RELEASE}/metadata.json", json.dumps({"sharded_backend": "torch_dist"}))
+        stage.write_text(f"{RELEASE}/{INTEGRITY}", _integrity(stage))
+        copy_companions(folder.path, stage.path, conversion.precision)
+        stage.write_text(TRACKER, RELEASE)
+
+
+def _objects(conversion: Conversion) -> dict[str, object]:
+    """The entries of a torch_dist folder that are not tensors."""
+    # checkpoint_version below 3 makes Megatron reorder qkv; content_metadata is what its own save writes
+    content = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+    common = {"checkpoint_version": 3.0, "iteration": 0, "content_metadata": content}
+    empty = {name: [None] for name in extra_state_names(conversion.shape.num_layers)}
+    return {"common_state/shard_0_1": [common], **empty}
+
+
+def _integrity(stage: Stage) -> str:
+    """The sums of the torch_dist folder in the form that Megatron's --verify-integrity reads."""
+    prefix = f"{RELEASE}/"
+    files = {n.removeprefix(prefix): facts["sha256"] for n, facts in sorted(stage.sums.items()) if n.startswith(prefix)}
+    return json.dumps({"algorithm": "sha256", "files": files}, indent=2)
+
+
+def _megatron_blocks(
+    conversion: Conversion, maker: BlockMaker, progress: Progress
+) -> dict[Block, Callable[[], torch.Tensor]]:
+    """Every block of the checkpoint. The norms of all layers are one block, large tensors are several."""
+    layers = conversion.shape.num_layers
+    norms: dict[str, list[Tensor]] = {}
+    blocks: dict[Block, Callable[[], torch.Tensor]] = {}
+
+    def add(slices: list[tuple[Tensor, int]], rows: int, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+        def make() -> torch.Tensor:
+            made = maker.make(slices, rows, sizes)
+            progress(made.nbytes)
+            return made
+
+        shape = stacked_shape(slices[0][0], layers)
+        blocks[Block(name=slices[0][0].name, shape=shape, offsets=offsets, sizes=sizes)] = make
+
+    for tensor in conversion.tensors():
+        if tensor.layer is not None and not tensor.row_shape:
+            norms.setdefault(tensor.name, []).append(tensor)
+            continue
+        step = rows_per_block(tensor, conversion.dtype.itemsize)
+        for start in range(0, tensor.rows, step):
+            rows = min(step, tensor.rows - start)
+            offsets, sizes = (start, *(0 for _ in tensor.row_shape)), (rows, *tensor.row_shape)
+            if tensor.layer is not None:
+                offsets, sizes = (tensor.layer, *offsets), (1, *sizes)
+            add([(tensor, start)], rows, offsets, sizes)
+    for stack in norms.values():
+        add([(tensor, 0) for tensor in stack], stack[0].rows, (0, 0), (layers, stack[0].rows))
+    return blocks
+
+
+def same_when_tied(folder: HFFolder) -> None:
+    """Some tied checkpoints also store `lm_head.weight`. It must be the embedding, since that is what ties mean.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    twin = folder.tied_twin
+    if twin is None:
+        return
+    embedding = folder.tensors["model.embed_tokens.weight"]
+    one, two = bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES)
+    if (twin.dtype, twin.shape) != (embedding.dtype, embedding.shape):
+        one[0] = 1  # different already
+    for start in range(0, min(twin.nbytes, embedding.nbytes), BLOCK_BYTES):
+        count = min(BLOCK_BYTES, twin.nbytes - start)
+        folder.files.read_into(embedding.file, embedding.offset + start, memoryview(one)[:count])
+        folder.files.read_into(twin.file, twin.offset + start, memoryview(two)[:count])
+        if one[:count] != two[:count]:
+            raise CheckpointError(
+                f"{folder.path}: config.json ties the embeddings, but lm_head.weight is not model.embed_tokens.weight; "
+                "set tie_word_embeddings to false to keep both"
+            )
+
+
+def check_megatron_shapes(reader: TorchDistReader, conversion: Conversion) -> list[str]:
+    """Hold a Megatron checkpoint against the architecture. Any padding of the vocabulary is accepted.
+
+    Returns:
+        notes for the user.
+    Raises:
+        CheckpointError: it is the checkpoint of another model; each line names both values.
+    """
+    problems, notes = [], []
+    wanted = {t.name: (stacked_shape(t, conversion.shape.num_layers), t) for t in conversion.tensors()}
+    for name, (shape, tensor) in wanted.items():
+        found = reader.shapes.get(name)
+        padded = tensor.layer is None and bool(tensor.row_shape)
+        if found is None:
+            problems.append(f"{reader.folder}: {name} is missing")
+        elif padded and found[1:] == shape[1:] and found[0] >= conversion.vocab_size:
+            if found[0] > conversion.vocab_size:
+                notes.append(f"{name}: {found[0] - conversion.vocab_size} rows of padding")
+        elif found != shape:
+            problems.append(f"{reader.folder}: {name} is {list(found)}, the configuration means {list(shape)}")
+    for name in sorted(reader.shapes.keys() - wanted.keys()):
+        if name.startswith(("embedding.", "decoder.", "output_layer.")):
+            problems.append(f"{reader.folder}: {name} {list(reader.shapes[name])} is not in the configuration")
+    if problems:
+        raise CheckpointError(problems)
+    return notes
+
+
+def to_hf(
+    reader: TorchDistReader,
+    companions_from: Path,
+    target: Path,
+    conversion: Conversion,
+    progress: Progress,
+    shard_bytes: int | None = None,
+) -> None:
+    """Write `target` as a Hugging Face folder.
+
+    Args:
+        companions_from: the folder whose configuration and tokenizer go along.
+        shard_bytes: most bytes of one safetensors file; None lets the workers and the size decide.
+    Raises:
+        CheckpointError: a value is NaN or infinite, or the checkpoint is damaged.
+    """
+    by_name = {tensor.name: tensor for tensor in invert(conversion.tensors())}
+    tensors = [by_name[name] for name in hf_shapes(conversion.shape, conversion.vocab_size)]
+    maker = BlockMaker(reader, conversion.dtype, reader.folder)
+    facts = {"format": "huggingface", "precision": conversion.precision, "layers": conversion.shape.num_layers}
+    with staged(target, facts) as stage:
+        write_safetensors(stage, tensors, maker, conversion.workers, progress, shard_bytes)
+        copy_companions(companions_from, stage.path, conversion.precision)

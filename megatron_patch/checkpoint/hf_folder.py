@@ -1,0 +1,244 @@
+"""A Hugging Face model folder: what it holds, and everything that can be wrong with it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
+from megatron_patch.checkpoint.weights import hf_shapes
+from megatron_patch.families import ConfigError, Family, Shape, shape_from_hf_config
+
+INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""PR as typed, and as `config.json` and torch spell it."""
+SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
+"""What travels with the weights: configuration, tokenizer, chat template, papers."""
+NOT_COMPANIONS = ("*.index.json", "manifest.json", "check.json", "latest_checkpointed_iteration.txt", ".*")
+MEGATRON_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Llama 3's RoPE facts that `RotaryEmbedding` of megatron-core 0.19.2 has as constants."""
+
+
+@dataclass(kw_only=True)
+class HFFolder:
+    """An opened folder of safetensors, or of pickles where that was allowed."""
+
+    path: Path
+    config: dict[str, Any]
+    shape: Shape
+    tensors: dict[str, TensorEntry]
+    """By name; empty for a pickle folder, whose tensors only torch can list."""
+    pickles: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was seen and set aside, for the user to read."""
+    tied_twin: TensorEntry | None = None
+    """`lm_head.weight`, where it is stored although config.json ties it to the embedding."""
+    files: FileCache = field(default_factory=FileCache)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding, unpadded."""
+        assert self.shape.vocab_size is not None  # shape_from_hf_config demands it
+        return self.shape.vocab_size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+    def element_type(self, name: str) -> str:
+        """As safetensors spells it."""
+        return self.tensors[name].dtype
+
+    def read_rows(self, name: str, start: int, view: memoryview) -> None:
+        """Fill `view` with the rows of a tensor from `start`."""
+        entry = self.tensors[name]
+        self.files.read_into(entry.file, entry.offset + start * entry.row_bytes, view)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder.
+
+    Raises:
+        CheckpointError: absent or not JSON.
+    """
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: has no config.json, so it is not a Hugging Face model folder") from None
+    except ValueError as error:
+        raise CheckpointError(f"{file}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: not a JSON object")
+    return config
+
+
+def shape_of(folder: Path, family: Family, size: str) -> Shape:
+    """The architecture facts of a folder's `config.json`, held against the named size.
+
+    Args:
+        size: a size of the family, or `auto` to take the facts as they are.
+    Raises:
+        CheckpointError: they disagree (each line names both values), or Megatron cannot represent them.
+    """
+    file = folder / "config.json"
+    config = read_config(folder)
+    problems = []
+    if config.get("model_type") != family.hf_model_type:
+        problems.append(f"{file}: model_type is {config.get('model_type')!r}; supported: {family.hf_model_type!r}")
+    try:
+        shape = shape_from_hf_config(config, size, str(file))
+    except (ConfigError, TypeError, KeyError) as error:
+        raise CheckpointError([*problems, str(error)]) from None
+    if size != "auto":
+        problems += [f"{file}: {line}" for line in disagreements(shape, family.shape(size))]
+    for name, wanted in MEGATRON_ROPE.items():
+        if shape.rope_scaling and getattr(shape.rope_scaling, name) != wanted:
+            found = getattr(shape.rope_scaling, name)
+            problems.append(f"{file}: rope_scaling {name} is {found}; Megatron 0.19.2 has {wanted} as a constant")
+    if shape.num_attention_heads % shape.num_query_groups:
+        problems.append(
+            f"{file}: {shape.num_attention_heads} attention heads do not divide by {shape.num_query_groups} KV heads"
+        )
+    if problems:
+        raise CheckpointError(problems)
+    return shape
+
+
+def disagreements(found: Shape, named: Shape) -> list[str]:
+    """One line for each architecture fact in which `found` is not `named`. Longer vocabularies are accepted."""
+    lines = []
+    for fact in fields(Shape):
+        if fact.name in ("name", "source", "init_method_std", "max_position_embeddings"):
+            continue  # not part of the weights' meaning
+        mine, theirs = getattr(found, fact.name), getattr(named, fact.name)
+        if fact.name == "vocab_size" and (theirs is None or mine >= theirs):
+            continue  # added tokens
+        if mine != theirs:
+            lines.append(f"{fact.name} is {mine}, but MODEL_SIZE {named.name} has {theirs}")
+    return lines
+
+
+def open_hf_folder(path: Path, family: Family, size: str, *, allow_pickle: bool = False) -> HFFolder:
+    """Open a model folder and check all of it that can be checked without reading the weights.
+
+    Raises:
+        CheckpointError: with every problem found.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such folder")
+    shape = shape_of(path, family, size)
+    folder = HFFolder(path=path, config=read_config(path), shape=shape, tensors={})
+    if not any((path / name).exists() for name in (INDEX, SINGLE_FILE)):
+        folder.pickles = _pickles(path, allow_pickle)
+        return folder
+    entries = _indexed(path) if (path / INDEX).exists() else read_header(path / SINGLE_FILE)
+    folder.tensors = select_tensors(entries, shape, path, folder.notes)
+    folder.tied_twin = entries.get("lm_head.weight") if shape.tie_embeddings else None
+    return folder
+
+
+def _pickles(path: Path, allowed: bool) -> list[Path]:
+    found = sorted([*path.glob("pytorch_model*.bin"), *path.glob("consolidated*.pth")])
+    if not found:
+        raise CheckpointError(f"{path}: neither {SINGLE_FILE} nor {INDEX} is in it")
+    if not allowed:
+        raise CheckpointError(
+            f"{path}: has weights only as a pickle ({found[0].name}), and a pickle can run code; convert it to "
+            "safetensors first, or give --allow-pickle (torch loads it with weights_only then)"
+        )
+    if found[0].suffix == ".pth":
+        raise CheckpointError(f"{path}: {found[0].name} is Meta's own format; download the Hugging Face one")
+    return found
+
+
+def _indexed(path: Path) -> dict[str, TensorEntry]:
+    try:
+        weight_map: Mapping[str, str] = json.loads((path / INDEX).read_text())["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / INDEX}: not a safetensors index ({error!r})") from None
+    problems, entries = [], {}
+    for name in names:
+        file = path / name
+        if Path(name).name != name or not file.is_file():
+            problems.append(f"{file}: missing; {INDEX} names it as one of {len(names)} shards")
+            continue
+        try:
+            header = read_header(file)
+        except CheckpointError as error:
+            problems += error.problems
+            continue
+        wanted = {tensor for tensor, where in weight_map.items() if where == name}
+        problems += [f"{file}: {INDEX} says that it holds {t}, and it does not" for t in sorted(wanted - set(header))]
+        problems += [f"{file}: holds {t}, which {INDEX} does not place there" for t in sorted(set(header) - wanted)]
+        entries |= header
+    if problems:
+        raise CheckpointError(problems)
+    return entries
+
+
+def select_tensors(
+    entries: dict[str, TensorEntry], shape: Shape, path: Path, notes: list[str]
+) -> dict[str, TensorEntry]:
+    """Of what a folder holds, the tensors of the architecture; everything else is a problem or a note.
+
+    Raises:
+        CheckpointError: a tensor is missing, has another shape, or is not one of a Llama.
+    """
+    assert shape.vocab_size is not None
+    wanted = hf_shapes(shape, shape.vocab_size)
+    missing, extra = sorted(wanted.keys() - entries.keys()), sorted(entries.keys() - wanted.keys())
+    problems = [f"{path}: {name} is missing" for name in missing]
+    for name in extra:
+        if name.endswith("rotary_emb.inv_freq"):
+            notes.append(f"{name} is left out: Megatron computes it from config.json")
+        elif name == "lm_head.weight" and shape.tie_embeddings:
+            notes.append(f"{name} is left out: config.json ties it to the embedding")
+        else:
+            problems.append(f"{path}: {name} is not a weight of this architecture")
+    for name in wanted.keys() & entries.keys():
+        if entries[name].shape != wanted[name]:
+            problems.append(f"{path}: {name} is {list(entries[name].shape)}, config.json means {list(wanted[name])}")
+    if problems:
+        raise CheckpointError(_shortened(problems))
+    return {name: entries[name] for name in wanted}
+
+
+def _shortened(problems: list[str], most: int = 20) -> list[str]:
+    rest = len(problems) - most
+    return problems if rest <= 0 else [*problems[:most], f"... and {rest} more of the kind"]
+
+
+def companions(folder: Path) -> list[Path]:
+    """The files that travel with the weights, none of them large."""
+    found = {file for pattern in COMPANIONS for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if not any(file.match(pattern) for pattern in NOT_COMPANIONS))
+
+
+def copy_companions(source: Path, target: Path, precision: str | None = None) -> list[Path]:
+    """Copy what travels with the weights; `config.json` gets the element type of the new weights.
+
+    Args:
+        precision: fp32, fp16 or bf16; None leaves `config.json` as it is.
+    Returns:
+        the files written.
+    """
+    written = []
+    for file in companions(source):
+        if file.name == "config.json" and precision is not None:
+            config = read_config(source)
+            for key in [key for key in ("torch_dtype", "dtype") if key in config] or ["torch_dtype"]:
+                config[key] = DTYPES[precision]
+            (target / file.name).write_text(json.dumps(config, indent=2) + "\n")
+        else:
+            shutil.copyfile(file, target / file.name)
+        written.append(target / file.name)
+    return written

@@ -1,0 +1,123 @@
+"""A Hugging Face model folder with random weights, of any geometry, without the hub.
+
+    python -m megatron_patch.checkpoint.random_model SIZE FOLDER [--tokenizer FOLDER] [--layers N] ...
+
+Streamed like a conversion, so that a 70B one needs no more memory than a tiny one. The same seed gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from megatron_patch.checkpoint.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
+from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
+from megatron_patch.checkpoint.sources import BlockMaker
+from megatron_patch.checkpoint.store import staged
+from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
+from megatron_patch.families import LLAMA_3_1, Shape, shape_to_hf_config
+
+
+PERIOD = 1_000_003
+"""Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
+
+
+class _RandomSource:
+    """Normal numbers of the shape's initial standard deviation; norms near one."""
+
+    def __init__(self, std: float, element_type: str, seed: int) -> None:
+        self._std, self._element_type, self._seed = std, element_type, seed
+
+    def element_type(self, name: str) -> str:
+        return self._element_type
+
+    def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self._seed} {name} {start}".encode()))
+        flat = out.view(-1)
+        drawn = torch.empty(min(PERIOD, flat.numel()), dtype=out.dtype).normal_(0.0, self._std, generator=generator)
+        for first in range(0, flat.numel(), PERIOD):
+            part = flat[first : first + PERIOD]
+            part.copy_(drawn[: part.numel()])
+        if "norm" in name:
+            out.add_(1.0)
+
+
+def make_hf_checkpoint(
+    target: Path,
+    shape: Shape,
+    *,
+    precision: str = "bf16",
+    vocab_size: int | None = None,
+    tokenizer: Path | None = None,
+    seed: int = 1234,
+    shard_bytes: int | None = None,
+    workers: int = 2,
+    progress: Progress = lambda nbytes: None,
+) -> None:
+    """Write a model folder that transformers loads.
+
+    Args:
+        vocab_size: rows of the embedding; the shape's own if None.
+        tokenizer: a folder whose tokenizer files are copied.
+        shard_bytes: most bytes of one safetensors file; None lets the size decide.
+    """
+    vocab = vocab_size or shape.vocab_size
+    if vocab is None:
+        raise ValueError(f"{shape.name} takes its vocabulary from the tokenizer: pass vocab_size")
+    tensors = [
+        Tensor(name=name, rows=size[0], row_shape=size[1:], spans=(Span(name=name, start=0, rows=size[0]),))
+        for name, size in hf_shapes(shape, vocab).items()
+    ]
+    element_type = SAFETENSORS_DTYPES[precision]
+    source = _RandomSource(shape.init_method_std, element_type, seed)
+    maker = BlockMaker(source, TORCH_DTYPES[element_type], target)
+    with staged(target, {"format": "huggingface", "precision": precision, "random_seed": seed}) as stage:
+        write_safetensors(stage, tensors, maker, workers, progress, shard_bytes)
+        if tokenizer is not None:
+            copy_companions(tokenizer, stage.path)
+        config = shape_to_hf_config(shape, dtype=DTYPES[precision], vocab_size=vocab)
+        stage.write_text("config.json", json.dumps(config, indent=2) + "\n")
+
+
+def tokenizer_vocab_size(folder: Path) -> int:
+    """Tokens of a Hugging Face tokenizer folder, added ones included, read from its JSON."""
+    found = json.loads((folder / "tokenizer.json").read_text())
+    vocab = found["model"]["vocab"]
+    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
+    return 1 + max([*ids, *(token["id"] for token in found.get("added_tokens", []))])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
+    parser.add_argument("size", choices=list(LLAMA_3_1.shapes))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, copied along")
+    parser.add_argument("--vocab-size", type=int, help="default: the size's own, else the tokenizer's")
+    parser.add_argument("--layers", type=int, help="default: the size's own")
+    parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
+    parser.add_argument("--seed", type=int, default=1234)
+    args = parser.parse_args()
+    shape = LLAMA_3_1.shape(args.size)
+    if args.layers:
+        shape = replace(shape, num_layers=args.layers)
+    if args.tokenizer and not companions(args.tokenizer):
+        parser.error(f"--tokenizer {args.tokenizer}: has no tokenizer files")
+    vocab = args.vocab_size or shape.vocab_size or (tokenizer_vocab_size(args.tokenizer) if args.tokenizer else None)
+    if vocab is None:
+        parser.error(f"{args.size} takes its vocabulary from the tokenizer: give --tokenizer or --vocab-size")
+    make_hf_checkpoint(
+        args.folder, shape, precision=args.precision, vocab_size=vocab, tokenizer=args.tokenizer, seed=args.seed
+    )
+    print(f"{args.folder}: {shape.num_parameters(vocab):,} parameters in {args.precision}, vocabulary {vocab}")
+
+
+if __name__ == "__main__":
+    main()

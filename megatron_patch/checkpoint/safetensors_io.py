@@ -1,0 +1,125 @@
+"""Reading and writing safetensors by row ranges, with the standard library alone.
+
+The safetensors package reads whole tensors and writes whole files from memory. Here a tensor may be larger
+than the memory that is granted, so rows are read with `pread` and files are written front to back. The
+format is eight bytes of header length, a JSON header, and the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.checkpoint.errors import CheckpointError
+
+ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
+"""Bytes of the element types that weights have."""
+MAX_HEADER_BYTES = 100_000_000
+"""As in the safetensors package: a longer header is an attack or damage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """Where one tensor lies."""
+
+    name: str
+    file: Path
+    dtype: str
+    """As safetensors spells it: F32, F16, BF16."""
+    shape: tuple[int, ...]
+    offset: int
+    """Of the first byte, from the start of the file."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, that is of one index of the first axis."""
+        return math.prod(self.shape[1:]) * ITEM_SIZES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+
+def read_header(file: Path) -> dict[str, TensorEntry]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: not safetensors, an element type that weights do not have, or a size that is wrong
+            (a truncated download, most often).
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else size
+        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+            raise CheckpointError(f"{file}: not a whole safetensors file ({size} bytes, header of {length})")
+        try:
+            header = json.loads(stream.read(length))
+            facts = {k: (v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items() if k[:2] != "__"}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file}: the safetensors header is damaged ({error!r})") from None
+    entries, problems, end = {}, [], 8 + length
+    for name, (dtype, shape, first, last) in facts.items():
+        if dtype not in ITEM_SIZES:
+            problems.append(f"{file}: {name} has element type {dtype}; supported: {', '.join(ITEM_SIZES)}")
+            continue
+        entry = TensorEntry(name=name, file=file, dtype=dtype, shape=shape, offset=8 + length + first)
+        if last - first != entry.nbytes:
+            problems.append(f"{file}: {name} {list(shape)} {dtype} takes {entry.nbytes} bytes, not {last - first}")
+        entries[name], end = entry, max(end, 8 + length + last)
+    if size != end:
+        problems.append(
+            f"{file}: {size} bytes where its header says {end}: {'truncated' if size < end else 'too long'}"
+        )
+    if problems:
+        raise CheckpointError(problems)
+    return entries
+
+
+def header_bytes(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """The head of a safetensors file that will hold these tensors, given as (dtype, shape), in this order."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    cursor = 0
+    for name, (dtype, shape) in tensors.items():
+        nbytes = math.prod(shape) * ITEM_SIZES[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [cursor, cursor + nbytes]}
+        cursor += nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins aligned, as the safetensors package writes it
+    return struct.pack("<Q", len(text)) + text
+
+
+class FileCache:
+    """Open files for `pread`, shared by threads."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def read_into(self, file: Path, offset: int, view: memoryview) -> None:
+        """Fill `view` with the file's bytes from `offset`.
+
+        Raises:
+            CheckpointError: the file ends too soon.
+        """
+        with self._lock:
+            fd = self._open.get(file)
+            if fd is None:
+                fd = self._open[file] = os.open(file, os.O_RDONLY)
+        while len(view):
+            got = os.preadv(fd, [view], offset)
+            if got == 0:
+                raise CheckpointError(f"{file}: ends before byte {offset + len(view)}")
+            view, offset = view[got:], offset + got
+
+    def close(self) -> None:
+        """Close every file."""
+        with self._lock:
+            for fd in self._open.values():
+                os.close(fd)
+            self._open.clear()

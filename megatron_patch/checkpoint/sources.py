@@ -1,0 +1,159 @@
+"""Where rows come from: one interface over safetensors, pickles and torch_dist, and blocks made of it.
+
+A block is some rows of a tensor to be made. It is read straight into memory that its thread uses again for
+the next block, cast if the element type changes, and looked through for NaN and infinity.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.hf_folder import HFFolder, select_tensors
+from megatron_patch.checkpoint.safetensors_io import TensorEntry
+from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES, TORCH_DTYPES
+from megatron_patch.checkpoint.weights import Tensor
+
+BLOCK_BYTES = 64 << 20
+"""Most bytes of a block: what one worker thread holds, twice where it casts."""
+
+
+class Source(Protocol):
+    """Tensors that can be read by row ranges, from several threads."""
+
+    def element_type(self, name: str) -> str:
+        """F32, F16 or BF16."""
+
+    def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
+        """Fill `out`, contiguous and of the stored type, with rows from `start`."""
+
+
+class SafetensorsSource:
+    """The tensors of a Hugging Face folder."""
+
+    def __init__(self, folder: HFFolder) -> None:
+        self._folder = folder
+
+    def element_type(self, name: str) -> str:
+        """F32, F16 or BF16."""
+        return self._folder.element_type(name)
+
+    def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
+        """Fill `out`; Hugging Face's tensors have no layer axis."""
+        assert layer is None
+        self._folder.read_rows(name, start, bytes_of(out))
+
+
+class PickleSource:
+    """The tensors of `pytorch_model*.bin`, mapped into memory and unpickled with weights_only."""
+
+    def __init__(self, folder: HFFolder) -> None:
+        self._tensors: dict[str, torch.Tensor] = {}
+        entries: dict[str, TensorEntry] = {}
+        for file in folder.pickles:
+            try:
+                loaded = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+                self._tensors |= loaded
+            except Exception as error:  # torch raises half a dozen types here
+                reason = str(error).splitlines()[0]
+                raise CheckpointError(f"{file}: refused by torch's weights_only loader: {reason}") from None
+            for name, tensor in loaded.items():
+                dtype = SAFETENSORS_NAMES.get(tensor.dtype)
+                if dtype is None:
+                    raise CheckpointError(f"{file}: {name} is {tensor.dtype}; supported: {', '.join(TORCH_DTYPES)}")
+                entries[name] = TensorEntry(name=name, file=file, dtype=dtype, shape=tuple(tensor.shape), offset=0)
+        folder.tensors = select_tensors(entries, folder.shape, folder.path, folder.notes)
+
+    def element_type(self, name: str) -> str:
+        """F32, F16 or BF16."""
+        return SAFETENSORS_NAMES[self._tensors[name].dtype]
+
+    def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
+        """Fill `out`."""
+        out.copy_(self._tensors[name][start : start + out.shape[0]])
+
+
+def open_source(folder: HFFolder) -> Source:
+    """The tensors of an opened Hugging Face folder, of whichever kind it is.
+
+    Raises:
+        CheckpointError: a pickle folder does not hold the tensors of the architecture, or holds more than tensors.
+    """
+    return PickleSource(folder) if folder.pickles else SafetensorsSource(folder)
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+
+
+class BlockMaker:
+    """Makes blocks out of a source in a given element type, in per-thread memory."""
+
+    def __init__(self, source: Source, dtype: torch.dtype, where: Path) -> None:
+        """
+        Args:
+            where: the source's folder, for messages.
+        """
+        self._source, self.dtype, self._where = source, dtype, where
+        self._memory = threading.local()
+
+    @property
+    def element_type(self) -> str:
+        """Of the blocks, as safetensors spells it."""
+        return SAFETENSORS_NAMES[self.dtype]
+
+    def make(self, slices: list[tuple[Tensor, int]], rows: int, sizes: tuple[int, ...]) -> torch.Tensor:
+        """Rows of one tensor, or the same rows of several layers on top of each other.
+
+        Args:
+            slices: tensors and the first row to take of each.
+            rows: how many of each.
+            sizes: the shape of the result.
+        Returns:
+            a tensor that is valid until this thread makes the next one.
+        """
+        block = self._scratch("block", slices[0][0].row_numel * rows * len(slices), self.dtype)
+        per_slice = block.view(len(slices), rows, -1)
+        for part, (tensor, start) in zip(per_slice, slices, strict=True):
+            self._fill(tensor, start, part)
+        return block.view(sizes)
+
+    def _fill(self, tensor: Tensor, start: int, out: torch.Tensor) -> None:
+        filled = 0
+        for offset, span in tensor.cut(start, out.shape[0]):
+            part = out[offset : offset + span.rows]
+            dtype = TORCH_DTYPES[self._source.element_type(span.name)]
+            read = part if dtype == self.dtype else self._scratch("cast", part.numel(), dtype).view(part.shape)
+            self._source.read_rows(span.name, span.layer, span.start, read)
+            self._look(read, span.name, span.layer, span.start, "")
+            if read is not part:
+                part.copy_(read)
+                self._look(part, span.name, span.layer, span.start, f" in {self.dtype}")
+            filled += span.rows
+        out[filled:].zero_()  # padding of the vocabulary
+
+    def _look(self, part: torch.Tensor, name: str, layer: int | None, start: int, when: str) -> None:
+        """Refuse NaN and infinity. Smallest and largest are the cheapest sums that show both."""
+        if part.numel() and not all(torch.isfinite(edge) for edge in part.aminmax()):
+            row, *_ = torch.nonzero(~torch.isfinite(part.float()))[0].tolist()
+            kind = "NaN" if part[row].isnan().any() else "infinite"
+            at = f" of layer {layer}" if layer is not None else ""
+            raise CheckpointError(f"{self._where}: {name}{at} has a value that is {kind}{when}, in row {start + row}")
+
+    def _scratch(self, use: str, numel: int, dtype: torch.dtype) -> torch.Tensor:
+        """Memory of this thread, as a tensor whose storage is exactly its size (torch.save writes storages)."""
+        kept: bytearray | None = getattr(self._memory, use, None)
+        if kept is None or len(kept) < numel * dtype.itemsize:
+            kept = bytearray(max(numel * dtype.itemsize, BLOCK_BYTES))
+            setattr(self._memory, use, kept)
+        return torch.frombuffer(kept, dtype=dtype, count=numel)
+
+
+def rows_per_block(tensor: Tensor, itemsize: int) -> int:
+    """Rows of a tensor that make a block of at most BLOCK_BYTES."""
+    return max(1, min(tensor.rows, BLOCK_BYTES // (tensor.row_numel * itemsize)))

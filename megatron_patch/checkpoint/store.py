@@ -1,0 +1,263 @@
+"""Folders that appear whole or not at all, and the SHA-256 of every byte in them.
+
+A folder is built beside its target under a hidden name, flushed to the disk, and renamed at the end. Killed
+at any moment, the target is absent or the old one. What a killed process left is removed by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.checkpoint.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+INTEGRITY = "integrity.json"
+"""Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
+MARKS = (MANIFEST, "latest_checkpointed_iteration.txt", "config.json", "metadata.json")
+"""A folder with one of these is a checkpoint; --overwrite replaces nothing else."""
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@dataclass(kw_only=True)
+class Stage:
+    """A folder under construction."""
+
+    path: Path
+    """Where to write."""
+    target: Path
+    sums: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By path relative to the folder: `sha256` and `bytes` of each file written so far."""
+
+    def record(self, file: Path, sha256: str, nbytes: int) -> None:
+        """Note the checksum of a file that was hashed while it was written."""
+        self.sums[file.relative_to(self.path).as_posix()] = {"sha256": sha256, "bytes": nbytes}
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write and record a small file."""
+        data = text.encode()
+        (self.path / name).write_bytes(data)
+        self.record(self.path / name, hashlib.sha256(data).hexdigest(), len(data))
+
+    def record_small(self, *files: Path) -> None:
+        """Hash and record files that something else wrote."""
+        for file in files:
+            self.record(file, *_hash_file(file))
+
+
+class HashingFile(io.RawIOBase):
+    """A file for writing front to back that hashes what passes, and flushes to the disk when closed."""
+
+    def __init__(self, file: Path, stage: Stage) -> None:
+        self._file, self._stage = file, stage
+        self._raw = file.open("wb", buffering=0)
+        self._sha, self._size = hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes written."""
+        return self._size
+
+    def write(self, data: Any) -> int:
+        """Write all of `data`."""
+        view = memoryview(data).cast("B")
+        self._sha.update(view)
+        rest = view
+        while len(rest):
+            rest = rest[self._raw.write(rest) :]
+        self._size += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        """Flush to the disk and record the checksum."""
+        if not self.closed:
+            os.fsync(self._raw.fileno())
+            self._raw.close()
+            self._stage.record(self._file, self._sha.hexdigest(), self._size)
+        super().close()
+
+
+def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[str]:
+    """Why `target` cannot be written, one line each; empty if it can."""
+    problems = []
+    if not os.access(_existing_parent(target), os.W_OK):
+        problems.append(f"{target}: cannot be made, {_existing_parent(target)} is not writable")
+    for source in sources:
+        if target.resolve() == source.resolve() or target.resolve() in source.resolve().parents:
+            problems.append(f"{target}: is, or contains, the source {source}")
+    if target.exists() and not target.is_dir():
+        problems.append(f"{target}: is a file; a folder is written")
+    elif target.is_dir() and any(target.iterdir()):
+        if not overwrite:
+            problems.append(f"{target}: already exists and is not empty; --overwrite replaces it")
+        elif not any((target / mark).exists() for mark in MARKS):
+            problems.append(f"{target}: is not a checkpoint, so --overwrite does not replace it")
+    return problems
+
+
+def _existing_parent(path: Path) -> Path:
+    path = path.absolute().parent
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def free_bytes(target: Path) -> int:
+    """Free space where `target` will lie."""
+    return shutil.disk_usage(_existing_parent(target)).free
+
+
+@contextlib.contextmanager
+def staged(target: Path, facts: dict[str, Any]) -> Iterator[Stage]:
+    """Build a folder beside `target`; on leaving, write the manifest, flush, and put it in place in one step.
+
+    Args:
+        facts: what the manifest says besides the checksums.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}.partial-"
+    with _locked(target.parent):
+        _remove_leftovers(target.parent, prefix)
+        path = target.parent / f"{prefix}{os.getpid()}"
+        path.mkdir()
+        building = contextlib.ExitStack()
+        building.enter_context(_locked(path))
+    stage = Stage(path=path, target=target)
+    with building:
+        try:
+            yield stage
+            _write_manifest(stage, facts)
+            _sync_tree(path)
+            _put_in_place(path, target)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold flock(2) on a folder: it ends with the process, however that ends.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is false.
+    """
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(fd)
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> None:
+    """Remove what killed processes left for this target: their locks are gone with them."""
+    for leftover in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(leftover, wait=False):
+            print(f"removing {leftover}, left by a run that was killed", flush=True)
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_manifest(stage: Stage, facts: dict[str, Any]) -> None:
+    unrecorded = {f.relative_to(stage.path).as_posix() for f in stage.path.rglob("*") if f.is_file()}
+    stage.record_small(*(stage.path / name for name in sorted(unrecorded - stage.sums.keys())))
+    manifest = {"algorithm": "sha256", **facts, "files": dict(sorted(stage.sums.items()))}
+    (stage.path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _sync_tree(path: Path) -> None:
+    """Flush every file and folder; those that were flushed already cost nothing."""
+    for found in [*path.rglob("*"), path]:
+        fd = os.open(found, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _put_in_place(path: Path, target: Path) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        path.rename(target)  # rename(2) replaces an empty folder
+    else:
+        libc = ctypes.CDLL(None, use_errno=True)
+        names = (_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(target))
+        if libc.renameat2(*names, _RENAME_EXCHANGE):
+            error = os.strerror(ctypes.get_errno())
+            raise CheckpointError(f"{target}: this file system cannot exchange two folders ({error}); remove it first")
+        shutil.rmtree(path)
+    fd = os.open(target.parent, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def _hash_file(file: Path) -> tuple[str, int]:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), file.stat().st_size
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, None if it has none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    file = folder / MANIFEST
+    if not file.exists():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+        if manifest["algorithm"] != "sha256":
+            raise CheckpointError(f"{file}: algorithm is {manifest['algorithm']!r}; supported: 'sha256'")
+        for name, facts in manifest["files"].items():
+            facts["sha256"], facts["bytes"]
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise CheckpointError(f"{file}: names {name!r}, which is outside the folder")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: not a manifest ({error!r})") from None
+    return manifest
+
+
+def verify(folder: Path, *, workers: int = 2) -> int:
+    """Read every file of the manifest again and compare.
+
+    Returns:
+        bytes verified.
+    Raises:
+        CheckpointError: no manifest, or one line for each file that is missing, has another length or other bytes.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise CheckpointError(f"{folder}: has no {MANIFEST}, so there is nothing to verify it against")
+    files: dict[str, dict[str, Any]] = manifest["files"]
+
+    def problem(name: str) -> str | None:
+        file, wanted = folder / name, files[name]
+        if not file.is_file():
+            return f"{file}: missing; the manifest lists it"
+        if file.stat().st_size != wanted["bytes"]:
+            return f"{file}: {file.stat().st_size} bytes, the manifest says {wanted['bytes']}"
+        if _hash_file(file)[0] != wanted["sha256"]:
+            return f"{file}: its SHA-256 is not the manifest's, so it was changed or damaged"
+        return None
+
+    with ThreadPoolExecutor(workers) as pool:
+        problems = [line for line in pool.map(problem, files) if line]
+    if problems:
+        raise CheckpointError(problems)
+    return sum(facts["bytes"] for facts in files.values())

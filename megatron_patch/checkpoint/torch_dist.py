@@ -1,0 +1,317 @@
+"""Megatron's `torch_dist` checkpoints: safe reading by row ranges, and streamed writing.
+
+Reading never unpickles anything but torch's metadata classes, and no tensor is loaded: the bytes of a chunk
+are found inside its zip record and read with `pread`. Writing goes through torch's own `FileSystemWriter`,
+with tensors that are made when their turn comes.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import metadata as dcp_metadata
+from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+
+from megatron_patch.backend.dcp_writer import stream_items
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.safetensors_io import FileCache
+from megatron_patch.checkpoint.store import HashingFile, Stage
+
+TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SAFETENSORS_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+METADATA = ".metadata"
+
+SAFE_GLOBALS: dict[tuple[str, str], str] = {
+    (module, name): module
+    for module, names in {
+        "torch.distributed.checkpoint.metadata": (
+            "Metadata TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties "
+            "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"
+        ),
+        "torch.distributed.checkpoint.filesystem": "_StorageInfo",
+        "torch.serialization": "_get_layout",
+        "torch": "Size device float32 float16 bfloat16 float64 int64 int32 int16 int8 uint8 bool strided",
+        "collections": "OrderedDict",
+        "pathlib": "Path PosixPath PurePosixPath",
+        "pathlib._local": "Path PosixPath PurePosixPath",
+    }.items()
+    for name in names.split()
+}
+"""Everything that the `.metadata` of an honest checkpoint refers to."""
+MCORE_PLACEHOLDERS = ("MCoreMetadata", "MCoreSavePlan")
+"""Empty classes that Megatron up to 0.15 stored; their state is dropped."""
+
+
+class _Placeholder:
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in SAFE_GLOBALS:
+            return super().find_class(module, name)
+        if module == "megatron.core.dist_checkpointing.strategies.torch" and name in MCORE_PLACEHOLDERS:
+            return _Placeholder
+        raise CheckpointError(f"it asks for {module}.{name}, which no checkpoint needs: it may be an attack")
+
+
+def read_metadata(folder: Path) -> dcp_metadata.Metadata:
+    """The `.metadata` of a torch_dist folder, unpickled with nothing but its own classes allowed.
+
+    Megatron unpickles this file unrestricted: call this before Megatron loads a folder that somebody else wrote.
+
+    Raises:
+        CheckpointError: absent, damaged, or it refers to anything else.
+    """
+    file = folder / METADATA
+    try:
+        with file.open("rb") as stream:
+            found = _SafeUnpickler(stream).load()
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: has no {METADATA}, so it is not a torch_dist checkpoint") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: refused, nothing was run: {error}") from None
+    except Exception as error:
+        raise CheckpointError(f"{file}: damaged ({error!r})") from None
+    if not isinstance(found, dcp_metadata.Metadata) or not isinstance(found.storage_data, dict):
+        raise CheckpointError(f"{file}: not the metadata of a torch_dist checkpoint")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A box of a tensor and where it lies."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    file: Path
+    start: int
+    """Of the torch.save archive within the file."""
+    length: int
+
+
+class TorchDistReader:
+    """The model tensors of one torch_dist folder (`release` or `iter_NNNNNNN`), by row ranges.
+
+    Optimizer state, random states and Megatron's arguments are never read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Layer axis included."""
+        self._element_types: dict[str, str] = {}
+        self.chunks: dict[str, list[Chunk]] = {}
+        self._metadata = read_metadata(folder)
+        self._payloads: dict[tuple[Path, int], int] = {}
+        self._files, self._scratch = FileCache(), threading.local()
+        problems: list[str] = []
+        for name, facts in self._metadata.state_dict_metadata.items():
+            if isinstance(facts, dcp_metadata.TensorStorageMetadata) and not name.startswith("optimizer."):
+                problems += self._add(name, facts)
+        if problems:
+            raise CheckpointError(problems)
+
+    def _add(self, name: str, facts: dcp_metadata.TensorStorageMetadata) -> Iterator[str]:
+        element_type = SAFETENSORS_NAMES.get(facts.properties.dtype)
+        if element_type is None:
+            return  # not a weight
+        self.shapes[name], self._element_types[name] = tuple(facts.size), element_type
+        self.chunks[name] = []
+        for chunk in facts.chunks:
+            index = dcp_metadata.MetadataIndex(name, chunk.offsets)
+            where = self._metadata.storage_data.get(index)
+            file = self.folder / where.relative_path if where else self.folder
+            if where is None or file.parent != self.folder or not file.is_file():
+                yield f"{self.folder}: {name} at {list(chunk.offsets)} should be in {file.name}, which is not there"
+            elif file.stat().st_size < where.offset + where.length:
+                yield f"{file}: truncated: {file.stat().st_size} bytes, {name} ends at {where.offset + where.length}"
+            else:
+                offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
+                box = Chunk(offsets=offsets, sizes=sizes, file=file, start=where.offset, length=where.length)
+                self.chunks[name].append(box)
+
+    def element_type(self, name: str) -> str:
+        """F32, F16 or BF16."""
+        return self._element_types[name]
+
+    def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
+        """Fill `out`, `[rows, columns]` or `[rows]` in the stored type, with rows from `start` of one layer.
+
+        Raises:
+            CheckpointError: the chunks do not cover the rows, or a chunk is not what the metadata says.
+        """
+        missing = out.numel()
+        lead = 0 if layer is None else 1
+        for chunk in self.chunks[name]:
+            if lead and not chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:  # type: ignore[operator]
+                continue
+            (row0, *columns0), (rows, *columns) = chunk.offsets[lead:], chunk.sizes[lead:]
+            first, last = max(start, row0), min(start + out.shape[0], row0 + rows)
+            if first >= last:
+                continue
+            skipped = (layer - chunk.offsets[0]) * rows if layer is not None else 0
+            part = out[first - start : last - start]
+            if columns:
+                part = part[:, columns0[0] : columns0[0] + columns[0]]
+            self._fill(name, chunk, skipped + first - row0, part)
+            missing -= part.numel()
+        if missing:
+            where = "" if layer is None else f" of layer {layer}"
+            rows = f"{start} to {start + out.shape[0]}"
+            raise CheckpointError(f"{self.folder}: rows {rows}{where} of {name} are not in it")
+
+    def _fill(self, name: str, chunk: Chunk, row: int, part: torch.Tensor) -> None:
+        """Fill `part` with rows from `row` of a chunk; `part` is strided where the chunk has fewer columns."""
+        row_bytes = part[0].numel() * part.element_size()
+        offset = self._payload(name, chunk) + row * row_bytes
+        target = part if part.is_contiguous() else self._borrow(part)
+        self._files.read_into(chunk.file, offset, memoryview(target.view(torch.uint8).numpy()).cast("B"))
+        if target is not part:
+            part.copy_(target)
+
+    def _borrow(self, part: torch.Tensor) -> torch.Tensor:
+        """A contiguous tensor like `part` from this thread's scratch memory."""
+        kept: torch.Tensor | None = getattr(self._scratch, "memory", None)
+        if kept is None or kept.numel() < part.numel() * part.element_size():
+            kept = self._scratch.memory = torch.empty(part.numel() * part.element_size(), dtype=torch.uint8)
+        return kept[: part.numel() * part.element_size()].view(part.dtype).view(part.shape)
+
+    def _payload(self, name: str, chunk: Chunk) -> int:
+        """Where in the file the numbers of a chunk begin.
+
+        Raises:
+            CheckpointError: the record is not a plain contiguous tensor of the type and sizes that it should be.
+        """
+        key = (chunk.file, chunk.start)
+        if key not in self._payloads:
+            try:
+                self._payloads[key] = _find_payload(chunk, TORCH_DTYPES[self._element_types[name]])
+            except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+                raise CheckpointError(f"{chunk.file}: {name} at byte {chunk.start} is damaged ({error})") from None
+        return self._payloads[key]
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+
+def _find_payload(chunk: Chunk, dtype: torch.dtype) -> int:
+    with _Window(chunk.file, chunk.start, chunk.length) as window:
+        found = torch.load(window, map_location="meta", weights_only=True)  # reads no numbers
+        if tuple(found.shape) != chunk.sizes or found.dtype != dtype:
+            raise ValueError(f"it holds {list(found.shape)} {found.dtype}, not {list(chunk.sizes)} {dtype}")
+        if not found.is_contiguous() or found.storage_offset():
+            raise ValueError("its numbers are not in one piece")
+        window.seek(0)
+        (record,) = [r for r in zipfile.ZipFile(window).infolist() if r.filename.endswith("/data/0")]
+        if record.compress_type != zipfile.ZIP_STORED or record.file_size != found.numel() * found.element_size():
+            raise ValueError(f"its record has {record.file_size} bytes")
+        window.seek(record.header_offset)
+        name_length, extra_length = struct.unpack("<26xHH", window.read(30))
+    start = record.header_offset + 30 + name_length + extra_length
+    if start + record.file_size > chunk.length:
+        raise ValueError("its record is cut off")
+    return chunk.start + start
+
+
+class _Window(io.RawIOBase):
+    """A part of a file, as a file."""
+
+    def __init__(self, file: Path, start: int, length: int) -> None:
+        self._raw, self._start, self._length, self._at = file.open("rb", buffering=0), start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + (0, self._at, self._length)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._length - self._at)]
+        self._raw.seek(self._start + self._at)
+        got = self._raw.readinto(view) or 0
+        self._at += got
+        return got
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Rows of a tensor to be written, as one item and one file of the checkpoint."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of the whole tensor, layer axis included."""
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Elements."""
+        return torch.Size(self.sizes).numel()
+
+
+def write_torch_dist(
+    folder: Path,
+    stage: Stage,
+    blocks: dict[Block, Callable[[], torch.Tensor]],
+    objects: dict[str, Any],
+    dtype: torch.dtype,
+    workers: int,
+) -> None:
+    """Write a torch_dist folder.
+
+    Args:
+        folder: within the stage.
+        blocks: what each block is made by, when its turn comes, in a worker thread; contiguous, in `dtype`.
+        objects: the entries that are not tensors, by key.
+        workers: threads; each holds one block in memory.
+    """
+    properties = dcp_metadata.TensorProperties(dtype=dtype)
+    items = []
+    for block, make in blocks.items():
+        chunk = dcp_metadata.ChunkStorageMetadata(torch.Size(block.offsets), torch.Size(block.sizes))
+        data = TensorWriteData(chunk, properties, torch.Size(block.shape))
+        index = dcp_metadata.MetadataIndex(block.name, block.offsets)
+        items.append((WriteItem(index, WriteItemType.SHARD, tensor_data=data), make))
+    for name, content in objects.items():
+        item = WriteItem(dcp_metadata.MetadataIndex(name), WriteItemType.BYTE_IO)
+        items.append((item, lambda content=content: content))
+    stream_items(folder, items, lambda file: HashingFile(file, stage), workers)
+    # upstream wrote it under another name, flushed, and renamed it
+    stage.sums.pop((folder / f"{METADATA}.tmp").relative_to(stage.path).as_posix())
+    stage.record_small(folder / METADATA)
+
+
+def is_torch_dist(folder: Path) -> bool:
+    """Whether a folder looks like one."""
+    return (folder / METADATA).is_file() and (folder / "metadata.json").is_file()
+
+
+def with_rows(block: Block, lead: int, start: int, rows: int) -> Block:
+    """The same tensor, other rows."""
+    offsets, sizes = list(block.offsets), list(block.sizes)
+    offsets[lead], sizes[lead] = start, rows
+    return replace(block, offsets=tuple(offsets), sizes=tuple(sizes))
