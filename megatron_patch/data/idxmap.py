@@ -76,7 +76,7 @@ class IdxmapWriter:
         self._bin.truncate(0)
         return self
 
-    def add_document(self, ids: list[int]) -> None:
+    def add_document(self, ids: list[int] | npt.NDArray[np.int32]) -> None:
         """Append one document of at least one token."""
         np.array(ids, dtype=self.dtype).tofile(self._bin)
         self.lengths.append(len(ids))

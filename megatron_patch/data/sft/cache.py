@@ -1,0 +1,271 @@
+"""The tokenized cache: each row is tokenized once per dataset and machine, then read memory-mapped by every rank.
+
+    sft-KEY/  tokens.bin   int32[tokens]
+              turns.bin    uint8[tokens]     the turn of each token: see `template.encode`
+              offsets.bin  int64[rows + 1]   first token of each row, and the end
+              origins.bin  int64[rows, 2]    file and line of each row
+              meta.json    report, sizes and SHA-256 of the four; written last
+
+KEY is made of the content of the data, the tokenizer, the template and the code that turns one into the other, so
+changed data has another cache. Neither sequence length nor loss are in it: they only select. A cache that is not
+whole, or not what its checksums say, is built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.sft import formats, report, rows, template, tokenize
+from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
+from megatron_patch.data.sft.report import FileReport, Report
+from megatron_patch.data.sft.template import ChatTemplate, Tokens, Turns
+
+DTYPES: dict[str, type[np.generic]] = {
+    "tokens": np.int32,
+    "turns": np.uint8,
+    "offsets": np.int64,
+    "origins": np.int64,
+}
+Say = Callable[[str], None]
+Advance = Callable[[int, int], None]
+"""Called with bytes and rows that have been worked through since the last call."""
+
+
+class TokenizedCache:
+    """A finished cache, memory-mapped."""
+
+    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+        """Args:
+        folder: as returned by `open_cache`; taken to be whole.
+        files: the sources under their present names, in the order of the key.
+        """
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        self.folder = folder
+        self.files = list(files)
+        self.report = Report.from_dict(meta["report"])
+        self.tokens: Tokens = self._map("tokens")
+        self.turns: Turns = self._map("turns")
+        self.offsets: npt.NDArray[np.int64] = self._map("offsets")
+        self.origins: npt.NDArray[np.int64] = self._map("origins").reshape(-1, 2)
+
+    def _map(self, name: str) -> npt.NDArray[Any]:
+        path = self.folder / f"{name}.bin"
+        if not path.stat().st_size:
+            return np.zeros(0, dtype=DTYPES[name])
+        return np.memmap(path, dtype=DTYPES[name], mode="r")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, number: int) -> tuple[Tokens, Turns]:
+        """Token ids and turns of one row, [length] each."""
+        start, end = self.offsets[number], self.offsets[number + 1]
+        return self.tokens[start:end], self.turns[start:end]
+
+    def origin(self, number: int) -> tuple[str, int]:
+        """File and line of one row."""
+        file, line = self.origins[number]
+        return str(self.files[file]), int(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a cache is made of."""
+
+    files: list[Path]
+    tokenizer: ChatTokenizer
+    template: ChatTemplate
+
+    @classmethod
+    def of(cls, paths: Sequence[str | Path], tokenizer: str | Path) -> Source:
+        """Args:
+            paths: files and folders of conversations.
+            tokenizer: a Hugging Face tokenizer folder.
+        Raises:
+            DataError, TokenizerError, TemplateError: what is missing.
+        """
+        loaded = load_chat_tokenizer(tokenizer)
+        return cls(files=rows.find_sources(paths), tokenizer=loaded, template=ChatTemplate.of(loaded))
+
+    def key(self) -> str:
+        """64 hex digits; reads all data."""
+        import datetime
+
+        parts = {
+            "files": [_sha256(path) for path in self.files],
+            "suffixes": [path.suffix for path in self.files],
+            "tokenizer": self.tokenizer.sha256,
+            "vocabulary": self.tokenizer.vocab_size,
+            "named tokens": dict(self.tokenizer.named_tokens),
+            "template": self.template.sha256,
+            "day": datetime.date.today().isoformat() if self.template.follows_the_calendar else None,
+            "tokenizers": tokenizers.__version__,
+            "code": [_sha256(Path(str(module.__file__))) for module in (formats, report, rows, template, tokenize)],
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_cache(
+    source: Source, folder: Path, *, workers: int = 0, say: Say, advance: Advance | None = None
+) -> TokenizedCache:
+    """The cache of this data, built first if it is not there; every process of a machine may call this at once.
+
+    One builds, the others wait for it. All check the checksums. In a process that has torch in it, the work is done
+    by another process, because workers are forked.
+
+    Args:
+        folder: where caches lie.
+        workers: processes; 0 takes every core.
+        say: told what happens, in lines.
+        advance: told of progress while building in this process.
+    Raises:
+        DataError, TemplateError: see `tokenize_files`; nothing is left behind.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"sft-{source.key()[:20]}"
+    with _locked(target, fcntl.LOCK_SH, say):
+        wrong = defect(target)
+        if wrong is None:
+            return TokenizedCache(target, source.files)
+    with _locked(target, fcntl.LOCK_EX, say):
+        wrong = defect(target)  # another process may have built it by now
+        if wrong is not None:
+            say(f"tokenizing {len(source.files)} file(s) into {target}" + (f": {wrong}" if target.exists() else ""))
+            if "torch" in sys.modules:
+                _build_elsewhere(source, target, workers)
+            else:
+                build(source, target, workers or os.process_cpu_count() or 1, advance)
+        return TokenizedCache(target, source.files)
+
+
+@contextlib.contextmanager
+def _locked(target: Path, kind: int, say: Say) -> Iterator[None]:
+    """Hold the lock of a cache; the kernel releases it when its holder dies, however that happens."""
+    with target.with_suffix(".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for the process that builds {target}")
+            fcntl.flock(lock, kind)
+        yield
+
+
+def defect(target: Path) -> str | None:
+    """Why this is not a whole cache; None if it is one. Reads all of it."""
+    try:
+        meta = json.loads((target / "meta.json").read_text(encoding="utf-8"))
+        for name in DTYPES:
+            path, wanted = target / f"{name}.bin", meta["parts"][name]
+            if path.stat().st_size != wanted["bytes"]:
+                return f"{path.name} has {path.stat().st_size} bytes, not {wanted['bytes']}; building it again"
+            if _sha256(path) != wanted["sha256"]:
+                return f"{path.name} is not what was written; building it again"
+    except FileNotFoundError as error:
+        return f"{Path(str(error.filename)).name} is missing; building it again"
+    except (ValueError, KeyError, TypeError) as error:
+        return f"meta.json is damaged ({error!r}); building it again"
+    return None
+
+
+def _build_elsewhere(source: Source, target: Path, workers: int) -> None:
+    """In a fresh process, with its progress on this one's stderr."""
+    command = [sys.executable, "-m", "megatron_patch.data.sft.build_cache", str(target), str(source.tokenizer.path)]
+    root = str(Path(__file__).parents[3])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    files = [str(path) for path in source.files]
+    done = subprocess.run([*command, "--workers", str(workers), "--", *files], env=environment, check=False)
+    if done.returncode or (wrong := defect(target)):
+        reason = f"status {done.returncode}" if done.returncode else wrong
+        raise RuntimeError(f"tokenizing into {target} failed ({reason}); its output above says why")
+
+
+def build(source: Source, target: Path, workers: int, advance: Advance | None) -> None:
+    """Write the folder beside its place and move it there; the caller holds the lock."""
+    for left_over in target.parent.glob(f".{target.name}.*"):  # of a process that was killed
+        shutil.rmtree(left_over)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        meta = _write_parts(source, partial, workers, advance)
+        (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        if not target.name.endswith(source.key()[:20]):
+            raise DataError("the data changed while it was tokenized: start again")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_parts(source: Source, partial: Path, workers: int, advance: Advance | None) -> dict[str, Any]:
+    found = Report(files=[FileReport(path=str(path)) for path in source.files])
+    lengths = [np.zeros(1, dtype=np.int64)]
+    with contextlib.ExitStack() as stack:
+        parts = {name: stack.enter_context(_Part(partial / f"{name}.bin")) for name in DTYPES}
+        for piece in tokenize.tokenize_files(source.files, source.tokenizer, source.template, workers):
+            parts["tokens"].write(piece.tokens)
+            parts["turns"].write(piece.turns)
+            parts["origins"].write(np.stack([np.full_like(piece.lines, piece.file), piece.lines], axis=1))
+            lengths.append(piece.lengths)
+            _account(found, piece)
+            if advance:
+                advance(piece.size, piece.rows)
+        parts["offsets"].write(np.cumsum(np.concatenate(lengths), dtype=np.int64))
+    sealed = {name: {"bytes": part.bytes, "sha256": part.digest.hexdigest()} for name, part in parts.items()}
+    return {"report": asdict(found), "parts": sealed}
+
+
+def _account(found: Report, piece: tokenize.Piece) -> None:
+    found.rows += piece.rows
+    file = found.files[piece.file]
+    file.special_rows += piece.special_rows
+    for counted, into in ((piece.formats, file.formats), (piece.unused_keys, file.unused_keys)):
+        for name, count in counted.items():
+            into[name] = into.get(name, 0) + count
+    for cause, line, why in piece.lost:
+        found.lose(cause, file.path, line, why)
+
+
+class _Part:
+    """One file of a cache, hashed while it is written and on the disk when it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+        self._file: BinaryIO = path.open("wb")
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        data = np.ascontiguousarray(values).data.cast("B")
+        self.digest.update(data)
+        self.bytes += len(data)
+        self._file.write(data)
+
+    def __enter__(self) -> _Part:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()

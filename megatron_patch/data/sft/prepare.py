@@ -1,0 +1,94 @@
+"""From what a run says about its SFT data to samples: the door for the trainer, `inspect` and the idxmap builder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.data.sft.blend import parse_blend
+from megatron_patch.data.sft.cache import Advance, Say, Source, open_cache
+from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
+from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap
+from megatron_patch.data.sft.report import Report
+from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG, Samples, SelectedRows, select
+from megatron_patch.data.sft.template import LOSSES
+
+KINDS = ("raw", "idxmap")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTData:
+    """What decides the samples."""
+
+    tokenizer: Path
+    """Hugging Face tokenizer folder."""
+    seq_length: int
+    """Positions of a training row."""
+    kind: str = "raw"
+    """`raw` (JSON, JSON Lines, Parquet) or `idxmap` (prefixes of .bin and .idx)."""
+    cache: Path
+    """Folder of tokenized caches; only `raw` uses it."""
+    loss: str = "assistant"
+    """Which tokens are trained on: see `template.trained`. An idxmap has that settled in it."""
+    overlong: str = "truncate"
+    """See `selection.select`."""
+    max_lost: float = MAX_LOST
+    """Largest share of the rows that may go unused, 0 to 1."""
+    workers: int = 0
+    """Processes that tokenize; 0 takes every core."""
+
+    def __post_init__(self) -> None:
+        for name, valid in (("kind", KINDS), ("loss", LOSSES), ("overlong", OVERLONG)):
+            if (value := getattr(self, name)) not in valid:
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
+        if not 0 <= self.max_lost <= 1:
+            raise ValueError(f"max_lost is {self.max_lost}; wanted a share, 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One dataset of a run."""
+
+    name: str
+    """Its paths, as typed."""
+    weight: float | None
+    """Share of the training rows, not normalised; None: as many as it has."""
+    samples: Samples
+    report: Report
+
+
+def open_components(
+    words: Sequence[str], data: SFTData, *, say: Say, advance: Advance | None = None
+) -> list[Component]:
+    """The datasets that DATASET_PATH or VALID_DATASET_PATH names.
+
+    Every rank may call this; one per machine tokenizes, the others wait.
+
+    Args:
+        words: as in Megatron's `--data-path`: paths, or weights and paths in turn.
+        say: told what happens, in lines.
+    Raises:
+        DataError, TokenizerError, TemplateError: something cannot be read.
+        TooMuchLost: too many rows would not be used.
+    """
+    tokenizer = load_chat_tokenizer(data.tokenizer)
+    components = []
+    for part in parse_blend(words):
+        # Unweighted prefixes stay apart too: each has its own sidecar. The rows of raw files are mixed.
+        groups = [part.paths] if data.kind == "raw" else [(path,) for path in part.paths]
+        for paths in groups:
+            samples, report = _open(paths, data, tokenizer, say, advance)
+            components.append(Component(name=" ".join(paths), weight=part.weight, samples=samples, report=report))
+    return components
+
+
+def _open(
+    paths: tuple[str, ...], data: SFTData, tokenizer: ChatTokenizer, say: Say, advance: Advance | None
+) -> tuple[SelectedRows | IdxmapSamples, Report]:
+    if data.kind == "raw":
+        cache = open_cache(Source.of(paths, data.tokenizer), data.cache, workers=data.workers, say=say, advance=advance)
+        return select(cache, seq_length=data.seq_length, loss=data.loss, overlong=data.overlong, max_lost=data.max_lost)
+    samples, report = open_idxmap(paths[0].removesuffix(".bin").removesuffix(".idx"), data.seq_length, tokenizer)
+    report.check(data.max_lost)
+    return samples, report

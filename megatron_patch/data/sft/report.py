@@ -1,0 +1,139 @@
+"""What was not used, and why: counted by cause, the first few with file and line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
+CAUSES = (MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED)
+SHOWN = 5
+"""Examples kept of each cause."""
+
+
+class TooMuchLost(ValueError):
+    """More rows than allowed are not used, or any is too long where that is an error; the message shows which."""
+
+
+@dataclass(kw_only=True)
+class Example:
+    """One row that is not used."""
+
+    file: str
+    line: int
+    """From 1; in Parquet the number of the row."""
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.why}"
+
+
+@dataclass(kw_only=True)
+class Cause:
+    """How often something happened, and where first."""
+
+    count: int = 0
+    first: list[Example] = field(default_factory=list)
+
+    def add(self, file: str, line: int, why: str, count: int = 1) -> None:
+        self.count += count
+        if len(self.first) < SHOWN:
+            self.first.append(Example(file=file, line=line, why=why))
+
+
+@dataclass(kw_only=True)
+class FileReport:
+    """One source file."""
+
+    path: str
+    formats: dict[str, int] = field(default_factory=dict)
+    """Rows of each recognised format."""
+    unused_keys: dict[str, int] = field(default_factory=dict)
+    """Top-level keys that no format reads, and in how many rows they were met."""
+    special_rows: int = 0
+    """Rows used whose texts spell a special token: the model reads it as one."""
+
+
+@dataclass(kw_only=True)
+class Report:
+    """Of one dataset."""
+
+    rows: int = 0
+    """Rows read, used or not."""
+    lost: dict[str, Cause] = field(default_factory=dict)
+    """By cause, of CAUSES."""
+    truncated: Cause = field(default_factory=Cause)
+    """Used, but cut to the sequence length."""
+    files: list[FileReport] = field(default_factory=list)
+    samples: int = 0
+    """Rows used."""
+    tokens: int = 0
+    """Of the rows used, as far as they are used."""
+    trained_tokens: int = 0
+    """Those of them that are targets."""
+
+    @property
+    def lost_rows(self) -> int:
+        return sum(cause.count for cause in self.lost.values())
+
+    def lose(self, cause: str, file: str, line: int, why: str) -> None:
+        """Count one row that is not used."""
+        self.lost.setdefault(cause, Cause()).add(file, line, why)
+
+    def lines(self) -> list[str]:
+        """For people: one line of totals, then causes with their first examples."""
+        found = [
+            f"{self.samples:,} of {self.rows:,} rows used: {self.tokens:,} tokens, {self.trained_tokens:,} trained on"
+        ]
+        for item in self.files:
+            formats = ", ".join(f"{name} {count:,}" for name, count in item.formats.items()) or "no known format"
+            unused = ", ".join(item.unused_keys)
+            found.append(f"{item.path}: {formats}{f'; keys not read: {unused}' if unused else ''}")
+            if item.special_rows:
+                found.append(f"    special tokens are spelled out in {item.special_rows:,} rows, and read as such")
+        causes = [(f"lost, {cause}", self.lost[cause]) for cause in CAUSES if cause in self.lost]
+        if self.truncated.count:
+            causes.append(("cut to the sequence length", self.truncated))
+        for name, cause in causes:
+            found.append(f"{name}: {cause.count:,}")
+            found += [f"    {example}" for example in cause.first]
+            if cause.count > len(cause.first):
+                found.append(f"    ... and {cause.count - len(cause.first):,} more")
+        return found
+
+    def check(self, max_lost: float) -> None:
+        """See that not too much is lost.
+
+        Args:
+            max_lost: largest share of the rows that may go unused, 0 to 1.
+        Raises:
+            TooMuchLost: more than that, or nothing is left; the message is the whole report.
+        """
+        if not self.samples:
+            raise TooMuchLost("\n".join(["nothing is left to train on", *self.lines()]))
+        if self.lost_rows > max_lost * self.rows:
+            share = self.lost_rows / self.rows
+            raise TooMuchLost("\n".join([f"{share:.1%} of the rows are lost; allowed {max_lost:.1%}", *self.lines()]))
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Report:
+        """The inverse of `dataclasses.asdict`."""
+
+        def cause(fields: dict[str, Any]) -> Cause:
+            return Cause(count=fields["count"], first=[Example(**example) for example in fields["first"]])
+
+        return cls(
+            **{
+                **content,
+                "lost": {name: cause(fields) for name, fields in content["lost"].items()},
+                "truncated": cause(content["truncated"]),
+                "files": [FileReport(**fields) for fields in content["files"]],
+            }
+        )

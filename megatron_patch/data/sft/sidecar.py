@@ -1,0 +1,114 @@
+"""What lies beside an SFT idxmap, PREFIX.sft.json, and whether a run may use it. Standard library only."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+KIND = "megatron_patch SFT idxmap, version 1"
+INDEX_HEAD = struct.Struct("<9sQBQQ")
+"""Of a Megatron `.idx`: magic, version, token type, sequences, document boundaries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """How an SFT idxmap was built."""
+
+    seq_length: int
+    """Positions of a row; each document is that many tokens, then that many labels."""
+    packed: bool
+    """Whether rows hold several samples."""
+    rows: int
+    samples: int
+    tokens: int
+    """Positions that carry a sample, of rows x seq_length."""
+    trained_tokens: int
+    loss: str
+    """`assistant`, `last` or `all`."""
+    overlong: str
+    """`truncate`, `drop` or `error`."""
+    tokenizer_sha256: str
+    """Of the bytes of `tokenizer.json`, else of `tokenizer.model`."""
+    vocab_size: int
+    template_sha256: str
+    template_source: str
+    bin_sha256: str
+    idx_sha256: str
+    report: dict[str, Any] = field(default_factory=dict)
+    """See `report.Report`."""
+
+
+def path_of(prefix: str | Path) -> Path:
+    """Where the sidecar of an idxmap lies."""
+    return Path(f"{prefix}.sft.json")
+
+
+def write(prefix: str | Path, sidecar: Sidecar) -> None:
+    """Write it whole or not at all."""
+    partial = Path(f"{path_of(prefix)}.partial")
+    partial.write_text(json.dumps({"kind": KIND, **asdict(sidecar)}, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path_of(prefix))
+
+
+def read(prefix: str | Path) -> Sidecar | None:
+    """The sidecar; None if there is none, as with data that Pai-Megatron-Patch built.
+
+    Raises:
+        ValueError: a file of that name that is no sidecar.
+    """
+    path = path_of(prefix)
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (kind := content.pop("kind", None)) != KIND:
+            raise ValueError(f"kind is {kind!r}, not {KIND!r}")
+        return Sidecar(**content)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}; build the dataset again") from None
+
+
+def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str, vocab_size: int | None = None) -> list[str]:
+    """Why this idxmap cannot be trained on with this sequence length and tokenizer; empty if it can.
+
+    Cheap enough to be asked before launch: reads the sidecar, else the first entries of the index.
+    """
+    try:
+        sidecar = read(prefix)
+        if sidecar is None:
+            return _problems_of_index(Path(f"{prefix}.idx"), seq_length)
+    except (ValueError, OSError) as error:
+        return [str(error)]
+    found = []
+    if sidecar.seq_length != seq_length:
+        found.append(f"{prefix} was built for sequence length {sidecar.seq_length}, not {seq_length}")
+    if sidecar.tokenizer_sha256 != tokenizer_sha256:
+        found.append(
+            f"{prefix} was built with another tokenizer (SHA-256 {sidecar.tokenizer_sha256[:12]}..., vocabulary of "
+            f"{sidecar.vocab_size}) than the one of this run ({tokenizer_sha256[:12]}..."
+            + (f", {vocab_size})" if vocab_size else ")")
+        )
+    return found
+
+
+def _problems_of_index(index: Path, seq_length: int) -> list[str]:
+    """Pai's layout says its sequence length by the length of its documents alone."""
+    if not index.is_file():
+        return [f"{index} does not exist"]
+    with index.open("rb") as file:
+        head = file.read(INDEX_HEAD.size)
+        if len(head) < INDEX_HEAD.size or not head.startswith(b"MMIDIDX"):
+            return [f"{index} is not a Megatron index"]
+        sequences = INDEX_HEAD.unpack(head)[3]
+        if not sequences:
+            return [f"{index} holds no document"]
+        (length,) = struct.unpack("<i", file.read(4))
+    if length != 2 * seq_length:
+        return [
+            f"{index}: documents of {length} numbers (tokens, then labels) are for sequence length {length / 2:g}, "
+            f"not {seq_length}"
+        ]
+    return []

@@ -1,0 +1,152 @@
+"""Rows to tokens, in parallel and in order: the work behind a cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
+from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, describe, recognise
+from megatron_patch.data.sft.report import EMPTY, MALFORMED
+from megatron_patch.data.sft.rows import Chunk, Row, parse, read_chunks
+from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns, encode
+
+AHEAD = 3
+"""Chunks in flight for each worker: bounds the memory."""
+
+
+@dataclass(kw_only=True)
+class Piece:
+    """What became of one chunk."""
+
+    file: int
+    size: int
+    """Bytes of the file that it stands for."""
+    tokens: Tokens
+    """[sum of lengths], the rows one after the other."""
+    turns: Turns
+    """[sum of lengths], see `template.encode`."""
+    lengths: npt.NDArray[np.int64]
+    """[rows used]"""
+    lines: npt.NDArray[np.int64]
+    """[rows used], line in the file."""
+    rows: int
+    lost: list[tuple[str, int, str]]
+    """Cause, line and reason of each row that is not used."""
+    formats: Counter[str] = field(default_factory=Counter)
+    unused_keys: Counter[str] = field(default_factory=Counter)
+    special_rows: int = 0
+    """Rows whose texts spell a special token."""
+
+
+def tokenize_chunk(chunk: Chunk, path: Path, tokenizer: ChatTokenizer, template: ChatTemplate) -> Piece:
+    """Parse, recognise, render and tokenize the rows of one chunk.
+
+    Raises:
+        TemplateError: the template cannot be masked; names file and line.
+    """
+    lost: list[tuple[str, int, str]] = []
+    formats: Counter[str] = Counter()
+    unused: Counter[str] = Counter()
+    rendered: list[Rendered] = []
+    lines: list[int] = []
+    rows = special = 0
+    for row in parse(chunk):
+        rows += 1
+        try:
+            conversation = _conversation(row, formats, unused)
+            rendered.append(template.render(conversation))
+            special += template.spells_special_tokens(conversation)
+            lines.append(row.line)
+        except EmptyRow as error:
+            lost.append((EMPTY, row.line, str(error)))
+        except MalformedRow as error:
+            lost.append((MALFORMED, row.line, str(error)))
+        except TemplateError as error:
+            raise TemplateError(f"{path}:{row.line}: {error}") from None
+    encoded = encode(tokenizer, rendered) if rendered else []
+    return Piece(
+        file=chunk.file,
+        size=chunk.size,
+        tokens=np.concatenate([tokens for tokens, _ in encoded] or [np.zeros(0, np.int32)]),
+        turns=np.concatenate([turns for _, turns in encoded] or [np.zeros(0, np.uint8)]),
+        lengths=np.array([len(tokens) for tokens, _ in encoded], dtype=np.int64),
+        lines=np.array(lines, dtype=np.int64),
+        rows=rows,
+        lost=lost,
+        formats=formats,
+        unused_keys=unused,
+        special_rows=special,
+    )
+
+
+def _conversation(row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
+    if row.error is not None:
+        raise MalformedRow(row.error)
+    kind = recognise(row.record)
+    if kind is None:
+        raise MalformedRow(describe(row.record))
+    formats[kind.name] += 1
+    unused.update(str(key) for key in row.record if key not in kind.keys)
+    return kind.convert(row.record)
+
+
+def tokenize_files(
+    files: list[Path], tokenizer: ChatTokenizer, template: ChatTemplate, workers: int
+) -> Iterator[Piece]:
+    """All rows of all files, in their order whatever the number of workers.
+
+    Args:
+        workers: processes; 1 works in this one.
+    Raises:
+        DataError: a file that cannot be read to its end.
+        TemplateError: see `tokenize_chunk`.
+    """
+    if workers == 1:
+        for chunk in read_chunks(files):
+            yield tokenize_chunk(chunk, files[chunk.file], tokenizer, template)
+        return
+    _Worker.files, _Worker.tokenizer, _Worker.template = files, tokenizer, template
+    # Forked, so that the tokenizer is there already. An executor, unlike a Pool, notices when a worker is killed.
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        yield from _in_order(pool, read_chunks(files), workers * AHEAD)
+
+
+class _Worker:
+    """What a forked worker inherits."""
+
+    files: list[Path]
+    tokenizer: ChatTokenizer
+    template: ChatTemplate
+
+    @classmethod
+    def run(cls, chunk: Chunk) -> Piece:
+        return tokenize_chunk(chunk, cls.files[chunk.file], cls.tokenizer, cls.template)
+
+
+def _one_thread() -> None:
+    """Each worker has one core: the tokenizer's own threads would fight over them."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _in_order(pool: ProcessPoolExecutor, chunks: Iterable[Chunk], ahead: int) -> Iterator[Piece]:
+    running: deque[Future[Piece]] = deque()
+    try:
+        for chunk in chunks:
+            running.append(pool.submit(_Worker.run, chunk))
+            if len(running) > ahead:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()

@@ -1,0 +1,136 @@
+"""Records of each format become the same conversation; wrong ones say what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from megatron_patch.data.sft.formats import EmptyRow, MalformedRow, describe, recognise
+
+TURNS = [("user", "Why?"), ("assistant", "Because.")]
+MESSAGES = [{"role": role, "content": text} for role, text in TURNS]
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
+CALL = {"type": "function", "function": {"name": "now", "arguments": {"zone": "UTC"}}}
+
+
+def convert(record: dict[str, Any]) -> tuple[str, Any]:
+    kind = recognise(record)
+    assert kind is not None, describe(record)
+    return kind.name, kind.convert(record)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("messages", {"messages": MESSAGES}),
+        ("messages", {"conversations": MESSAGES, "id": 7}),
+        ("messages", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}, MESSAGES[1]]}),
+        ("messages", {"messages": [{**turn, "tool_calls": None, "name": None} for turn in MESSAGES], "tools": None}),
+        ("sharegpt", {"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}),
+        ("sharegpt", {"conversation": [{"from": "user", "value": "Why?"}, {"from": "chatgpt", "value": "Because."}]}),
+        ("alpaca", {"instruction": "Why?", "input": "", "output": "Because."}),
+        ("alpaca", {"instruction": "", "input": "Why?", "output": "Because."}),
+        ("alpaca", {"query": "Why?", "response": "Because.", "history": []}),
+        ("alpaca", {"query": "Why?", "content": "Because.", "history": None, "input": None}),
+        ("prompt-completion", {"prompt": "Why?", "completion": "Because."}),
+        ("prompt-completion", {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}),
+    ],
+)
+def test_every_format_is_the_same_conversation(name: str, record: dict[str, Any]) -> None:
+    found, conversation = convert(record)
+    assert found == name
+    assert conversation.messages == MESSAGES
+    assert conversation.tools is None
+
+
+def test_alpaca_joins_instruction_and_input_and_keeps_history_and_system() -> None:
+    record = {
+        "instruction": "Translate.",
+        "input": "Haus",
+        "output": "house",
+        "history": [["Hi", "Hello"], ["So", "Yes"]],
+        "system": "You translate.",
+    }
+    _, conversation = convert(record)
+    assert [(turn["role"], turn["content"]) for turn in conversation.messages] == [
+        ("system", "You translate."),
+        ("user", "Hi"),
+        ("assistant", "Hello"),
+        ("user", "So"),
+        ("assistant", "Yes"),
+        ("user", "Translate.\nHaus"),
+        ("assistant", "house"),
+    ]
+
+
+@pytest.mark.parametrize("arguments", [{"zone": "UTC"}, '{"zone": "UTC"}'])
+def test_tool_calls_of_both_spellings(arguments: object) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": arguments}}
+    record = {"messages": [MESSAGES[0], {"role": "assistant", "content": None, "tool_calls": [call]}], "tools": [TOOL]}
+    _, conversation = convert(record)
+    assert conversation.messages[1] == {"role": "assistant", "tool_calls": [CALL]}
+    assert conversation.tools == [TOOL]
+
+
+def test_sharegpt_function_calls_and_tools_as_json_text() -> None:
+    turns = [
+        {"from": "human", "value": "When?"},
+        {"from": "function_call", "value": '{"name": "now", "arguments": {"zone": "UTC"}}'},
+        {"from": "observation", "value": "12:00"},
+        {"from": "gpt", "value": "Noon."},
+    ]
+    _, conversation = convert({"conversations": turns, "tools": json.dumps([TOOL]), "system": "Be brief."})
+    assert [turn["role"] for turn in conversation.messages] == ["system", "user", "assistant", "tool", "assistant"]
+    assert conversation.messages[2] == {"role": "assistant", "tool_calls": [CALL]}
+    assert conversation.tools == [TOOL]
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"instruction": "a", "output": ""}, "output is empty"),
+        ({"instruction": "a", "output": None}, "output is empty"),
+        ({"instruction": " ", "input": "", "output": "b"}, "instruction and input are empty"),
+        ({"prompt": "a", "completion": " \n"}, "completion is empty"),
+        ({"messages": []}, "no messages"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "no messages"),
+        ({"conversations": []}, "no messages"),
+        ({"messages": [MESSAGES[0], {"role": "assistant", "content": " "}]}, "every assistant turn is empty"),
+    ],
+)
+def test_empty_rows(record: dict[str, Any], says: str) -> None:
+    with pytest.raises(EmptyRow, match=says):
+        convert(record)
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"messages": ["hello"]}, "message 1 is a JSON string; wanted an object"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has role 'robot'; valid: system, developer, us"),
+        ({"messages": [{"role": "user"}]}, r"content of message 1 \(user\) is a JSON null; wanted a string"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "a part that is no text"),
+        ({"messages": MESSAGES, "tools": "not json"}, "tools: bad JSON"),
+        ({"messages": MESSAGES, "tools": {"name": "f"}}, "tools is not a list"),
+        ({"messages": [{"role": "system", "content": "a"}, *MESSAGES], "system": "b"}, "two system turns"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, "without a function name"),
+        ({"conversations": [{"from": "alien", "value": "x"}]}, "turn 1 is from 'alien'; valid: system, human"),
+        ({"conversations": [{"from": "human", "value": 3}]}, r"value of turn 1 \(human\) is a JSON number"),
+        ({"instruction": "a", "output": 5}, "output is a JSON number; wanted a string"),
+        ({"instruction": ["a"], "output": "b"}, "instruction has a part that is no text"),
+        ({"instruction": "a", "output": "b", "history": [["only one"]]}, "entry 1 of history is not a"),
+        ({"instruction": "a", "output": "b", "system": 3}, "system is a JSON number"),
+        ({"prompt": "a", "completion": {"x": 1}}, "completion is a JSON object"),
+    ],
+)
+def test_malformed_rows_say_what_is_wrong(record: dict[str, Any], says: str) -> None:
+    with pytest.raises(MalformedRow, match=says):
+        convert(record)
+
+
+@pytest.mark.parametrize("record", [None, 3, "text", [], {}, {"text": "x"}, {"instruction": "no answer"}])
+def test_unknown_records_are_not_recognised(record: object) -> None:
+    assert recognise(record) is None
+    assert "wanted" in describe(record)
