@@ -6,6 +6,7 @@ of Megatron is imported.
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 from .patching import APPLIED, BackendError, check_versions
@@ -55,16 +56,22 @@ def _enable_cpu() -> None:
 def _enable_cuda() -> None:
     import torch
 
-    from . import wheel_fixes
+    from . import te_libraries, wheel_fixes
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
+    APPLIED.extend(te_libraries.use_torchs_libraries())
     wheel_fixes.stand_in_for_fused_wgrad()
     _mend_everywhere()
+    if importlib.util.find_spec("transformer_engine") is not None:
+        from . import te_cross_entropy
+
+        te_cross_entropy.use_in_place_cross_entropy()
 
 
 def _mend_everywhere() -> None:
-    from . import optimizer_fixes, wheel_fixes
+    from . import checkpoint_fixes, optimizer_fixes, wheel_fixes
 
     wheel_fixes.use_compiled_helpers()
     optimizer_fixes.mend_native_adam_resume()
+    checkpoint_fixes.mend_checkpoints()

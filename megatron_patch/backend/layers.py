@@ -12,7 +12,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 
 from .attention import SDPACoreAttention
-from .norm import RMSNorm
+from .norm import FinalRMSNorm, RMSNorm
 
 if TYPE_CHECKING:
     from megatron.training.models.gpt import GPTModelConfig
@@ -34,4 +34,4 @@ def llama_layer_spec(model_config: GPTModelConfig, vp_stage: int | None = None) 
     layer.submodules.pre_mlp_layernorm = RMSNorm
     layer.submodules.self_attention.submodules.core_attention = SDPACoreAttention
     num_layers = get_num_layers_to_build(transformer, vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=FinalRMSNorm)

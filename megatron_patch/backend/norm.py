@@ -32,3 +32,18 @@ class RMSNorm(torch.nn.RMSNorm):
             )
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         self.weight.sequence_parallel = config.sequence_parallel
+
+
+class FinalRMSNorm(RMSNorm):
+    """The norm after the last layer.
+
+    Transformer Engine's has an `_extra_state`, empty without fp8, and its loader asks for the key: we write it too, so
+    that a GPU loads what a CPU saved. The layers' norms need none, as TE fuses them into the linear that follows.
+    """
+
+    def get_extra_state(self) -> None:
+        """Nothing, under the key that Transformer Engine expects."""
+        return
+
+    def set_extra_state(self, state: Any) -> None:
+        """Ignore what a GPU kept for fp8."""

@@ -17,6 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     group.add_argument(
         "--hf-checkpoint", type=Path, default=None, help="start from the safetensors of this Hugging Face folder"
     )
+    group.add_argument(
+        "--allow-unfused-attention",
+        action="store_true",
+        help="train on even if Transformer Engine falls back to S x S attention at 2048 tokens or more",
+    )
+    group.add_argument(
+        "--fused-single-qkv-rope",
+        action="store_true",
+        help="rotate queries and keys where they lie in the fused projection (Megatron has no flag for its own field)",
+    )
     return parser
 
 

@@ -66,13 +66,17 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import hooks
+    from ..backend import hooks, te_attention
     from .datasets import provide_datasets
     from .step import forward_step
     from .summary import summary_lines
 
     args = parse_and_validate_args(extra_args_provider=add_arguments)
     hooks.interrupt_like_termination(args)
+    if args.transformer_impl == "transformer_engine":
+        te_attention.watch_attention(
+            reporter.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
+        )
     for line in summary_lines(args, device):
         reporter.say(line)
     if _is_finished(args):

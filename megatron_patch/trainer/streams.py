@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
+from ..backend import BackendError
 from .errors import TrainerError
 
 SHOWN_LINES = 12
@@ -40,7 +41,7 @@ class Streams:
         sys.stdout.flush()
         sys.stderr.flush()
         where = f"rank {self.rank} of {self.world_size}"
-        if isinstance(error, TrainerError):
+        if isinstance(error, TrainerError | BackendError):
             lines = [f"error on {where}: {error}"]
         elif isinstance(error, SystemExit):
             lines = [f"error: {where} ended with status {error.code}; its log ends with", *self._log_tail()]
