@@ -24,7 +24,6 @@ from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
 from megatron_patch.families import LLAMA_3_1, Shape, shape_to_hf_config
 
-
 PERIOD = 1_000_003
 """Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
 

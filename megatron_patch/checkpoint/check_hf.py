@@ -1,0 +1,91 @@
+"""Hugging Face's side of the layer check: transformers' own Llama modules, one in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from megatron_patch.checkpoint.hf_folder import HFFolder
+from megatron_patch.checkpoint.sources import open_source
+from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+
+ATTENTION = "megatron_patch_observed"
+
+
+class HFSide:
+    """The reference."""
+
+    def __init__(self, folder: HFFolder) -> None:
+        from transformers import AttentionInterface, LlamaConfig
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+        from transformers.models.llama import modeling_llama
+
+        self._seen: dict[str, torch.Tensor] = {}
+
+        def observed(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **more: Any):
+            for name, tensor in (("query", query), ("key", key), ("value", value)):
+                self._seen[name] = tensor.transpose(1, 2)  # [batch, sequence, heads, head size]
+            return sdpa_attention_forward(module, query, key, value, *args, **more)
+
+        AttentionInterface.register(ATTENTION, observed)
+        self._modules = modeling_llama
+        self._source, self._folder = open_source(folder), folder
+        self._config = LlamaConfig.from_dict(folder.config, attn_implementation=ATTENTION)
+        self._rotary = modeling_llama.LlamaRotaryEmbedding(self._config)
+
+    def _load(self, module: torch.nn.Module, prefix: str, dtype: torch.dtype) -> Any:
+        """Give memory to a module built on the meta device, and fill it tensor by tensor."""
+        module.to(dtype).to_empty(device="cpu")
+        for name, parameter in module.named_parameters():
+            full = f"{prefix}{name}"
+            stored = TORCH_DTYPES[self._source.element_type(full)]
+            read = parameter.data if stored == dtype else torch.empty(parameter.shape, dtype=stored)
+            self._source.read_rows(full, None, 0, read)
+            parameter.data.copy_(read)
+        return module.eval()
+
+    def embed(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The first residual stream, [batch, sequence, hidden], from tokens [batch, sequence]."""
+        with torch.device("meta"):
+            module = torch.nn.Embedding(self._config.vocab_size, self._config.hidden_size)
+        return self._load(module, "model.embed_tokens.", dtype)(tokens)
+
+    def run_layer(self, number: int, inputs: list[torch.Tensor], dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+        """One layer over several residual streams; the tensors of `check_megatron.LAYER_PARTS` for each."""
+        with torch.device("meta"):
+            layer = self._modules.LlamaDecoderLayer(self._config, number)
+        self._load(layer, f"model.layers.{number}.", dtype)
+        return [self._run(layer, stream.to(dtype)) for stream in inputs]
+
+    def _run(self, layer: Any, stream: torch.Tensor) -> dict[str, torch.Tensor]:
+        self._seen = {}
+        names = {
+            "input_norm": layer.input_layernorm,
+            "attention": layer.self_attn.o_proj,
+            "pre_mlp_norm": layer.post_attention_layernorm,
+            "mlp": layer.mlp,
+        }
+        seen = self._seen
+        handles = [
+            module.register_forward_hook(lambda m, a, output, name=name: seen.__setitem__(name, output))
+            for name, module in names.items()
+        ]
+        positions = torch.arange(stream.shape[1])[None]
+        seen["residual"] = layer(stream, position_embeddings=self._rotary(stream, positions))
+        for handle in handles:
+            handle.remove()
+        return seen
+
+    def run_head(self, inputs: list[torch.Tensor], dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
+        """Final norm and logits [batch, sequence, vocabulary] of several residual streams."""
+        config, tied = self._config, self._folder.shape.tie_embeddings
+        with torch.device("meta"):
+            norm = self._modules.LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._load(norm, "model.norm.", dtype)
+        self._load(head, "model.embed_tokens." if tied else "lm_head.", dtype)
+        for stream in inputs:
+            normed = norm(stream.to(dtype))
+            yield {"final_norm": normed, "logits": head(normed)}
