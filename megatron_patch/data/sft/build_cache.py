@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft.cache import Advance, Source, build
+from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Advance, Source, build
 from megatron_patch.data.sft.template import TemplateError
-from megatron_patch.data.tokenizer import TokenizerError
 
 
 def progress_bar(console: Console, source: Source) -> tuple[Progress, Advance]:
@@ -35,7 +34,7 @@ def progress_bar(console: Console, source: Source) -> tuple[Progress, Advance]:
 
 
 def main(argv: list[str]) -> int:
-    """The command; 0 done, 1 bad data."""
+    """The command; on bad data the message goes to stdout, for the caller to raise."""
     parser = argparse.ArgumentParser(prog="build_cache", description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path)
     parser.add_argument("tokenizer", type=Path)
@@ -46,10 +45,13 @@ def main(argv: list[str]) -> int:
         source = Source.of(args.files, args.tokenizer)
         bar, advance = progress_bar(Console(stderr=True), source)
         with bar:
-            build(source, args.target, args.workers or os.process_cpu_count() or 1, advance)
-    except (DataError, TemplateError, TokenizerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            build(source, args.target, workers=args.workers or os.process_cpu_count() or 1, advance=advance)
+    except TemplateError as error:
+        print(error)
+        return TEMPLATE_ERROR
+    except DataError as error:
+        print(error)
+        return DATA_ERROR
     return 0
 
 

@@ -35,7 +35,7 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import formats, report, rows, template, tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.report import FileReport, Report
-from megatron_patch.data.sft.template import ChatTemplate, Tokens, Turns
+from megatron_patch.data.sft.template import ChatTemplate, TemplateError, Tokens, Turns
 
 DTYPES: dict[str, type[np.generic]] = {
     "tokens": np.int32,
@@ -46,6 +46,8 @@ DTYPES: dict[str, type[np.generic]] = {
 Say = Callable[[str], None]
 Advance = Callable[[int, int], None]
 """Called with bytes and rows that have been worked through since the last call."""
+DATA_ERROR, TEMPLATE_ERROR = 3, 4
+"""Exit statuses of the building process, which prints the message."""
 
 
 class TokenizedCache:
@@ -127,36 +129,32 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_cache(
-    source: Source, folder: Path, *, workers: int = 0, say: Say, advance: Advance | None = None
-) -> TokenizedCache:
+def open_cache(source: Source, folder: Path, *, say: Say, workers: int = 0) -> TokenizedCache:
     """The cache of this data, built first if it is not there; every process of a machine may call this at once.
 
-    One builds, the others wait for it. All check the checksums. In a process that has torch in it, the work is done
-    by another process, because workers are forked.
+    One builds, the others wait for it. All check the checksums. Workers are forked, so they come from a fresh
+    process: this one may have threads, of torch or of a tokenizer.
 
     Args:
         folder: where caches lie.
-        workers: processes; 0 takes every core.
+        workers: processes; 0 takes every core, 1 works in this process.
         say: told what happens, in lines.
-        advance: told of progress while building in this process.
     Raises:
         DataError, TemplateError: see `tokenize_files`; nothing is left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"sft-{source.key()[:20]}"
     with _locked(target, fcntl.LOCK_SH, say):
-        wrong = defect(target)
-        if wrong is None:
+        if defect(target) is None:
             return TokenizedCache(target, source.files)
     with _locked(target, fcntl.LOCK_EX, say):
         wrong = defect(target)  # another process may have built it by now
         if wrong is not None:
             say(f"tokenizing {len(source.files)} file(s) into {target}" + (f": {wrong}" if target.exists() else ""))
-            if "torch" in sys.modules:
-                _build_elsewhere(source, target, workers)
+            if workers == 1:
+                build(source, target, workers=1)
             else:
-                build(source, target, workers or os.process_cpu_count() or 1, advance)
+                _build_elsewhere(source, target, workers)
         return TokenizedCache(target, source.files)
 
 
@@ -195,13 +193,15 @@ def _build_elsewhere(source: Source, target: Path, workers: int) -> None:
     root = str(Path(__file__).parents[3])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     files = [str(path) for path in source.files]
-    done = subprocess.run([*command, "--workers", str(workers), "--", *files], env=environment, check=False)
-    if done.returncode or (wrong := defect(target)):
-        reason = f"status {done.returncode}" if done.returncode else wrong
-        raise RuntimeError(f"tokenizing into {target} failed ({reason}); its output above says why")
+    done = subprocess.run(
+        [*command, "--workers", str(workers), "--", *files], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        kind = {DATA_ERROR: DataError, TEMPLATE_ERROR: TemplateError}.get(done.returncode, RuntimeError)
+        raise kind(done.stdout.strip() or f"tokenizing into {target} failed with status {done.returncode}")
 
 
-def build(source: Source, target: Path, workers: int, advance: Advance | None) -> None:
+def build(source: Source, target: Path, *, workers: int, advance: Advance | None = None) -> None:
     """Write the folder beside its place and move it there; the caller holds the lock."""
     for left_over in target.parent.glob(f".{target.name}.*"):  # of a process that was killed
         shutil.rmtree(left_over)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.data.sft.blend import parse_blend
-from megatron_patch.data.sft.cache import Advance, Say, Source, open_cache
+from megatron_patch.data.sft.cache import Say, Source, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap
 from megatron_patch.data.sft.report import Report
@@ -58,9 +58,7 @@ class Component:
     report: Report
 
 
-def open_components(
-    words: Sequence[str], data: SFTData, *, say: Say, advance: Advance | None = None
-) -> list[Component]:
+def open_components(words: Sequence[str], data: SFTData, *, say: Say) -> list[Component]:
     """The datasets that DATASET_PATH or VALID_DATASET_PATH names.
 
     Every rank may call this; one per machine tokenizes, the others wait.
@@ -78,16 +76,16 @@ def open_components(
         # Unweighted prefixes stay apart too: each has its own sidecar. The rows of raw files are mixed.
         groups = [part.paths] if data.kind == "raw" else [(path,) for path in part.paths]
         for paths in groups:
-            samples, report = _open(paths, data, tokenizer, say, advance)
+            samples, report = _open(paths, data, tokenizer, say)
             components.append(Component(name=" ".join(paths), weight=part.weight, samples=samples, report=report))
     return components
 
 
 def _open(
-    paths: tuple[str, ...], data: SFTData, tokenizer: ChatTokenizer, say: Say, advance: Advance | None
+    paths: tuple[str, ...], data: SFTData, tokenizer: ChatTokenizer, say: Say
 ) -> tuple[SelectedRows | IdxmapSamples, Report]:
     if data.kind == "raw":
-        cache = open_cache(Source.of(paths, data.tokenizer), data.cache, workers=data.workers, say=say, advance=advance)
+        cache = open_cache(Source.of(paths, data.tokenizer), data.cache, workers=data.workers, say=say)
         return select(cache, seq_length=data.seq_length, loss=data.loss, overlong=data.overlong, max_lost=data.max_lost)
     samples, report = open_idxmap(paths[0].removesuffix(".bin").removesuffix(".idx"), data.seq_length, tokenizer)
     report.check(data.max_lost)

@@ -177,7 +177,7 @@ def parse(chunk: Chunk) -> Iterator[Row]:
 
 def _parse_one(line: int, value: bytes) -> Row:
     try:
-        return Row(line, json.loads(value), None)
+        return Row(line, json.loads(value.decode("utf-8")), None)  # given bytes, json would guess an encoding
     except UnicodeDecodeError as error:
         return Row(line, None, f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:

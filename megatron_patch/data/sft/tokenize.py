@@ -63,7 +63,7 @@ def tokenize_chunk(chunk: Chunk, path: Path, tokenizer: ChatTokenizer, template:
         rows += 1
         try:
             conversation = _conversation(row, formats, unused)
-            rendered.append(template.render(conversation))
+            rendered.append(_encodable(template.render(conversation)))
             special += template.spells_special_tokens(conversation)
             lines.append(row.line)
         except EmptyRow as error:
@@ -97,6 +97,16 @@ def _conversation(row: Row, formats: Counter[str], unused: Counter[str]) -> Conv
     formats[kind.name] += 1
     unused.update(str(key) for key in row.record if key not in kind.keys)
     return kind.convert(row.record)
+
+
+def _encodable(rendered: Rendered) -> Rendered:
+    """JSON can spell half a character (`"\\ud83e"` alone); no tokenizer can read it."""
+    try:
+        rendered.text.encode()
+    except UnicodeEncodeError as error:
+        half = rendered.text[error.start]
+        raise MalformedRow(f"its text holds half a surrogate pair, {half!r}, which is no character") from None
+    return rendered
 
 
 def tokenize_files(

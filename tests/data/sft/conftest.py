@@ -13,11 +13,8 @@ import pytest
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.template import ChatTemplate
 
-WORDS = ["def", "return", "the quick", "北京", "naïve", "🦙", "lambda x:", "\n\n", " ", "tail\t42", "1234567", "don't", "<|eot_id|>-ish"]
-    "def return the quick 北京 naïve 🦙 self.assertEqual( lambda x: \n\n  tail\t42 1234567 don't <|eot_id|>-ish".split(
-        " "
-    )
-)
+WORDS = ["def", "return", "the quick", "北京", "naïve", "🦙", "lambda x:", "\n\n", " ", "tail\t42", "1234567", "don't"]
+WORDS += ["<|eot_id|>-ish", "self.assertEqual("]
 
 
 def words(random_state: random.Random, least: int = 1, most: int = 30) -> str:
@@ -55,7 +52,7 @@ def template(tokenizer: ChatTokenizer) -> ChatTemplate:
 @pytest.fixture(scope="session")
 def write_json_lines() -> Callable[[Path, list[Any]], Path]:
     def write(path: Path, rows: list[Any]) -> Path:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
 
     return write
