@@ -1,0 +1,1 @@
+"""From 25 values to a torchrun command. Runs once, on the machine where you type; knows no torch."""

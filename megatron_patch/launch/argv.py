@@ -1,0 +1,284 @@
+"""Plan -> the flags of Megatron's parser, and of ours. Pure: the same plan gives the same list.
+
+Flags that stock Megatron would take by default are left out, except where a default is a trap.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+from megatron_patch.launch.corpus import Corpus
+from megatron_patch.launch.plan import Plan
+
+Flags = list[str]
+
+CPU_LAYERS = ("megatron_patch.backend.layers", "llama_layer_spec")
+"""Module and function of the layer without Transformer Engine."""
+
+
+def megatron_argv(plan: Plan) -> Flags:
+    """All flags, in groups."""
+    flags: Flags = []
+    for group in GROUPS:
+        flags += group(plan)
+    return flags
+
+
+def own_flags(plan: Plan) -> Flags:
+    """Those that `trainer/arguments.py` declares."""
+    flags = ["--device", plan.device, "--output-dir", plan.output]
+    if plan.weights.kind == "hf" and plan.resume_iteration is None:
+        flags += ["--hf-checkpoint", plan.weights.path]
+    return flags
+
+
+def model_flags(plan: Plan) -> Flags:
+    """The Llama 3 architecture. Dropout is Megatron's 0.1 by default, Llama's is 0."""
+    shape = plan.shape
+    std = plan.knobs.init_std or shape.init_method_std
+    flags = ["--num-layers", str(shape.num_layers), "--hidden-size", str(shape.hidden_size)]
+    flags += ["--ffn-hidden-size", str(shape.ffn_hidden_size)]
+    flags += ["--num-attention-heads", str(shape.num_attention_heads), "--kv-channels", str(shape.head_dim)]
+    flags += ["--group-query-attention", "--num-query-groups", str(shape.num_query_groups)]
+    flags += ["--max-position-embeddings", str(shape.max_position_embeddings)]
+    flags += ["--position-embedding-type", "rope", "--rotary-base", str(int(shape.rope_theta))]
+    if shape.rope_scaling:
+        flags += ["--use-rope-scaling", "--rope-scaling-factor", repr(shape.rope_scaling.factor)]
+    flags += ["--normalization", "RMSNorm", "--norm-epsilon", repr(shape.norm_epsilon)]
+    flags += ["--swiglu", "--disable-bias-linear", "--attention-dropout", "0", "--hidden-dropout", "0"]
+    if not shape.tie_embeddings:
+        flags += ["--untie-embeddings-and-output-weights"]
+    return [*flags, "--init-method-std", repr(std)]
+
+
+def tokenizer_flags(plan: Plan) -> Flags:
+    """The rows of the embedding are said outright: Megatron would take them from the tokenizer, padded by TP."""
+    return [
+        *("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", plan.tokenizer.path),
+        *("--padded-vocab-size", str(plan.vocab_rows)),
+    ]
+
+
+def parallel_flags(plan: Plan) -> Flags:
+    """How the model is cut, and what the ranks talk through."""
+    layout = plan.layout
+    flags = ["--tensor-model-parallel-size", str(layout.tp), "--pipeline-model-parallel-size", str(layout.pp)]
+    flags += ["--context-parallel-size", str(layout.cp)]
+    if layout.sequence_parallel:
+        flags += ["--sequence-parallel"]
+    if layout.vp > 1:
+        flags += ["--num-virtual-stages-per-pipeline-rank", str(layout.vp)]
+    if layout.ends_count:
+        flags += ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"]
+    flags += ["--distributed-backend", "nccl" if plan.device == "cuda" else "gloo"]
+    return [*flags, "--distributed-timeout-minutes", str(plan.knobs.distributed_timeout_minutes)]
+
+
+def batch_flags(plan: Plan) -> Flags:
+    """Batch, length and seed."""
+    config = plan.config
+    return [
+        *("--micro-batch-size", str(config.batch_size), "--global-batch-size", str(config.global_batch_size)),
+        *("--seq-length", str(config.seq_len), "--train-iters", str(plan.schedule.train_iters)),
+        *("--seed", str(plan.knobs.seed)),
+    ]
+
+
+def optimizer_flags(plan: Plan) -> Flags:
+    """AdamW with a cosine; Megatron's decay includes the warm-up."""
+    config, knobs, schedule = plan.config, plan.knobs, plan.schedule
+    flags = ["--optimizer", "adam", "--lr", repr(config.lr), "--min-lr", repr(config.min_lr)]
+    flags += ["--lr-decay-style", "cosine", "--lr-decay-iters", str(schedule.decay_iters)]
+    flags += ["--lr-warmup-iters", str(schedule.warmup_iters)]
+    flags += ["--weight-decay", repr(knobs.weight_decay), "--clip-grad", repr(knobs.clip_grad)]
+    flags += ["--adam-beta1", repr(knobs.adam_beta1), "--adam-beta2", repr(knobs.adam_beta2)]
+    if config.do:
+        # Any later layout can load it; the default restores step 0 at another one without a word.
+        flags += ["--use-distributed-optimizer", "--dist-ckpt-optim-fully-reshardable"]
+    if overlaps(plan):
+        flags += ["--overlap-grad-reduce"] + (["--overlap-param-gather"] if config.do else [])
+    if plan.offload_fraction > 0:
+        flags += ["--optimizer-cpu-offload", "--optimizer-offload-fraction", repr(plan.offload_fraction)]
+        flags += ["--use-precision-aware-optimizer", "--overlap-cpu-optimizer-d2h-h2d"]
+    return flags
+
+
+def overlaps(plan: Plan) -> bool:
+    """Whether gradients travel while others are computed: on GPUs with somebody to send them to.
+
+    Not beside offloaded activations, whose hooks on the same tensors it meets (Pai-Megatron-Patch leaves it out too).
+    """
+    return plan.device == "cuda" and plan.layout.dp * plan.layout.cp > 1 and plan.config.ac != "offload"
+
+
+def precision_flags(plan: Plan) -> Flags:
+    """PR."""
+    pr = plan.config.pr
+    if pr == "fp32":
+        return []
+    if pr == "fp16":  # from 2**32, the default, the first 16 iterations would overflow and be skipped
+        return ["--fp16", "--initial-loss-scale", "65536"]
+    flags = ["--bf16"] + (["--grad-reduce-in-bf16"] if plan.gradient_bf16 else [])
+    if pr == "fp8":
+        flags += ["--fp8-format", "hybrid", "--fp8-recipe", plan.knobs.fp8_recipe]
+        if plan.knobs.fp8_recipe == "delayed":
+            flags += ["--fp8-amax-history-len", "1024", "--fp8-amax-compute-algo", "max"]
+        if gathers_fp8(plan):
+            flags += ["--fp8-param-gather"]
+    return flags
+
+
+def gathers_fp8(plan: Plan) -> bool:
+    """Whether weights travel in FP8: needs the distributed optimizer; offloaded, only `delayed` scaling allows it."""
+    return plan.config.do and (plan.offload_fraction == 0 or plan.knobs.fp8_recipe == "delayed")
+
+
+def kernel_flags(plan: Plan) -> Flags:
+    """Which implementation computes."""
+    flags = ["--attention-backend", attention_backend(plan)]
+    if plan.device == "cuda":
+        flags += ["--transformer-impl", "transformer_engine"]
+        flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]  # `te` is refused as unstable
+        return [*flags, "--manual-gc", "--manual-gc-interval", "100"]
+    flags += ["--transformer-impl", "local", "--spec", *CPU_LAYERS]
+    flags += ["--use-cpu-initialization"]  # TP 1 and TP 2 start from the same weights only with it
+    return [
+        *flags,
+        *("--no-gradient-accumulation-fusion", "--no-masked-softmax-fusion"),
+        *("--no-rope-fusion", "--no-persist-layer-norm"),
+    ]
+
+
+def attention_backend(plan: Plan) -> str:
+    """MP_ATTENTION_BACKEND, else FL: on GPUs auto (flash-attn, else cuDNN) or cuDNN, on the CPU flash or math."""
+    if plan.knobs.attention_backend:
+        return plan.knobs.attention_backend
+    if plan.device == "cuda":
+        return "auto" if plan.config.fl else "fused"
+    return "flash" if plan.config.fl else "unfused"
+
+
+def recompute_flags(plan: Plan) -> Flags:
+    """AC."""
+    ac, layers = plan.config.ac, str(plan.knobs.ac_layers)
+    if ac == "sel":
+        return ["--recompute-granularity", "selective"]
+    if ac == "full":  # as in Pai-Megatron-Patch: every layer, in groups of MP_AC_LAYERS
+        return ["--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", layers]
+    if ac == "offload":
+        return ["--cpu-offloading-num-layers", layers]
+    return []
+
+
+def data_flags(plan: Plan) -> Flags:
+    """Where the samples come from."""
+    workers = plan.knobs.num_workers if plan.knobs.num_workers is not None else 2 if plan.device == "cuda" else 0
+    if plan.knobs.split:
+        shares = plan.knobs.split if plan.knobs.split.count(",") == 2 else f"{plan.knobs.split},0"
+        flags = ["--data-path", *_blend(plan.train_data), "--split", shares]
+    else:
+        flags = ["--train-data-path", *_blend(plan.train_data)]
+        flags += ["--valid-data-path", *_blend(plan.valid_data)] if plan.valid_data else []
+    flags += ["--data-cache-path", f"{plan.output}/cache", "--num-workers", str(workers)]
+    flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
+    if plan.config.sft:
+        flags += ["--sft"]
+    return flags
+
+
+def _blend(corpora: tuple[Corpus, ...]) -> list[str]:
+    words = []
+    for corpus in corpora:
+        words += [corpus.path] if corpus.weight is None else [repr(corpus.weight), corpus.path]
+    return words
+
+
+def validation_flags(plan: Plan) -> Flags:
+    """How often, and how much; the last validation is after the last iteration."""
+    return ["--eval-interval", str(plan.schedule.eval_interval), "--eval-iters", str(plan.schedule.eval_iters)]
+
+
+def checkpoint_flags(plan: Plan) -> Flags:
+    """Saving, and what is loaded: the newest checkpoint of this run, else the weights it starts from."""
+    flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
+    flags += ["--save-interval", str(plan.schedule.save_interval)]
+    if plan.resume_iteration is not None:
+        # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
+        flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]
+        return [*flags, "--override-opt-param-scheduler"]
+    if plan.weights.kind == "mcore":
+        flags += ["--load", plan.weights.path, "--finetune", "--no-load-optim", "--no-load-rng"]
+        flags += ["--ckpt-step", str(plan.weights.step)] if plan.weights.step else []
+    return flags
+
+
+def logging_flags(plan: Plan) -> Flags:
+    """Progress, TensorBoard, Weights & Biases."""
+    knobs = plan.knobs
+    flags = ["--log-interval", str(knobs.log_interval), "--tensorboard-dir", f"{plan.output}/tensorboard"]
+    if plan.wandb:
+        flags += ["--wandb-project", knobs.wandb_project or "megatron-patch"]
+        flags += ["--wandb-exp-name", knobs.wandb_name or plan.output.rsplit("/", 1)[-1]]
+        flags += ["--wandb-save-dir", f"{plan.output}/wandb"]
+        flags += ["--wandb-entity", knobs.wandb_entity] if knobs.wandb_entity else []
+    return flags
+
+
+def extra_flags(plan: Plan) -> Flags:
+    """MP_MEGATRON_ARGS, last."""
+    return shlex.split(plan.knobs.megatron_args) if plan.knobs.megatron_args else []
+
+
+FIXED = frozenset(
+    """
+    --mock-data --test-data-path --train-samples --lr-decay-samples --lr-warmup-samples --lr-warmup-fraction
+    --vocab-size --make-vocab-size-divisible-by --encoder-seq-length --encoder-num-layers --use-checkpoint-args
+    --exit-on-missing-checkpoint --no-save-optim --no-save-rng --async-save --rampup-batch-size --skip-train
+    """.split()  # noqa: SIM905
+)
+"""Flags that no plan gives and that would turn a plan into something else."""
+
+EMITTED = frozenset(
+    """
+    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2
+    --attention-backend --attention-dropout --bf16 --ckpt-format --ckpt-step --clip-grad --context-parallel-size
+    --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion --data-cache-path
+    --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable --distributed-backend
+    --distributed-timeout-minutes --eval-interval --eval-iters --ffn-hidden-size --finetune --fp16
+    --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe --global-batch-size
+    --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size --init-method-std
+    --initial-loss-scale --kv-channels --load --log-interval --lr --lr-decay-iters --lr-decay-style
+    --lr-warmup-iters --manual-gc --manual-gc-interval --max-position-embeddings --micro-batch-size --min-lr
+    --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
+    --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
+    --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
+    --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir --overlap-cpu-optimizer-d2h-h2d
+    --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
+    --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
+    --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
+    --sequence-parallel --sft --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
+    --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
+    --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
+    --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name
+    --wandb-project --wandb-save-dir --weight-decay
+    """.split()  # noqa: SIM905
+)
+"""Every flag that some plan gives; a test holds it against the golden files."""
+
+GROUPS: tuple[Callable[[Plan], Flags], ...] = (
+    own_flags,
+    model_flags,
+    tokenizer_flags,
+    parallel_flags,
+    batch_flags,
+    optimizer_flags,
+    precision_flags,
+    kernel_flags,
+    recompute_flags,
+    data_flags,
+    validation_flags,
+    checkpoint_flags,
+    logging_flags,
+    extra_flags,
+)

@@ -1,0 +1,266 @@
+"""Values that are right alone and wrong together. As in `resolve.py`, a check runs if the facts it names are there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron_patch.families import Shape
+from megatron_patch.launch.argv import EMITTED, FIXED
+from megatron_patch.launch.corpus import Corpus
+from megatron_patch.launch.environment import Environment, Knobs
+from megatron_patch.launch.layout import (
+    split_layers,
+    tensor_parallel_problem,
+    valid_pipeline_parallel,
+    valid_tensor_parallel,
+)
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.schedule import count_iterations
+
+
+def check_tensor_parallel(*, tp: int, shape: Shape) -> Step:
+    """Heads, FFN and vocabulary have to divide by TP."""
+    why = tensor_parallel_problem(shape, tp)
+    if why:
+        valid = ", ".join(map(str, valid_tensor_parallel(shape)))
+        yield Problem(names=("TP", "MODEL_SIZE"), what=why, valid=f"TP {valid}")
+
+
+def check_pipeline_parallel(*, pp: int, shape: Shape, knobs: Knobs) -> Step:
+    """The layers have to divide by PP, and by its chunks."""
+    if knobs.vp > 1 and pp == 1:
+        yield Problem(names=("MP_VP", "PP"), what="chunks need a pipeline", valid="MP_VP 1, or PP > 1")
+    elif split_layers(shape.num_layers, pp, knobs.vp) is None:
+        valid = ", ".join(map(str, valid_pipeline_parallel(shape, knobs.vp)))
+        names = ("PP", "MODEL_SIZE") if knobs.vp == 1 else ("PP", "MODEL_SIZE", "MP_VP")
+        cut = f"PP {pp}" if knobs.vp == 1 else f"PP {pp} x MP_VP {knobs.vp}"
+        what = f"neither {shape.num_layers} layers nor {shape.num_layers + 2} (with embedding and loss) divide by {cut}"
+        yield Problem(names=names, what=what, valid=f"PP {valid or 'with a smaller MP_VP'}")
+
+
+def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
+    """An iteration is a whole number of micro batches on every data-parallel rank."""
+    step = batch_size * dp
+    if global_batch_size % step:
+        what = f"no multiple of BATCH_SIZE x data parallel = {batch_size} x {dp}"
+        yield Problem(names=("GLOBAL_BATCH_SIZE", "BATCH_SIZE"), what=what, valid=f"a multiple of {step}")
+    else:
+        yield "micro_batches", global_batch_size // step
+
+
+def check_interleaving(*, micro_batches: int, pp: int, knobs: Knobs) -> Step:
+    """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
+    if knobs.vp > 1 and pp > 1 and micro_batches % pp:
+        what = f"MP_VP needs a multiple of PP as micro batches per iteration, here {micro_batches}"
+        valid = "a GLOBAL_BATCH_SIZE that is a multiple of BATCH_SIZE x data parallel x PP"
+        yield Problem(names=("MP_VP", "GLOBAL_BATCH_SIZE", "PP"), what=what, valid=valid)
+
+
+def check_sequence(*, seq_len: int, cp: int) -> Step:
+    """Each context-parallel rank holds two chunks of a sequence, one from each end."""
+    if cp > 1 and seq_len % (2 * cp):
+        what = f"no multiple of 2 x CP = {2 * cp}"
+        yield Problem(names=("SEQ_LEN", "CP"), what=what, valid=f"a multiple of {2 * cp}")
+
+
+def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
+    """Sequence parallelism cuts what context parallelism leaves once more."""
+    if sp and tp > 1 and seq_len % cp == 0 and (seq_len // cp) % tp:
+        what = f"SP=true cuts SEQ_LEN / CP = {seq_len // cp} over TP {tp}, which does not divide it"
+        yield Problem(names=("SEQ_LEN", "CP", "TP", "SP"), what=what, valid=f"a multiple of {cp * tp}, or SP false")
+
+
+def check_length(*, seq_len: int, shape: Shape) -> Step:
+    """No longer than the model was made for."""
+    limit = shape.max_position_embeddings
+    if seq_len > limit:
+        yield Problem(
+            names=("SEQ_LEN", "MODEL_SIZE"), what=f"the model reads {limit} tokens at most", valid=f"<= {limit}"
+        )
+
+
+def check_padding(*, seq_len: int, pad_len: int) -> Step:
+    """Every sequence has SEQ_LEN tokens: Pai-Megatron-Patch fed another PAD_LEN through unchecked."""
+    if pad_len != seq_len:
+        yield Problem(names=("PAD_LEN", "SEQ_LEN"), what="they have to be the same", valid=f"PAD_LEN {seq_len}")
+
+
+def check_rates(*, lr: float, min_lr: float) -> Step:
+    """The cosine falls."""
+    if min_lr > lr:
+        yield Problem(names=("MIN_LR", "LR"), what="the end is above the peak", valid=f"MIN_LR <= {lr:g}")
+
+
+def check_schedule(
+    *, train_tokens_or_iters: int, warmup_tokens_or_iters: int, sft: bool, global_batch_size: int, seq_len: int
+) -> Step:
+    """At least one iteration, and the warm-up inside."""
+    train, words = count_iterations(
+        train_tokens_or_iters, sft=sft, global_batch_size=global_batch_size, seq_len=seq_len
+    )
+    warmup, warmup_words = count_iterations(
+        warmup_tokens_or_iters, sft=sft, global_batch_size=global_batch_size, seq_len=seq_len
+    )
+    if train == 0:
+        names = ("TRAIN_TOKENS_OR_ITERS", "GLOBAL_BATCH_SIZE", "SEQ_LEN")
+        yield Problem(names=names, what=words, valid=f"at least {global_batch_size * seq_len} tokens: one iteration")
+    elif warmup >= train:
+        what = f"warm-up is not shorter than training: {warmup_words}; {words}"
+        valid = f"fewer than {train} iterations of warm-up"
+        yield Problem(names=("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"), what=what, valid=valid)
+
+
+def check_activations(*, ac: str, pp: int, device: str, shape: Shape, knobs: Knobs) -> Step:
+    """What recomputation and offloading need. Source: transformer_config.py, megatron-core 0.19.2."""
+    if ac == "offload" and device == "cpu":
+        what = "activations are already on the CPU, and offloading needs Transformer Engine"
+        yield Problem(names=("AC",), what=what, valid="sel, full, false, none on the CPU")
+    if ac == "offload" and pp > 1:
+        what = "Megatron cannot offload activations of a pipeline"
+        yield Problem(names=("AC", "PP"), what=what, valid="AC full or sel, or PP 1")
+    limit = shape.num_layers - 1 if ac == "offload" else shape.num_layers // (pp * knobs.vp)
+    if ac in ("full", "offload") and knobs.ac_layers > max(1, limit):
+        what = f"more layers than {'can be offloaded' if ac == 'offload' else 'one model chunk has'}"
+        yield Problem(names=("MP_AC_LAYERS", "AC", "MODEL_SIZE"), what=what, valid=f"1 to {max(1, limit)}")
+
+
+def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) -> Step:
+    """Offloading is a part of the distributed optimizer."""
+    if optimizer_offload == "false":
+        return
+    if not do:
+        what = "only the distributed optimizer can be offloaded"
+        yield Problem(names=("OPTIMIZER_OFFLOAD", "DO"), what=what, valid="DO true, or OPTIMIZER_OFFLOAD false")
+    if device == "cpu":
+        what = "the optimizer is already on the CPU"
+        yield Problem(names=("OPTIMIZER_OFFLOAD",), what=what, valid="false on the CPU")
+
+
+def check_precision(*, pr: str, device: str) -> Step:
+    """What the CPU cannot compute."""
+    if pr == "fp8" and device == "cpu":
+        what = "needs a GPU with FP8 units and Transformer Engine"
+        yield Problem(names=("PR",), what=what, valid="fp32, bf16 on the CPU")
+
+
+def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
+    """FP8 matrix products want 16 rows at least. Source: `assert_dim_for_fp8_exec`, Transformer Engine 2.20."""
+    rows = batch_size * seq_len // cp // (tp if sp else 1)
+    if pr == "fp8" and rows % 16:
+        what = f"FP8 needs a multiple of 16 tokens per rank, here BATCH_SIZE x SEQ_LEN / CP / TP = {rows}"
+        yield Problem(names=("SEQ_LEN", "PR"), what=what, valid="a multiple of 16 per rank, or another PR")
+
+
+def check_attention(*, knobs: Knobs, device: str) -> Step:
+    """cuDNN's kernels exist on GPUs only."""
+    if knobs.attention_backend == "fused" and device == "cpu":
+        yield Problem(
+            names=("MP_ATTENTION_BACKEND",), what="cuDNN needs a GPU", valid="auto, flash, unfused on the CPU"
+        )
+
+
+def check_gradient_precision(*, knobs: Knobs, pr: str) -> Step:
+    """bf16 sums exist beside bf16 weights only."""
+    if knobs.grad_reduce == "bf16" and pr not in ("bf16", "fp8"):
+        yield Problem(names=("MP_GRAD_REDUCE", "PR"), what="bf16 sums need PR bf16 or fp8", valid="auto, fp32")
+
+
+def check_data_form(*, sft: bool, knobs: Knobs) -> Step:
+    """Raw JSON and packing are for conversations."""
+    if knobs.dataset_type == "raw" and not sft:
+        what = "raw JSON holds conversations; text for pretraining has to be tokenized first"
+        valid = "idxmap (make it with toolkits/pretrain_data_preprocessing), or SFT true"
+        yield Problem(names=("MP_DATASET_TYPE", "SFT"), what=what, valid=valid)
+    if knobs.sft_packing and not sft:
+        yield Problem(names=("MP_SFT_PACKING", "SFT"), what="packing is for SFT", valid="false, or SFT true")
+
+
+def check_split(*, knobs: Knobs, valid_data: tuple[Corpus, ...] | None) -> Step:
+    """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is."""
+    if knobs.split is None:
+        return
+    if valid_data is not None:
+        what = "both say where the validation data comes from"
+        yield Problem(names=("MP_SPLIT", "VALID_DATASET_PATH"), what=what, valid="one of them; VALID_DATASET_PATH none")
+    parts = knobs.split.split(",")
+    try:
+        shares = [float(part) for part in parts]
+    except ValueError:
+        shares = []
+    if len(shares) not in (2, 3) or any(share < 0 for share in shares) or not shares[0] or not shares[1]:
+        yield Problem(names=("MP_SPLIT",), what="no shares of training and validation", valid="such as 99,1")
+
+
+def check_cluster(*, env: str, knobs: Knobs) -> Step:
+    """Under ENV=dlc the port is the cluster's."""
+    if env == "dlc" and knobs.master_port is not None:
+        yield Problem(names=("MP_MASTER_PORT", "ENV"), what="dlc takes MASTER_PORT", valid="unset, or ENV dsw")
+
+
+def check_wandb(*, environment: Environment) -> Step:
+    """A project without a key would log nothing."""
+    knobs = environment.knobs
+    for name in ("project", "entity", "name"):
+        if getattr(knobs, f"wandb_{name}") is None:
+            continue
+        if not environment.wandb_key:
+            what = "no key: set WANDB_API_KEY, or WANDB_MODE=offline"
+            yield Problem(names=(f"MP_WANDB_{name.upper()}",), what=what, valid="unset, or with a key")
+        elif not environment.wandb_installed:
+            what = "the package wandb is not installed"
+            yield Problem(names=(f"MP_WANDB_{name.upper()}",), what=what, valid="unset, or `pip install wandb`")
+
+
+def check_megatron_args(*, knobs: Knobs) -> Step:
+    """More flags, but none against the plan."""
+    if knobs.megatron_args is None:
+        return
+    try:
+        words = shlex.split(knobs.megatron_args)
+    except ValueError as error:
+        yield Problem(names=("MP_MEGATRON_ARGS",), what=f"cannot be split: {error}", valid="flags as in a shell")
+        return
+    taken = sorted({word.split("=")[0] for word in words} & (EMITTED | FIXED))
+    if taken:
+        what = f"{', '.join(taken)}: decided by the 25 values and the MP_ variables"
+        yield Problem(names=("MP_MEGATRON_ARGS",), what=what, valid="flags that the driver does not give itself")
+
+
+def check_output(*, output_basepath: str) -> Step:
+    """A folder that is ours, or that can be made."""
+    path = Path(output_basepath).resolve()
+    there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not there.is_dir():
+        yield Problem(names=("OUTPUT_BASEPATH",), what=f"{there} is not a folder", valid="a folder, new or yours")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        yield Problem(names=("OUTPUT_BASEPATH",), what=f"{there} is not writable", valid="a folder, new or yours")
+
+
+CHECKS: tuple[Callable[..., Step], ...] = (
+    check_tensor_parallel,
+    check_pipeline_parallel,
+    check_batch,
+    check_interleaving,
+    check_sequence,
+    check_sequence_parallel,
+    check_length,
+    check_padding,
+    check_rates,
+    check_schedule,
+    check_activations,
+    check_optimizer_offload,
+    check_precision,
+    check_fp8_shape,
+    check_attention,
+    check_gradient_precision,
+    check_data_form,
+    check_split,
+    check_cluster,
+    check_wandb,
+    check_megatron_args,
+    check_output,
+)

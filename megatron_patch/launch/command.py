@@ -1,0 +1,93 @@
+"""The command that a start becomes: torchrun, and the environment of the ranks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.plan import Plan
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENTRY = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
+
+DROPPED = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
+"""Variables that would contradict the plan: Megatron sets the first three from --attention-backend and asserts on
+others, the last makes torchrun choose a port that somebody else may take first. PET_* (torchrun's own) too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A process to become: its arguments, and what changes in its environment."""
+
+    argv: tuple[str, ...]
+    set: Mapping[str, str]
+    unset: tuple[str, ...]
+
+    def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the new process."""
+        return {name: value for name, value in environ.items() if name not in self.unset} | dict(self.set)
+
+    def shell(self) -> str:
+        """As it can be pasted into a shell: one flag a line."""
+        words = ["env", *(word for name in self.unset for word in ("-u", name))]
+        words += [f"{name}={value}" for name, value in self.set.items()]
+        lines = [" ".join(map(shlex.quote, words))]
+        for word in self.argv:
+            if not lines[1:] or (re.match(r"--?[a-z]", word) and word != "-m") or word == str(ENTRY):
+                lines.append(shlex.quote(word))
+            else:
+                lines[-1] += f" {shlex.quote(word)}"
+        return " \\\n    ".join(lines)
+
+
+def build_command(plan: Plan, environment: Environment) -> Command:
+    """torchrun over the ranks of this machine."""
+    argv = (sys.executable, "-m", "torch.distributed.run", *rendezvous(plan), str(ENTRY), *megatron_argv(plan))
+    unset = sorted(name for name in environment.inherited if name in DROPPED or name.startswith("PET_"))
+    return Command(argv=argv, set=rank_variables(plan, environment), unset=tuple(unset))
+
+
+def rendezvous(plan: Plan) -> list[str]:
+    """How the ranks find each other.
+
+    One machine: torchrun's own store on a port that the system picks while it binds, so that no two runs collide.
+    """
+    processes = ["--nproc-per-node", str(plan.layout.processes)]
+    if plan.cluster is not None:
+        master = ["--master-addr", plan.cluster.master_addr, "--master-port", str(plan.cluster.master_port)]
+        place = ["--nnodes", str(plan.cluster.nodes), "--node-rank", str(plan.cluster.node_rank)]
+        return [*place, *processes, *master]
+    if plan.knobs.master_port is not None:
+        return [*processes, "--master-addr", "127.0.0.1", "--master-port", str(plan.knobs.master_port)]
+    return ["--standalone", "--local-addr", "127.0.0.1", *processes]
+
+
+def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
+    """Environment variables of the ranks; what the user has set stays, where the plan does not depend on it."""
+    wanted = {
+        "OMP_NUM_THREADS": str(max(1, environment.cores // plan.layout.processes)),
+        "TOKENIZERS_PARALLELISM": "false",  # data loader processes are forks
+        "HF_HUB_OFFLINE": "1",
+    }
+    if plan.device == "cuda":
+        wanted |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
+        if serialises_launches(plan):  # leave SMs to the collectives that run beside the norms
+            wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
+    wanted |= environment.mine
+    if plan.device == "cuda":
+        wanted["CUDA_DEVICE_MAX_CONNECTIONS"] = "1" if serialises_launches(plan) else "32"
+    wanted["PYTHONSAFEPATH"] = "1"  # a json.py in the working directory is not the json of ours
+    paths = [path for path in environment.python_path.split(":") if path and path != str(REPOSITORY)]
+    wanted["PYTHONPATH"] = ":".join([str(REPOSITORY), *paths])
+    return wanted
+
+
+def serialises_launches(plan: Plan) -> bool:
+    """Megatron asserts CUDA_DEVICE_MAX_CONNECTIONS=1 under TP and CP before Blackwell; DP alone is 1 % faster at 32."""
+    return plan.layout.tp > 1 or plan.layout.cp > 1

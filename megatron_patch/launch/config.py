@@ -1,0 +1,124 @@
+"""The 25 values of the driver: one table that parsing, errors, `--help` and the README are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from megatron_patch.families import LLAMA_3_1
+from megatron_patch.launch.values import Kind, boolean, choice, real, text, whole
+
+SIZES = (*LLAMA_3_1.shapes, "auto")
+
+
+def _position(meaning: str, kind: Kind, example: str) -> Any:
+    return field(metadata={"meaning": meaning, "kind": kind, "example": example})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What somebody typed, each value read and in range; the fields stand in the order of the positions."""
+
+    env: str = _position("where it runs: dsw = this machine alone, dlc = several machines", choice("dsw", "dlc"), "dsw")
+    model_size: str = _position(
+        "size of the model; auto takes the geometry from the checkpoint's config.json", choice(*SIZES), "8B"
+    )
+    batch_size: int = _position("micro batch: sequences that one rank processes at once", whole(1), "1")
+    global_batch_size: int = _position("sequences of one iteration, over all ranks", whole(1), "8")
+    lr: float = _position("peak learning rate", real(above=True), "1e-5")
+    min_lr: float = _position("learning rate at the end of the cosine", real(), "1e-6")
+    seq_len: int = _position("tokens of one sequence", whole(1), "128")
+    pad_len: int = _position("tokens that a short sequence is padded to: SEQ_LEN", whole(1), "128")
+    pr: str = _position("precision of the matrix products", choice("fp32", "bf16", "fp16", "fp8"), "bf16")
+    tp: int = _position("tensor parallel size", whole(1), "4")
+    pp: int = _position("pipeline parallel size", whole(1), "2")
+    cp: int = _position("context parallel size", whole(1), "1")
+    sp: bool = _position("sequence parallelism: norms and residuals split over TP too", boolean(), "true")
+    do: bool = _position("distributed optimizer: its state split over the data-parallel ranks", boolean(), "true")
+    fl: bool = _position("prefer flash attention", boolean(), "true")
+    sft: bool = _position("finetune on conversations instead of pretraining", boolean(), "false")
+    ac: str = _position(
+        "activations: recompute attention (sel) or layers (full), move them to the CPU (offload), keep them",
+        choice("sel", "full", "offload", "false", "none"),
+        "false",
+    )
+    optimizer_offload: str = _position(
+        "optimizer state on the CPU: all of it (static), as much as memory asks for (auto), none",
+        choice("false", "static", "auto"),
+        "false",
+    )
+    save_interval: int = _position("iterations between two checkpoints; the last is saved anyway", whole(1), "100000")
+    dataset_path: str = _position(
+        "training data: a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`",
+        text("one prefix, several, or weights and prefixes; as one argument"),
+        "/data/wudao_text_document",
+    )
+    valid_dataset_path: str = _position(
+        "validation data, in the same form; none = no validation", text("like DATASET_PATH, or none"), "none"
+    )
+    pretrain_checkpoint_path: str = _position(
+        "weights to start from: a Hugging Face folder, a Megatron torch_dist folder, or none",
+        text("folder with config.json and *.safetensors, torch_dist checkpoint, none"),
+        "none",
+    )
+    train_tokens_or_iters: int = _position("tokens to train on; under SFT, iterations", whole(1), "10000")
+    warmup_tokens_or_iters: int = _position("tokens of linear warm-up; under SFT, iterations", whole(0), "100")
+    output_basepath: str = _position(
+        "folder that everything is written to", text("a folder, new or yours"), "runs/my-run"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """One row of the table."""
+
+    number: int
+    """From 1, as in the shell."""
+    name: str
+    meaning: str
+    kind: Kind
+    example: str
+
+
+POSITIONS = tuple(
+    Position(number=number, name=row.name.upper(), **row.metadata) for number, row in enumerate(fields(RunConfig), 1)
+)
+
+
+def read_values(values: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read each value by its position.
+
+    Args:
+        values: 25 strings.
+    Returns:
+        What could be read, by field name of RunConfig; and for the rest, by position name, what is wrong.
+    """
+    facts: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
+    for position, value in zip(POSITIONS, values, strict=True):
+        try:
+            facts[position.name.lower()] = position.kind.parse(value)
+        except ValueError as error:
+            wrong[position.name] = str(error)
+    return facts, wrong
+
+
+def missing_positions(values: Sequence[str]) -> tuple[Position, ...]:
+    """Which positions are probably left out of a list that is too short.
+
+    With one value missing, each place where it could have been is tried, and those that leave the fewest unreadable
+    values win; with more than one missing, the list just ends early.
+    """
+    if len(values) != len(POSITIONS) - 1:
+        return POSITIONS[len(values) :]
+    costs = {}
+    for hole in POSITIONS:
+        filled = [*values[: hole.number - 1], hole.example, *values[hole.number - 1 :]]
+        costs[hole] = len(read_values(filled)[1])
+    return tuple(hole for hole, cost in costs.items() if cost == min(costs.values()))
+
+
+def typed_values(values: Sequence[str]) -> Mapping[str, str]:
+    """What was typed, by position name."""
+    return {position.name: value for position, value in zip(POSITIONS, values, strict=False)}

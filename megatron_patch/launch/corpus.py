@@ -1,0 +1,139 @@
+"""The training and validation data on disk, looked at without opening more than a few hundred bytes."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+HEADER = struct.Struct("<9sQBQQ")
+"""Magic, version, code of the token type, sequences, documents + 1. Source: indexed_dataset.py of megatron-core."""
+TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}
+"""Bytes of one token by type code; 6 and 7 are floats, which no tokenizer writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """One data set: an idxmap prefix, or a raw JSON file."""
+
+    path: str
+    """Absolute; without .bin and .idx."""
+    weight: float | None
+    """Share in the blend; None where the sizes decide."""
+    tokens: int | None
+    """None for raw JSON, which is not tokenized yet."""
+
+
+class CorpusError(ValueError):
+    """Data that cannot be trained on; the message says what was found and what was expected."""
+
+
+def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
+    """Read DATASET_PATH: one path as it stands, several, or weights and paths.
+
+    Args:
+        text: one argument; a path with spaces is taken as it is where it exists.
+        raw: JSON files instead of idxmap prefixes.
+    Raises:
+        CorpusError: with everything that is wrong, joined by `; `.
+    """
+    exists = _is_file if raw else prefix_exists
+    words = [text] if exists(text) else _join_existing(text.split(), exists)
+    weighted = len(words) > 1 and _weight(words[0]) is not None and not exists(words[0])
+    if weighted and (len(words) % 2 or any(_weight(word) is None for word in words[::2])):
+        raise CorpusError("a blend is weight, path, weight, path: numbers above 0 before every path")
+    pairs = zip(words[::2], words[1::2], strict=True) if weighted else ((None, word) for word in words)
+    inspect = _inspect_raw if raw else _inspect_idxmap
+    corpora, wrong = [], []
+    for weight, path in pairs:
+        try:
+            corpora.append(inspect(path, None if weight is None else _weight(weight)))
+        except CorpusError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CorpusError("; ".join(wrong))
+    return tuple(corpora)
+
+
+def prefix_exists(prefix: str) -> bool:
+    """Whether at least one half of an idxmap lies there."""
+    return _is_file(f"{prefix}.bin") or _is_file(f"{prefix}.idx")
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).is_file()
+
+
+def _join_existing(words: list[str], exists: Callable[[str], bool]) -> list[str]:
+    """Put words together again that are one path with spaces in it: the longest that exists."""
+    joined, start = [], 0
+    while start < len(words):
+        ends = (end for end in range(len(words), start, -1) if exists(" ".join(words[start:end])))
+        end = next(ends, start + 1)
+        joined.append(" ".join(words[start:end]))
+        start = end
+    return joined
+
+
+def _weight(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
+    """Check that both halves exist and belong together, and count the tokens."""
+    for suffix in (".bin", ".idx"):
+        if prefix.endswith(suffix) and prefix_exists(prefix.removesuffix(suffix)):
+            raise CorpusError(f"{prefix} is one half: give the prefix, without {suffix}")
+    if prefix != prefix.strip():
+        raise CorpusError(f"{prefix!r} begins or ends in white space, which Megatron cuts off: rename it")
+    missing = [prefix + suffix for suffix in (".bin", ".idx") if not _is_file(prefix + suffix)]
+    if missing:
+        raise CorpusError(f"no such file: {', '.join(missing)}")
+    return Corpus(path=str(Path(prefix).resolve()), weight=weight, tokens=count_tokens(prefix))
+
+
+def count_tokens(prefix: str) -> int:
+    """Tokens of an idxmap, from the sizes of its two files and the last entries of its index.
+
+    Catches what `mmap` opens without a word: an empty or cut .bin, bytes too many, halves of two data sets.
+    Raises:
+        CorpusError: the files do not belong together, or hold nothing.
+    """
+    index, data_bytes = Path(f"{prefix}.idx"), Path(f"{prefix}.bin").stat().st_size
+    index_bytes = index.stat().st_size
+    if data_bytes == 0 or index_bytes == 0:
+        raise CorpusError(f"{prefix}.bin is empty" if data_bytes == 0 else f"{index} is empty")
+    if index_bytes < HEADER.size:
+        raise CorpusError(f"{index} is cut: {index_bytes} bytes, the header alone has {HEADER.size}")
+    with index.open("rb") as file:
+        magic, version, code, sequences, documents = HEADER.unpack(file.read(HEADER.size))
+        if magic != b"MMIDIDX\x00\x00" or version != 1 or code not in TOKEN_BYTES:
+            raise CorpusError(f"{index} is not an index of Megatron's")
+        body = sequences * 12 + documents * 8  # int32 lengths, int64 offsets, int64 document ends
+        if sequences == 0 or index_bytes - HEADER.size not in (body, body + sequences):  # int8 modes are optional
+            raise CorpusError(f"{index} is damaged: {sequences} sequences do not make {index_bytes} bytes")
+        file.seek(HEADER.size + (sequences - 1) * 4)
+        (last_length,) = struct.unpack("<i", file.read(4))
+        file.seek(HEADER.size + sequences * 4 + (sequences - 1) * 8)
+        (last_offset,) = struct.unpack("<q", file.read(8))
+    expected = last_offset + last_length * TOKEN_BYTES[code]
+    if data_bytes != expected:
+        raise CorpusError(f"{prefix}.bin has {data_bytes} bytes, its index says {expected}: not from one run, or cut")
+    return data_bytes // TOKEN_BYTES[code]
+
+
+def _inspect_raw(path: str, weight: float | None) -> Corpus:
+    if not _is_file(path):
+        hint = "; an idxmap lies there: unset MP_DATASET_TYPE" if prefix_exists(path) else ""
+        raise CorpusError(f"no such file: {path}{hint}")
+    with Path(path).open("rb") as file:
+        start = file.read(4096).lstrip()
+    if start[:1] not in (b"[", b"{"):
+        raise CorpusError(f"{path} is {'empty' if not start else 'not JSON: it begins with neither [ nor {'}")
+    return Corpus(path=str(Path(path).resolve()), weight=weight, tokens=None)

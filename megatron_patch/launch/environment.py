@@ -1,0 +1,203 @@
+"""Where it runs and how it is tuned: the MP_* variables, the cluster's variables, the machine.
+
+Nothing else reads the process's environment: what the plan needs from it stands in one frozen object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from typing import Any
+
+from megatron_patch.launch.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.values import Kind, boolean, choice, nearest, real, text, whole
+
+
+def _knob(default: Any, meaning: str, kind: Kind) -> Any:
+    return field(default=default, metadata={"meaning": meaning, "kind": kind})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knobs:
+    """The MP_* variables, one field each; None leaves the choice to the plan, which says what it took."""
+
+    ac_layers: int = _knob(1, "AC=full: layers of one recomputed group; AC=offload: layers moved to the CPU", whole(1))
+    adam_beta1: float = _knob(0.9, "Adam's decay of the first moment", real(0, 0.99999))
+    adam_beta2: float = _knob(0.95, "Adam's decay of the second moment", real(0, 0.99999))
+    attention_backend: str | None = _knob(
+        None, "attention kernel, before FL", choice("auto", "flash", "fused", "unfused")
+    )
+    clip_grad: float = _knob(1.0, "largest norm of the gradient; 0 does not clip", real())
+    dataset_type: str = _knob("idxmap", "form of the data: .bin and .idx, or JSON (SFT only)", choice("idxmap", "raw"))
+    device: str = _knob("auto", "auto takes GPUs where there are any", choice("auto", "cpu", "cuda"))
+    distributed_timeout_minutes: int = _knob(10, "how long a rank waits for another before the run fails", whole(1))
+    eval_interval: int = _knob(1000, "iterations between two validations", whole(1))
+    eval_iters: int = _knob(10, "iterations of one validation; 0 = no validation", whole(0))
+    fp8_recipe: str = _knob("tensorwise", "scaling under PR=fp8", choice("tensorwise", "delayed", "blockwise"))
+    grad_reduce: str = _knob(
+        "auto",
+        "precision that gradients are summed in; auto = bf16 on GPUs where an iteration is one micro batch, else fp32",
+        choice("auto", "fp32", "bf16"),
+    )
+    init_std: float | None = _knob(None, "standard deviation of new weights; else the model's own", real(above=True))
+    log_interval: int = _knob(1, "iterations between two lines of progress", whole(1))
+    master_port: int | None = _knob(None, "ENV=dsw: port of the rendezvous; else a free one", whole(1, 65535))
+    megatron_args: str | None = _knob(None, "more flags for Megatron's parser, as in a shell", text("flags"))
+    nproc: int | None = _knob(
+        None, "processes on this machine; else one per GPU, on the CPU TP x PP x CP", whole(1, 4096)
+    )
+    num_workers: int | None = _knob(None, "data loader processes per rank; else 2 on GPUs, 0 on the CPU", whole(0, 256))
+    seed: int = _knob(1234, "seed of weights and of the order of the data", whole(0, 2**31 - 1))
+    sft_packing: bool = _knob(False, "SFT: several conversations in one sequence", boolean())
+    split: str | None = _knob(
+        None, "VALID_DATASET_PATH=none: shares of DATASET_PATH for training and validation", text("such as 99,1")
+    )
+    tokenizer_path: str | None = _knob(
+        None, "folder of the tokenizer; else PRETRAIN_CHECKPOINT_PATH", text("folder with tokenizer.json")
+    )
+    vp: int = _knob(1, "virtual pipeline: model chunks on each pipeline rank", whole(1))
+    wandb_entity: str | None = _knob(None, "Weights & Biases: team or user", text("a name"))
+    wandb_name: str | None = _knob(None, "Weights & Biases: name of the run; else the output folder's", text("a name"))
+    wandb_project: str | None = _knob(
+        None, "Weights & Biases: project; else megatron-patch where WANDB_API_KEY is set", text("a name")
+    )
+    weight_decay: float = _knob(0.1, "weight decay, norms left out", real())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One row of the table of MP_* variables."""
+
+    name: str
+    default: Any
+    meaning: str
+    kind: Kind
+
+
+VARIABLES = tuple(Variable(name=f"MP_{row.name.upper()}", default=row.default, **row.metadata) for row in fields(Knobs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """This machine's place among several (ENV=dlc)."""
+
+    nodes: int
+    node_rank: int
+    master_addr: str
+    master_port: int
+    gpus_per_node: int | None
+    """Processes of each machine; None where MP_NPROC says it."""
+
+
+CLUSTER_VARIABLES: Mapping[str, tuple[str, Kind]] = {
+    "WORLD_SIZE": ("nodes", whole(1)),
+    "RANK": ("node_rank", whole(0)),
+    "MASTER_ADDR": ("master_addr", text("host name or address of the first machine")),
+    "MASTER_PORT": ("master_port", whole(1, 65535)),
+    "KUBERNETES_CONTAINER_RESOURCE_GPU": ("gpus_per_node", whole(1, 4096)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Everything that the launch takes from its surroundings."""
+
+    knobs: Knobs
+    cluster: Cluster | None
+    """Only under ENV=dlc."""
+    gpus: tuple[Gpu, ...]
+    """Empty under MP_DEVICE=cpu."""
+    cores: int
+    memory_bytes: int
+    """RAM that is free now."""
+    dry_run: bool
+    wandb_key: bool
+    """A key or an offline mode for Weights & Biases is set."""
+    wandb_installed: bool
+    mine: Mapping[str, str]
+    """Variables of the user's that the ranks get as they are although we would have set them."""
+    python_path: str
+    inherited: frozenset[str]
+    """Names of all variables of this process."""
+
+
+KEPT_IF_SET = (
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TORCH_NCCL_AVOID_RECORD_STREAMS",
+    "NVTE_FWD_LAYERNORM_SM_MARGIN",
+    "NVTE_BWD_LAYERNORM_SM_MARGIN",
+    "TOKENIZERS_PARALLELISM",
+    "HF_HUB_OFFLINE",
+)
+
+
+def read_environment(environ: Mapping[str, str], *, env: str | None) -> tuple[Environment | None, list[Problem]]:
+    """Read and check everything that comes from the environment.
+
+    Args:
+        environ: normally os.environ.
+        env: position 1, or None if it could not be read.
+    Returns:
+        The environment, None if something in it is wrong; and what is wrong.
+    """
+    knobs, problems = _read_knobs(environ)
+    cluster, cluster_problems = _read_cluster(environ, knobs) if env == "dlc" else (None, [])
+    problems += cluster_problems
+    dry_run = environ.get("DRY_RUN", "").lower()
+    if dry_run not in ("", "0", "1", "true", "false"):
+        problems.append(Problem(names=("DRY_RUN",), what="neither 0 nor 1", valid="0, 1"))
+    if problems or knobs is None:
+        return None, problems
+    gpus = () if knobs.device == "cpu" else visible_gpus(installed_gpus(), environ.get("CUDA_VISIBLE_DEVICES"))
+    environment = Environment(
+        knobs=knobs,
+        cluster=cluster,
+        gpus=gpus,
+        cores=usable_cores(),
+        memory_bytes=available_memory(),
+        dry_run=dry_run in ("1", "true"),
+        wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",
+        wandb_installed=find_spec("wandb") is not None,
+        mine={name: environ[name] for name in KEPT_IF_SET if name in environ},
+        python_path=environ.get("PYTHONPATH", ""),
+        inherited=frozenset(environ),
+    )
+    return environment, []
+
+
+def _read_knobs(environ: Mapping[str, str]) -> tuple[Knobs | None, list[Problem]]:
+    """An empty variable counts as not set, as in the seed's `[ -z ${MP_VP} ]`."""
+    known = {variable.name: variable for variable in VARIABLES}
+    values: dict[str, Any] = {}
+    problems = []
+    for name in sorted(name for name in environ if name.startswith("MP_") and environ[name]):
+        if name not in known:
+            what = f"unknown variable{nearest(name, tuple(known))}"
+            problems.append(Problem(names=(name,), what=what, valid="one of the MP_ variables that --help lists"))
+            continue
+        try:
+            values[name.removeprefix("MP_").lower()] = known[name].kind.parse(environ[name])
+        except ValueError as error:
+            problems.append(Problem(names=(name,), what=str(error), valid=known[name].kind.valid))
+    return (None if problems else Knobs(**values)), problems
+
+
+def _read_cluster(environ: Mapping[str, str], knobs: Knobs | None) -> tuple[Cluster | None, list[Problem]]:
+    values: dict[str, Any] = {}
+    problems = []
+    for name, (fact, kind) in CLUSTER_VARIABLES.items():
+        if fact == "gpus_per_node" and knobs is not None and knobs.nproc is not None:
+            values[fact] = None
+            continue
+        try:
+            values[fact] = kind.parse(environ.get(name, ""))
+        except ValueError as error:
+            what = f"ENV=dlc needs it: {error}" if name in environ else "ENV=dlc needs it"
+            problems.append(Problem(names=(name,), what=what, valid=kind.valid))
+    if not problems and values["node_rank"] >= values["nodes"]:
+        valid = f"0 to {values['nodes'] - 1}"
+        problems.append(Problem(names=("RANK", "WORLD_SIZE"), what="no such machine: RANK counts from 0", valid=valid))
+    return (None if problems else Cluster(**values)), problems

@@ -1,0 +1,103 @@
+"""How the model is cut over the ranks: arithmetic only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_patch.families import VOCAB_ALIGNMENT, Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Who computes what. Ranks are numbered as Megatron numbers them: TP fastest, then CP, DP, PP."""
+
+    nodes: int
+    """Machines."""
+    processes: int
+    """Processes of each machine."""
+    tp: int
+    pp: int
+    vp: int
+    """Model chunks of each pipeline rank."""
+    cp: int
+    dp: int
+    sequence_parallel: bool
+    stage_layers: tuple[int, ...]
+    """Transformer layers of each pipeline rank."""
+    ends_count: bool
+    """Embedding and loss each count as a layer, because the layers alone do not divide."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the whole run."""
+        return self.nodes * self.processes
+
+    def describe_groups(self) -> list[str]:
+        """Which ranks do what, one line for each dimension that is cut."""
+        inner = self.tp * self.cp
+        lines = []
+        if self.tp > 1:
+            lines.append(f"TP {self.tp}: ranks {_span(0, self.tp, 1)} share each layer, and so on")
+        if self.cp > 1:
+            lines.append(f"CP {self.cp}: ranks {_span(0, self.cp, self.tp)} share each sequence, and so on")
+        if self.dp > 1:
+            lines.append(f"DP {self.dp}: ranks {_span(0, self.dp, inner)} see different sequences, and so on")
+        if self.pp > 1:
+            chunks = f", in {self.vp} chunks each" if self.vp > 1 else ""
+            lines.append(
+                f"PP {self.pp}: stages start at ranks {_span(0, self.pp, inner * self.dp)}; "
+                f"layers {', '.join(map(str, self.stage_layers))}{chunks}"
+            )
+        return lines
+
+
+def _span(start: int, count: int, step: int) -> str:
+    ranks = [str(start + index * step) for index in range(count)]
+    return ", ".join(ranks if count <= 8 else [*ranks[:3], "...", ranks[-1]])
+
+
+def split_layers(num_layers: int, pp: int, vp: int) -> tuple[tuple[int, ...], bool] | None:
+    """Layers of each pipeline rank, and whether embedding and loss had to count as layers; None if it cannot be cut.
+
+    megatron-core 0.19.2 wants equal chunks; `--account-for-embedding-in-pipeline-split` and its twin for the loss take
+    one layer off the first and the last chunk. Source: `get_num_layers_to_build` in transformer_block.py.
+    """
+    if num_layers % (pp * vp) == 0:
+        return (num_layers // pp,) * pp, False
+    if pp > 1 and (num_layers + 2) % (pp * vp) == 0 and (num_layers + 2) // (pp * vp) > 1:
+        each = (num_layers + 2) // pp
+        return (each - 1, *(each,) * (pp - 2), each - 1), True
+    return None
+
+
+def tensor_parallel_problem(shape: Shape, tp: int) -> str | None:
+    """Why a model cannot be cut over TP ranks; None if it can.
+
+    TP may exceed the KV heads if it is a multiple of them: every rank then gets the whole key and value of its group
+    by one more all-gather. Source: `get_query_key_value_tensors` in attention.py, megatron-core 0.19.2.
+    """
+    if shape.num_attention_heads % tp:
+        return f"{shape.num_attention_heads} attention heads do not divide by it"
+    if shape.num_query_groups % tp and tp % shape.num_query_groups:
+        return f"{shape.num_query_groups} KV heads are neither a multiple nor a divisor of it"
+    if shape.ffn_hidden_size % tp:
+        return f"the FFN's {shape.ffn_hidden_size} columns do not divide by it"
+    if VOCAB_ALIGNMENT % tp:
+        return f"the vocabulary, padded to a multiple of {VOCAB_ALIGNMENT}, does not divide by it"
+    return None
+
+
+def valid_tensor_parallel(shape: Shape) -> list[int]:
+    """Every TP that the model allows."""
+    return [tp for tp in range(1, shape.num_attention_heads + 1) if tensor_parallel_problem(shape, tp) is None]
+
+
+def valid_pipeline_parallel(shape: Shape, vp: int) -> list[int]:
+    """Every PP that the model allows with this many chunks per rank."""
+    sizes = range(1 if vp == 1 else 2, shape.num_layers + 1)
+    return [pp for pp in sizes if split_layers(shape.num_layers, pp, vp) is not None]
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]

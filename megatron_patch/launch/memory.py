@@ -1,0 +1,197 @@
+"""What one rank keeps in memory, by component: an estimate of the allocator's peak, made before anything runs.
+
+Counted in bytes. Held against four measured peaks of Llama 3.1 8B at 8192 tokens on H200 (in GB; here in brackets):
+bf16 sums on 4 GPUs 100 (99), fp8 94 (94), fp32 sums 110 (115), TP 2 x PP 2 49 (50). Not counted: the CUDA context,
+NCCL's buffers and fragmentation, 2 to 4 GB together; on the CPU, 0.7 GB of libraries per process.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from megatron_patch.families import Shape
+from megatron_patch.launch.layout import Layout
+
+PROCESS_BYTES = 700_000_000
+"""Python, torch and Megatron of one process on the CPU, measured."""
+GPU_RESERVE_BYTES = 3_000_000_000
+"""CUDA context, NCCL and fragmentation, left free on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Bytes per number of each kind."""
+
+    weight: int
+    """Of the weights that the model computes with: 2, or 4 under fp32. fp8 keeps two 1-byte copies, which are 2 too."""
+    gradient: int
+    """Of the buffer that gradients are summed and reduced in."""
+    activation: int
+    fp8: bool = False
+    """Inputs of linear layers are kept in 1 byte for the backward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of one rank of the fullest pipeline stage."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """fp32 copies of the weights, and Adam's two moments."""
+    activations: int
+    """Kept between forward and backward, over all micro batches in flight."""
+    logits: int
+    """Logits and cross-entropy; only where the last stage is the fullest."""
+    host_optimizer: int
+    """RAM that takes what OPTIMIZER_OFFLOAD moves off the GPU; not in the total."""
+    stage: int
+    """The pipeline stage that this is."""
+
+    @property
+    def total(self) -> int:
+        """Everything that lies on the device."""
+        return self.static + self.activations + self.logits
+
+    @property
+    def static(self) -> int:
+        """What is there before the first token: weights, gradients, optimizer."""
+        return self.weights + self.gradients + self.optimizer
+
+    def components(self) -> dict[str, int]:
+        """By name, as the plan shows them."""
+        return {
+            row.name: getattr(self, row.name) for row in fields(self) if row.name not in ("stage", "host_optimizer")
+        }
+
+
+def estimate(
+    *,
+    shape: Shape,
+    vocab_rows: int,
+    layout: Layout,
+    precision: Precision,
+    micro_batch: int,
+    seq_len: int,
+    micro_batches: int,
+    distributed_optimizer: bool,
+    offload_fraction: float,
+    recompute: str,
+    recompute_layers: int,
+) -> Memory:
+    """The fullest stage of the pipeline.
+
+    Args:
+        vocab_rows: padded.
+        recompute: `none`, `sel`, `full` or `offload`.
+        recompute_layers: MP_AC_LAYERS.
+        offload_fraction: part of the optimizer that lives in RAM, 0 to 1.
+    """
+    tokens = micro_batch * seq_len // layout.cp
+    stages = []
+    for stage, layers in enumerate(layout.stage_layers):
+        parameters = stage_parameters(shape, vocab_rows, layout, stage)
+        shards = layout.dp * layout.cp if distributed_optimizer else 1
+        optimizer = parameters * (12 if precision.weight == 2 else 8) // shards
+        passes = min(micro_batches, in_flight(layout, stage))
+        kept = _kept_layers(shape, layout, precision, tokens, layers, recompute, recompute_layers, passes)
+        last = stage == layout.pp - 1
+        stages.append(
+            Memory(
+                weights=parameters * precision.weight,
+                gradients=parameters * precision.gradient,
+                optimizer=round(optimizer * (1 - offload_fraction)),
+                activations=kept,
+                logits=logits_bytes(tokens, vocab_rows, layout, precision) if last else 0,
+                host_optimizer=round(optimizer * offload_fraction),
+                stage=stage,
+            )
+        )
+    return max(stages, key=lambda stage: stage.total)
+
+
+def stage_parameters(shape: Shape, vocab_rows: int, layout: Layout, stage: int) -> int:
+    """Parameters of one rank: matrices and embedding rows are cut over TP, norms are not.
+
+    Tied embeddings exist once on a single stage, and on the first and the last of a pipeline.
+    """
+    per_layer, norms = shape.parameters_per_layer(), 2 * shape.hidden_size
+    total = layout.stage_layers[stage] * ((per_layer - norms) // layout.tp + norms)
+    table = vocab_rows * shape.hidden_size // layout.tp
+    first, last = stage == 0, stage == layout.pp - 1
+    tables = 1 if shape.tie_embeddings and (first or last) else first + last
+    return total + tables * table + (shape.hidden_size if last else 0)
+
+
+def in_flight(layout: Layout, stage: int) -> int:
+    """Micro batches whose activations a stage holds at once under 1F1B: PP of them on the first, one on the last.
+
+    With chunks the first stage warms up longer: `2 (PP - 1) + (VP - 1) PP + 1` chunk passes of 1 / VP of the layers.
+    Source: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; schedules.py, `get_pp_rank_microbatches`.
+    """
+    if layout.vp == 1:
+        return layout.pp - stage
+    chunk_passes = 2 * (layout.pp - stage - 1) + (layout.vp - 1) * layout.pp + 1
+    return -(-chunk_passes // layout.vp)
+
+
+def _kept_layers(
+    shape: Shape,
+    layout: Layout,
+    precision: Precision,
+    tokens: int,
+    layers: int,
+    recompute: str,
+    recompute_layers: int,
+    passes: int,
+) -> int:
+    """Activations of one stage: whole layers, or their inputs and one group that is being recomputed."""
+    each = layer_bytes(shape, layout, precision, tokens)
+    entry = _cut_by_sequence(tokens * shape.hidden_size * precision.activation, layout)
+    if recompute == "full":
+        groups = -(-layers // recompute_layers)
+        return passes * groups * entry + min(layers, recompute_layers) * each
+    if recompute == "offload":
+        return passes * max(1, layers - recompute_layers) * each
+    return passes * layers * each
+
+
+def layer_bytes(shape: Shape, layout: Layout, precision: Precision, tokens: int) -> int:
+    """Activations that one layer keeps for its backward pass.
+
+    Per token, with h = hidden, q and k = width of all query and all KV heads, f = FFN, flash attention (no S x S
+    matrix), and selective recomputation the same, as a fused kernel keeps nothing that it would save:
+    residual stream 2h, outputs of both norms 2h [cut over TP only under sequence parallelism]; queries q, keys and
+    values 2k, attention output q, gate and up 2f, their product f [cut over TP].
+    Under fp8 the inputs of the linear layers (2h, f) take one byte, and the attention output a second copy of q bytes.
+    Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
+    """
+    h, f = shape.hidden_size, shape.ffn_hidden_size
+    q, k = shape.head_dim * shape.num_attention_heads, shape.head_dim * shape.num_query_groups
+    size = precision.activation
+    linear = 1 if precision.fp8 else size
+    outside = tokens * (2 * h * size + 2 * h * linear)
+    inside = tokens * ((2 * q + 2 * k + 2 * f) * size + f * linear + (q if precision.fp8 else 0))
+    return _cut_by_sequence(outside, layout) + inside // layout.tp
+
+
+def _cut_by_sequence(count: int, layout: Layout) -> int:
+    return count // layout.tp if layout.sequence_parallel else count
+
+
+def logits_bytes(tokens: int, vocab_rows: int, layout: Layout, precision: Precision) -> int:
+    """Logits in the model's precision, and their softmax in fp32, which becomes the gradient in place.
+
+    Source: `fused_cross_entropy.py`, megatron-core 0.19.2; the vocabulary is cut over TP.
+    """
+    return tokens * vocab_rows // layout.tp * (precision.activation + 4)
+
+
+def checkpoint_bytes(parameters: int, precision: Precision) -> int:
+    """What one checkpoint takes on disk: weights as they are computed with, fp32 copies and moments."""
+    return parameters * (precision.weight + (12 if precision.weight == 2 else 8))
+
+
+def gigabytes(count: int) -> str:
+    """Bytes for a person: 1 GB = 1e9 bytes."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,126 @@
+"""What a person should hear before a run: choices made for him, consequences, and what will probably go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from megatron_patch.launch.argv import gathers_fp8
+from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.memory import gigabytes
+from megatron_patch.launch.plan import Plan, free_disk
+
+
+def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
+    """The plan with its notes and warnings.
+
+    Args:
+        changes: what is different from the last start in this output folder.
+    """
+    notes = [*_start_notes(plan), *changes, *_layout_notes(plan, environment), *_value_notes(plan, environment)]
+    warnings = [*_memory_warnings(plan), *_disk_warnings(plan)]
+    return dataclasses.replace(plan, notes=tuple(notes), warnings=tuple(warnings))
+
+
+def _start_notes(plan: Plan) -> Iterator[str]:
+    if plan.earlier.broken:
+        broken = ", ".join(plan.earlier.broken)
+        yield f"{broken} in {plan.checkpoints}: not written to the end by an earlier run; not used, written anew"
+    if plan.resume_iteration is not None and plan.weights.kind != "none":
+        yield "PRETRAIN_CHECKPOINT_PATH is not read: the run goes on from its own checkpoint"
+    if plan.cluster is not None:
+        yield "OUTPUT_BASEPATH has to be one folder shared by all machines: every machine looks there for a checkpoint"
+
+
+def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
+    config, layout = plan.config, plan.layout
+    if plan.device == "cpu" and plan.knobs.device == "auto":
+        yield "no GPU here: the ranks compute on the CPU"
+    if plan.device == "cpu" and plan.knobs.nproc is None and plan.cluster is None:
+        yield f"{layout.processes} processes = TP x PP x CP; MP_NPROC sets another number"
+    if plan.device == "cpu" and layout.processes > environment.cores:
+        yield f"{layout.processes} processes share {environment.cores} cores"
+    if plan.device == "cuda" and plan.gpu is None:
+        yield f"planned for {layout.processes} GPUs a machine that are not here (MP_NPROC sets another number)"
+    if plan.gpu is not None and layout.processes < len(environment.gpus):
+        yield f"{layout.processes} of {len(environment.gpus)} visible GPUs are used (MP_NPROC)"
+    if config.sp and config.tp == 1:
+        yield "SP=true does nothing at TP 1: there is no second rank to split the sequence with"
+    if layout.ends_count:
+        yield "the layers alone do not divide by PP: embedding and loss count as one layer each, at the two ends"
+    if layout.tp > plan.shape.num_query_groups:
+        yield f"TP is larger than the {plan.shape.num_query_groups} KV heads: ranks share one, at one more all-gather"
+
+
+def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
+    config, knobs, schedule = plan.config, plan.knobs, plan.schedule
+    if schedule.warmup_iters == 0 and config.warmup_tokens_or_iters > 0:
+        yield "no warm-up: fewer warm-up tokens than one iteration has"
+    if plan.tokenizer.ids is None:
+        yield "the tokenizer has no tokenizer.json: its ids could not be counted"
+    elif plan.tokenizer.ids < plan.vocab_size:
+        yield f"the tokenizer has {plan.tokenizer.ids} ids, the model {plan.vocab_size} rows: the rest stays unused"
+    if plan.valid_data is not None and plan.valid_data == plan.train_data:
+        yield "the validation data are the training data: their loss says nothing about other text"
+    if plan.valid_data is None and knobs.split is None:
+        yield "no validation (VALID_DATASET_PATH is none)"
+    if knobs.ac_layers != 1 and config.ac not in ("full", "offload"):
+        yield f"MP_AC_LAYERS={knobs.ac_layers} does nothing under AC={config.ac}"
+    if knobs.fp8_recipe != "tensorwise" and config.pr != "fp8":
+        yield f"MP_FP8_RECIPE={knobs.fp8_recipe} does nothing under PR={config.pr}"
+    if knobs.attention_backend is not None:
+        yield f"attention: MP_ATTENTION_BACKEND={knobs.attention_backend} goes before FL={str(config.fl).lower()}"
+    if plan.gradient_bf16 and knobs.grad_reduce == "auto":
+        yield "gradients are summed in bf16: one micro batch per iteration accumulates nothing (MP_GRAD_REDUCE=fp32)"
+    if config.pr == "fp8" and not gathers_fp8(plan):
+        why = "DO is false" if not config.do else "the optimizer is offloaded"
+        yield f"weights travel in bf16, not fp8: {why}"
+    if config.optimizer_offload == "auto":
+        yield _offload_note(plan)
+    if environment.wandb_key and not environment.wandb_installed:
+        yield "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there"
+    for name, value in environment.mine.items():
+        yield f"{name}={value} is taken from your environment"
+
+
+def _offload_note(plan: Plan) -> str:
+    if plan.memory_limit is None:
+        return "OPTIMIZER_OFFLOAD=auto: the GPU's memory is not known here, so everything is planned to move"
+    if plan.offload_fraction == 0:
+        return "OPTIMIZER_OFFLOAD=auto: the optimizer fits on the GPU, nothing moves"
+    return f"OPTIMIZER_OFFLOAD=auto: {plan.offload_fraction:.0%} of the optimizer moves to the CPU"
+
+
+def _memory_warnings(plan: Plan) -> Iterator[str]:
+    limit, memory = plan.memory_limit, plan.memory
+    if limit is not None and memory.total > limit:
+        where = "the GPU" if plan.device == "cuda" else "RAM per process"
+        yield (
+            f"a rank needs about {gigabytes(memory.total)}, {where} has {gigabytes(limit)} to give; "
+            f"cheapest change: {cheapest_change(plan)}"
+        )
+
+
+def cheapest_change(plan: Plan) -> str:
+    """What saves the missing memory at the least cost in speed."""
+    config, memory = plan.config, plan.memory
+    limit = plan.memory_limit or 0
+    if plan.layout.dp * plan.layout.cp > 1 and not config.do:
+        return "DO true (position 14): the optimizer's state is split over the data-parallel ranks"
+    if memory.static > limit and plan.device == "cuda":
+        if config.do and config.optimizer_offload == "false" and memory.static - memory.optimizer < limit:
+            return "a larger TP or PP (positions 10, 11), or OPTIMIZER_OFFLOAD auto (position 18)"
+        return "a larger TP or PP (positions 10, 11), over more GPUs"
+    if memory.static > limit:
+        return "a smaller MODEL_SIZE (position 2), or a machine with more memory"
+    if config.batch_size > 1:
+        return "BATCH_SIZE 1 (position 3): activations grow with it"
+    if config.ac not in ("full", "offload"):
+        return "AC full (position 17): layers are computed again instead of kept"
+    return "a shorter SEQ_LEN (position 7), or a larger CP (position 12)"
+
+
+def _disk_warnings(plan: Plan) -> Iterator[str]:
+    free = free_disk(plan.output)
+    if plan.checkpoint_bytes > free:
+        yield f"one checkpoint takes about {gigabytes(plan.checkpoint_bytes)}, the disk has {gigabytes(free)} free"

@@ -1,0 +1,251 @@
+"""What will happen: everything that is known before torch is imported, in one frozen object."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.families import Shape, padded_vocab_size
+from megatron_patch.launch.config import RunConfig
+from megatron_patch.launch.corpus import Corpus
+from megatron_patch.launch.environment import Cluster, Environment, Knobs
+from megatron_patch.launch.layout import Layout, split_layers
+from megatron_patch.launch.machine import Gpu
+from megatron_patch.launch.memory import (
+    GPU_RESERVE_BYTES,
+    PROCESS_BYTES,
+    Memory,
+    Precision,
+    checkpoint_bytes,
+    estimate,
+)
+from megatron_patch.launch.resume import Earlier
+from megatron_patch.launch.schedule import Schedule, count_iterations
+from megatron_patch.launch.vocabulary import Tokenizer
+from megatron_patch.launch.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One run, resolved: the input of the argv and of what a dry run prints, and the content of plan.json."""
+
+    config: RunConfig
+    knobs: Knobs
+    cluster: Cluster | None
+    shape: Shape
+    vocab_size: int
+    """Rows of the embedding before padding."""
+    vocab_rows: int
+    """And after it."""
+    tokenizer: Tokenizer
+    weights: Weights
+    earlier: Earlier
+    device: str
+    """`cuda` or `cpu`."""
+    gpu: Gpu | None
+    """The GPU with the least memory; None on the CPU, and in a dry run without a GPU."""
+    layout: Layout
+    schedule: Schedule
+    train_data: tuple[Corpus, ...]
+    valid_data: tuple[Corpus, ...] | None
+    precision: Precision
+    gradient_bf16: bool
+    """Gradients are summed in bf16."""
+    offload_fraction: float
+    """Part of the optimizer's state that lives in RAM."""
+    memory: Memory
+    memory_limit: int | None
+    """Bytes that one rank may take; None where nothing is known."""
+    checkpoint_bytes: int
+    """One checkpoint on disk."""
+    output: str
+    """OUTPUT_BASEPATH, absolute."""
+    wandb: bool
+    """Weights & Biases is written to."""
+    notes: tuple[str, ...]
+    """What a person should know: choices made for him, and consequences."""
+    warnings: tuple[str, ...]
+    """What will probably go wrong."""
+
+    @property
+    def resume_iteration(self) -> int | None:
+        """Iteration that training goes on from; None for a first start."""
+        return self.earlier.iteration
+
+    @property
+    def finished(self) -> bool:
+        """All iterations are done and saved."""
+        return self.earlier.iteration is not None and self.earlier.iteration >= self.schedule.train_iters
+
+    @property
+    def checkpoints(self) -> str:
+        """Folder that checkpoints are saved to and resumed from."""
+        return f"{self.output}/checkpoints"
+
+
+def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
+    """Put the facts of a command line without problems together.
+
+    Args:
+        facts: what `resolve.py` and `checks.py` found.
+    """
+    config = RunConfig(**{row.name: facts[row.name] for row in dataclasses.fields(RunConfig)})
+    environment: Environment = facts["environment"]
+    shape, device, knobs = facts["shape"], facts["device"], environment.knobs
+    layout = _layout(config, knobs, facts)
+    gradient_bf16 = _sums_in_bf16(config, knobs, device, facts["micro_batches"])
+    precision = _precision(config, gradient_bf16)
+    gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
+    limit = _memory_limit(environment, gpu, device, layout)
+    rows = padded_vocab_size(facts["vocab_size"])
+    fraction, memory = _fit(config, knobs, shape, rows, layout, precision, facts["micro_batches"], limit)
+    return Plan(
+        config=config,
+        knobs=knobs,
+        cluster=environment.cluster,
+        shape=shape,
+        vocab_size=facts["vocab_size"],
+        vocab_rows=rows,
+        tokenizer=facts["tokenizer"],
+        weights=facts["weights"],
+        earlier=earlier,
+        device=device,
+        gpu=gpu,
+        layout=layout,
+        schedule=_schedule(config, knobs, facts),
+        train_data=facts["train_data"],
+        valid_data=facts["valid_data"],
+        precision=precision,
+        gradient_bf16=gradient_bf16,
+        offload_fraction=fraction,
+        memory=memory,
+        memory_limit=limit,
+        checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), precision),
+        output=str(Path(config.output_basepath).resolve()),
+        wandb=environment.wandb_key and environment.wandb_installed,
+        notes=(),
+        warnings=(),
+    )
+
+
+def _layout(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Layout:
+    split = split_layers(facts["shape"].num_layers, config.pp, knobs.vp)
+    assert split is not None, "check_pipeline_parallel has let an impossible pipeline through"
+    return Layout(
+        nodes=facts["nodes"],
+        processes=facts["processes"],
+        tp=config.tp,
+        pp=config.pp,
+        vp=knobs.vp,
+        cp=config.cp,
+        dp=facts["dp"],
+        sequence_parallel=config.sp and config.tp > 1,
+        stage_layers=split[0],
+        ends_count=split[1],
+    )
+
+
+def _schedule(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Schedule:
+    batch = (config.sft, config.global_batch_size, config.seq_len)
+    train, train_words = count_iterations(config.train_tokens_or_iters, *batch)
+    warmup, warmup_words = count_iterations(config.warmup_tokens_or_iters, *batch)
+    validates = facts["valid_data"] is not None or knobs.split is not None
+    return Schedule(
+        train_iters=train,
+        warmup_iters=warmup,
+        decay_iters=train,
+        tokens_per_iteration=config.global_batch_size * config.seq_len,
+        micro_batches=facts["micro_batches"],
+        eval_interval=knobs.eval_interval,
+        eval_iters=knobs.eval_iters if validates else 0,
+        save_interval=config.save_interval,
+        arithmetic=(train_words, warmup_words),
+    )
+
+
+def _sums_in_bf16(config: RunConfig, knobs: Knobs, device: str, micro_batches: int) -> bool:
+    """bf16 sums are safe where nothing is accumulated: one micro batch, whose gradients were bf16 already."""
+    if knobs.grad_reduce != "auto":
+        return knobs.grad_reduce == "bf16"
+    return device == "cuda" and config.pr in ("bf16", "fp8") and micro_batches == 1
+
+
+def _precision(config: RunConfig, gradient_bf16: bool) -> Precision:
+    size = 4 if config.pr == "fp32" else 2
+    return Precision(weight=size, gradient=2 if gradient_bf16 else 4, activation=size, fp8=config.pr == "fp8")
+
+
+def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout) -> int | None:
+    if device == "cpu":
+        return environment.memory_bytes // layout.processes - PROCESS_BYTES
+    return gpu.memory_bytes - GPU_RESERVE_BYTES if gpu and gpu.memory_bytes else None
+
+
+def _fit(
+    config: RunConfig,
+    knobs: Knobs,
+    shape: Shape,
+    rows: int,
+    layout: Layout,
+    precision: Precision,
+    micro_batches: int,
+    limit: int | None,
+) -> tuple[float, Memory]:
+    """The memory of a rank; under OPTIMIZER_OFFLOAD=auto with the smallest tenth of the optimizer moved that fits."""
+    fractions = {"false": [0.0], "static": [1.0], "auto": [tenth / 10 for tenth in range(11)]}[config.optimizer_offload]
+    for fraction in fractions:
+        memory = estimate(
+            shape=shape,
+            vocab_rows=rows,
+            layout=layout,
+            precision=precision,
+            micro_batch=config.batch_size,
+            seq_len=config.seq_len,
+            micro_batches=micro_batches,
+            distributed_optimizer=config.do,
+            offload_fraction=fraction,
+            recompute={"false": "none"}.get(config.ac, config.ac),
+            recompute_layers=knobs.ac_layers,
+        )
+        if limit is not None and memory.total <= limit:
+            break
+    return fraction, memory
+
+
+def to_json(plan: Plan) -> str:
+    """plan.json: all facts of the run, and the values that the next start compares itself with."""
+    content = dataclasses.asdict(plan)
+    content["values"] = values_of(plan)
+    content["resume_iteration"] = plan.resume_iteration
+    for inner in ("earlier", "config", "knobs"):  # `values` has the latter two, `earlier` would nest plan in plan
+        del content[inner]
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def values_of(plan: Plan) -> dict[str, Any]:
+    """Parsed values of this start by position and variable name; paths and blends made absolute."""
+    values = {name.upper(): value for name, value in dataclasses.asdict(plan.config).items()}
+    values |= {f"MP_{name.upper()}": value for name, value in dataclasses.asdict(plan.knobs).items()}
+    values["DATASET_PATH"] = describe_blend(plan.train_data)
+    values["VALID_DATASET_PATH"] = "none" if plan.valid_data is None else describe_blend(plan.valid_data)
+    values["OUTPUT_BASEPATH"] = plan.output
+    values["PRETRAIN_CHECKPOINT_PATH"] = plan.weights.path or "none"
+    return values
+
+
+def describe_blend(corpora: tuple[Corpus, ...]) -> str:
+    """A blend as it would be typed, with absolute paths."""
+    return " ".join(f"{one.weight!r} {one.path}" if one.weight is not None else one.path for one in corpora)
+
+
+def free_disk(folder: str) -> int:
+    """Bytes that can be written to the file system of a folder that need not exist yet."""
+    path = Path(folder)
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    system = os.statvfs(there)
+    return system.f_bavail * system.f_frsize

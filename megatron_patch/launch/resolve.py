@@ -1,0 +1,238 @@
+"""From typed values to facts: what the paths hold, which model it is, how many processes there are.
+
+Each function names the facts that it needs as keyword arguments, and runs only if all of them could be had: one wrong
+value hides no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+from megatron_patch.families import LLAMA_3_1, ConfigError, Shape, shape_from_hf_config
+from megatron_patch.launch.corpus import CorpusError, read_blend
+from megatron_patch.launch.environment import Environment, Knobs
+from megatron_patch.launch.layout import divisors
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.vocabulary import Tokenizer, TokenizerError, read_tokenizer, vocab_size_of_config
+from megatron_patch.launch.weights import EXPECTED, Weights, WeightsError, read_weights
+
+Step = Iterator[Problem | tuple[str, Any]]
+"""What a step yields: problems, and facts as (name, value)."""
+
+PLANNED_GPUS = 8
+"""GPUs of one machine in a dry run for GPUs that are not here (MP_DEVICE=cuda), unless MP_NPROC says otherwise."""
+
+
+def run_steps(steps: tuple[Callable[..., Step], ...], facts: dict[str, Any]) -> list[Problem]:
+    """Run each step whose facts are there; put what it finds into `facts`.
+
+    Returns:
+        All problems, in the order of the steps.
+    """
+    problems = []
+    for step in steps:
+        code = step.__code__
+        wanted = code.co_varnames[: code.co_kwonlyargcount]
+        if any(name not in facts for name in wanted):
+            continue
+        for found in step(**{name: facts[name] for name in wanted}):
+            if isinstance(found, Problem):
+                problems.append(found)
+            else:
+                facts[found[0]] = found[1]
+    return problems
+
+
+def find_weights(*, pretrain_checkpoint_path: str) -> Step:
+    """What PRETRAIN_CHECKPOINT_PATH holds."""
+    try:
+        yield "weights", read_weights(pretrain_checkpoint_path)
+    except (WeightsError, OSError) as error:
+        yield Problem(names=("PRETRAIN_CHECKPOINT_PATH",), what=str(error), valid=EXPECTED)
+
+
+def find_named_shape(*, model_size: str) -> Step:
+    """The row of a named size."""
+    if model_size != "auto":
+        yield "shape", LLAMA_3_1.shape(model_size)
+
+
+def find_auto_shape(*, model_size: str, weights: Weights) -> Step:
+    """MODEL_SIZE=auto: the geometry of the checkpoint's config.json."""
+    if model_size != "auto":
+        return
+    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), f"{', '.join(LLAMA_3_1.shapes)}, or a checkpoint with it"
+    if weights.config is None:
+        yield Problem(names=names, what="auto needs a config.json in the checkpoint", valid=valid)
+        return
+    try:
+        shape = shape_from_hf_config(weights.config, "auto", f"{weights.path}/config.json")
+    except (ConfigError, TypeError, ValueError) as error:
+        yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
+        return
+    unsupported = _unsupported(shape)
+    for what in unsupported:
+        yield Problem(names=names, what=what, valid="what Megatron's parser can express")
+    if not unsupported:
+        yield "shape", shape
+
+
+def _unsupported(shape: Shape) -> list[str]:
+    """Facts that a config.json can hold and Megatron's flags cannot."""
+    found = []
+    if shape.rope_theta != int(shape.rope_theta):
+        found.append(f"rope_theta {shape.rope_theta} is not whole: --rotary-base takes whole numbers")
+    scaling = shape.rope_scaling
+    if scaling and (scaling.low_freq_factor, scaling.high_freq_factor) != (1.0, 4.0):
+        found.append("RoPE frequency factors other than 1 and 4, which Megatron fixes")
+    if scaling and scaling.original_max_position_embeddings != 8192:
+        found.append("an original context other than 8192, which Megatron fixes")
+    return found
+
+
+def compare_shape(*, model_size: str, shape: Shape, weights: Weights) -> Step:
+    """A named size must be the checkpoint's."""
+    if model_size == "auto" or weights.config is None:
+        return
+    names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
+    try:
+        other = shape_from_hf_config(weights.config, model_size, "config.json")
+    except (ConfigError, TypeError, ValueError) as error:
+        yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
+        return
+    loose = {"name", "source", "max_position_embeddings", "init_method_std"}
+    for field in fields(Shape):
+        mine, theirs = getattr(shape, field.name), getattr(other, field.name)
+        if field.name in loose or mine is None or mine == theirs:
+            continue
+        what = f"{field.name} is {mine} in {model_size} and {theirs} in the checkpoint's config.json"
+        yield Problem(names=names, what=what, valid="the checkpoint's size, or auto to take its geometry")
+
+
+def find_tokenizer(*, knobs: Knobs, weights: Weights) -> Step:
+    """MP_TOKENIZER_PATH, else beside the weights."""
+    if knobs.tokenizer_path is not None:
+        try:
+            yield "tokenizer", read_tokenizer(knobs.tokenizer_path)
+        except (TokenizerError, OSError) as error:
+            yield Problem(names=("MP_TOKENIZER_PATH",), what=str(error), valid="folder with tokenizer.json")
+        return
+    names = ("MP_TOKENIZER_PATH", "PRETRAIN_CHECKPOINT_PATH")
+    if weights.kind == "none":
+        what = "without a checkpoint the tokenizer has to be named"
+        yield Problem(names=names, what=what, valid="MP_TOKENIZER_PATH=folder with tokenizer.json")
+        return
+    wrong = ""
+    for home in weights.homes:
+        try:
+            yield "tokenizer", read_tokenizer(home)
+            return
+        except (TokenizerError, OSError) as error:
+            wrong = wrong or str(error)
+    yield Problem(names=names, what=f"no tokenizer: {wrong}", valid="MP_TOKENIZER_PATH=folder with tokenizer.json")
+
+
+def find_vocabulary(*, shape: Shape, tokenizer: Tokenizer, weights: Weights) -> Step:
+    """Rows of the embedding, before padding; the tokenizer must fit in."""
+    size = shape.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
+    if size is None:
+        what = f"{shape.name} takes its vocabulary from the tokenizer, and a tokenizer.model does not tell it"
+        yield Problem(names=("MP_TOKENIZER_PATH", "MODEL_SIZE"), what=what, valid="folder with tokenizer.json")
+        return
+    if tokenizer.ids is not None and tokenizer.ids > size:
+        what = f"the tokenizer has {tokenizer.ids} ids, the model {size} rows: {tokenizer.path}"
+        valid = "a tokenizer with no more ids than the model"
+        yield Problem(names=("MP_TOKENIZER_PATH", "MODEL_SIZE"), what=what, valid=valid)
+        return
+    yield "vocab_size", size
+
+
+def find_training_data(*, dataset_path: str, knobs: Knobs) -> Step:
+    """What DATASET_PATH holds."""
+    try:
+        yield "train_data", read_blend(dataset_path, raw=knobs.dataset_type == "raw")
+    except (CorpusError, OSError) as error:
+        yield Problem(names=("DATASET_PATH",), what=str(error), valid=_data_form(knobs))
+
+
+def find_validation_data(*, valid_dataset_path: str, knobs: Knobs) -> Step:
+    """What VALID_DATASET_PATH holds; None for `none`."""
+    if valid_dataset_path == "none":
+        yield "valid_data", None
+        return
+    try:
+        yield "valid_data", read_blend(valid_dataset_path, raw=knobs.dataset_type == "raw")
+    except (CorpusError, OSError) as error:
+        yield Problem(names=("VALID_DATASET_PATH",), what=str(error), valid=f"{_data_form(knobs)}; or none")
+
+
+def _data_form(knobs: Knobs) -> str:
+    if knobs.dataset_type == "raw":
+        return "a JSON file, several, or a blend `0.3 A 0.7 B`"
+    return "a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`"
+
+
+def find_device(*, environment: Environment, pr: str) -> Step:
+    """GPUs where there are any, unless MP_DEVICE says otherwise."""
+    asked = environment.knobs.device
+    if asked == "cuda" and not environment.gpus and not environment.dry_run:
+        yield Problem(names=("MP_DEVICE",), what="no GPU here; cuda without one is for dry runs", valid="auto, cpu")
+        return
+    yield "device", "cuda" if asked == "cuda" or environment.gpus else "cpu"
+
+
+def find_processes(*, environment: Environment, device: str, tp: int, pp: int, cp: int) -> Step:
+    """Machines, and processes of each."""
+    knobs, cluster, gpus = environment.knobs, environment.cluster, environment.gpus
+    nodes = cluster.nodes if cluster else 1
+    if knobs.nproc is not None:
+        processes = knobs.nproc
+    elif cluster is not None and cluster.gpus_per_node is not None:
+        processes = cluster.gpus_per_node
+    elif device == "cuda":
+        processes = len(gpus) or PLANNED_GPUS
+    else:
+        processes = tp * pp * cp
+    if gpus and processes > len(gpus) and not environment.dry_run:
+        name = "MP_NPROC" if knobs.nproc is not None else "KUBERNETES_CONTAINER_RESOURCE_GPU"
+        yield Problem(names=(name,), what=f"{len(gpus)} GPUs are visible here", valid=f"1 to {len(gpus)}")
+        return
+    yield "nodes", nodes
+    yield "processes", processes
+
+
+def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: int, cp: int) -> Step:
+    """What is left of the processes once the model is cut."""
+    world, model = nodes * processes, tp * pp * cp
+    if world % model:
+        unit = "GPUs" if device == "cuda" else "processes on the CPU"
+        where = f"{world} {unit}" + (f" of {nodes} machines" if nodes > 1 else "")
+        what = f"TP x PP x CP = {model} does not divide the {where}"
+        products = ", ".join(map(str, divisors(world)))
+        yield Problem(names=("TP", "PP", "CP"), what=what, valid=f"a product of {products}, or another MP_NPROC")
+        return
+    yield "dp", world // model
+
+
+STEPS: tuple[Callable[..., Step], ...] = (
+    find_weights,
+    find_named_shape,
+    find_auto_shape,
+    compare_shape,
+    find_tokenizer,
+    find_vocabulary,
+    find_training_data,
+    find_validation_data,
+    find_device,
+    find_processes,
+    find_data_parallel,
+)
+
+
+def facts_of_environment(environment: Environment | None) -> Mapping[str, Any]:
+    """The facts that come from outside the 25 values."""
+    if environment is None:
+        return {}
+    return {"environment": environment, "knobs": environment.knobs}
