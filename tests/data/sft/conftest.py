@@ -17,6 +17,22 @@ WORDS = ["def", "return", "the quick", "北京", "naïve", "🦙", "lambda x:", 
 WORDS += ["<|eot_id|>-ish", "self.assertEqual("]
 
 
+# Written for these tests from the documented format, not from the project's template: with the blocks that tell
+# Hugging Face which tokens the assistant wrote.
+MARKED = """{{- bos_token -}}
+{%- if messages[0]['role'] == 'system' -%}
+{%- set system = messages[0]['content']|trim -%}{%- set rest = messages[1:] -%}
+{%- else -%}{%- set system = '' -%}{%- set rest = messages -%}{%- endif -%}
+{{- '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n' -}}
+{{- 'Today Date: 26 Jul 2024\n\n' + system + '<|eot_id|>' -}}
+{%- for message in rest -%}
+{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content']|trim + '<|eot_id|>' -}}{%- endgeneration -%}
+{%- else -%}{{- message['content']|trim + '<|eot_id|>' -}}{%- endif -%}
+{%- endfor -%}"""
+
+
 def words(random_state: random.Random, least: int = 1, most: int = 30) -> str:
     """A text that is awkward for tokenizers; never blank."""
     return " ".join(random_state.choice(WORDS) for _ in range(random_state.randint(least, most))) + "."
@@ -56,3 +72,9 @@ def write_json_lines() -> Callable[[Path, list[Any]], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def marked_template() -> str:
+    """Llama 3.1's template with the blocks from which Hugging Face makes its assistant mask."""
+    return MARKED

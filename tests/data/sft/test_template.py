@@ -14,21 +14,6 @@ from megatron_patch.data.sft.formats import Conversation, MalformedRow
 from megatron_patch.data.sft.template import ChatTemplate, TemplateError, encode, trained
 from megatron_patch.data.tokenizer import TokenizerError
 
-# Written for this test from the documented format, not from the project's template: with the blocks that tell
-# Hugging Face which tokens the assistant wrote.
-MARKED = """{{- bos_token -}}
-{%- if messages[0]['role'] == 'system' -%}
-{%- set system = messages[0]['content']|trim -%}{%- set rest = messages[1:] -%}
-{%- else -%}{%- set system = '' -%}{%- set rest = messages -%}{%- endif -%}
-{{- '<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n' -}}
-{{- 'Today Date: 26 Jul 2024\n\n' + system + '<|eot_id|>' -}}
-{%- for message in rest -%}
-{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' -}}
-{%- if message['role'] == 'assistant' -%}
-{%- generation -%}{{- message['content']|trim + '<|eot_id|>' -}}{%- endgeneration -%}
-{%- else -%}{{- message['content']|trim + '<|eot_id|>' -}}{%- endif -%}
-{%- endfor -%}"""
-
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -64,7 +49,11 @@ def chat(*texts: str) -> list[dict[str, Any]]:
 
 
 def test_tokens_and_masks_are_hugging_faces(
-    tokenizer: ChatTokenizer, template: ChatTemplate, tokenizer_folder: Path, conversations: list[Any]
+    tokenizer: ChatTokenizer,
+    template: ChatTemplate,
+    tokenizer_folder: Path,
+    conversations: list[Any],
+    marked_template: str,
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -72,16 +61,18 @@ def test_tokens_and_masks_are_hugging_faces(
     assert not template.marked
     ours = encode(tokenizer, [template.render(Conversation(messages=messages)) for messages in conversations])
     for messages, (tokens, turns) in zip(conversations, ours, strict=True):
-        expected = theirs.apply_chat_template(messages, chat_template=MARKED, return_assistant_tokens_mask=True)
+        expected = theirs.apply_chat_template(
+            messages, chat_template=marked_template, return_assistant_tokens_mask=True
+        )
         assert tokens.tolist() == expected["input_ids"]
         assert trained(turns, "assistant").tolist() == [bool(x) for x in expected["assistant_masks"]]
         assert tokens.tolist() == theirs.apply_chat_template(messages, return_dict=False)
 
 
 def test_marked_and_derived_masks_agree(
-    tokenizer: ChatTokenizer, template: ChatTemplate, conversations: list[Any]
+    tokenizer: ChatTokenizer, template: ChatTemplate, conversations: list[Any], marked_template: str
 ) -> None:
-    marked = ChatTemplate(MARKED, source="", named_tokens=tokenizer.named_tokens, special_tokens=[])
+    marked = ChatTemplate(marked_template, source="", named_tokens=tokenizer.named_tokens, special_tokens=[])
     assert marked.marked
     for messages in conversations:
         assert marked.render(Conversation(messages=messages)) == template.render(Conversation(messages=messages))
