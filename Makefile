@@ -37,7 +37,7 @@ check: setup-dev ## ruff, mypy, shellcheck
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	@echo "shellcheck: $(SHELL_FILES)"
-	@$(dir $(PYTHON))shellcheck $(SHELL_FILES)
+	@$(dir $(shell command -v $(PYTHON)))shellcheck $(SHELL_FILES)
 	@for file in $(SHELL_FILES); do case $$(head -n 1 $$file) in *bash*) bash -n $$file ;; *) sh -n $$file ;; esac || exit 1; done
 
 format: setup-dev ## let ruff rewrite the Python files

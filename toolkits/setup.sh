@@ -21,10 +21,10 @@ fail() {
     exit "${status:-1}"
 }
 
-set_name=runtime device=look because='no NVIDIA GPU answers'
+with_dev=no device=look because='no NVIDIA GPU answers'
 for option in "$@"; do
     case $option in
-    --dev) set_name=dev ;;
+    --dev) with_dev=yes ;;
     --cpu | --gpu) device=${option#--} because=$option ;;
     -h | --help)
         sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
@@ -39,7 +39,7 @@ venv_works() { "$python" -c 'import pip, sys; sys.exit(sys.version_info[:2] != (
 make_venv() {
     if [ -f "$marker" ]; then
         other=$(cat "$marker")
-        if kill -0 "$other" 2>/dev/null; then fail "process $other is setting up $venv right now; wait for it"; fi
+        if kill -0 "$other" 2>/dev/null; then fail "process $other is setting up $venv right now; wait for it (or, if it is not: make clean-venv)"; fi
         say "$venv was left half-made: making it anew"
         rm -rf "$venv"
     elif [ -e "$venv" ] && ! venv_works; then
@@ -79,21 +79,24 @@ install() { # requirement files and flags
     "$python" -m pip install --quiet --disable-pip-version-check "$@"
 }
 
-stamp_of() { # what .venv must hold: the requirement files' content
-    cat "$@" toolkits/setup.sh | cksum
-}
-
 files=requirements.txt
 if [ "$device" = look ]; then
+    # Where there is no .venv yet, the question waits for the interpreter that will make it.
     if venv_works; then probe=$python; else probe=$(sh toolkits/find_python.sh); fi
     if has_gpu "$probe"; then device=gpu because='an NVIDIA GPU answers'; else device=cpu; fi
 fi
 if [ "$device" = gpu ]; then files="$files requirements-gpu.txt"; fi
-if [ "$set_name" = dev ]; then files="$files requirements-dev.txt"; fi
+if [ "$with_dev" = yes ]; then files="$files requirements-dev.txt"; fi
+
+# The stamp holds the checksum of every file that was installed from.
+stamp=$venv/.installed
 # shellcheck disable=SC2086  # a list of our own file names
-wanted="$set_name $device $(stamp_of $files)"
-stamp=$venv/.installed-$set_name
-if [ ! -f "$marker" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && venv_works; then
+wanted=$(cksum toolkits/setup.sh $files)
+is_current() {
+    if [ -f "$marker" ] || [ ! -f "$stamp" ]; then return 1; fi
+    printf '%s\n' "$wanted" | while read -r line; do grep -qxF "$line" "$stamp" || exit 1; done && venv_works
+}
+if is_current; then
     say "$venv holds $files already"
     exit 0
 fi
@@ -117,7 +120,7 @@ if [ "$device" = gpu ]; then
 else
     say "$because: requirements-gpu.txt is left out, training runs on the CPU"
 fi
-if [ "$set_name" = dev ]; then
+if [ "$with_dev" = yes ]; then
     say "adding requirements-dev.txt"
     install -r requirements-dev.txt
 fi

@@ -63,7 +63,7 @@ set -- \
     "$dir/data/valid_text_document" \
     none \
     $((iterations * batch * seq)) \
-    $((iterations / 25 * batch * seq)) \
+    $((iterations * batch * seq / 25)) \
     "$dir/pretrain"
 echo "sh examples/llama3_1/run_mcore_llama3_1.sh $*"
 MP_TOKENIZER_PATH=$dir/tokenizer MP_NPROC=1 MP_EVAL_INTERVAL=$((iterations / 5)) MP_EVAL_ITERS=10 MP_LOG_INTERVAL=10 \
