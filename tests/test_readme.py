@@ -1,0 +1,107 @@
+"""The commands that the READMEs show run as they stand, in order, in a copy of the working tree.
+
+Every fenced `bash` block is run, unless the line before the fence is `<!-- not run: reason -->`.
+The environment only makes them short (QUICKSTART_ITERS) and names the interpreter (PYTHON).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "examples/llama3_1/README.md")
+FENCE = re.compile(r"^(?P<before>[^\n]*)\n```bash\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+NOT_RUN = re.compile(r"<!-- not run: .+ -->")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One fenced block of commands."""
+
+    where: str
+    code: str
+    run: bool
+
+
+def blocks_of(readme: str) -> list[Block]:
+    text = "\n" + (ROOT / readme).read_text(encoding="utf-8")
+    return [
+        Block(
+            where=f"{readme}:{text[: match.start('code')].count(chr(10)) - 1}",
+            code=match["code"],
+            run=not NOT_RUN.fullmatch(match["before"].strip()),
+        )
+        for match in FENCE.finditer(text)
+    ]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working tree, as git sees it, elsewhere."""
+    folder = tmp_path_factory.mktemp("readme") / "copy of it"
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def run_all(readme: str, folder: Path) -> int:
+    environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
+    environment |= {"PYTHON": sys.executable, "QUICKSTART_ITERS": "10", "OMP_NUM_THREADS": "1"}
+    blocks = [block for block in blocks_of(readme) if block.run]
+    for block in blocks:
+        done = subprocess.run(
+            ["bash", "-euc", block.code], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+        )
+        assert done.returncode == 0, f"{block.where}\n{block.code}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+    return len(blocks)
+
+
+@pytest.fixture(scope="module")
+def after_readme(copy: Path) -> Path:
+    """The copy after all of README.md was typed: the other README goes on from there."""
+    assert run_all("README.md", copy) >= 2
+    return copy
+
+
+@pytest.mark.timeout(900)
+def test_readme(after_readme: Path) -> None:
+    quickstart = after_readme / "runs" / "quickstart"
+    for name in ("loss.png", "summary.md", "tokenizer/tokenizer.json", "pretrain/metrics.jsonl"):
+        assert (quickstart / name).stat().st_size > 0
+
+
+@pytest.mark.timeout(900)
+def test_llama3_1_readme(after_readme: Path) -> None:
+    assert run_all("examples/llama3_1/README.md", after_readme) >= 1
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_what_is_not_run_says_why(readme: str) -> None:
+    fences = re.findall(r"^```(\w*)$", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE)
+    assert not {"sh", "shell", "console", "zsh"} & set(fences), "commands are fenced as bash, all else as text"
+    assert len(blocks_of(readme)) == fences.count("bash")
+
+
+def test_both_languages_show_the_same_commands_and_figures() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh-CN.md"))
+
+    def code(text: str) -> list[str]:
+        return [block.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+
+    def figures(text: str) -> list[str]:
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        return sorted(re.findall(r"\d[\d.,]*\d|\d", prose))
+
+    assert code(english) == code(chinese)
+    assert figures(english) == figures(chinese)
