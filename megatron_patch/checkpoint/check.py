@@ -19,7 +19,7 @@ import torch
 
 from megatron_patch.checkpoint.check_hf import HFSide
 from megatron_patch.checkpoint.check_megatron import LAYER_PARTS, MegatronSide
-from megatron_patch.checkpoint.hf_folder import HFFolder
+from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.families import Shape
@@ -88,14 +88,18 @@ def open_sides(
 
     Args:
         megatron: a torch_dist folder whose metadata has been read safely.
+        precision: what both sides' weights are rounded to, so that a cast is not taken for an error.
         shape: of the Megatron side, from the configuration beside it.
     """
     from megatron.core import parallel_state
 
-    dtypes = {"fp32": torch.float32, precision: TORCH_DTYPES[{"fp32": "F32", "fp16": "F16", "bf16": "BF16"}[precision]]}
-    ours = {name: MegatronSide(megatron, shape, vocab_size, dtype, tp, pp) for name, dtype in dtypes.items()}
+    stored = TORCH_DTYPES[SAFETENSORS_DTYPES[precision]]
+    ours = {
+        name: MegatronSide(megatron, shape, vocab_size, dtype, stored, tp, pp)
+        for name, dtype in {"fp32": torch.float32, precision: stored}.items()
+    }
     first = parallel_state.get_tensor_model_parallel_rank() == 0
-    return Sides(hf=HFSide(folder) if first else None, ours=ours)
+    return Sides(hf=HFSide(folder, stored) if first else None, ours=ours)
 
 
 @torch.no_grad()

@@ -17,7 +17,11 @@ ATTENTION = "megatron_patch_observed"
 class HFSide:
     """The reference."""
 
-    def __init__(self, folder: HFFolder) -> None:
+    def __init__(self, folder: HFFolder, weights_dtype: torch.dtype) -> None:
+        """
+        Args:
+            weights_dtype: what the weights are rounded to before they are computed with in any other type.
+        """
         from transformers import AttentionInterface, LlamaConfig
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
         from transformers.models.llama import modeling_llama
@@ -30,7 +34,7 @@ class HFSide:
             return sdpa_attention_forward(module, query, key, value, *args, **more)
 
         AttentionInterface.register(ATTENTION, observed)
-        self._modules = modeling_llama
+        self._modules, self._weights_dtype = modeling_llama, weights_dtype
         self._source, self._folder = open_source(folder), folder
         self._config = LlamaConfig.from_dict(folder.config, attn_implementation=ATTENTION)
         self._rotary = modeling_llama.LlamaRotaryEmbedding(self._config)
@@ -41,9 +45,11 @@ class HFSide:
         for name, parameter in module.named_parameters():
             full = f"{prefix}{name}"
             stored = TORCH_DTYPES[self._source.element_type(full)]
-            read = parameter.data if stored == dtype else torch.empty(parameter.shape, dtype=stored)
+            same = stored == dtype == self._weights_dtype
+            read = parameter.data if same else torch.empty(parameter.shape, dtype=stored)
             self._source.read_rows(full, None, 0, read)
-            parameter.data.copy_(read)
+            if not same:
+                parameter.data.copy_(read.to(self._weights_dtype))
         return module.eval()
 
     def embed(self, tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -78,6 +78,13 @@ def transformer_config(shape: Shape, dtype: torch.dtype, tp: int, pp: int, **mor
     )
 
 
+def uneven_stages(num_layers: int, pp: int) -> dict[str, int]:
+    """How Megatron is told to give the last stage fewer layers, where they do not divide; nothing where they do."""
+    if num_layers % pp == 0:
+        return {}
+    return {"num_layers_in_last_pipeline_stage": num_layers - (pp - 1) * -(-num_layers // pp)}
+
+
 def build_model(
     shape: Shape, vocab_size: int, config: Any, *, vp_stage: int | None = None, without_memory: bool = False
 ) -> Any:
@@ -121,13 +128,25 @@ def build_model(
 class MegatronSide:
     """One element type of our model on this rank."""
 
-    def __init__(self, folder: Path, shape: Shape, vocab_size: int, dtype: torch.dtype, tp: int, pp: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        shape: Shape,
+        vocab_size: int,
+        dtype: torch.dtype,
+        weights_dtype: torch.dtype,
+        tp: int,
+        pp: int,
+    ) -> None:
         """
         Args:
             folder: a torch_dist folder whose metadata has been read safely before: Megatron unpickles it.
+            dtype: what is computed in.
+            weights_dtype: what the weights are rounded to first.
         """
         self._folder, self._dtype, self._vocab_size = folder, dtype, vocab_size
-        config = transformer_config(shape, dtype, tp, pp)
+        self._weights_dtype = weights_dtype
+        config = transformer_config(shape, dtype, tp, pp, **uneven_stages(shape.num_layers, pp))
         self._model = build_model(shape, vocab_size, config, without_memory=True)
 
     @property
@@ -151,6 +170,8 @@ class MegatronSide:
             str(self._folder),
             validate_access_integrity=False,
         )
+        for parameter in (p for module in modules for p in module.parameters()):
+            parameter.data.copy_(parameter.data.to(self._weights_dtype))
         try:
             yield
         finally:

@@ -1,0 +1,193 @@
+"""What the converter's command does, from the command line to the exit status. torch is imported late."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.job import PRECISIONS, Job, cast_notes, has_own_configuration, inspect, needed_bytes
+from megatron_patch.checkpoint.locate import configuration_beside, resolve_iteration
+from megatron_patch.checkpoint.options import Usage, parse, refusal
+from megatron_patch.checkpoint.positions import TO_HF
+from megatron_patch.checkpoint.progress import Bar
+from megatron_patch.checkpoint.store import free_bytes, read_manifest, verify
+
+PROBE_BYTES = 256 << 20
+"""Written and removed to measure the disk."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        the exit status: 0 done, 1 the check failed, 2 refused.
+    """
+    try:
+        if list(argv[:1]) == ["verify"] and len(argv) == 2:
+            return _verify(Path(argv[1]))
+        options = parse(argv)
+        try:
+            job = inspect(options)
+            if options.dry_run:
+                _dry_run(job)
+                return 0
+            return _run(job)
+        except CheckpointError as error:
+            raise refusal(error) from None
+    except Usage as usage:
+        print(usage, file=sys.stderr if usage.status else sys.stdout)
+        return usage.status
+
+
+def _verify(folder: Path) -> int:
+    started = time.monotonic()
+    try:
+        count = verify(folder)
+    except CheckpointError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+        return 2
+    seconds = time.monotonic() - started
+    print(f"{folder}: {count / 1e9:.2f} GB are as the manifest says ({seconds:.1f} s)")
+    return 0
+
+
+def _dry_run(job: Job) -> None:
+    options = job.options
+    print(f"{options.source} -> {options.target} ({options.direction}, {job.precision or 'its own precision'})")
+    for note in job.notes:
+        print(f"  {note}")
+    print(f"  layers {job.shape.num_layers}, hidden {job.shape.hidden_size}, vocabulary {job.vocab_size}")
+    if options.check_only:
+        print("  checks only: writes check.json and check.png into the target")
+        return
+    speed = measure_disk(options.target)
+    print(f"  writes {job.nbytes:,} bytes ({job.nbytes / 1e9:.2f} GB)")
+    seconds = job.nbytes / speed
+    print(f"  takes about {seconds:.0f} s at the {speed / 1e9:.2f} GB/s that its disk just wrote and flushed")
+    free = free_bytes(options.target)
+    print(f"  needs {needed_bytes(job) / 1e9:.2f} GB of free space, {free / 1e9:.2f} GB are free")
+
+
+def measure_disk(target: Path) -> float:
+    """Bytes per second that the target's disk writes and flushes. A probe file is written there and removed."""
+    parent = target.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    probe = parent / f".{target.name}.probe-{os.getpid()}"
+    block = os.urandom(1 << 20)
+    size = min(PROBE_BYTES, max(1 << 20, free_bytes(target) // 4))
+    try:
+        started = time.monotonic()
+        with probe.open("wb", buffering=0) as file:
+            for _ in range(size >> 20):
+                file.write(block)
+            os.fsync(file.fileno())
+        return (size >> 20 << 20) / max(time.monotonic() - started, 1e-6)
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _run(job: Job) -> int:
+    for note in job.notes:
+        print(note, flush=True)
+    if not job.options.check_only:
+        _verify_source(job)
+        seconds, gigabytes = convert(job), job.nbytes / 1e9
+        print(f"wrote {job.options.target}: {gigabytes:.3f} GB of weights in {seconds:.1f} s, with manifest.json")
+    if job.options.check or job.options.check_only:
+        return _check(job)
+    return 0
+
+
+def _verify_source(job: Job) -> None:
+    """Hold the source against its manifest, if it has one: a flipped bit would be converted without a word."""
+    near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
+    source = next((folder for folder in near if read_manifest(folder) is not None), None)
+    if source is None:
+        return
+    if job.options.verify:
+        print(f"{source}: {verify(source) / 1e9:.3f} GB are as its manifest says", flush=True)
+    else:
+        print(f"{source}: not held against its manifest (--no-verify)", flush=True)
+
+
+def convert(job: Job) -> float:
+    """Carry the conversion out.
+
+    Returns:
+        seconds it took, imports left out.
+    Raises:
+        CheckpointError: the source is damaged, or is of another model; nothing was written.
+    """
+    import torch
+
+    from megatron_patch.checkpoint import convert as conversions
+    from megatron_patch.checkpoint.torch_dist import TorchDistReader
+
+    torch.set_num_threads(1)  # the workers are the parallelism
+    options = job.options
+    reader = TorchDistReader(job.iteration) if job.iteration else None
+    if job.precision is None:
+        assert reader is not None
+        job.precision = PRECISIONS[reader.element_type("embedding.word_embeddings.weight")]
+    conversion = conversions.Conversion(
+        shape=job.shape,
+        vocab_size=job.vocab_size,
+        precision=job.precision,
+        workers=options.workers or conversions.default_workers(),
+    )
+    started = time.monotonic()
+    if reader is not None:
+        types = sorted({reader.element_type(name) for name in reader.shapes})
+        for note in [*conversions.check_megatron_shapes(reader, conversion), *cast_notes(types, job.precision)]:
+            print(note, flush=True)
+    with Bar("writing", job.nbytes) as bar:
+        if reader is not None:
+            assert job.companions is not None
+            conversions.to_hf(reader, job.companions, options.target, conversion, bar, options.max_shard_bytes)
+        elif options.per_rank_files:
+            from megatron_patch.checkpoint.per_rank import to_per_rank
+
+            assert job.folder is not None
+            to_per_rank(job.folder, options.target, conversion, options.tp, options.pp, bar)
+        else:
+            assert job.folder is not None
+            conversions.to_megatron(job.folder, options.target, conversion, bar)
+    return time.monotonic() - started
+
+
+def _check(job: Job) -> int:
+    options = job.options
+    from megatron_patch.checkpoint.check_run import CheckRequest, check
+
+    to_hf = options.direction == TO_HF
+    megatron = resolve_iteration(options.source if to_hf else options.target, options.iteration if to_hf else None)
+    request = CheckRequest(
+        hf=str(options.target if to_hf else options.source),
+        megatron=str(megatron),
+        megatron_configuration=str(_megatron_configuration(job, megatron)),
+        size=options.size,
+        precision=job.precision,
+        tp=options.tp,
+        pp=options.pp,
+        allow_pickle=options.allow_pickle,
+    )
+    report = check(request)
+    print(report.table())
+    for file in report.write(options.target):
+        print(f"wrote {file}")
+    print(report.verdict(), flush=True)
+    return 0 if report.passed else 1
+
+
+def _megatron_configuration(job: Job, megatron: Path) -> Path:
+    """The configuration that the Megatron side is built from: its own where it has one."""
+    if has_own_configuration(megatron):
+        return configuration_beside(megatron, None)
+    fallback = job.options.hf_path or (job.options.source if job.folder else job.options.target)
+    print(f"{megatron}: has no config.json beside it; its architecture is taken from {fallback}", flush=True)
+    return fallback

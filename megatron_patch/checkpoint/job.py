@@ -1,0 +1,158 @@
+"""What a conversion will do, found out before the first byte is written. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, disagreements, open_hf_folder, shape_of
+from megatron_patch.checkpoint.locate import configuration_beside, resolve_iteration
+from megatron_patch.checkpoint.options import Options
+from megatron_patch.checkpoint.positions import TO_MEGATRON
+from megatron_patch.checkpoint.store import check_target, free_bytes
+from megatron_patch.families import LLAMA_3_1, Shape, padded_vocab_size
+
+ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+PRECISIONS = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
+"""As PR is typed, by safetensors' spelling."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """Everything that is known before the first byte is written."""
+
+    options: Options
+    shape: Shape
+    precision: str | None
+    """fp32, fp16 or bf16; None until the Megatron checkpoint is opened that is to keep its own."""
+    numel: int
+    """Elements of weights that will be written."""
+    folder: HFFolder | None = None
+    """hf2mcore: the source."""
+    iteration: Path | None = None
+    """mcore2hf: the torch_dist folder."""
+    companions: Path | None = None
+    """mcore2hf: where config.json and tokenizer are."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Of weights that will be written; the most that it can be while the precision is not known."""
+        return self.numel * ELEMENT_BYTES[self.precision or "fp32"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding, unpadded."""
+        assert self.shape.vocab_size is not None
+        return self.shape.vocab_size
+
+
+def inspect(options: Options) -> Job:
+    """Look at both folders without reading weights.
+
+    Raises:
+        CheckpointError: with every reason found why the command cannot be carried out.
+    """
+    job = _inspect_hf(options) if options.direction == TO_MEGATRON else _inspect_megatron(options)
+    problems = _layout_problems(job.shape, options.tp, options.pp) if options.check or options.check_only else []
+    if options.per_rank_files:
+        problems = _layout_problems(job.shape, options.tp, options.pp)
+    if options.check_only:
+        if not options.target.is_dir():
+            problems.append(f"{options.target}: no such folder; CHECK_ONLY compares two that exist")
+    else:
+        problems += check_target(options.target, overwrite=options.overwrite, sources=[options.source])
+        needed, free = needed_bytes(job), free_bytes(options.target)
+        if free < needed:
+            problems.append(
+                f"{options.target}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free on its disk"
+            )
+    if problems:
+        raise CheckpointError(problems)
+    return job
+
+
+def needed_bytes(job: Job) -> int:
+    """Free space that a conversion needs: the weights, and a little for the rest."""
+    return job.nbytes + job.nbytes // 200 + (16 << 20)
+
+
+def _inspect_hf(options: Options) -> Job:
+    folder = open_hf_folder(options.source, LLAMA_3_1, options.size, allow_pickle=options.allow_pickle)
+    if options.hf_path is not None:
+        folder.notes.append("HF_CKPT_PATH is for mg2hf=true: not used")
+    types = sorted({entry.dtype for entry in folder.tensors.values()})
+    precision = options.precision or _precision_of(types, folder)
+    notes = [*folder.notes, *cast_notes(types, precision)]
+    padding = padded_vocab_size(folder.vocab_size) - folder.vocab_size
+    if padding:
+        notes.append(f"vocabulary {folder.vocab_size} is padded with {padding} rows of zeros, the same for every TP")
+    numel = folder.shape.num_parameters(padded_vocab_size(folder.vocab_size))
+    return Job(options=options, shape=folder.shape, precision=precision, numel=numel, folder=folder, notes=notes)
+
+
+def _precision_of(types: list[str], folder: HFFolder) -> str:
+    names = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+    if len(types) == 1:
+        return names[types[0]]
+    said = folder.config.get("torch_dtype") or folder.config.get("dtype")
+    by_config = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(str(said))
+    if by_config is None:
+        kinds = ", ".join(types) or "unknown types"
+        raise CheckpointError(f"{folder.path}: its weights are {kinds} and config.json says {said}: give a precision")
+    return by_config
+
+
+def cast_notes(types: list[str], precision: str) -> list[str]:
+    """What a change of the element type does to the weights, one line for each type found."""
+    target = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}[precision]
+    notes = []
+    for found in types:
+        if found != target:
+            exact = target == "F32"
+            what = "exactly" if exact else "rounded: the way back does not give the same bits"
+            notes.append(f"weights in {found} are written in {target}, {what}")
+    return notes
+
+
+def _inspect_megatron(options: Options) -> Job:
+    iteration = resolve_iteration(options.source, options.iteration)
+    companions = configuration_beside(iteration, options.hf_path)
+    shape = shape_of(companions, LLAMA_3_1, options.size)
+    if options.hf_path is not None and has_own_configuration(iteration):
+        own = configuration_beside(iteration, None)
+        lines = disagreements(shape, shape_of(own, LLAMA_3_1, "auto"))
+        if lines:
+            raise CheckpointError([f"{companions} and {own} disagree: {line}" for line in lines])
+    return Job(
+        options=options,
+        shape=shape,
+        precision=options.precision,
+        numel=shape.num_parameters(),
+        iteration=iteration,
+        companions=companions,
+        notes=[f"reading {iteration}; configuration and tokenizer from {companions}"],
+    )
+
+
+def has_own_configuration(iteration: Path) -> bool:
+    """Whether a config.json lies in or above an iteration's folder."""
+    return any((folder / "config.json").is_file() for folder in (iteration, iteration.parent, iteration.parent.parent))
+
+
+def _layout_problems(shape: Shape, tp: int, pp: int) -> list[str]:
+    """Why Megatron could not load the model at this TP and PP."""
+    problems = []
+    heads, groups = shape.num_attention_heads, shape.num_query_groups
+    if heads % tp:
+        problems.append(f"TP is {tp}, which does not divide the {heads} attention heads")
+    if groups % tp and tp % groups:
+        problems.append(f"TP is {tp}: neither a multiple nor a divisor of the {groups} KV heads, as Megatron demands")
+    if shape.ffn_hidden_size % tp:
+        problems.append(f"TP is {tp}, which does not divide the FFN's {shape.ffn_hidden_size} rows")
+    if padded_vocab_size(shape.vocab_size or 0) % tp:
+        problems.append(f"TP is {tp}, which does not divide the padded vocabulary")
+    if (pp - 1) * -(-shape.num_layers // pp) >= shape.num_layers and pp > 1:
+        problems.append(f"PP is {pp}: of {shape.num_layers} layers the last stage would get none")
+    return problems

@@ -1,0 +1,135 @@
+"""The ten positions of the converter and its `--help`: one table that parsing and texts are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_patch.families import FAMILIES, LLAMA_3_1
+from megatron_patch.launch.values import Kind, boolean, choice, text, whole
+
+SIZES = (*LLAMA_3_1.shapes, "auto")
+TO_MEGATRON, TO_HF = "hf2mcore", "mcore2hf"
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """One of the ten."""
+
+    name: str
+    meaning: str
+    kind: Kind
+    example: str
+
+
+_FOLDER = text("a folder")
+POSITIONS = (
+    Position(
+        name="MODEL_SIZE",
+        meaning="size of the model; auto takes what config.json says",
+        kind=choice(*SIZES),
+        example="8B",
+    ),
+    Position(
+        name="SOURCE_CKPT_PATH",
+        meaning="what is converted: a Hugging Face folder, or for mg2hf a Megatron one",
+        kind=_FOLDER,
+        example="/mnt/llama3-ckpts/Meta-Llama-3.1-8B",
+    ),
+    Position(
+        name="TARGET_CKPT_PATH",
+        meaning="the folder that is written",
+        kind=_FOLDER,
+        example="/mnt/llama3-ckpts/Meta-Llama-3.1-8B/mcore-tp4-pp2",
+    ),
+    Position(
+        name="TP",
+        meaning="tensor parallel size that the check loads it with (the files fit every one)",
+        kind=whole(1),
+        example="4",
+    ),
+    Position(
+        name="PP",
+        meaning="pipeline parallel size that the check loads it with (the files fit every one)",
+        kind=whole(1),
+        example="2",
+    ),
+    Position(
+        name="mg2hf", meaning="true: Megatron to Hugging Face; false: the other way", kind=boolean(), example="false"
+    ),
+    Position(
+        name="CHECK",
+        meaning="compare both models layer by layer after the conversion",
+        kind=boolean(),
+        example="true",
+    ),
+    Position(
+        name="CHECK_ONLY", meaning="compare them, convert nothing: both folders exist", kind=boolean(), example="false"
+    ),
+    Position(
+        name="PR",
+        meaning="precision of what is written",
+        kind=choice(*PRECISIONS),
+        example="bf16",
+    ),
+    Position(
+        name="HF_CKPT_PATH",
+        meaning="optional, for mg2hf: where config.json and tokenizer come from; else from beside the source",
+        kind=_FOLDER,
+        example="/mnt/llama3-ckpts/Meta-Llama-3.1-8B",
+    ),
+)
+
+
+def list_text() -> str:
+    """The models and sizes that are supported."""
+    lines = []
+    for family in FAMILIES.values():
+        lines.append(f"{family.name}  ({family.hf_architecture})")
+        for shape in family.shapes.values():
+            vocab = shape.vocab_size
+            parameters = (
+                f"{shape.num_parameters() / 1e9:8.2f} B parameters" if vocab else "  vocabulary of its tokenizer"
+            )
+            lines.append(
+                f"  {shape.name:5} {parameters}  {shape.num_layers} layers, hidden {shape.hidden_size}, "
+                f"{shape.num_attention_heads} heads, {shape.num_query_groups} KV heads"
+                f"{', tied embeddings' if shape.tie_embeddings else ''}"
+            )
+    return "\n".join([*lines, "  auto  any Llama whose config.json says what Megatron can do"])
+
+
+def help_text() -> str:
+    """The table of positions and the flags."""
+    rows = [
+        f"  {n:2} {p.name:17} {p.meaning}\n     {'':17} valid: {p.kind.valid}; example: {p.example}"
+        for n, p in enumerate(POSITIONS, 1)
+    ]
+    return "\n".join(
+        [
+            "Converts a Llama between Hugging Face and Megatron-Core, streamed, and checks it layer by layer.",
+            "",
+            "usage: hf2mcore_convertor_llama3_1.sh POSITIONS 1-9 [HF_CKPT_PATH] [flags]",
+            "       hf2mcore_convertor_llama3_1.sh --source DIR --output-path DIR [flags]",
+            "       hf2mcore_convertor_llama3_1.sh list            the models and sizes",
+            "       hf2mcore_convertor_llama3_1.sh verify DIR      hold a folder against its SHA-256 manifest",
+            "",
+            *rows,
+            "",
+            "flags, after the positions or instead of them:",
+            "  --source DIR  --output-path DIR  --model-name SIZE  --direction hf2mcore|mcore2hf  --tp N  --pp N",
+            "  --check  --check-only  --precision PR  --hf-path DIR",
+            "                          the positions, named; left out, SIZE is auto, PR and direction are the source's",
+            "  --overwrite             replace the target, in one step, when everything is written",
+            "  --dry-run               say bytes, time and space; write nothing (DRY_RUN=1 too)",
+            "  --iteration N           mcore2hf: another iteration than the newest",
+            "  --max-shard-size 5GB    mcore2hf: most bytes of a safetensors file",
+            "  --workers N             threads; each holds 64 MiB",
+            "  --no-verify             do not hold the source against its manifest first",
+            "  --allow-pickle          read pytorch_model*.bin, with torch's weights_only loader",
+            "  --per-rank-files        hf2mcore: Megatron's old format, mp_rank_XX_YYY/model_optim_rng.pt, for this TP",
+            "                          and PP alone, with Transformer Engine's names",
+            "",
+            "exit status: 0 done; 1 the check found an error beyond the tolerance; 2 nothing was written, and why",
+        ]
+    )

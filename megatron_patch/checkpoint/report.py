@@ -1,0 +1,135 @@
+"""What the layer check found: a table for the terminal, JSON for machines, a picture of the error over depth."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.checkpoint.check import ACCUMULATED, PARTS, SAME, Row
+
+JSON_FILE, PNG_FILE = "check.json", "check.png"
+
+
+@dataclass(kw_only=True)
+class Report:
+    """The rows and what they were measured on."""
+
+    rows: list[Row]
+    about: dict[str, Any] = field(default_factory=dict)
+    """Folders, precision, TP, PP, tokens."""
+    configuration: list[str] = field(default_factory=list)
+    """Architecture facts in which the two sides' `config.json` differ; each fails the check."""
+
+    @property
+    def passed(self) -> bool:
+        """Nothing differs beyond its tolerance."""
+        return not self.configuration and all(row.passed for row in self.rows)
+
+    @property
+    def first_failure(self) -> Row | None:
+        """The first part, in the order of the computation, that is wrong although its input was right."""
+        bad = [row for row in self.rows if not row.passed]
+        return next((row for row in bad if row.mode == SAME), bad[0] if bad else None)
+
+    def verdict(self) -> str:
+        """One line."""
+        if self.passed:
+            return "check passed: every part of every layer is within its tolerance"
+        lines = [f"check FAILED: configuration: {line}" for line in self.configuration]
+        first = self.first_failure
+        if first is not None:
+            lines.append(
+                f"check FAILED: first out of tolerance: {_place(first)} {first.part} ({first.precision}): "
+                f"relative L2 {first.relative_l2:.2e}, tolerance {first.tolerance:.2e}"
+            )
+        return "\n".join(lines)
+
+    def table(self) -> str:
+        """Of each layer the part that came nearest to its tolerance, and every part that went beyond it."""
+        head = f"{'':>9}  {'part':13} {'mode':11} {'max abs':>9} {'rel. L2':>9} {'tolerance':>9} {'cosine':>10}"
+        lines = [head]
+        for precision in dict.fromkeys(row.precision for row in self.rows):
+            lines.append(
+                f"computed in {precision}, the worst part of each layer (all {len(PARTS)} are in {JSON_FILE}):"
+            )
+            places: dict[tuple[int | None, bool], list[Row]] = {}
+            for row in self.rows:
+                if row.precision == precision:
+                    places.setdefault((row.layer, row.part in PARTS[-2:]), []).append(row)
+            for rows in places.values():
+                bad = [row for row in rows if not row.passed]
+                lines += [_line(row) for row in bad or [max(rows, key=lambda r: r.relative_l2 / (r.tolerance or 1.0))]]
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write check.json and check.png."""
+        first = self.first_failure
+        content = {
+            "passed": self.passed,
+            **self.about,
+            "configuration": self.configuration,
+            "first_failure": asdict(first) if first else None,
+            "rows": [{**asdict(row), "passed": row.passed} for row in self.rows],
+        }
+        (folder / JSON_FILE).write_text(json.dumps(_without_nan(content), indent=1) + "\n")
+        self._draw(folder / PNG_FILE)
+        return [folder / JSON_FILE, folder / PNG_FILE]
+
+    def _draw(self, file: Path) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        precisions = list(dict.fromkeys(row.precision for row in self.rows))
+        figure, grid = pyplot.subplots(1, len(precisions), figsize=(8 * len(precisions), 5), squeeze=False)
+        for axes, precision in zip(grid[0], precisions, strict=True):
+            rows = [row for row in self.rows if row.precision == precision]
+            layers = [row.layer for row in rows if row.layer is not None]
+            last = 1 + max(layers, default=0)
+            for part in PARTS:
+                _draw_part(axes, [row for row in rows if row.part == part], part, last)
+            axes.set(yscale="log", xlabel="layer", ylabel="relative L2 error", title=f"computed in {precision}")
+            axes.legend(fontsize=7, ncols=3)
+        outcome = "passed" if self.passed else "FAILED"
+        figure.suptitle(f"Megatron against Hugging Face: {outcome}\nsolid: same input; dotted: accumulated")
+        figure.tight_layout()
+        figure.savefig(file, dpi=110)
+        pyplot.close(figure)
+
+
+def _draw_part(axes: Any, rows: list[Row], part: str, last: int) -> None:
+    color = f"C{PARTS.index(part) % 10}"
+    for mode, style in ((SAME, "o-"), (ACCUMULATED, ".:")):
+        chosen = [row for row in rows if row.mode == mode]
+        xs = [row.layer if row.layer is not None else (-1 if part == "embedding" else last) for row in chosen]
+        ys = [max(row.relative_l2, 1e-12) if math.isfinite(row.relative_l2) else 1e3 for row in chosen]
+        axes.plot(xs, ys, style, color=color, markersize=4, label=part if mode == SAME else None)
+    same = [row for row in rows if row.mode == SAME]
+    xs = [row.layer if row.layer is not None else (-1 if part == "embedding" else last) for row in same]
+    axes.plot(xs, [max(row.tolerance, 1e-12) for row in same], "_", color=color, alpha=0.5)
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{_place(row):>9}  {row.part:13} {row.mode:11} {row.max_abs:9.2e} {row.relative_l2:9.2e} {row.tolerance:9.2e} "
+        f"{row.cosine:10.7f}" + ("" if row.passed else "  <-- out of tolerance")
+    )
+
+
+def _place(row: Row) -> str:
+    return "model" if row.layer is None else f"layer {row.layer}"
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: a string says it."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

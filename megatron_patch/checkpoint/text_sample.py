@@ -1,0 +1,43 @@
+"""Real token sequences for the layer check: Python's own library, through the checkpoint's own tokenizer."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+SEQUENCES, LENGTH = 3, 256
+MODULES = ("ast", "difflib", "statistics", "textwrap")
+"""Modules of the standard library with much prose in them."""
+
+
+def sample_tokens(folder: Path, vocab_size: int) -> tuple[list[list[int]], str]:
+    """SEQUENCES lists of LENGTH token ids, and one line that says what they are.
+
+    Raises:
+        ValueError: the tokenizer has tokens that the model has not.
+    """
+    texts = [_source(name) for name in MODULES]
+    if (folder / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        encode = Tokenizer.from_file(str(folder / "tokenizer.json")).encode
+        rows = [encode(text).ids for text in texts]
+    elif (folder / "tokenizer.model").is_file():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        rows = [tokenizer(text)["input_ids"] for text in texts]
+    else:
+        rows = [[(byte * 2654435761 >> 7) % vocab_size for byte in text.encode()] for text in texts]
+        what = f"{folder} has no tokenizer: bytes of Python's library, scattered over the vocabulary, stand for tokens"
+        return [row[:LENGTH] for row in rows[:SEQUENCES]], what
+    chosen = [row[:LENGTH] for row in rows if len(row) >= LENGTH][:SEQUENCES]
+    largest = max(token for row in chosen for token in row)
+    if largest >= vocab_size:
+        raise ValueError(f"{folder}: its tokenizer gives token {largest}, the model has {vocab_size}")
+    return chosen, f"{len(chosen)} sequences of {LENGTH} tokens of Python's library"
+
+
+def _source(name: str) -> str:
+    module = __import__(name)
+    return inspect.getsource(module)

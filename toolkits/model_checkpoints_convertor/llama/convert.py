@@ -1,0 +1,10 @@
+"""The converter as a Python script: `python convert.py --source DIR --output-path DIR [--check] ...`; `--help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from megatron_patch.checkpoint.door import main  # the line above finds it
+
+sys.exit(main(sys.argv[1:]))
