@@ -140,6 +140,7 @@ def kernel_flags(plan: Plan) -> Flags:
     if plan.device == "cuda":
         flags += ["--transformer-impl", "transformer_engine"]
         flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]  # `te` is refused as unstable
+        flags += ["--allow-unfused-attention"] if plan.knobs.allow_unfused_attention else []
         return [*flags, "--manual-gc", "--manual-gc-interval", "100"]
     flags += ["--transformer-impl", "local", "--spec", *CPU_LAYERS]
     flags += ["--use-cpu-initialization"]  # TP 1 and TP 2 start from the same weights only with it
@@ -183,7 +184,8 @@ def data_flags(plan: Plan) -> Flags:
     flags += ["--data-cache-path", f"{plan.output}/cache", "--num-workers", str(workers)]
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
-        flags += ["--sft"]
+        flags += ["--sft", "--sft-dataset", plan.knobs.dataset_type]
+        flags += ["--sft-packing"] if plan.knobs.sft_packing else []
     return flags
 
 
@@ -241,7 +243,7 @@ FIXED = frozenset(
 
 EMITTED = frozenset(
     """
-    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2
+    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --allow-unfused-attention --adam-beta2
     --attention-backend --attention-dropout --bf16 --ckpt-format --ckpt-step --clip-grad --context-parallel-size
     --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion --data-cache-path
     --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable --distributed-backend
@@ -257,7 +259,7 @@ EMITTED = frozenset(
     --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
     --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
     --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
-    --sequence-parallel --sft --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
+    --sequence-parallel --sft --sft-dataset --sft-packing --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
     --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
     --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
     --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name

@@ -10,7 +10,7 @@ from pathlib import Path
 from megatron_patch.families import Shape
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.corpus import Corpus
-from megatron_patch.launch.environment import Environment, Knobs
+from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import (
     split_layers,
     tensor_parallel_problem,
@@ -30,14 +30,14 @@ def check_tensor_parallel(*, tp: int, shape: Shape) -> Step:
         yield Problem(names=("TP", "MODEL_SIZE"), what=why, valid=f"TP {valid}")
 
 
-def check_pipeline_parallel(*, pp: int, shape: Shape, knobs: Knobs) -> Step:
+def check_pipeline_parallel(*, pp: int, shape: Shape, mp_vp: int) -> Step:
     """The layers have to divide by PP, and by its chunks."""
-    if knobs.vp > 1 and pp == 1:
+    if mp_vp > 1 and pp == 1:
         yield Problem(names=("MP_VP", "PP"), what="chunks need a pipeline", valid="MP_VP 1, or PP > 1")
-    elif split_layers(shape.num_layers, pp, knobs.vp) is None:
-        valid = ", ".join(map(str, valid_pipeline_parallel(shape, knobs.vp)))
-        names = ("PP", "MODEL_SIZE") if knobs.vp == 1 else ("PP", "MODEL_SIZE", "MP_VP")
-        cut = f"PP {pp}" if knobs.vp == 1 else f"PP {pp} x MP_VP {knobs.vp}"
+    elif split_layers(shape.num_layers, pp, mp_vp) is None:
+        valid = ", ".join(map(str, valid_pipeline_parallel(shape, mp_vp)))
+        names = ("PP", "MODEL_SIZE") if mp_vp == 1 else ("PP", "MODEL_SIZE", "MP_VP")
+        cut = f"PP {pp}" if mp_vp == 1 else f"PP {pp} x MP_VP {mp_vp}"
         what = f"neither {shape.num_layers} layers nor {shape.num_layers + 2} (with embedding and loss) divide by {cut}"
         yield Problem(names=names, what=what, valid=f"PP {valid or 'with a smaller MP_VP'}")
 
@@ -52,9 +52,9 @@ def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
         yield "micro_batches", global_batch_size // step
 
 
-def check_interleaving(*, micro_batches: int, pp: int, knobs: Knobs) -> Step:
+def check_interleaving(*, micro_batches: int, pp: int, mp_vp: int) -> Step:
     """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
-    if knobs.vp > 1 and pp > 1 and micro_batches % pp:
+    if mp_vp > 1 and pp > 1 and micro_batches % pp:
         what = f"MP_VP needs a multiple of PP as micro batches per iteration, here {micro_batches}"
         valid = "a GLOBAL_BATCH_SIZE that is a multiple of BATCH_SIZE x data parallel x PP"
         yield Problem(names=("MP_VP", "GLOBAL_BATCH_SIZE", "PP"), what=what, valid=valid)
@@ -114,7 +114,7 @@ def check_schedule(
         yield Problem(names=("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"), what=what, valid=valid)
 
 
-def check_activations(*, ac: str, pp: int, device: str, shape: Shape, knobs: Knobs) -> Step:
+def check_activations(*, ac: str, pp: int, device: str, shape: Shape, mp_vp: int, mp_ac_layers: int) -> Step:
     """What recomputation and offloading need. Source: transformer_config.py, megatron-core 0.19.2."""
     if ac == "offload" and device == "cpu":
         what = "activations are already on the CPU, and offloading needs Transformer Engine"
@@ -122,8 +122,8 @@ def check_activations(*, ac: str, pp: int, device: str, shape: Shape, knobs: Kno
     if ac == "offload" and pp > 1:
         what = "Megatron cannot offload activations of a pipeline"
         yield Problem(names=("AC", "PP"), what=what, valid="AC full or sel, or PP 1")
-    limit = shape.num_layers - 1 if ac == "offload" else shape.num_layers // (pp * knobs.vp)
-    if ac in ("full", "offload") and knobs.ac_layers > max(1, limit):
+    limit = shape.num_layers - 1 if ac == "offload" else shape.num_layers // (pp * mp_vp)
+    if ac in ("full", "offload") and mp_ac_layers > max(1, limit):
         what = f"more layers than {'can be offloaded' if ac == 'offload' else 'one model chunk has'}"
         yield Problem(names=("MP_AC_LAYERS", "AC", "MODEL_SIZE"), what=what, valid=f"1 to {max(1, limit)}")
 
@@ -155,38 +155,38 @@ def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int,
         yield Problem(names=("SEQ_LEN", "PR"), what=what, valid="a multiple of 16 per rank, or another PR")
 
 
-def check_attention(*, knobs: Knobs, device: str) -> Step:
+def check_attention(*, mp_attention_backend: str | None, device: str) -> Step:
     """cuDNN's kernels exist on GPUs only."""
-    if knobs.attention_backend == "fused" and device == "cpu":
+    if mp_attention_backend == "fused" and device == "cpu":
         yield Problem(
             names=("MP_ATTENTION_BACKEND",), what="cuDNN needs a GPU", valid="auto, flash, unfused on the CPU"
         )
 
 
-def check_gradient_precision(*, knobs: Knobs, pr: str) -> Step:
+def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Step:
     """bf16 sums exist beside bf16 weights only."""
-    if knobs.grad_reduce == "bf16" and pr not in ("bf16", "fp8"):
+    if mp_grad_reduce == "bf16" and pr not in ("bf16", "fp8"):
         yield Problem(names=("MP_GRAD_REDUCE", "PR"), what="bf16 sums need PR bf16 or fp8", valid="auto, fp32")
 
 
-def check_data_form(*, sft: bool, knobs: Knobs) -> Step:
+def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) -> Step:
     """Raw JSON and packing are for conversations."""
-    if knobs.dataset_type == "raw" and not sft:
+    if mp_dataset_type == "raw" and not sft:
         what = "raw JSON holds conversations; text for pretraining has to be tokenized first"
         valid = "idxmap (make it with toolkits/pretrain_data_preprocessing), or SFT true"
         yield Problem(names=("MP_DATASET_TYPE", "SFT"), what=what, valid=valid)
-    if knobs.sft_packing and not sft:
+    if mp_sft_packing and not sft:
         yield Problem(names=("MP_SFT_PACKING", "SFT"), what="packing is for SFT", valid="false, or SFT true")
 
 
-def check_split(*, knobs: Knobs, valid_data: tuple[Corpus, ...] | None) -> Step:
+def check_split(*, mp_split: str | None, valid_data: tuple[Corpus, ...] | None) -> Step:
     """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is."""
-    if knobs.split is None:
+    if mp_split is None:
         return
     if valid_data is not None:
         what = "both say where the validation data comes from"
         yield Problem(names=("MP_SPLIT", "VALID_DATASET_PATH"), what=what, valid="one of them; VALID_DATASET_PATH none")
-    parts = knobs.split.split(",")
+    parts = mp_split.split(",")
     try:
         shares = [float(part) for part in parts]
     except ValueError:
@@ -195,32 +195,32 @@ def check_split(*, knobs: Knobs, valid_data: tuple[Corpus, ...] | None) -> Step:
         yield Problem(names=("MP_SPLIT",), what="no shares of training and validation", valid="such as 99,1")
 
 
-def check_cluster(*, env: str, knobs: Knobs) -> Step:
+def check_cluster(*, env: str, mp_master_port: int | None) -> Step:
     """Under ENV=dlc the port is the cluster's."""
-    if env == "dlc" and knobs.master_port is not None:
+    if env == "dlc" and mp_master_port is not None:
         yield Problem(names=("MP_MASTER_PORT", "ENV"), what="dlc takes MASTER_PORT", valid="unset, or ENV dsw")
 
 
-def check_wandb(*, environment: Environment) -> Step:
+def check_wandb(
+    *, environment: Environment, mp_wandb_project: str | None, mp_wandb_entity: str | None, mp_wandb_name: str | None
+) -> Step:
     """A project without a key would log nothing."""
-    knobs = environment.knobs
-    for name in ("project", "entity", "name"):
-        if getattr(knobs, f"wandb_{name}") is None:
-            continue
+    asked = {"PROJECT": mp_wandb_project, "ENTITY": mp_wandb_entity, "NAME": mp_wandb_name}
+    for name in (f"MP_WANDB_{name}" for name, value in asked.items() if value is not None):
         if not environment.wandb_key:
             what = "no key: set WANDB_API_KEY, or WANDB_MODE=offline"
-            yield Problem(names=(f"MP_WANDB_{name.upper()}",), what=what, valid="unset, or with a key")
+            yield Problem(names=(name,), what=what, valid="unset, or with a key")
         elif not environment.wandb_installed:
             what = "the package wandb is not installed"
-            yield Problem(names=(f"MP_WANDB_{name.upper()}",), what=what, valid="unset, or `pip install wandb`")
+            yield Problem(names=(name,), what=what, valid="unset, or `pip install wandb`")
 
 
-def check_megatron_args(*, knobs: Knobs) -> Step:
+def check_megatron_args(*, mp_megatron_args: str | None) -> Step:
     """More flags, but none against the plan."""
-    if knobs.megatron_args is None:
+    if mp_megatron_args is None:
         return
     try:
-        words = shlex.split(knobs.megatron_args)
+        words = shlex.split(mp_megatron_args)
     except ValueError as error:
         yield Problem(names=("MP_MEGATRON_ARGS",), what=f"cannot be split: {error}", valid="flags as in a shell")
         return

@@ -7,16 +7,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
-from megatron_patch.launch.environment import Environment, read_environment
+from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
 from megatron_patch.launch.plan import Plan, build_plan, to_json, values_of
-from megatron_patch.launch.problems import Problem, label, render_all
+from megatron_patch.launch.problems import Problem, label, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, facts_of_environment, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier
@@ -33,12 +32,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print(help_text())
         return 0
-    values = list(arguments[: len(POSITIONS)])
-    options = list(arguments[len(POSITIONS) :])
-    if len(values) < len(POSITIONS) or any(option != "--dry-run" for option in options):
-        return _wrong_number(values, options)
-    plan, environment, problems = make_plan(values, environ, dry_run="--dry-run" in options)
-    if plan is None or environment is None:
+    values = [argument for argument in arguments if argument != "--dry-run"]
+    if len(values) != len(POSITIONS):
+        return _wrong_number(values)
+    plan, environment, problems = make_plan(values, environ, dry_run=len(values) < len(arguments))
+    if plan is None:
         print(render_all(problems, {**environ, **typed_values(values)}), file=sys.stderr)
         return USAGE_ERROR
     command = build_command(plan, environment)
@@ -51,24 +49,22 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _wrong_number(values: list[str], options: list[str]) -> int:
+def _wrong_number(values: list[str]) -> int:
     lines = [USAGE, "", *table(), ""]
     if len(values) < len(POSITIONS):
-        if values and values[-1] == "--dry-run":
-            values.pop()
         missing = " or ".join(label(position.name) for position in missing_positions(values)[:3])
         rest = ", and what follows it" if len(values) < len(POSITIONS) - 1 else ""
         lines.append(f"{len(values)} of {len(POSITIONS)} values are given; missing: {missing}{rest}")
     else:
-        unknown = ", ".join(f'"{option}"' for option in options if option != "--dry-run")
-        lines.append(f"more than {len(POSITIONS)} values are given; left over: {unknown}; valid after them: --dry-run")
+        left = ", ".join(map(quoted, values[len(POSITIONS) :]))
+        lines.append(f"more than {len(POSITIONS)} values are given; left over: {left}; valid after them: --dry-run")
     print("\n".join(lines), file=sys.stderr)
     return USAGE_ERROR
 
 
 def make_plan(
     values: Sequence[str], environ: Mapping[str, str], *, dry_run: bool
-) -> tuple[Plan | None, Environment | None, list[Problem]]:
+) -> tuple[Plan | None, Environment, list[Problem]]:
     """Everything that can be known before torch is imported.
 
     Args:
@@ -76,7 +72,7 @@ def make_plan(
         environ: normally os.environ.
         dry_run: `--dry-run` was given; DRY_RUN=1 counts too.
     Returns:
-        Plan and environment; or Nones, and all problems.
+        The plan, None if something is wrong; where it was made; and what is wrong.
     """
     facts, wrong = read_values(values)
     problems = [
@@ -84,26 +80,18 @@ def make_plan(
         for position in POSITIONS
         if position.name in wrong
     ]
-    environment, more = read_environment(environ, env=facts.get("env"))
-    if environment is not None:
-        environment = dataclasses.replace(environment, dry_run=environment.dry_run or dry_run)
-    facts |= facts_of_environment(environment)
+    outside, more = facts_of_environment(environ, facts.get("env"), dry_run)
+    facts |= outside
+    environment: Environment = facts["environment"]
     problems += [*more, *run_steps(STEPS, facts), *run_steps(CHECKS, facts)]
-    if problems or environment is None:
-        return None, None, problems
-    return _finish(facts, environment)
-
-
-def _finish(facts: dict[str, Any], environment: Environment) -> tuple[Plan | None, Environment | None, list[Problem]]:
-    """The last checks need the plan itself: what an earlier start left behind, and what fits."""
+    if problems:
+        return None, environment, problems
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
     shape = dataclasses.asdict(plan.shape) | {"vocab_rows": plan.vocab_rows}
     problems, changes = compare_values(plan.earlier, values_of(plan), shape)
     if not environment.dry_run:
         problems += _refusals(plan)
-    if problems:
-        return None, None, problems
-    return annotate(plan, environment, changes), environment, []
+    return (None if problems else annotate(plan, environment, changes)), environment, problems
 
 
 def _refusals(plan: Plan) -> list[Problem]:

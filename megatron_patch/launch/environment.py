@@ -26,6 +26,9 @@ class Knobs:
     ac_layers: int = _knob(1, "AC=full: layers of one recomputed group; AC=offload: layers moved to the CPU", whole(1))
     adam_beta1: float = _knob(0.9, "Adam's decay of the first moment", real(0, 0.99999))
     adam_beta2: float = _knob(0.95, "Adam's decay of the second moment", real(0, 0.99999))
+    allow_unfused_attention: bool = _knob(
+        False, "GPUs: train on where attention falls back to S x S scores at 2048 tokens or more", boolean()
+    )
     attention_backend: str | None = _knob(
         None, "attention kernel, before FL", choice("auto", "flash", "fused", "unfused")
     )
@@ -102,11 +105,8 @@ CLUSTER_VARIABLES: Mapping[str, tuple[str, Kind]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Everything that the launch takes from its surroundings."""
+    """What the launch takes from its surroundings beside the MP_* variables."""
 
-    knobs: Knobs
-    cluster: Cluster | None
-    """Only under ENV=dlc."""
     gpus: tuple[Gpu, ...]
     """Empty under MP_DEVICE=cpu."""
     cores: int
@@ -134,27 +134,18 @@ KEPT_IF_SET = (
 )
 
 
-def read_environment(environ: Mapping[str, str], *, env: str | None) -> tuple[Environment | None, list[Problem]]:
-    """Read and check everything that comes from the environment.
+def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Environment, list[Problem]]:
+    """Look at this machine, and at the variables that are not ours.
 
     Args:
         environ: normally os.environ.
-        env: position 1, or None if it could not be read.
-    Returns:
-        The environment, None if something in it is wrong; and what is wrong.
+        device: MP_DEVICE; under `cpu` no GPU is looked for.
     """
-    knobs, problems = _read_knobs(environ)
-    cluster, cluster_problems = _read_cluster(environ, knobs) if env == "dlc" else (None, [])
-    problems += cluster_problems
-    dry_run = environ.get("DRY_RUN", "").lower()
+    dry_run, problems = environ.get("DRY_RUN", "").lower(), []
     if dry_run not in ("", "0", "1", "true", "false"):
         problems.append(Problem(names=("DRY_RUN",), what="neither 0 nor 1", valid="0, 1"))
-    if problems or knobs is None:
-        return None, problems
-    gpus = () if knobs.device == "cpu" else visible_gpus(installed_gpus(), environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus = () if device == "cpu" else visible_gpus(installed_gpus(), environ.get("CUDA_VISIBLE_DEVICES"))
     environment = Environment(
-        knobs=knobs,
-        cluster=cluster,
         gpus=gpus,
         cores=usable_cores(),
         memory_bytes=available_memory(),
@@ -165,31 +156,44 @@ def read_environment(environ: Mapping[str, str], *, env: str | None) -> tuple[En
         python_path=environ.get("PYTHONPATH", ""),
         inherited=frozenset(environ),
     )
-    return environment, []
+    return environment, problems
 
 
-def _read_knobs(environ: Mapping[str, str]) -> tuple[Knobs | None, list[Problem]]:
-    """An empty variable counts as not set, as in the seed's `[ -z ${MP_VP} ]`."""
+def read_knobs(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
+    """Read the MP_* variables; an empty one counts as not set, as in the seed's `[ -z ${MP_AC_LAYERS} ]`.
+
+    Returns:
+        Values by field name of Knobs, defaults included, without those that could not be read; and what is wrong.
+    """
     known = {variable.name: variable for variable in VARIABLES}
-    values: dict[str, Any] = {}
+    values = {variable.name.removeprefix("MP_").lower(): variable.default for variable in VARIABLES}
     problems = []
     for name in sorted(name for name in environ if name.startswith("MP_") and environ[name]):
+        field_name = name.removeprefix("MP_").lower()
         if name not in known:
             what = f"unknown variable{nearest(name, tuple(known))}"
             problems.append(Problem(names=(name,), what=what, valid="one of the MP_ variables that --help lists"))
             continue
         try:
-            values[name.removeprefix("MP_").lower()] = known[name].kind.parse(environ[name])
+            values[field_name] = known[name].kind.parse(environ[name])
         except ValueError as error:
+            del values[field_name]
             problems.append(Problem(names=(name,), what=str(error), valid=known[name].kind.valid))
-    return (None if problems else Knobs(**values)), problems
+    return values, problems
 
 
-def _read_cluster(environ: Mapping[str, str], knobs: Knobs | None) -> tuple[Cluster | None, list[Problem]]:
+def read_cluster(environ: Mapping[str, str], *, nproc: int | None) -> tuple[Cluster | None, list[Problem]]:
+    """Read what ENV=dlc needs.
+
+    Args:
+        nproc: MP_NPROC, which takes the place of KUBERNETES_CONTAINER_RESOURCE_GPU.
+    Returns:
+        The cluster, None if something is wrong; and what is wrong.
+    """
     values: dict[str, Any] = {}
     problems = []
     for name, (fact, kind) in CLUSTER_VARIABLES.items():
-        if fact == "gpus_per_node" and knobs is not None and knobs.nproc is not None:
+        if fact == "gpus_per_node" and nproc is not None:
             values[fact] = None
             continue
         try:

@@ -54,6 +54,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
 
 def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
     config, knobs, schedule = plan.config, plan.knobs, plan.schedule
+    if config.pr == "fp16" and plan.device == "cpu":
+        yield "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32"
     if schedule.warmup_iters == 0 and config.warmup_tokens_or_iters > 0:
         yield "no warm-up: fewer warm-up tokens than one iteration has"
     if plan.tokenizer.ids is None:
@@ -70,6 +72,8 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield f"MP_FP8_RECIPE={knobs.fp8_recipe} does nothing under PR={config.pr}"
     if knobs.attention_backend is not None:
         yield f"attention: MP_ATTENTION_BACKEND={knobs.attention_backend} goes before FL={str(config.fl).lower()}"
+    if knobs.allow_unfused_attention and plan.device == "cpu":
+        yield "MP_ALLOW_UNFUSED_ATTENTION does nothing on the CPU"
     if plan.gradient_bf16 and knobs.grad_reduce == "auto":
         yield "gradients are summed in bf16: one micro batch per iteration accumulates nothing (MP_GRAD_REDUCE=fp32)"
     if config.pr == "fp8" and not gathers_fp8(plan):

@@ -96,7 +96,8 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     """
     config = RunConfig(**{row.name: facts[row.name] for row in dataclasses.fields(RunConfig)})
     environment: Environment = facts["environment"]
-    shape, device, knobs = facts["shape"], facts["device"], environment.knobs
+    shape, device = facts["shape"], facts["device"]
+    knobs = Knobs(**{row.name: facts[f"mp_{row.name}"] for row in dataclasses.fields(Knobs)})
     layout = _layout(config, knobs, facts)
     gradient_bf16 = _sums_in_bf16(config, knobs, device, facts["micro_batches"])
     precision = _precision(config, gradient_bf16)
@@ -107,7 +108,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     return Plan(
         config=config,
         knobs=knobs,
-        cluster=environment.cluster,
+        cluster=facts["cluster"],
         shape=shape,
         vocab_size=facts["vocab_size"],
         vocab_rows=rows,

@@ -1,18 +1,18 @@
 """From typed values to facts: what the paths hold, which model it is, how many processes there are.
 
-Each function names the facts that it needs as keyword arguments, and runs only if all of them could be had: one wrong
-value hides no other.
+Each function names the facts that it needs as keyword arguments (`mp_...` are the MP_* variables), and runs only if all
+of them could be had: one wrong value hides no other.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 from megatron_patch.families import LLAMA_3_1, ConfigError, Shape, shape_from_hf_config
 from megatron_patch.launch.corpus import CorpusError, read_blend
-from megatron_patch.launch.environment import Environment, Knobs
+from megatron_patch.launch.environment import Cluster, Environment, read_cluster, read_environment, read_knobs
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.vocabulary import Tokenizer, TokenizerError, read_tokenizer, vocab_size_of_config
@@ -103,7 +103,7 @@ def compare_shape(*, model_size: str, shape: Shape, weights: Weights) -> Step:
         yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
         return
     loose = {"name", "source", "max_position_embeddings", "init_method_std"}
-    for field in fields(Shape):
+    for field in dataclasses.fields(Shape):
         mine, theirs = getattr(shape, field.name), getattr(other, field.name)
         if field.name in loose or mine is None or mine == theirs:
             continue
@@ -111,11 +111,11 @@ def compare_shape(*, model_size: str, shape: Shape, weights: Weights) -> Step:
         yield Problem(names=names, what=what, valid="the checkpoint's size, or auto to take its geometry")
 
 
-def find_tokenizer(*, knobs: Knobs, weights: Weights) -> Step:
+def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
     """MP_TOKENIZER_PATH, else beside the weights."""
-    if knobs.tokenizer_path is not None:
+    if mp_tokenizer_path is not None:
         try:
-            yield "tokenizer", read_tokenizer(knobs.tokenizer_path)
+            yield "tokenizer", read_tokenizer(mp_tokenizer_path)
         except (TokenizerError, OSError) as error:
             yield Problem(names=("MP_TOKENIZER_PATH",), what=str(error), valid="folder with tokenizer.json")
         return
@@ -149,46 +149,47 @@ def find_vocabulary(*, shape: Shape, tokenizer: Tokenizer, weights: Weights) -> 
     yield "vocab_size", size
 
 
-def find_training_data(*, dataset_path: str, knobs: Knobs) -> Step:
+def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Step:
     """What DATASET_PATH holds."""
     try:
-        yield "train_data", read_blend(dataset_path, raw=knobs.dataset_type == "raw")
+        yield "train_data", read_blend(dataset_path, raw=mp_dataset_type == "raw")
     except (CorpusError, OSError) as error:
-        yield Problem(names=("DATASET_PATH",), what=str(error), valid=_data_form(knobs))
+        yield Problem(names=("DATASET_PATH",), what=str(error), valid=_data_form(mp_dataset_type))
 
 
-def find_validation_data(*, valid_dataset_path: str, knobs: Knobs) -> Step:
+def find_validation_data(*, valid_dataset_path: str, mp_dataset_type: str) -> Step:
     """What VALID_DATASET_PATH holds; None for `none`."""
     if valid_dataset_path == "none":
         yield "valid_data", None
         return
     try:
-        yield "valid_data", read_blend(valid_dataset_path, raw=knobs.dataset_type == "raw")
+        yield "valid_data", read_blend(valid_dataset_path, raw=mp_dataset_type == "raw")
     except (CorpusError, OSError) as error:
-        yield Problem(names=("VALID_DATASET_PATH",), what=str(error), valid=f"{_data_form(knobs)}; or none")
+        yield Problem(names=("VALID_DATASET_PATH",), what=str(error), valid=f"{_data_form(mp_dataset_type)}; or none")
 
 
-def _data_form(knobs: Knobs) -> str:
-    if knobs.dataset_type == "raw":
+def _data_form(dataset_type: str) -> str:
+    if dataset_type == "raw":
         return "a JSON file, several, or a blend `0.3 A 0.7 B`"
     return "a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`"
 
 
-def find_device(*, environment: Environment, pr: str) -> Step:
+def find_device(*, environment: Environment, mp_device: str) -> Step:
     """GPUs where there are any, unless MP_DEVICE says otherwise."""
-    asked = environment.knobs.device
-    if asked == "cuda" and not environment.gpus and not environment.dry_run:
+    if mp_device == "cuda" and not environment.gpus and not environment.dry_run:
         yield Problem(names=("MP_DEVICE",), what="no GPU here; cuda without one is for dry runs", valid="auto, cpu")
         return
-    yield "device", "cuda" if asked == "cuda" or environment.gpus else "cpu"
+    yield "device", "cuda" if mp_device == "cuda" or environment.gpus else "cpu"
 
 
-def find_processes(*, environment: Environment, device: str, tp: int, pp: int, cp: int) -> Step:
+def find_processes(
+    *, environment: Environment, cluster: Cluster | None, mp_nproc: int | None, device: str, tp: int, pp: int, cp: int
+) -> Step:
     """Machines, and processes of each."""
-    knobs, cluster, gpus = environment.knobs, environment.cluster, environment.gpus
+    gpus = environment.gpus
     nodes = cluster.nodes if cluster else 1
-    if knobs.nproc is not None:
-        processes = knobs.nproc
+    if mp_nproc is not None:
+        processes = mp_nproc
     elif cluster is not None and cluster.gpus_per_node is not None:
         processes = cluster.gpus_per_node
     elif device == "cuda":
@@ -196,7 +197,7 @@ def find_processes(*, environment: Environment, device: str, tp: int, pp: int, c
     else:
         processes = tp * pp * cp
     if gpus and processes > len(gpus) and not environment.dry_run:
-        name = "MP_NPROC" if knobs.nproc is not None else "KUBERNETES_CONTAINER_RESOURCE_GPU"
+        name = "MP_NPROC" if mp_nproc is not None else "KUBERNETES_CONTAINER_RESOURCE_GPU"
         yield Problem(names=(name,), what=f"{len(gpus)} GPUs are visible here", valid=f"1 to {len(gpus)}")
         return
     yield "nodes", nodes
@@ -231,8 +232,25 @@ STEPS: tuple[Callable[..., Step], ...] = (
 )
 
 
-def facts_of_environment(environment: Environment | None) -> Mapping[str, Any]:
-    """The facts that come from outside the 25 values."""
-    if environment is None:
-        return {}
-    return {"environment": environment, "knobs": environment.knobs}
+def facts_of_environment(
+    environ: Mapping[str, str], env: str | None, dry_run: bool
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The facts that come from outside the 25 values.
+
+    Args:
+        environ: normally os.environ.
+        env: position 1, or None if it could not be read.
+        dry_run: the flag; DRY_RUN=1 counts too.
+    """
+    knobs, problems = read_knobs(environ)
+    environment, more = read_environment(environ, device=knobs.get("device", "auto"))
+    environment = dataclasses.replace(environment, dry_run=environment.dry_run or dry_run)
+    facts = {f"mp_{name}": value for name, value in knobs.items()} | {"environment": environment}
+    problems += more
+    if env == "dlc":
+        cluster, more = read_cluster(environ, nproc=knobs.get("nproc"))
+        problems += more
+        facts |= {"cluster": cluster} if cluster is not None else {}
+    elif env == "dsw":
+        facts["cluster"] = None
+    return facts, problems

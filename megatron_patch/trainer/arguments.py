@@ -8,7 +8,11 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`."""
+    """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`.
+
+    A signal always ends a run after the step, with a checkpoint: `--exit-signal-handler` is on.
+    """
+    parser.set_defaults(exit_signal_handler=True)
     group = parser.add_argument_group(title="megatron_patch")
     group.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="what the ranks compute on")
     group.add_argument(
@@ -27,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         action="store_true",
         help="rotate queries and keys where they lie in the fused projection (Megatron has no flag for its own field)",
     )
+    group.add_argument(
+        "--sft-dataset", choices=("idxmap", "raw"), default="idxmap", help="under --sft, the form of the conversations"
+    )
+    group.add_argument("--sft-packing", action="store_true", help="under --sft, several conversations in one sequence")
     return parser
 
 

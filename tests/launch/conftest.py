@@ -1,0 +1,117 @@
+"""A small world on disk: a tokenizer, idxmaps, checkpoints; and 25 values that are right, to be changed one by one."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from megatron_patch.families import LLAMA_3_1, shape_to_hf_config
+from megatron_patch.launch.config import POSITIONS
+from megatron_patch.launch.driver import make_plan
+from megatron_patch.launch.plan import Plan
+
+VALUES = (
+    "dsw tiny 1 8 1e-3 1e-4 128 128 fp32 1 1 1 false false true false false false 100 text valid none 10240 1024 out"
+)
+
+
+def write_idxmap(prefix: Path, documents: int = 20, length: int = 100) -> None:
+    """An idxmap of ascending token ids, as Megatron's IndexedDatasetBuilder lays it out."""
+    ids = [number % 256 for number in range(documents * length)]
+    prefix.with_name(f"{prefix.name}.bin").write_bytes(struct.pack(f"<{len(ids)}i", *ids))
+    body = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, 4, documents, documents + 1)
+    body += struct.pack(f"<{documents}i", *[length] * documents)
+    body += struct.pack(f"<{documents}q", *[4 * length * index for index in range(documents)])
+    body += struct.pack(f"<{documents + 1}q", *range(documents + 1))
+    prefix.with_name(f"{prefix.name}.idx").write_bytes(body)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer without merges: 256 bytes and two special tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab = {token: number for number, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end_of_text|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def write_mcore(folder: Path, tracker: str = "1") -> None:
+    """What a complete torch_dist checkpoint looks like from outside."""
+    target = folder / ("release" if tracker == "release" else f"iter_{int(tracker):07d}")
+    target.mkdir(parents=True)
+    (target / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
+    (target / ".metadata").write_bytes(b"x")
+    (target / "__0_0.distcp").write_bytes(b"x")
+    (folder / "latest_checkpointed_iteration.txt").write_text(tracker)
+
+
+def write_hf(folder: Path, size: str) -> None:
+    """What a Hugging Face folder looks like from outside: config, index, two shards, tokenizer."""
+    write_tokenizer(folder)
+    config = shape_to_hf_config(LLAMA_3_1.shape(size), dtype="bfloat16", vocab_size=258 if size == "tiny" else None)
+    (folder / "config.json").write_text(json.dumps(config))
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {"weight_map": {"model.embed_tokens.weight": shards[0], "lm_head.weight": shards[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for shard in shards:
+        (folder / shard).write_bytes(b"x")
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the values' relative paths start from; tests do not write into it."""
+    root = tmp_path_factory.mktemp("world").resolve()
+    write_tokenizer(root / "tokenizer")
+    for name in ("text", "valid", "more", "with space", "$(touch pwned)"):
+        write_idxmap(root / name)
+    (root / "chat.json").write_text('[{"instruction": "a", "output": "b"}]')
+    for size in ("tiny", "1B", "8B"):
+        write_hf(root / f"hf-{size}", size)
+    write_mcore(root / "mcore-tp4-pp2")
+    write_tokenizer(root / "mcore-tp4-pp2")
+    write_mcore(root / "released", "release")
+    return root
+
+
+@pytest.fixture
+def values() -> Callable[..., list[str]]:
+    """25 right values, some of them changed: `values(TP="2")`."""
+
+    def build(**changes: str) -> list[str]:
+        right = dict(zip((position.name for position in POSITIONS), VALUES.split(), strict=True))
+        assert set(changes) <= set(right)
+        return list((right | changes).values())
+
+    return build
+
+
+@pytest.fixture
+def surroundings(world: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """The environment of a start: the tokenizer named, no GPU even where there is one, working directory `world`."""
+    monkeypatch.chdir(world)
+
+    def build(**changes: str | None) -> dict[str, str]:
+        wanted: dict[str, str | None] = {"MP_TOKENIZER_PATH": "tokenizer", "MP_DEVICE": "cpu", **changes}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    return build
+
+
+@pytest.fixture
+def plan_of(values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]) -> Callable[..., Plan]:
+    """The plan of right values with changes: positions and MP_ variables, as in `plan_of(TP="2", MP_VP="2")`."""
+
+    def build(**changes: str) -> Plan:
+        environ = {name: changes.pop(name) for name in list(changes) if name not in {row.name for row in POSITIONS}}
+        plan, _, problems = make_plan(values(**changes), surroundings(**environ), dry_run=True)
+        assert plan is not None, problems
+        return plan
+
+    return build
