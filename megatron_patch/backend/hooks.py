@@ -161,7 +161,7 @@ def _observe_evaluation(training: Any, observer: Observer) -> None:
 
 
 def interrupt_like_termination(args: Any) -> None:
-    """With `--exit-signal-handler`, let Ctrl-C end the run as SIGTERM does: after the step, with a checkpoint.
+    """Let Ctrl-C end the run as SIGTERM does: after the step, with a checkpoint.
 
     Megatron 0.19.2 handles one signal, SIGTERM unless `--exit-signal` says otherwise.
     """

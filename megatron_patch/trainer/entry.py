@@ -73,6 +73,8 @@ def _pretrain(reporter: Reporter, device: str) -> None:
 
     args = parse_and_validate_args(extra_args_provider=add_arguments)
     hooks.interrupt_like_termination(args)
+    if args.sft:
+        raise TrainerError("--sft: this trainer has no SFT data provider yet; pretraining only (SFT=false)")
     if args.transformer_impl == "transformer_engine":
         te_attention.watch_attention(
             reporter.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.distributed.checkpoint import FileSystemReader, load
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
@@ -33,7 +38,7 @@ CPU = """
 SCHEDULE = """
 --micro-batch-size 2 --global-batch-size 8 --train-iters 20 --lr 1e-3 --min-lr 1e-4 --lr-decay-style cosine
 --lr-warmup-iters 2 --weight-decay 0.1 --adam-beta1 0.9 --adam-beta2 0.95 --clip-grad 1.0 --seed 1234
---log-interval 5 --eval-interval 1000 --eval-iters 0 --ckpt-format torch_dist --exit-signal-handler
+--log-interval 5 --eval-interval 1000 --eval-iters 0 --ckpt-format torch_dist
 """
 
 
@@ -57,13 +62,13 @@ class Run:
         return (self.output / "logs" / f"rank_{rank}.log").read_text()
 
 
-def command(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> list[str]:
+def command(output: Path, data: Path, extra: str = "", *, processes: int = 1, script: Path = SCRIPT) -> list[str]:
     """The torchrun command line; later flags win over earlier ones."""
     flags = (MODEL + CPU + SCHEDULE).split()
     flags += ["--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # port 0: any free one
-    return [*torchrun, *rendezvous, str(SCRIPT), *flags]
+    return [*torchrun, *rendezvous, str(script), *flags]
 
 
 def environment() -> dict[str, str]:
@@ -71,10 +76,12 @@ def environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def launch(output: Path, data: Path, extra: str = "", *, processes: int = 1, timeout: float = 300) -> Run:
+def launch(
+    output: Path, data: Path, extra: str = "", *, processes: int = 1, script: Path = SCRIPT, timeout: float = 300
+) -> Run:
     """Train to the end, or to the error."""
     done = subprocess.run(
-        command(output, data, extra, processes=processes),
+        command(output, data, extra, processes=processes, script=script),
         env=environment(),
         capture_output=True,
         text=True,
@@ -90,6 +97,53 @@ def launch(output: Path, data: Path, extra: str = "", *, processes: int = 1, tim
     )
 
 
+def launch_and_signal(
+    output: Path, data: Path, extra: str, *, processes: int, iteration: int, number: signal.Signals
+) -> Run:
+    """Send a signal once `iteration` is recorded: SIGKILL to every process of the run, others to torchrun alone."""
+    screen = output.parent / f"{output.name}.screen"
+    with screen.open("w") as file:
+        job = subprocess.Popen(
+            command(output, data, extra, processes=processes), env=environment(), stdout=file, stderr=file
+        )
+    try:
+        while job.poll() is None and len(read_metrics(output)) < iteration:
+            time.sleep(0.005)
+        assert job.poll() is None, f"the run ended before iteration {iteration}:\n{screen.read_text()}"
+        for pid in (*children(job.pid), job.pid) if number == signal.SIGKILL else (job.pid,):
+            os.kill(pid, number)
+        job.wait(timeout=120)
+    finally:
+        job.kill()
+    return Run(
+        returncode=job.returncode, stdout=screen.read_text(), stderr="", output=output, metrics=read_metrics(output)
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def complete_iterations(checkpoints: Path) -> list[int]:
+    """Iterations that can be resumed from, oldest first: what the launcher looks for."""
+    folders = [path for path in checkpoints.glob("iter_*") if (path / "metadata.json").exists()]
+    return sorted(int(path.name.removeprefix("iter_")) for path in folders)
+
+
+def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a torch_dist checkpoint, weights and optimizer."""
+    reader = FileSystemReader(folder)
+    sizes = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in sizes.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
 def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> Run:
     """Train to the end; fail with what the trainer said."""
     run = launch(output, data, extra, processes=processes)
@@ -100,7 +154,8 @@ def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> R
 def read_metrics(output: Path) -> list[dict]:
     """The lines of metrics.jsonl; none if it was never written."""
     path = output / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def build_idxmap(prefix: Path, *, documents: int = 200, seed: int = 0) -> Path:

@@ -1,0 +1,131 @@
+"""A run that was killed goes on as if nothing had happened, bit for bit."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from .harness import (
+    REPOSITORY,
+    Run,
+    complete_iterations,
+    launch,
+    launch_and_signal,
+    read_checkpoint,
+    train,
+)
+
+DROPOUT = "--hidden-dropout 0.1 --attention-dropout 0.1"
+DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"
+RESHARDABLE = DISTRIBUTED + " --dist-ckpt-optim-fully-reshardable"
+TP2PP2 = "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel"
+DYING = REPOSITORY / "tests" / "trainer" / "kill_while_saving.py"
+
+
+def flags(output: Path, data: Path, extra: str) -> str:
+    """For a run that saves into its own folder, and validates now and then."""
+    validation = f"--valid-data-path {data} --eval-interval 10 --eval-iters 2"
+    return f"--save {output}/checkpoints --save-interval 5 {validation} {extra}"
+
+
+def resume(output: Path, data: Path, extra: str, *, processes: int) -> tuple[Run, int]:
+    """Start the run again as the launcher does: from the newest complete checkpoint."""
+    step = complete_iterations(output / "checkpoints")[-1]
+    source = f"--load {output}/checkpoints --ckpt-step {step}"
+    run = train(output, data, f"{flags(output, data, extra)} {source}", processes=processes)
+    assert f"resuming from iteration {step}" in run.stdout
+    return run, step
+
+
+def results(run: Run) -> list[dict]:
+    """What must not depend on the kill: everything but times and memory."""
+    names = ("iteration", "loss", "lr", "grad_norm", "tokens", "validation_loss")
+    return [{name: record.get(name) for name in names} for record in run.metrics]
+
+
+def assert_same(resumed: Run, whole: Run) -> None:
+    """Losses, rates, norms, data position, and every tensor of the last checkpoint."""
+    assert len(whole.losses) == 20
+    assert results(resumed) == results(whole)
+    expected = read_checkpoint(whole.output / "checkpoints" / "iter_0000020")
+    found = read_checkpoint(resumed.output / "checkpoints" / "iter_0000020")
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("moment", ["publish", pytest.param("_replaced_when_closed", marks=pytest.mark.slow)])
+def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """SIGKILL before the checkpoint gets its name, or before the tracker is written; with dropout, so RNG counts."""
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, DROPOUT))
+    killed = tmp_path / "killed"
+    monkeypatch.setenv("KILL_AT", moment)
+    dead = launch(killed, data, flags(killed, data, DROPOUT), script=DYING)
+    assert dead.returncode != 0
+    assert len(dead.losses) == 10
+    assert complete_iterations(killed / "checkpoints") == ([5] if moment == "publish" else [5, 10])
+    resumed, _ = resume(killed, data, DROPOUT, processes=1)
+    assert_same(resumed, whole)
+    assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == [
+        *(f"iter_{step:07d}" for step in (5, 10, 15, 20)),
+        "latest_checkpointed_iteration.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("processes", "extra"),
+    [
+        pytest.param(2, DISTRIBUTED, id="DP2+DO"),
+        pytest.param(4, f"{TP2PP2} {DROPOUT}", id="TP2xPP2", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_while_training(tmp_path: Path, data: Path, processes: int, extra: str) -> None:
+    """SIGKILL of every process at some moment after iteration 7."""
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, extra), processes=processes)
+    killed = tmp_path / "killed"
+    launch_and_signal(killed, data, flags(killed, data, extra), processes=processes, iteration=8, number=signal.SIGKILL)
+    resumed, step = resume(killed, data, extra, processes=processes)
+    assert 5 <= step < 20
+    assert_same(resumed, whole)
+
+
+def test_another_layout(tmp_path: Path, data: Path) -> None:
+    """What two data-parallel ranks with the distributed optimizer saved goes on in one process and in TP 2."""
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, RESHARDABLE), processes=2)
+    source = f"--load {tmp_path}/whole/checkpoints --ckpt-step 10"
+    one = train(tmp_path / "one", data, f"{source} {RESHARDABLE}")
+    assert len(one.losses) == 10
+    assert max(abs(a - b) for a, b in zip(one.losses, whole.losses[10:], strict=True)) <= 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ["--tensor-model-parallel-size 2", "--pipeline-model-parallel-size 2"])
+def test_another_model_layout(tmp_path: Path, data: Path, extra: str) -> None:
+    """The same, to layouts that cut the model."""
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, RESHARDABLE), processes=2)
+    source = f"--load {tmp_path}/whole/checkpoints --ckpt-step 10 {RESHARDABLE}"
+    cut = train(tmp_path / "cut", data, f"{source} {extra}", processes=2)
+    assert max(abs(a - b) for a, b in zip(cut.losses, whole.losses[10:], strict=True)) <= 2e-6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_asked_to_stop(tmp_path: Path, data: Path, number: signal.Signals) -> None:
+    """SIGTERM and Ctrl-C finish the step, save, and the run goes on from exactly there."""
+    extra = "--train-iters 100000 --save-interval 100000"
+    stopped = launch_and_signal(
+        tmp_path / "run", data, flags(tmp_path / "run", data, extra), processes=2, iteration=4, number=number
+    )
+    saved = complete_iterations(tmp_path / "run" / "checkpoints")
+    assert saved == [len(stopped.losses)]
+    assert f"stopped by a signal after iteration {saved[0]}" in stopped.stdout
+
+
+def test_finished_run_has_nothing_to_do(tmp_path: Path, data: Path) -> None:
+    """Started again at its last iteration, a run says so and touches nothing."""
+    train(tmp_path, data, f"--train-iters 3 --save {tmp_path}/checkpoints --save-interval 3")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    again = train(tmp_path, data, f"--train-iters 3 --load {tmp_path}/checkpoints --ckpt-step 3")
+    assert "finished: all 3 iterations are done" in again.stdout
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
