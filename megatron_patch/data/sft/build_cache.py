@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         source = Source.of(args.files, args.tokenizer)
         bar, advance = progress_bar(Console(stderr=True), source)
         with bar:
-            build(source, args.target, workers=args.workers or os.process_cpu_count() or 1, advance=advance)
+            build(source, args.target, workers=args.workers or len(os.sched_getaffinity(0)), advance=advance)
     except TemplateError as error:
         print(error)
         return TEMPLATE_ERROR

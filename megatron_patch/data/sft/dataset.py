@@ -7,52 +7,14 @@ Items have the shapes of megatron-core's own SFT dataset (megatron/training/data
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from megatron_patch.data.sft.blend import interleave
-from megatron_patch.data.sft.packing import Packing, pack, padded
+from megatron_patch.data.sft.layout import Layout, lay_out
 from megatron_patch.data.sft.prepare import Component
 from megatron_patch.data.sft.selection import Samples
-
-AVERAGES = ("token", "sequence")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How samples become rows."""
-
-    seq_length: int
-    """Positions of a row."""
-    packing: bool
-    """Several samples in a row, each attending to itself alone; without it one, padded."""
-    pad_id: int
-    """Fills what no sample covers; never trained on."""
-    context_parallel_size: int = 1
-    """Above 1 each packed sample is padded to a multiple of twice as many positions, to be cut evenly."""
-    average: str = "token"
-    """`token`: each trained token weighs 1; `sequence`: each sample weighs 1, shared by its trained tokens."""
-
-    def __post_init__(self) -> None:
-        if self.average not in AVERAGES:
-            raise ValueError(f"average is {self.average!r}; valid: {', '.join(AVERAGES)}")
-        if self.seq_length % self.multiple:
-            raise ValueError(f"sequence length {self.seq_length} is not a multiple of 2 x CP = {self.multiple}")
-
-    @property
-    def multiple(self) -> int:
-        """Packed samples take up a multiple of so many positions."""
-        return 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
-
-    def rows(self, lengths: npt.NDArray[np.int64]) -> Packing:
-        """Distribute samples of these lengths over rows."""
-        if self.packing:
-            return pack(padded(lengths, self.multiple), self.seq_length)
-        return Packing(slots=lengths, starts=np.arange(len(lengths) + 1), capacity=self.seq_length)
 
 
 class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -102,46 +64,15 @@ class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             else:
                 random = np.random.Generator(np.random.PCG64([self.seed, epoch]))
                 dealt, order = random.permutation(count), random.permutation(len(self.packing))
-            lengths = self.samples.lengths
-            if self.layout.packing:
-                lengths = padded(lengths, self.layout.multiple)
-            self._epoch = (epoch, self.packing.deal(lengths, dealt), order)
+            footprints = self.layout.footprints(self.samples.lengths)
+            self._epoch = (epoch, self.packing.deal(footprints, dealt), order)
         return self._epoch[1], self._epoch[2]
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
-        """One row.
-
-        Returns:
-            `tokens`, `labels`, `position_ids` int64 [seq_length]; `loss_mask` float32 [seq_length], the weight of
-            each label; when packing also `cu_seqlens` int32 [boundaries], where samples start and the row ends, filled
-            up with `seq_length`, and `max_seqlen` int32 [], the longest of them. Padding behind a sample (for CP)
-            counts as part of it and the end of the row as a sample of its own: attention is causal, so neither
-            reaches a token that is trained on, and the same boundaries serve as padded ones.
-        """
-        size = self.layout.seq_length
-        tokens = np.full(size, self.layout.pad_id, dtype=np.int64)
-        labels = np.full(size, self.layout.pad_id, dtype=np.int64)
-        weights = np.zeros(size, dtype=np.float32)
-        positions = np.empty(size, dtype=np.int64)
-        starts = [0]
-        for member in self.members(number):
-            inputs, targets, mask = self.samples.sample(member)
-            at = starts[-1]
-            body = slice(at, at + len(inputs))
-            tokens[body], labels[body] = inputs, targets
-            weights[body] = mask / (mask.sum() if self.layout.average == "sequence" else 1)
-            end = at + int(padded(np.int64(len(inputs)), self.layout.multiple)) if self.layout.packing else size
-            positions[at:end] = np.arange(end - at)
-            starts.append(end)
-        positions[starts[-1] :] = np.arange(size - starts[-1])
-        row: dict[str, Any] = {"tokens": tokens, "labels": labels, "loss_mask": weights, "position_ids": positions}
-        item = {name: torch.from_numpy(values) for name, values in row.items()}
-        if self.layout.packing:
-            ends = np.full(self.boundaries, size, dtype=np.int32)
-            ends[: len(starts)] = starts
-            item["cu_seqlens"] = torch.from_numpy(ends)
-            item["max_seqlen"] = torch.tensor(np.diff(ends).max(), dtype=torch.int32)
-        return item
+        """One row, as `layout.lay_out` makes it; see there for names, shapes and meaning."""
+        row = [self.samples.sample(member) for member in self.members(number)]
+        arrays = lay_out(row, self.layout, self.boundaries)
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
 
 
 class BlendedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):

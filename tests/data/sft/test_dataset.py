@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from megatron_patch.data.sft.dataset import Layout, RowDataset, training_rows, validation_rows
+from megatron_patch.data.sft.dataset import RowDataset, training_rows, validation_rows
+from megatron_patch.data.sft.layout import Layout
 from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.report import Report, TooMuchLost
 

@@ -1,0 +1,189 @@
+"""Conversations to an SFT idxmap: what `toolkits/sft_data_preprocessing/run_build_idxmap_sft_dataset.sh` runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.sft.cache import Source
+from megatron_patch.data.sft.idxmap import write_idxmap
+from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.prepare import SFTData, open_components
+from megatron_patch.data.sft.report import TooMuchLost
+from megatron_patch.data.sft.rows import find_sources
+from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
+from megatron_patch.data.sft.template import LOSSES, TemplateError
+from megatron_patch.data.tokenizer import TokenizerError
+
+PAI_NAMES = ("LLama3Tokenizer", "LLamaTokenizer", "Qwen2Tokenizer", "DeepSeekV2Tokenizer")
+"""What the second value says in Pai-Megatron-Patch. Here the folder alone says what the tokenizer is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to build."""
+
+    sources: list[str]
+    """Files and folders of conversations, separated by commas on the command line."""
+    tokenizer_name: str
+    seq_length: int
+    output_prefix: str
+    """As in Pai-Megatron-Patch: OUTPUT_PREFIX_text_document.bin and .idx are written, and .sft.json beside them."""
+    tokenizer: Path
+    packing: bool
+    loss: str
+    overlong: str
+    max_lost: float
+    workers: int
+    cache: Path | None
+    """Where tokens are kept for the next run; None keeps them not."""
+    overwrite: bool
+
+    @property
+    def prefix(self) -> Path:
+        """What the driver takes as DATASET_PATH."""
+        return Path(f"{self.output_prefix}_text_document")
+
+
+def problems_of(request: Request) -> list[str]:
+    """All that is wrong with the values, each naming its parameter; empty if nothing is."""
+    problems = []
+    try:
+        find_sources(request.sources)
+    except DataError as error:
+        problems.append(f"1 INPUT: {error}")
+    if request.tokenizer_name not in PAI_NAMES:
+        problems.append(f"2 TOKENIZER_NAME: {request.tokenizer_name!r}; valid: {', '.join(PAI_NAMES)}")
+    if request.seq_length < 2:
+        problems.append(f"3 SEQ_LEN: {request.seq_length}; wanted 2 or more")
+    if not request.output_prefix or request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")):
+        problems.append(f"4 OUTPUT_PREFIX: {request.output_prefix!r} is no file prefix; wanted FOLDER/NAME")
+    elif not request.overwrite and (there := [s for s in (".bin", ".idx") if Path(f"{request.prefix}{s}").exists()]):
+        problems.append(f"4 OUTPUT_PREFIX: {request.prefix}{there[0]} exists; --overwrite replaces it")
+    if not (request.tokenizer / "tokenizer_config.json").is_file():
+        problems.append(f"5 LOAD_DIR: {request.tokenizer} is no Hugging Face folder (no tokenizer_config.json)")
+    if not 0 <= request.max_lost <= 1:
+        problems.append(f"--max-lost: {request.max_lost:g}; wanted a share, 0 to 1")
+    if request.workers < 0:
+        problems.append(f"--workers: {request.workers}; wanted 1 or more, or 0 for every core")
+    return problems
+
+
+def build(request: Request, cache: Path) -> str:
+    """Write the dataset and return the report.
+
+    Raises:
+        DataError, TokenizerError, TemplateError, TooMuchLost: nothing has been written at the output.
+    """
+    data = SFTData(
+        tokenizer=request.tokenizer,
+        seq_length=request.seq_length,
+        cache=cache,
+        loss=request.loss,
+        overlong=request.overlong,
+        max_lost=request.max_lost,
+        workers=request.workers,
+    )
+    (component,) = open_components(request.sources, data, say=_say)
+    source = Source.of(request.sources, request.tokenizer)
+    layout = Layout(seq_length=request.seq_length, packing=request.packing, pad_id=source.tokenizer.pad_id)
+    rows = layout.rows(component.samples.lengths)
+    request.prefix.parent.mkdir(parents=True, exist_ok=True)
+    beside = write_idxmap(
+        request.prefix,
+        component.samples,
+        rows,
+        component.report,
+        tokenizer=source.tokenizer,
+        template=source.template,
+        packed=request.packing,
+        loss=request.loss,
+        overlong=request.overlong,
+    )
+    packed = "packed" if request.packing else "one sample a row"
+    return "\n".join(
+        (
+            f"{request.prefix}.bin, .idx and .sft.json",
+            f"{beside.rows:,} rows of {beside.seq_length} positions, {packed}, {rows.fill(beside.tokens):.1%} filled",
+            f"chat template: {source.template.source}; trained on: {request.loss}",
+            *component.report.lines(),
+        )
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def parse(argv: list[str]) -> Request:
+    """Read the command line; a bad one exits with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="run_build_idxmap_sft_dataset.sh",
+        description="Turn conversations (alpaca, messages, ShareGPT, prompt and completion; .json, .jsonl, .parquet) "
+        "into a Megatron dataset for SFT. The driver takes the printed prefix as DATASET_PATH.",
+        epilog="example: sh run_build_idxmap_sft_dataset.sh alpaca_zh-train.json LLama3Tokenizer 4096 "
+        "data/alpaca_zh Meta-Llama-3.1-8B true",
+        allow_abbrev=False,
+    )
+    parser.add_argument("input", metavar="INPUT", help="a file or a folder; several separated by commas")
+    parser.add_argument("name", metavar="TOKENIZER_NAME", help=f"{', '.join(PAI_NAMES)}; checked, LOAD_DIR decides")
+    parser.add_argument("seq_length", metavar="SEQ_LEN", type=int, help="positions of a row, as in training")
+    parser.add_argument("prefix", metavar="OUTPUT_PREFIX", help="writes OUTPUT_PREFIX_text_document.bin, .idx, ...")
+    parser.add_argument("tokenizer", metavar="LOAD_DIR", type=Path, help="a Hugging Face folder with a tokenizer")
+    parser.add_argument("packing", metavar="PACKING", nargs="?", default="false", choices=("true", "false"))
+    parser.add_argument("--loss", default="assistant", choices=LOSSES, help="tokens that are trained on (%(default)s)")
+    parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help="rows that are too long (%(default)s)")
+    parser.add_argument("--max-lost", type=float, default=MAX_LOST, help="share of rows that may be lost (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: every core)")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the tokens for another run")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of that name")
+    args = parser.parse_args(argv)
+    return Request(
+        sources=args.input.split(","),
+        tokenizer_name=args.name,
+        seq_length=args.seq_length,
+        output_prefix=args.prefix,
+        tokenizer=args.tokenizer,
+        packing=args.packing == "true",
+        loss=args.loss,
+        overlong=args.overlong,
+        max_lost=args.max_lost,
+        workers=args.workers,
+        cache=args.cache,
+        overwrite=args.overwrite,
+    )
+
+
+def main(argv: list[str]) -> int:
+    """The command; 0 done, 2 wrong values, 1 bad data."""
+    request = parse(argv)
+    problems = problems_of(request)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        return 2
+    try:
+        if request.cache:
+            print(build(request, request.cache))
+        else:
+            request.prefix.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".tokens.", dir=request.prefix.parent) as folder:
+                print(build(request, Path(folder)))
+    except TokenizerError as error:
+        print(f"error: 5 LOAD_DIR: {error}", file=sys.stderr)
+        return 2
+    except (DataError, TemplateError, TooMuchLost) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BlockingIOError:
+        print(f"error: another process is writing {request.prefix} right now", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

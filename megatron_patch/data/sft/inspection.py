@@ -1,0 +1,182 @@
+"""SFT data as the model sees it: what `toolkits/sft_data_preprocessing/inspect.py` runs.
+
+Samples as text with the trained tokens coloured (in a file: between ⟦ and ⟧), rows with their padding and
+boundaries, statistics, and a histogram of lengths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
+from megatron_patch.data.sft.layout import Layout, lay_out
+from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
+from megatron_patch.data.sft.report import TooMuchLost
+from megatron_patch.data.sft.selection import OVERLONG, Mask, Samples
+from megatron_patch.data.sft.template import LOSSES, TemplateError, Tokens
+from megatron_patch.data.tokenizer import TokenizerError
+
+GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
+
+
+def marked_text(tokenizer: ChatTokenizer, sample: tuple[Tokens, Tokens, Mask], colour: bool) -> str:
+    """A sample as text; what is trained on in green, or between brackets."""
+    inputs, labels, mask = sample
+    tokens = np.append(inputs, labels[-1])
+    trained = np.append(False, mask)
+    if not trained[-1]:
+        tokens, trained = tokens[:-1], trained[:-1]  # an idxmap does not say which token it is
+    before, after = (GREEN, PLAIN) if colour else ("⟦", "⟧")
+    parts = []
+    for flag, group in itertools.groupby(zip(tokens.tolist(), trained.tolist(), strict=True), key=lambda pair: pair[1]):
+        text = tokenizer.backend.decode([token for token, _ in group], skip_special_tokens=False)
+        parts.append(f"{before}{text}{after}" if flag else text)
+    return "".join(parts)
+
+
+def show_sample(tokenizer: ChatTokenizer, samples: Samples, number: int, colour: bool) -> str:
+    """One sample, with where it comes from and its counts."""
+    sample = samples.sample(number)
+    head = f"sample {number}, {samples.origin(number)}: {len(sample[0])} positions, {int(sample[2].sum())} trained on"
+    return f"{DIM if colour else ''}{head}{PLAIN if colour else ''}\n{marked_text(tokenizer, sample, colour)}"
+
+
+def show_row(tokenizer: ChatTokenizer, samples: Samples, layout: Layout, number: int, colour: bool) -> str:
+    """One row as it is laid out (without shuffling): its boundaries, then its samples."""
+    rows = layout.rows(samples.lengths)
+    if not 0 <= number < len(rows):
+        raise DataError(f"there is no row {number}: rows are 0 to {len(rows) - 1}")
+    members = rows.deal(layout.footprints(samples.lengths), np.arange(len(samples.lengths)))
+    inside = members[rows.starts[number] : rows.starts[number + 1]]
+    row = lay_out([samples.sample(int(member)) for member in inside], layout, len(inside) + 2)
+    used = int(samples.lengths[inside].sum())
+    lines = [f"row {number}: {len(inside)} samples, {used} of {layout.seq_length} positions"]
+    if layout.packing:
+        lines.append(f"cu_seqlens {row['cu_seqlens'].tolist()}, max_seqlen {int(row['max_seqlen'])}")
+    return "\n".join([*lines, *(show_sample(tokenizer, samples, int(member), colour) for member in inside)])
+
+
+def statistics(component: Component, layout: Layout) -> list[str]:
+    """Rows, lengths, trained share, and what packing makes of them."""
+    lengths, report = component.samples.lengths, component.report
+    marks = np.percentile(lengths, (0, 25, 50, 75, 95, 99, 100)).round().astype(int)
+    names = ("min", "25%", "50%", "75%", "95%", "99%", "max")
+    found = [*report.lines(), f"trained on {report.trained_tokens / report.tokens:.1%} of the positions"]
+    found.append("lengths: " + ", ".join(f"{name} {mark}" for name, mark in zip(names, marks, strict=True)))
+    for packing in (False, True):
+        tried = Layout(
+            seq_length=layout.seq_length,
+            packing=packing,
+            pad_id=layout.pad_id,
+            context_parallel_size=layout.context_parallel_size,
+        )
+        rows = tried.rows(lengths)
+        how = "packed" if packing else "one sample a row"
+        found.append(f"{how}: {len(rows):,} rows of {layout.seq_length}, {rows.fill(int(lengths.sum())):.1%} filled")
+    return found
+
+
+def draw(lengths: npt.NDArray[np.int64], seq_length: int, path: Path) -> None:
+    """A histogram of the lengths, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(lengths, bins=min(60, max(1, int(lengths.max()))), color="tab:green", edgecolor="white", linewidth=0.3)
+    axes.axvline(seq_length, color="tab:red", linewidth=1, label=f"sequence length {seq_length}")
+    axes.axvline(float(np.median(lengths)), color="black", linewidth=1, label=f"median {np.median(lengths):g}")
+    axes.set(xlabel="positions of a sample", ylabel="samples", title=f"{len(lengths):,} samples", yscale="log")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, format="png")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line; a bad one exits with status 2."""
+    parser = argparse.ArgumentParser(
+        prog="inspect.py", description="Show SFT data as the model sees it, and its statistics.", allow_abbrev=False
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or idxmap prefixes; weights allowed")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a Hugging Face folder with a tokenizer")
+    parser.add_argument("--kind", default="raw", choices=KINDS, help="as MP_DATASET_TYPE (%(default)s)")
+    parser.add_argument("--seq-length", type=int, default=4096, metavar="N", help="positions of a row (%(default)s)")
+    parser.add_argument("--packing", action="store_true", help="as MP_SFT_PACKING: concerns --row")
+    parser.add_argument("--cp", type=int, default=1, metavar="N", help="context parallel size (%(default)s)")
+    parser.add_argument("--loss", default="assistant", choices=LOSSES, help="as MP_SFT_LOSS (%(default)s)")
+    parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help="as MP_SFT_OVERLONG (%(default)s)")
+    parser.add_argument("--sample", type=int, nargs="+", metavar="N", help="samples to show (the first two)")
+    parser.add_argument("--row", type=int, nargs="+", metavar="N", help="rows to show, as laid out before shuffling")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a histogram of the lengths")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write what is not used, and why")
+    parser.add_argument("--cache", type=Path, help="folder that keeps the tokens for another run")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: every core)")
+    return parser.parse_args(argv)
+
+
+def show(args: argparse.Namespace, cache: Path) -> None:
+    """Print everything that was asked for.
+
+    Raises:
+        DataError, TokenizerError, TemplateError, TooMuchLost: see `prepare.open_components`.
+    """
+    tokenizer = load_chat_tokenizer(args.tokenizer)
+    data = SFTData(
+        tokenizer=args.tokenizer,
+        seq_length=args.seq_length,
+        kind=args.kind,
+        cache=cache,
+        loss=args.loss,
+        overlong=args.overlong,
+        max_lost=1.0,  # to look at what is lost is what this is for
+        workers=args.workers,
+    )
+    layout = Layout(
+        seq_length=args.seq_length, packing=args.packing, pad_id=tokenizer.pad_id, context_parallel_size=args.cp
+    )
+    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    components = open_components(args.paths, data, say=lambda line: print(line, file=sys.stderr))
+    for component in components:
+        samples, count = component.samples, len(component.samples.lengths)
+        for number in args.row or []:
+            print(show_row(tokenizer, samples, layout, number, colour), end="\n\n")
+        for number in args.sample or ([] if args.row else range(min(2, count))):
+            if not 0 <= number < count:
+                raise DataError(f"{component.name}: there is no sample {number}: samples are 0 to {count - 1}")
+            print(show_sample(tokenizer, samples, number, colour), end="\n\n")
+        print(component.name, *statistics(component, layout), sep="\n")
+    if args.report:
+        components[0].report.write(args.report)
+    if args.plot:
+        draw(np.concatenate([component.samples.lengths for component in components]), args.seq_length, args.plot)
+        print(f"histogram: {args.plot}")
+
+
+def main(argv: list[str]) -> int:
+    """The command; 0 done, 2 wrong values, 1 bad data."""
+    args = parse(argv)
+    try:
+        if args.cache:
+            show(args, args.cache)
+        else:
+            with tempfile.TemporaryDirectory(prefix="sft-inspect-") as folder:
+                show(args, Path(folder))
+    except TokenizerError as error:
+        print(f"error: --tokenizer: {error}", file=sys.stderr)
+        return 2
+    except (DataError, TemplateError, TooMuchLost, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,258 @@
+"""Whether Megatron's `.bin`/`.idx` files are whole: what `toolkits/sft_data_preprocessing/verify.py` runs.
+
+Megatron itself maps a flipped bit, extra bytes, a negative length, another dataset's `.bin`, and reads tokens out of
+an empty one (field-notes.md, section 1). Structure shows most of that; a token changed into another is only seen by
+checksums: PREFIX.sha256, as `sha256sum -c` reads it, or those in an SFT idxmap's PREFIX.sft.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_patch.data.idxmap import MAGIC
+from megatron_patch.data.sft import sidecar
+from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
+from megatron_patch.data.sft.idxmap import IGNORED
+from megatron_patch.data.sft.sidecar import INDEX_HEAD
+from megatron_patch.data.tokenizer import TokenizerError
+
+DTYPES: dict[int, type[np.generic]] = {
+    1: np.uint8,
+    2: np.int8,
+    3: np.int16,
+    4: np.int32,
+    5: np.int64,
+    8: np.uint16,
+}
+"""Megatron's codes of types that can hold token ids (`DType` in indexed_dataset.py, 0.19.2; 6 and 7 are floats)."""
+BLOCK = 1 << 23
+"""Tokens looked at at once."""
+
+
+class Broken(ValueError):
+    """Something is wrong from which nothing further can be checked; the message says what."""
+
+
+@dataclass(kw_only=True)
+class Index:
+    """A parsed `.idx`."""
+
+    dtype: np.dtype[Any]
+    lengths: npt.NDArray[np.int32]
+    """[sequences], tokens."""
+    pointers: npt.NDArray[np.int64]
+    """[sequences], bytes."""
+    documents: npt.NDArray[np.int64]
+    """[documents + 1], first sequence of each, and the end."""
+
+
+@dataclass(kw_only=True)
+class Finding:
+    """What was found about one dataset."""
+
+    prefix: str
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What could not be checked, and counts."""
+
+
+def verify(
+    prefix: str, vocab_size: int | None = None, tokenizer_sha256: str | None = None, sft: bool = False
+) -> Finding:
+    """Check everything that can be checked.
+
+    Args:
+        sft: documents are tokens, then labels, as an SFT sidecar also says.
+        vocab_size: ids must be below it; None takes that of an SFT sidecar, or checks them not.
+        tokenizer_sha256: an SFT sidecar must agree with it.
+    """
+    finding = Finding(prefix=prefix)
+    try:
+        beside = sidecar.read(prefix)
+        index = read_index(Path(f"{prefix}.idx"))
+        _check_index(index, finding)
+        _check_size(index, Path(f"{prefix}.bin"), finding)
+        if beside:
+            vocab_size = vocab_size or beside.vocab_size
+            _check_sidecar(index, beside, tokenizer_sha256, finding)
+        if not finding.wrong:  # with a wrong index the tokens are not where it says
+            _check_tokens(index, Path(f"{prefix}.bin"), vocab_size, sft or beside is not None, finding)
+        finding.notes.append(
+            f"{len(index.documents) - 1:,} documents, {len(index.lengths):,} sequences, "
+            f"{int(index.lengths.sum(dtype=np.int64)):,} tokens of {index.dtype}"
+        )
+        _check_sums(prefix, beside, finding)
+    except (Broken, ValueError) as error:
+        finding.wrong.append(str(error))
+        _check_sums(prefix, None, finding)
+    return finding
+
+
+def read_index(path: Path) -> Index:
+    """Parse an `.idx` of any kind that Megatron writes.
+
+    Raises:
+        Broken: missing, or of another size or form than its own header says.
+    """
+    if not path.is_file():
+        raise Broken(f"{path} is missing")
+    raw = path.read_bytes()
+    if len(raw) < INDEX_HEAD.size:
+        raise Broken(f"{path} has {len(raw)} bytes; a header alone has {INDEX_HEAD.size}")
+    magic, version, code, sequences, boundaries = INDEX_HEAD.unpack_from(raw)
+    if magic != MAGIC or version != 1:
+        raise Broken(f"{path} starts with {magic!r}, version {version}; wanted {MAGIC!r}, version 1")
+    if code not in DTYPES:
+        raise Broken(f"{path}: token type {code} is unknown; known: {', '.join(map(str, DTYPES))}")
+    body = 12 * sequences + 8 * boundaries
+    if len(raw) - INDEX_HEAD.size not in (body, body + sequences):  # with a mode per sequence in multimodal data
+        raise Broken(
+            f"{path} has {len(raw)} bytes; its header ({sequences} sequences, {boundaries} document boundaries) "
+            f"says {INDEX_HEAD.size + body}"
+        )
+    at = INDEX_HEAD.size
+    return Index(
+        dtype=np.dtype(DTYPES[code]),
+        lengths=np.frombuffer(raw, np.int32, sequences, at),
+        pointers=np.frombuffer(raw, np.int64, sequences, at + 4 * sequences),
+        documents=np.frombuffer(raw, np.int64, boundaries, at + 12 * sequences),
+    )
+
+
+def _check_index(index: Index, finding: Finding) -> None:
+    wrong = finding.wrong
+    if not len(index.lengths):
+        wrong.append("the index holds no sequence")
+    if (bad := np.flatnonzero(index.lengths < 0)).size:
+        wrong.append(f"sequence {bad[0]} has {index.lengths[bad[0]]} tokens ({bad.size} such)")
+    if empty := int((index.lengths == 0).sum()):
+        finding.notes.append(f"{empty} sequences have no token")
+    expected = np.zeros(len(index.lengths), dtype=np.int64)
+    np.cumsum(index.lengths[:-1], dtype=np.int64, out=expected[1:])
+    if (bad := np.flatnonzero(index.pointers != expected * index.dtype.itemsize)).size:
+        wrong.append(
+            f"sequence {bad[0]} starts at byte {index.pointers[bad[0]]}; the lengths before it say "
+            f"{expected[bad[0]] * index.dtype.itemsize} ({bad.size} such)"
+        )
+    ends = index.documents
+    if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(index.lengths) or (np.diff(ends) < 0).any():
+        wrong.append(f"document boundaries do not ascend from 0 to {len(index.lengths)}, the number of sequences")
+
+
+def _check_size(index: Index, path: Path, finding: Finding) -> None:
+    if not path.is_file():
+        raise Broken(f"{path} is missing")
+    wanted = int(index.lengths.sum(dtype=np.int64)) * index.dtype.itemsize
+    if (size := path.stat().st_size) != wanted:
+        finding.wrong.append(f"{path} has {size} bytes; the index says {wanted}")
+
+
+def _check_sidecar(index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str | None, finding: Finding) -> None:
+    if len(index.lengths) != beside.rows or (index.lengths != 2 * beside.seq_length).any():
+        finding.wrong.append(
+            f"the sidecar says {beside.rows} documents of 2 x {beside.seq_length} numbers; the index has "
+            f"{len(index.lengths)}, of {index.lengths.min(initial=0)} to {index.lengths.max(initial=0)}"
+        )
+    if tokenizer_sha256 not in (None, beside.tokenizer_sha256):
+        finding.wrong.append("the sidecar names another tokenizer (SHA-256) than the one given")
+
+
+def _blocks(index: Index, path: Path) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    tokens = np.memmap(path, dtype=index.dtype, mode="r")
+    for start in range(0, len(tokens), BLOCK):
+        yield start, np.asarray(tokens[start : start + BLOCK]).astype(np.int64)
+
+
+def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, finding: Finding) -> None:
+    """Ids are 0 to the vocabulary's end; in SFT data -1 - id ends a sample, and labels may be -100."""
+    if vocab_size is None:
+        finding.notes.append("token ids are not checked against a vocabulary: --tokenizer or --vocab-size does")
+        vocab_size = np.iinfo(np.int64).max
+    for start, tokens in _blocks(index, path):
+        bad = tokens >= vocab_size
+        if sft:
+            is_label = ((start + np.arange(len(tokens))) // (int(index.lengths[0]) // 2)) % 2 == 1
+            bad |= (tokens < 0) & np.where(is_label, tokens != IGNORED, -1 - tokens >= vocab_size)
+        else:
+            bad |= tokens < 0
+        if bad.any():
+            at = int(np.argmax(bad))
+            sequence = int(np.searchsorted(index.pointers, (start + at) * index.dtype.itemsize, side="right")) - 1
+            finding.wrong.append(
+                f"sequence {sequence} holds {tokens[at]}, which is no id of a vocabulary of {vocab_size} "
+                f"({int(bad.sum())} such in this block)"
+            )
+            return
+
+
+def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: Finding) -> None:
+    sums = {"bin": beside.bin_sha256, "idx": beside.idx_sha256} if beside else {}
+    listed = Path(f"{prefix}.sha256")
+    if listed.is_file():
+        for line in listed.read_text(encoding="utf-8").splitlines():
+            digest, _, name = line.partition("  ")
+            sums.setdefault(name.rpartition(".")[2], digest)
+    if not sums:
+        finding.notes.append(f"no checksums ({listed}): a token changed into another cannot be seen")
+    for suffix in ("bin", "idx"):
+        path = Path(f"{prefix}.{suffix}")
+        if suffix in sums and path.is_file() and file_sha256(path) != sums[suffix]:
+            finding.wrong.append(f"{path} is not what was written: its SHA-256 differs from the recorded one")
+
+
+def file_sha256(path: Path) -> str:
+    """64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_sums(prefix: str) -> Path:
+    """Record checksums of both files, for later; `sha256sum -c` in their folder reads them."""
+    path = Path(f"{prefix}.sha256")
+    files = [Path(f"{prefix}.{suffix}") for suffix in ("bin", "idx")]
+    path.write_text("".join(f"{file_sha256(file)}  {file.name}\n" for file in files), encoding="utf-8")
+    return path
+
+
+def main(argv: list[str]) -> int:
+    """The command; 0 all whole, 1 something is wrong, 2 wrong values."""
+    parser = argparse.ArgumentParser(
+        prog="verify.py", description="Check .bin/.idx files: sizes, offsets, token ids, checksums.", allow_abbrev=False
+    )
+    parser.add_argument("prefixes", nargs="+", metavar="PREFIX", help="path without .bin and .idx")
+    parser.add_argument("--tokenizer", type=Path, help="a Hugging Face folder: ids must be in its vocabulary")
+    parser.add_argument("--vocab-size", type=int, help="or the size of the vocabulary")
+    parser.add_argument("--sft", action="store_true", help="SFT data of Pai-Megatron-Patch: tokens, then labels")
+    parser.add_argument("--write-sums", action="store_true", help="record the checksums of whole files that have none")
+    args = parser.parse_args(argv)
+    vocab_size, digest = args.vocab_size, None
+    if args.tokenizer:
+        try:
+            tokenizer = load_chat_tokenizer(args.tokenizer)
+        except TokenizerError as error:
+            print(f"error: --tokenizer: {error}", file=sys.stderr)
+            return 2
+        vocab_size, digest = tokenizer.vocab_size, tokenizer.sha256
+    failed = False
+    for prefix in (name.removesuffix(".bin").removesuffix(".idx") for name in args.prefixes):
+        finding = verify(prefix, vocab_size, digest, args.sft)
+        failed |= bool(finding.wrong)
+        print(f"{prefix}: {'BROKEN' if finding.wrong else 'whole'}")
+        for line in (*finding.wrong, *(f"note: {note}" for note in finding.notes)):
+            print(f"    {line}")
+        if args.write_sums and not finding.wrong and not Path(f"{prefix}.sha256").is_file():
+            print(f"    wrote {write_sums(prefix)}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
