@@ -101,7 +101,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
         "sequence 1 holds 900, which is no id",
     ),
     "a negative id": (lambda prefix: change(Path(f"{prefix}.bin"), 0, "<i", -5), "sequence 0 holds -5"),
-    "halves of the data exchanged": (rewrite("bin", lambda raw: raw[66:] + raw[:66]), "SHA-256 differs"),
+    "halves of the data exchanged": (rewrite("bin", lambda raw: raw[64:] + raw[:64]), "SHA-256 differs"),
 }
 
 

@@ -53,7 +53,8 @@ class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         epoch, at = divmod(number, len(self.packing))
         members, order = self._order(epoch)
         row = order[at]
-        return members[self.packing.starts[row] : self.packing.starts[row + 1]].tolist()
+        inside: list[int] = members[self.packing.starts[row] : self.packing.starts[row + 1]].tolist()
+        return inside
 
     def _order(self, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """The sample in each slot, and the order of the rows; the last epoch asked for is remembered."""
@@ -94,7 +95,8 @@ class BlendedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """See `RowDataset`."""
-        return self.parts[self.which[number]][int(self.row[number])]
+        part = self.parts[int(self.which[number])]
+        return part[int(self.row[number])]
 
 
 def training_rows(components: list[Component], layout: Layout, *, num_rows: int, seed: int) -> RowDataset | BlendedRows:

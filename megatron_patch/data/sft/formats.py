@@ -107,7 +107,7 @@ def _turns(record: Record, *keys: str) -> list[Any] | None:
 
 
 def _first_turn_has(record: Record, keys: tuple[str, ...], field: str) -> bool:
-    turns = _turns(record, *keys)
+    turns = _turns(record, *keys) or []
     return bool(turns) and isinstance(turns[0], Mapping) and field in turns[0]
 
 

@@ -203,4 +203,4 @@ def _samples_of(first: int, block: npt.NDArray[np.int64]) -> npt.NDArray[np.int6
         (starts % seq_length != 0) & (targets == 0) & (ends % seq_length == 0) & ~(tokens.ravel()[ends - 1] < 0)
     )
     found = np.stack([first + starts // seq_length, starts % seq_length, lengths, targets], axis=1)
-    return found[~is_padding]
+    return np.asarray(found[~is_padding], dtype=np.int64)

@@ -138,7 +138,8 @@ def _after_comma(text: str, end: int, path: Path) -> int:
 
 
 def _parquet(number: int, path: Path) -> Iterator[Chunk]:
-    import pyarrow.parquet
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:

@@ -24,8 +24,9 @@ Mask = npt.NDArray[np.bool_]
 class Samples(Protocol):
     """What a dataset lays out in rows: the samples of a cache, or of an idxmap."""
 
-    lengths: npt.NDArray[np.int64]
-    """[samples], positions of each: one less than its tokens, since each position predicts the next token."""
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """[samples], positions of each: one less than its tokens, since each position predicts the next token."""
 
     def sample(self, number: int) -> tuple[Tokens, Tokens, Mask]:
         """Inputs, labels, and which of the labels are trained on; [length] each."""

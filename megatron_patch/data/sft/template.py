@@ -116,7 +116,8 @@ class ChatTemplate:
         self, messages: list[Message], tools: Any, *, tracked: bool = False, prompt: bool = False
     ) -> tuple[str, list[Span]]:
         try:
-            texts, spans = render_jinja_template(
+            # Its annotation says str; it returns the texts and, if asked, the spans of each.
+            rendered: Any = render_jinja_template(
                 [messages],
                 tools=tools,
                 chat_template=self.text,
@@ -128,7 +129,8 @@ class ChatTemplate:
             raise TemplateError(f"the chat template {self.source}: line {error.lineno}: {error.message}") from None
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise MalformedRow(f"the chat template refuses it: {error}") from None
-        return texts[0], spans[0] if tracked else []
+        texts, spans = rendered
+        return str(texts[0]), list(spans[0]) if tracked else []
 
     def _turn(self, conversation: Conversation, number: int, whole: str) -> Span:
         """Characters of assistant message `number`: what it adds to the prompt in front of it."""
