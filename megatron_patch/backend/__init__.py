@@ -7,6 +7,7 @@ of Megatron is imported.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 
 from .patching import APPLIED, BackendError, check_versions
@@ -60,6 +61,7 @@ def _enable_cuda() -> None:
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything makes a context on the first one
     APPLIED.extend(te_libraries.use_torchs_libraries())
     wheel_fixes.stand_in_for_fused_wgrad()
     _mend_everywhere()

@@ -67,14 +67,14 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.arguments import parse_and_validate_args
 
     from ..backend import hooks, te_attention
+    from .checks import refuse_contradictions
     from .datasets import provide_datasets
     from .step import forward_step
     from .summary import summary_lines
 
     args = parse_and_validate_args(extra_args_provider=add_arguments)
     hooks.interrupt_like_termination(args)
-    if args.sft:
-        raise TrainerError("--sft: this trainer has no SFT data provider yet; pretraining only (SFT=false)")
+    refuse_contradictions(args)
     if args.transformer_impl == "transformer_engine":
         te_attention.watch_attention(
             reporter.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
@@ -86,6 +86,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
         return
     model_config = gpt_config_from_args(args)
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19.2 parses it and keeps 8.0
+    model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
     if args.hf_checkpoint:
         model_config.pre_wrap_hooks.append(partial(_load_hf, args))
     config = pretrain_cfg_container_from_args(args, model_config)
@@ -98,9 +99,9 @@ def _is_finished(args: Any) -> bool:
 
 def _load_hf(args: Any, model_chunks: list[Any]) -> list[Any]:
     """Fill the fresh model from safetensors, each rank its slices."""
+    from ..backend.quantized import in_high_precision
     from ..checkpoint.hf_start import load_hf_into
 
-    if args.load:
-        raise TrainerError("--load and --hf-checkpoint exclude each other: weights can come from one place only")
-    load_hf_into(model_chunks, args.hf_checkpoint)
+    with in_high_precision(model_chunks):
+        load_hf_into(model_chunks, args.hf_checkpoint)
     return model_chunks

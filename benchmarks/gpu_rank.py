@@ -1,0 +1,157 @@
+"""One rank of a benchmark run: imports everything, waits to be called, trains; measures phases and, if asked, kernels.
+
+Started by train_gpu.py while the run before it still trains, so that the 10 s of imports cost no device time. After
+the gate it is the ordinary rank: `megatron_patch.trainer.entry.main`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PHASES = (
+    "initialize_megatron",
+    "setup_model_and_optimizer",
+    "get_model",
+    "get_megatron_optimizer",
+    "load_checkpoint",
+    "build_train_valid_test_data_iterators",
+    "train_step",
+    "save_checkpoint_and_time",
+)
+"""Functions of megatron.training.training whose first call is timed."""
+
+
+def main() -> None:
+    """Arguments: the output file for measurements, then the flags of the trainer."""
+    report, *flags = sys.argv[1:]
+    sys.path.insert(0, str(REPOSITORY))
+    started = time.perf_counter()
+    import_everything(flags)
+    measured: dict[str, Any] = {"imports": time.perf_counter() - started}
+    print("ready", flush=True)
+    if not sys.stdin.readline():
+        return  # the benchmark was stopped
+    measured["go"] = time.time()
+    watch_phases(measured)
+    if os.environ.get("BENCH_PROFILE") and os.environ["RANK"] in os.environ.get("BENCH_PROFILE_RANKS", "0").split(","):
+        profile_step(int(os.environ["BENCH_PROFILE"]), Path(report))
+    sys.argv = ["pretrain_llama.py", *flags]
+    from megatron_patch.trainer.entry import main as train
+
+    try:
+        train()
+    finally:
+        if os.environ["RANK"] == "0":
+            Path(report).write_text(json.dumps(measured))
+
+
+def import_everything(flags: list[str]) -> None:
+    """What the trainer imports, in its order; touches no GPU memory."""
+    from megatron_patch.backend import enable
+
+    enable(flags[flags.index("--device") + 1])
+    if os.environ.get("BENCH_NATIVE_CROSS_ENTROPY"):
+        from megatron.core.models.common.language_module import language_module as module
+
+        module.fused_vocab_parallel_cross_entropy = module.fused_vocab_parallel_cross_entropy.__wrapped__
+    import megatron.training.training  # noqa: F401
+    import rich.progress  # noqa: F401
+    import transformers  # noqa: F401
+    from megatron.training.argument_utils import gpt_config_from_args  # noqa: F401
+
+
+def watch_phases(measured: dict[str, Any]) -> None:
+    """Start and length of each phase's first call, in seconds after the gate opened."""
+    import megatron.training.training as training
+
+    for name in PHASES:
+        if hasattr(training, name):
+            setattr(training, name, _timed(getattr(training, name), name, measured))
+
+
+def _timed(function: Any, name: str, measured: dict[str, Any]) -> Any:
+    @functools.wraps(function)
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        begin = time.time()
+        result = function(*args, **kwargs)
+        if name not in measured:
+            import torch
+
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            measured[name] = [begin - measured["go"], time.time() - begin]
+        return result
+
+    return timed
+
+
+def profile_step(iteration: int, report: Path) -> None:
+    """Record the kernels of one training step (counted from 1): a table, and a trace for a picture."""
+    import megatron.training.training as training
+    from torch.profiler import ProfilerActivity, profile
+
+    original, calls = training.train_step, [0]
+
+    def train_step(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] != iteration:
+            return original(*args, **kwargs)
+        import torch
+
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+            result = original(*args, **kwargs)
+            torch.cuda.synchronize()
+        wall = time.perf_counter() - begin
+        name = f"{report.with_suffix('')}-rank{os.environ['RANK']}"
+        _write_profile(profiler, wall, Path(f"{name}.profile.json"))
+        if os.environ.get("BENCH_TRACE"):
+            profiler.export_chrome_trace(f"{name}.trace.json.gz")
+        return result
+
+    training.train_step = train_step
+
+
+def _write_profile(profiler: Any, wall: float, path: Path) -> None:
+    """Kernels with count and time, and how long the device computed, communicated, or did nothing."""
+    kernels: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
+    spans = []
+    for event in profiler.events():
+        if str(event.device_type).endswith("CUDA") and event.time_range.elapsed_us() > 0:
+            entry = kernels[event.name]
+            entry[0] += 1
+            entry[1] += event.time_range.elapsed_us()
+            spans.append((event.time_range.start, event.time_range.end, "nccl" in event.name))
+    compute = _covered([(a, b) for a, b, nccl in spans if not nccl])
+    either = _covered([(a, b) for a, b, _ in spans])
+    content = {
+        "wall_s": wall,
+        "device_busy_s": either / 1e6,
+        "compute_s": compute / 1e6,
+        "exposed_communication_s": (either - compute) / 1e6,
+        "kernels": {name: {"count": c, "us": us} for name, (c, us) in sorted(kernels.items(), key=lambda k: -k[1][1])},
+    }
+    path.write_text(json.dumps(content, indent=1))
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        if end > reached:
+            total += end - max(start, reached)
+            reached = end
+    return total
+
+
+if __name__ == "__main__":
+    main()

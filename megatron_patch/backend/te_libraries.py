@@ -1,0 +1,40 @@
+"""Make Transformer Engine load the CUDA libraries that torch brought along."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+import torch
+
+HOMES = {"CUDNN_HOME": "cudnn", "NVRTC_HOME": "cu13", "CURAND_HOME": "cu13"}
+"""The variable that TE looks at first for each library, and the folder of torch's wheels that holds it."""
+
+
+def use_torchs_libraries(environ: MutableMapping[str, str] = os.environ) -> list[str]:
+    """Point Transformer Engine at torch's cuDNN, NVRTC and cuRAND. Call it before TE is imported.
+
+    TE 2.20 takes the first cuDNN of $CUDNN_HOME, $CUDA_HOME, /usr/local/cuda and the system, in that order, and
+    torch's only if none of them has one. Two versions in one process clash: fused attention is then off without a
+    word, and the S x S kernel runs in its place (15 times slower, 4 GiB a layer at 8192 tokens).
+
+    Returns:
+        What was set, as NAME=VALUE; a variable that the user has set stays.
+    """
+    wheels = Path(torch.__file__).parents[1] / "nvidia"
+    done = []
+    for name, folder in HOMES.items():
+        if name not in environ and (wheels / folder / "lib").is_dir():
+            environ[name] = str(wheels / folder)
+            done.append(f"{name}={environ[name]}")
+    return done
+
+
+def cudnn_versions() -> tuple[str, str]:
+    """The cuDNN that torch runs and the one that Transformer Engine runs, as `9.19.0`. They must be the same."""
+    from transformer_engine.pytorch.utils import get_cudnn_version
+
+    number = torch.backends.cudnn.version() or 0
+    torchs = (number // 10000, number // 100 % 100, number % 100)  # since cuDNN 9
+    return ".".join(map(str, torchs)), ".".join(map(str, get_cudnn_version()))

@@ -1,0 +1,28 @@
+"""`python -m megatron_patch.doctor [--json]`: 0 if this machine can train, 1 if something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from megatron_patch.doctor.checks import examine
+from megatron_patch.doctor.findings import as_json, is_wrong, report
+
+
+def main() -> int:
+    """Examine and report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m megatron_patch.doctor",
+        description="Look at Python, torch, CUDA, cuDNN, Transformer Engine, NCCL, GPUs, links, disk, memory: "
+        "and say what to do about what is wrong. Exit status 1 if anything is.",
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+    args = parser.parse_args()
+    findings = examine()
+    print(json.dumps(as_json(findings), indent=1) if args.json else report(findings))
+    return 1 if is_wrong(findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

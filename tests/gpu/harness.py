@@ -1,0 +1,60 @@
+"""Launch the trainer on GPUs, on the small model of tests/trainer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ..trainer.harness import MODEL, SCHEDULE, SCRIPT, Run, read_metrics
+
+GPU = """
+--device cuda --distributed-backend nccl --transformer-impl transformer_engine --attention-backend auto
+--no-create-attention-mask-in-dataloader --num-workers 0
+"""
+BF16 = "--bf16 --cross-entropy-loss-fusion "
+FP8 = BF16 + "--fp8-format hybrid --use-distributed-optimizer --fp8-param-gather "
+EXACT = {"NVIDIA_TF32_OVERRIDE": "0", "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
+"""fp32 products in fp32, and sums in one order."""
+
+
+def launch(output: Path, data: Path, extra: str = "", *, processes: int = 1, timeout: float = 240) -> Run:
+    """Train to the end, or to the error; later flags win over earlier ones."""
+    flags = (MODEL + GPU + SCHEDULE).split()
+    flags += ["--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    one_queue = "--tensor-model-parallel-size" in flags or "--context-parallel-size" in flags
+    environ = os.environ | EXACT | {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
+    if "--fine-grained-activation-offloading" in flags:
+        environ |= {"NVTE_CPU_OFFLOAD_V1": "1"}  # Megatron asserts it
+    environ |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1" if one_queue else "32"}
+    done = subprocess.run(
+        [*torchrun, *rendezvous, str(SCRIPT), *flags],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    return Run(
+        returncode=done.returncode,
+        stdout=done.stdout,
+        stderr=done.stderr,
+        output=output,
+        metrics=read_metrics(output),
+    )
+
+
+def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> Run:
+    """Train to the end; fail with what the trainer said."""
+    run = launch(output, data, extra, processes=processes)
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    return run
+
+
+def worst(run: Run, reference: Run) -> float:
+    """Largest difference of a loss, in nats."""
+    assert len(run.losses) == len(reference.losses) == 20
+    return max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
