@@ -1,0 +1,56 @@
+"""Megatron loads the converted checkpoint, and Hugging Face's directly, at every layout; and the way back from each."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.checkpoint.door import main
+
+from .models import SHAPES, make_model, read_weights, same_bits
+
+WORKER = Path(__file__).with_name("load_worker.py")
+LAYOUTS = re.findall(r'^    "(.+)": \{', WORKER.read_text(), re.M)
+
+
+@pytest.fixture(scope="module", params=["untied", "tied"])
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """Every layout, in one launch of four processes: the source, what each layout saved, and what was printed."""
+    folder = tmp_path_factory.mktemp(request.param)
+    hf = make_model(folder / "hf", SHAPES[request.param])
+    assert main(["--source", str(hf), "--output-path", str(folder / "megatron")]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4"]
+    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    done = subprocess.run(
+        [*torchrun, *rendezvous, str(WORKER), str(hf), str(folder / "megatron"), str(folder / "saved")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return hf, folder / "saved", done.stdout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_parameter_of_every_rank_is_the_slice_cut_by_hand(loaded: tuple[Path, Path, str], layout: str) -> None:
+    counts = dict(re.findall(r"^layout (.+): (\d+) parameters$", loaded[2], re.M))
+    assert int(counts[layout]) >= 4 * 6 + 2  # four layers of six tensors, the norm, the embedding
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_a_layout_saved_comes_back_bit_for_bit(
+    loaded: tuple[Path, Path, str], layout: str, tmp_path: Path
+) -> None:
+    hf, saved, _ = loaded
+    command = ["--source", str(saved / layout), "--output-path", str(tmp_path / "back"), "--hf-path", str(hf)]
+    assert main(command) == 0
+    before, after = read_weights(hf), read_weights(tmp_path / "back")
+    assert before.keys() == after.keys()
+    assert all(same_bits(tensor, after[name]) for name, tensor in before.items())
