@@ -1,73 +1,66 @@
 #!/bin/sh
 # From nothing to a Llama 3.1 that has learned real text. `make quickstart` installs what is missing and runs this.
 #
-# About three minutes on two cores; nothing is downloaded. Everything lands in runs/quickstart (QUICKSTART_DIR names
-# another folder). A step whose result is there is not done again: `make clean-runs` starts over.
+# A few minutes on two cores; nothing is downloaded. Everything lands in runs/quickstart (QUICKSTART_DIR names another
+# folder). What is there already is not made again: `make clean-runs` starts over.
 set -eu
 
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-root=$(CDPATH='' cd -- "$here/../.." && pwd)
-cd "$root"
+cd "$(dirname -- "$0")/../.."
 dir=${QUICKSTART_DIR:-runs/quickstart}
 iterations=${QUICKSTART_ITERS:-500}
 
-python() { sh toolkits/python.sh "$@"; }
 say() { printf '\n--- %s\n' "$*"; }
-unless() { # RESULT COMMAND...: run the command unless its result is there
+show() { # print a command, then run it: copy it to do the same with your own files
+    printf '+ %s\n' "$*"
+    "$@"
+}
+make_once() { # RESULT COMMAND...
     if [ -e "$1" ]; then echo "$1 is there"; else
         shift
-        "$@"
+        show "$@"
     fi
 }
+python='sh toolkits/python.sh'
+build_dataset='sh toolkits/pretrain_data_preprocessing/run_make_pretraining_dataset.sh'
+convert='sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh'
+# shellcheck disable=SC2086  # $python, $build_dataset and $convert are two words each
+{
+    # Text that is on every machine: Python's own library, 560 files, 9 MB. One file in twenty is held out.
+    say "1/7 text"
+    make_once "$dir/text/valid.jsonl" $python -m megatron_patch.data.stdlib_text "$dir/text"
 
-# Text that is on every machine: Python's own library, 560 files, 9 MB. One file in twenty is kept for validation.
-say "1/5 text"
-unless "$dir/text/valid.jsonl" python -m megatron_patch.data.stdlib_text "$dir/text"
+    # A byte-level BPE like Llama 3.1's, its special tokens and chat template too, of 4,096 tokens instead of 128,256.
+    say "2/7 tokenizer"
+    make_once "$dir/tokenizer" $python -m megatron_patch.data.train_tokenizer "$dir/text/train.jsonl" "$dir/tokenizer"
 
-# A byte-level BPE like Llama 3.1's, with its special tokens and chat template, but 4,096 tokens instead of 128,256.
-say "2/5 tokenizer"
-unless "$dir/tokenizer" python -m megatron_patch.data.train_tokenizer "$dir/text/train.jsonl" "$dir/tokenizer"
+    # Megatron reads token ids from .bin, through an .idx.
+    say "3/7 datasets"
+    for split in train valid; do
+        make_once "$dir/data/${split}_text_document.idx" \
+            $build_dataset "$dir/text/$split.jsonl" "$dir/tokenizer" "$dir/data/$split" --overwrite
+    done
 
-# Megatron reads token ids from .bin, through an .idx.
-say "3/5 datasets"
-for split in train valid; do
-    unless "$dir/data/${split}_text_document.idx" sh toolkits/pretrain_data_preprocessing/run_make_pretraining_dataset.sh \
-        "$dir/text/$split.jsonl" "$dir/tokenizer" "$dir/data/$split" --overwrite
-done
+    # `tiny` is a Llama 3.1 of 5 million parameters. Its Hugging Face folder becomes a Megatron checkpoint, and both
+    # models are compared layer by layer: the same command converts 8B.
+    say "4/7 a new model, converted to Megatron"
+    make_once "$dir/start-hf" \
+        $python -m megatron_patch.checkpoint.random_model tiny "$dir/start-hf" --tokenizer "$dir/tokenizer" --precision fp32
+    make_once "$dir/start-mcore" $convert tiny "$dir/start-hf" "$dir/start-mcore" 1 1 false true false fp32
 
-# The driver and its 25 values. `tiny` is a Llama 3.1 of 5 million parameters; 8B takes the same command.
-say "4/5 pretraining: $iterations iterations"
-batch=4 seq=256
-if nvidia-smi -L >/dev/null 2>&1; then precision=bf16; else precision=fp32; fi
-set -- \
-    dsw \
-    tiny \
-    $batch \
-    $batch \
-    4e-3 \
-    4e-4 \
-    $seq \
-    $seq \
-    $precision \
-    1 \
-    1 \
-    1 \
-    false \
-    false \
-    true \
-    false \
-    false \
-    false \
-    "$iterations" \
-    "$dir/data/train_text_document" \
-    "$dir/data/valid_text_document" \
-    none \
-    $((iterations * batch * seq)) \
-    $((iterations * batch * seq / 25)) \
-    "$dir/pretrain"
-echo "sh examples/llama3_1/run_mcore_llama3_1.sh $*"
-MP_TOKENIZER_PATH=$dir/tokenizer MP_NPROC=1 MP_EVAL_INTERVAL=$((iterations / 5)) MP_EVAL_ITERS=10 MP_LOG_INTERVAL=10 \
-    sh examples/llama3_1/run_mcore_llama3_1.sh "$@"
+    # The driver and its 25 values. Killed at any time, the same command goes on from its newest checkpoint.
+    say "5/7 pretraining"
+    batch=4 seq=256
+    if nvidia-smi -L >/dev/null 2>&1; then precision=bf16; else precision=fp32; fi
+    export MP_NPROC=1 MP_EVAL_INTERVAL=$((iterations / 5)) MP_EVAL_ITERS=10 MP_LOG_INTERVAL=10
+    show sh examples/llama3_1/run_mcore_llama3_1.sh \
+        dsw tiny $batch $batch 2e-3 2e-4 $seq $seq $precision \
+        1 1 1 false false true false false false $((iterations / 2)) \
+        "$dir/data/train_text_document" "$dir/data/valid_text_document" "$dir/start-mcore" \
+        $((iterations * batch * seq)) $((iterations * batch * seq / 25)) "$dir/pretrain"
 
-say "5/5 summary"
-python examples/llama3_1/quickstart_summary.py "$dir"
+    say "6/7 back to Hugging Face"
+    show $convert tiny "$dir/pretrain" "$dir/trained-hf" 1 1 true true false $precision "$dir/start-hf" --overwrite
+
+    say "7/7 summary"
+    $python examples/llama3_1/quickstart_summary.py "$dir"
+}

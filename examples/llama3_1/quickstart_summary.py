@@ -1,4 +1,4 @@
-"""What the quickstart's run came to: a loss curve as PNG and a page of figures, from its `metrics.jsonl`.
+"""What the quickstart's run came to: a loss curve as PNG, a page of figures, and what the model now writes.
 
 python examples/llama3_1/quickstart_summary.py runs/quickstart
 """
@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+PROMPT = "def read_file(path):\n"
 SMOOTHED = 20
 """Iterations of the running mean in the plot, and of the first and last loss in the summary."""
 
@@ -66,8 +67,23 @@ def draw(steps: list[dict[str, Any]], validation: list[dict[str, Any]], vocab_si
     figure.savefig(path, dpi=150)
 
 
+def write_on(folder: Path) -> str:
+    """What the trained Hugging Face model makes of the beginning of a Python file."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    options = {"do_sample": True, "temperature": 0.7, "top_k": 40, "pad_token_id": tokenizer.pad_token_id}
+    return tokenizer.decode(model.generate(**inputs, max_new_tokens=120, **options)[0], skip_special_tokens=True)
+
+
 def describe(steps: list[dict[str, Any]], validation: list[dict[str, Any]], vocab_size: int, folder: Path) -> str:
-    """The summary as Markdown."""
+    """The figures as Markdown."""
     losses = [r["loss"] for r in steps]
     seconds = sum(r["step_ms"] for r in steps) / 1e3
     rows = [
@@ -88,7 +104,9 @@ def describe(steps: list[dict[str, Any]], validation: list[dict[str, Any]], voca
     return (
         f"# Quickstart, {datetime.now().astimezone():%Y-%m-%d %H:%M}\n\n"
         f"| | |\n| --- | --- |\n{table}\n\n"
-        f"Loss curve: {folder / 'loss.png'}\nEverything of the run: {folder / 'pretrain'}\n"
+        f"Loss curve: {folder / 'loss.png'}\n"
+        f"The model, as Hugging Face has it: {folder / 'trained-hf'}\n"
+        f"Everything of the run: {folder / 'pretrain'}\n"
     )
 
 
@@ -97,7 +115,9 @@ def main(folder: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
     vocab_size = len(tokenizer["model"]["vocab"]) + len(tokenizer["added_tokens"])
     draw(steps, validation, vocab_size, folder / "loss.png")
+    text = write_on(folder / "trained-hf")
     summary = describe(steps, validation, vocab_size, folder)
+    summary += f"\nWhat it writes after `{PROMPT.strip()}`:\n\n```text\n{text.strip()}\n```\n"
     (folder / "summary.md").write_text(summary)
     print(summary)
 
