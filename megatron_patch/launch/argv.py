@@ -234,33 +234,34 @@ def extra_flags(plan: Plan) -> Flags:
 
 FIXED = frozenset(
     """
-    --mock-data --test-data-path --train-samples --lr-decay-samples --lr-warmup-samples --lr-warmup-fraction
-    --vocab-size --make-vocab-size-divisible-by --encoder-seq-length --encoder-num-layers --use-checkpoint-args
-    --exit-on-missing-checkpoint --no-save-optim --no-save-rng --async-save --rampup-batch-size --skip-train
+    --async-save --encoder-num-layers --encoder-seq-length --exit-on-missing-checkpoint --lr-decay-samples
+    --lr-warmup-fraction --lr-warmup-samples --make-vocab-size-divisible-by --mock-data --no-save-optim
+    --no-save-rng --rampup-batch-size --skip-train --test-data-path --train-samples --use-checkpoint-args
+    --vocab-size
     """.split()  # noqa: SIM905
 )
 """Flags that no plan gives and that would turn a plan into something else."""
 
 EMITTED = frozenset(
     """
-    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --allow-unfused-attention --adam-beta2
-    --attention-backend --attention-dropout --bf16 --ckpt-format --ckpt-step --clip-grad --context-parallel-size
-    --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion --data-cache-path
-    --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable --distributed-backend
-    --distributed-timeout-minutes --eval-interval --eval-iters --ffn-hidden-size --finetune --fp16
-    --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe --global-batch-size
-    --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size --init-method-std
-    --initial-loss-scale --kv-channels --load --log-interval --lr --lr-decay-iters --lr-decay-style
-    --lr-warmup-iters --manual-gc --manual-gc-interval --max-position-embeddings --micro-batch-size --min-lr
-    --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
-    --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
+    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2
+    --allow-unfused-attention --attention-backend --attention-dropout --bf16 --ckpt-format --ckpt-step --clip-grad
+    --context-parallel-size --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion
+    --data-cache-path --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
+    --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --ffn-hidden-size --finetune
+    --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe
+    --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size
+    --init-method-std --initial-loss-scale --kv-channels --load --log-interval --lr --lr-decay-iters
+    --lr-decay-style --lr-warmup-iters --manual-gc --manual-gc-interval --max-position-embeddings --micro-batch-size
+    --min-lr --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim
+    --no-load-rng --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
     --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
     --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir --overlap-cpu-optimizer-d2h-h2d
     --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
     --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
     --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
-    --sequence-parallel --sft --sft-dataset --sft-packing --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
-    --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
+    --sequence-parallel --sft --sft-dataset --sft-packing --spec --split --swiglu --tensor-model-parallel-size
+    --tensorboard-dir --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
     --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
     --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name
     --wandb-project --wandb-save-dir --weight-decay

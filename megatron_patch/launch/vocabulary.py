@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +38,7 @@ def read_tokenizer(folder: str) -> Tokenizer:
         raise TokenizerError(f"{folder} holds no tokenizer.json")
     try:
         ids = count_ids((path / "tokenizer.json").read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{path / 'tokenizer.json'} cannot be read: {type(error).__name__}: {error}") from error
     return Tokenizer(path=str(path.resolve()), ids=ids)
 
@@ -47,24 +46,15 @@ def read_tokenizer(folder: str) -> Tokenizer:
 def count_ids(tokenizer_json: str) -> int:
     """Highest token id + 1, over the vocabulary and the added tokens.
 
-    Only those two values are parsed: the merges are two thirds of Llama's 9 MB and would cost 100 ms.
+    Llama 3's 9 MB take 60 ms. (Parsing the two values alone, without the merges, was slower.)
     """
-    vocab = _value_of("vocab", r"[{\[]", tokenizer_json)
-    added = _value_of("added_tokens", r"\[", tokenizer_json)
-    ids = [token["id"] for token in added or []]
-    if isinstance(vocab, dict):
-        ids += vocab.values()
-    elif isinstance(vocab, list):  # Unigram: the position is the id
-        ids.append(len(vocab) - 1)
+    document = json.loads(tokenizer_json)
+    ids = [int(token["id"]) for token in document.get("added_tokens") or []]
+    vocab = document["model"]["vocab"]
+    ids += vocab.values() if isinstance(vocab, dict) else range(len(vocab))  # Unigram: the position is the id
     if not ids:
         raise ValueError("it has no vocabulary")
-    return int(max(ids)) + 1
-
-
-def _value_of(key: str, opening: str, document: str) -> Any:
-    """The first value of a key that opens with a bracket; a token of that name has a number as value."""
-    found = re.search(rf'"{key}"\s*:\s*(?={opening})', document)
-    return json.JSONDecoder().raw_decode(document, found.end())[0] if found else None
+    return max(ids) + 1
 
 
 def vocab_size_of_config(config: Mapping[str, Any] | None) -> int | None:

@@ -92,8 +92,9 @@ def _hugging_face(folder: Path) -> Weights:
         raise WeightsError("safetensors without a config.json")
     index = _read_json(folder / "model.safetensors.index.json")
     if index is not None:
-        shards = sorted(set(index.get("weight_map", {}).values()))
-        missing = [name for name in shards if not (folder / str(name)).is_file()]
+        table = index.get("weight_map")
+        shards = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
+        missing = [name for name in shards if not (folder / name).is_file()]
         if missing or not shards:
             what = f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}"
             raise WeightsError(what if shards else "model.safetensors.index.json names no shard")

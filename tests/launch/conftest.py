@@ -20,7 +20,7 @@ VALUES = (
 )
 
 
-def write_idxmap(prefix: Path, documents: int = 20, length: int = 100) -> None:
+def write_idxmap(prefix: Path, documents: int = 20, length: int = 100) -> Path:
     """An idxmap of ascending token ids, as Megatron's IndexedDatasetBuilder lays it out."""
     ids = [number % 256 for number in range(documents * length)]
     prefix.with_name(f"{prefix.name}.bin").write_bytes(struct.pack(f"<{len(ids)}i", *ids))
@@ -29,6 +29,7 @@ def write_idxmap(prefix: Path, documents: int = 20, length: int = 100) -> None:
     body += struct.pack(f"<{documents}q", *[4 * length * index for index in range(documents)])
     body += struct.pack(f"<{documents + 1}q", *range(documents + 1))
     prefix.with_name(f"{prefix.name}.idx").write_bytes(body)
+    return prefix
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -78,6 +79,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tokenizer(root / "mcore-tp4-pp2")
     write_mcore(root / "released", "release")
     return root
+
+
+@pytest.fixture
+def idxmap() -> Callable[..., Path]:
+    """`write_idxmap`."""
+    return write_idxmap
+
+
+@pytest.fixture
+def mcore() -> Callable[..., None]:
+    """`write_mcore`."""
+    return write_mcore
 
 
 @pytest.fixture

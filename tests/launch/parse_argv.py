@@ -12,16 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SHOWN = (
-    "num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels padded_vocab_size "
-    "untie_embeddings_and_output_weights rotary_base use_rope_scaling rope_scaling_factor layernorm_epsilon swiglu "
-    "add_bias_linear hidden_dropout attention_dropout tensor_model_parallel_size pipeline_model_parallel_size "
-    "virtual_pipeline_model_parallel_size context_parallel_size data_parallel_size sequence_parallel "
-    "micro_batch_size global_batch_size seq_length train_iters lr min_lr lr_warmup_iters lr_decay_iters "
-    "use_distributed_optimizer fp16 bf16 fp8 fp8_recipe fp8_param_gather recompute_granularity recompute_num_layers "
-    "cpu_offloading_num_layers optimizer_cpu_offload optimizer_offload_fraction load finetune ckpt_step sft "
-    "train_data_path valid_data_path data_path split spec transformer_impl save_interval eval_iters"
-).split()
+SHOWN = """
+    num_layers hidden_size ffn_hidden_size num_attention_heads num_query_groups kv_channels padded_vocab_size
+    untie_embeddings_and_output_weights rotary_base use_rope_scaling rope_scaling_factor layernorm_epsilon
+    swiglu add_bias_linear hidden_dropout attention_dropout tensor_model_parallel_size
+    pipeline_model_parallel_size virtual_pipeline_model_parallel_size context_parallel_size data_parallel_size
+    sequence_parallel micro_batch_size global_batch_size seq_length train_iters lr min_lr lr_warmup_iters
+    lr_decay_iters use_distributed_optimizer fp16 bf16 fp8 fp8_recipe fp8_param_gather recompute_granularity
+    recompute_num_layers cpu_offloading_num_layers optimizer_cpu_offload optimizer_offload_fraction load
+    finetune ckpt_step sft train_data_path valid_data_path data_path split spec transformer_impl save_interval
+    eval_iters
+""".split()  # noqa: SIM905
 
 
 def parse(case: dict[str, Any]) -> dict[str, Any]:

@@ -27,10 +27,19 @@ CUDA = {"MP_DEVICE": "cuda"}
 DLC = {**CUDA, "ENV": "dlc", "RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 SEED = {
     **CUDA,
-    **{"MODEL_SIZE": "8B", "LR": "1e-5", "MIN_LR": "1e-6", "PR": "bf16", "TP": "4", "PP": "2"},
-    **{"SP": "true", "DO": "true", "SAVE_INTERVAL": "100000"},
-    **{"PRETRAIN_CHECKPOINT_PATH": "mcore-tp4-pp2", "MP_TOKENIZER_PATH": ""},
-    **{"TRAIN_TOKENS_OR_ITERS": "10000", "WARMUP_TOKENS_OR_ITERS": "100"},
+    "MODEL_SIZE": "8B",
+    "LR": "1e-5",
+    "MIN_LR": "1e-6",
+    "PR": "bf16",
+    "TP": "4",
+    "PP": "2",
+    "SP": "true",
+    "DO": "true",
+    "SAVE_INTERVAL": "100000",
+    "PRETRAIN_CHECKPOINT_PATH": "mcore-tp4-pp2",
+    "MP_TOKENIZER_PATH": "",
+    "TRAIN_TOKENS_OR_ITERS": "10000",
+    "WARMUP_TOKENS_OR_ITERS": "100",
 }
 """Seed 003: its three commands differ in SFT, the data and MP_DATASET_TYPE."""
 LARGE = {"BATCH_SIZE": "1", "GLOBAL_BATCH_SIZE": "128", "SEQ_LEN": "8192", "PAD_LEN": "8192", "PR": "bf16"}
@@ -41,25 +50,44 @@ COMMANDS: dict[str, dict[str, str]] = {
     "seed_sft_idxmap": {**SEED, "SFT": "true"},
     "seed_sft_raw": {
         **SEED,
-        **{"SFT": "true", "MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json", "VALID_DATASET_PATH": "chat.json"},
+        "SFT": "true",
+        "MP_DATASET_TYPE": "raw",
+        "DATASET_PATH": "chat.json",
+        "VALID_DATASET_PATH": "chat.json",
     },
     "cpu_one_process": {},
     "cpu_tp2_pp2_vp2": {"TP": "2", "PP": "2", "SP": "true", "MP_VP": "2", "FL": "false"},
     "cpu_cp2_dp2_bf16": {"CP": "2", "MP_NPROC": "4", "DO": "true", "PR": "bf16", "AC": "sel", "MP_SEED": "7"},
     "cpu_from_hf": {"PRETRAIN_CHECKPOINT_PATH": "hf-tiny", "MP_TOKENIZER_PATH": "", "VALID_DATASET_PATH": "none"},
     "cpu_blend_and_split": {
-        **{"DATASET_PATH": "0.3 text 0.7 with space", "VALID_DATASET_PATH": "none", "MP_SPLIT": "98.5,1.5"},
-        **{"MP_MEGATRON_ARGS": "--log-params-norm --timing-log-level 1", "MP_MASTER_PORT": "29507"},
+        "DATASET_PATH": "0.3 text 0.7 with space",
+        "VALID_DATASET_PATH": "none",
+        "MP_SPLIT": "98.5,1.5",
+        "MP_MEGATRON_ARGS": "--log-params-norm --timing-log-level 1",
+        "MP_MASTER_PORT": "29507",
     },
     "gpu_1b_from_hf": {**CUDA, "MODEL_SIZE": "1B", "PR": "fp16", "PRETRAIN_CHECKPOINT_PATH": "hf-1B", "MP_NPROC": "2"},
     "gpu_auto_one_micro_batch": {
-        **{**CUDA, "MODEL_SIZE": "auto", "PR": "bf16", "PRETRAIN_CHECKPOINT_PATH": "hf-8B", "DO": "true"},
-        **{"MP_NPROC": "8", "MP_INIT_STD": "0.008", "MP_ADAM_BETA2": "0.98"},
+        **CUDA,
+        "MODEL_SIZE": "auto",
+        "PR": "bf16",
+        "PRETRAIN_CHECKPOINT_PATH": "hf-8B",
+        "DO": "true",
+        "MP_NPROC": "8",
+        "MP_INIT_STD": "0.008",
+        "MP_ADAM_BETA2": "0.98",
     },
     "gpu_8b_fp8": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "PR": "fp8", "PRETRAIN_CHECKPOINT_PATH": "released"},
     "gpu_8b_recompute_offload": {
-        **{**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "AC": "full", "MP_AC_LAYERS": "4", "FL": "false"},
-        **{"OPTIMIZER_OFFLOAD": "static", "PRETRAIN_CHECKPOINT_PATH": "mcore-tp4-pp2/iter_0000001"},
+        **CUDA,
+        **LARGE,
+        "MODEL_SIZE": "8B",
+        "TP": "2",
+        "AC": "full",
+        "MP_AC_LAYERS": "4",
+        "FL": "false",
+        "OPTIMIZER_OFFLOAD": "static",
+        "PRETRAIN_CHECKPOINT_PATH": "mcore-tp4-pp2/iter_0000001",
     },
     "gpu_8b_offload_activations": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "AC": "offload", "MP_AC_LAYERS": "16"}
     | {"MP_ALLOW_UNFUSED_ATTENTION": "true", "SFT": "true", "MP_SFT_PACKING": "true"}
@@ -117,7 +145,9 @@ def test_no_record_without_a_command() -> None:
 
 def test_table_of_flags_is_complete() -> None:
     """MP_MEGATRON_ARGS may repeat none of our flags: the table that says so has to know them all."""
-    recorded = {flag for path in GOLDEN.glob("*.txt") for flag in re.findall(r"^ +(--[a-z0-9-]+)", path.read_text(), re.M)}
+    recorded = {
+        flag for path in GOLDEN.glob("*.txt") for flag in re.findall(r"^ +(--[a-z0-9-]+)", path.read_text(), re.M)
+    }
     torchrun = {"--standalone", "--local-addr", "--nproc-per-node", "--nnodes", "--node-rank"}
     torchrun |= {"--master-addr", "--master-port"}
     extra = {"--log-params-norm", "--timing-log-level"}

@@ -1,0 +1,114 @@
+"""The rows against Hugging Face: their config class reads them, their model has as many parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from megatron_patch.families import (
+    FAMILIES,
+    LLAMA_3_1,
+    ConfigError,
+    Shape,
+    padded_vocab_size,
+    shape_from_hf_config,
+    shape_to_hf_config,
+)
+
+SHAPES = list(LLAMA_3_1.shapes.values())
+
+PUBLISHED = {
+    # From each config.json on the hub: layers, hidden, FFN, heads, KV heads, head, tied, RoPE factor, parameters.
+    "1B": (16, 2048, 8192, 32, 8, 64, True, 32.0, 1_235_814_400),
+    "3B": (28, 3072, 8192, 24, 8, 128, True, 32.0, 3_212_749_824),
+    "8B": (32, 4096, 14336, 32, 8, 128, False, 8.0, 8_030_261_248),
+    "70B": (80, 8192, 28672, 64, 8, 128, False, 8.0, 70_553_706_496),
+    "405B": (126, 16384, 53248, 128, 8, 128, False, 8.0, 405_853_388_800),
+}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_facts(size: str) -> None:
+    layers, hidden, ffn, heads, groups, head, tied, factor, parameters = PUBLISHED[size]
+    shape = LLAMA_3_1.shape(size)
+    assert (shape.num_layers, shape.hidden_size, shape.ffn_hidden_size) == (layers, hidden, ffn)
+    assert (shape.num_attention_heads, shape.num_query_groups, shape.head_dim) == (heads, groups, head)
+    assert (shape.vocab_size, shape.tie_embeddings, shape.max_position_embeddings) == (128256, tied, 131072)
+    assert (shape.rope_theta, shape.norm_epsilon) == (500000.0, 1e-5)
+    assert shape.rope_scaling is not None
+    assert shape.rope_scaling.factor == factor
+    assert shape.num_parameters() == parameters
+
+
+def config_of(shape: Shape) -> LlamaConfig:
+    return LlamaConfig(**shape_to_hf_config(shape, dtype="bfloat16", vocab_size=shape.vocab_size or 1000))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_hugging_face_reads_every_row(shape: Shape) -> None:
+    """Row -> config.json -> transformers -> its own config.json -> row: nothing is lost in either spelling of RoPE."""
+    ours = shape_to_hf_config(shape, dtype="bfloat16", vocab_size=shape.vocab_size or 1000)
+    theirs = config_of(shape).to_dict()
+    for config in (ours, theirs):
+        again = shape_from_hf_config(config, shape.name, shape.source)
+        assert again == dataclasses.replace(shape, vocab_size=shape.vocab_size or 1000)
+    assert "rope_parameters" in theirs  # the spelling of transformers 5 was really read
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_parameters_are_hugging_faces(shape: Shape) -> None:
+    """A meta-device model has all shapes and no memory: 405B takes a second."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config_of(shape))
+    assert shape.num_parameters(shape.vocab_size or 1000) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_tiny_has_what_the_large_ones_have() -> None:
+    tiny = LLAMA_3_1.shape("tiny")
+    assert tiny.num_query_groups < tiny.num_attention_heads
+    assert not tiny.tie_embeddings
+    assert tiny.rope_scaling == LLAMA_3_1.shape("8B").rope_scaling
+    with pytest.raises(ValueError, match="vocabulary from the tokenizer"):
+        tiny.num_parameters()
+
+
+def test_padding() -> None:
+    assert padded_vocab_size(128256) == 128256
+    assert padded_vocab_size(258) == 384
+    assert padded_vocab_size(1, 8) == 8
+
+
+def test_flops_of_8b_at_8192() -> None:
+    """51.5 GFLOP per token is the published figure (field notes of the project, Megatron's count)."""
+    assert LLAMA_3_1.shape("8B").flops_per_token(8192) == pytest.approx(51.5e9, rel=0.01)
+
+
+def test_an_unknown_size_lists_the_known() -> None:
+    with pytest.raises(KeyError, match="valid: tiny, 1B, 3B, 8B, 70B, 405B"):
+        LLAMA_3_1.shape("7B")
+    assert FAMILIES["llama3_1"] is LLAMA_3_1
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"attention_bias": True}, "attention_bias is True, Llama 3 has False"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"num_hidden_layers": None}, "missing num_hidden_layers"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type is 'yarn'"),
+    ],
+)
+def test_other_architectures_are_refused(changes: dict[str, object], found: str) -> None:
+    config = shape_to_hf_config(LLAMA_3_1.shape("8B"), dtype="bfloat16") | changes
+    config = {key: value for key, value in config.items() if value is not None or key == "rope_scaling"}
+    with pytest.raises(ConfigError, match=found):
+        shape_from_hf_config(config, "8B", "config.json")
+
+
+def test_llama_3_without_scaling() -> None:
+    """Llama 3 (not 3.1) and Llama 2 have plain RoPE."""
+    config = shape_to_hf_config(LLAMA_3_1.shape("8B"), dtype="bfloat16") | {"rope_scaling": None}
+    assert shape_from_hf_config(config, "8B", "config.json").rope_scaling is None

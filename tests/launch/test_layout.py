@@ -1,0 +1,158 @@
+"""How models are cut, against megatron-core's own functions, and what that takes in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from megatron_patch.families import LLAMA_3_1
+from megatron_patch.launch.layout import (
+    Layout,
+    divisors,
+    split_layers,
+    tensor_parallel_problem,
+    valid_pipeline_parallel,
+    valid_tensor_parallel,
+)
+from megatron_patch.launch.memory import Precision, estimate, in_flight, stage_parameters
+
+SHAPES = LLAMA_3_1.shapes
+
+
+def layout(
+    *, tp: int = 1, pp: int = 1, cp: int = 1, dp: int = 1, vp: int = 1, layers: int = 32, sp: bool = False
+) -> Layout:
+    split = split_layers(layers, pp, vp)
+    assert split is not None
+    cut = {"stage_layers": split[0], "ends_count": split[1]}
+    return Layout(nodes=1, processes=tp * pp * cp * dp, tp=tp, pp=pp, vp=vp, cp=cp, dp=dp, sequence_parallel=sp, **cut)
+
+
+def test_split_layers() -> None:
+    assert split_layers(32, 1, 1) == ((32,), False)
+    assert split_layers(32, 4, 2) == ((8, 8, 8, 8), False)
+    assert split_layers(126, 16, 1) == ((7, *(8,) * 14, 7), True)
+    assert split_layers(126, 8, 1) == ((15, *(16,) * 6, 15), True)
+    assert split_layers(30, 2, 2) == ((15, 15), True)
+    assert split_layers(4, 6, 1) is None  # would leave the ends without a layer
+    assert split_layers(32, 5, 1) is None
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("vp", [1, 2, 5])
+def test_layers_add_up_at_every_valid_pp(size: str, vp: int) -> None:
+    shape = SHAPES[size]
+    for pp in valid_pipeline_parallel(shape, vp):
+        split = split_layers(shape.num_layers, pp, vp)
+        assert split is not None
+        assert (len(split[0]), sum(split[0])) == (pp, shape.num_layers)
+        assert min(split[0]) >= 1
+
+
+def test_valid_sizes() -> None:
+    assert valid_tensor_parallel(SHAPES["8B"]) == [1, 2, 4, 8, 16, 32]
+    assert valid_tensor_parallel(SHAPES["3B"]) == [1, 2, 4, 8]
+    assert valid_tensor_parallel(SHAPES["tiny"]) == [1, 2, 4, 8]
+    assert valid_pipeline_parallel(SHAPES["tiny"], 1) == [1, 2, 3, 4]
+    assert valid_pipeline_parallel(SHAPES["tiny"], 2) == [2]
+    assert 16 in valid_pipeline_parallel(SHAPES["405B"], 1)
+    assert divisors(12) == [1, 2, 3, 4, 6, 12]
+
+
+def test_why_a_tensor_parallel_size_is_impossible() -> None:
+    assert tensor_parallel_problem(SHAPES["8B"], 16) is None  # more than KV heads, a multiple of them
+    assert "32 attention heads" in str(tensor_parallel_problem(SHAPES["8B"], 3))
+    assert "8 KV heads" in str(tensor_parallel_problem(SHAPES["3B"], 12))
+    assert "FFN" in str(tensor_parallel_problem(dataclasses.replace(SHAPES["8B"], ffn_hidden_size=14338), 4))
+
+
+@pytest.mark.parametrize("size", ["tiny", "1B", "8B", "405B"])
+def test_parameters_add_up_over_ranks(size: str) -> None:
+    """Cut over TP and PP, every parameter is somewhere; norms are on every TP rank, tied tables on both ends."""
+    shape, rows = SHAPES[size], 128256
+    whole = shape.num_parameters(rows)
+    for tp, pp in ((1, 1), (2, 1), (1, 2), (4, 2)):
+        one = layout(tp=tp, pp=pp, layers=shape.num_layers)
+        total = sum(stage_parameters(shape, rows, one, stage) for stage in range(pp)) * tp
+        norms = (tp - 1) * shape.hidden_size * (2 * shape.num_layers + 1)
+        tied = rows * shape.hidden_size if shape.tie_embeddings and pp > 1 else 0
+        assert total == whole + norms + tied
+
+
+def test_micro_batches_in_flight() -> None:
+    assert [in_flight(layout(pp=4), stage) for stage in range(4)] == [4, 3, 2, 1]
+    assert in_flight(layout(), 0) == 1
+    # Narayanan et al. 2021, figure 4: 4 devices, 2 chunks: 11 chunk passes before the first backward.
+    assert in_flight(layout(pp=4, vp=2), 0) == 6
+
+
+PEAKS = [
+    # GB measured on H200 with Llama 3.1 8B at 8192 tokens, micro batch 1 (prior runs, see memory.py)
+    (100, {"dp": 4}, Precision(weight=2, gradient=2, activation=2), 32),
+    (94, {"dp": 4}, Precision(weight=2, gradient=2, activation=2, fp8=True), 32),
+    (110, {"dp": 4}, Precision(weight=2, gradient=4, activation=2), 32),
+    (49, {"tp": 2, "pp": 2, "sp": True}, Precision(weight=2, gradient=2, activation=2), 32),
+]
+
+
+@pytest.mark.parametrize(("measured", "cut", "precision", "global_batch"), PEAKS)
+def test_estimate_is_near_measured_peaks(
+    measured: float, cut: dict[str, int], precision: Precision, global_batch: int
+) -> None:
+    memory = estimate(
+        shape=SHAPES["8B"],
+        vocab_rows=128256,
+        layout=layout(**cut),
+        precision=precision,
+        micro_batch=1,
+        seq_len=8192,
+        micro_batches=global_batch // cut.get("dp", 1),
+        distributed_optimizer=True,
+        offload_fraction=0.0,
+        recompute="none",
+        recompute_layers=1,
+    )
+    assert memory.total / 1e9 == pytest.approx(measured, rel=0.05)
+    assert memory.total == sum(memory.components().values())
+
+
+def test_what_saves_memory_does() -> None:
+    base = {
+        "shape": SHAPES["8B"],
+        "vocab_rows": 128256,
+        "precision": Precision(weight=2, gradient=4, activation=2),
+        "micro_batch": 1,
+        "seq_len": 8192,
+        "micro_batches": 8,
+        "distributed_optimizer": True,
+        "offload_fraction": 0.0,
+        "recompute": "none",
+        "recompute_layers": 1,
+        "layout": layout(dp=4),
+    }
+    plain = estimate(**base)  # type: ignore[arg-type]
+
+    def changed(**changes: object) -> int:
+        return estimate(**{**base, **changes}).total  # type: ignore[arg-type]
+
+    assert changed(distributed_optimizer=False) - plain.total == plain.optimizer * 3
+    assert changed(offload_fraction=1.0) == plain.total - plain.optimizer
+    assert changed(recompute="full") < 0.8 * plain.total
+    assert changed(recompute="full") < changed(recompute="full", recompute_layers=8) < plain.total
+    assert changed(recompute="offload", recompute_layers=16) == plain.total - plain.activations // 2
+    assert changed(layout=layout(tp=4, sp=True)) < changed(layout=layout(tp=4)) < plain.total
+    assert changed(layout=layout(cp=4, dp=1)) < plain.total
+    assert changed(micro_batch=2) - plain.total == plain.activations + plain.logits
+    fp32 = estimate(**{**base, "precision": Precision(weight=4, gradient=4, activation=4)})  # type: ignore[arg-type]
+    assert (fp32.weights, fp32.activations) == (2 * plain.weights, 2 * plain.activations)
+
+
+def test_ranks_are_numbered_as_megatron_numbers_them() -> None:
+    lines = layout(tp=2, cp=2, dp=2, pp=2, layers=4).describe_groups()
+    assert lines == [
+        "TP 2: ranks 0, 1 share each layer, and so on",
+        "CP 2: ranks 0, 2 share each sequence, and so on",
+        "DP 2: ranks 0, 4 see different sequences, and so on",
+        "PP 2: stages start at ranks 0, 8; layers 2, 2",
+    ]

@@ -1,0 +1,168 @@
+"""Starting again in the same output folder: go on, be finished, or say why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.driver import main, make_plan
+from megatron_patch.launch.plan import Plan, to_json
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.resume import read_earlier
+
+
+@pytest.fixture
+def again(
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    mcore: Callable[..., None],
+    tmp_path: Path,
+) -> Callable[..., tuple[Plan | None, list[Problem]]]:
+    """A first start that saved iteration 4 of 10, then a second one with changes."""
+    output = tmp_path / "out"
+    first, _, problems = make_plan(values(OUTPUT_BASEPATH=str(output)), surroundings(), dry_run=True)
+    assert first is not None, problems
+    output.mkdir()
+    (output / "plan.json").write_text(to_json(first))
+    mcore(output / "checkpoints", "4")
+
+    def second(**changes: str) -> tuple[Plan | None, list[Problem]]:
+        environ = {name: changes.pop(name) for name in list(changes) if name.startswith("MP_")}
+        plan, _, problems = make_plan(
+            values(OUTPUT_BASEPATH=str(output), **changes), surroundings(**environ), dry_run=True
+        )
+        return plan, problems
+
+    return second
+
+
+def test_the_same_command_goes_on(again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path) -> None:
+    plan, problems = again()
+    assert plan is not None, problems
+    assert (plan.resume_iteration, plan.finished) == (4, False)
+    argv = megatron_argv(plan)
+    assert argv[argv.index("--load") + 1] == argv[argv.index("--save") + 1] == str(tmp_path / "out" / "checkpoints")
+    assert argv[argv.index("--ckpt-step") + 1] == "4"
+    assert not {"--finetune", "--no-load-optim", "--no-load-rng", "--hf-checkpoint"} & set(argv)
+    assert not [note for note in plan.notes if "at the last start" in note]
+
+
+def test_first_weights_are_not_loaded_again(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:
+    plan, problems = again(PRETRAIN_CHECKPOINT_PATH="hf-tiny")
+    assert plan is not None, problems
+    assert "--hf-checkpoint" not in megatron_argv(plan)
+    assert any("PRETRAIN_CHECKPOINT_PATH is not read" in note for note in plan.notes)
+
+
+def test_the_newest_whole_checkpoint_counts(
+    again: Callable[..., tuple[Plan | None, list[Problem]]], mcore: Callable[..., None], tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "out" / "checkpoints"
+    mcore(checkpoints, "6")
+    mcore(checkpoints, "8")
+    (checkpoints / "iter_0000008" / "metadata.json").write_text("")
+    (checkpoints / ".incomplete_iter_0000009").mkdir()
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("4")
+    plan, problems = again()
+    assert plan is not None, problems
+    assert plan.resume_iteration == 6
+    assert any("iter_0000008, .incomplete_iter_0000009" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("done", ["10", "12"])
+def test_a_finished_run_says_so_and_ends_with_0(
+    done: str,
+    again: Callable[..., tuple[Plan | None, list[Problem]]],
+    mcore: Callable[..., None],
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def started(*command: object) -> None:
+        raise AssertionError("torchrun was started")
+
+    monkeypatch.setattr("os.execve", started)
+    mcore(tmp_path / "out" / "checkpoints", done)
+    assert main(values(OUTPUT_BASEPATH=str(tmp_path / "out")), surroundings()) == 0
+    assert f"finished: iteration {done} of 10 is done and saved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "found"),
+    [
+        ({"LR": "2e-3"}, "LR", "were made with 0.001"),
+        ({"MIN_LR": "0"}, "MIN_LR", "were made with 0.0001"),
+        ({"GLOBAL_BATCH_SIZE": "16"}, "GLOBAL_BATCH_SIZE", "were made with 8"),
+        ({"SEQ_LEN": "64", "PAD_LEN": "64"}, "SEQ_LEN", "were made with 128"),
+        ({"PR": "bf16"}, "PR", "the optimizer's state has another form"),
+        ({"DO": "true"}, "DO", "the optimizer's state has another form"),
+        ({"MP_ADAM_BETA2": "0.9"}, "MP_ADAM_BETA2", "takes it from the checkpoint"),
+        ({"MODEL_SIZE": "1B"}, "MODEL_SIZE", "are of tiny: num_layers 4 there and 16 here"),
+    ],
+)
+def test_what_a_checkpoint_has_fixed(
+    changes: dict[str, str], name: str, found: str, again: Callable[..., tuple[Plan | None, list[Problem]]]
+) -> None:
+    plan, problems = again(**changes)
+    assert plan is None
+    (problem,) = [problem for problem in problems if problem.names[0] == name]
+    assert found in problem.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"TRAIN_TOKENS_OR_ITERS": "20480"}, "position 23 TRAIN_TOKENS_OR_ITERS was 10240 at the last start"),
+        ({"WARMUP_TOKENS_OR_ITERS": "0"}, "position 24 WARMUP_TOKENS_OR_ITERS was 1024 at the last start and is 0"),
+        ({"TP": "2"}, "position 10 TP was 1 at the last start and is 2: random states start anew"),
+        ({"DATASET_PATH": "more"}, "as many samples of the new data are skipped"),
+        ({"MP_SEED": "5"}, "MP_SEED was 1234 at the last start and is 5"),
+        ({"MP_WEIGHT_DECAY": "0"}, "MP_WEIGHT_DECAY was 0.1 at the last start and is 0.0"),
+        ({"SAVE_INTERVAL": "5"}, "position 19 SAVE_INTERVAL was 100"),
+    ],
+)
+def test_what_may_change_is_said(
+    changes: dict[str, str], note: str, again: Callable[..., tuple[Plan | None, list[Problem]]]
+) -> None:
+    plan, problems = again(**changes)
+    assert plan is not None, problems
+    assert any(note in line for line in plan.notes), plan.notes
+
+
+def test_without_a_checkpoint_everything_may_change(
+    again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "checkpoints" / "iter_0000004" / "metadata.json").unlink()
+    plan, problems = again(LR="2e-3", PR="bf16")
+    assert plan is not None, problems
+    assert plan.resume_iteration is None
+
+
+@pytest.mark.parametrize("content", [None, "", "[]"])
+def test_without_a_plan_it_is_said(
+    content: str | None, again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "plan.json").unlink()
+    if content is not None:
+        (tmp_path / "out" / "plan.json").write_text(content)
+    plan, problems = again()
+    assert plan is not None, problems
+    assert plan.resume_iteration == 4
+    assert any("no plan.json beside the checkpoints" in note for note in plan.notes)
+
+
+def test_a_new_folder_is_empty(tmp_path: Path) -> None:
+    earlier = read_earlier(str(tmp_path / "absent"))
+    assert (earlier.iteration, earlier.broken, earlier.plan) == (None, (), None)
+
+
+def test_plan_json_is_what_the_next_start_reads(again: Callable[..., object], tmp_path: Path) -> None:
+    """The comparison above is of real content: all 25 positions stand in the file."""
+    values = json.loads((tmp_path / "out" / "plan.json").read_text())["values"]
+    assert len([name for name in values if not name.startswith("MP_")]) == 25

@@ -1,0 +1,147 @@
+"""Which folder is which kind of checkpoint, and what is said about those that are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.launch.weights import WeightsError, is_complete, iterations, read_weights
+
+
+def test_none() -> None:
+    assert read_weights("none").kind == "none"
+
+
+def test_hugging_face(world: Path) -> None:
+    weights = read_weights(str(world / "hf-8B"))
+    assert (weights.kind, weights.path, weights.step) == ("hf", str(world / "hf-8B"), None)
+    assert weights.config is not None
+    assert weights.config["num_hidden_layers"] == 32
+    assert weights.homes == (str(world / "hf-8B"),)
+
+
+def test_hugging_face_in_one_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    assert read_weights(str(tmp_path)).kind == "hf"
+
+
+def test_megatron_folders(world: Path, tmp_path: Path, mcore: Callable[..., None]) -> None:
+    parent = str(world / "mcore-tp4-pp2")
+    for typed in (parent, f"{parent}/iter_0000001", f"{parent}/"):
+        weights = read_weights(typed)
+        assert (weights.kind, weights.path, weights.step) == ("mcore", parent, 1)
+        assert weights.homes[0] == parent
+    for typed in ("released", "released/release"):
+        weights = read_weights(str(world / typed))
+        assert (weights.path, weights.step) == (str(world / "released"), None)
+    mcore(tmp_path / "zero", "0")  # --ckpt-step 0 counts as unset: the tracker has to say it
+    assert read_weights(str(tmp_path / "zero" / "iter_0000000")).step is None
+
+
+def test_the_tracker_is_followed_but_not_needed(tmp_path: Path, mcore: Callable[..., None]) -> None:
+    mcore(tmp_path, "7")
+    mcore(tmp_path, "12")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    assert read_weights(str(tmp_path)).step == 7
+    (tmp_path / "latest_checkpointed_iteration.txt").unlink()
+    assert read_weights(str(tmp_path)).step == 12
+
+
+def hf_missing_shard(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "hf-8B", folder, dirs_exist_ok=True)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+def hf_without_weights(folder: Path, source: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+def hf_pickle(folder: Path, source: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+
+
+def hf_without_config(folder: Path, source: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"x")
+
+
+def hf_config_no_json(folder: Path, source: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def hf_index_of_nothing(folder: Path, source: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": []}')
+
+
+def mcore_cut(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "mcore-tp4-pp2", folder, dirs_exist_ok=True)
+    (folder / "iter_0000001" / "metadata.json").write_text('{"sharded_ba')
+
+
+def mcore_elsewhere(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "mcore-tp4-pp2", folder, dirs_exist_ok=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text("2")
+
+
+def mcore_bad_tracker(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "mcore-tp4-pp2" / "iter_0000001", folder / "iter_0000000")
+    (folder / "latest_checkpointed_iteration.txt").write_text("")
+
+
+def mcore_old_format(folder: Path, source: Path) -> None:
+    (folder / "iter_0000005" / "mp_rank_00").mkdir(parents=True)
+    (folder / "latest_checkpointed_iteration.txt").write_text("5")
+
+
+def mcore_renamed(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "mcore-tp4-pp2" / "iter_0000001", folder, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (hf_missing_shard, "1 of 2 shards are missing: model-00002-of-00002"),
+        (hf_without_weights, "config.json, but no weights"),
+        (hf_pickle, "pickled"),
+        (hf_without_config, "without a config.json"),
+        (hf_config_no_json, "config.json is not JSON"),
+        (hf_index_of_nothing, "names no shard"),
+        (mcore_cut, "not written to its end"),
+        (mcore_elsewhere, "points to iter_0000002, which does not exist; whole: 1"),
+        (mcore_bad_tracker, "says ''"),
+        (mcore_old_format, "old per-rank format"),
+        (mcore_renamed, "not called iter_NNNNNNN or release"),
+    ],
+)
+def test_what_is_wrong_is_said(make: Callable[[Path, Path], None], found: str, world: Path, tmp_path: Path) -> None:
+    make(tmp_path, world)
+    with pytest.raises(WeightsError, match=found):
+        read_weights(str(tmp_path))
+
+
+def test_complete_is_what_megatron_finished(tmp_path: Path, mcore: Callable[..., None]) -> None:
+    """Each of the three files that a killed save leaves out makes a checkpoint incomplete."""
+    mcore(tmp_path, "3")
+    folder = tmp_path / "iter_0000003"
+    assert is_complete(folder)
+    assert not is_complete(tmp_path / "iter_0000004")
+    for name in ("metadata.json", ".metadata", "__0_0.distcp"):
+        hidden = (folder / name).rename(tmp_path / "hidden")
+        assert not is_complete(folder)
+        hidden.rename(folder / name)
+    assert is_complete(folder)
+    (folder / "metadata.json").write_text(json.dumps({"other": 1}))
+    assert not is_complete(folder)
+
+
+def test_iterations_are_those_that_megatron_names(tmp_path: Path) -> None:
+    for name in ("iter_0000010", "iter_0000002", "iter_12", "iter_0000003.old", ".incomplete_iter_0000011", "release"):
+        (tmp_path / name).mkdir()
+    assert iterations(tmp_path) == [2, 10]
+    assert iterations(tmp_path / "absent") == []
