@@ -28,6 +28,7 @@ def megatron_argv(plan: Plan) -> Flags:
 def own_flags(plan: Plan) -> Flags:
     """Those that `trainer/arguments.py` declares."""
     flags = ["--device", plan.device, "--output-dir", plan.output]
+    flags += ["--z-loss", repr(plan.knobs.z_loss)] if plan.knobs.z_loss else []
     if plan.weights.kind == "hf" and plan.resume_iteration is None:
         flags += ["--hf-checkpoint", plan.weights.path]
     return flags
@@ -93,6 +94,7 @@ def optimizer_flags(plan: Plan) -> Flags:
     flags += ["--lr-warmup-iters", str(schedule.warmup_iters)]
     flags += ["--weight-decay", repr(knobs.weight_decay), "--clip-grad", repr(knobs.clip_grad)]
     flags += ["--adam-beta1", repr(knobs.adam_beta1), "--adam-beta2", repr(knobs.adam_beta2)]
+    flags += ["--adam-eps", repr(knobs.adam_eps)] if knobs.adam_eps != 1e-8 else []
     if config.do:
         # Any later layout can load it; the default restores step 0 at another one without a word.
         flags += ["--use-distributed-optimizer", "--dist-ckpt-optim-fully-reshardable"]
@@ -165,8 +167,9 @@ def recompute_flags(plan: Plan) -> Flags:
     ac, layers = plan.config.ac, str(plan.knobs.ac_layers)
     if ac == "sel":
         return ["--recompute-granularity", "selective"]
-    if ac == "full":  # as in Pai-Megatron-Patch: every layer, in groups of MP_AC_LAYERS
-        return ["--recompute-granularity", "full", "--recompute-method", "uniform", "--recompute-num-layers", layers]
+    if ac == "full":  # uniform, as in Pai-Megatron-Patch: every layer, in groups of MP_AC_LAYERS
+        method = ["--recompute-method", plan.knobs.ac_method, "--recompute-num-layers", layers]
+        return ["--recompute-granularity", "full", *method]
     if ac == "offload":
         return ["--cpu-offloading-num-layers", layers]
     return []
@@ -244,7 +247,7 @@ FIXED = frozenset(
 
 EMITTED = frozenset(
     """
-    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2
+    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2 --adam-eps
     --allow-unfused-attention --attention-backend --attention-dropout --bf16 --ckpt-format --ckpt-step --clip-grad
     --context-parallel-size --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion
     --data-cache-path --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
@@ -264,7 +267,7 @@ EMITTED = frozenset(
     --tensorboard-dir --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
     --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
     --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name
-    --wandb-project --wandb-save-dir --weight-decay
+    --wandb-project --wandb-save-dir --weight-decay --z-loss
     """.split()  # noqa: SIM905
 )
 """Every flag that some plan gives; a test holds it against the golden files."""

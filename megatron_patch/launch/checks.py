@@ -197,8 +197,8 @@ def check_split(*, mp_split: str | None, valid_data: tuple[Corpus, ...] | None) 
 
 def check_cluster(*, env: str, mp_master_port: int | None) -> Step:
     """Under ENV=dlc the port is the cluster's."""
-    if env == "dlc" and mp_master_port is not None:
-        yield Problem(names=("MP_MASTER_PORT", "ENV"), what="dlc takes MASTER_PORT", valid="unset, or ENV dsw")
+    if env != "dsw" and mp_master_port is not None:
+        yield Problem(names=("MP_MASTER_PORT", "ENV"), what=f"{env} takes MASTER_PORT", valid="unset, or ENV dsw")
 
 
 def check_wandb(
@@ -210,7 +210,7 @@ def check_wandb(
         if not environment.wandb_key:
             what = "no key: set WANDB_API_KEY, or WANDB_MODE=offline"
             yield Problem(names=(name,), what=what, valid="unset, or with a key")
-        elif not environment.wandb_installed:
+        elif not environment.wandb_installed and not environment.only_plans:
             what = "the package wandb is not installed"
             yield Problem(names=(name,), what=what, valid="unset, or `pip install wandb`")
 

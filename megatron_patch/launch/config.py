@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from megatron_patch.families import LLAMA_3_1
+from megatron_patch.families import LLAMA_3_1, SHAPES
 from megatron_patch.launch.values import Kind, boolean, choice, real, text, whole
 
-SIZES = (*LLAMA_3_1.shapes, "auto")
+SIZES = (*LLAMA_3_1.shapes, "auto", *(name for name in SHAPES if name not in LLAMA_3_1.shapes))
 
 
 def _position(meaning: str, kind: Kind, example: str) -> Any:
@@ -20,7 +20,11 @@ def _position(meaning: str, kind: Kind, example: str) -> Any:
 class RunConfig:
     """What somebody typed, each value read and in range; the fields stand in the order of the positions."""
 
-    env: str = _position("where it runs: dsw = this machine alone, dlc = several machines", choice("dsw", "dlc"), "dsw")
+    env: str = _position(
+        "where it runs: dsw = this machine alone, dlc = several machines, slurm = a job on a Slurm cluster",
+        choice("dsw", "dlc", "slurm"),
+        "dsw",
+    )
     model_size: str = _position(
         "size of the model; auto takes the geometry from the checkpoint's config.json", choice(*SIZES), "8B"
     )
@@ -50,8 +54,8 @@ class RunConfig:
     )
     save_interval: int = _position("iterations between two checkpoints; the last is saved anyway", whole(1), "100000")
     dataset_path: str = _position(
-        "training data: a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`",
-        text("one prefix, several, or weights and prefixes; as one argument"),
+        "training data: a prefix of .bin and .idx, several, a blend `0.3 A 0.7 B`, or a folder: all prefixes in it",
+        text("one prefix or folder, several, or weights and prefixes; as one argument"),
         "/data/wudao_text_document",
     )
     valid_dataset_path: str = _position(

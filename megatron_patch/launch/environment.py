@@ -24,8 +24,14 @@ class Knobs:
     """The MP_* variables, one field each; None leaves the choice to the plan, which says what it took."""
 
     ac_layers: int = _knob(1, "AC=full: layers of one recomputed group; AC=offload: layers moved to the CPU", whole(1))
+    ac_method: str = _knob(
+        "uniform",
+        "AC=full: uniform = every layer, in groups of MP_AC_LAYERS; block = MP_AC_LAYERS layers of each stage",
+        choice("uniform", "block"),
+    )
     adam_beta1: float = _knob(0.9, "Adam's decay of the first moment", real(0, 0.99999))
     adam_beta2: float = _knob(0.95, "Adam's decay of the second moment", real(0, 0.99999))
+    adam_eps: float = _knob(1e-8, "Adam's epsilon", real(above=True))
     allow_unfused_attention: bool = _knob(
         False, "GPUs: train on where attention falls back to S x S scores at 2048 tokens or more", boolean()
     )
@@ -45,15 +51,44 @@ class Knobs:
         choice("auto", "fp32", "bf16"),
     )
     init_std: float | None = _knob(None, "standard deviation of new weights; else the model's own", real(above=True))
+    k8s_image: str | None = _knob(None, "--emit k8s: container image", text("registry/name:tag"))
+    k8s_name: str | None = _knob(None, "--emit k8s: name of the job; else the output folder's", text("a DNS label"))
+    k8s_volumes: str | None = _knob(
+        None, "--emit k8s: volume claims to mount, `CLAIM:/FOLDER CLAIM:/FOLDER`", text("CLAIM:/FOLDER, several by spaces")
+    )
     log_interval: int = _knob(1, "iterations between two lines of progress", whole(1))
+    lr_decay_iters: int | None = _knob(None, "iteration at which the cosine ends; else the last", whole(1))
     master_port: int | None = _knob(None, "ENV=dsw: port of the rendezvous; else a free one", whole(1, 65535))
     megatron_args: str | None = _knob(None, "more flags for Megatron's parser, as in a shell", text("flags"))
+    node_timeout_seconds: int = _knob(
+        60, "several machines: one that is not heard of for so long is given up, and the run with it", whole(5)
+    )
     nproc: int | None = _knob(
         None, "processes on this machine; else one per GPU, on the CPU TP x PP x CP", whole(1, 4096)
     )
     num_workers: int | None = _knob(None, "data loader processes per rank; else 2 on GPUs, 0 on the CPU", whole(0, 256))
+    optimizer_offload_fraction: float = _knob(
+        1.0, "OPTIMIZER_OFFLOAD=static: part of the optimizer's state that moves", real(0, 1, above=True)
+    )
+    rendezvous_timeout_seconds: int = _knob(
+        600, "several machines: how long they wait for each other before the first step", whole(5)
+    )
     seed: int = _knob(1234, "seed of weights and of the order of the data", whole(0, 2**31 - 1))
     sft_packing: bool = _knob(False, "SFT: several conversations in one sequence", boolean())
+    slurm_account: str | None = _knob(None, "ENV=slurm: account", text("a name"))
+    slurm_args: str | None = _knob(None, "ENV=slurm: more options for sbatch, as in a shell", text("options"))
+    slurm_gpus: int | None = _knob(None, "ENV=slurm: GPUs of each node; else those that a node has", whole(1, 4096))
+    slurm_image: str | None = _knob(
+        None, "ENV=slurm: container image (needs Slurm's pyxis plug-in); else none", text("an image, or none")
+    )
+    slurm_nodes: int | None = _knob(None, "ENV=slurm: nodes; else 1", whole(1, 65536))
+    slurm_partition: str | None = _knob(None, "ENV=slurm: partition; else the cluster's default", text("a name"))
+    slurm_signal_seconds: int = _knob(
+        300, "ENV=slurm: how long before the time limit the run saves and requeues itself", whole(10, 65535)
+    )
+    slurm_time: str | None = _knob(
+        None, "ENV=slurm: time limit; else the partition's", text("MINUTES, HH:MM:SS or DAYS-HH:MM:SS")
+    )
     split: str | None = _knob(
         None, "VALID_DATASET_PATH=none: shares of DATASET_PATH for training and validation", text("such as 99,1")
     )
@@ -67,6 +102,9 @@ class Knobs:
         None, "Weights & Biases: project; else megatron-patch where WANDB_API_KEY is set", text("a name")
     )
     weight_decay: float = _knob(0.1, "weight decay, norms left out", real())
+    z_loss: float = _knob(
+        0.0, "weight of the z-loss, the mean square of log(sum(exp(logits))); 0 = none, PaLM took 1e-4", real()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,27 +121,6 @@ VARIABLES = tuple(Variable(name=f"MP_{row.name.upper()}", default=row.default, *
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """This machine's place among several (ENV=dlc)."""
-
-    nodes: int
-    node_rank: int
-    master_addr: str
-    master_port: int
-    gpus_per_node: int | None
-    """Processes of each machine; None where MP_NPROC says it."""
-
-
-CLUSTER_VARIABLES: Mapping[str, tuple[str, Kind]] = {
-    "WORLD_SIZE": ("nodes", whole(1)),
-    "RANK": ("node_rank", whole(0)),
-    "MASTER_ADDR": ("master_addr", text("host name or address of the first machine")),
-    "MASTER_PORT": ("master_port", whole(1, 65535)),
-    "KUBERNETES_CONTAINER_RESOURCE_GPU": ("gpus_per_node", whole(1, 4096)),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Environment:
     """What the launch takes from its surroundings beside the MP_* variables."""
 
@@ -113,6 +130,8 @@ class Environment:
     memory_bytes: int
     """RAM that is free now."""
     dry_run: bool
+    elsewhere: bool
+    """The run is only prepared here (submitted to Slurm, written down for Kubernetes): GPUs here do not count."""
     wandb_key: bool
     """A key or an offline mode for Weights & Biases is set."""
     wandb_installed: bool
@@ -121,6 +140,11 @@ class Environment:
     python_path: str
     inherited: frozenset[str]
     """Names of all variables of this process."""
+
+    @property
+    def only_plans(self) -> bool:
+        """Nothing will be computed on this machine."""
+        return self.dry_run or self.elsewhere
 
 
 KEPT_IF_SET = (
@@ -150,6 +174,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         cores=usable_cores(),
         memory_bytes=available_memory(),
         dry_run=dry_run in ("1", "true"),
+        elsewhere=False,
         wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",
         wandb_installed=find_spec("wandb") is not None,
         mine={name: environ[name] for name in KEPT_IF_SET if name in environ},
@@ -180,28 +205,3 @@ def read_knobs(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem
             del values[field_name]
             problems.append(Problem(names=(name,), what=str(error), valid=known[name].kind.valid))
     return values, problems
-
-
-def read_cluster(environ: Mapping[str, str], *, nproc: int | None) -> tuple[Cluster | None, list[Problem]]:
-    """Read what ENV=dlc needs.
-
-    Args:
-        nproc: MP_NPROC, which takes the place of KUBERNETES_CONTAINER_RESOURCE_GPU.
-    Returns:
-        The cluster, None if something is wrong; and what is wrong.
-    """
-    values: dict[str, Any] = {}
-    problems = []
-    for name, (fact, kind) in CLUSTER_VARIABLES.items():
-        if fact == "gpus_per_node" and nproc is not None:
-            values[fact] = None
-            continue
-        try:
-            values[fact] = kind.parse(environ.get(name, ""))
-        except ValueError as error:
-            what = f"ENV=dlc needs it: {error}" if name in environ else "ENV=dlc needs it"
-            problems.append(Problem(names=(name,), what=what, valid=kind.valid))
-    if not problems and values["node_rank"] >= values["nodes"]:
-        valid = f"0 to {values['nodes'] - 1}"
-        problems.append(Problem(names=("RANK", "WORLD_SIZE"), what="no such machine: RANK counts from 0", valid=valid))
-    return (None if problems else Cluster(**values)), problems

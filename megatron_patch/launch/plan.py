@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.families import Shape, padded_vocab_size
+from megatron_patch.launch.cluster import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
-from megatron_patch.launch.environment import Cluster, Environment, Knobs
+from megatron_patch.launch.environment import Environment, Knobs
 from megatron_patch.launch.layout import Layout, split_layers
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.memory import (
@@ -128,7 +129,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory_limit=limit,
         checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), precision),
         output=str(Path(config.output_basepath).resolve()),
-        wandb=environment.wandb_key and environment.wandb_installed,
+        wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
         notes=(),
         warnings=(),
     )
@@ -159,7 +160,7 @@ def _schedule(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Sche
     return Schedule(
         train_iters=train,
         warmup_iters=warmup,
-        decay_iters=train,
+        decay_iters=knobs.lr_decay_iters or train,
         tokens_per_iteration=config.global_batch_size * config.seq_len,
         micro_batches=facts["micro_batches"],
         eval_interval=knobs.eval_interval,
@@ -198,7 +199,7 @@ def _fit(
     limit: int | None,
 ) -> tuple[float, Memory]:
     """The memory of a rank; under OPTIMIZER_OFFLOAD=auto with the smallest tenth of the optimizer moved that fits."""
-    fractions = {"false": [0.0], "static": [1.0], "auto": [tenth / 10 for tenth in range(11)]}[config.optimizer_offload]
+    fractions = {"false": [0.0], "static": [knobs.optimizer_offload_fraction], "auto": [tenth / 10 for tenth in range(11)]}[config.optimizer_offload]
     for fraction in fractions:
         memory = estimate(
             shape=shape,
@@ -228,10 +229,15 @@ def to_json(plan: Plan) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+PLACE = ("slurm_", "k8s_", "node_timeout", "rendezvous_timeout")
+"""Beginnings of the knobs that say where a run takes place, not what it is."""
+
+
 def values_of(plan: Plan) -> dict[str, Any]:
     """Parsed values of this start by position and variable name; paths and blends made absolute."""
     values = {name.upper(): value for name, value in dataclasses.asdict(plan.config).items()}
-    values |= {f"MP_{name.upper()}": value for name, value in dataclasses.asdict(plan.knobs).items()}
+    knobs = {name: value for name, value in dataclasses.asdict(plan.knobs).items() if not name.startswith(PLACE)}
+    values |= {f"MP_{name.upper()}": value for name, value in knobs.items()}
     values["DATASET_PATH"] = describe_blend(plan.train_data)
     values["VALID_DATASET_PATH"] = "none" if plan.valid_data is None else describe_blend(plan.valid_data)
     values["OUTPUT_BASEPATH"] = plan.output

@@ -5,9 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from megatron_patch.launch.cluster import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.environment import CLUSTER_VARIABLES, VARIABLES
+from megatron_patch.launch.environment import VARIABLES
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.plan import Plan, describe_blend
 

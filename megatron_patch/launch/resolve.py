@@ -10,11 +10,13 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from megatron_patch.families import LLAMA_3_1, ConfigError, Shape, shape_from_hf_config
+from megatron_patch.families import SHAPES, ConfigError, Shape, shape_from_hf_config
+from megatron_patch.launch.cluster import RANK, Cluster, read_cluster, read_slurm, slurm_stage
 from megatron_patch.launch.corpus import CorpusError, read_blend
-from megatron_patch.launch.environment import Cluster, Environment, read_cluster, read_environment, read_knobs
+from megatron_patch.launch.environment import Environment, read_environment, read_knobs
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.scontrol import SlurmError, first_address
 from megatron_patch.launch.vocabulary import Tokenizer, TokenizerError, read_tokenizer, vocab_size_of_config
 from megatron_patch.launch.weights import EXPECTED, Weights, WeightsError, read_weights
 
@@ -56,14 +58,14 @@ def find_weights(*, pretrain_checkpoint_path: str) -> Step:
 def find_named_shape(*, model_size: str) -> Step:
     """The row of a named size."""
     if model_size != "auto":
-        yield "shape", LLAMA_3_1.shape(model_size)
+        yield "shape", SHAPES[model_size]
 
 
 def find_auto_shape(*, model_size: str, weights: Weights) -> Step:
     """MODEL_SIZE=auto: the geometry of the checkpoint's config.json."""
     if model_size != "auto":
         return
-    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), f"{', '.join(LLAMA_3_1.shapes)}, or a checkpoint with it"
+    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), f"{', '.join(SHAPES)}, or a checkpoint with it"
     if weights.config is None:
         yield Problem(names=names, what="auto needs a config.json in the checkpoint", valid=valid)
         return
@@ -176,10 +178,11 @@ def _data_form(dataset_type: str) -> str:
 
 def find_device(*, environment: Environment, mp_device: str) -> Step:
     """GPUs where there are any, unless MP_DEVICE says otherwise."""
-    if mp_device == "cuda" and not environment.gpus and not environment.dry_run:
+    if mp_device == "cuda" and not environment.gpus and not environment.only_plans:
         yield Problem(names=("MP_DEVICE",), what="no GPU here; cuda without one is for dry runs", valid="auto, cpu")
         return
-    yield "device", "cuda" if mp_device == "cuda" or environment.gpus else "cpu"
+    elsewhere = environment.elsewhere and mp_device == "auto"  # clusters are made of GPUs unless MP_DEVICE says no
+    yield "device", "cuda" if mp_device == "cuda" or environment.gpus or elsewhere else "cpu"
 
 
 def find_processes(
@@ -196,8 +199,8 @@ def find_processes(
         processes = len(gpus) or PLANNED_GPUS
     else:
         processes = tp * pp * cp
-    if gpus and processes > len(gpus) and not environment.dry_run:
-        name = "MP_NPROC" if mp_nproc is not None else "KUBERNETES_CONTAINER_RESOURCE_GPU"
+    if gpus and processes > len(gpus) and not environment.only_plans:
+        name = "MP_NPROC" if mp_nproc is not None or cluster is None else cluster.gpus_said_by
         yield Problem(names=(name,), what=f"{len(gpus)} GPUs are visible here", valid=f"1 to {len(gpus)}")
         return
     yield "nodes", nodes
@@ -233,7 +236,7 @@ STEPS: tuple[Callable[..., Step], ...] = (
 
 
 def facts_of_environment(
-    environ: Mapping[str, str], env: str | None, dry_run: bool
+    environ: Mapping[str, str], env: str | None, dry_run: bool, emit: bool = False
 ) -> tuple[dict[str, Any], list[Problem]]:
     """The facts that come from outside the 25 values.
 
@@ -241,16 +244,34 @@ def facts_of_environment(
         environ: normally os.environ.
         env: position 1, or None if it could not be read.
         dry_run: the flag; DRY_RUN=1 counts too.
+        emit: a job is written down for other machines.
     """
     knobs, problems = read_knobs(environ)
-    environment, more = read_environment(environ, device=knobs.get("device", "auto"))
-    environment = dataclasses.replace(environment, dry_run=environment.dry_run or dry_run)
+    elsewhere = emit or (env == "slurm" and slurm_stage(environ) != RANK)
+    environment, more = read_environment(environ, device="cpu" if elsewhere else knobs.get("device", "auto"))
+    environment = dataclasses.replace(environment, dry_run=environment.dry_run or dry_run, elsewhere=elsewhere)
     facts = {f"mp_{name}": value for name, value in knobs.items()} | {"environment": environment}
     problems += more
-    if env == "dlc":
-        cluster, more = read_cluster(environ, nproc=knobs.get("nproc"))
+    if env == "dsw":
+        return facts | {"cluster": None}, problems
+    if env is not None:
+        cluster, more = _read_place(env, {**ANY_PLACE, **environ} if emit else environ, knobs)
         problems += more
         facts |= {"cluster": cluster} if cluster is not None else {}
-    elif env == "dsw":
-        facts["cluster"] = None
     return facts, problems
+
+
+ANY_PLACE = {"RANK": "0", "MASTER_ADDR": "FIRST_MACHINE_OF_THE_JOB", "MASTER_PORT": "29500"}
+"""What a job that is only written down cannot know."""
+
+
+def _read_place(env: str, environ: Mapping[str, str], knobs: Mapping[str, Any]) -> tuple[Cluster | None, list[Problem]]:
+    if env == "dlc":
+        return read_cluster(environ, nproc=knobs.get("nproc"))
+    address = None
+    if slurm_stage(environ) == RANK and not environ.get("MASTER_ADDR"):
+        try:
+            address = first_address(environ.get("SLURM_STEP_NODELIST", ""))
+        except SlurmError as error:
+            return None, [Problem(names=("MASTER_ADDR",), what=str(error), valid="the address of the job's first node")]
+    return read_slurm(environ, nodes=knobs.get("slurm_nodes"), gpus=knobs.get("slurm_gpus"), address=address)

@@ -26,7 +26,7 @@ class Earlier:
 
 NOTHING = Earlier(iteration=None, broken=(), plan=None)
 
-NEW_RUN = "the old value; or a new OUTPUT_BASEPATH with this one's checkpoints as PRETRAIN_CHECKPOINT_PATH"
+NEW_RUN = "the old value; or a new OUTPUT_BASEPATH, with this one as PRETRAIN_CHECKPOINT_PATH"
 
 FIXED = {
     "MODEL_SIZE": "the checkpoint holds another model",

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.families import RopeScaling, Shape, shape_to_hf_config
+
 TRACKER = "latest_checkpointed_iteration.txt"
 EXPECTED = (
     "`none`, a Hugging Face folder (config.json and *.safetensors), a Megatron folder "
-    f"({TRACKER} and iter_NNNNNNN/ or release/), or one iter_NNNNNNN/ of it"
+    f"({TRACKER} and iter_NNNNNNN/ or release/), one iter_NNNNNNN/ of it, or the OUTPUT_BASEPATH of an earlier run"
 )
 
 
@@ -27,7 +29,7 @@ class Weights:
     step: int | None = None
     """mcore: the iteration to load; None leaves it to the tracker, which says `release` or 0."""
     config: Mapping[str, Any] | None = None
-    """config.json, where there is one."""
+    """config.json, or what an earlier run's plan.json says in its words; None where there is neither."""
     homes: tuple[str, ...] = ()
     """Folders in which the tokenizer may lie."""
 
@@ -54,6 +56,8 @@ def read_weights(path: str) -> Weights:
         return _one_iteration(folder)
     if (folder / TRACKER).is_file() or iterations(folder):
         return _megatron(folder)
+    if (folder / "checkpoints" / TRACKER).is_file() or iterations(folder / "checkpoints"):
+        return _megatron(folder / "checkpoints")
     if any(folder.glob("*.safetensors*")) or (folder / "config.json").is_file():
         return _hugging_face(folder)
     found = sorted(entry.name for entry in folder.iterdir())
@@ -139,10 +143,24 @@ def _megatron(folder: Path) -> Weights:
 
 
 def _mcore(folder: Path, step: int | None, target: Path) -> Weights:
-    homes = (folder, target, folder.parent)
-    configs = (_read_json(home / "config.json") for home in homes[:2])
+    homes = [str(folder), str(target)]
+    configs = (_read_json(home / "config.json") for home in (folder, target))
     config = next((config for config in configs if config is not None), None)
-    return Weights(kind="mcore", path=str(folder), step=step, config=config, homes=tuple(map(str, homes)))
+    plan = _read_json(folder.parent / "plan.json") if folder.name == "checkpoints" else None
+    if plan is not None:
+        try:
+            homes.append(plan["tokenizer"]["path"])
+            config = config or _config_of_plan(plan)
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"plan.json beside checkpoints/ is not a plan: {error}") from error
+    return Weights(kind="mcore", path=str(folder), step=step, config=config, homes=tuple(homes))
+
+
+def _config_of_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The geometry of an earlier run of ours, as a config.json says it."""
+    scaling = plan["shape"]["rope_scaling"]
+    shape = Shape(**{**plan["shape"], "rope_scaling": RopeScaling(**scaling) if scaling else None})
+    return shape_to_hf_config(shape, dtype="bfloat16", vocab_size=plan["vocab_size"])
 
 
 def _tracker(folder: Path) -> str | None:

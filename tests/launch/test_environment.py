@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.launch.cluster import Cluster, read_cluster
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.launch.environment import VARIABLES, Cluster, Knobs, read_cluster, read_environment, read_knobs
+from megatron_patch.launch.environment import VARIABLES, Knobs, read_environment, read_knobs
 from megatron_patch.launch.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
 
 GPUS = tuple(Gpu(name=f"gpu {index}", memory_bytes=index, uuid=f"GPU-{index}abc") for index in range(4))
@@ -51,7 +52,7 @@ def test_every_variable_is_used() -> None:
     """A variable may not silently do nothing: each field is read by a module that makes the plan or the command."""
     used = "".join(
         (REPOSITORY / "megatron_patch" / "launch" / f"{name}.py").read_text()
-        for name in ("argv", "command", "plan", "resolve", "checks")
+        for name in ("argv", "command", "plan", "resolve", "checks", "rendezvous", "slurm", "kubernetes")
     )
     for row in dataclasses.fields(Knobs):
         assert re.search(rf"knobs\.{row.name}\b|\bmp_{row.name}\b", used), row.name

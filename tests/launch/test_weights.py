@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.families import shape_from_hf_config
+from megatron_patch.launch.plan import Plan, to_json
 from megatron_patch.launch.weights import WeightsError, is_complete, iterations, read_weights
 
 
@@ -50,6 +52,25 @@ def test_the_tracker_is_followed_but_not_needed(tmp_path: Path, mcore: Callable[
     assert read_weights(str(tmp_path)).step == 7
     (tmp_path / "latest_checkpointed_iteration.txt").unlink()
     assert read_weights(str(tmp_path)).step == 12
+
+
+def test_an_earlier_run(tmp_path: Path, mcore: Callable[..., None], plan_of: Callable[..., Plan]) -> None:
+    """Its output folder stands for its checkpoints; geometry and tokenizer are those of its plan."""
+    mcore(tmp_path / "checkpoints", "30")
+    assert read_weights(str(tmp_path)).config is None
+    plan = plan_of(MODEL_SIZE="1B")
+    (tmp_path / "plan.json").write_text(to_json(plan))
+    for typed in (tmp_path, tmp_path / "checkpoints"):
+        weights = read_weights(str(typed))
+        assert (weights.kind, weights.path, weights.step) == ("mcore", str(tmp_path / "checkpoints"), 30)
+        assert weights.homes[-1] == plan.tokenizer.path
+        assert weights.config is not None
+        assert shape_from_hf_config(weights.config, "1B", plan.shape.source) == plan.shape
+    auto = plan_of(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH=str(tmp_path), MP_TOKENIZER_PATH="")
+    assert (auto.shape.num_layers, auto.tokenizer) == (16, plan.tokenizer)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(WeightsError, match="is not a plan"):
+        read_weights(str(tmp_path))
 
 
 def hf_missing_shard(folder: Path, source: Path) -> None:
