@@ -21,6 +21,7 @@ import fcntl
 import os
 import struct
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -33,6 +34,8 @@ TOKEN_TYPES: dict[int, type[np.int32] | type[np.uint16]] = {4: np.int32, 8: np.u
 """Megatron's codes of the two types that hold token ids."""
 SMALL_VOCABULARY = 65500
 """Below this many tokens Megatron stores uint16 (`DType.optimal_dtype`)."""
+INDEX_BLOCK = 1 << 20
+"""Documents handled at once when an index is written."""
 
 
 def token_type(vocab_size: int) -> type[np.int32] | type[np.uint16]:
@@ -40,15 +43,24 @@ def token_type(vocab_size: int) -> type[np.int32] | type[np.uint16]:
     return np.uint16 if vocab_size < SMALL_VOCABULARY else np.int32
 
 
-def index_bytes(lengths: npt.NDArray[np.int32], dtype: type[np.int32] | type[np.uint16]) -> bytes:
-    """The whole `.idx` of documents with these numbers of tokens, in order."""
+def index_blocks(lengths: npt.NDArray[np.int32], dtype: type[np.int32] | type[np.uint16]) -> Iterator[bytes]:
+    """The `.idx` of documents with these numbers of tokens, in blocks: memory does not grow with their number.
+
+    Args:
+        lengths: [documents], may be memory-mapped.
+    """
     code = next(code for code, kind in TOKEN_TYPES.items() if kind is dtype)
-    offsets = np.zeros(len(lengths), dtype=np.int64)
-    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
-    offsets *= np.dtype(dtype).itemsize
-    boundaries = np.arange(len(lengths) + 1, dtype=np.int64)
-    header = MAGIC + struct.pack("<QBQQ", 1, code, len(lengths), len(boundaries))
-    return header + lengths.tobytes() + offsets.tobytes() + boundaries.tobytes()
+    starts = range(0, len(lengths), INDEX_BLOCK)
+    yield MAGIC + struct.pack("<QBQQ", 1, code, len(lengths), len(lengths) + 1)
+    for start in starts:
+        yield lengths[start : start + INDEX_BLOCK].tobytes()
+    offset = 0
+    for start in starts:
+        ends = offset + np.cumsum(lengths[start : start + INDEX_BLOCK], dtype=np.int64) * np.dtype(dtype).itemsize
+        yield np.concatenate([[offset], ends[:-1]]).astype(np.int64).tobytes()
+        offset = int(ends[-1])
+    for start in range(0, len(lengths) + 1, INDEX_BLOCK):
+        yield np.arange(start, min(start + INDEX_BLOCK, len(lengths) + 1), dtype=np.int64).tobytes()
 
 
 class IdxmapWriter:
@@ -89,10 +101,10 @@ class IdxmapWriter:
             self._bin.close()
             self._partial(".bin").unlink()
             return
-        _flush_and_close(self._bin)
+        flush_and_close(self._bin)
         with self._partial(".idx").open("wb") as index:
-            index.write(index_bytes(np.frombuffer(self.lengths, dtype=np.int32), self.dtype))
-            _flush_and_close(index)
+            index.writelines(index_blocks(np.frombuffer(self.lengths, dtype=np.int32), self.dtype))
+            flush_and_close(index)
         # An old index must never lie beside new data, not even for the moment between the two renames.
         Path(f"{self.prefix}.idx").unlink(missing_ok=True)
         for suffix in (".bin", ".idx"):
@@ -102,7 +114,7 @@ class IdxmapWriter:
         return Path(f"{self.prefix}{suffix}.partial")
 
 
-def _flush_and_close(file: BinaryIO) -> None:
+def flush_and_close(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -114,6 +126,11 @@ def read_lengths(prefix: Path) -> npt.NDArray[np.int32]:
     Raises:
         ValueError: not an idxmap, a torn one, or a `.bin` of another size.
     """
+    return read_index(prefix)[1]
+
+
+def read_index(prefix: Path) -> tuple[int, npt.NDArray[np.int32]]:
+    """Code of the token type (see TOKEN_TYPES), and what `read_lengths` gives and raises."""
     raw = Path(f"{prefix}.idx").read_bytes()
     head = len(MAGIC) + struct.calcsize("<QBQQ")
     if len(raw) < head or not raw.startswith(MAGIC):
@@ -127,4 +144,4 @@ def read_lengths(prefix: Path) -> npt.NDArray[np.int32]:
     wanted = int(lengths.sum(dtype=np.int64)) * np.dtype(TOKEN_TYPES[code]).itemsize
     if (found := Path(f"{prefix}.bin").stat().st_size) != wanted:
         raise ValueError(f"{prefix}.bin has {found} bytes; its index says {wanted}")
-    return lengths
+    return code, lengths

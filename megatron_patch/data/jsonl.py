@@ -59,46 +59,56 @@ def read_texts(files: list[Path], key: str, counts: ReadCounts) -> Iterator[tupl
                 counts.bytes += len(line)
                 if line.isspace():
                     counts.blank_lines += 1
-                elif text := _text_of(line, key, f"{path}:{number}"):
+                    continue
+                try:
+                    text = text_of(line, key)
+                except DataError as error:
+                    raise DataError(f"{path}:{number}: {error}{hint_of(line, number)}") from None
+                if text:
                     yield text, len(line)
                 else:
                     counts.empty_documents += 1
 
 
-def _text_of(line: bytes, key: str, where: str) -> str:
+def text_of(line: bytes, key: str) -> str:
+    """The text of one JSON Lines document.
+
+    Raises:
+        DataError: what is wrong with the line; the caller knows which one it is.
+    """
     try:
-        document = json.loads(line.rstrip(b"\r\n"))
+        document = json.loads(line.rstrip(b"\r\n").decode())  # given bytes, json would guess the encoding
     except UnicodeDecodeError as error:
-        raise DataError(f"{where}: not UTF-8 at byte {error.start + 1} of the line") from None
+        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line") from None
     except json.JSONDecodeError as error:
-        hint = _json_hint(line, where)
-        raise DataError(f"{where}: bad JSON at column {error.colno}: {error.msg}{hint}") from None
+        raise DataError(f"bad JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
-        raise DataError(f"{where}: JSON nested too deep") from None
+        raise DataError("JSON nested too deep") from None
     if not isinstance(document, dict):
-        raise DataError(f"{where}: a JSON {_kind(document)}; wanted an object with the key {key!r}")
+        raise DataError(f"a JSON {json_kind(document)}; wanted an object with the key {key!r}")
     if key not in document:
         have = ", ".join(map(repr, document)) or "none"
-        raise DataError(f"{where}: no key {key!r}; the keys of this line: {have}; --json-key selects another")
+        raise DataError(f"no key {key!r}; the keys of this line: {have}; --json-key selects another")
     text = document[key]
     if not isinstance(text, str):
-        raise DataError(f"{where}: the value of {key!r} is a JSON {_kind(text)}; wanted a string")
+        raise DataError(f"the value of {key!r} is a JSON {json_kind(text)}; wanted a string")
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             lone = f"\\u{ord(text[error.start]):04x}"
-            raise DataError(f"{where}: {lone} in the value of {key!r} is half a character (a lone surrogate)") from None
+            raise DataError(f"{lone} in the value of {key!r} is half a character (a lone surrogate)") from None
     return text
 
 
-def _json_hint(line: bytes, where: str) -> str:
-    """The usual reason, where the first line shows it."""
-    if where.endswith(":1") and line.strip() in (b"[", b"{"):
+def hint_of(line: bytes, number: int) -> str:
+    """The usual reason of a complaint, where the first line shows it."""
+    if number == 1 and line.strip() in (b"[", b"{"):
         return "; this looks like one JSON document over several lines, wanted one JSON object per line"
     return ""
 
 
-def _kind(value: object) -> str:
+def json_kind(value: object) -> str:
+    """The name JSON gives to the type of a value."""
     names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
     return names.get(type(value), "null")

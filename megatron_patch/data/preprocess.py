@@ -1,29 +1,36 @@
-"""JSON Lines to Megatron's `.bin`/`.idx`: what `toolkits/pretrain_data_preprocessing` runs.
+"""Text to Megatron's `.bin`/`.idx`: what `toolkits/pretrain_data_preprocessing` runs.
 
 Each document becomes BOS (where the tokenizer adds one), its text, and EOD, in the order of files and lines,
-whatever the number of threads: byte-identical to Megatron's `preprocess_data.py --append-eod` with
-`HuggingFaceTokenizer`. Memory is bounded by the batch, plus four bytes a document.
+whatever the number of processes or machines: byte-identical to Megatron's `preprocess_data.py --append-eod` with
+`HuggingFaceTokenizer` (or `SentencePieceTokenizer`). Memory is bounded by the chunks in flight.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
+import re
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from megatron_patch.data.idxmap import IdxmapWriter
-from megatron_patch.data.jsonl import DataError, ReadCounts, find_files, read_texts
+from megatron_patch.data.corpus import Corpus, find_corpus
+from megatron_patch.data.engines import ENGINES, Engine, EngineError, HuggingFace, SentencePiece, choose
+from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
+from megatron_patch.data.jsonl import DataError, ReadCounts
+from megatron_patch.data.merge import merge, shard_prefix
+from megatron_patch.data.resumable import ResumableWriter
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
 
-BATCH_CHARACTERS = 2_000_000
-"""Text handed to the tokenizer at once: enough work for many threads, tens of MB of memory."""
+AnyTokenizer = TextTokenizer | SentencePiece
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,38 +38,74 @@ class Request:
     """What to build."""
 
     source: Path
-    """A JSON Lines file, or a folder that is searched for .jsonl and .json."""
+    """A file (JSON Lines, also .gz or .zst; Parquet), or a folder that is searched for such."""
     tokenizer: Path
-    """Hugging Face tokenizer folder."""
+    """Hugging Face tokenizer folder, or a SentencePiece model (.model)."""
     output_prefix: str
     """FOLDER/NAME. As Megatron's tool names its output: OUTPUT_PREFIX_{json_key}_document.bin and .idx."""
     json_key: str = "text"
     append_eod: bool = True
+    special_tokens: bool = True
+    """Whether the tokenizer adds BOS and its like; false is Megatron's --tokenizer-hf-no-include-special-tokens."""
     workers: str = "0"
-    """Threads, as typed; 0 takes every core."""
+    """Processes, as typed; 0 takes every core."""
+    engine: str = "auto"
+    """Of `engines.ENGINES`."""
+    shard: str = "1/1"
+    """I/N, as typed: of N machines, this is the I-th."""
     overwrite: bool = False
 
     @property
-    def prefix(self) -> Path:
-        """What the driver takes as DATASET_PATH."""
+    def whole_prefix(self) -> Path:
+        """Of the whole dataset: what the driver takes as DATASET_PATH."""
         return Path(f"{self.output_prefix}_{self.json_key}_document")
+
+    @property
+    def prefix(self) -> Path:
+        """Of what this run writes: the dataset, or its shard of it."""
+        number, count = shard_of(self.shard)
+        return self.whole_prefix if count == 1 else shard_prefix(self.whole_prefix, number, count)
+
+    @property
+    def corpus(self) -> Corpus:
+        """What this run reads.
+
+        Raises:
+            DataError: nothing there.
+        """
+        number, count = shard_of(self.shard)
+        return Corpus(files=find_corpus(self.source), key=self.json_key, shard=number - 1, shards=count)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`2/4` is the second of four.
+
+    Raises:
+        ValueError: something else.
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError(f"{text!r}; wanted I/N with 1 <= I <= N, such as 2/4")
+    return number, count
 
 
 def problems_of(request: Request) -> list[str]:
     """All that is wrong with the values, each naming its parameter; empty if nothing is."""
     problems = []
     try:
-        find_files(request.source)
+        find_corpus(request.source)
     except DataError as error:
         problems.append(f"1 INPUT: {error}")
-    if not (request.tokenizer / "tokenizer_config.json").is_file():
+    if request.tokenizer.suffix != ".model" and not (request.tokenizer / "tokenizer_config.json").is_file():
         problems.append(
-            f"2 TOKENIZER: {request.tokenizer} is no Hugging Face tokenizer folder (no tokenizer_config.json)"
+            f"2 TOKENIZER: {request.tokenizer} is no Hugging Face tokenizer folder (no tokenizer_config.json), and "
+            "no SentencePiece model (.model)"
         )
-    if request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")) or not request.output_prefix:
-        problems.append(f"3 OUTPUT_PREFIX: {request.output_prefix!r} is no file prefix; wanted FOLDER/NAME")
-    elif there := [s for s in (".bin", ".idx") if Path(f"{request.prefix}{s}").exists() and not request.overwrite]:
-        problems.append(f"3 OUTPUT_PREFIX: {request.prefix}{there[0]} exists; --overwrite replaces it")
+    try:
+        problems += _output_problems(request, request.prefix)
+    except ValueError as error:
+        problems.append(f"--shard: {error}")
     if not request.json_key or "/" in request.json_key:
         problems.append(f"--json-key: {request.json_key!r} cannot be part of a file name")
     if not request.workers.isdecimal():
@@ -70,49 +113,105 @@ def problems_of(request: Request) -> list[str]:
     return problems
 
 
-def batches(texts: Iterator[tuple[str, int]]) -> Iterator[tuple[list[str], int]]:
-    """Group documents into lists of about BATCH_CHARACTERS, with the bytes that were read for them."""
-    batch: list[str] = []
-    characters = size = 0
-    for text, line_bytes in texts:
-        batch.append(text)
-        characters += len(text)
-        size += line_bytes
-        if characters >= BATCH_CHARACTERS:
-            yield batch, size
-            batch, characters, size = [], 0, 0
-    if batch:
-        yield batch, size
+def _output_problems(request: Request, prefix: Path) -> list[str]:
+    if request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")) or not request.output_prefix:
+        return [f"3 OUTPUT_PREFIX: {request.output_prefix!r} is no file prefix; wanted FOLDER/NAME"]
+    there = [suffix for suffix in (".bin", ".idx") if Path(f"{prefix}{suffix}").exists()]
+    if there and not request.overwrite:
+        return [f"3 OUTPUT_PREFIX: {prefix}{there[0]} exists; --overwrite replaces it"]
+    return []
 
 
-def build(request: Request, tokenizer: TextTokenizer, console: Console) -> str:
+def load(path: Path) -> AnyTokenizer:
+    """Raises TokenizerError: no such tokenizer."""
+    return SentencePiece(path) if path.suffix == ".model" else load_tokenizer(path)
+
+
+def about(request: Request, corpus: Corpus, tokenizer: AnyTokenizer) -> dict[str, Any]:
+    """What decides the ids: goes into PREFIX.build.json, and all shards agree on it."""
+    return {
+        "kind": "megatron_patch idxmap, version 1",
+        "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in corpus.files],
+        "json_key": request.json_key,
+        "tokenizer_sha256": tokenizer_sum(request.tokenizer),
+        "vocab_size": tokenizer.vocab_size,
+        "eod": tokenizer.eod_id if request.append_eod else None,
+        "special_tokens": request.special_tokens,
+        "shards": corpus.shards,
+    }
+
+
+def tokenizer_sum(path: Path) -> str:
+    """SHA-256 of tokenizer.json, else of the SentencePiece model."""
+    candidates = [path] if path.suffix == ".model" else [path / "tokenizer.json", path / "tokenizer.model"]
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file else "none"
+
+
+def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:
     """Write the dataset and return the report.
 
     Raises:
         DataError: a bad line, or no document at all; nothing is left at the output.
+        EngineError: gigatoken was asked for by name, and differs from Hugging Face.
     """
-    files = find_files(request.source)
-    counts = ReadCounts()
-    end = [tokenizer.eod_id] if request.append_eod else []
-    request.prefix.parent.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    with _progress(console) as progress, IdxmapWriter(request.prefix, tokenizer.vocab_size) as writer:
-        task = progress.add_task("tokenizing", total=sum(path.stat().st_size for path in files))
-        for batch, size in batches(read_texts(files, request.json_key, counts)):
-            for ids in tokenizer.encode(batch):
-                writer.add_document(ids + end)
-            progress.advance(task, size)
-        if not writer.lengths:
-            raise DataError(f"{request.source} holds no document ({_left_out(counts)})")
-    seconds = time.monotonic() - began
-    return "\n".join(
-        (
-            f"{request.prefix}.bin and .idx ({writer.dtype.__name__})",
-            f"documents {len(writer.lengths):,}, tokens {writer.tokens:,}, bytes read {counts.bytes:,}",
-            f"left out: {_left_out(counts)}",
-            f"{seconds:.1f} s: {writer.tokens / seconds:,.0f} tokens/s, {counts.bytes / seconds / 1e6:.1f} MB/s",
-        )
+    corpus = request.corpus
+    if isinstance(tokenizer, SentencePiece):
+        return _build(request, corpus, tokenizer, tokenizer, "engine: sentencepiece", console)
+    engine, note = choose(tokenizer, first_texts(corpus), special=request.special_tokens, wanted=request.engine)
+    try:
+        return _build(request, corpus, tokenizer, engine, note, console)
+    except EngineError as error:
+        if request.engine == "gigatoken":
+            raise
+        note = f"engine: Hugging Face tokenizers, from the start again (60 times slower): {error}"
+        console.print(note, style="bold", markup=False)
+        slow = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
+        return _build(request, corpus, tokenizer, slow, note, console)
+
+
+def _build(
+    request: Request, corpus: Corpus, tokenizer: AnyTokenizer, engine: Engine, note: str, console: Console
+) -> str:
+    judge = None
+    if isinstance(tokenizer, TextTokenizer) and not isinstance(engine, HuggingFace):
+        judge = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
+    encoder = Encoder(
+        corpus=corpus,
+        engine=engine,
+        judge=judge,
+        end=tokenizer.eod_id if request.append_eod else None,
+        vocab_size=tokenizer.vocab_size,
     )
+    made = {**about(request, corpus, tokenizer), "shard": corpus.shard + 1, "engine": engine.name}
+    fingerprint = hashlib.sha256(json.dumps(made).encode()).hexdigest()
+    request.prefix.parent.mkdir(parents=True, exist_ok=True)
+    began, worked = time.monotonic(), Counter[str]()
+    workers = int(request.workers) or len(os.sched_getaffinity(0))
+    with _progress(console) as progress, ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer:
+        task = progress.add_task("tokenizing", total=corpus.total())
+        progress.advance(task, writer.journal.counts.get("bytes", 0))
+        for piece in encode_all(encoder, writer.position, workers):
+            writer.add(piece.ids, piece.lengths, piece.end, piece.counts)
+            worked.update(bytes=piece.counts["bytes"], tokens=len(piece.ids))
+            progress.advance(task, piece.size)
+        counts = ReadCounts(**writer.journal.counts)
+        if not writer.journal.documents and corpus.shards == 1:
+            raise DataError(f"{request.source} holds no document ({_left_out(counts)})")
+        writer.finish(made)
+    seconds = time.monotonic() - began
+    journal = writer.journal
+    lines = [
+        f"{request.prefix}.bin and .idx ({writer.dtype.__name__})",
+        f"documents {journal.documents:,}, tokens {journal.tokens:,}, bytes read {counts.bytes:,}",
+        f"left out: {_left_out(counts)}",
+        note,
+        f"{seconds:.1f} s, processes {workers}: {worked['tokens'] / seconds:,.0f} tokens/s, "
+        f"{worked['bytes'] / seconds / 1e6:.1f} MB/s",
+    ]
+    if writer.resumed:
+        lines.append(f"went on after {writer.resumed:,} documents of an earlier run")
+    return "\n".join(lines)
 
 
 def _left_out(counts: ReadCounts) -> str:
@@ -124,60 +223,78 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
 
 
-def parse(argv: list[str]) -> Request:
-    """Read the command line; a bad one exits with status 2."""
+def parse(argv: list[str]) -> tuple[Request, int]:
+    """Read the command line; a bad one exits with status 2. The number is that of the shards to merge, or 0."""
     parser = argparse.ArgumentParser(
         prog="run_make_pretraining_dataset.sh",
-        description="Turn JSON Lines into a Megatron pretraining dataset. "
-        "Each document ends with the tokenizer's eos_token; the driver takes the printed prefix as DATASET_PATH.",
+        description="Turn text into a Megatron pretraining dataset. "
+        "Each document ends with the tokenizer's eos_token; the driver takes the printed prefix as DATASET_PATH. "
+        "A run that was interrupted goes on when it is started again.",
         epilog="example: sh run_make_pretraining_dataset.sh corpus/ Llama-3.1-8B/ data/corpus --workers 8",
         allow_abbrev=False,
     )
-    parser.add_argument("source", type=Path, metavar="INPUT", help="a JSON Lines file, or a folder of .jsonl/.json")
-    parser.add_argument("tokenizer", type=Path, metavar="TOKENIZER", help="a Hugging Face tokenizer folder")
-    parser.add_argument("prefix", metavar="OUTPUT_PREFIX", help="writes OUTPUT_PREFIX_{key}_document.bin and .idx")
-    parser.add_argument("--json-key", default="text", metavar="KEY", help="field that holds the text (%(default)s)")
-    parser.add_argument("--no-append-eod", action="store_true", help="do not end each document with EOD")
-    parser.add_argument("--workers", default="0", metavar="N", help="threads (0: every core)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of that name")
+    add = parser.add_argument
+    add("source", type=Path, metavar="INPUT", help="JSON Lines (.jsonl, .json, also .gz, .zst), .parquet, or a folder")
+    add("tokenizer", type=Path, metavar="TOKENIZER", help="a Hugging Face tokenizer folder, or a SentencePiece .model")
+    add("prefix", metavar="OUTPUT_PREFIX", help="writes OUTPUT_PREFIX_{key}_document.bin and .idx")
+    add("--json-key", default="text", metavar="KEY", help="field or column that holds the text (%(default)s)")
+    add("--no-append-eod", action="store_true", help="do not end each document with EOD")
+    add("--no-special-tokens", action="store_true", help="do not add what the tokenizer adds, such as BOS")
+    add("--workers", default="0", metavar="N", help="processes (0: every core)")
+    add("--engine", default="auto", choices=ENGINES, help="auto: gigatoken where it equals Hugging Face (%(default)s)")
+    add("--shard", default="1/1", metavar="I/N", help="tokenize the I-th of N parts, one for each machine")
+    add("--merge", type=int, default=0, metavar="N", help="put N shards together, once all are there")
+    add("--overwrite", action="store_true", help="replace an existing dataset of that name")
     args = parser.parse_args(argv)
-    return Request(
+    request = Request(
         source=args.source,
         tokenizer=args.tokenizer,
         output_prefix=args.prefix,
         json_key=args.json_key,
         append_eod=not args.no_append_eod,
+        special_tokens=not args.no_special_tokens,
         workers=args.workers,
+        engine=args.engine,
+        shard=args.shard,
         overwrite=args.overwrite,
     )
+    return request, args.merge
 
 
 def main(argv: list[str]) -> int:
-    """The command; 0 done, 2 wrong values, 1 bad data."""
-    request = parse(argv)
+    """The command; 0 done, 2 wrong values, 1 bad data, 130 interrupted."""
+    request, shards = parse(argv)
     console = Console(stderr=True)
     problems = problems_of(request)
+    if shards and request.shard != "1/1":
+        problems.append("--merge: puts shards together that --shard has made; give one of the two")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:
         return 2
-    if int(request.workers):
-        os.environ["RAYON_NUM_THREADS"] = request.workers  # read when the first batch is encoded
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are what --workers counts
     try:
-        tokenizer = load_tokenizer(request.tokenizer)
+        if shards:
+            print(merge(request.whole_prefix, shards))
+            return 0
+        tokenizer = load(request.tokenizer)
         eod = f"EOD {tokenizer.eod_id} {tokenizer.eod_token}" if request.append_eod else "no EOD"
         print(f"tokenizer: {tokenizer.vocab_size:,} tokens, {eod} ({tokenizer.note})")
         print(build(request, tokenizer, console))
     except TokenizerError as error:
-        print(f"error: 2 TOKENIZER: {error}", file=sys.stderr)
-        return 2
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _fail(f"2 TOKENIZER: {error}", 2)
+    except (DataError, EngineError, RuntimeError) as error:
+        return _fail(str(error), 1)
     except BlockingIOError:
-        print(f"error: another process is writing {request.prefix} right now", file=sys.stderr)
-        return 1
+        return _fail(f"another process is writing {request.prefix} right now", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
     return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

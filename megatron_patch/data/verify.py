@@ -2,13 +2,15 @@
 
 Megatron itself maps a flipped bit, extra bytes, a negative length, another dataset's `.bin`, and reads tokens out of
 an empty one (field-notes.md, section 1). Structure shows most of that; a token changed into another is only seen by
-checksums: PREFIX.sha256, as `sha256sum -c` reads it, or those in an SFT idxmap's PREFIX.sft.json.
+checksums: those of the tool that built it (PREFIX.build.json, PREFIX.sft.json), or PREFIX.sha256, as `sha256sum -c`
+reads it.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -195,7 +197,7 @@ def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, f
 
 
 def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: Finding) -> None:
-    sums = {"bin": beside.bin_sha256, "idx": beside.idx_sha256} if beside else {}
+    sums = {"bin": beside.bin_sha256, "idx": beside.idx_sha256} if beside else _sums_of_build(prefix, finding)
     listed = Path(f"{prefix}.sha256")
     if listed.is_file():
         for line in listed.read_text(encoding="utf-8").splitlines():
@@ -207,6 +209,19 @@ def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: Finding) -
         path = Path(f"{prefix}.{suffix}")
         if suffix in sums and path.is_file() and file_sha256(path) != sums[suffix]:
             finding.wrong.append(f"{path} is not what was written: its SHA-256 differs from the recorded one")
+
+
+def _sums_of_build(prefix: str, finding: Finding) -> dict[str, str]:
+    """The checksums in PREFIX.build.json, which `preprocess` writes."""
+    path = Path(f"{prefix}.build.json")
+    if not path.is_file():
+        return {}
+    try:
+        build = json.loads(path.read_text(encoding="utf-8"))
+        return {suffix: str(build[f"{suffix}_sha256"]) for suffix in ("bin", "idx")}
+    except (ValueError, KeyError, TypeError) as error:
+        finding.wrong.append(f"{path} is damaged: {error!r}")
+        return {}
 
 
 def file_sha256(path: Path) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_patch.data.jsonl import json_kind
+
 Record = Mapping[str, Any]
 Message = dict[str, Any]
 
@@ -88,12 +90,6 @@ def describe(record: object) -> str:
         )
     )
     return f"no known format: its keys are {keys}; wanted one of: {wanted}"
-
-
-def json_kind(value: object) -> str:
-    """The name JSON gives to the type of a value."""
-    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}
-    return names.get(type(value), "null")
 
 
 # ---------------------------------------------------------------- messages

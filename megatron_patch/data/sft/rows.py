@@ -109,6 +109,8 @@ def _json_list(number: int, path: Path) -> Iterator[Chunk]:
             end = scan(text, at)[1]
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{error.lineno}: bad JSON at column {error.colno}: {error.msg}") from None
+        except RecursionError:
+            raise DataError(f"{path}:{line}: JSON nested too deep") from None
         lines.append(line)
         values.append(text[at:end])
         size += end - at
@@ -183,3 +185,5 @@ def _parse_one(line: int, value: bytes) -> Row:
         return Row(line, None, f"not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
         return Row(line, None, f"bad JSON at column {error.colno}: {error.msg}")
+    except RecursionError:
+        return Row(line, None, "JSON nested too deep")

@@ -1,0 +1,135 @@
+"""Chunks of a corpus to token ids, on several cores and in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_patch.data.corpus import Chunk, Corpus, Position, read
+from megatron_patch.data.engines import PIECE_CHARACTERS, Engine, Gigatoken, HuggingFace, compare
+from megatron_patch.data.idxmap import token_type
+
+AHEAD = 3
+"""Chunks in flight for each worker: bounds the memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """What a worker does to a chunk."""
+
+    corpus: Corpus
+    engine: Engine
+    judge: HuggingFace | None
+    """Compared with the engine on a piece of each chunk; None if the engine is the measure itself."""
+    end: int | None
+    """Id behind each document."""
+    vocab_size: int
+
+    def __call__(self, chunk: Chunk) -> Piece:
+        """Read and encode.
+
+        Raises:
+            DataError: a bad line.
+            EngineError: the engine differs from its judge.
+        """
+        documents = read(chunk, self.corpus.files[chunk.start.file], self.corpus.key)
+        dtype = token_type(self.vocab_size)
+        if not documents.texts:
+            ids, lengths = np.zeros(0, dtype=dtype), np.zeros(0, dtype=np.int64)
+        else:
+            if self.judge is not None and isinstance(self.engine, Gigatoken):
+                which = chunk.start.offset % len(documents.texts)
+                compare(self.engine, self.judge, [documents.texts[which][:PIECE_CHARACTERS]])
+            raw, lengths = self.engine.encode(documents.texts)
+            documents.counts.empty_documents += int((lengths == 0).sum())
+            lengths = lengths[lengths > 0]
+            ids = raw.astype(dtype)
+            if self.end is not None:
+                ids, lengths = _with_end(ids, lengths, self.end), lengths + 1
+        return Piece(ids=ids, lengths=lengths, end=chunk.end, counts=asdict(documents.counts), size=chunk.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A chunk's documents."""
+
+    ids: npt.NDArray[Any]
+    lengths: npt.NDArray[np.int64]
+    end: Position
+    counts: dict[str, int]
+    size: int
+
+
+def _with_end(ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], end: int) -> npt.NDArray[Any]:
+    ends = np.cumsum(lengths + 1) - 1
+    whole = np.empty(len(ids) + len(lengths), dtype=ids.dtype)
+    inside = np.ones(len(whole), dtype=bool)
+    inside[ends] = False
+    whole[ends] = end
+    whole[inside] = ids
+    return whole
+
+
+def encode_all(encoder: Encoder, start: Position, workers: int) -> Iterator[Piece]:
+    """Every chunk from a position on, in order whatever the number of workers.
+
+    Args:
+        workers: processes; 1 works in this one.
+    Raises:
+        DataError, EngineError: see `Encoder`; also a worker that was killed.
+    """
+    chunks = encoder.corpus.chunks(start)
+    if workers == 1:
+        yield from map(encoder, chunks)
+        return
+    _Worker.encoder = encoder
+    # Forked, so that the tokenizer is there already. An executor, unlike a Pool, notices when a worker is killed.
+    context = multiprocessing.get_context("fork")
+    running: deque[Future[Piece]] = deque()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        try:
+            for chunk in chunks:
+                running.append(pool.submit(_Worker.run, chunk))
+                if len(running) > workers * AHEAD:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        except BrokenProcessPool:
+            raise RuntimeError("a worker was killed (out of memory?); the same command goes on from here") from None
+        finally:
+            for future in running:
+                future.cancel()
+
+
+class _Worker:
+    """What a forked worker inherits."""
+
+    encoder: Encoder
+
+    @classmethod
+    def run(cls, chunk: Chunk) -> Piece:
+        return cls.encoder(chunk)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def first_texts(corpus: Corpus) -> list[str]:
+    """The documents of the first chunk, for choosing the engine.
+
+    Raises:
+        DataError: a bad line.
+    """
+    for chunk in corpus.chunks(Position()):
+        return read(chunk, corpus.files[chunk.start.file], corpus.key).texts
+    return []

@@ -1,0 +1,99 @@
+"""Shards of one corpus, tokenized on several machines, to one idxmap: byte for byte that of a single run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, index_blocks, read_index
+from megatron_patch.data.jsonl import DataError
+
+SHARED = ("kind", "files", "json_key", "tokenizer_sha256", "vocab_size", "eod", "special_tokens", "shards")
+"""What all shards must agree on, of their PREFIX.build.json."""
+
+
+def shard_prefix(prefix: Path, number: int, count: int) -> Path:
+    """Of the `number`-th of `count` shards, from 1."""
+    return Path(f"{prefix}-{number:05d}-of-{count:05d}")
+
+
+def merge(prefix: Path, count: int) -> str:
+    """Put PREFIX-00001-of-N to PREFIX-N-of-N together, and return the report. The shards stay.
+
+    Raises:
+        DataError: a shard is missing, torn, not what was written, or of another corpus or tokenizer.
+    """
+    shards = [shard_prefix(prefix, number, count) for number in range(1, count + 1)]
+    builds = _checked(shards)
+    lengths = [_lengths(shard) for shard in shards]
+    dtype = TOKEN_TYPES[read_index(shards[0])[0]]
+    data, index = Path(f"{prefix}.bin.partial"), Path(f"{prefix}.idx.partial")
+    data_sum, index_sum = hashlib.sha256(), hashlib.sha256()
+    with data.open("wb") as out:
+        for shard, build in zip(shards, builds, strict=True):
+            _copy(Path(f"{shard}.bin"), out, data_sum, build["bin_sha256"])
+        flush_and_close(out)
+    with index.open("wb") as out:
+        for block in index_blocks(np.concatenate(lengths), dtype):
+            out.write(block)
+            index_sum.update(block)
+        flush_and_close(out)
+    documents, tokens = (sum(build[name] for build in builds) for name in ("documents", "tokens"))
+    made = {
+        **{name: builds[0][name] for name in SHARED},
+        "shard": None,
+        "engine": ", ".join(sorted({build["engine"] for build in builds})),
+        "documents": documents,
+        "tokens": tokens,
+        "counts": {name: sum(b["counts"].get(name, 0) for b in builds) for name in builds[0]["counts"]},
+        "bin_sha256": data_sum.hexdigest(),
+        "idx_sha256": index_sum.hexdigest(),
+    }
+    beside = Path(f"{prefix}.build.json.partial")
+    beside.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    for suffix in ("idx", "build.json"):
+        Path(f"{prefix}.{suffix}").unlink(missing_ok=True)
+    for suffix in ("bin", "build.json", "idx"):
+        Path(f"{prefix}.{suffix}.partial").replace(f"{prefix}.{suffix}")
+    return f"{prefix}.bin and .idx, of {count} shards\ndocuments {documents:,}, tokens {tokens:,}"
+
+
+def _checked(shards: list[Path]) -> list[dict[str, Any]]:
+    """Their build records, all that is wrong in one go."""
+    builds: list[dict[str, Any]] = []
+    wrong = []
+    for number, shard in enumerate(shards, start=1):
+        try:
+            build: dict[str, Any] = json.loads(Path(f"{shard}.build.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            wrong.append(f"shard {number} is not there: {shard}.build.json: {error}")
+            continue
+        builds.append(build)
+        if different := [name for name in SHARED if build.get(name) != builds[0].get(name)]:
+            wrong.append(f"shard {number} was made with other {', '.join(different)} than shard 1")
+    if wrong:
+        raise DataError("; ".join(wrong))
+    return builds
+
+
+def _lengths(shard: Path) -> npt.NDArray[np.int32]:
+    try:
+        return read_index(shard)[1]
+    except (OSError, ValueError) as error:
+        raise DataError(str(error)) from None
+
+
+def _copy(source: Path, out: Any, whole: Any, expected: str) -> None:
+    part = hashlib.sha256()
+    with source.open("rb") as file:
+        while block := file.read(1 << 22):
+            part.update(block)
+            whole.update(block)
+            out.write(block)
+    if part.hexdigest() != expected:
+        raise DataError(f"{source} is not what was written: its SHA-256 differs from the recorded one")
