@@ -13,12 +13,17 @@ from megatron_patch.families.base import (
     shape_to_hf_config,
 )
 from megatron_patch.families.llama3_1 import LLAMA_3_1
+from megatron_patch.families.tanuki import TANUKI
 
-FAMILIES = {family.name: family for family in (LLAMA_3_1,)}
+FAMILIES = {family.name: family for family in (LLAMA_3_1, TANUKI)}
+SHAPES = {name: shape for family in FAMILIES.values() for name, shape in family.shapes.items()}
+"""Every size of every family; a test keeps their names apart."""
 
 __all__ = [
     "FAMILIES",
     "LLAMA_3_1",
+    "SHAPES",
+    "TANUKI",
     "VOCAB_ALIGNMENT",
     "ConfigError",
     "Family",

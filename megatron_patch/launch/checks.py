@@ -96,7 +96,13 @@ def check_rates(*, lr: float, min_lr: float) -> Step:
 
 
 def check_schedule(
-    *, train_tokens_or_iters: int, warmup_tokens_or_iters: int, sft: bool, global_batch_size: int, seq_len: int
+    *,
+    train_tokens_or_iters: int,
+    warmup_tokens_or_iters: int,
+    sft: bool,
+    global_batch_size: int,
+    seq_len: int,
+    mp_lr_decay_iters: int | None,
 ) -> Step:
     """At least one iteration, and the warm-up inside."""
     train, words = count_iterations(
@@ -108,10 +114,11 @@ def check_schedule(
     if train == 0:
         names = ("TRAIN_TOKENS_OR_ITERS", "GLOBAL_BATCH_SIZE", "SEQ_LEN")
         yield Problem(names=names, what=words, valid=f"at least {global_batch_size * seq_len} tokens: one iteration")
-    elif warmup >= train:
+    elif warmup >= (mp_lr_decay_iters or train):
         what = f"warm-up is not shorter than training: {warmup_words}; {words}"
-        valid = f"fewer than {train} iterations of warm-up"
-        yield Problem(names=("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"), what=what, valid=valid)
+        valid = f"fewer than {mp_lr_decay_iters or train} iterations of warm-up"
+        end = "MP_LR_DECAY_ITERS" if mp_lr_decay_iters else "TRAIN_TOKENS_OR_ITERS"
+        yield Problem(names=("WARMUP_TOKENS_OR_ITERS", end), what=what, valid=valid)
 
 
 def check_activations(*, ac: str, pp: int, device: str, shape: Shape, mp_vp: int, mp_ac_layers: int) -> Step:

@@ -34,16 +34,18 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
     """Read DATASET_PATH: one path as it stands, several, or weights and paths.
 
     Args:
-        text: one argument; a path with spaces is taken as it is where it exists.
+        text: one argument; a path with spaces is taken as it is where it exists, a folder is all prefixes in it.
         raw: JSON files instead of idxmap prefixes.
     Raises:
         CorpusError: with everything that is wrong, joined by `; `.
     """
-    exists = _is_file if raw else prefix_exists
+    exists = _is_file if raw else _prefix_or_folder
     words = [text] if exists(text) else _join_existing(text.split(), exists)
     weighted = len(words) > 1 and _weight(words[0]) is not None and not exists(words[0])
     if weighted and (len(words) % 2 or any(_weight(word) is None for word in words[::2])):
         raise CorpusError("a blend is weight, path, weight, path: numbers above 0 before every path")
+    if not weighted and not raw:
+        words = [prefix for word in words for prefix in _prefixes_in(word)]
     pairs = zip(words[::2], words[1::2], strict=True) if weighted else ((None, word) for word in words)
     inspect = _inspect_raw if raw else _inspect_idxmap
     corpora, wrong = [], []
@@ -62,6 +64,10 @@ def prefix_exists(prefix: str) -> bool:
     return _is_file(f"{prefix}.bin") or _is_file(f"{prefix}.idx")
 
 
+def _prefix_or_folder(path: str) -> bool:
+    return prefix_exists(path) or Path(path).is_dir()
+
+
 def _is_file(path: str) -> bool:
     return Path(path).is_file()
 
@@ -75,6 +81,21 @@ def _join_existing(words: list[str], exists: Callable[[str], bool]) -> list[str]
         joined.append(" ".join(words[start:end]))
         start = end
     return joined
+
+
+def _prefixes_in(word: str) -> list[str]:
+    """All idxmaps in a folder and below it, by name; any other word as it is.
+
+    Raises:
+        CorpusError: a folder without one.
+    """
+    folder = Path(word)
+    if not folder.is_dir() or prefix_exists(word):
+        return [word]
+    found = sorted(str(path.with_suffix("")) for path in folder.rglob("*.idx") if path.is_file())
+    if not found:
+        raise CorpusError(f"no .idx in the folder {word}, nor below it")
+    return found
 
 
 def _weight(word: str) -> float | None:

@@ -83,7 +83,7 @@ def estimate(
 
     Args:
         vocab_rows: padded.
-        recompute: `none`, `sel`, `full` or `offload`.
+        recompute: `none`, `sel`, `full` (groups of layers), `block` (some layers) or `offload`.
         recompute_layers: MP_AC_LAYERS.
         offload_fraction: part of the optimizer that lives in RAM, 0 to 1.
     """
@@ -151,6 +151,9 @@ def _kept_layers(
     if recompute == "full":
         groups = -(-layers // recompute_layers)
         return passes * groups * entry + min(layers, recompute_layers) * each
+    if recompute == "block":
+        recomputed = min(layers, recompute_layers)
+        return passes * (recomputed * entry + (layers - recomputed) * each) + each
     if recompute == "offload":
         return passes * max(1, layers - recompute_layers) * each
     return passes * layers * each

@@ -28,7 +28,7 @@ def _start_notes(plan: Plan) -> Iterator[str]:
         yield f"{broken} in {plan.checkpoints}: not written to the end by an earlier run; not used, written anew"
     if plan.resume_iteration is not None and plan.weights.kind != "none":
         yield "PRETRAIN_CHECKPOINT_PATH is not read: the run goes on from its own checkpoint"
-    if plan.cluster is not None:
+    if plan.layout.nodes > 1:
         yield "OUTPUT_BASEPATH has to be one folder shared by all machines: every machine looks there for a checkpoint"
 
 
@@ -68,6 +68,10 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield "no validation (VALID_DATASET_PATH is none)"
     if knobs.ac_layers != 1 and config.ac not in ("full", "offload"):
         yield f"MP_AC_LAYERS={knobs.ac_layers} does nothing under AC={config.ac}"
+    if knobs.ac_method != "uniform" and config.ac != "full":
+        yield f"MP_AC_METHOD={knobs.ac_method} does nothing under AC={config.ac}"
+    if knobs.optimizer_offload_fraction != 1 and config.optimizer_offload != "static":
+        yield f"MP_OPTIMIZER_OFFLOAD_FRACTION does nothing under OPTIMIZER_OFFLOAD={config.optimizer_offload}"
     if knobs.fp8_recipe != "tensorwise" and config.pr != "fp8":
         yield f"MP_FP8_RECIPE={knobs.fp8_recipe} does nothing under PR={config.pr}"
     if knobs.attention_backend is not None:

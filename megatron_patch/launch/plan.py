@@ -199,7 +199,11 @@ def _fit(
     limit: int | None,
 ) -> tuple[float, Memory]:
     """The memory of a rank; under OPTIMIZER_OFFLOAD=auto with the smallest tenth of the optimizer moved that fits."""
-    fractions = {"false": [0.0], "static": [knobs.optimizer_offload_fraction], "auto": [tenth / 10 for tenth in range(11)]}[config.optimizer_offload]
+    fractions = {
+        "false": [0.0],
+        "static": [knobs.optimizer_offload_fraction],
+        "auto": [tenth / 10 for tenth in range(11)],
+    }[config.optimizer_offload]
     for fraction in fractions:
         memory = estimate(
             shape=shape,
@@ -211,12 +215,18 @@ def _fit(
             micro_batches=micro_batches,
             distributed_optimizer=config.do,
             offload_fraction=fraction,
-            recompute={"false": "none"}.get(config.ac, config.ac),
+            recompute=_recompute(config, knobs),
             recompute_layers=knobs.ac_layers,
         )
         if limit is not None and memory.total <= limit:
             break
     return fraction, memory
+
+
+def _recompute(config: RunConfig, knobs: Knobs) -> str:
+    if config.ac == "full":
+        return "block" if knobs.ac_method == "block" else "full"
+    return "none" if config.ac == "false" else config.ac
 
 
 def to_json(plan: Plan) -> str:
