@@ -119,9 +119,9 @@ class SDPACoreAttention(MegatronModule):
         self, key: torch.Tensor, value: torch.Tensor, bounds: list[tuple[int, int]]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of all CP ranks, rows in the order of the text."""
+        order = text_order(bounds, self.cp_group.size(), key.shape[0])
         both = torch.cat([key, value], dim=-1).contiguous()
         gathered = gather_from_sequence_parallel_region(both, True, self.cp_group)
-        order = text_order(bounds, self.cp_group.size(), key.shape[0])
         ordered = gathered.index_select(0, order.to(gathered.device))
         return ordered.split([key.shape[-1], value.shape[-1]], dim=-1)
 

@@ -50,9 +50,10 @@ def _run(early: Any, streams: Streams) -> None:
     except SystemExit as stop:
         if stop.code:
             raise
-        if not hooks.stopped_by_signal():
-            raise TrainerError("Megatron ended without training to the end; see the log") from stop
-        reporter.say(f"stopped by a signal after iteration {reporter.iteration}; the same command goes on from there")
+        if not reporter.started:
+            raise TrainerError("Megatron ended without training; see the log") from stop
+        cause = "a signal" if hooks.stopped_by_signal() else "an --exit flag"
+        reporter.say(f"stopped by {cause} after iteration {reporter.iteration}; the same command goes on from there")
     finally:
         reporter.close()
     if torch.distributed.is_initialized():

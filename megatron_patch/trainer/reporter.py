@@ -17,6 +17,7 @@ class Reporter:
     def __init__(self, streams: Streams, output_dir: Path, peak_tflops: float | None) -> None:
         self._streams, self._output_dir, self._peak = streams, output_dir, peak_tflops
         self.speaks = streams.rank == streams.world_size - 1
+        self.started = False
         self.iteration = 0
         self._metrics: MetricsFile | None = None
         self._progress: TrainingProgress | None = None
@@ -32,7 +33,7 @@ class Reporter:
 
     def train_start(self, args: Any, model: list[Any]) -> None:
         """Open the record, cut to what the loaded checkpoint knows."""
-        self.iteration = args.iteration
+        self.started, self.iteration = True, args.iteration
         if not self.speaks:
             return
         self._sizes = {"seq_length": args.seq_length, "world_size": args.world_size}

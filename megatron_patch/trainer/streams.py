@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import TextIO
 
 from ..backend import BackendError
+from ..checkpoint.errors import CheckpointError
 from .errors import TrainerError
+
+EXPLAINED = (TrainerError, BackendError, CheckpointError)
+"""Errors whose message says what to change: shown without a traceback."""
 
 SHOWN_LINES = 12
 """How much of a traceback or of a log is repeated on the screen."""
@@ -41,7 +45,7 @@ class Streams:
         sys.stdout.flush()
         sys.stderr.flush()
         where = f"rank {self.rank} of {self.world_size}"
-        if isinstance(error, TrainerError | BackendError):
+        if isinstance(error, EXPLAINED):
             lines = [f"error on {where}: {error}"]
         elif isinstance(error, SystemExit):
             lines = [f"error: {where} ended with status {error.code}; its log ends with", *self._log_tail()]

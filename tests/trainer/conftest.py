@@ -16,14 +16,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory, data: Path) -> str:
+def first(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
+    """Three iterations from scratch, saved."""
+    output = tmp_path_factory.mktemp("first")
+    return train(output, data, f"--train-iters 3 --save {output}/checkpoints --save-interval 3")
+
+
+@pytest.fixture(scope="session")
+def start(first: Run) -> str:
     """Flags that start from one common checkpoint, weights only: TP and PP ranks draw other random numbers."""
-    output = tmp_path_factory.mktemp("start")
-    train(output, data, f"--train-iters 3 --save {output}/checkpoints --save-interval 3")
-    return f"--load {output}/checkpoints --finetune --no-load-optim --no-load-rng"
+    return f"--load {first.output}/checkpoints --finetune --no-load-optim --no-load-rng"
 
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory, data: Path, start: str) -> Run:
-    """20 iterations on one process."""
-    return train(tmp_path_factory.mktemp("reference"), data, start)
+    """20 iterations on one process, with everything that a run leaves behind."""
+    output = tmp_path_factory.mktemp("reference")
+    return train(output, data, f"{start} --tensorboard-dir {output}/tensorboard")

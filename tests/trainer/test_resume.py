@@ -122,10 +122,9 @@ def test_asked_to_stop(tmp_path: Path, data: Path, number: signal.Signals) -> No
     assert f"stopped by a signal after iteration {saved[0]}" in stopped.stdout
 
 
-def test_finished_run_has_nothing_to_do(tmp_path: Path, data: Path) -> None:
+def test_finished_run_has_nothing_to_do(first: Run, data: Path) -> None:
     """Started again at its last iteration, a run says so and touches nothing."""
-    train(tmp_path, data, f"--train-iters 3 --save {tmp_path}/checkpoints --save-interval 3")
-    before = (tmp_path / "metrics.jsonl").read_bytes()
-    again = train(tmp_path, data, f"--train-iters 3 --load {tmp_path}/checkpoints --ckpt-step 3")
+    before = (first.output / "metrics.jsonl").read_bytes()
+    again = train(first.output, data, f"--train-iters 3 --load {first.output}/checkpoints --ckpt-step 3")
     assert "finished: all 3 iterations are done" in again.stdout
-    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert (first.output / "metrics.jsonl").read_bytes() == before

@@ -1,0 +1,33 @@
+"""What the flags ask for together and cannot have: said before the model is built, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from .errors import TrainerError
+
+
+def refuse_contradictions(args: Any) -> None:
+    """Look at Megatron's arguments after `parse_and_validate_args`.
+
+    Raises:
+        TrainerError: one line for each contradiction.
+    """
+    problems = list(_problems(args))
+    if problems:
+        raise TrainerError("\n  ".join(["these flags do not go together:", *problems]))
+
+
+def _problems(args: Any) -> Iterator[str]:
+    if args.sft:
+        yield "--sft: this trainer has no data provider for it yet; pretraining only"
+    if args.load and args.hf_checkpoint:
+        yield "--load and --hf-checkpoint: weights can come from one place only"
+    if args.async_save:
+        yield "--async-save: a checkpoint gets its name when all ranks have written it; leave the flag out"
+    has_validation = args.mock_data or args.data_path or args.valid_data_path or args.per_split_data_args_path
+    if args.eval_iters and not has_validation:
+        yield f"--eval-iters {args.eval_iters} without --valid-data-path: give validation data, or --eval-iters 0"
+    if args.create_attention_mask_in_dataloader and args.transformer_impl == "local":
+        yield "--create-attention-mask-in-dataloader: the local layers are causal by themselves; pass the --no- form"

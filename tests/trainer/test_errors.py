@@ -1,0 +1,76 @@
+"""Whatever goes wrong is seen on the screen, and the exit status is not 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from megatron_patch.trainer.checks import refuse_contradictions
+from megatron_patch.trainer.errors import TrainerError
+
+from .harness import Run, launch
+
+SOUND = {
+    "sft": False, "load": None, "hf_checkpoint": None, "async_save": False, "mock_data": False, "data_path": None,
+    "valid_data_path": None, "per_split_data_args_path": None, "eval_iters": 0,
+    "create_attention_mask_in_dataloader": False, "transformer_impl": "local",
+}  # fmt: skip
+
+
+def assert_explained(run: Run, *messages: str) -> None:
+    """The reason and the log's path are on the real standard error; the status says failure."""
+    assert run.returncode != 0
+    for message in (*messages, "the whole log:", "logs/rank_0.log"):
+        assert message in run.stderr, run.stderr
+
+
+def test_missing_checkpoint(tmp_path: Path, data: Path) -> None:
+    """Megatron would train from random weights."""
+    (tmp_path / "empty").mkdir()
+    run = launch(tmp_path, data, f"--load {tmp_path}/empty")
+    assert_explained(run, "empty holds no checkpoint")
+    assert run.losses == []
+
+
+def test_token_outside_the_vocabulary(tmp_path: Path, data: Path) -> None:
+    """Megatron masks such ids silently at TP > 1."""
+    run = launch(tmp_path, data, "--vocab-size 96")
+    assert_explained(run, "but the vocabulary has 96 rows: was it made with another tokenizer?")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "messages"),
+    [
+        ("--load {first} --ckpt-step 7", ["iter_0000007"]),
+        ("--load {first} --ckpt-step 3 --num-layers 8", ["size"]),
+        ("--load {torn}", ["the checkpoint cannot be loaded"]),
+        ("--no-such-flag 3", ["ended with status 2", "unrecognized arguments: --no-such-flag 3"]),
+        ("--eval-iters 5", ["--eval-iters 5 without --valid-data-path"]),
+        ("--micro-batch-size 3", ["AssertionError", "batch size"]),
+        ("--lr 1e30 --clip-grad 0", ["in the loss of one micro batch"]),
+    ],
+    ids=["step", "model", "tracker", "flag", "contradiction", "assertion", "NaN"],
+)
+def test_explained(tmp_path: Path, data: Path, first: Run, extra: str, messages: list[str]) -> None:
+    """Errors of Megatron, of its parser, and ours; a torn tracker would end with status 0."""
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    (torn / "latest_checkpointed_iteration.txt").write_text("")
+    run = launch(tmp_path, data, extra.format(first=first.output / "checkpoints", torn=torn))
+    assert_explained(run, *messages)
+
+
+def test_contradictions_are_said_all_at_once() -> None:
+    """One message names every one."""
+    args = SimpleNamespace(**SOUND | {"load": "a", "hf_checkpoint": "b", "async_save": True, "eval_iters": 3})
+    with pytest.raises(TrainerError) as caught:
+        refuse_contradictions(args)
+    message = str(caught.value)
+    assert all(flag in message for flag in ("--hf-checkpoint", "--async-save", "--eval-iters 3"))
+
+
+def test_sound_flags_pass() -> None:
+    refuse_contradictions(SimpleNamespace(**SOUND))

@@ -1,0 +1,180 @@
+"""What a run leaves behind and shows: metrics.jsonl, progress, TensorBoard, logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.backend.hooks import Step
+from megatron_patch.trainer.hardware import peak_tflops
+from megatron_patch.trainer.metrics import MetricsFile, step_record
+from megatron_patch.trainer.progress import TrainingProgress
+
+from .harness import SEQ_LENGTH, Run
+
+BATCH = 8
+
+
+def step(iteration: int, **changes: object) -> Step:
+    """A plausible step."""
+    facts = {
+        "loss": 2.5, "lr": 1e-3, "grad_norm": 0.5, "skipped": False, "consumed_samples": 8 * iteration,
+        "batch_samples": 8, "seconds": 0.5, "flops": 4e12, "peak_memory_bytes": 1 << 30,
+    }  # fmt: skip
+    return Step(iteration=iteration, **(facts | changes))
+
+
+def test_every_iteration_has_its_line(reference: Run) -> None:
+    """All fields, float32 losses with all their digits, tokens that add up."""
+    assert [record["iteration"] for record in reference.metrics] == list(range(1, 21))
+    for record in reference.metrics:
+        assert set(record) == {
+            "iteration", "loss", "lr", "grad_norm", "tokens", "step_ms", "tokens_per_s_per_gpu", "tflops_per_gpu",
+            "peak_memory_bytes",
+        }  # fmt: skip
+        assert record["tokens"] == record["iteration"] * BATCH * SEQ_LENGTH
+        assert record["tokens_per_s_per_gpu"] == pytest.approx(BATCH * SEQ_LENGTH / record["step_ms"] * 1e3)
+        assert 2**28 < record["peak_memory_bytes"] < 2**33
+        assert 0 < record["tflops_per_gpu"] < 10
+
+
+def test_lr_is_the_one_that_the_step_used(reference: Run) -> None:
+    """Megatron steps its schedule after the optimizer: iteration 1 has the rate of 0 steps, 2 of one, ..."""
+
+    def schedule(steps: int) -> float:
+        if steps <= 2:
+            return 1e-3 * steps / 2
+        return 1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * (steps - 2) / 18))
+
+    rates = [record["lr"] for record in reference.metrics]
+    assert rates == pytest.approx([schedule(steps) for steps in range(20)], rel=1e-9)
+
+
+def test_the_screen(reference: Run) -> None:
+    """A few lines for a person; Megatron's hundreds are in the log of each rank."""
+    lines = reference.stdout.splitlines()
+    assert [line.split()[0] for line in lines[:5]] == ["model", "device", "layout", "data", "start"]
+    assert "0.2 M parameters: 4 layers, hidden 64" in lines[0]
+    assert "1 x CPU process" in lines[1]
+    assert "weights only" in lines[4]
+    assert [line.split()[1] for line in lines[5:]] == ["1/20", "5/20", "10/20", "15/20", "20/20"]
+    assert f"loss {reference.losses[-1]:.4f}" in lines[-1]
+    assert reference.stderr == ""
+    assert len(reference.log().splitlines()) > 500
+    assert "0.19.2" in reference.log()  # the patches and why
+
+
+def test_tensorboard(reference: Run) -> None:
+    """The curve is in Megatron's event file too."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(reference.output / "tensorboard")).Reload()
+    curve = [event.value for event in events.Scalars("lm loss")]
+    assert curve == pytest.approx(reference.losses, rel=1e-6)
+
+
+def test_resumed_file_forgets_what_came_after(tmp_path: Path) -> None:
+    """Lines after the checkpoint are cut, with a last line that was torn."""
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsFile(path, 0)
+    for iteration in range(1, 6):
+        first.write({"iteration": iteration, "loss": 1.0 / iteration})
+    first.write({"iteration": 3, "validation_loss": 0.5})
+    first.close()
+    with path.open("a") as file:
+        file.write('{"iteration": 2, "lo')
+    second = MetricsFile(path, 3)
+    second.write({"iteration": 4, "loss": 7.0})
+    second.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [1, 2, 3, 3, 4]
+    assert records[-1] == {"iteration": 4, "loss": 7.0}
+
+
+def test_a_fresh_run_starts_a_fresh_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 1, "loss": 3.0}\n')
+    MetricsFile(path, 0).close()
+    assert path.read_text() == ""
+
+
+def test_numbers_that_json_lacks(tmp_path: Path) -> None:
+    """NaN and infinity would make the file unreadable for everything but Python."""
+    file = MetricsFile(tmp_path / "m.jsonl", 0)
+    file.write(step_record(step(1, loss=math.nan, grad_norm=math.inf), seq_length=64, world_size=2))
+    file.close()
+    record = json.loads((tmp_path / "m.jsonl").read_text(), parse_constant=pytest.fail)
+    assert record["loss"] is None
+    assert record["grad_norm"] is None
+
+
+def test_rates_are_per_device() -> None:
+    record = step_record(step(3), seq_length=64, world_size=2)
+    assert record["tokens_per_s_per_gpu"] == 8 * 64 / 0.5 / 2
+    assert record["tflops_per_gpu"] == pytest.approx(4.0)
+    assert record["step_ms"] == 500.0
+    assert "skipped" not in record
+    assert step_record(step(3, skipped=True), seq_length=64, world_size=2)["skipped"] is True
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def show(stream: io.StringIO, steps: list[Step], peak: float | None = None) -> str:
+    """What a run over these steps shows."""
+    progress = TrainingProgress(
+        stream, total=20, done=0, interval=5, seq_length=64, world_size=2, unit="GPU", peak_tflops=peak
+    )
+    for one in steps:
+        progress.step(one)
+    progress.say("saved")
+    progress.close()
+    return stream.getvalue()
+
+
+def test_lines_in_a_file() -> None:
+    """The first and last iteration, and every fifth; no control characters."""
+    text = show(io.StringIO(), [step(i) for i in range(1, 21)], peak=8.0)
+    assert [line.split()[1] for line in text.splitlines()[:-1]] == ["1/20", "5/20", "10/20", "15/20", "20/20"]
+    assert "MFU 50.0%" in text
+    assert "\x1b" not in text
+    assert "0:00:05 left" in text.splitlines()[2]
+
+
+def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One live bar that is redrawn; without a known peak no MFU."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    text = show(Terminal(), [step(i) for i in range(1, 21)])
+    assert "\x1b" in text
+    assert "20/20" in text
+    assert "loss 2.5000" in text
+    assert "MFU" not in text
+    assert "saved" in text
+
+
+def test_skipped_step_is_said() -> None:
+    assert "SKIPPED (gradient overflow)" in show(io.StringIO(), [step(1, skipped=True, grad_norm=None)])
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H200", 989.4),
+        ("NVIDIA H100 80GB HBM3", 989.4),
+        ("NVIDIA H100 PCIe", 756.0),
+        ("NVIDIA H20", 148.0),
+        ("NVIDIA A100-SXM4-80GB", 312.0),
+        ("CPU process", None),
+    ],
+)
+def test_peaks(name: str, peak: float | None) -> None:
+    assert peak_tflops(name) == peak
