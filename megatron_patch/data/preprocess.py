@@ -195,6 +195,7 @@ def _build(
             writer.add(piece.ids, piece.lengths, piece.end, piece.counts)
             worked.update(bytes=piece.counts["bytes"], tokens=len(piece.ids))
             progress.advance(task, piece.size)
+            progress.refresh()
         counts = ReadCounts(**writer.journal.counts)
         if not writer.journal.documents and corpus.shards == 1:
             raise DataError(f"{request.source} holds no document ({_left_out(counts)})")
@@ -220,7 +221,10 @@ def _left_out(counts: ReadCounts) -> str:
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+    # Refreshed by hand: a thread that draws would be there when workers are forked.
+    return Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, auto_refresh=False
+    )
 
 
 def parse(argv: list[str]) -> tuple[Request, int]:

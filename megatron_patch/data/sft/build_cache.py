@@ -21,7 +21,8 @@ from megatron_patch.data.sft.template import TemplateError
 def progress_bar(console: Console, source: Source) -> tuple[Progress, Advance]:
     """A bar over the bytes of the files, with the rows so far; silent where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    # Refreshed by hand: a thread that draws would be there when workers are forked.
+    bar = Progress(*columns, console=console, disable=not console.is_terminal, auto_refresh=False)
     task = bar.add_task("tokenizing", total=sum(path.stat().st_size for path in source.files))
     seen = 0
 
@@ -29,6 +30,7 @@ def progress_bar(console: Console, source: Source) -> tuple[Progress, Advance]:
         nonlocal seen
         seen += count
         bar.update(task, advance=size, description=f"tokenizing, {seen:,} rows")
+        bar.refresh()
 
     return bar, advance
 

@@ -48,6 +48,12 @@ class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """Share of all positions that carry a sample, 0 to 1."""
         return self.packing.fill(int(self.samples.lengths.sum()))
 
+    def describe(self) -> str:
+        """For people: rows, fill and epochs."""
+        epochs = self.num_rows / max(1, self.rows_per_epoch)
+        samples = f"{len(self.samples.lengths):,} samples in {self.rows_per_epoch:,} rows of {self.layout.seq_length:,}"
+        return f"{samples}, {self.fill:.1%} filled; {self.num_rows:,} rows are {epochs:.2f} epochs"
+
     def members(self, number: int) -> list[int]:
         """The samples in item `number`, in their order in the row."""
         epoch, at = divmod(number, len(self.packing))
@@ -93,6 +99,12 @@ class BlendedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.which)
 
+    def describe(self) -> str:
+        """For people: what each dataset contributes."""
+        taken = np.bincount(self.which, minlength=len(self.parts))
+        shares = zip(self.parts, taken, strict=True)
+        return "; ".join(f"{rows:,} rows of {part.rows_per_epoch:,} an epoch" for part, rows in shares)
+
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """See `RowDataset`."""
         part = self.parts[int(self.which[number])]
@@ -121,3 +133,30 @@ def training_rows(components: list[Component], layout: Layout, *, num_rows: int,
 def validation_rows(component: Component, layout: Layout) -> RowDataset:
     """One validation set: every sample once, always in the same rows."""
     return RowDataset(component.samples, layout, seed=None)
+
+
+class ValidationRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """The same rows in every validation, an equal number of each set, with `source`: which set a row is of."""
+
+    def __init__(self, components: list[Component], layout: Layout, *, per_evaluation: int, num_rows: int) -> None:
+        """Args:
+        components: the sets.
+        per_evaluation: rows of one validation; a set with fewer than its share is gone through again.
+        num_rows: rows of all validations of the run.
+        """
+        self.parts = [validation_rows(component, layout) for component in components]
+        self.num_rows = num_rows
+        self.which, self.row = interleave([1.0] * len(components), per_evaluation)
+        boundaries = max(part.boundaries for part in self.parts)
+        for part in self.parts:
+            part.boundaries = boundaries
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
+        """As `RowDataset`, with `source`, int64 []."""
+        at = number % len(self.which)
+        which = int(self.which[at])
+        part = self.parts[which]
+        return part[int(self.row[at]) % part.rows_per_epoch] | {"source": torch.tensor(which)}
