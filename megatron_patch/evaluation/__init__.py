@@ -1,0 +1,1 @@
+"""lm_eval on CMMLU and C-Eval without a network: data, tasks, scoring, results, comparison."""

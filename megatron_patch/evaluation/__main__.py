@@ -1,0 +1,111 @@
+"""`LM-Evaluation-Harness/evaluate.sh`: from a checkpoint to scores, without a network."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_patch.evaluation.benchmarks import BENCHMARKS
+from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
+from megatron_patch.evaluation.models import Model, ModelError, prepare, remote_code
+from megatron_patch.evaluation.options import Request, UsageError, parse
+from megatron_patch.evaluation.run import Evaluation, Settings, evaluate
+from megatron_patch.launch.machine import installed_gpus, visible_gpus
+
+RANK = int(os.environ.get("LOCAL_RANK", "0"))
+"""Of the processes that accelerate starts, one for each GPU; the first one speaks and writes."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        request = parse(argv)
+        names = request.settings.benchmarks()
+        found = list(find_all([BENCHMARKS[name] for name in names], request.places, request.cache).values())
+        paths = [path for path in (request.against, request.checkpoint) if path]
+        models = [prepare(path, request.hf_path, request.cache) for path in paths]
+    except (UsageError, DataError) as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 2
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return error.status
+    if "LOCAL_RANK" not in os.environ and (gpus := _gpus(request.settings)) > 1:
+        return _on_all_gpus(gpus, argv)
+    if RANK == 0:
+        print(*(data.describe() for data in found), sep="\n")
+    command = shlex.join(["sh", "LM-Evaluation-Harness/evaluate.sh", *argv])
+    done = [_one(request, model, found, command) for model in models]
+    if len(done) == 2 and RANK == 0:
+        _compare(done)
+    return 0
+
+
+def _gpus(settings: Settings) -> int:
+    if settings.device is not None:
+        return 1
+    return len(visible_gpus(installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def _on_all_gpus(gpus: int, argv: Sequence[str]) -> int:
+    """Start this program again, once for each GPU; lm_eval shares the questions out."""
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--num_processes", str(gpus)]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, "-m", *launcher, "-m", "megatron_patch.evaluation", *argv]
+    return subprocess.run(command, check=False).returncode
+
+
+def _one(request: Request, model: Model, found: list[LocalData], command: str) -> tuple[Evaluation, Path] | None:
+    """Evaluate one model, and write what it scored; None on ranks that only help."""
+    from megatron_patch.evaluation import results
+
+    if RANK == 0:
+        print(f"\n{model.label}: {model.folder}")
+        _say_remote_code(model, request.settings)
+    evaluation = evaluate(model, found, request.settings)
+    if evaluation is None:
+        return None
+    evaluation.summary["command"] = command
+    folder = _output(request, model)
+    files = results.write(evaluation, folder)
+    print(results.table("Group", evaluation.summary["groups"], lambda row: row["title"]))
+    seconds, rate = evaluation.summary["seconds"]["evaluation"], evaluation.summary["choices_per_second"]
+    print(
+        f"{evaluation.summary['choices']} choices in {seconds:.1f} s, {rate:.0f} a second, after the model was loaded"
+    )
+    print(*(f"wrote {file}" for file in files), sep="\n", flush=True)
+    return evaluation, folder
+
+
+def _say_remote_code(model: Model, settings: Settings) -> None:
+    lines = remote_code(model.folder)
+    if lines:
+        said = "will run" if settings.trust_remote_code else "is NOT run (--trust-remote-code would run it)"
+        print(f"the checkpoint brings code, which {said}:", *lines, sep="\n  ", flush=True)
+
+
+def _output(request: Request, model: Model) -> Path:
+    """Where results go: --output, else the run that CHECKPOINT comes from, else a folder of the harness."""
+    name = f"{model.label.replace('/', '-')}-{model.identity[:8]}"
+    if request.output is not None:
+        return request.output / name if request.against else request.output
+    above = (request.checkpoint.resolve(), *request.checkpoint.resolve().parents)
+    run = next((folder for folder in above if (folder / "plan.json").is_file()), None)
+    return run / "evaluation" / name if run else HARNESS / "results" / name
+
+
+def _compare(done: Sequence[tuple[Evaluation, Path] | None]) -> None:
+    from megatron_patch.evaluation import compare
+
+    (first, _), (second, folder) = (one for one in done if one is not None)
+    comparison = compare.compare(first, second)
+    print("\n" + compare.markdown({**comparison, "subjects": []}))
+    print(*(f"wrote {file}" for file in compare.write(comparison, folder)), sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,189 @@
+"""Two evaluations side by side: the differences, each with the standard error of a paired comparison.
+
+    python -m megatron_patch.evaluation.compare RESULTS RESULTS [--output FOLDER]
+
+Both answered the same questions, so the error of a difference comes from the questions on which they differ, not
+from the spread of either score: it is the standard deviation of (second right - first right), over the root of
+their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.evaluation import results
+from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
+from megatron_patch.evaluation.run import Evaluation
+from megatron_patch.report.bars import Bar, bar_chart
+
+SUMMARY, TABLE, CHART = "comparison.json", "comparison.md", "comparison.svg"
+Pair = tuple[dict[str, Any], dict[str, Any]]
+
+
+class NotComparable(ValueError):
+    """Evaluations of different questions or under different settings; `problems` has one line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
+    """What `comparison.json` holds: rows by group, category and subject, and whether every answer is the same.
+
+    Raises:
+        NotComparable: with every reason.
+    """
+    if problems := _differences(first.summary, second.summary):
+        raise NotComparable(problems)
+    others = {(answer["task"], answer["doc_id"]): answer for answer in second.answers}
+    pairs = [(answer, others[answer["task"], answer["doc_id"]]) for answer in first.answers]
+    if wrong := [a["task"] for a, b in pairs if a["prompt_hash"] != b["prompt_hash"]]:
+        raise NotComparable([f"{len(wrong)} prompts differ, the first in {wrong[0]}"])
+    gaps = [abs(x - y) for a, b in pairs for x, y in zip(a["logprobs"], b["logprobs"], strict=True)]
+    return {
+        "labels": _labels(first.summary, second.summary),
+        "checkpoints": [first.summary["checkpoint"], second.summary["checkpoint"]],
+        "identities": [first.summary["identity"], second.summary["identity"]],
+        "questions": len(pairs),
+        "identical": all(a["logprobs"] == b["logprobs"] for a, b in pairs),
+        "answers_changed": sum(a["choice"] != b["choice"] for a, b in pairs),
+        "largest_logprob_difference": max(gaps),
+        "data_notes": {data["title"]: data["notes"] for data in first.summary["data"].values()},
+        "groups": _rows(pairs, lambda a: task_owner(a["task"])[0].title),  # type: ignore[index]
+        "categories": _rows(pairs, _category),
+        "subjects": _rows(pairs, lambda a: a["task"]),
+    }
+
+
+def _labels(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Short names that tell the two apart."""
+    if first["label"] != second["label"]:
+        return [first["label"], second["label"]]
+    return [f"{summary['label']} {summary['identity'][:6]}" for summary in (first, second)]
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    sides = (first, second)
+    settings = [(name, *(s["settings"][name] for s in sides)) for name in ("tasks", "num_fewshot", "limit")]
+    settings.append(("data", *({n: data["fingerprint"] for n, data in s["data"].items()} for s in sides)))
+    return [f"{name}: {a} against {b}; they must be the same" for name, a, b in settings if a != b]
+
+
+def _category(answer: dict[str, Any]) -> str:
+    benchmark, subject = task_owner(answer["task"])  # type: ignore[misc]
+    return f"{benchmark.title}: {subject.category}"
+
+
+def _rows(pairs: Sequence[Pair], key: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:
+    """Pairs put together by a key of theirs; a row each."""
+    parts: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        parts.setdefault(key(pair[0]), []).append(pair)
+    return [{"name": name, **_row(part)} for name, part in parts.items()]
+
+
+def _row(pairs: Sequence[Pair]) -> dict[str, Any]:
+    count = len(pairs)
+    shares = [sum(pair[side]["acc"] for pair in pairs) / count for side in (0, 1)]
+    gained = sum(a["acc"] < b["acc"] for a, b in pairs)
+    lost = sum(a["acc"] > b["acc"] for a, b in pairs)
+    difference = (gained - lost) / count
+    squares = gained * (1 - difference) ** 2 + lost * (1 + difference) ** 2 + (count - gained - lost) * difference**2
+    return {
+        "questions": count,
+        "acc": shares,
+        "acc_stderr": [results.share_stderr(share, count) for share in shares],
+        "difference": difference,
+        "stderr": math.sqrt(squares / (count - 1) / count) if count > 1 else None,
+        "gained": gained,
+        "lost": lost,
+    }
+
+
+def write(comparison: dict[str, Any], folder: Path) -> list[Path]:
+    """Write the comparison as JSON, Markdown and chart."""
+    chart = bar_chart(bars(comparison), names=comparison["labels"], standalone=True)
+    return [
+        results.put(folder / SUMMARY, json.dumps(comparison, indent=1, ensure_ascii=False) + "\n"),
+        results.put(folder / TABLE, markdown(comparison)),
+        results.put(folder / CHART, chart),
+    ]
+
+
+def bars(comparison: dict[str, Any]) -> list[Bar]:
+    """Groups and their categories, two bars each."""
+    found: list[Bar] = []
+    for benchmark in BENCHMARKS.values():
+        for row in [row for row in comparison["groups"] if row["name"] == benchmark.title]:
+            found.append(Bar(label=benchmark.title, values=_values(row), strong=True))
+        own = [row for row in comparison["categories"] if row["name"].startswith(f"{benchmark.title}: ")]
+        found += [Bar(label=row["name"].split(": ")[1], values=_values(row)) for row in own]
+    return found
+
+
+def _values(row: dict[str, Any]) -> list[tuple[float, float | None]]:
+    return list(zip(row["acc"], row["acc_stderr"], strict=True))
+
+
+def verdict(comparison: dict[str, Any]) -> str:
+    """One sentence."""
+    first, second = comparison["labels"]
+    if comparison["identical"]:
+        return f"{first} and {second} give exactly the same log-likelihoods on all {comparison['questions']} questions."
+    return (
+        f"{comparison['answers_changed']} of {comparison['questions']} answers differ between {first} and {second}; "
+        f"largest difference of a log-likelihood: {comparison['largest_logprob_difference']:.3g}."
+    )
+
+
+def markdown(comparison: dict[str, Any]) -> str:
+    """The three tables."""
+    first, second = comparison["labels"]
+    notes = [f"- **{title}**: {note}" for title, notes in comparison["data_notes"].items() for note in notes]
+    parts = [f"# {second} against {first}", verdict(comparison), *(["\n".join(notes)] if notes else [])]
+    for head, rows in (("Group", "groups"), ("Category", "categories"), ("Subject", "subjects")):
+        if not comparison[rows]:
+            continue
+        lines = [
+            f"| {head} | Questions | {first}, % | {second}, % | Difference | Standard error | Gained / lost |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        for row in comparison[rows]:
+            error = "-" if row["stderr"] is None else f"{100 * row['stderr']:.2f}"
+            lines.append(
+                f"| {row['name']} | {row['questions']} | {100 * row['acc'][0]:.2f} | {100 * row['acc'][1]:.2f} | "
+                f"{100 * row['difference']:+.2f} | {error} | {row['gained']} / {row['lost']} |"
+            )
+        parts.append("\n".join(lines))
+    parts.append("Difference: second minus first, in points; its standard error is that of paired answers.")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="compare.sh", description="Two result folders of evaluate.sh side by side.")
+    parser.add_argument("results", nargs=2, type=Path, metavar="RESULTS", help="folder that evaluate.sh wrote")
+    parser.add_argument("--output", type=Path, help="folder for comparison.json, .md and .svg; default: the second's")
+    args = parser.parse_args()
+    try:
+        first, second = (results.read(folder) for folder in args.results)
+        comparison = compare(first, second)
+    except NotComparable as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        sys.exit(2)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"not what evaluate.sh wrote: {error!r}", file=sys.stderr)
+        sys.exit(2)
+    print(markdown({**comparison, "subjects": []}))
+    print(*(f"wrote {file}" for file in write(comparison, args.output or args.results[1])), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""What is evaluated: a Hugging Face folder, or a Megatron checkpoint exported to one. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.locate import configuration_beside, resolve_iteration
+from megatron_patch.evaluation.data import HARNESS
+
+
+class ModelError(ValueError):
+    """A checkpoint that cannot be evaluated."""
+
+    def __init__(self, message: str, status: int = 2) -> None:
+        super().__init__(message)
+        self.status = status
+        """Exit status: 2, or 1 if it was fine but its export failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One checkpoint, ready for transformers."""
+
+    given: str
+    """As it was typed."""
+    folder: Path
+    """Hugging Face folder."""
+    identity: str
+    """SHA-256 that tells one content from another; of names, sizes and times where no manifest has better."""
+    exported_from: Path | None = None
+    """The Megatron iteration it was made from."""
+
+    @property
+    def label(self) -> str:
+        """Short name for tables and charts."""
+        source = self.exported_from or self.folder
+        generic = source.name.startswith("iter_") or source.name in ("hf", "release", "checkpoints")
+        parts = [p for p in source.absolute().parts if p != "checkpoints"]
+        return "/".join(parts[-2:]) if generic else source.name
+
+
+def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> Model:
+    """Find out what a path is; a Megatron checkpoint is exported unless that was done before.
+
+    Args:
+        hf_path: configuration and tokenizer of a Megatron checkpoint, if they are not beside it.
+        cache: exported checkpoints lie below its `exported/`, one folder for each content.
+    Raises:
+        ModelError: with the reason.
+    """
+    given = str(path)
+    if (path / "config.json").is_file() and _weights(path):
+        return Model(given=given, folder=path.resolve(), identity=identity_of(path))
+    try:
+        iteration = resolve_iteration(path).resolve()
+        configuration = configuration_beside(iteration, hf_path).resolve()
+    except CheckpointError as error:
+        raise ModelError(
+            f"CHECKPOINT: {given} has no config.json with *.safetensors or *.bin, and: {error} (here: --hf-path)"
+        ) from error
+    identity = hashlib.sha256(f"{identity_of(iteration)} {_configuration_sum(configuration)}".encode()).hexdigest()
+    target = cache / "exported" / f"{iteration.parent.parent.name}-{iteration.name}-{identity[:16]}"
+    if not target.is_dir():
+        _export(iteration, target, configuration)
+    else:
+        print(f"{given}: was exported before, to {target}")
+    return Model(given=given, folder=target, identity=identity, exported_from=iteration)
+
+
+def _weights(folder: Path) -> list[Path]:
+    return [file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)]
+
+
+def _export(iteration: Path, target: Path, configuration: Path) -> None:
+    """Run the converter as its own process: it sets torch's threads for itself."""
+    print(f"exporting {iteration} to {target}", flush=True)
+    command = [sys.executable, "-m", "megatron_patch.checkpoint", "--direction", "mcore2hf"]
+    command += ["--source", str(iteration), "--output-path", str(target), "--hf-path", str(configuration)]
+    done = subprocess.run(command, cwd=HARNESS.parent, check=False)
+    if done.returncode != 0:
+        raise ModelError(f"CHECKPOINT: {iteration} could not be exported (status {done.returncode}; reason above)", 1)
+
+
+def identity_of(folder: Path) -> str:
+    """SHA-256 over a folder's manifest of checksums, else over its files' names, sizes and times."""
+    for name in ("manifest.json", "integrity.json"):
+        if (folder / name).is_file():
+            return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    facts = [
+        (file.relative_to(folder).as_posix(), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _configuration_sum(folder: Path) -> str:
+    files = [file for file in sorted(folder.glob("*.json")) if not file.name.endswith(".index.json")]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def remote_code(folder: Path) -> list[str]:
+    """Python that `trust_remote_code` would run from a Hugging Face folder, one line a file; empty if none.
+
+    Classes of other repositories, which would be downloaded, are listed as such.
+    """
+    lines = [
+        f"{file} ({file.stat().st_size} bytes, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()})"
+        for file in sorted(folder.glob("**/*.py"))
+    ]
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            for entry, target in json.loads((folder / name).read_text()).get("auto_map", {}).items():
+                for one in target if isinstance(target, Sequence) and not isinstance(target, str) else [target]:
+                    lines += [f"{name} maps {entry} to {one}"] if one else []
+    return lines

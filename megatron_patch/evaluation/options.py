@@ -1,0 +1,135 @@
+"""The command line of `evaluate.sh`. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_problems
+from megatron_patch.evaluation.data import HARNESS
+from megatron_patch.evaluation.run import SCORINGS, Settings
+from megatron_patch.launch.values import Kind, choice, whole
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+VALUES: dict[str, tuple[Kind, str | None, str]] = {
+    "scoring": (
+        choice(*SCORINGS),
+        "exact",
+        "exact: lm_eval's own floats, sooner; shared: sooner still, last bits differ",
+    ),
+    "num-fewshot": (whole(0), "0", "examples before each question"),
+    "batch-size": (whole(1), "16", "prompts per batch"),
+    "tokens-per-batch": (whole(1), None, "of shared scoring, instead [16384, on the CPU 2048]"),
+    "limit": (whole(1), None, "only the first questions of each subject"),
+    "dtype": (choice(*DTYPES), "auto", "weights and arithmetic; auto: the checkpoint's"),
+}
+"""Flags with a checked value: how it is read, default, meaning."""
+EPILOG = """
+examples:
+  sh evaluate.sh /mnt/llama3-ckpts/Meta-Llama-3.1-8B
+  sh evaluate.sh OUTPUT_BASEPATH cmmlu /workspace/cmmlu.tgz --against /mnt/llama3-ckpts/Meta-Llama-3.1-8B
+
+exit status: 0 done; 1 lm_eval or the export failed; 2 the command or the data cannot be used, and why
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to do."""
+
+    checkpoint: Path
+    against: Path | None
+    """What the checkpoint is compared with."""
+    places: list[Path]
+    """Where the questions are; empty looks in the usual places."""
+    output: Path | None
+    hf_path: Path | None
+    """Configuration and tokenizer of a Megatron checkpoint, if not beside it."""
+    cache: Path
+    """Gets exported checkpoints and unpacked archives."""
+    settings: Settings
+
+
+class UsageError(ValueError):
+    """A command that cannot be carried out; `problems` has every reason."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(problems))
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Understand a command line.
+
+    Raises:
+        UsageError: with all that is wrong.
+    """
+    args = vars(_parser().parse_args(argv))
+    tasks = tuple(task for task in args["tasks"].split(",") if task)
+    problems = task_problems(tasks) or ([] if tasks else ["TASKS: is empty"])
+    folders = {"CHECKPOINT": args["checkpoint"], "--against": args["against"], "--hf-path": args["hf_path"]}
+    problems += [f"{name}: {path} is not a folder" for name, path in folders.items() if path and not path.is_dir()]
+    problems += [f"DATA: {place} does not exist" for place in args["data"] if not place.exists()]
+    values = {}
+    for name, (kind, default, _) in VALUES.items():
+        typed = args[name.replace("-", "_")]
+        try:
+            values[name.replace("-", "_")] = None if typed is default is None else kind.parse(typed)
+        except ValueError as error:
+            problems.append(f"--{name}: {typed!r}: {error}; valid: {kind.valid}")
+    if problems:
+        raise UsageError(problems)
+    settings = Settings(tasks=tasks, device=args["device"], trust_remote_code=args["trust_remote_code"], **values)
+    return Request(
+        checkpoint=args["checkpoint"],
+        against=args["against"],
+        places=args["data"],
+        output=args["output"],
+        hf_path=args["hf_path"],
+        cache=args["cache"],
+        settings=settings,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="evaluate.sh",
+        description="Scores a checkpoint on CMMLU and C-Eval with lm_eval, without a network.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="Hugging Face folder, Megatron checkpoint, or OUTPUT_BASEPATH",
+    )
+    add("tasks", nargs="?", default=",".join(BENCHMARKS), metavar="TASKS", help="comma-separated [cmmlu,ceval-valid]")
+    add(
+        "data", nargs="*", type=Path, metavar="DATA", help="folders or archives (.tgz .tar.gz .tar .zip) [usual places]"
+    )
+    add("--against", type=Path, metavar="CHECKPOINT", help="evaluate this too, and compare")
+    add(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="[evaluation/ in the run's folder, else LM-Evaluation-Harness/results/]",
+    )
+    add("--hf-path", type=Path, metavar="DIR", help="config.json and tokenizer of a Megatron checkpoint [beside it]")
+    add(
+        "--cache",
+        type=Path,
+        default=HARNESS,
+        metavar="DIR",
+        help="gets exported/ and unpacked/ [LM-Evaluation-Harness/]",
+    )
+    for name, (kind, default, meaning) in VALUES.items():
+        shown = f"{meaning}: {kind.valid}" + (f" [{default}]" if default else "")
+        add(f"--{name}", default=default, metavar="X", help=shown)
+    add("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [every GPU, else cpu]")
+    add("--trust-remote-code", action="store_true", help="run Python that the checkpoint brings; it is listed first")
+    return parser

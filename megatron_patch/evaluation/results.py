@@ -1,0 +1,121 @@
+"""What an evaluation leaves behind: its scores as JSON, every answer, a Markdown table and a bar chart."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
+from megatron_patch.evaluation.run import Evaluation
+from megatron_patch.report.bars import Bar, bar_chart
+
+SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
+
+
+_ORDER = ("STEM", "Social Science", "Humanities", "Other")
+
+
+def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy over all questions of each category, benchmark by benchmark, from rows of subjects."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for subject in subjects:
+        key = (subject["benchmark"], subject["category"])
+        row = rows.setdefault(key, {"benchmark": key[0], "category": key[1], "right": 0.0, "questions": 0})
+        row["right"] += subject["acc"] * subject["questions"]
+        row["questions"] += subject["questions"]
+    for row in rows.values():
+        row["acc"] = row.pop("right") / row["questions"]
+        row["stderr"] = share_stderr(row["acc"], row["questions"])
+    return sorted(
+        rows.values(), key=lambda row: (list(BENCHMARKS).index(row["benchmark"]), _ORDER.index(row["category"]))
+    )
+
+
+def share_stderr(share: float, count: int) -> float | None:
+    """Standard error of a share of right answers, as lm_eval computes it; None for fewer than two."""
+    return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None
+
+
+def write(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write all four files; each appears whole or not at all."""
+    summary = evaluation.summary
+    lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in evaluation.answers)
+    return [
+        put(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n"),
+        put(folder / ANSWERS, lines),
+        put(folder / TABLE, markdown(summary)),
+        put(folder / CHART, bar_chart(bars(summary), standalone=True)),
+    ]
+
+
+def put(file: Path, text: str) -> Path:
+    """Write a text file in one step."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(file)
+
+
+def read(folder: Path) -> Evaluation:
+    """An evaluation that `write` wrote.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    answers = [json.loads(line) for line in (folder / ANSWERS).read_text(encoding="utf-8").splitlines()]
+    return Evaluation(summary=summary, answers=answers)
+
+
+def bars(summary: dict[str, Any]) -> list[Bar]:
+    """Groups and their categories, as bars."""
+    found: list[Bar] = []
+    by_category = categories(summary["subjects"])
+    for name, benchmark in BENCHMARKS.items():
+        rows = [row for row in by_category if row["benchmark"] == name]
+        total = next((group for group in summary["groups"] if group["group"] == name), None)
+        if total:
+            found.append(Bar(label=benchmark.title, values=[(total["acc"], total["stderr"])], strong=True))
+        found += [Bar(label=row["category"], values=[(row["acc"], row["stderr"])]) for row in rows]
+    return found
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """Tables by group, category and subject, with standard errors."""
+    settings = summary["settings"]
+    about = [
+        f"# {summary['label']}",
+        "",
+        f"`{summary['checkpoint']}` · {summary['parameters']:,} parameters · {summary['dtype']} on "
+        f"{summary['devices']} x {summary['device']} · {settings['num_fewshot']}-shot · scoring "
+        f"`{summary['scoring_used']}` · lm_eval {summary['versions']['lm-eval']} · {summary['date']}",
+        "",
+        *(f"- **{data['title']}**: {note}" for data in summary["data"].values() for note in data["notes"]),
+    ]
+    if settings["limit"]:
+        about.append(f"- Only the first {settings['limit']} questions of each subject were asked.")
+    parts = ["\n".join(about).rstrip()]
+    if summary["groups"]:
+        parts.append(table("Group", summary["groups"], lambda row: row["title"]))
+    for name, benchmark in BENCHMARKS.items():
+        subjects = [row for row in summary["subjects"] if row["benchmark"] == name]
+        if subjects:
+            parts.append(f"## {benchmark.title}")
+            parts.append(table("Category", categories(subjects), lambda row: row["category"]))
+            parts.append(table("Subject", subjects, lambda row: f"{row['title']} {row['title_zh']}"))
+    if any(row["benchmark"] == CMMLU.name for row in summary["subjects"]):
+        parts.append("acc_norm is left out: all choices have one letter, so it equals acc.")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(head: str, rows: Iterable[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> str:
+    """One Markdown table of accuracies in percent."""
+    lines = [f"| {head} | Questions | Accuracy, % | Standard error |", "| --- | ---: | ---: | ---: |"]
+    for row in rows:
+        error = "-" if row["stderr"] is None else f"{100 * row['stderr']:.2f}"
+        lines.append(f"| {name(row)} | {row['questions']} | {100 * row['acc']:.2f} | {error} |")
+    return "\n".join(lines)

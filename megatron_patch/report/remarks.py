@@ -1,0 +1,90 @@
+"""Warnings collected on the way: the plan's, what the metrics show, and the lines of the ranks' logs."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.report.collect import Run
+from megatron_patch.report.text import Text, Words
+
+MOST_BYTES = 64 << 20
+"""Of a run's logs that are read."""
+_SIGN = re.compile(r"\b(WARNING|WARN|ERROR|CRITICAL)\b|\w*(Warning|Error): ")
+_CHANGING = re.compile(r"\d+|0x[0-9a-f]+")
+_PREFIX = re.compile(r"^(\[?rank\s?\d+\]?:?\s*)?(/\S+?\.py:\d+:\s*)?")
+
+
+@dataclass(kw_only=True)
+class Remark:
+    """One thing that a reader should know."""
+
+    kind: str
+    """bad, warning or note."""
+    words: Words
+    where: str
+    count: int = 1
+
+
+def remarks(run: Run) -> Iterator[Remark]:
+    """What the plan said and what the metrics show; worst first."""
+    numbers = [(step["iteration"], step.get("loss")) for step in run.steps]
+    lost = [iteration for iteration, loss in numbers if loss is None or not math.isfinite(loss)]
+    skipped = [step["iteration"] for step in run.steps if step.get("skipped")]
+    if lost:
+        words = Text(
+            f"no finite loss in {len(lost)} iterations, first in {lost[0]}",
+            f"{len(lost)} 次迭代的损失不是有限数，首次在第 {lost[0]} 次",
+        )
+        yield Remark(kind="bad", words=words, where="metrics.jsonl")
+    if skipped:
+        words = Text(
+            f"{len(skipped)} iterations were skipped by the loss scaler, the last was {skipped[-1]}",
+            f"损失缩放跳过了 {len(skipped)} 次迭代，最后一次是第 {skipped[-1]} 次",
+        )
+        yield Remark(kind="warning", words=words, where="metrics.jsonl")
+    for problem in run.problems:
+        yield Remark(kind="warning", words=problem, where=run.name)
+    for kind, key in (("warning", "warnings"), ("note", "notes")):
+        for line in run.plan.get(key) or []:
+            yield Remark(kind=kind, words=str(line), where="plan.json")
+    if len({iteration for iteration, _ in numbers}) < len(numbers):
+        yield Remark(
+            kind="warning", words=Text("iterations are recorded twice", "有重复记录的迭代"), where="metrics.jsonl"
+        )
+
+
+def log_remarks(run: Run) -> list[Remark]:
+    """Warnings and errors of the ranks' logs; lines that differ in numbers alone are counted as one."""
+    found: dict[str, Remark] = {}
+    left = MOST_BYTES
+    for file in sorted((run.folder / "logs").glob("*.log")):
+        size = file.stat().st_size
+        if size > left:
+            words = Text(
+                f"not read: the logs are larger than {MOST_BYTES >> 20} MiB", f"未读取：日志超过 {MOST_BYTES >> 20} MiB"
+            )
+            found[str(file)] = Remark(kind="warning", words=words, where=f"logs/{file.name}")
+            continue
+        left -= size
+        _scan(file, found)
+    return sorted(found.values(), key=lambda remark: (remark.kind != "bad", -remark.count))
+
+
+def _scan(file: Path, found: dict[str, Remark]) -> None:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            sign = _SIGN.search(line)
+            if not sign:
+                continue
+            words = _PREFIX.sub("", line.strip())[:400]
+            key = _CHANGING.sub("#", words)
+            if key in found:
+                found[key].count += 1
+            else:
+                bad = "error" in sign.group().lower() or sign.group() == "CRITICAL"
+                kind, where = "bad" if bad else "warning", f"logs/{file.name}:{number}"
+                found[key] = Remark(kind=kind, words=words, where=where)

@@ -1,0 +1,48 @@
+"""Words in two languages: both are in the page, and CSS shows one of them."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import NamedTuple
+
+
+class Text(NamedTuple):
+    """The same words in English and in Chinese."""
+
+    en: str
+    zh: str
+
+
+Words = str | Text
+"""Names and numbers are the same in both languages."""
+
+
+def spans(words: Words, tag: str = "span") -> str:
+    """Escaped HTML, or with `tag="tspan"` SVG."""
+    if isinstance(words, str):
+        return escape(words)
+    return "".join(
+        f'<{tag} lang="{lang}">{escape(word)}</{tag}>' for lang, word in zip(("en", "zh"), words, strict=True)
+    )
+
+
+def english(words: Words) -> str:
+    """What a picture outside the page shows."""
+    return words if isinstance(words, str) else words.en
+
+
+def compact(value: float) -> str:
+    """A number of at most four digits: 0.000125 is 1.25e-4, 1234567 is 1.23M."""
+    size = abs(value)
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"
+    if size == 0 or size >= 1e-2:
+        return f"{value:.4g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in decimal units."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
