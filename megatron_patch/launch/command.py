@@ -79,6 +79,8 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
         wanted |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
         if serialises_launches(plan):  # leave SMs to the collectives that run beside the norms
             wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
+    else:  # threads that spin while they wait made training 8 times slower beside another busy program
+        wanted["OMP_WAIT_POLICY"] = "PASSIVE"
     wanted |= environment.mine
     if plan.device == "cuda":
         wanted["CUDA_DEVICE_MAX_CONNECTIONS"] = "1" if serialises_launches(plan) else "32"
