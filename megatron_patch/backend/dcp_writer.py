@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
@@ -57,6 +58,30 @@ class _FileSystem(FileSystem):
             yield stream
 
 
+class _DeferredErrors:
+    """A stream for torch.save, whose C++ writer crashes the process when Python's write raises (a full disk)."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        if self._error is None:
+            try:
+                self._stream.write(data)
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """The stream flushes itself."""
+
+    def check(self) -> None:
+        """Raise what was held back."""
+        if self._error is not None:
+            raise self._error
+
+
 class _Writer(dcp.FileSystemWriter):
     """One file for each tensor, one for everything else."""
 
@@ -84,11 +109,14 @@ class _Writer(dcp.FileSystemWriter):
                 content = planner.resolve_data(item)
                 start = stream.tell()
                 # an archive is made in memory unless it is large: small writes cost a system call each
-                direct = isinstance(content, torch.Tensor) and content.nbytes > 1 << 20
-                archive = stream if direct else io.BytesIO()
-                torch.save(content, archive)
-                if not direct:
-                    stream.write(archive.getbuffer())
+                if isinstance(content, torch.Tensor) and content.nbytes > 1 << 20:
+                    deferred = _DeferredErrors(stream)
+                    torch.save(content, deferred)
+                    deferred.check()
+                else:
+                    archive = io.BytesIO()
+                    torch.save(content, archive)
+                    stream.write(archive.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
                 del content
                 length = stream.tell() - start
                 results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
@@ -117,4 +145,8 @@ def stream_items(folder: Path, items: list[tuple[WriteItem, Maker]], opener: Ope
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant
-        dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)
+        try:
+            dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)
+        except CheckpointException as wrapped:
+            (error, _), *_ = wrapped.failures.values()
+            raise error from None

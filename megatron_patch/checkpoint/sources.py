@@ -74,7 +74,7 @@ class PickleSource:
 
     def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
         """Fill `out`."""
-        out.copy_(self._tensors[name][start : start + out.shape[0]])
+        out.copy_(self._tensors[name][start : start + out.shape[0]].reshape(out.shape))
 
 
 def open_source(folder: HFFolder) -> Source:

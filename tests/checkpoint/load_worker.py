@@ -1,9 +1,9 @@
 """One of four processes: Megatron's GPTModel at many layouts, from one converted checkpoint and straight from HF.
 
-usage: torchrun --nproc-per-node 4 load_worker.py HF MEGATRON OUT
+usage: torchrun --nproc-per-node 4 load_worker.py FOLDER...
 
-Every parameter of every rank is compared, bit for bit, with the slice cut by hand from the Hugging Face tensors. Then
-each layout saves, through Megatron, into OUT/<layout>, for the way back.
+Each folder holds `hf` and `megatron`. Every parameter of every rank is compared, bit for bit, with the slice cut by
+hand from the Hugging Face tensors. Then each layout saves, through Megatron, into `saved/<layout>`, for the way back.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def compare(chunks: list, hf: dict, shape, tp: int) -> int:
     return count
 
 
-def main() -> None:
-    enable("cpu")
+def exercise(folder: Path, name: str, layout: dict) -> None:
+    """Load one model at one layout, from both formats, and save it."""
     from megatron.core import dist_checkpointing
     from models import read_weights
 
@@ -89,32 +89,36 @@ def main() -> None:
     from megatron_patch.checkpoint.hf_start import load_hf_into
     from megatron_patch.families import LLAMA_3_1
 
-    source, megatron, out = map(Path, sys.argv[1:])
-    shape, hf = shape_of(source, LLAMA_3_1, "auto"), read_weights(source)
+    shape, hf = shape_of(folder / "hf", LLAMA_3_1, "auto"), read_weights(folder / "hf")
+    chunks = build(shape, **layout)
+    spoil(chunks)
+    state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}
+    found = dist_checkpointing.load(state, str(folder / "megatron" / "release"), verify_integrity=True)
+    assert found["checkpoint_version"] == 3.0
+    for i, chunk in enumerate(chunks):
+        chunk.load_state_dict(found[f"model{i}"])
+    count = compare(chunks, hf, shape, layout["tp"])
+    spoil(chunks)
+    load_hf_into(chunks, folder / "hf")
+    assert compare(chunks, hf, shape, layout["tp"]) == count
+    total = torch.tensor(count)
+    torch.distributed.all_reduce(total)
+    saved = folder / "saved" / name
+    if torch.distributed.get_rank() == 0:
+        (saved / "iter_0000007").mkdir(parents=True)
+        (saved / "latest_checkpointed_iteration.txt").write_text("7")
+        print(f"{folder.name} at {name}: {total.item()} parameters", flush=True)
+    torch.distributed.barrier()
+    state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}
+    dist_checkpointing.save(state, str(saved / "iter_0000007"), async_strategy="mcore")
+
+
+def main() -> None:
+    enable("cpu")
     torch.distributed.init_process_group("gloo")
     for name, layout in LAYOUTS.items():
-        chunks = build(shape, **layout)
-        spoil(chunks)
-        state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}
-        found = dist_checkpointing.load(state, str(megatron / "release"), verify_integrity=True)
-        assert found["checkpoint_version"] == 3.0
-        for i, chunk in enumerate(chunks):
-            chunk.load_state_dict(found[f"model{i}"])
-        count = compare(chunks, hf, shape, layout["tp"])
-        spoil(chunks)
-        load_hf_into(chunks, source)
-        assert compare(chunks, hf, shape, layout["tp"]) == count
-        total = torch.tensor(count)
-        torch.distributed.all_reduce(total)
-        iteration = out / name / "iter_0000007"
-        if torch.distributed.get_rank() == 0:
-            iteration.mkdir(parents=True)
-            (out / name / "latest_checkpointed_iteration.txt").write_text("7")
-        torch.distributed.barrier()
-        state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}
-        dist_checkpointing.save(state, str(iteration), async_strategy="mcore")
-        if torch.distributed.get_rank() == 0:
-            print(f"layout {name}: {total.item()} parameters", flush=True)
+        for folder in map(Path, sys.argv[1:]):
+            exercise(folder, name, layout)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -18,16 +18,20 @@ WORKER = Path(__file__).with_name("load_worker.py")
 LAYOUTS = re.findall(r'^    "(.+)": \{', WORKER.read_text(), re.M)
 
 
-@pytest.fixture(scope="module", params=["untied", "tied"])
-def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """Every layout, in one launch of four processes: the source, what each layout saved, and what was printed."""
-    folder = tmp_path_factory.mktemp(request.param)
-    hf = make_model(folder / "hf", SHAPES[request.param])
-    assert main(["--source", str(hf), "--output-path", str(folder / "megatron")]) == 0
+MODELS = ("untied", "tied")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Both models at every layout, in one launch of four processes: where they lie, and what was printed."""
+    folder = tmp_path_factory.mktemp("models")
+    for model in MODELS:
+        hf = make_model(folder / model / "hf", SHAPES[model])
+        assert main(["--source", str(hf), "--output-path", str(folder / model / "megatron")]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4"]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = subprocess.run(
-        [*torchrun, *rendezvous, str(WORKER), str(hf), str(folder / "megatron"), str(folder / "saved")],
+        [*torchrun, *rendezvous, str(WORKER), *(str(folder / model) for model in MODELS)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
@@ -35,22 +39,26 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return hf, folder / "saved", done.stdout
+    return folder, done.stdout
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_parameter_of_every_rank_is_the_slice_cut_by_hand(loaded: tuple[Path, Path, str], layout: str) -> None:
-    counts = dict(re.findall(r"^layout (.+): (\d+) parameters$", loaded[2], re.M))
-    assert int(counts[layout]) >= 4 * 6 + 2  # four layers of six tensors, the norm, the embedding
+def test_every_parameter_of_every_rank_is_the_slice_cut_by_hand(
+    loaded: tuple[Path, str], layout: str, model: str
+) -> None:
+    (count,) = re.findall(rf"^{model} at {re.escape(layout)}: (\d+) parameters$", loaded[1], re.M)
+    assert int(count) >= 4 * 6 + 2  # four layers of six tensors, the norm, the embedding
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_layout_saved_comes_back_bit_for_bit(
-    loaded: tuple[Path, Path, str], layout: str, tmp_path: Path
+    loaded: tuple[Path, str], layout: str, model: str, tmp_path: Path
 ) -> None:
-    hf, saved, _ = loaded
-    command = ["--source", str(saved / layout), "--output-path", str(tmp_path / "back"), "--hf-path", str(hf)]
-    assert main(command) == 0
-    before, after = read_weights(hf), read_weights(tmp_path / "back")
+    folder = loaded[0] / model
+    command = ["--source", str(folder / "saved" / layout), "--output-path", str(tmp_path / "back")]
+    assert main([*command, "--hf-path", str(folder / "hf")]) == 0
+    before, after = read_weights(folder / "hf"), read_weights(tmp_path / "back")
     assert before.keys() == after.keys()
     assert all(same_bits(tensor, after[name]) for name, tensor in before.items())

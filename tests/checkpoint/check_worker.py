@@ -1,0 +1,38 @@
+"""Many checks in one process, since the imports take longer than a check: `check_worker.py JOBS.json OUT.json`.
+
+A process of its own, because the CPU backend changes torch for the whole process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from megatron_patch.checkpoint.check_run import CheckRequest, check
+
+
+def inspect(hf: str, megatron: str, precision: str) -> dict:
+    """Check one pair of folders, and say all that the report says."""
+    request = CheckRequest(
+        hf=hf, megatron=f"{megatron}/release", megatron_configuration=megatron, size="auto", precision=precision
+    )
+    report = check(request)
+    first = report.first_failure
+    return {
+        "passed": report.passed,
+        "verdict": report.verdict(),
+        "table": report.table(),
+        "configuration": report.configuration,
+        "first": asdict(first) if first else None,
+        "worst_fp32": max(row.relative_l2 for row in report.rows if row.precision == "fp32"),
+        "rows": len(report.rows),
+        "precisions": sorted({row.precision for row in report.rows}),
+        "files": [str(file) for file in report.write(Path(megatron))],
+    }
+
+
+if __name__ == "__main__":
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    Path(sys.argv[2]).write_text(json.dumps({name: inspect(**job) for name, job in jobs.items()}))

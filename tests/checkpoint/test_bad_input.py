@@ -1,0 +1,305 @@
+"""Everything that can be wrong with what is converted: refused with exit 2, named, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megatron_patch.checkpoint.door import main
+
+from .models import SHAPES, SMALL, make_model, read_weights, same_bits
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`hf` in several shards, and `megatron`."""
+    folder = tmp_path_factory.mktemp("good")
+    hf = make_model(folder / "hf", SMALL, shard_bytes=100_000)
+    assert main(["--source", str(hf), "--output-path", str(folder / "megatron")]) == 0
+    return folder
+
+
+def refused(folder: Path, source: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """Convert, expect exit 2 and nothing written, and give what was said."""
+    before = sorted(folder.iterdir())
+    capsys.readouterr()
+    assert main(["--source", str(source), "--output-path", str(folder / "target"), *more]) == 2
+    assert sorted(folder.iterdir()) == before, "something was left behind"
+    return capsys.readouterr().err
+
+
+def edit(file: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def flip(file: Path, at: int) -> None:
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(data)
+
+
+def truncate(file: Path, by: int) -> None:
+    os.truncate(file, file.stat().st_size - by)
+
+
+def set_value(folder: Path, name: str, value: float) -> None:
+    file = next(f for f in sorted(folder.glob("*.safetensors")) if name in load_file(f))
+    tensors = load_file(file)
+    tensors[name].view(-1)[70 % tensors[name].numel()] = value
+    save_file(tensors, file)
+
+
+def rename(folder: Path, name: str, other: str) -> None:
+    """A tensor under another name, in file and index."""
+    file = next(f for f in sorted(folder.glob("*.safetensors")) if name in load_file(f))
+    tensors = load_file(file)
+    tensors[other] = tensors.pop(name)
+    save_file(tensors, file)
+    edit(folder / INDEX, lambda c: c["weight_map"].update({other: c["weight_map"].pop(name)}))
+
+
+INDEX, SHARD = "model.safetensors.index.json", "model-00002-of-"
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+def shard(folder: Path) -> Path:
+    return next(folder.glob(f"{SHARD}*"))
+
+
+BAD_HF: dict[str, tuple[Change, str]] = {
+    "a shard is missing": (lambda f: shard(f).unlink(), "missing; model.safetensors.index.json names it"),
+    "the index is not JSON": (lambda f: (f / INDEX).write_text("{"), "not a safetensors index"),
+    "the index has no map": (lambda f: (f / INDEX).write_text("{}"), "not a safetensors index"),
+    "the index is wrong": (
+        lambda f: edit(f / INDEX, lambda c: c["weight_map"].update({Q: c["weight_map"]["lm_head.weight"]})),
+        f"says that it holds {Q}, and it does not",
+    ),
+    "the index leads elsewhere": (
+        lambda f: edit(f / INDEX, lambda c: c["weight_map"].update({Q: "../../etc/passwd"})),
+        "../../etc/passwd: missing",
+    ),
+    "a shard is truncated": (lambda f: truncate(shard(f), 100), "truncated"),
+    "a shard is too long": (lambda f: shard(f).write_bytes(shard(f).read_bytes() + b"x"), "too long"),
+    "a shard is empty": (lambda f: shard(f).write_bytes(b""), "not a whole safetensors file"),
+    "a header is longer than its file": (
+        lambda f: shard(f).write_bytes(struct.pack("<Q", 1 << 60) + b"{}"),
+        "not a whole safetensors file",
+    ),
+    "a header is damaged": (lambda f: shard(f).write_bytes(struct.pack("<Q", 8) + b"notjson!"), "header is damaged"),
+    "NaN in a weight": (lambda f: set_value(f, Q, float("nan")), f"{Q} has a value that is NaN, in row 1"),
+    "infinity in a weight": (lambda f: set_value(f, Q, float("-inf")), f"{Q} has a value that is infinite, in row 1"),
+    "NaN in a norm": (lambda f: set_value(f, "model.norm.weight", float("nan")), "that is NaN, in row 6"),
+    "a tensor is missing": (lambda f: rename(f, Q, "model.layers.1.self_attn.Q_proj.weight"), f"{Q} is missing"),
+    "a tensor too many": (
+        lambda f: rename(f, Q, "model.layers.1.self_attn.q_proj.bias"),
+        "q_proj.bias is not a weight of this architecture",
+    ),
+    "config.json is missing": (lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "config.json is not JSON": (lambda f: (f / "config.json").write_text("no"), "not JSON"),
+    "another architecture": (
+        lambda f: edit(f / "config.json", lambda c: c.update(model_type="mixtral")),
+        "model_type is 'mixtral'; supported: 'llama'",
+    ),
+    "a configuration that disagrees with the tensors": (
+        lambda f: edit(f / "config.json", lambda c: c.update(intermediate_size=128)),
+        "gate_proj.weight is [96, 64], config.json means [128, 64]",
+    ),
+    "a layer too many": (lambda f: edit(f / "config.json", lambda c: c.update(num_hidden_layers=5)), "is missing"),
+    "a layer too few": (
+        lambda f: edit(f / "config.json", lambda c: c.update(num_hidden_layers=3)),
+        "model.layers.3.input_layernorm.weight is not a weight of this architecture",
+    ),
+    "biases": (lambda f: edit(f / "config.json", lambda c: c.update(attention_bias=True)), "attention_bias is True"),
+    "another RoPE scaling": (
+        lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(rope_type="yarn")),
+        "rope_type is 'yarn'; supported: default, llama3",
+    ),
+    "a RoPE fact that Megatron has as a constant": (
+        lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(original_max_position_embeddings=4096)),
+        "original_max_position_embeddings is 4096; Megatron 0.19.2 has 8192 as a constant",
+    ),
+    "ties that are none": (
+        lambda f: edit(f / "config.json", lambda c: c.update(tie_word_embeddings=True)),
+        "ties the embeddings, but lm_head.weight is not model.embed_tokens.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_HF)
+def test_a_bad_hugging_face_folder(good: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    change, said = BAD_HF[name]
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    change(tmp_path / "hf")
+    assert said in refused(tmp_path, tmp_path / "hf", capsys)
+
+
+def test_all_problems_are_named_at_once(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    for number in (1, 3):
+        next((tmp_path / "hf").glob(f"model-0000{number}-of-*")).unlink()
+    said = refused(tmp_path, tmp_path / "hf", capsys)
+    assert "2 problems" in said and "model-00001-of" in said and "model-00003-of" in said
+
+
+def test_the_named_size_must_be_what_the_checkpoint_is(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(tmp_path, good / "hf", capsys, "--model-name", "tiny")
+    assert "hidden_size is 64, but MODEL_SIZE tiny has 256" in said
+    assert "head_dim is 16, but MODEL_SIZE tiny has 32" in said
+
+
+def test_overflow_of_a_cast(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hf = make_model(tmp_path / "hf", SMALL, "fp32")
+    set_value(hf, Q, 1e6)
+    assert f"{Q} has a value that is infinite in torch.float16" in refused(tmp_path, hf, capsys, "--precision", "fp16")
+
+
+class Attack:
+    """Leaves a file behind if it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.command = f"touch {file}"
+
+    def __reduce__(self) -> tuple:
+        return os.system, (self.command,)
+
+
+def as_pickle(hf: Path, folder: Path, more: object = None) -> Path:
+    shutil.copytree(hf, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    torch.save(read_weights(hf) | ({"attack": more} if more else {}), folder / "pytorch_model.bin")
+    return folder
+
+
+def test_a_pickle_is_refused_and_with_the_flag_is_read(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = as_pickle(good / "hf", tmp_path / "hf")
+    assert "--allow-pickle" in refused(tmp_path, folder, capsys)
+    assert main(["--source", str(folder), "--output-path", str(tmp_path / "one"), "--allow-pickle"]) == 0
+    assert main(["--source", str(tmp_path / "one"), "--output-path", str(tmp_path / "back")]) == 0
+    after = read_weights(tmp_path / "back")
+    assert all(same_bits(tensor, after[name]) for name, tensor in read_weights(good / "hf").items())
+
+
+def test_a_pickle_that_attacks_runs_nothing(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = as_pickle(good / "hf", tmp_path / "hf", Attack(tmp_path / "ran"))
+    assert "refused by torch's weights_only loader" in refused(tmp_path, folder, capsys, "--allow-pickle")
+    assert not (tmp_path / "ran").exists()
+
+
+def metadata(folder: Path) -> Path:
+    return folder / "release" / ".metadata"
+
+
+def block(folder: Path) -> Path:
+    return max((folder / "release").glob("*.distcp"), key=lambda file: file.stat().st_size)
+
+
+BAD_MEGATRON: dict[str, tuple[Change, str]] = {
+    "a file is missing": (lambda f: block(f).unlink(), "which is not there"),
+    "a file is truncated": (lambda f: truncate(block(f), 1000), "truncated"),
+    "a bit of a weight is flipped": (lambda f: flip(block(f), block(f).stat().st_size // 2), "SHA-256 is not"),
+    "the metadata is missing": (lambda f: metadata(f).unlink(), "not a torch_dist checkpoint"),
+    "the metadata is damaged": (lambda f: metadata(f).write_bytes(metadata(f).read_bytes()[:-50]), "damaged"),
+    "the metadata is something else": (lambda f: metadata(f).write_bytes(pickle.dumps([1])), "not the metadata"),
+    "the tracker is damaged": (lambda f: (f / "latest_checkpointed_iteration.txt").write_text("?"), "says '?'"),
+    "the tracker points nowhere": (
+        lambda f: (f / "latest_checkpointed_iteration.txt").write_text("12"),
+        "there are: release",
+    ),
+    "the manifest is damaged": (lambda f: (f / "manifest.json").write_text("{}"), "not a manifest"),
+    "no configuration": (lambda f: (f / "config.json").unlink(), "give HF_CKPT_PATH"),
+    "a configuration of another model": (
+        lambda f: edit(f / "config.json", lambda c: c.update(num_key_value_heads=4)),
+        "linear_qkv.weight is [4, 192, 64], the configuration means [4, 256, 64]",
+    ),
+    "a configuration with ties": (
+        lambda f: edit(f / "config.json", lambda c: c.update(tie_word_embeddings=True)),
+        "output_layer.weight [512, 64] is not in the configuration",
+    ),
+}
+FOUND_BEFORE_THE_MANIFEST = {"no configuration", "the metadata is missing", "the tracker is damaged"}
+
+
+@pytest.mark.parametrize("name", BAD_MEGATRON)
+def test_a_bad_megatron_folder(good: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    change, said = BAD_MEGATRON[name]
+    shutil.copytree(good / "megatron", tmp_path / "megatron")
+    change(tmp_path / "megatron")
+    verify = () if "bit" in name or "manifest" in name else ("--no-verify",)
+    assert said in refused(tmp_path, tmp_path / "megatron", capsys, *verify)
+
+
+@pytest.mark.parametrize("name", ["a file is missing", "a file is truncated", "a bit of a weight is flipped"])
+def test_the_manifest_catches_damage_by_itself(
+    good: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(good / "megatron", tmp_path / "megatron")
+    damaged = block(tmp_path / "megatron").name
+    BAD_MEGATRON[name][0](tmp_path / "megatron")
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "megatron")]) == 2
+    assert damaged in capsys.readouterr().err
+    assert main(["verify", str(good / "megatron")]) == 0
+
+
+def test_the_checkpoint_of_another_model(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = make_model(tmp_path / "other", SHAPES["tied"])
+    said = refused(tmp_path, good / "megatron", capsys, "--hf-path", str(other))
+    assert "disagree: tie_embeddings is True" in said
+
+
+def test_malicious_metadata_runs_nothing(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the conversion nor the check unpickles it; Megatron by itself would."""
+    shutil.copytree(good / "megatron", tmp_path / "megatron")
+    metadata(tmp_path / "megatron").write_bytes(pickle.dumps(Attack(tmp_path / "ran")))
+    said = refused(tmp_path, tmp_path / "megatron", capsys, "--no-verify")
+    assert "refused, nothing was run" in said and "posix.system" in said
+    command = [sys.executable, "-m", "megatron_patch.checkpoint", "--source", str(good / "hf"), "--check-only"]
+    done = subprocess.run([*command, "--output-path", str(tmp_path / "megatron")], capture_output=True, text=True)
+    assert done.returncode == 2 and "refused, nothing was run" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(metadata(tmp_path / "megatron").read_bytes())  # that the attack is one
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_block_that_is_not_what_the_metadata_says(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(good / "megatron", tmp_path / "megatron")
+    file = block(tmp_path / "megatron")
+    size = file.stat().st_size
+    torch.save(torch.zeros(3, 5), file)
+    with file.open("ab") as stream:
+        stream.write(b"\0" * (size - file.stat().st_size))
+    assert "is damaged" in refused(tmp_path, tmp_path / "megatron", capsys, "--no-verify")
+
+
+@pytest.mark.parametrize(
+    ("tp", "pp", "said"),
+    [
+        (3, 1, "TP is 3, which does not divide the 8 attention heads"),
+        (1, 5, "PP is 5: of 4 layers the last stage would get none"),
+        (16, 1, "TP is 16, which does not divide the 8 attention heads"),
+    ],
+)
+def test_a_layout_that_megatron_cannot_have(
+    good: Path, tmp_path: Path, tp: int, pp: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(tmp_path, good / "hf", capsys, "--check", "--tp", str(tp), "--pp", str(pp))

@@ -1,0 +1,110 @@
+"""The layer check: right checkpoints pass, and each way of being wrong is caught where it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.checkpoint.door import main
+
+from .models import DTYPES, SMALL, make_model
+from .mutations import CONFIGURATIONS, WEIGHTS, change_config, mutated, one_tensor_by_one_percent
+
+WORKER = Path(__file__).with_name("check_worker.py")
+ROOT = Path(__file__).resolve().parents[2]
+DOOR = ROOT / "toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh"
+PARTS_OF_A_LAYER, ENDS, MODES = 8, 2, 2
+QUIET = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("source") / "hf", SMALL)
+
+
+def converted(hf: Path, target: Path, precision: str = "bf16") -> Path:
+    assert main(["--source", str(hf), "--output-path", str(target), "--precision", precision]) == 0
+    return target
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, tuple[int | None, str]]:
+    """Layer and part that the check must name, by mutation."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def found(hf: Path, expected: dict, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What the check says of every checkpoint, by its name."""
+    folder = tmp_path_factory.mktemp("checks")
+    jobs = {f"good {precision}": (converted(hf, folder / precision, precision), precision) for precision in DTYPES}
+    for mutation in WEIGHTS:
+        wrong = folder / mutation.__name__
+        expected[mutation.__name__] = mutated(hf, wrong, mutation)
+        jobs[mutation.__name__] = (converted(wrong, wrong / "megatron"), "bf16")
+    for name, (change, *where) in CONFIGURATIONS.items():
+        shutil.copytree(folder / "bf16", folder / name)
+        change_config(folder / name, change)
+        expected[name] = tuple(where)
+        jobs[name] = (folder / name, "bf16")
+    asked = {n: {"hf": str(hf), "megatron": str(path), "precision": p} for n, (path, p) in jobs.items()}
+    (folder / "jobs.json").write_text(json.dumps(asked))
+    command = [sys.executable, str(WORKER), str(folder / "jobs.json"), str(folder / "found.json")]
+    done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_a_right_checkpoint_passes(found: dict[str, dict], precision: str) -> None:
+    good = found[f"good {precision}"]
+    assert good["passed"], good["table"]
+    assert good["worst_fp32"] <= 1e-5
+    each = 1 + MODES * (SMALL.num_layers * PARTS_OF_A_LAYER + ENDS)
+    assert good["precisions"] == sorted({"fp32", precision})
+    assert good["rows"] == each * len(good["precisions"])
+
+
+@pytest.mark.parametrize("name", [*(mutation.__name__ for mutation in WEIGHTS), *CONFIGURATIONS])
+def test_a_wrong_one_is_caught_at_its_layer_and_part(found: dict[str, dict], expected: dict, name: str) -> None:
+    wrong, (layer, part) = found[name], expected[name]
+    assert not wrong["passed"]
+    assert (wrong["first"]["layer"], wrong["first"]["part"]) == (layer, part), wrong["table"]
+    assert f"first out of tolerance: {'model' if layer is None else f'layer {layer}'} {part}" in wrong["verdict"]
+
+
+def test_a_configuration_that_differs_is_named_too(found: dict[str, dict]) -> None:
+    (line,) = found["drop the RoPE scaling"]["configuration"]
+    assert line.startswith("rope_scaling is RopeScaling(factor=8.0") and line.endswith("in Megatron's None")
+
+
+def test_report_is_json_and_a_picture(found: dict[str, dict]) -> None:
+    written, picture = map(Path, found["zero_final_norm"]["files"])
+    report = json.loads(written.read_text())
+    assert report["passed"] is False and report["first_failure"]["part"] == "final_norm"
+    assert {"max_abs", "relative_l2", "cosine", "tolerance", "passed"} <= report["rows"][0].keys()
+    assert "3 sequences of 256 tokens" in report["tokens"]
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
+
+
+def through_the_door(source: Path, target: Path, tp: int, pp: int, *, check_only: bool) -> subprocess.CompletedProcess:
+    flags = ["false", "true", str(check_only).lower()]
+    command = ["sh", str(DOOR), "auto", str(source), str(target), str(tp), str(pp), *flags, "bf16"]
+    return subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_processes_through_the_door(hf: Path, tmp_path: Path) -> None:
+    """Exit 0 for the right checkpoint at TP 2 and PP 2, and 1 for a wrong one at TP 2."""
+    done = through_the_door(hf, tmp_path / "good", 2, 2, check_only=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "check passed" in done.stdout and "4 processes" in done.stdout
+    layer, part = mutated(hf, tmp_path / "wrong", one_tensor_by_one_percent)
+    done = through_the_door(tmp_path / "wrong", tmp_path / "good", 2, 1, check_only=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"first out of tolerance: layer {layer} {part}" in done.stdout
