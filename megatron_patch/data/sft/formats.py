@@ -4,7 +4,8 @@
 | --- | --- |
 | messages | `messages` (or `conversations`) of `role`, `content`; `tools`, `system` |
 | sharegpt | `conversations` (or `conversation`) of `from`, `value`; `tools`, `system` |
-| alpaca | `instruction` or `query`; `input`; `output`, `content` or `response`; `system`; `history` |
+| alpaca | `instruction` or `query`, and `input` (alone in NeMo's form); `output`, `content` or `response`; |
+| | `system`; `history` |
 | prompt-completion | `prompt`, `completion`: two strings, or two lists of messages; `tools`, `system` |
 """
 
@@ -36,7 +37,8 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-INSTRUCTION_KEYS = ("instruction", "query")
+INSTRUCTION_KEYS = ("instruction", "query", "input")
+"""In the order of preference; `input` alone is NeMo's form."""
 OUTPUT_KEYS = ("output", "content", "response")
 
 
@@ -85,7 +87,7 @@ def describe(record: object) -> str:
         (
             "messages",
             "conversations",
-            "instruction|query with output|content|response",
+            "instruction|query|input with output|content|response",
             "prompt with completion",
         )
     )
@@ -234,12 +236,12 @@ def _from_alpaca(record: Record) -> Conversation:
     question, answer = _key_of(record, INSTRUCTION_KEYS), _key_of(record, OUTPUT_KEYS)
     assert question is not None and answer is not None
     parts = [_text(record[question], question)]
-    if record.get("input") is not None:
+    if question != "input" and record.get("input") is not None:
         parts.append(_text(record["input"], "input"))
     prompt = "\n".join(part for part in parts if part.strip())
     reply = _text(record[answer] if record[answer] is not None else "", answer)
     if not prompt:
-        raise EmptyRow(f"{question} and input are empty")
+        raise EmptyRow("input is empty" if question == "input" else f"{question} and input are empty")
     if not reply.strip():
         raise EmptyRow(f"{answer} is empty")
     turns = _history(record.get("history"))

@@ -34,6 +34,7 @@ def convert(record: dict[str, Any]) -> tuple[str, Any]:
         ("alpaca", {"instruction": "", "input": "Why?", "output": "Because."}),
         ("alpaca", {"query": "Why?", "response": "Because.", "history": []}),
         ("alpaca", {"query": "Why?", "content": "Because.", "history": None, "input": None}),
+        ("alpaca", {"input": "Why?", "output": "Because."}),
         ("prompt-completion", {"prompt": "Why?", "completion": "Because."}),
         ("prompt-completion", {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}),
     ],

@@ -1,0 +1,159 @@
+"""The three example corpora of the NeMo tutorials, by `datasets`: from the hub, or with --input from a local copy.
+
+wikinews   news in traditional Chinese, for pretraining
+wiki       the Wikipedia in classical Chinese, for pretraining
+alpaca     instructions in traditional Chinese, for fine-tuning: training, validation and test
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.data.jsonl import DataError
+
+Row = Mapping[str, Any]
+SHARES = (("training", 0.98), ("validation", 0.01), ("test", 0.01))
+"""Of the instructions; the rest of rounding goes to the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One corpus."""
+
+    repository: str
+    """On the hub."""
+    config: str | None
+    columns: tuple[str, ...]
+    """Of a row; other copies than the hub's must have them too."""
+    folder: str
+    """Where it goes, under the working directory: as the tutorials say."""
+    write: Callable[[Iterable[Row], Path], list[str]]
+    """Writes the files and returns lines for the report."""
+
+
+def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
+    """The rows of the only split.
+
+    Args:
+        source: a local copy: a file, or a folder of files, of JSON Lines, JSON or Parquet; None asks the hub.
+        cache: where `datasets` may keep its own copy of local files.
+    Raises:
+        DataError: not reachable, not readable, or without the columns.
+    """
+    import datasets  # type: ignore[import-untyped]
+
+    datasets.disable_progress_bars()
+    try:
+        if source is None:
+            rows = datasets.load_dataset(example.repository, example.config, split="train")
+        else:
+            kind, files = _local(source)
+            rows = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=str(cache))
+    except DataError:
+        raise
+    except Exception as error:  # network, hub and parsers raise what they like
+        where = f"{source}" if source else f"{example.repository} on the hub (no network? --input takes a local copy)"
+        raise DataError(f"cannot read {where}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+    if missing := [column for column in example.columns if column not in rows.column_names]:
+        raise DataError(f"no column {', '.join(missing)}; there are: {', '.join(rows.column_names)}")
+    found: Iterable[Row] = rows
+    return found
+
+
+def _local(source: Path) -> tuple[str, list[str]]:
+    kinds = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+    inside = sorted(source.rglob("*")) if source.is_dir() else [source]
+    files = [path for path in inside if path.is_file() and path.suffix in kinds]
+    if not source.exists() or not files:
+        raise DataError(f"--input: {source} is not, and does not hold, a file that ends in {', '.join(kinds)}")
+    if len(found := {kinds[path.suffix] for path in files}) > 1:
+        raise DataError(f"--input: {source} holds files of several kinds; give one of them")
+    return found.pop(), [str(path) for path in files]
+
+
+def _write_lines(path: Path, rows: Iterable[Row]) -> str:
+    """JSON Lines, whole or not at all; returns a line for the report."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, count = path.with_name(f"{path.name}.partial"), 0
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n")
+            count += 1
+    partial.replace(path)
+    return f"{path}: {count:,} rows, {path.stat().st_size:,} bytes"
+
+
+def _wikinews(rows: Iterable[Row], folder: Path) -> list[str]:
+    return [_write_lines(folder / "wikinews-zhtw.jsonl", rows)]
+
+
+WIKI_DATE = "20231101"
+
+
+def _wiki(rows: Iterable[Row], folder: Path) -> list[str]:
+    return [_write_lines(folder / f"zh_classicalwiki-{WIKI_DATE}-pages-articles-multistream.jsonl", rows)]
+
+
+def _alpaca(rows: Iterable[Row], folder: Path) -> list[str]:
+    """`input` and `output`, as the tutorial makes them; shuffled by a fixed seed, so that the split stays."""
+    pairs = []
+    for row in rows:
+        parts = (str(row["instruction"] or "").strip(), str(row.get("input") or "").strip())
+        pairs.append({"input": "\n".join(parts).strip(), "output": str(row["output"] or "").strip()})
+    lines = [_write_lines(folder / "gpt4-chinese-zhtw.jsonl", pairs)]
+    random.Random(0).shuffle(pairs)
+    start = 0
+    for name, share in SHARES:
+        end = len(pairs) if name == SHARES[-1][0] else start + int(len(pairs) * share)
+        lines.append(_write_lines(folder / f"{name}.jsonl", pairs[start:end]))
+        start = end
+    return lines
+
+
+EXAMPLES = {
+    "wikinews": Example(
+        repository="erhwenkuo/wikinews-zhtw",
+        config=None,
+        columns=("text",),
+        folder="data/custom_dataset/json",
+        write=_wikinews,
+    ),
+    "wiki": Example(
+        repository="wikimedia/wikipedia",
+        config=f"{WIKI_DATE}.zh-classical",
+        columns=("text",),
+        folder="wiki_data_zh-classical",
+        write=_wiki,
+    ),
+    "alpaca": Example(
+        repository="erhwenkuo/alpaca-data-gpt4-chinese-zhtw",
+        config=None,
+        columns=("instruction", "output"),
+        folder="data/alpaca",
+        write=_alpaca,
+    ),
+}
+
+
+def main(name: str, argv: list[str]) -> int:
+    """The command for one of EXAMPLES; 0 done, 1 not readable."""
+    example = EXAMPLES[name]
+    parser = argparse.ArgumentParser(description=f"Fetch {example.repository} as JSON Lines.", allow_abbrev=False)
+    parser.add_argument("--output", type=Path, default=Path(example.folder), help="folder (%(default)s)")
+    parser.add_argument("--input", type=Path, help="a local copy instead of the hub: .jsonl, .json, .parquet, a folder")
+    args = parser.parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory(prefix="datasets-") as cache:
+            print(*example.write(load(example, args.input, Path(cache)), args.output), sep="\n")
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

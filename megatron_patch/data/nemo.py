@@ -1,0 +1,100 @@
+"""NeMo's two preprocessing commands, as front doors of ours: they only rename flags."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from megatron_patch.data import preprocess
+from megatron_patch.data.corpus import SUFFIXES
+from megatron_patch.data.jsonl import DataError
+
+
+def preprocess_data(argv: list[str]) -> int:
+    """`preprocess_data.sh` of NeMo-AI-Workflow: INPUT_DIR/DATA_PREFIX.jsonl to OUTPUT_DIR/preprocessed/."""
+    parser = argparse.ArgumentParser(
+        prog="preprocess_data.sh",
+        description="Turn INPUT_DIR/DATA_PREFIX.jsonl into OUTPUT_DIR/preprocessed/DATA_PREFIX_text_document.bin and "
+        ".idx. Other flags go to run_make_pretraining_dataset.sh.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--hf-tokenizer", "--ht-tokenizer", required=True, metavar="TOKENIZER", help="folder or hub id")
+    parser.add_argument("--data-prefix", required=True, metavar="NAME", help="file name without folder and suffix")
+    parser.add_argument("--input-dir", required=True, type=Path, metavar="FOLDER")
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="FOLDER")
+    args, rest = parser.parse_known_args(argv)
+    try:
+        source, tokenizer = _named_file(args.input_dir, args.data_prefix), find_tokenizer(args.hf_tokenizer)
+    except DataError as error:
+        return _fail(str(error))
+    output = args.output_dir / "preprocessed" / args.data_prefix
+    return preprocess.main([str(source), str(tokenizer), str(output), *rest])
+
+
+def _named_file(folder: Path, name: str) -> Path:
+    names = [name, *(f"{name}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz", ".zst"))]
+    found = [folder / candidate for candidate in names if (folder / candidate).is_file()]
+    if len(found) != 1:
+        there = "several: " + ", ".join(path.name for path in found) if found else "none"
+        raise DataError(f"--data-prefix: wanted one {folder / name}.jsonl; there are {there}")
+    return found[0]
+
+
+def preprocess_data_for_megatron(argv: list[str]) -> int:
+    """NeMo's `preprocess_data_for_megatron.py`, of the flags that concern text with these tokenizers."""
+    parser = argparse.ArgumentParser(
+        prog="preprocess_data_for_megatron.py",
+        description="NeMo's flags; others go to run_make_pretraining_dataset.sh.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--input", required=True, type=Path, help="JSON Lines file or folder")
+    parser.add_argument("--json-keys", nargs="+", default=["text"], help="fields; each gives a dataset (%(default)s)")
+    parser.add_argument("--dataset-impl", default="mmap", choices=("mmap",), help="the only one here")
+    parser.add_argument("--tokenizer-library", default="huggingface", choices=("huggingface", "sentencepiece"))
+    parser.add_argument("--tokenizer-type", help="huggingface: folder or hub id")
+    parser.add_argument("--tokenizer-model", type=Path, help="sentencepiece: the .model file")
+    parser.add_argument("--output-prefix", required=True, help="FOLDER/NAME")
+    parser.add_argument("--append-eod", action="store_true", help="end each document with EOD")
+    args, rest = parser.parse_known_args(argv)
+    wanted = args.tokenizer_type if args.tokenizer_library == "huggingface" else args.tokenizer_model
+    if not wanted:
+        flag = "type" if args.tokenizer_library == "huggingface" else "model"
+        return _fail(f"--tokenizer-library {args.tokenizer_library} needs --tokenizer-{flag}")
+    try:
+        tokenizer = find_tokenizer(str(wanted)) if args.tokenizer_library == "huggingface" else Path(wanted)
+    except DataError as error:
+        return _fail(str(error))
+    ends = [] if args.append_eod else ["--no-append-eod"]
+    values = [str(args.input), str(tokenizer), args.output_prefix, *ends, *rest]
+    statuses = [preprocess.main([*values, "--json-key", key]) for key in args.json_keys]
+    return max(statuses)
+
+
+def find_tokenizer(name: str) -> Path:
+    """A folder as it is; a hub id from the local cache, or from the hub where there is a network.
+
+    Raises:
+        DataError: neither.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    patterns = ["tokenizer*", "special_tokens_map.json", "chat_template.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # network and hub raise what they like
+        reason = str(error).splitlines()[0]
+        raise DataError(f"tokenizer {name!r} is no folder here, and the hub does not give it: {reason}") from None
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+DOORS = {"preprocess_data": preprocess_data, "preprocess_data_for_megatron": preprocess_data_for_megatron}
+
+if __name__ == "__main__":
+    sys.exit(DOORS[sys.argv[1]](sys.argv[2:]))

@@ -1,0 +1,11 @@
+"""The Wikipedia in classical Chinese as JSON Lines: python download_wiki.py [--input COPY]; --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from megatron_patch.data.download import main
+
+if __name__ == "__main__":
+    sys.exit(main("wiki", sys.argv[1:]))

@@ -1,0 +1,11 @@
+"""Wikinews in traditional Chinese as JSON Lines: python download_wikinews.py [--input COPY]; --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from megatron_patch.data.download import main
+
+if __name__ == "__main__":
+    sys.exit(main("wikinews", sys.argv[1:]))
