@@ -47,6 +47,7 @@ def _enable_cpu() -> None:
 
     if "megatron.core" in sys.modules:
         raise BackendError("enable('cpu') must be called before megatron is imported")
+    cpu_megatron.hide_gpu_libraries()
     cpu_megatron.stand_in_for_triton()
     cpu_megatron.run_eagerly()
     cpu_megatron.patch_megatron_for_cpu()

@@ -150,6 +150,24 @@ def _spans(bounds: list[tuple[int, int]], cp_size: int, cp_rank: int) -> list[tu
     return spans
 
 
+def rows_of_rank(ends: list[int], cp_size: int, cp_rank: int) -> torch.Tensor:
+    """Which tokens of a pack one context-parallel rank holds: chunks r and 2 x CP - 1 - r of each sequence.
+
+    The split of Transformer Engine's `thd_get_partitioned_indices`, which a CPU does not have.
+
+    Args:
+        ends: cu_seqlens, rising from 0 to the tokens of the pack.
+    Returns:
+        [tokens / CP], int64.
+    """
+    pieces = []
+    for start, end in pairwise(ends):
+        chunk = _chunk_length(start, end, cp_size)
+        for number in (cp_rank, 2 * cp_size - 1 - cp_rank):
+            pieces.append(torch.arange(start + number * chunk, start + (number + 1) * chunk))
+    return torch.cat(pieces)
+
+
 def text_order(bounds: list[tuple[int, int]], cp_size: int, rows_per_rank: int) -> torch.Tensor:
     """Where each token of the text stands in the concatenation of all CP ranks' rows.
 

@@ -27,6 +27,13 @@ def run_eagerly() -> None:
     replace(torch, "compile", identity, why="Megatron 0.19.2 compiles its fusions; on a CPU that costs minutes")
 
 
+def hide_gpu_libraries() -> None:
+    """Let Megatron find neither Transformer Engine nor apex, which a GPU machine has. Call it before Megatron is
+    imported: 0.19.2 takes their optimizers and norms wherever it can import them."""
+    for name in ("transformer_engine", "transformer_engine_torch", "apex", "amp_C"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails as if it were not there
+
+
 def stand_in_for_triton() -> None:
     """Let `schedules.py` be imported where torch comes without triton, as its CPU wheels do.
 

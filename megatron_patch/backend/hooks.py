@@ -53,8 +53,13 @@ class Observer(Protocol):
     def step(self, step: Step) -> None:
         """An optimizer step is done."""
 
-    def evaluated(self, iteration: int, split: str, loss: float | None) -> None:
-        """`split` (`validation` or `test`) has been evaluated after `iteration` steps."""
+    def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:
+        """`split` (`validation` or `test`) has been evaluated after `iteration` steps.
+
+        Args:
+            loss: over all of it; None on ranks without the last pipeline stage.
+            parts: of each of its data sets by name, where it has several.
+        """
 
 
 def observe(observer: Observer) -> None:
@@ -140,14 +145,25 @@ def _peak_memory_of_all_ranks() -> int:
     return int(highest.item())
 
 
+def count_packed_tokens(ends: torch.Tensor) -> None:
+    """Let Megatron's FLOP count of this step know the lengths of the packed sequences.
+
+    Args:
+        ends: cu_seqlens of one micro batch, int32 [sequences + 1].
+    """
+    from megatron.training import training
+
+    if torch.is_grad_enabled():  # validation would be counted into the next step
+        training.update_seqlen_stats_from_cu_seqlens(ends)
+
+
 def _observe_evaluation(training: Any, observer: Observer) -> None:
-    results: list[float | None] = []
+    results: list[dict[str, float]] = []
 
     @wrap(training, "evaluate", why="0.19.2 returns the losses to a function that only prints them")
     def evaluate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        losses = result[0] or {}
-        results.append(float(losses[LOSS_KEY]) if LOSS_KEY in losses else None)
+        results.append({name: float(loss) for name, loss in (result[0] or {}).items()})
         return result
 
     @wrap(training, "evaluate_and_print_results", why="0.19.2 prints the validation loss and returns nothing")
@@ -156,8 +172,9 @@ def _observe_evaluation(training: Any, observer: Observer) -> None:
         original(prefix, *args, **kwargs)
         split = "test" if prefix.endswith("test set") else "validation"
         iteration = args[3] if len(args) > 3 else kwargs["iteration"]
-        for loss in results:
-            observer.evaluated(iteration, split, loss)
+        for losses in results:
+            parts = {name.removeprefix(f"{LOSS_KEY} "): loss for name, loss in losses.items() if name != LOSS_KEY}
+            observer.evaluated(iteration, split, losses.get(LOSS_KEY), parts)
 
 
 def interrupt_like_termination(args: Any) -> None:

@@ -7,8 +7,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
+from megatron_patch.launch import kubernetes, slurm
 from megatron_patch.launch.checks import CHECKS
+from megatron_patch.launch.cluster import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import Environment
@@ -33,20 +36,49 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         print(help_text())
         return 0
     values = [argument for argument in arguments if argument != "--dry-run"]
+    dry_run, emit = len(values) < len(arguments), values[-2:] == ["--emit", "k8s"]
+    values = values[:-2] if emit else values
     if len(values) != len(POSITIONS):
         return _wrong_number(values)
-    plan, environment, problems = make_plan(values, environ, dry_run=len(values) < len(arguments))
+    return run(values, environ, dry_run=dry_run, emit=emit)
+
+
+def run(
+    values: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    dry_run: bool = False,
+    emit: bool = False,
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> int:
+    """Do what 25 values say: the one way that every front door takes.
+
+    Args:
+        dry_run: show the plan and the command only.
+        emit: write the job down for Kubernetes, on standard output.
+        labels: how a front door of its own calls the positions and variables, for messages.
+    Returns:
+        As main; 1 where the run itself failed.
+    """
+    plan, environment, problems = make_plan(values, environ, dry_run=dry_run, emit=emit)
     if plan is None:
-        print(render_all(problems, {**environ, **typed_values(values)}), file=sys.stderr)
+        print(render_all(problems, {**environ, **typed_values(values)}, labels), file=sys.stderr)
         return USAGE_ERROR
+    if emit:
+        print(kubernetes.manifests(plan, values, environ), end="")
+        return 0
     command = build_command(plan, environment)
     if environment.dry_run:
         print(full_plan(plan, command))
+        if environment.elsewhere:
+            print(f"\nslurm/job.sh\n{slurm.batch_script(plan, values, environ)}", end="")
         return 0
+    if environment.elsewhere and slurm_stage(environ) == LEAD:
+        return slurm.lead(values, environ, plan.knobs)
     print(short_plan(plan), flush=True)
-    if not plan.finished:
-        start(plan, command, environ)
-    return 0
+    if plan.finished:
+        return 0
+    return slurm.submit(plan, values, environ) if environment.elsewhere else start(plan, command, environ)
 
 
 def _wrong_number(values: list[str]) -> int:
@@ -57,13 +89,15 @@ def _wrong_number(values: list[str]) -> int:
         lines.append(f"{len(values)} of {len(POSITIONS)} values are given; missing: {missing}{rest}")
     else:
         left = ", ".join(map(quoted, values[len(POSITIONS) :]))
-        lines.append(f"more than {len(POSITIONS)} values are given; left over: {left}; valid after them: --dry-run")
+        lines.append(
+            f"more than {len(POSITIONS)} values are given; left over: {left}; valid after them: --dry-run, --emit k8s"
+        )
     print("\n".join(lines), file=sys.stderr)
     return USAGE_ERROR
 
 
 def make_plan(
-    values: Sequence[str], environ: Mapping[str, str], *, dry_run: bool
+    values: Sequence[str], environ: Mapping[str, str], *, dry_run: bool, emit: bool = False
 ) -> tuple[Plan | None, Environment, list[Problem]]:
     """Everything that can be known before torch is imported.
 
@@ -71,6 +105,7 @@ def make_plan(
         values: 25 strings.
         environ: normally os.environ.
         dry_run: `--dry-run` was given; DRY_RUN=1 counts too.
+        emit: `--emit k8s` was given.
     Returns:
         The plan, None if something is wrong; where it was made; and what is wrong.
     """
@@ -80,7 +115,7 @@ def make_plan(
         for position in POSITIONS
         if position.name in wrong
     ]
-    outside, more = facts_of_environment(environ, facts.get("env"), dry_run)
+    outside, more = facts_of_environment(environ, facts.get("env"), dry_run, emit)
     facts |= outside
     environment: Environment = facts["environment"]
     problems += [*more, *run_steps(STEPS, facts), *run_steps(CHECKS, facts)]
@@ -89,8 +124,11 @@ def make_plan(
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
     shape = dataclasses.asdict(plan.shape) | {"vocab_rows": plan.vocab_rows}
     problems, changes = compare_values(plan.earlier, values_of(plan), shape)
-    if not environment.dry_run:
+    problems += kubernetes.problems_of(plan) if emit else []
+    if not environment.dry_run and not emit:
         problems += _refusals(plan)
+    if plan.config.env == "slurm" and slurm_stage(environ) == SUBMIT:
+        problems += slurm.problems_of(plan, asks=not environment.dry_run)
     return (None if problems else annotate(plan, environment, changes)), environment, problems
 
 
@@ -109,15 +147,27 @@ def _refusals(plan: Plan) -> list[Problem]:
     return found
 
 
-def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> None:
-    """Write plan.json and command.txt, and become torchrun."""
-    if plan.cluster is None or plan.cluster.node_rank == 0:
-        output = Path(plan.output)
-        output.mkdir(parents=True, exist_ok=True)
-        _write(output / "plan.json", to_json(plan))
-        _write(output / "command.txt", command.shell() + "\n")
+def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
+    """Write plan.json and command.txt, and become torchrun; in a cluster, stay beside it instead.
+
+    Returns:
+        In a cluster only: 0, or 1 after a failure here or on another machine.
+    """
+    if plan.cluster is not None:
+        from megatron_patch.launch.supervise import start_node  # sockets and threads: 20 ms that one machine saves
+
+        return start_node(plan, command, environ, record)
+    record(plan, command)
     sys.stdout.flush()
-    os.execve(command.argv[0], list(command.argv), command.environment(environ))
+    return os.execve(command.argv[0], list(command.argv), command.environment(environ))
+
+
+def record(plan: Plan, command: Command) -> None:
+    """Write plan.json and command.txt."""
+    output = Path(plan.output)
+    output.mkdir(parents=True, exist_ok=True)
+    _write(output / "plan.json", to_json(plan))
+    _write(output / "command.txt", command.shell() + "\n")
 
 
 def _write(path: Path, content: str) -> None:

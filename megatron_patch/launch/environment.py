@@ -54,7 +54,9 @@ class Knobs:
     k8s_image: str | None = _knob(None, "--emit k8s: container image", text("registry/name:tag"))
     k8s_name: str | None = _knob(None, "--emit k8s: name of the job; else the output folder's", text("a DNS label"))
     k8s_volumes: str | None = _knob(
-        None, "--emit k8s: volume claims to mount, `CLAIM:/FOLDER CLAIM:/FOLDER`", text("CLAIM:/FOLDER, several by spaces")
+        None,
+        "--emit k8s: volume claims to mount, `CLAIM:/FOLDER CLAIM:/FOLDER`",
+        text("CLAIM:/FOLDER, several by spaces"),
     )
     log_interval: int = _knob(1, "iterations between two lines of progress", whole(1))
     lr_decay_iters: int | None = _knob(None, "iteration at which the cosine ends; else the last", whole(1))

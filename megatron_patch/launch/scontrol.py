@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 SECONDS = 30
 """A controller that does not answer in this time is down."""
@@ -19,6 +18,8 @@ def ask(*command: str) -> str:
     Raises:
         SlurmError: it is not installed, failed, or did not answer.
     """
+    import subprocess  # 10 ms that only Slurm's users pay
+
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except FileNotFoundError:

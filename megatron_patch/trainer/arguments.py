@@ -10,9 +10,11 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`.
 
-    A signal always ends a run after the step, with a checkpoint: `--exit-signal-handler` is on.
+    Two of Megatron's defaults are changed. A signal ends a run after the step, with a checkpoint. And a loss that is
+    not a number ends it at once: 0.19.2 would compute the step again, save, and end with status 16 to be started on
+    another GPU.
     """
-    parser.set_defaults(exit_signal_handler=True)
+    parser.set_defaults(exit_signal_handler=True, rerun_mode="disabled")
     group = parser.add_argument_group(title="megatron_patch")
     group.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="what the ranks compute on")
     group.add_argument(

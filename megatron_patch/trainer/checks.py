@@ -21,7 +21,11 @@ def refuse_contradictions(args: Any) -> None:
 
 def _problems(args: Any) -> Iterator[str]:
     if args.sft:
-        yield "--sft: this trainer has no data provider for it yet; pretraining only"
+        yield "--sft: Megatron's own finetuning is not used here; give --sft-data raw or --sft-data idxmap"
+    if args.sft_data and not args.calculate_per_token_loss:
+        yield "--sft-data without --calculate-per-token-loss: short answers would weigh more than long ones"
+    if args.sft_data and not args.train_data_path:
+        yield "--sft-data without --train-data-path: training and validation data are named apart"
     if args.load and args.hf_checkpoint:
         yield "--load and --hf-checkpoint: weights can come from one place only"
     if args.async_save:

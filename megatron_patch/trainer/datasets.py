@@ -11,8 +11,9 @@ from megatron.core import mpu
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, MockGPTDataset
 from megatron.training import get_args, get_tokenizer, print_rank_0
-from megatron.training.utils import get_blend_and_blend_per_split, is_first_or_last_pipeline_stage
+from megatron.training.utils import get_blend_and_blend_per_split
 
+from .batch import reads_data
 from .index_cache import cache_folder, drop_torn_indices
 
 
@@ -51,7 +52,7 @@ provide_datasets.is_distributed = True  # type: ignore[attr-defined]  # Megatron
 
 
 def _read_here(vp_stage: int | None) -> bool:
-    return is_first_or_last_pipeline_stage(vp_stage) and mpu.get_tensor_model_parallel_rank() == 0
+    return reads_data(vp_stage, packed=False) and mpu.get_tensor_model_parallel_rank() == 0
 
 
 def _index_folder(args: Any, blend: Any, blend_per_split: Any) -> Path:

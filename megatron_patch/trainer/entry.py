@@ -70,6 +70,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from ..backend import hooks, te_attention
     from .checks import refuse_contradictions
     from .datasets import provide_datasets
+    from .sft import sft_provider
     from .step import forward_step
     from .summary import summary_lines
 
@@ -88,10 +89,13 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     model_config = gpt_config_from_args(args)
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19.2 parses it and keeps 8.0
     model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
+    # Packed rows of several samples travel between pipeline stages as [b x s, 1, h], not [s, b, h].
+    model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
     if args.hf_checkpoint:
         model_config.pre_wrap_hooks.append(partial(_load_hf, args))
     config = pretrain_cfg_container_from_args(args, model_config)
-    pretrain(config, provide_datasets, ModelType.encoder_or_decoder, forward_step)
+    provider = sft_provider(args, reporter.say_here) if args.sft_data else provide_datasets
+    pretrain(config, provider, ModelType.encoder_or_decoder, forward_step)
 
 
 def _is_finished(args: Any) -> bool:

@@ -31,6 +31,10 @@ class Reporter:
         else:
             print(line, file=self._streams.stdout, flush=True)
 
+    def say_here(self, line: str) -> None:
+        """Show one line on the screen, whichever rank this is: of each machine, one asks for it."""
+        print(line, file=self._streams.stdout, flush=True)
+
     def train_start(self, args: Any, model: list[Any]) -> None:
         """Open the record, cut to what the loaded checkpoint knows."""
         self.started, self.iteration = True, args.iteration
@@ -55,11 +59,14 @@ class Reporter:
             self._metrics.write(step_record(step, **self._sizes))
             self._progress.step(step)
 
-    def evaluated(self, iteration: int, split: str, loss: float | None) -> None:
+    def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:
         """Record and show one evaluation."""
         if self._metrics is not None and loss is not None:
-            self._metrics.write({"iteration": iteration, f"{split}_loss": loss})
+            record: dict[str, Any] = {"iteration": iteration, f"{split}_loss": loss}
+            self._metrics.write(record | ({f"{split}_losses": parts} if parts else {}))
             self.say(f"iteration {iteration} | {split} loss {loss:.4f}")
+            for name, of_part in parts.items():
+                self.say(f"iteration {iteration} | {split} loss {of_part:.4f} on {name}")
 
     def close(self) -> None:
         """Put the record on the disk and free the terminal."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core import mpu
 from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args
@@ -24,27 +25,36 @@ def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[to
         Per-token losses [b, s / CP] on the last pipeline stage, hidden states [s / CP, b, h] elsewhere; and the
         function that turns the former into the loss.
     """
-    vp_stage = get_attr_wrapped_model(model, "vp_stage")
-    tokens, labels, loss_mask, attention_mask, position_ids = get_batch(data, vp_stage)
-    output = model(tokens, position_ids, attention_mask, labels=labels, loss_mask=loss_mask)
-    return output, partial(loss_function, loss_mask)
+    batch = get_batch(data, get_attr_wrapped_model(model, "vp_stage"))
+    output = model(
+        batch.tokens,
+        batch.position_ids,
+        batch.attention_mask,
+        labels=batch.labels,
+        loss_mask=batch.loss_mask,
+        packed_seq_params=batch.packed,
+    )
+    return output, partial(loss_function, batch.loss_mask, batch.sources)
 
 
 def loss_function(
-    loss_mask: torch.Tensor, losses: torch.Tensor
+    loss_mask: torch.Tensor, sources: torch.Tensor | None, losses: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Sum the loss over the tokens that count; Megatron divides by their number over the whole batch.
 
     Args:
-        loss_mask: [b, s / CP], 1 where the token counts.
+        loss_mask: [b, s / CP], the weight of each token.
+        sources: [b], which validation set each row is of, or None.
         losses: [b, s / CP], cross-entropy in nats.
     Returns:
-        Sum of the losses (float32), number of tokens (int32), and [sum, number] under the name it is logged by.
+        Sum of the losses (float32), number of tokens (int32), and [sum, number] under the name it is logged by; with
+        `sources` also for each validation set.
     """
-    mask = loss_mask.view(-1).float()
-    total = torch.sum(losses.view(-1).float() * mask)
-    number = mask.sum().detach().to(torch.int)
-    if get_args().check_for_nan_in_loss_and_grad:
+    args = get_args()
+    weighted, mask = losses.view(-1).float() * loss_mask.view(-1), loss_mask.view(-1).float()
+    total = torch.sum(weighted)
+    number = _number(mask, args)
+    if args.check_for_nan_in_loss_and_grad:
         for is_fault, name in FAULTS:
             get_rerun_state_machine().validate_result(
                 result=total,
@@ -53,5 +63,25 @@ def loss_function(
                 tolerance=0.0,
                 fatal=True,
             )
-    logged = torch.cat([total.detach().view(1), number.view(1)])
-    return total, number, {LOSS_KEY: logged}
+    logged = {LOSS_KEY: torch.stack([total.detach(), number.float()])}
+    if sources is not None and len(args.validation_names) > 1:
+        for index, name in enumerate(args.validation_names):
+            of_set = (sources == index).repeat_interleave(mask.numel() // sources.numel()).float()
+            pair = torch.stack([(weighted * of_set).sum(), _number(mask * of_set, args).float()])
+            logged[f"{LOSS_KEY} {name}"] = pair
+    return total, number, logged
+
+
+def _number(mask: torch.Tensor, args: Any) -> torch.Tensor:
+    """What the sum of the losses is divided by, int32.
+
+    Under --sft-average sequence the weights of a sample add up to 1, but over all context-parallel ranks: their sum
+    is whole only there, and rank 0 speaks for them.
+    """
+    number = mask.sum().detach()
+    if args.sft_average == "sequence":
+        group = mpu.get_context_parallel_group()
+        if group.size() > 1:
+            torch.distributed.all_reduce(number, group=group)
+            number = number * (group.rank() == 0)
+    return number.round().to(torch.int)

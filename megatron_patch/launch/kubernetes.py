@@ -1,0 +1,158 @@
+"""`--emit k8s`: the job of these 25 values as a PyTorchJob and as a TrainJob, two documents of YAML.
+
+Schemas: kubeflow.org/v1 of kubeflow/training-operator 1.9 (commit c20bf65), trainer.kubeflow.org/v1alpha1 of
+kubeflow/trainer (commit 0015772). Every pod runs the same command with ENV=dlc, which reads the variables that either
+operator sets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.launch.cluster import GPUS_VARIABLE
+from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.problems import Problem
+
+SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+GRACE_SECONDS = 300
+"""Between SIGTERM, on which a run saves, and SIGKILL."""
+NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+VOLUME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?):(/\S+)")
+
+
+def problems_of(plan: Plan) -> list[Problem]:
+    """What the two operators would refuse, or a pod could not do."""
+    found = []
+    if plan.config.env != "dlc":
+        found.append(Problem(names=("ENV",), what="--emit k8s writes a job of ENV=dlc", valid="dlc"))
+    if plan.knobs.k8s_image is None:
+        found.append(Problem(names=("MP_K8S_IMAGE",), what="a pod needs an image", valid="registry/name:tag"))
+    name = job_name(plan)
+    if not NAME.fullmatch(name) or len(name) > 63:
+        what = f"{name!r} is no DNS label: a-z, 0-9 and -, beginning with a letter, 63 at most"
+        found.append(Problem(names=("MP_K8S_NAME",), what=what, valid="such as llama31-8b"))
+    for word in _words(plan):
+        if not VOLUME.fullmatch(word):
+            found.append(
+                Problem(names=("MP_K8S_VOLUMES",), what=f"{word!r} is no claim and folder", valid="CLAIM:/FOLDER")
+            )
+    return found
+
+
+def job_name(plan: Plan) -> str:
+    """MP_K8S_NAME, or the output folder's name made into a label."""
+    return plan.knobs.k8s_name or re.sub("[^a-z0-9]+", "-", Path(plan.output).name.lower()).strip("-")
+
+
+def manifests(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:
+    """Both jobs as YAML; apply the one whose operator the cluster has."""
+    import yaml  # type: ignore[import-untyped]  # 15 ms that no other command pays
+
+    documents = (pytorch_job(plan, values, environ), train_job(plan, values, environ))
+    comments = (
+        "# For Kubeflow's training operator.",
+        "# For Kubeflow Trainer v2: apply this instead of the one above.",
+    )
+    texts = (yaml.safe_dump(one, sort_keys=False, width=110, allow_unicode=True) for one in documents)
+    return "---\n".join(f"{comment}\n{text}" for comment, text in zip(comments, texts, strict=True))
+
+
+def pytorch_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """`nprocPerNode` stays unset: with it the operator's WORLD_SIZE counts processes."""
+    container = {
+        "name": "pytorch",  # the operator knows its container by this name
+        "image": plan.knobs.k8s_image,
+        "command": _command(values),
+        "env": _environment(plan, environ),
+        "resources": _resources(plan),
+        "volumeMounts": _mounts(plan),
+    }
+    pod = {
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "containers": [container],
+        "volumes": _volumes(plan),
+    }
+    workers = plan.layout.nodes - 1
+    replicas = {"Master": _replica(1, pod)} | ({"Worker": _replica(workers, pod)} if workers else {})
+    return {
+        "apiVersion": "kubeflow.org/v1",
+        "kind": "PyTorchJob",
+        "metadata": {"name": job_name(plan)},
+        "spec": {"runPolicy": {"cleanPodPolicy": "Running", "backoffLimit": 10}, "pytorchReplicaSpecs": replicas},
+    }
+
+
+def _replica(count: int, pod: dict[str, Any]) -> dict[str, Any]:
+    """A pod that fails is started again, and the run goes on from its newest checkpoint."""
+    return {"replicas": count, "restartPolicy": "OnFailure", "template": {"spec": dict(pod)}}
+
+
+def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
+    """On the runtime `torch-distributed`, whose job and container are both called `node`."""
+    node = {"volumes": _volumes(plan), "containers": [{"name": "node", "volumeMounts": _mounts(plan)}]}
+    template = {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": {"spec": node}}}}]}}
+    trainer = {
+        "image": plan.knobs.k8s_image,
+        "command": _command(values),
+        "env": _environment(plan, environ),
+        "numNodes": plan.layout.nodes,
+        "numProcPerNode": plan.layout.processes,
+        "resourcesPerNode": _resources(plan),
+    }
+    return {
+        "apiVersion": "trainer.kubeflow.org/v1alpha1",
+        "kind": "TrainJob",
+        "metadata": {"name": job_name(plan)},
+        "spec": {
+            "runtimeRef": {"name": "torch-distributed"},
+            "trainer": trainer,
+            "runtimePatches": [{"manager": "megatron-patch", "trainingRuntimeSpec": {"template": template}}],
+        },
+    }
+
+
+def _command(values: Sequence[str]) -> list[str]:
+    """The 25 values, from the same working directory. Kubernetes expands $(X) in commands: $$ is a plain $."""
+    words = ["sh", "-c", 'cd "$0" && exec sh "$@"', str(Path.cwd()), str(SCRIPT), *values]
+    return [word.replace("$(", "$$(") for word in words]
+
+
+def _environment(plan: Plan, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The MP_ variables as typed. The key of Weights & Biases comes from a secret, never from here."""
+    typed = {name: value for name, value in sorted(environ.items()) if name.startswith("MP_") and value}
+    typed = {name: value for name, value in typed.items() if not name.startswith("MP_K8S_")}
+    typed[GPUS_VARIABLE] = str(plan.layout.processes)
+    found: list[dict[str, Any]] = [{"name": name, "value": value.replace("$(", "$$(")} for name, value in typed.items()]
+    if plan.knobs.wandb_project or plan.wandb:
+        key = {"name": "wandb", "key": "api-key", "optional": True}
+        found.append({"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": key}})
+    return found
+
+
+def _resources(plan: Plan) -> dict[str, Any]:
+    return {"limits": {"nvidia.com/gpu": plan.layout.processes}} if plan.device == "cuda" else {}
+
+
+def _words(plan: Plan) -> list[str]:
+    return (plan.knobs.k8s_volumes or "").split()
+
+
+def _claims(plan: Plan) -> list[tuple[str, str]]:
+    found = (VOLUME.fullmatch(word) for word in _words(plan))
+    return [(match.group(1), match.group(3)) for match in found if match]
+
+
+def _volumes(plan: Plan) -> list[dict[str, Any]]:
+    """The claims, and shared memory: NCCL and the data loaders want more than Docker's 64 MB."""
+    claims = dict.fromkeys(claim for claim, _ in _claims(plan))
+    volumes: list[dict[str, Any]] = [{"name": one, "persistentVolumeClaim": {"claimName": one}} for one in claims]
+    return [*volumes, {"name": "shm", "emptyDir": {"medium": "Memory"}}]
+
+
+def _mounts(plan: Plan) -> list[dict[str, Any]]:
+    mounts = [{"name": claim, "mountPath": folder} for claim, folder in _claims(plan)]
+    return [*mounts, {"name": "shm", "mountPath": "/dev/shm"}]

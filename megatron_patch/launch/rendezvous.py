@@ -1,0 +1,231 @@
+"""Before several machines start: can they reach each other, and are they about to do the same?
+
+Every machine's launcher meets the others at MASTER_ADDR:MASTER_PORT, before torch is imported anywhere. Node 0 compares
+plan, code and packages, and has each look for a file that it wrote into OUTPUT_BASEPATH. The connections stay open
+during the run: `supervise.py` notices through them who has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.launch.cluster import Cluster
+from megatron_patch.launch.identity import differences, identity
+from megatron_patch.launch.link import Link, LinkError, interface_of, is_local, listen
+from megatron_patch.launch.plan import Plan
+
+PROTOCOL = "megatron_patch rendezvous 1"
+SHARED_SECONDS = 30.0
+"""How long a file that node 0 wrote may take to show on another machine: network file systems cache folders."""
+WORD_EVERY = 15.0
+"""Seconds between two lines that say who is waited for."""
+
+
+class RendezvousError(Exception):
+    """The machines cannot start together; one sentence per reason."""
+
+    def __init__(self, *reasons: str) -> None:
+        super().__init__("\n".join(reasons))
+        self.reasons = reasons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Another machine, as this one knows it."""
+
+    node: int
+    host: str
+    link: Link
+
+    def __str__(self) -> str:
+        return f"node {self.node} ({self.host})"
+
+
+def meet(plan: Plan) -> tuple[Peer, ...]:
+    """Wait for the other machines and agree with them.
+
+    Returns:
+        On node 0 all others, elsewhere node 0.
+    Raises:
+        RendezvousError: who is missing or different, and how.
+    """
+    assert plan.cluster is not None
+    place, seconds = plan.cluster, float(plan.knobs.rendezvous_timeout_seconds)
+    mine = identity(plan)
+    if place.node_rank == 0:
+        return _Host(plan, place, mine, seconds).gather()
+    return (_join(plan, place, mine, seconds),)
+
+
+def interface(peers: tuple[Peer, ...]) -> str | None:
+    """The network interface that the other machines are reached through."""
+    return interface_of(peers[0].link.local_address) if peers else None
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+class _Host:
+    """Node 0: waits for all others, and gives the verdict."""
+
+    def __init__(self, plan: Plan, place: Cluster, mine: dict[str, Any], seconds: float) -> None:
+        self._plan, self._place, self._mine = plan, place, mine
+        self._seconds, self._deadline = seconds, time.monotonic() + seconds
+        self._me = f"node 0 ({socket.gethostname()})"
+        self._lock = threading.Lock()
+        self._peers: dict[int, Peer] = {}
+        self._reasons: list[str] = []
+
+    def gather(self) -> tuple[Peer, ...]:
+        """Accept machines until all are there, one is wrong, or the time is over."""
+        try:
+            server = listen(self._place.master_port)
+        except OSError as error:
+            what = f"{self._me}: MASTER_PORT {self._place.master_port} cannot be used here: {error.strerror}"
+            raise RendezvousError(f"{what}; another run may be using it") from error
+        with server, _probe_file(Path(self._plan.output)) as self._probe:
+            server.settimeout(0.2)
+            word = time.monotonic() + WORD_EVERY
+            while len(self._peers) < self._place.nodes - 1 and not self._reasons and time.monotonic() < self._deadline:
+                with contextlib.suppress(TimeoutError):
+                    connection, address = server.accept()
+                    threading.Thread(target=self._greet, args=(connection, address[0]), daemon=True).start()
+                if time.monotonic() > word:
+                    _say(f"waiting for {self._missing()} of {self._place.nodes}")
+                    word += WORD_EVERY
+        return self._verdict()
+
+    def _verdict(self) -> tuple[Peer, ...]:
+        with self._lock:
+            reasons, peers = list(self._reasons), dict(self._peers)
+        if not reasons and len(peers) < self._place.nodes - 1:
+            reasons = [self._nobody_came(peers)]
+        for peer in peers.values():
+            peer.link.send({"go": not reasons, "reasons": reasons})
+        if reasons:
+            raise RendezvousError(*reasons)
+        return tuple(peers[node] for node in sorted(peers))
+
+    def _nobody_came(self, peers: dict[int, Peer]) -> str:
+        here = ", ".join(map(str, peers.values()))
+        what = f"{self._me}: {self._missing()} of {self._place.nodes} did not come within {self._seconds:.0f} s"
+        what += f" (there is {here})" if here else ""
+        if not is_local(self._place.master_addr):
+            return f"{what}; MASTER_ADDR {self._place.master_addr} is not an address of this machine, whose RANK is 0"
+        return (
+            f"{what}: not started, or {self._place.master_addr}:{self._place.master_port} cannot be reached from there"
+        )
+
+    def _missing(self) -> str:
+        return ", ".join(f"node {node}" for node in range(1, self._place.nodes) if node not in self._peers)
+
+    def _greet(self, connection: socket.socket, address: str) -> None:
+        """One machine: who is it, does it agree, does it see our file? In a thread of its own."""
+        link = Link(connection)
+        try:
+            theirs = link.receive(10)
+            if theirs.get("protocol") != PROTOCOL:
+                raise LinkError("no launcher of ours")
+            link.send({"probe": str(self._probe), "identity": self._mine, "host": socket.gethostname()})
+            seen = link.receive(SHARED_SECONDS + 10)
+            peer = Peer(node=int(theirs["node"]), host=str(theirs["host"]), link=link)
+            different = [*differences(self._mine, theirs["identity"])]
+        except (LinkError, KeyError, TypeError, ValueError, AttributeError) as error:
+            _say(f"{self._me}: a connection from {address} led to nothing: {error}")
+            link.close()
+            return
+        reasons = [f"{peer} and {self._me} differ: {what}" for what in different]
+        if seen.get("probe") != self._probe.name:
+            reasons.append(
+                f"{peer} does not see what {self._me} writes into OUTPUT_BASEPATH {self._plan.output}: "
+                "it has to be one folder that all machines share"
+            )
+        with self._lock:
+            other = self._peers.get(peer.node)
+            if other is not None and _has_closed(other.link):  # started a second time while node 0 waited
+                other = None
+            if other is not None or not 0 < peer.node < self._place.nodes:
+                reasons.append(f"{peer} and {other or self._me} both say RANK {peer.node}: every machine needs its own")
+                link.send({"go": False, "reasons": reasons})
+            else:
+                self._peers[peer.node] = peer
+            self._reasons += reasons
+
+
+def _has_closed(link: Link) -> bool:
+    with contextlib.suppress(LinkError):
+        link.poll()
+    return link.closed
+
+
+@contextlib.contextmanager
+def _probe_file(folder: Path) -> Iterator[Path]:
+    """A file with a name that nobody can guess, for as long as the machines look for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".rendezvous_{secrets.token_hex(8)}"
+    path.write_text("")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _join(plan: Plan, place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
+    """Any other node: find node 0, say what it is about to do, wait for the verdict."""
+    deadline = time.monotonic() + seconds
+    me = f"node {place.node_rank} ({socket.gethostname()})"
+    link = _connect(place, me, seconds, deadline)
+    try:
+        link.send({"protocol": PROTOCOL, "node": place.node_rank, "host": socket.gethostname(), "identity": mine})
+        answer = link.receive(min(20.0, seconds))
+        probe = Path(answer["probe"])
+        link.send({"probe": probe.name if _appears(probe) else None})
+        verdict = link.receive(max(5.0, deadline - time.monotonic()) + SHARED_SECONDS)
+        if not verdict["go"]:
+            raise RendezvousError(*verdict["reasons"])
+    except (LinkError, KeyError) as error:
+        link.close()
+        reason = f"does not answer as one: missing {error}" if isinstance(error, KeyError) else f"gave up: {error}"
+        where = f"{place.master_addr}:{place.master_port}"
+        raise RendezvousError(f"{me}: node 0 at {where} {reason}; its own words say why") from error
+    return Peer(node=0, host=str(answer["host"]), link=link)
+
+
+def _connect(place: Cluster, me: str, seconds: float, deadline: float) -> Link:
+    where, word = f"{place.master_addr}:{place.master_port}", time.monotonic() + WORD_EVERY
+    while True:
+        try:
+            return Link(socket.create_connection((place.master_addr, place.master_port), timeout=5))
+        except OSError as error:
+            last = str(error.strerror or error)
+        if time.monotonic() >= deadline:
+            raise RendezvousError(
+                f"{me}: nobody answers at MASTER_ADDR:MASTER_PORT {where} for {seconds:.0f} s (last: {last}): node 0 "
+                "is not started, this is not its address, or the network between is cut"
+            )
+        if time.monotonic() > word:
+            _say(f"waiting for node 0 at {where}: {last}")
+            word += WORD_EVERY
+        time.sleep(min(1.0, seconds / 20))
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file shows up; listing the folder makes NFS look again."""
+    deadline = time.monotonic() + SHARED_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if path.name in {entry.name for entry in path.parent.iterdir()}:
+                return True
+        if not path.parent.exists():
+            return False
+        time.sleep(0.5)
+    return False

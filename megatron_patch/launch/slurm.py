@@ -1,0 +1,179 @@
+"""ENV=slurm: a batch script, its submission, and what runs in it.
+
+One command has three places. Typed on a login node it writes OUTPUT_BASEPATH/slurm/job.sh and submits it. In the job's
+batch script the same command starts itself on every node by srun, passes Slurm's early warning on, and requeues the
+job. Under srun it trains.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from megatron_patch.launch.cluster import slurm_port
+from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.environment import Knobs
+from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.scontrol import SlurmError, ask, first_address, has_option
+
+SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables that training does not need, and that Slurm would store with the job."""
+
+
+def batch_script(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:
+    """The text of job.sh: what Slurm is asked for, the MP_ variables, the 25 values."""
+    lines = ["#!/bin/sh", "# Written by the driver; `sbatch` this file to submit it again.", ""]
+    lines += [f"#SBATCH {option}" for option in _options(plan)]
+    typed = {name: value for name, value in sorted(environ.items()) if name.startswith("MP_") and value}
+    lines += ["", *(f"export {name}={shlex.quote(value)}" for name, value in typed.items())]
+    words = " ".join(map(shlex.quote, values))
+    return "\n".join([*lines, f"exec sh {shlex.quote(str(SCRIPT))} {words}", ""])
+
+
+def _options(plan: Plan) -> list[str]:
+    """For sbatch. A node belongs to one run: its ranks want all cores, GPUs and memory."""
+    knobs, layout = plan.knobs, plan.layout
+    options = [
+        f"--job-name={_quoted(Path(plan.output).name)}",
+        f"--nodes={layout.nodes}",
+        "--ntasks-per-node=1",
+        "--exclusive",
+        "--mem=0",
+    ]
+    options += [f"--account={_quoted(knobs.slurm_account)}"] if knobs.slurm_account else []
+    options += [f"--partition={_quoted(knobs.slurm_partition)}"] if knobs.slurm_partition else []
+    options += [f"--gpus-per-node={layout.processes}"] if plan.device == "cuda" else []
+    options += [f"--time={_quoted(knobs.slurm_time)}"] if knobs.slurm_time else []
+    options += [
+        "--requeue",
+        f"--signal=B:USR1@{knobs.slurm_signal_seconds}",  # to the batch script, which passes it on
+        "--open-mode=append",
+        f"--output={_quoted(plan.output.replace('%', '%%') + '/slurm/%j.log')}",
+        f"--chdir={_quoted(str(Path.cwd()))}",
+    ]
+    return options + (shlex.split(knobs.slurm_args) if knobs.slurm_args else [])
+
+
+def _quoted(value: str) -> str:
+    """As sbatch reads its own lines: double quotes hold white space together."""
+    return f'"{value}"' if any(mark in value for mark in " '\t") else value
+
+
+def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
+    """What a batch script cannot say, or this cluster cannot do.
+
+    Args:
+        asks: whether Slurm is here to be asked; a dry run works without.
+    """
+    found = []
+    for name, value in (("OUTPUT_BASEPATH", plan.output), ("the working directory", str(Path.cwd()))):
+        if any(mark in value for mark in '\n"\\'):
+            found.append(
+                Problem(names=(name,), what="no #SBATCH line can hold it", valid='a path without " \\ or line ends')
+            )
+    image = container_image(plan.knobs)
+    try:
+        if asks and image and not has_option("srun", "--container-image"):
+            what = "srun has no --container-image here: the pyxis plug-in is not installed"
+            found.append(Problem(names=("MP_SLURM_IMAGE",), what=what, valid="none"))
+    except SlurmError as error:
+        found.append(Problem(names=("ENV",), what=str(error), valid="dsw, dlc; or --dry-run to see the script"))
+    return found
+
+
+def container_image(knobs: Knobs) -> str | None:
+    """MP_SLURM_IMAGE; `none` is none."""
+    return None if knobs.slurm_image in (None, "none") else knobs.slurm_image
+
+
+def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Write the batch script and hand it to sbatch.
+
+    Returns:
+        0; 1 where sbatch refuses, whose words are shown.
+    """
+    import subprocess
+
+    folder = Path(plan.output) / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "job.sh"
+    path.write_text(batch_script(plan, values, environ), encoding="utf-8")
+    inherited = {name: value for name, value in environ.items() if name not in SECRETS}
+    done = subprocess.run(
+        ["sbatch", "--parsable", str(path)], env=inherited, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        print(f"sbatch: {(done.stderr or done.stdout).strip()}\nthe script is {path}", file=sys.stderr)
+        return 1
+    job = done.stdout.strip().split(";")[0]
+    print(f"job         {job}, script {path}")
+    print(f"follow it   squeue -j {job}; tail -f {shlex.quote(f'{folder}/{job}.log')}")
+    print(f"            sh toolkits/python.sh -m megatron_patch.watch {shlex.quote(plan.output)}")
+    return 0
+
+
+def lead(values: Sequence[str], environ: Mapping[str, str], knobs: Knobs) -> int:
+    """The batch script's own process: start the command on every node, and requeue the job when its time is up.
+
+    Returns:
+        srun's status.
+    """
+    import subprocess
+
+    try:
+        address = first_address(environ["SLURM_JOB_NODELIST"])
+    except (SlurmError, KeyError) as error:
+        print(f"ENV=slurm: the job's first node cannot be found: {error}", file=sys.stderr)
+        return 1
+    job, restarts = environ["SLURM_JOB_ID"], environ.get("SLURM_RESTART_COUNT", "0")
+    port = environ.get("MASTER_PORT") or slurm_port(job)
+    print(
+        f"job {job}, restart {restarts}: nodes {environ['SLURM_JOB_NODELIST']}, rendezvous {address}:{port}", flush=True
+    )
+    ours = {**environ, "MASTER_ADDR": environ.get("MASTER_ADDR") or address, "MASTER_PORT": str(port)}
+    asked: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        asked.append(number)
+        step.send_signal(number)
+
+    step = subprocess.Popen([*_srun(environ, knobs), "sh", str(SCRIPT), *values], env=ours)
+    signal.signal(signal.SIGUSR1, pass_on)
+    signal.signal(signal.SIGTERM, pass_on)
+    status = step.wait()
+    if signal.SIGUSR1 in asked:
+        return _requeue(job, status)
+    return status if status >= 0 else 128 - status
+
+
+def _srun(environ: Mapping[str, str], knobs: Knobs) -> list[str]:
+    """One task on each node, with all cores of it: srun would bind it to a single one."""
+    cores = [part.split("(")[0] for part in environ.get("SLURM_JOB_CPUS_PER_NODE", "").split(",") if part]
+    command = [
+        "srun",
+        "--kill-on-bad-exit=1",
+        "--ntasks-per-node=1",
+        f"--nodes={environ.get('SLURM_JOB_NUM_NODES', '1')}",
+    ]
+    command += [f"--cpus-per-task={min(map(int, cores))}"] if cores else []
+    image = container_image(knobs)
+    if image:
+        mounts = ",".join(f"{folder}:{folder}" for folder in dict.fromkeys((str(REPOSITORY), str(Path.cwd()))))
+        command += [f"--container-image={image}", f"--container-mounts={mounts}", f"--container-workdir={Path.cwd()}"]
+    return command
+
+
+def _requeue(job: str, status: int) -> int:
+    """Slurm said that the time is almost up and the run has saved: go on in another allocation."""
+    print(f"job {job}: the run ended with status {status} after Slurm's early warning; requeueing", flush=True)
+    try:
+        ask("scontrol", "requeue", job)
+    except SlurmError as error:
+        print(f"job {job} cannot be requeued: {error}; sbatch its script again to go on", file=sys.stderr)
+        return 1
+    return 0

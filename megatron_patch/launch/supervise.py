@@ -1,0 +1,246 @@
+"""torchrun under watch: signals reach the ranks, and a machine that goes takes the run down with a sentence.
+
+Without it, a rank whose peer is gone waits in a collective for MP_DISTRIBUTED_TIMEOUT_MINUTES and then says something
+about gloo or NCCL. Here the launchers of all machines keep the connections of the rendezvous, send each other a word
+every few seconds, and end the run when one closes, falls silent or reports a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.launch.command import Command
+from megatron_patch.launch.link import LinkError
+from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.rendezvous import Peer, RendezvousError, interface, meet
+
+ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals on which the ranks finish their step, save and end: a scheduler's, a person's, Slurm's early warning."""
+LAST_WORDS = 3.0
+"""Seconds in which a peer's end may explain why the ranks here failed."""
+PATIENCE = 20.0
+"""Seconds that torchrun gets to notice that its ranks were killed."""
+
+
+def start_node(
+    plan: Plan, command: Command, environ: Mapping[str, str], record: Callable[[Plan, Command], None]
+) -> int:
+    """This machine's part of a run: meet the others, then torchrun.
+
+    Args:
+        record: writes plan.json; called on node 0, once all machines agree.
+    Returns:
+        0, or 1 after a failure here or elsewhere.
+    """
+    assert plan.cluster is not None
+    try:
+        peers = meet(plan) if plan.layout.nodes > 1 else ()
+    except RendezvousError as error:
+        print(f"{error}\nnothing was started", file=sys.stderr, flush=True)
+        return 1
+    if plan.cluster.node_rank == 0:
+        record(plan, command)
+    ours = command.environment(environ)
+    name = interface(peers)
+    if name and "GLOO_SOCKET_IFNAME" not in ours:  # gloo would take the address of this machine's name, often 127.0.1.1
+        ours["GLOO_SOCKET_IFNAME"] = name
+    if peers:
+        print(f"{plan.layout.nodes} machines agree on plan, code and packages; they talk over {name}", flush=True)
+    log = Path(plan.output) / "logs" / f"node_{plan.cluster.node_rank}.log"
+    silence = float(plan.knobs.node_timeout_seconds)
+    return Supervisor(node=plan.cluster.node_rank, peers=peers, silence=silence, log=log).run(command.argv, ours)
+
+
+class _Watched:
+    """A peer, and when it was last heard of."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.heard = time.monotonic()
+        self.ended: int | None = None
+
+
+class Supervisor:
+    """One machine's torchrun, and what its launcher knows of the others."""
+
+    def __init__(self, *, node: int, peers: Sequence[Peer], silence: float, log: Path) -> None:
+        """
+        Args:
+            node: of this machine.
+            peers: on node 0 all others, elsewhere node 0.
+            silence: seconds without a word after which a machine counts as gone.
+            log: file that repeats what is said.
+        """
+        self._me, self._node = f"node {node} ({socket.gethostname()})", node
+        self._watched = [_Watched(peer) for peer in peers]
+        self._silence, self._log = silence, log
+        self._asked: int | None = None
+        self._next_beat = 0.0
+
+    def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> int:
+        """Start torchrun and stay until it and, on node 0, everybody else has ended.
+
+        Returns:
+            0, or 1 after a failure here or elsewhere.
+        """
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited: Slurm sends it to every process of a step
+        with subprocess.Popen(list(argv), env=dict(environ)) as child, self._signals():
+            told, reason = False, None
+            while child.poll() is None and reason is None:
+                if self._asked is not None and not told:
+                    told = self._ask_ranks(child)
+                reason = self._trouble(0.3)
+            if reason is not None:
+                self._say(reason)
+                self._kill(child)
+                return self._end(1, reason)
+            return self._after(child)
+
+    def _after(self, child: subprocess.Popen[bytes]) -> int:
+        """torchrun has ended by itself."""
+        if child.returncode:
+            reason = self._explanation()
+            self._say(reason or f"{self._me}: its ranks ended with status {child.returncode}, see above")
+            return self._end(child.returncode, reason)
+        self._tell({"ended": 0})
+        deadline = time.monotonic() + self._silence
+        while self._node == 0 and any(w.ended is None for w in self._watched) and time.monotonic() < deadline:
+            reason = self._trouble(0.3)
+            if reason is not None:
+                self._say(reason)
+                return self._end(1, reason)
+        return self._end(0, None)
+
+    def _end(self, status: int, reason: str | None) -> int:
+        if status:
+            self._tell({"ended": status, "reason": reason})
+            self._say(
+                "started again with the same command on every machine, the run goes on from its newest checkpoint"
+            )
+        for watched in self._watched:
+            watched.peer.link.close()
+        return 1 if status else 0
+
+    def _explanation(self) -> str | None:
+        """A peer's failure, if it shows soon after ours: then ours is only its echo."""
+        deadline = time.monotonic() + LAST_WORDS
+        while self._watched and time.monotonic() < deadline:
+            reason = self._trouble(0.3)
+            if reason is not None:
+                return reason
+        return None
+
+    # ---------------------------------------------------------------- the other machines
+
+    def _trouble(self, seconds: float) -> str | None:
+        """Hear what the others say for up to `seconds`; a sentence if one of them is lost or has failed."""
+        self._beat()
+        open_links = [w.peer.link for w in self._watched if not w.peer.link.closed]
+        if not open_links:
+            time.sleep(seconds)
+        else:
+            select.select(open_links, [], [], seconds)
+        for watched in self._watched:
+            reason = self._hear(watched)
+            if reason is not None:
+                return reason
+        return None
+
+    def _beat(self) -> None:
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + min(5.0, self._silence / 4)
+            self._tell({"beat": True})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        for watched in self._watched:
+            if not watched.peer.link.closed:
+                watched.peer.link.send(message)
+
+    def _hear(self, watched: _Watched) -> str | None:
+        peer = watched.peer
+        if watched.ended is not None:
+            return None
+        try:
+            while (message := peer.link.poll()) is not None:
+                watched.heard = time.monotonic()
+                if "ended" in message:
+                    watched.ended = int(message["ended"])
+                    if watched.ended:
+                        return str(message.get("reason") or f"{peer}: its ranks ended with status {watched.ended}")
+                    return None
+        except LinkError as error:
+            return f"{peer}: {error}"
+        if peer.link.closed:
+            return f"{peer} is gone: its connection closed without a word; it was killed, or the machine is down"
+        silent = time.monotonic() - watched.heard
+        if silent > self._silence:
+            return (
+                f"{peer} has not been heard of by {self._me} for {silent:.0f} s: "
+                "the machine hangs, or the network between them is cut"
+            )
+        return None
+
+    # ---------------------------------------------------------------- the ranks of this machine
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        def note(number: int, frame: object) -> None:
+            self._asked = number
+
+        before = {number: signal.signal(number, note) for number in ASKS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask_ranks(self, child: subprocess.Popen[bytes]) -> bool:
+        """Have the ranks save and end: they are told directly, as torchrun would kill them after 30 seconds."""
+        name = signal.Signals(self._asked or 0).name
+        ranks = children_of(child.pid)
+        if not ranks:
+            self._say(f"{self._me}: {name} before the ranks were started")
+            child.terminate()
+            return True
+        self._say(f"{self._me}: {name}: the ranks finish their step, save, and end")
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGTERM)
+        return True
+
+    def _kill(self, child: subprocess.Popen[bytes]) -> None:
+        """End ranks that wait for somebody who is gone: they would not hear a gentler signal."""
+        for rank in children_of(child.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that `pid` has started, from any of its threads."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (task / "children").read_text().split())
+    return found

@@ -1,0 +1,96 @@
+"""Conversations as training data: the samples of `data/sft`, laid out in rows, as Megatron's loaders take them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron.core import mpu
+
+from ..data.jsonl import DataError as DataProblem
+from ..data.sft.chat_tokenizer import load_chat_tokenizer
+from ..data.sft.dataset import ValidationRows, training_rows
+from ..data.sft.layout import Layout
+from ..data.sft.prepare import Component, SFTData, open_components
+from ..data.sft.report import TooMuchLost
+from ..data.sft.template import TemplateError
+from ..data.tokenizer import TokenizerError
+from .batch import reads_data
+from .errors import DataError
+
+Say = Callable[[str], None]
+
+
+def sft_provider(args: Any, say: Say) -> Any:
+    """Open the conversations and return the dataset provider for `pretrain`.
+
+    Called before the process group exists: tokenizing may take longer than the time that ranks wait for each other.
+    Every rank calls this; one per machine tokenizes, the others wait at its lock.
+
+    Args:
+        args: Megatron's, with our `--sft-*` flags.
+        say: shows a line to the person at the screen.
+    Raises:
+        DataError: something cannot be read, or too much of it would not be used.
+    """
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    data = SFTData(
+        tokenizer=Path(args.tokenizer_model),
+        seq_length=args.seq_length,
+        kind=args.sft_data,
+        cache=Path(args.data_cache_path or args.output_dir / "cache"),
+        loss=args.sft_loss,
+        overlong=args.sft_overlong,
+        max_lost=args.sft_max_lost,
+    )
+    loud = say if first_here else print
+    training = _open("training", args.train_data_path, data, args.output_dir, loud)
+    validation = _open("validation", args.valid_data_path, data, args.output_dir, loud) if args.eval_iters else []
+    args.validation_names = [component.name for component in validation]
+    layout = Layout(
+        seq_length=args.seq_length,
+        packing=args.sft_packing,
+        pad_id=load_chat_tokenizer(data.tokenizer).pad_id,
+        context_parallel_size=args.context_parallel_size,
+        average=args.sft_average,
+    )
+    provide = partial(_provide, args, layout, training, validation, say)
+    provide.is_distributed = True  # type: ignore[attr-defined]  # Megatron: every rank calls it
+    return provide
+
+
+def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
+    try:
+        components = open_components(words, data, say=say)
+    except (DataProblem, TokenizerError, TemplateError, TooMuchLost) as error:
+        raise DataError(f"{split} data: {error}") from error
+    for number, component in enumerate(components):
+        for line in component.report.lines():
+            say(f"{split}: {line}")
+        if os.environ.get("RANK", "0") == "0":
+            component.report.write(output_dir / "data" / f"{split}_{number}.json")
+    return components
+
+
+def _provide(
+    args: Any,
+    layout: Layout,
+    training: list[Component],
+    validation: list[Component],
+    say: Say,
+    num_samples: list[int],
+    vp_stage: int | None = None,
+) -> tuple[Any, Any, None]:
+    """Training, validation and no test set, on the ranks that read them."""
+    if mpu.get_tensor_model_parallel_rank() or not reads_data(vp_stage, packed=layout.packing):
+        return None, None, None
+    rows = training_rows(training, layout, num_rows=num_samples[0], seed=args.seed)
+    if os.environ.get("RANK", "0") == "0" and not vp_stage:
+        say(f"training: {rows.describe()}")
+    if args.eval_iters and validation:
+        per_evaluation = args.eval_iters * args.global_batch_size
+        return rows, ValidationRows(validation, layout, per_evaluation=per_evaluation, num_rows=num_samples[1]), None
+    return rows, None, None
