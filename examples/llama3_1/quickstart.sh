@@ -7,7 +7,7 @@ set -eu
 
 cd "$(dirname -- "$0")/../.."
 dir=${QUICKSTART_DIR:-runs/quickstart}
-iterations=${QUICKSTART_ITERS:-500}
+iterations=${QUICKSTART_ITERS:-600}
 
 say() { printf '\n--- %s\n' "$*"; }
 show() { # print a command, then run it: copy it to do the same with your own files
@@ -29,9 +29,10 @@ convert='sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3
     say "1/7 text"
     make_once "$dir/text/valid.jsonl" $python -m megatron_patch.data.stdlib_text "$dir/text"
 
-    # A byte-level BPE like Llama 3.1's, its special tokens and chat template too, of 4,096 tokens instead of 128,256.
+    # A byte-level BPE like Llama 3.1's, its special tokens and chat template too, of 2,048 tokens instead of 128,256.
     say "2/7 tokenizer"
-    make_once "$dir/tokenizer" $python -m megatron_patch.data.train_tokenizer "$dir/text/train.jsonl" "$dir/tokenizer"
+    make_once "$dir/tokenizer" $python -m megatron_patch.data.train_tokenizer "$dir/text/train.jsonl" "$dir/tokenizer" \
+        --vocab-size 2048
 
     # Megatron reads token ids from .bin, through an .idx.
     say "3/7 datasets"
@@ -40,7 +41,7 @@ convert='sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3
             $build_dataset "$dir/text/$split.jsonl" "$dir/tokenizer" "$dir/data/$split" --overwrite
     done
 
-    # `tiny` is a Llama 3.1 of 5 million parameters. Its Hugging Face folder becomes a Megatron checkpoint, and both
+    # `tiny` is a Llama 3.1 of 4 million parameters. Its Hugging Face folder becomes a Megatron checkpoint, and both
     # models are compared layer by layer: the same command converts 8B.
     say "4/7 a new model, converted to Megatron"
     make_once "$dir/start-hf" \
