@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from megatron_patch.data.corpus import Corpus, find_corpus
 from megatron_patch.data.engines import ENGINES, Engine, EngineError, HuggingFace, SentencePiece, choose
 from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
 from megatron_patch.data.jsonl import DataError, ReadCounts
 from megatron_patch.data.merge import merge, shard_prefix
+from megatron_patch.data.progress import WorkBar
 from megatron_patch.data.resumable import ResumableWriter
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
 
@@ -188,14 +188,15 @@ def _build(
     request.prefix.parent.mkdir(parents=True, exist_ok=True)
     began, worked = time.monotonic(), Counter[str]()
     workers = int(request.workers) or len(os.sched_getaffinity(0))
-    with _progress(console) as progress, ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer:
-        task = progress.add_task("tokenizing", total=corpus.total())
-        progress.advance(task, writer.journal.counts.get("bytes", 0))
+    with (
+        WorkBar(console, "tokenizing", corpus.total()) as bar,
+        ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer,
+    ):
+        bar.advance(writer.journal.counts.get("bytes", 0), writer.resumed)
         for piece in encode_all(encoder, writer.position, workers):
             writer.add(piece.ids, piece.lengths, piece.end, piece.counts)
             worked.update(bytes=piece.counts["bytes"], tokens=len(piece.ids))
-            progress.advance(task, piece.size)
-            progress.refresh()
+            bar.advance(piece.size, len(piece.lengths))
         counts = ReadCounts(**writer.journal.counts)
         if not writer.journal.documents and corpus.shards == 1:
             raise DataError(f"{request.source} holds no document ({_left_out(counts)})")
@@ -217,14 +218,6 @@ def _build(
 
 def _left_out(counts: ReadCounts) -> str:
     return f"blank lines {counts.blank_lines}, documents of no text {counts.empty_documents}"
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    # Refreshed by hand: a thread that draws would be there when workers are forked.
-    return Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal, auto_refresh=False
-    )
 
 
 def parse(argv: list[str]) -> tuple[Request, int]:

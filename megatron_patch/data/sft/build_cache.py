@@ -11,28 +11,11 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Advance, Source, build
+from megatron_patch.data.progress import WorkBar
+from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
 from megatron_patch.data.sft.template import TemplateError
-
-
-def progress_bar(console: Console, source: Source) -> tuple[Progress, Advance]:
-    """A bar over the bytes of the files, with the rows so far; silent where stderr is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    # Refreshed by hand: a thread that draws would be there when workers are forked.
-    bar = Progress(*columns, console=console, disable=not console.is_terminal, auto_refresh=False)
-    task = bar.add_task("tokenizing", total=sum(path.stat().st_size for path in source.files))
-    seen = 0
-
-    def advance(size: int, count: int) -> None:
-        nonlocal seen
-        seen += count
-        bar.update(task, advance=size, description=f"tokenizing, {seen:,} rows")
-        bar.refresh()
-
-    return bar, advance
 
 
 def main(argv: list[str]) -> int:
@@ -45,9 +28,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     try:
         source = Source.of(args.files, args.tokenizer)
-        bar, advance = progress_bar(Console(stderr=True), source)
-        with bar:
-            build(source, args.target, workers=args.workers or len(os.sched_getaffinity(0)), advance=advance)
+        with WorkBar(Console(stderr=True), "tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
+            workers = args.workers or len(os.sched_getaffinity(0))
+            build(source, args.target, workers=workers, advance=bar.advance)
     except TemplateError as error:
         print(error)
         return TEMPLATE_ERROR
