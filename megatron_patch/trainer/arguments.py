@@ -33,11 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         action="store_true",
         help="rotate queries and keys where they lie in the fused projection (Megatron has no flag for its own field)",
     )
-    group.add_argument(
-        "--sft-dataset", choices=("idxmap", "raw"), default="idxmap", help="under --sft, the form of the conversations"
-    )
-    group.add_argument("--sft-packing", action="store_true", help="under --sft, several conversations in one sequence")
+    add_sft_arguments(parser.add_argument_group(title="megatron_patch, finetuning on conversations"))
     return parser
+
+
+def add_sft_arguments(group: argparse._ArgumentGroup) -> None:
+    """Megatron's own `--sft` is not used: it has no Llama 3 template, and averages validation by micro batch."""
+    group.add_argument("--sft-data", choices=("idxmap", "raw"), help="finetune, on conversations of this form")
+    group.add_argument("--sft-packing", action="store_true", help="several conversations in one row, none sees another")
+    group.add_argument("--sft-loss", choices=("assistant", "last", "all"), default="assistant", help="what is learned")
+    group.add_argument("--sft-average", choices=("token", "sequence"), default="token", help="what weighs equally")
+    group.add_argument(
+        "--sft-overlong", choices=("truncate", "drop", "error"), default="truncate", help="rows that do not fit"
+    )
+    group.add_argument("--sft-max-lost", type=float, default=0.1, help="largest share of rows that may go unused")
 
 
 def parse_early(argv: Sequence[str]) -> argparse.Namespace:
