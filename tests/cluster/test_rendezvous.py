@@ -1,0 +1,139 @@
+"""What two machines find out about each other before torch is imported: each case ends in time, with a sentence."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .machines import REPOSITORY, Machine, place
+
+Values = Callable[..., list[str]]
+Pair = tuple[Machine, Machine]
+
+
+def soon(rank: int, master: str, **more: str) -> dict[str, str]:
+    """A place whose rendezvous gives up after 5 seconds."""
+    return place(rank, master, MP_RENDEZVOUS_TIMEOUT_SECONDS="5", **more)
+
+
+def outcome(pair: Pair, typed: list[list[str]], environs: list[dict[str, str]], **before: str) -> list[str]:
+    """Start both, expect both to end with 1, and return their screens."""
+    started = [
+        machine.start(values, environ, before=before.get(f"before_{number}", ""))
+        for number, (machine, values, environ) in enumerate(zip(pair, typed, environs, strict=True))
+    ]
+    assert [one.wait(60) for one in started] == [1, 1], "\n".join(one.said() for one in started)
+    said = [one.said() for one in started]
+    assert all("nothing was started" in text for text in said)
+    return said
+
+
+def test_a_machine_that_does_not_come(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    first, _ = pair
+    tokenizer = str(world / "tokenizer")
+    run = first.start(values(tmp_path / "out"), soon(0, first.address, MP_TOKENIZER_PATH=tokenizer))
+    assert run.wait(30) == 1
+    assert f"node 0 ({first.name}): node 1 of 2 did not come within 5 s" in run.said()
+    assert not list((tmp_path / "out").glob(".rendezvous_*"))
+    assert not (tmp_path / "out" / "plan.json").exists()
+
+
+def test_a_first_machine_that_does_not_answer(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    first, second = pair
+    tokenizer = str(world / "tokenizer")
+    run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=tokenizer))
+    assert run.wait(30) == 1
+    assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT 10.77.0.1:29511 for 5 s" in run.said()
+
+
+def test_a_wrong_address(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """One that no machine has, and a name that nobody knows."""
+    tokenizer, typed = str(world / "tokenizer"), values(tmp_path / "out")
+    environs = [
+        soon(0, "10.77.0.9", MP_TOKENIZER_PATH=tokenizer),
+        soon(1, "no-such-machine", MP_TOKENIZER_PATH=tokenizer),
+    ]
+    first, second = outcome(pair, [typed, typed], environs)
+    assert "MASTER_ADDR 10.77.0.9 is not an address of this machine, whose RANK is 0" in first
+    assert "nobody answers at MASTER_ADDR:MASTER_PORT no-such-machine:29511" in second
+
+
+def test_two_different_commands(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """Another learning rate, and another seed: both are named, with both values, on both screens."""
+    tokenizer = str(world / "tokenizer")
+    typed = [values(tmp_path / "out"), values(tmp_path / "out", {5: "2e-3"})]
+    address = pair[0].address
+    environs = [
+        soon(0, address, MP_TOKENIZER_PATH=tokenizer),
+        soon(1, address, MP_TOKENIZER_PATH=tokenizer, MP_SEED="7"),
+    ]
+    who = f"node 1 ({pair[1].name}) and node 0 ({pair[0].name}) differ"
+    for said in outcome(pair, typed, environs):
+        assert f"{who}: position 5 LR is 0.002 there, 0.001 here" in said
+        assert f"{who}: MP_SEED is 7 there, 1234 here" in said
+
+
+def test_an_output_folder_that_is_not_shared(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """The second machine has another disk at the same path."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    tokenizer, typed, address = str(world / "tokenizer"), values(folder / "out"), pair[0].address
+    environs = [soon(rank, address, MP_TOKENIZER_PATH=tokenizer) for rank in (0, 1)]
+    for said in outcome(pair, [typed, typed], environs, before_1=f"mount -t tmpfs tmpfs {folder};"):
+        assert f"node 1 ({pair[1].name}) does not see what node 0 ({pair[0].name}) writes" in said
+        assert "one folder that all machines share" in said
+
+
+def test_two_machines_with_one_rank(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """Of three machines, two say that they are the second."""
+    first, second = pair
+    tokenizer, typed = str(world / "tokenizer"), values(tmp_path / "out", {4: "6"})
+    runs = [
+        machine.start(typed, soon(rank, first.address, nodes=3, MP_TOKENIZER_PATH=tokenizer))  # type: ignore[arg-type]
+        for machine, rank in ((first, 0), (second, 1), (second, 1))
+    ]
+    assert [run.wait(30) for run in runs] == [1, 1, 1]
+    assert any("both say RANK 1: every machine needs its own" in run.said() for run in runs)
+
+
+def test_a_port_that_is_taken(values: Values, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No namespace: one socket is enough."""
+    from megatron_patch.launch.driver import main
+
+    with socket.create_server(("", 0)) as taken:
+        environ = place(0, "127.0.0.1", port=taken.getsockname()[1], MP_TOKENIZER_PATH=str(world / "tokenizer"))
+        assert main(values(tmp_path / "out"), environ) == 1
+    assert f"MASTER_PORT {environ['MASTER_PORT']} cannot be used here" in capsys.readouterr().err
+
+
+def test_something_else_answers(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """A stranger at MASTER_PORT, as an SSH server would be."""
+    first, second = pair
+    stranger = (
+        "printf 'SSH-2.0-stranger\\r\\n' | timeout 20 python3 -c \"import socket,sys,time; "
+        "s = socket.create_server(('', 29511)); c = s.accept()[0]; "
+        'c.sendall(sys.stdin.buffer.read()); time.sleep(20)";'
+    )
+    other = first.start([], {}, before=f"{stranger} exit;")
+    run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=str(world / "tokenizer")))
+    assert run.wait(40) == 1
+    assert "does not speak this protocol" in run.said(), other.said()
+
+
+def test_a_machine_with_other_code(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """One file of the project was changed on one machine only."""
+    copy = tmp_path / "other"
+    for name in ("megatron_patch", "examples", "toolkits"):
+        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "megatron_patch" / "trainer" / "step.py").open("a") as file:
+        file.write("# changed here\n")
+    first, second = pair
+    typed, address = values(tmp_path / "out"), first.address
+    environs = [soon(rank, address, MP_TOKENIZER_PATH=str(world / "tokenizer")) for rank in (0, 1)]
+    runs = [first.start(typed, environs[0]), second.start(typed, environs[1], repository=copy)]
+    assert [run.wait(60) for run in runs] == [1, 1]
+    assert all("differ: the project's code is another" in run.said() for run in runs)
