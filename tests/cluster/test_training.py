@@ -97,7 +97,8 @@ def test_ranks_that_fail_on_one_machine(job: Job) -> None:
     second = job.pair[1]
     both = job.start_until(7)
     listed = subprocess.run(["ip", "netns", "pids", second.name], capture_output=True, text=True, check=True)
-    X
+    commands = {pid: _command_of(pid) for pid in listed.stdout.split()}
+    ranks = [pid for pid, line in commands.items() if "pretrain_llama.py" in line and "torch.distributed" not in line]
     assert ranks
     for pid in ranks:
         os.kill(int(pid), 9)
