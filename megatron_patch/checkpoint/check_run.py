@@ -11,7 +11,7 @@ import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import disagreements, open_hf_folder, shape_of
@@ -29,8 +29,10 @@ class CheckRequest:
     """A Hugging Face folder."""
     megatron: str
     """A torch_dist folder."""
-    megatron_configuration: str
-    """The folder whose config.json says what the Megatron model is."""
+    megatron_config: dict[str, Any]
+    """The config.json that the Megatron side is built from."""
+    megatron_origin: str
+    """Where that comes from, for messages."""
     size: str
     precision: str
     """The element type that both sides' weights are rounded to: fp32, fp16 or bf16."""
@@ -95,7 +97,7 @@ def run(request: CheckRequest) -> Report:
         CheckpointError: one of the sides cannot be read.
     """
     hf = open_hf_folder(Path(request.hf), LLAMA_3_1, request.size, allow_pickle=request.allow_pickle)
-    shape = shape_of(Path(request.megatron_configuration), LLAMA_3_1, "auto")
+    shape = shape_of(request.megatron_config, request.megatron_origin, LLAMA_3_1, "auto")
     configuration = _fits(request, hf.shape, shape)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the check is the same on every machine
     _quiet()

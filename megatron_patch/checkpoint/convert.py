@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from megatron_patch.checkpoint.configuration import Configuration
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
@@ -84,7 +85,7 @@ def to_megatron(folder: HFFolder, target: Path, conversion: Conversion, progress
         write_torch_dist(release, stage, blocks, _objects(conversion), conversion.dtype, conversion.workers)
         stage.write_text(f"{RELEASE}/metadata.json", json.dumps({"sharded_backend": "torch_dist"}))
         stage.write_text(f"{RELEASE}/{INTEGRITY}", _integrity(stage))
-        copy_companions(folder.path, stage.path, conversion.precision)
+        copy_companions(folder.path, stage.path, folder.config, conversion.precision)
         stage.write_text(TRACKER, RELEASE)
 
 
@@ -191,7 +192,7 @@ def check_megatron_shapes(reader: TorchDistReader, conversion: Conversion) -> li
 
 def to_hf(
     reader: TorchDistReader,
-    companions_from: Path,
+    configuration: Configuration,
     target: Path,
     conversion: Conversion,
     progress: Progress,
@@ -200,7 +201,7 @@ def to_hf(
     """Write `target` as a Hugging Face folder.
 
     Args:
-        companions_from: the folder whose configuration and tokenizer go along.
+        configuration: what goes along with the weights.
         shard_bytes: most bytes of one safetensors file; None lets the workers and the size decide.
     Raises:
         CheckpointError: a value is NaN or infinite, or the checkpoint is damaged.
@@ -211,4 +212,4 @@ def to_hf(
     facts = {"format": "huggingface", "precision": conversion.precision, "layers": conversion.shape.num_layers}
     with staged(target, facts) as stage:
         write_safetensors(stage, tensors, maker, conversion.workers, progress, shard_bytes)
-        copy_companions(companions_from, stage.path, conversion.precision)
+        copy_companions(configuration.companions, stage.path, configuration.config, conversion.precision)

@@ -8,13 +8,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.job import PRECISIONS, Job, cast_notes, has_own_configuration, inspect, needed_bytes
-from megatron_patch.checkpoint.locate import configuration_beside, resolve_iteration
+from megatron_patch.checkpoint.hf_folder import open_hf_folder
+from megatron_patch.checkpoint.job import PRECISIONS, Job, cast_notes, inspect, needed_bytes, precision_of
+from megatron_patch.checkpoint.locate import resolve_iteration
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.progress import Bar
 from megatron_patch.checkpoint.store import free_bytes, read_manifest, verify
+from megatron_patch.families import LLAMA_3_1
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -29,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         if list(argv[:1]) == ["verify"] and len(argv) == 2:
             return _verify(Path(argv[1]))
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost much beside another program
         options = parse(argv)
         try:
             job = inspect(options)
@@ -147,8 +151,8 @@ def convert(job: Job) -> float:
             print(note, flush=True)
     with Bar("writing", job.nbytes) as bar:
         if reader is not None:
-            assert job.companions is not None
-            conversions.to_hf(reader, job.companions, options.target, conversion, bar, options.max_shard_bytes)
+            assert job.configuration is not None
+            conversions.to_hf(reader, job.configuration, options.target, conversion, bar, options.max_shard_bytes)
         elif options.per_rank_files:
             from megatron_patch.checkpoint.per_rank import to_per_rank
 
@@ -161,15 +165,22 @@ def convert(job: Job) -> float:
 
 
 def _check(job: Job) -> int:
-    options = job.options
     from megatron_patch.checkpoint.check_run import CheckRequest, check
 
-    to_hf = options.direction == TO_HF
-    megatron = resolve_iteration(options.source if to_hf else options.target, options.iteration if to_hf else None)
+    options, to_hf = job.options, job.options.direction == TO_HF
+    megatron = job.iteration or resolve_iteration(options.target)
+    if job.precision is None:  # CHECK_ONLY of mcore2hf: what the Hugging Face side has
+        job.precision = precision_of(open_hf_folder(options.target, LLAMA_3_1, options.size))
+    # Megatron's side is built from what lies with it, so that a configuration that differs is seen
+    own = own_configuration(megatron)
+    if own is None:
+        own = find_configuration(megatron, options.hf_path or (options.target if to_hf else options.source))
+        print(f"{megatron}: no configuration lies with it; taken from {own.origin}", flush=True)
     request = CheckRequest(
         hf=str(options.target if to_hf else options.source),
         megatron=str(megatron),
-        megatron_configuration=str(_megatron_configuration(job, megatron)),
+        megatron_config=own.config,
+        megatron_origin=own.origin,
         size=options.size,
         precision=job.precision,
         tp=options.tp,
@@ -182,12 +193,3 @@ def _check(job: Job) -> int:
         print(f"wrote {file}")
     print(report.verdict(), flush=True)
     return 0 if report.passed else 1
-
-
-def _megatron_configuration(job: Job, megatron: Path) -> Path:
-    """The configuration that the Megatron side is built from: its own where it has one."""
-    if has_own_configuration(megatron):
-        return configuration_beside(megatron, None)
-    fallback = job.options.hf_path or (job.options.source if job.folder else job.options.target)
-    print(f"{megatron}: has no config.json beside it; its architecture is taken from {fallback}", flush=True)
-    return fallback

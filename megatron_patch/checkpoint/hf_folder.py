@@ -20,7 +20,14 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
 """What travels with the weights: configuration, tokenizer, chat template, papers."""
-NOT_COMPANIONS = ("*.index.json", "manifest.json", "check.json", "latest_checkpointed_iteration.txt", ".*")
+NOT_COMPANIONS = (
+    "config.json",
+    "*.index.json",
+    "manifest.json",
+    "check.json",
+    "latest_checkpointed_iteration.txt",
+    ".*",
+)
 MEGATRON_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Llama 3's RoPE facts that `RotaryEmbedding` of megatron-core 0.19.2 has as constants."""
 
@@ -80,21 +87,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def shape_of(folder: Path, family: Family, size: str) -> Shape:
-    """The architecture facts of a folder's `config.json`, held against the named size.
+def shape_of(config: Mapping[str, Any], file: str, family: Family, size: str) -> Shape:
+    """The architecture facts of a `config.json`, held against the named size.
 
     Args:
+        file: where the config comes from, for messages.
         size: a size of the family, or `auto` to take the facts as they are.
     Raises:
         CheckpointError: they disagree (each line names both values), or Megatron cannot represent them.
     """
-    file = folder / "config.json"
-    config = read_config(folder)
     problems = []
     if config.get("model_type") != family.hf_model_type:
         problems.append(f"{file}: model_type is {config.get('model_type')!r}; supported: {family.hf_model_type!r}")
     try:
-        shape = shape_from_hf_config(config, size, str(file))
+        shape = shape_from_hf_config(config, size, file)
     except (ConfigError, TypeError, KeyError) as error:
         raise CheckpointError([*problems, str(error)]) from None
     if size != "auto":
@@ -134,8 +140,9 @@ def open_hf_folder(path: Path, family: Family, size: str, *, allow_pickle: bool 
     """
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
-    shape = shape_of(path, family, size)
-    folder = HFFolder(path=path, config=read_config(path), shape=shape, tensors={})
+    config = read_config(path)
+    shape = shape_of(config, str(path / "config.json"), family, size)
+    folder = HFFolder(path=path, config=config, shape=shape, tensors={})
     if not any((path / name).exists() for name in (INDEX, SINGLE_FILE)):
         folder.pickles = _pickles(path, allow_pickle)
         return folder
@@ -218,27 +225,19 @@ def _shortened(problems: list[str], most: int = 20) -> list[str]:
 
 
 def companions(folder: Path) -> list[Path]:
-    """The files that travel with the weights, none of them large."""
+    """The files that travel with the weights beside `config.json`, none of them large."""
     found = {file for pattern in COMPANIONS for file in folder.glob(pattern) if file.is_file()}
     return sorted(file for file in found if not any(file.match(pattern) for pattern in NOT_COMPANIONS))
 
 
-def copy_companions(source: Path, target: Path, precision: str | None = None) -> list[Path]:
-    """Copy what travels with the weights; `config.json` gets the element type of the new weights.
+def copy_companions(source: Path, target: Path, config: Mapping[str, Any], precision: str) -> None:
+    """Copy what travels with the weights, and write `config.json` with the element type of the new weights.
 
     Args:
-        precision: fp32, fp16 or bf16; None leaves `config.json` as it is.
-    Returns:
-        the files written.
+        precision: fp32, fp16 or bf16.
     """
-    written = []
     for file in companions(source):
-        if file.name == "config.json" and precision is not None:
-            config = read_config(source)
-            for key in [key for key in ("torch_dtype", "dtype") if key in config] or ["torch_dtype"]:
-                config[key] = DTYPES[precision]
-            (target / file.name).write_text(json.dumps(config, indent=2) + "\n")
-        else:
-            shutil.copyfile(file, target / file.name)
-        written.append(target / file.name)
-    return written
+        shutil.copyfile(file, target / file.name)
+    named = {key: DTYPES[precision] for key in ("torch_dtype", "dtype") if key in config}
+    written = {**config, **(named or {"torch_dtype": DTYPES[precision]})}
+    (target / "config.json").write_text(json.dumps(written, indent=2) + "\n")

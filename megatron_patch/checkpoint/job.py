@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megatron_patch.checkpoint.configuration import Configuration, find_configuration, own_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, disagreements, open_hf_folder, shape_of
-from megatron_patch.checkpoint.locate import configuration_beside, resolve_iteration
+from megatron_patch.checkpoint.hf_folder import (
+    DTYPES,
+    SAFETENSORS_DTYPES,
+    HFFolder,
+    disagreements,
+    open_hf_folder,
+    shape_of,
+)
+from megatron_patch.checkpoint.locate import resolve_iteration
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_MEGATRON
 from megatron_patch.checkpoint.store import check_target, free_bytes
@@ -32,8 +40,8 @@ class Job:
     """hf2mcore: the source."""
     iteration: Path | None = None
     """mcore2hf: the torch_dist folder."""
-    companions: Path | None = None
-    """mcore2hf: where config.json and tokenizer are."""
+    configuration: Configuration | None = None
+    """mcore2hf: config.json and tokenizer."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -83,7 +91,7 @@ def _inspect_hf(options: Options) -> Job:
     if options.hf_path is not None:
         folder.notes.append("HF_CKPT_PATH is for mg2hf=true: not used")
     types = sorted({entry.dtype for entry in folder.tensors.values()})
-    precision = options.precision or _precision_of(types, folder)
+    precision = options.precision or precision_of(folder)
     notes = [*folder.notes, *cast_notes(types, precision)]
     padding = padded_vocab_size(folder.vocab_size) - folder.vocab_size
     if padding:
@@ -92,12 +100,17 @@ def _inspect_hf(options: Options) -> Job:
     return Job(options=options, shape=folder.shape, precision=precision, numel=numel, folder=folder, notes=notes)
 
 
-def _precision_of(types: list[str], folder: HFFolder) -> str:
-    names = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+def precision_of(folder: HFFolder) -> str:
+    """The precision that a folder's weights have.
+
+    Raises:
+        CheckpointError: they are mixed, or pickled, and config.json does not say it.
+    """
+    types = sorted({entry.dtype for entry in folder.tensors.values()})
     if len(types) == 1:
-        return names[types[0]]
+        return PRECISIONS[types[0]]
     said = folder.config.get("torch_dtype") or folder.config.get("dtype")
-    by_config = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(str(said))
+    by_config = next((name for name, spelled in DTYPES.items() if spelled == said), None)
     if by_config is None:
         kinds = ", ".join(types) or "unknown types"
         raise CheckpointError(f"{folder.path}: its weights are {kinds} and config.json says {said}: give a precision")
@@ -118,27 +131,22 @@ def cast_notes(types: list[str], precision: str) -> list[str]:
 
 def _inspect_megatron(options: Options) -> Job:
     iteration = resolve_iteration(options.source, options.iteration)
-    companions = configuration_beside(iteration, options.hf_path)
-    shape = shape_of(companions, LLAMA_3_1, options.size)
-    if options.hf_path is not None and has_own_configuration(iteration):
-        own = configuration_beside(iteration, None)
-        lines = disagreements(shape, shape_of(own, LLAMA_3_1, "auto"))
+    configuration = find_configuration(iteration, options.hf_path)
+    shape = shape_of(configuration.config, configuration.origin, LLAMA_3_1, options.size)
+    own = own_configuration(iteration) if options.hf_path is not None else None
+    if own is not None:
+        lines = disagreements(shape, shape_of(own.config, own.origin, LLAMA_3_1, "auto"))
         if lines:
-            raise CheckpointError([f"{companions} and {own} disagree: {line}" for line in lines])
+            raise CheckpointError([f"{configuration.origin} and {own.origin} disagree: {line}" for line in lines])
     return Job(
         options=options,
         shape=shape,
         precision=options.precision,
         numel=shape.num_parameters(),
         iteration=iteration,
-        companions=companions,
-        notes=[f"reading {iteration}; configuration and tokenizer from {companions}"],
+        configuration=configuration,
+        notes=[f"reading {iteration}; architecture from {configuration.origin}"],
     )
-
-
-def has_own_configuration(iteration: Path) -> bool:
-    """Whether a config.json lies in or above an iteration's folder."""
-    return any((folder / "config.json").is_file() for folder in (iteration, iteration.parent, iteration.parent.parent))
 
 
 def _layout_problems(shape: Shape, tp: int, pp: int) -> list[str]:

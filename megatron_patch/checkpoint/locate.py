@@ -39,20 +39,3 @@ def resolve_iteration(path: Path, iteration: int | None = None) -> Path:
         hint = "; it has per-rank files of the old format, which only Megatron reads" if old else ""
         raise CheckpointError(f"{found}: not a torch_dist checkpoint{hint}; there are: {', '.join(have) or 'none'}")
     return found
-
-
-def configuration_beside(iteration: Path, explicit: Path | None) -> Path:
-    """The folder that has the `config.json` of a Megatron checkpoint.
-
-    Args:
-        explicit: HF_CKPT_PATH, if the user gave it.
-    Raises:
-        CheckpointError: nothing near has one.
-    """
-    near = [explicit] if explicit else [iteration, iteration.parent, iteration.parent.parent]
-    for folder in near:
-        if (folder / "config.json").is_file():
-            return folder
-    raise CheckpointError(
-        f"{near[0]}: has no config.json" + ("" if explicit else ", nor have the folders above it: give HF_CKPT_PATH")
-    )

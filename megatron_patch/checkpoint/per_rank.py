@@ -43,7 +43,7 @@ def to_per_rank(folder: HFFolder, target: Path, conversion: Conversion, tp: int,
                 model = dict(_rank_tensors(conversion, maker, tp, rank, pp, pipeline, progress))
                 with HashingFile(place / FILE, stage) as file:
                     torch.save({"model": model, "checkpoint_version": 3.0, "iteration": 0}, file)
-        copy_companions(folder.path, stage.path, conversion.precision)
+        copy_companions(folder.path, stage.path, folder.config, conversion.precision)
         stage.write_text(TRACKER, RELEASE)
 
 

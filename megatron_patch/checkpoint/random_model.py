@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from megatron_patch.checkpoint.configuration import special_token_ids
 from megatron_patch.checkpoint.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker
@@ -79,10 +80,10 @@ def make_hf_checkpoint(
     maker = BlockMaker(source, TORCH_DTYPES[element_type], target)
     with staged(target, {"format": "huggingface", "precision": precision, "random_seed": seed}) as stage:
         write_safetensors(stage, tensors, maker, workers, progress, shard_bytes)
-        if tokenizer is not None:
-            copy_companions(tokenizer, stage.path)
         config = shape_to_hf_config(shape, dtype=DTYPES[precision], vocab_size=vocab)
-        stage.write_text("config.json", json.dumps(config, indent=2) + "\n")
+        if tokenizer is not None:
+            config |= special_token_ids(tokenizer)
+        copy_companions(tokenizer or stage.path, stage.path, config, precision)
 
 
 def tokenizer_vocab_size(folder: Path) -> int:

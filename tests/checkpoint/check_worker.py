@@ -16,7 +16,12 @@ from megatron_patch.checkpoint.check_run import CheckRequest, check
 def inspect(hf: str, megatron: str, precision: str) -> dict:
     """Check one pair of folders, and say all that the report says."""
     request = CheckRequest(
-        hf=hf, megatron=f"{megatron}/release", megatron_configuration=megatron, size="auto", precision=precision
+        hf=hf,
+        megatron=f"{megatron}/release",
+        megatron_config=json.loads(Path(megatron, "config.json").read_text()),
+        megatron_origin=f"{megatron}/config.json",
+        size="auto",
+        precision=precision,
     )
     report = check(request)
     first = report.first_failure

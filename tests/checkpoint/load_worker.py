@@ -85,11 +85,11 @@ def exercise(folder: Path, name: str, layout: dict) -> None:
     from megatron.core import dist_checkpointing
     from models import read_weights
 
-    from megatron_patch.checkpoint.hf_folder import shape_of
+    from megatron_patch.checkpoint.hf_folder import read_config, shape_of
     from megatron_patch.checkpoint.hf_start import load_hf_into
     from megatron_patch.families import LLAMA_3_1
 
-    shape, hf = shape_of(folder / "hf", LLAMA_3_1, "auto"), read_weights(folder / "hf")
+    shape, hf = shape_of(read_config(folder / "hf"), str(folder), LLAMA_3_1, "auto"), read_weights(folder / "hf")
     chunks = build(shape, **layout)
     spoil(chunks)
     state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}

@@ -1,0 +1,108 @@
+"""Where a Megatron checkpoint's architecture and tokenizer are written down. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.hf_folder import read_config
+from megatron_patch.families import RopeScaling, Shape, shape_to_hf_config
+
+PLAN = "plan.json"
+"""What a training run of ours leaves in its output folder."""
+
+
+ARCHITECTURE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "tie_word_embeddings",
+)
+"""What must be the same for two `config.json` to be of one model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """A `config.json`, and the folder of the files that travel with it."""
+
+    config: dict[str, Any]
+    origin: str
+    """Where the config comes from, for messages."""
+    companions: Path
+    """The folder of tokenizer, chat template and generation config."""
+
+
+def find_configuration(iteration: Path, explicit: Path | None = None) -> Configuration:
+    """The configuration of one iteration of a Megatron checkpoint.
+
+    Looked for in HF_CKPT_PATH if that is given; else beside the iteration, above it, and in the plan of the training
+    run that wrote it.
+
+    Args:
+        explicit: HF_CKPT_PATH.
+    Raises:
+        CheckpointError: there is none.
+    """
+    if explicit is not None:
+        return Configuration(config=read_config(explicit), origin=str(explicit / "config.json"), companions=explicit)
+    found = own_configuration(iteration)
+    if found is None:
+        above = f"{iteration}, in the two folders above it and in a run's {PLAN}"
+        raise CheckpointError(f"no config.json in {above}: give HF_CKPT_PATH")
+    return found
+
+
+def own_configuration(iteration: Path) -> Configuration | None:
+    """What lies with the checkpoint itself, None if nothing does."""
+    for folder in (iteration, iteration.parent, iteration.parent.parent):
+        if (folder / "config.json").is_file():
+            return Configuration(config=read_config(folder), origin=str(folder / "config.json"), companions=folder)
+    plan = iteration.parent.parent / PLAN
+    return _of_plan(plan) if plan.is_file() else None
+
+
+def _of_plan(file: Path) -> Configuration:
+    """The architecture that a run was planned with, and the tokenizer that it used."""
+    try:
+        plan = json.loads(file.read_text())
+        facts, tokenizer = plan["shape"], Path(plan["tokenizer"]["path"])
+        scaling = facts["rope_scaling"]
+        shape = Shape(**{**facts, "rope_scaling": RopeScaling(**scaling) if scaling else None})
+        config = shape_to_hf_config(shape, dtype="bfloat16", vocab_size=plan["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file}: says no architecture ({error!r}): give HF_CKPT_PATH") from None
+    if not tokenizer.is_dir():
+        raise CheckpointError(f"{file}: the run's tokenizer {tokenizer} is no longer there: give HF_CKPT_PATH")
+    if (tokenizer / "config.json").is_file():  # the folder that the run started from: it knows more than the plan
+        theirs = read_config(tokenizer)
+        if all(theirs.get(key) == value for key, value in config.items() if key in ARCHITECTURE):
+            return Configuration(config=theirs, origin=str(tokenizer / "config.json"), companions=tokenizer)
+    return Configuration(config=config | special_token_ids(tokenizer), origin=str(file), companions=tokenizer)
+
+
+def special_token_ids(tokenizer: Path) -> dict[str, int]:
+    """`bos_token_id` and `eos_token_id` of a tokenizer folder; without them transformers assumes 1 and 2."""
+    try:
+        names = json.loads((tokenizer / "tokenizer_config.json").read_text())
+        table = json.loads((tokenizer / "tokenizer.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    ids = {token["content"]: token["id"] for token in table.get("added_tokens", [])}
+    vocab = table.get("model", {}).get("vocab", {})
+    ids |= vocab if isinstance(vocab, dict) else {}
+    found = {}
+    for key in ("bos_token", "eos_token"):
+        token = names.get(key)
+        token = token.get("content") if isinstance(token, dict) else token
+        if token in ids:
+            found[f"{key}_id"] = ids[token]
+    return found

@@ -1,0 +1,51 @@
+"""The Hugging Face folder of any saved iteration, for programs: what the converter's mg2hf=true is for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_patch.checkpoint.door import convert
+from megatron_patch.checkpoint.job import inspect
+from megatron_patch.checkpoint.options import Options
+from megatron_patch.checkpoint.positions import TO_HF
+
+
+def export_hf(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    hf_path: str | Path | None = None,
+    size: str = "auto",
+    precision: str | None = None,
+    iteration: int | None = None,
+    overwrite: bool = False,
+) -> list[str]:
+    """Write the Hugging Face folder of a checkpoint. One process does it; the others may go on or wait.
+
+    Only the model's tensors are read, whatever layout and optimizer the training had.
+
+    Args:
+        checkpoint: a run's output folder, its `checkpoints`, or one iteration.
+        output: the folder to write, which appears whole or not at all.
+        hf_path: where config.json and tokenizer come from; None finds them beside the checkpoint or in the run's plan.
+        size: a size of the family, held against the configuration.
+        precision: fp32, fp16 or bf16; None keeps the checkpoint's.
+        iteration: another than the newest.
+    Returns:
+        lines for the user.
+    Raises:
+        CheckpointError: with every reason why it cannot be done.
+    """
+    options = Options(
+        size=size,
+        source=Path(checkpoint),
+        target=Path(output),
+        direction=TO_HF,
+        precision=precision,
+        hf_path=Path(hf_path) if hf_path else None,
+        iteration=iteration,
+        overwrite=overwrite,
+    )
+    job = inspect(options)
+    seconds = convert(job)
+    return [*job.notes, f"wrote {output}: {job.nbytes / 1e9:.3f} GB of weights in {seconds:.1f} s, with manifest.json"]
