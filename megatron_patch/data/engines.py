@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError
 
@@ -38,6 +39,14 @@ class EngineError(ValueError):
     """The fast engine cannot be used for this tokenizer, or has given other ids than Hugging Face; says which text."""
 
 
+class HasBackend(Protocol):
+    """A tokenizer, of whichever class."""
+
+    @property
+    def backend(self) -> Tokenizer:
+        """Of the `tokenizers` library."""
+
+
 class Engine(Protocol):
     """Encodes texts on one core; a process has one."""
 
@@ -53,7 +62,7 @@ class Engine(Protocol):
 class HuggingFace:
     """The `tokenizers` library: the measure of what is right."""
 
-    tokenizer: TextTokenizer
+    tokenizer: HasBackend
     special: bool
     """Whether to add what the tokenizer adds around a text, such as BOS."""
     name: str = "hf"
@@ -74,7 +83,7 @@ class Gigatoken:
 
     name = "gigatoken"
 
-    def __init__(self, tokenizer: TextTokenizer, special: bool) -> None:
+    def __init__(self, tokenizer: HasBackend, special: bool) -> None:
         """Raises EngineError: it does not know this kind of tokenizer."""
         import gigatoken
 
@@ -104,12 +113,20 @@ class Gigatoken:
         whole[inside] = ids
         return whole, lengths + extra
 
+    def token_bytes(self) -> npt.NDArray[np.int64]:
+        """[vocabulary], how many bytes of a text each token stands for in a byte-level vocabulary."""
+        vocabulary: dict[int, bytes] = self._tokenizer.vocab
+        sizes = np.zeros(max(vocabulary) + 1, dtype=np.int64)
+        for number, token in vocabulary.items():
+            sizes[number] = len(token)
+        return sizes
+
     def ids(self, text: str) -> list[int]:
         """Of one text."""
         return [int(number) for number in self.encode([text])[0]]
 
 
-def _around(tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
+def _around(tokenizer: HasBackend) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer's post-processor puts before and after a text."""
     bare = tokenizer.backend.encode("a", add_special_tokens=False).ids
     full = tokenizer.backend.encode("a", add_special_tokens=True).ids
@@ -169,7 +186,7 @@ def choose(tokenizer: TextTokenizer, first: list[str], *, special: bool, wanted:
     return fast, f"engine: gigatoken, equal to Hugging Face on {count} texts; a piece of each chunk is compared too"
 
 
-def battery(tokenizer: TextTokenizer) -> list[str]:
+def battery(tokenizer: HasBackend) -> list[str]:
     """Texts on which tokenizers differ, among them each added token inside a text (at most 64 of them)."""
     added = [token.content for _, token in sorted(tokenizer.backend.get_added_tokens_decoder().items())]
     step = max(1, len(added) // 64)

@@ -1,7 +1,7 @@
 """The tokenized cache: each row is tokenized once per dataset and machine, then read memory-mapped by every rank.
 
     sft-KEY/  tokens.bin   int32[tokens]
-              turns.bin    uint8[tokens]     the turn of each token: see `template.encode`
+              turns.bin    uint8[tokens]     the turn of each token: see `template.PROMPT`
               offsets.bin  int64[rows + 1]   first token of each row, and the end
               origins.bin  int64[rows, 2]    file and line of each row
               meta.json    report, sizes and SHA-256 of the four; written last
@@ -31,12 +31,17 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.sft import encoder as encoder_module
 from megatron_patch.data.sft import formats, report, rows, template, tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
+from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.report import FileReport, Report
 from megatron_patch.data.sft.template import ChatTemplate, TemplateError, Tokens, Turns
 
+CODE = (encoder_module, formats, report, rows, template, tokenize)
+"""What turns rows into tokens: a change of any of it makes other caches."""
 DTYPES: dict[str, type[np.generic]] = {
     "tokens": np.int32,
     "turns": np.uint8,
@@ -119,7 +124,7 @@ class Source:
             "template": self.template.sha256,
             "day": datetime.date.today().isoformat() if self.template.follows_the_calendar else None,
             "tokenizers": tokenizers.__version__,
-            "code": [_sha256(Path(str(module.__file__))) for module in (formats, report, rows, template, tokenize)],
+            "code": [_sha256(Path(str(module.__file__))) for module in CODE],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -207,7 +212,7 @@ def build(source: Source, target: Path, *, workers: int, advance: Advance | None
         shutil.rmtree(left_over)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        meta = _write_parts(source, partial, workers, advance)
+        meta = _write_whatever_engine(source, partial, workers, advance)
         (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         if not target.name.endswith(source.key()[:20]):
@@ -219,12 +224,24 @@ def build(source: Source, target: Path, *, workers: int, advance: Advance | None
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_parts(source: Source, partial: Path, workers: int, advance: Advance | None) -> dict[str, Any]:
-    found = Report(files=[FileReport(path=str(path)) for path in source.files])
+def _write_whatever_engine(source: Source, partial: Path, workers: int, advance: Advance | None) -> dict[str, Any]:
+    """With the fast engine, and where that proves to be wrong from the start again with Hugging Face's."""
+    try:
+        return _write_parts(source, partial, Encoder(source.tokenizer), workers, advance)
+    except EngineError as error:
+        slow = Encoder(source.tokenizer, "hf")
+        slow.note += f", from the start again: {error}"
+        return _write_parts(source, partial, slow, workers, advance)
+
+
+def _write_parts(
+    source: Source, partial: Path, encoder: Encoder, workers: int, advance: Advance | None
+) -> dict[str, Any]:
+    found = Report(engine=encoder.note, files=[FileReport(path=str(path)) for path in source.files])
     lengths = [np.zeros(1, dtype=np.int64)]
     with contextlib.ExitStack() as stack:
         parts = {name: stack.enter_context(_Part(partial / f"{name}.bin")) for name in DTYPES}
-        for piece in tokenize.tokenize_files(source.files, source.tokenizer, source.template, workers):
+        for piece in tokenize.tokenize_files(source.files, encoder, source.template, workers):
             parts["tokens"].write(piece.tokens)
             parts["turns"].write(piece.turns)
             parts["origins"].write(np.stack([np.full_like(piece.lines, piece.file), piece.lines], axis=1))

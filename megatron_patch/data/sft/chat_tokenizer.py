@@ -57,6 +57,9 @@ def load_chat_tokenizer(path: str | Path) -> ChatTokenizer:
     loaded = load_tokenizer(folder)
     config = _read_json(folder / "tokenizer_config.json")
     named = _named_tokens(config, _read_json(folder / "special_tokens_map.json"))
+    # Only conversations are encoded with it, in which the template writes every token: what is left to the
+    # post-processor is to trim white space off the places of tokens, which would move the ends of turns.
+    loaded.backend.post_processor = None
     return ChatTokenizer(
         backend=loaded.backend,
         path=folder,

@@ -62,6 +62,8 @@ class Report:
 
     rows: int = 0
     """Rows read, used or not."""
+    engine: str = ""
+    """What tokenized it, and how that was checked."""
     lost: dict[str, Cause] = field(default_factory=dict)
     """By cause, of CAUSES."""
     truncated: Cause = field(default_factory=Cause)
@@ -87,6 +89,8 @@ class Report:
         found = [
             f"{self.samples:,} of {self.rows:,} rows used: {self.tokens:,} tokens, {self.trained_tokens:,} trained on"
         ]
+        if self.engine:
+            found.append(self.engine)
         for item in self.files:
             formats = ", ".join(f"{name} {count:,}" for name, count in item.formats.items()) or "no known format"
             unused = ", ".join(item.unused_keys)

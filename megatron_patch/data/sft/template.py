@@ -170,25 +170,6 @@ def _difference(whole: str, part: str) -> str:
     return f"{whole[at : at + 30]!r} against {part[at : at + 30]!r}"
 
 
-def encode(tokenizer: ChatTokenizer, rendered: list[Rendered]) -> list[tuple[Tokens, Turns]]:
-    """Token ids and, for each, the turn it belongs to.
-
-    The text is tokenized in one piece, as `apply_chat_template` does; a token that straddles the start of a turn
-    counts as part of it, as there. Templates write BOS themselves: none is added.
-    """
-    encodings = tokenizer.backend.encode_batch([item.text for item in rendered], add_special_tokens=False)
-    results = []
-    for item, encoding in zip(rendered, encodings, strict=True):
-        tokens = np.array(encoding.ids, dtype=np.int32)
-        turns = np.zeros(len(tokens), dtype=np.uint8)
-        starts, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-        for number, (start, end) in enumerate(item.spans, start=1):
-            inside = (starts < end) & (ends > start)
-            turns[inside] = LAST_TURN if number == len(item.spans) else EARLIER_TURN
-        results.append((tokens, turns))
-    return results
-
-
 LOSSES = ("assistant", "last", "all")
 
 
@@ -196,7 +177,7 @@ def trained(turns: Turns, loss: str) -> npt.NDArray[np.bool_]:
     """Which tokens are learned: as targets, so never the first of a sample.
 
     Args:
-        turns: [n], of `encode`.
+        turns: [n], of `Encoder.encode`.
         loss: `assistant` (every turn of it), `last` (its last turn only), `all` (prompts too).
     """
     if loss not in LOSSES:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
+from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, describe, recognise
 from megatron_patch.data.sft.report import EMPTY, MALFORMED
 from megatron_patch.data.sft.rows import Chunk, Row, parse, read_chunks
-from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns, encode
+from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns
 
 AHEAD = 3
 """Chunks in flight for each worker: bounds the memory."""
@@ -33,7 +33,7 @@ class Piece:
     tokens: Tokens
     """[sum of lengths], the rows one after the other."""
     turns: Turns
-    """[sum of lengths], see `template.encode`."""
+    """[sum of lengths], see `template.PROMPT`."""
     lengths: npt.NDArray[np.int64]
     """[rows used]"""
     lines: npt.NDArray[np.int64]
@@ -47,11 +47,12 @@ class Piece:
     """Rows whose texts spell a special token."""
 
 
-def tokenize_chunk(chunk: Chunk, path: Path, tokenizer: ChatTokenizer, template: ChatTemplate) -> Piece:
+def tokenize_chunk(chunk: Chunk, path: Path, encoder: Encoder, template: ChatTemplate) -> Piece:
     """Parse, recognise, render and tokenize the rows of one chunk.
 
     Raises:
         TemplateError: the template cannot be masked; names file and line.
+        EngineError: see `Encoder.encode`.
     """
     lost: list[tuple[str, int, str]] = []
     formats: Counter[str] = Counter()
@@ -72,7 +73,7 @@ def tokenize_chunk(chunk: Chunk, path: Path, tokenizer: ChatTokenizer, template:
             lost.append((MALFORMED, row.line, str(error)))
         except TemplateError as error:
             raise TemplateError(f"{path}:{row.line}: {error}") from None
-    encoded = encode(tokenizer, rendered) if rendered else []
+    encoded = encoder.encode(rendered)
     return Piece(
         file=chunk.file,
         size=chunk.size,
@@ -109,22 +110,20 @@ def _encodable(rendered: Rendered) -> Rendered:
     return rendered
 
 
-def tokenize_files(
-    files: list[Path], tokenizer: ChatTokenizer, template: ChatTemplate, workers: int
-) -> Iterator[Piece]:
+def tokenize_files(files: list[Path], encoder: Encoder, template: ChatTemplate, workers: int) -> Iterator[Piece]:
     """All rows of all files, in their order whatever the number of workers.
 
     Args:
         workers: processes; 1 works in this one.
     Raises:
         DataError: a file that cannot be read to its end.
-        TemplateError: see `tokenize_chunk`.
+        TemplateError, EngineError: see `tokenize_chunk`.
     """
     if workers == 1:
         for chunk in read_chunks(files):
-            yield tokenize_chunk(chunk, files[chunk.file], tokenizer, template)
+            yield tokenize_chunk(chunk, files[chunk.file], encoder, template)
         return
-    _Worker.files, _Worker.tokenizer, _Worker.template = files, tokenizer, template
+    _Worker.files, _Worker.encoder, _Worker.template = files, encoder, template
     # Forked, so that the tokenizer is there already. An executor, unlike a Pool, notices when a worker is killed.
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
@@ -135,12 +134,12 @@ class _Worker:
     """What a forked worker inherits."""
 
     files: list[Path]
-    tokenizer: ChatTokenizer
+    encoder: Encoder
     template: ChatTemplate
 
     @classmethod
     def run(cls, chunk: Chunk) -> Piece:
-        return tokenize_chunk(chunk, cls.files[chunk.file], cls.tokenizer, cls.template)
+        return tokenize_chunk(chunk, cls.files[chunk.file], cls.encoder, cls.template)
 
 
 def _one_thread() -> None:

@@ -18,10 +18,11 @@ import pytest
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source, TokenizedCache, defect, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
+from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import select
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError, encode
+from megatron_patch.data.sft.template import ChatTemplate, TemplateError
 
 ROOT = Path(__file__).resolve().parents[3]
 Write = Callable[[Path, list[Any]], Path]
@@ -52,7 +53,9 @@ def test_a_cache_is_what_encoding_gives_at_any_number_of_workers(
 ) -> None:
     cache, said = build(data, tokenizer_folder, tmp_path / "one")
     assert len(said) == 1 and "tokenizing 1 file(s)" in said[0]
-    expected = encode(tokenizer, [template.render(Conversation(messages=messages)) for messages in conversations])
+    expected = Encoder(tokenizer).encode(
+        [template.render(Conversation(messages=messages)) for messages in conversations]
+    )
     for number, (tokens, turns) in enumerate(expected):
         assert cache.row(number)[0].tolist() == tokens.tolist()
         assert cache.row(number)[1].tolist() == turns.tolist()

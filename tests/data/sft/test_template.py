@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
+from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError, encode, trained
+from megatron_patch.data.sft.template import ChatTemplate, TemplateError, trained
 from megatron_patch.data.tokenizer import TokenizerError
 
 CHATML = (
@@ -59,7 +60,7 @@ def test_tokens_and_masks_are_hugging_faces(
 
     theirs = AutoTokenizer.from_pretrained(tokenizer_folder)
     assert not template.marked
-    ours = encode(tokenizer, [template.render(Conversation(messages=messages)) for messages in conversations])
+    ours = Encoder(tokenizer).encode([template.render(Conversation(messages=messages)) for messages in conversations])
     for messages, (tokens, turns) in zip(conversations, ours, strict=True):
         expected = theirs.apply_chat_template(
             messages, chat_template=marked_template, return_assistant_tokens_mask=True
@@ -80,7 +81,7 @@ def test_marked_and_derived_masks_agree(
 
 def test_losses(tokenizer: ChatTokenizer, template: ChatTemplate) -> None:
     messages = [{"role": "system", "content": "S"}, *chat("first question", "first answer", "second", "last answer")]
-    ((tokens, turns),) = encode(tokenizer, [template.render(Conversation(messages=messages))])
+    ((tokens, turns),) = Encoder(tokenizer).encode([template.render(Conversation(messages=messages))])
 
     def text(loss: str) -> str:
         return tokenizer.backend.decode(tokens[trained(turns, loss)].tolist(), skip_special_tokens=False)
@@ -156,7 +157,7 @@ def test_dates_do_not_change_the_tokens() -> None:
 def test_characters_of_several_tokens_belong_to_their_turn(tokenizer: ChatTokenizer) -> None:
     template = with_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     rendered = template.render(Conversation(messages=chat("x", "🦙🧿", "y")))
-    ((tokens, turns),) = encode(tokenizer, [rendered])
+    ((tokens, turns),) = Encoder(tokenizer).encode([rendered])
     assert tokenizer.backend.decode(tokens[turns > 0].tolist()) == "🦙🧿"
     assert np.diff(np.flatnonzero(turns)).max() == 1 and (turns > 0).sum() > 2
 
