@@ -187,7 +187,10 @@ def data_flags(plan: Plan) -> Flags:
     flags += ["--data-cache-path", f"{plan.output}/cache", "--num-workers", str(workers)]
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
-        flags += ["--sft", "--sft-dataset", plan.knobs.dataset_type]
+        flags += ["--sft-data", plan.knobs.dataset_type]
+        flags += ["--sft-loss", plan.knobs.sft_loss, "--sft-average", plan.knobs.sft_average]
+        flags += ["--sft-overlong", plan.knobs.sft_overlong, "--sft-max-lost", repr(plan.knobs.sft_max_lost)]
+        flags += ["--calculate-per-token-loss"]  # else each micro batch weighs the same, however few its labels
         flags += ["--sft-packing"] if plan.knobs.sft_packing else []
     return flags
 
@@ -248,7 +251,7 @@ FIXED = frozenset(
 EMITTED = frozenset(
     """
     --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2 --adam-eps
-    --allow-unfused-attention --attention-backend --attention-dropout --bf16 --ckpt-format --ckpt-step --clip-grad
+    --allow-unfused-attention --attention-backend --attention-dropout --bf16 --calculate-per-token-loss --ckpt-format --ckpt-step --clip-grad
     --context-parallel-size --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion
     --data-cache-path --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
     --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --ffn-hidden-size --finetune
@@ -263,7 +266,7 @@ EMITTED = frozenset(
     --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
     --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
     --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
-    --sequence-parallel --sft --sft-dataset --sft-packing --spec --split --swiglu --tensor-model-parallel-size
+    --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing --spec --split --swiglu --tensor-model-parallel-size
     --tensorboard-dir --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
     --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
     --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name

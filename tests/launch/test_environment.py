@@ -53,7 +53,7 @@ def test_every_variable_is_used() -> None:
     wing = (REPOSITORY / "megatron_patch" / "launch").glob("*.py")
     used = "".join(path.read_text() for path in wing if path.stem not in ("environment", "notes", "render"))
     for row in dataclasses.fields(Knobs):
-        assert re.search(rf"knobs\.{row.name}\b|\bmp_{row.name}\b", used), row.name
+        assert re.search(rf"""(knobs\.|\bmp_|knobs\.get\("){row.name}\b""", used), row.name
 
 
 def test_cluster() -> None:

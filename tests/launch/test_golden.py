@@ -188,10 +188,10 @@ def test_megatron_understands_every_command(parsed: dict[str, Any], world: Path)
     seed |= {"tensor_model_parallel_size": 4, "pipeline_model_parallel_size": 2, "data_parallel_size": 1}
     seed |= {"sequence_parallel": True, "use_distributed_optimizer": True, "bf16": True, "fp16": False, "fp8": None}
     seed |= {"load": str(world / "mcore-tp4-pp2"), "finetune": True, "ckpt_step": 1, "lr": 1e-5, "min_lr": 1e-6}
-    expect("seed_pretrain", **seed, train_iters=9, lr_warmup_iters=0, sft=False, save_interval=100000)
-    expect("seed_sft_idxmap", **seed, train_iters=10000, lr_warmup_iters=100, sft=True)
+    expect("seed_pretrain", **seed, train_iters=9, lr_warmup_iters=0, sft_data=None, save_interval=100000)
+    expect("seed_sft_idxmap", **seed, train_iters=10000, lr_warmup_iters=100, sft_data="idxmap")
     raw = [str(world / "chat.json")]
-    expect("seed_sft_raw", **seed, train_iters=10000, sft=True, train_data_path=raw, valid_data_path=raw)
+    expect("seed_sft_raw", **seed, train_iters=10000, sft_data="raw", train_data_path=raw, valid_data_path=raw)
 
     expect("cpu_one_process", num_layers=4, padded_vocab_size=384, bf16=False, fp16=False, attention_backend="flash")
     expect("cpu_one_process", spec=["megatron_patch.backend.layers", "llama_layer_spec"], transformer_impl="local")
