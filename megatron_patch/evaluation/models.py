@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_patch.checkpoint.configuration import Configuration, find_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.locate import configuration_beside, resolve_iteration
+from megatron_patch.checkpoint.hf_folder import companions
+from megatron_patch.checkpoint.locate import resolve_iteration
 from megatron_patch.evaluation.data import HARNESS
 
 
@@ -60,7 +63,7 @@ def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> M
         return Model(given=given, folder=path.resolve(), identity=identity_of(path))
     try:
         iteration = resolve_iteration(path).resolve()
-        configuration = configuration_beside(iteration, hf_path).resolve()
+        configuration = find_configuration(iteration, hf_path)
     except CheckpointError as error:
         raise ModelError(
             f"CHECKPOINT: {given} has no config.json with *.safetensors or *.bin, and: {error} (here: --hf-path)"
@@ -68,7 +71,7 @@ def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> M
     identity = hashlib.sha256(f"{identity_of(iteration)} {_configuration_sum(configuration)}".encode()).hexdigest()
     target = cache / "exported" / f"{iteration.parent.parent.name}-{iteration.name}-{identity[:16]}"
     if not target.is_dir():
-        _export(iteration, target, configuration)
+        _export(iteration, target, hf_path)
     else:
         print(f"{given}: was exported before, to {target}")
     return Model(given=given, folder=target, identity=identity, exported_from=iteration)
@@ -78,12 +81,14 @@ def _weights(folder: Path) -> list[Path]:
     return [file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)]
 
 
-def _export(iteration: Path, target: Path, configuration: Path) -> None:
+def _export(iteration: Path, target: Path, hf_path: Path | None) -> None:
     """Run the converter as its own process: it sets torch's threads for itself."""
     print(f"exporting {iteration} to {target}", flush=True)
     command = [sys.executable, "-m", "megatron_patch.checkpoint", "--direction", "mcore2hf"]
-    command += ["--source", str(iteration), "--output-path", str(target), "--hf-path", str(configuration)]
-    done = subprocess.run(command, cwd=HARNESS.parent, check=False)
+    command += ["--source", str(iteration), "--output-path", str(target)]
+    command += ["--hf-path", str(hf_path)] if hf_path else []
+    environment = {**os.environ, "PYTHONPATH": str(HARNESS.parent)}
+    done = subprocess.run(command, env=environment, check=False)
     if done.returncode != 0:
         raise ModelError(f"CHECKPOINT: {iteration} could not be exported (status {done.returncode}; reason above)", 1)
 
@@ -101,9 +106,11 @@ def identity_of(folder: Path) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _configuration_sum(folder: Path) -> str:
-    files = [file for file in sorted(folder.glob("*.json")) if not file.name.endswith(".index.json")]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def _configuration_sum(configuration: Configuration) -> str:
+    """Of the architecture and of what travels with it, such as the tokenizer."""
+    told = json.dumps(configuration.config, sort_keys=True).encode()
+    files = companions(configuration.companions)
+    return hashlib.sha256(told + b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def remote_code(folder: Path) -> list[str]:
