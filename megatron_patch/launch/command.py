@@ -21,6 +21,10 @@ DROPPED = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN", "TORCH_DIS
 others, the last makes torchrun choose a port that somebody else may take first. PET_* (torchrun's own) too."""
 
 
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables that no rank needs: tokenizers come from folders."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A process to become: its arguments, and what changes in its environment."""
@@ -49,7 +53,7 @@ class Command:
 def build_command(plan: Plan, environment: Environment) -> Command:
     """torchrun over the ranks of this machine."""
     argv = (sys.executable, "-m", "torch.distributed.run", *rendezvous(plan), str(ENTRY), *megatron_argv(plan))
-    unset = sorted(name for name in environment.inherited if name in DROPPED or name.startswith("PET_"))
+    unset = sorted(name for name in environment.inherited if name in (*DROPPED, *SECRETS) or name.startswith("PET_"))
     return Command(argv=argv, set=rank_variables(plan, environment), unset=tuple(unset))
 
 
@@ -79,6 +83,8 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
         wanted |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
         if serialises_launches(plan):  # leave SMs to the collectives that run beside the norms
             wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
+        if plan.config.pr == "fp32":  # Transformer Engine computes fp32 products with 10 bits of mantissa
+            wanted["NVIDIA_TF32_OVERRIDE"] = "0"
     else:  # threads that spin while they wait made training 8 times slower beside another busy program
         wanted["OMP_WAIT_POLICY"] = "PASSIVE"
     wanted |= environment.mine

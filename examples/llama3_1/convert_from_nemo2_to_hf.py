@@ -1,0 +1,14 @@
+"""NeMo's converter, Megatron to Hugging Face: `python convert_from_nemo2_to_hf.py --help`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from toolkits.project_python import use_project_python
+
+if __name__ == "__main__":
+    use_project_python()
+    from megatron_patch.checkpoint.nemo import main
+
+    sys.exit(main(sys.argv[1:], "mcore2hf", "convert_from_nemo2_to_hf.py"))
