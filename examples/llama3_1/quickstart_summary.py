@@ -43,8 +43,8 @@ def draw(steps: list[dict[str, Any]], validation: list[dict[str, Any]], vocab_si
     axes.plot(iterations, losses, color="#9ecae1", linewidth=0.8)
     axes.plot(iterations, running_mean(losses, SMOOTHED), color="#08519c", linewidth=1.8, label="training")
     if validation:
-        points = [r["iteration"] for r in validation], [r["validation_loss"] for r in validation]
-        axes.plot(*points, "o", color="#d94801", markersize=5, label="validation")
+        last = {r["iteration"]: r["validation_loss"] for r in validation}
+        axes.plot([*last], [*last.values()], "o", color="#d94801", markersize=5, label="validation", clip_on=False)
     guess = math.log(vocab_size)
     axes.axhline(guess, color="#666666", linewidth=1, linestyle="--")
     axes.annotate(
