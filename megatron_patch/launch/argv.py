@@ -72,6 +72,9 @@ def parallel_flags(plan: Plan) -> Flags:
         flags += ["--num-virtual-stages-per-pipeline-rank", str(layout.vp)]
     if layout.ends_count:
         flags += ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"]
+    elif len(set(layout.stage_layers)) > 1:
+        first, last = layout.stage_layers[0], layout.stage_layers[-1]
+        flags += ["--decoder-first-pipeline-num-layers", str(first), "--decoder-last-pipeline-num-layers", str(last)]
     flags += ["--distributed-backend", "nccl" if plan.device == "cuda" else "gloo"]
     return [*flags, "--distributed-timeout-minutes", str(plan.knobs.distributed_timeout_minutes)]
 
@@ -103,6 +106,11 @@ def optimizer_flags(plan: Plan) -> Flags:
     if plan.offload_fraction > 0:
         flags += ["--optimizer-cpu-offload", "--optimizer-offload-fraction", repr(plan.offload_fraction)]
         flags += ["--use-precision-aware-optimizer", "--overlap-cpu-optimizer-d2h-h2d"]
+    if plan.precision.adam.compact:
+        flags += ["--use-precision-aware-optimizer"]
+        flags += ["--main-grads-dtype", "bf16"] if plan.gradient_bf16 else []
+    if plan.precision.adam.moments_bf16:
+        flags += ["--exp-avg-dtype", "bf16", "--exp-avg-sq-dtype", "bf16"]
     return flags
 
 
@@ -141,7 +149,10 @@ def kernel_flags(plan: Plan) -> Flags:
     flags = ["--attention-backend", attention_backend(plan)]
     if plan.device == "cuda":
         flags += ["--transformer-impl", "transformer_engine"]
-        flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]  # `te` is refused as unstable
+        if plan.config.pr != "fp16":  # backend/te_cross_entropy.py puts its kernel in the place of `native`
+            flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]
+        if plan.knobs.clip_grad > 0:  # backend/gradient_guard.py checks the norm instead, without waiting for the GPU
+            flags += ["--no-check-for-nan-in-loss-and-grad"]
         flags += ["--allow-unfused-attention"] if plan.knobs.allow_unfused_attention else []
         return [*flags, "--manual-gc", "--manual-gc-interval", "100"]
     flags += ["--transformer-impl", "local", "--spec", *CPU_LAYERS]
@@ -217,6 +228,8 @@ def checkpoint_flags(plan: Plan) -> Flags:
         return [*flags, "--override-opt-param-scheduler"]
     if plan.weights.kind == "mcore":
         flags += ["--load", plan.weights.path, "--finetune", "--no-load-optim", "--no-load-rng"]
+        if plan.config.pr == "fp8" and gathers_fp8(plan):  # else the fp32 copies are made from the fp8 weights
+            flags += ["--load-main-params-from-ckpt"]
         flags += ["--ckpt-step", str(plan.weights.step)] if plan.weights.step else []
     return flags
 
@@ -251,26 +264,28 @@ FIXED = frozenset(
 EMITTED = frozenset(
     """
     --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2 --adam-eps
-    --allow-unfused-attention --attention-backend --attention-dropout --bf16 --calculate-per-token-loss --ckpt-format --ckpt-step --clip-grad
-    --context-parallel-size --cpu-offloading-num-layers --cross-entropy-fusion-impl --cross-entropy-loss-fusion
-    --data-cache-path --data-path --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
-    --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --ffn-hidden-size --finetune
-    --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe
-    --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size
-    --init-method-std --initial-loss-scale --kv-channels --load --log-interval --lr --lr-decay-iters
-    --lr-decay-style --lr-warmup-iters --manual-gc --manual-gc-interval --max-position-embeddings --micro-batch-size
-    --min-lr --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim
-    --no-load-rng --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
+    --allow-unfused-attention --attention-backend --attention-dropout --bf16 --calculate-per-token-loss --ckpt-format
+    --ckpt-step --clip-grad --context-parallel-size --cpu-offloading-num-layers --cross-entropy-fusion-impl
+    --cross-entropy-loss-fusion --data-cache-path --data-path --decoder-first-pipeline-num-layers
+    --decoder-last-pipeline-num-layers --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
+    --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --exp-avg-dtype --exp-avg-sq-dtype
+    --ffn-hidden-size --finetune --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather
+    --fp8-recipe --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout
+    --hidden-size --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt
+    --log-interval --lr --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc
+    --manual-gc-interval --max-position-embeddings --micro-batch-size --min-lr --no-check-for-nan-in-loss-and-grad
+    --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
+    --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
     --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
     --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir --overlap-cpu-optimizer-d2h-h2d
     --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
     --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
     --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
-    --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing --spec --split --swiglu --tensor-model-parallel-size
-    --tensorboard-dir --tokenizer-model --tokenizer-type --train-data-path --train-iters --transformer-impl
-    --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
-    --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name
-    --wandb-project --wandb-save-dir --weight-decay --z-loss
+    --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing --spec --split
+    --swiglu --tensor-model-parallel-size --tensorboard-dir --tokenizer-model --tokenizer-type --train-data-path
+    --train-iters --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization
+    --use-distributed-optimizer --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity
+    --wandb-exp-name --wandb-project --wandb-save-dir --weight-decay --z-loss
     """.split()  # noqa: SIM905
 )
 """Every flag that some plan gives; a test holds it against the golden files."""

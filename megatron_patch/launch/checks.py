@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_patch.data.sft import sidecar  # standard library only: not a way into the other wing
 from megatron_patch.families import Shape
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.corpus import Corpus
@@ -20,6 +21,7 @@ from megatron_patch.launch.layout import (
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Step
 from megatron_patch.launch.schedule import count_iterations
+from megatron_patch.launch.vocabulary import Tokenizer
 
 
 def check_tensor_parallel(*, tp: int, shape: Shape) -> Step:
@@ -186,6 +188,32 @@ def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) ->
         yield Problem(names=("MP_SFT_PACKING", "SFT"), what="packing is for SFT", valid="false, or SFT true")
 
 
+def check_sft_idxmap(
+    *,
+    sft: bool,
+    mp_dataset_type: str,
+    seq_len: int,
+    tokenizer: Tokenizer,
+    train_data: tuple[Corpus, ...],
+    valid_data: tuple[Corpus, ...] | None,
+) -> Step:
+    """An idxmap of conversations is built for one sequence length and one tokenizer."""
+    if not sft or mp_dataset_type != "idxmap":
+        return
+    sha256 = sidecar.tokenizer_sha256(tokenizer.path)
+    for name, corpora in (("DATASET_PATH", train_data), ("VALID_DATASET_PATH", valid_data or ())):
+        for corpus in corpora:
+            for what in sidecar.problems(corpus.path, seq_length=seq_len, tokenizer_sha256=sha256):
+                valid = "an idxmap that toolkits/sft_data_preprocessing built for this SEQ_LEN and tokenizer"
+                yield Problem(names=(name, "SEQ_LEN"), what=what, valid=valid)
+
+
+def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
+    """Conversations for validation are named, not split off."""
+    if sft and mp_split is not None:
+        yield Problem(names=("MP_SPLIT", "SFT"), what="no splitting under SFT", valid="unset, and VALID_DATASET_PATH")
+
+
 def check_split(*, mp_split: str | None, valid_data: tuple[Corpus, ...] | None) -> Step:
     """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is."""
     if mp_split is None:
@@ -265,6 +293,8 @@ CHECKS: tuple[Callable[..., Step], ...] = (
     check_attention,
     check_gradient_precision,
     check_data_form,
+    check_sft_idxmap,
+    check_sft_split,
     check_split,
     check_cluster,
     check_wandb,

@@ -16,7 +16,7 @@ TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """One data set: an idxmap prefix, or a raw JSON file."""
+    """One data set: an idxmap prefix, or a file or folder of conversations."""
 
     path: str
     """Absolute; without .bin and .idx."""
@@ -35,11 +35,11 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
 
     Args:
         text: one argument; a path with spaces is taken as it is where it exists, a folder is all prefixes in it.
-        raw: JSON files instead of idxmap prefixes.
+        raw: files and folders of conversations instead of idxmap prefixes.
     Raises:
         CorpusError: with everything that is wrong, joined by `; `.
     """
-    exists = _is_file if raw else _prefix_or_folder
+    exists = _file_or_folder if raw else _prefix_or_folder
     words = [text] if exists(text) else _join_existing(text.split(), exists)
     weighted = len(words) > 1 and _weight(words[0]) is not None and not exists(words[0])
     if weighted and (len(words) % 2 or any(_weight(word) is None for word in words[::2])):
@@ -66,6 +66,10 @@ def prefix_exists(prefix: str) -> bool:
 
 def _prefix_or_folder(path: str) -> bool:
     return prefix_exists(path) or Path(path).is_dir()
+
+
+def _file_or_folder(path: str) -> bool:
+    return Path(path).exists()
 
 
 def _is_file(path: str) -> bool:
@@ -149,12 +153,30 @@ def count_tokens(prefix: str) -> int:
     return data_bytes // TOKEN_BYTES[code]
 
 
+RAW_SUFFIXES = (".json", ".jsonl", ".parquet")
+"""Files of conversations; the first two also as .gz and .zst. `data/sft/rows.py` reads them."""
+
+
 def _inspect_raw(path: str, weight: float | None) -> Corpus:
-    if not _is_file(path):
+    if not Path(path).exists():
         hint = "; an idxmap lies there: unset MP_DATASET_TYPE" if prefix_exists(path) else ""
         raise CorpusError(f"no such file: {path}{hint}")
-    with Path(path).open("rb") as file:
-        start = file.read(4096).lstrip()
-    if start[:1] not in (b"[", b"{"):
-        raise CorpusError(f"{path} is {'empty' if not start else 'not JSON: it begins with neither [ nor {'}")
+    files = [Path(path)] if _is_file(path) else sorted(file for file in Path(path).rglob("*") if file.is_file())
+    known = [file for file in files if file.name.removesuffix(".gz").removesuffix(".zst").endswith(RAW_SUFFIXES)]
+    if not known:
+        raise CorpusError(f"{path} is not, and does not hold, a file that ends in {', '.join(RAW_SUFFIXES)}")
+    for file in known:
+        _look_into(file)
     return Corpus(path=str(Path(path).resolve()), weight=weight, tokens=None)
+
+
+def _look_into(path: Path) -> None:
+    """Raises CorpusError for a file that is visibly none; compressed ones are left to their reader."""
+    with path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not start:
+        raise CorpusError(f"{path} is empty")
+    if path.suffix == ".parquet" and not start.startswith(b"PAR1"):
+        raise CorpusError(f"{path} is not a Parquet file")
+    if path.suffix in (".json", ".jsonl") and start[:1] not in (b"[", b"{"):
+        raise CorpusError(f"{path} is not JSON: it begins with neither [ nor {{")

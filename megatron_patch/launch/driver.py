@@ -135,9 +135,6 @@ def make_plan(
 def _refusals(plan: Plan) -> list[Problem]:
     """What a dry run may show and a real start may not begin."""
     found = []
-    if plan.config.sft:  # until the SFT trainer is built: only this block has to go
-        what = "finetuning is not built yet; DRY_RUN=1 shows its plan"
-        found.append(Problem(names=("SFT",), what=what, valid="false"))
     if plan.device == "cpu" and plan.memory_limit is not None and plan.memory.static > plan.memory_limit:
         what = (
             f"weights, gradients and optimizer of one process take {gigabytes(plan.memory.static)}, "

@@ -42,12 +42,14 @@ class Knobs:
     dataset_type: str = _knob("idxmap", "form of the data: .bin and .idx, or JSON (SFT only)", choice("idxmap", "raw"))
     device: str = _knob("auto", "auto takes GPUs where there are any", choice("auto", "cpu", "cuda"))
     distributed_timeout_minutes: int = _knob(10, "how long a rank waits for another before the run fails", whole(1))
-    eval_interval: int = _knob(1000, "iterations between two validations", whole(1))
+    eval_interval: int | None = _knob(
+        None, "iterations between two validations; else a tenth of the run, 1000 at most", whole(1)
+    )
     eval_iters: int = _knob(10, "iterations of one validation; 0 = no validation", whole(0))
     fp8_recipe: str = _knob("tensorwise", "scaling under PR=fp8", choice("tensorwise", "delayed", "blockwise"))
     grad_reduce: str = _knob(
         "auto",
-        "precision that gradients are summed in; auto = bf16 on GPUs where an iteration is one micro batch, else fp32",
+        "precision that gradients are summed in; auto = bf16 on GPUs up to 16 micro batches an iteration, else fp32",
         choice("auto", "fp32", "bf16"),
     )
     init_std: float | None = _knob(None, "standard deviation of new weights; else the model's own", real(above=True))
@@ -68,14 +70,34 @@ class Knobs:
     nproc: int | None = _knob(
         None, "processes on this machine; else one per GPU, on the CPU TP x PP x CP", whole(1, 4096)
     )
+    moments: str = _knob(
+        "auto",
+        "precision of Adam's moments; auto = fp32, bf16 on GPUs where that alone makes the run fit",
+        choice("auto", "fp32", "bf16"),
+    )
     num_workers: int | None = _knob(None, "data loader processes per rank; else 2 on GPUs, 0 on the CPU", whole(0, 256))
     optimizer_offload_fraction: float = _knob(
         1.0, "OPTIMIZER_OFFLOAD=static: part of the optimizer's state that moves", real(0, 1, above=True)
+    )
+    pp_balance: bool = _knob(
+        True, "GPUs, PP > 1: fewer layers on the last stage, whose LM head takes time too", boolean()
     )
     rendezvous_timeout_seconds: int = _knob(
         600, "several machines: how long they wait for each other before the first step", whole(5)
     )
     seed: int = _knob(1234, "seed of weights and of the order of the data", whole(0, 2**31 - 1))
+    sft_average: str = _knob(
+        "token",
+        "SFT: what weighs equally in the loss: each trained token, or each conversation",
+        choice("token", "sequence"),
+    )
+    sft_loss: str = _knob(
+        "assistant",
+        "SFT: what is learned: all that the assistant says, its last turn, or every token",
+        choice("assistant", "last", "all"),
+    )
+    sft_max_lost: float = _knob(0.1, "SFT: largest share of the conversations that may go unused", real(0, 1))
+    sft_overlong: str = _knob("truncate", "SFT: conversations longer than SEQ_LEN", choice("truncate", "drop", "error"))
     sft_packing: bool = _knob(False, "SFT: several conversations in one sequence", boolean())
     slurm_account: str | None = _knob(None, "ENV=slurm: account", text("a name"))
     slurm_args: str | None = _knob(None, "ENV=slurm: more options for sbatch, as in a shell", text("options"))

@@ -70,6 +70,31 @@ def split_layers(num_layers: int, pp: int, vp: int) -> tuple[tuple[int, ...], bo
     return None
 
 
+def balanced_layers(shape: Shape, vocab_rows: int, seq_len: int, pp: int) -> tuple[int, ...]:
+    """Layers of each pipeline rank so that all take about as long, the last with the LM head.
+
+    Only the first and the last stage may differ from the others (`--decoder-first-pipeline-num-layers` and its twin).
+    The head counts as many layers as it has their floating-point operations; attention's count 1.6 times, which is
+    how much slower they run (docs/performance.md).
+    """
+    attention = 1.6 * 2 * seq_len * shape.head_dim * shape.num_attention_heads
+    head = 2 * shape.hidden_size * vocab_rows / (2 * shape.parameters_per_layer() + attention)
+    middle = max(1, pp - 2)
+    candidates = [(shape.num_layers // pp,) * pp]
+    for last in range(1, candidates[0][0]):
+        for first in range(1, shape.num_layers - last + 1):
+            each, left = divmod(shape.num_layers - first - last, middle)
+            if left == 0 and (each > 0) == (pp > 2):
+                candidates.append((first, *(each,) * (pp - 2), last))
+
+    def cost(stages: tuple[int, ...]) -> tuple[float, float]:
+        times = [*stages[:-1], stages[-1] + head]
+        return round(max(times), 1), sum(time * time for time in times)
+
+    best, even = min(candidates, key=cost), candidates[0]
+    return best if cost(best)[0] < 0.99 * cost(even)[0] else even
+
+
 def tensor_parallel_problem(shape: Shape, tp: int) -> str | None:
     """Why a model cannot be cut over TP ranks; None if it can.
 

@@ -1,8 +1,8 @@
 """What one rank keeps in memory, by component: an estimate of the allocator's peak, made before anything runs.
 
-Counted in bytes. Held against four measured peaks of Llama 3.1 8B at 8192 tokens on H200 (in GB; here in brackets):
-bf16 sums on 4 GPUs 100 (99), fp8 94 (94), fp32 sums 110 (115), TP 2 x PP 2 49 (50). Not counted: the CUDA context,
-NCCL's buffers and fragmentation, 2 to 4 GB together; on the CPU, 0.7 GB of libraries per process.
+Counted in bytes, and held against peaks that were measured on H200s: tests/launch/test_layout.py, docs/performance.md.
+Not counted: the CUDA context, NCCL's buffers and fragmentation, 2 to 4 GB together; on the CPU, 0.7 GB of libraries
+per process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,24 @@ GPU_RESERVE_BYTES = 3_000_000_000
 """CUDA context, NCCL and fragmentation, left free on a GPU."""
 
 
+WORKSPACE_BYTES = 160_000_000
+"""cuBLAS's and cuDNN's scratch memory, and small tensors, on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """How the optimizer's state is kept."""
+
+    bytes: int
+    """Per parameter: what a master copy needs beside the weight, and two moments."""
+    compact: bool = False
+    """Megatron's precision-aware optimizer: of the fp32 copy only the 16 bits that the bf16 weight lacks. Lossless."""
+    moments_bf16: bool = False
+
+
+PLAIN_ADAM = Adam(bytes=12)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """Bytes per number of each kind."""
@@ -29,6 +47,9 @@ class Precision:
     activation: int
     fp8: bool = False
     """Inputs of linear layers are kept in 1 byte for the backward pass."""
+    adam: Adam = PLAIN_ADAM
+    gpu: bool = True
+    """Transformer Engine's kernels; the CPU's cross-entropy keeps a softmax in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +64,10 @@ class Memory:
     """Kept between forward and backward, over all micro batches in flight."""
     logits: int
     """Logits and cross-entropy; only where the last stage is the fullest."""
+    workspace: int
+    """Scratch memory of the libraries, and the gradients that nobody reads where they are added up in place."""
+    step: int
+    """What the optimizer's step needs beyond the activations, which are free by then: an fp32 copy of its gradients."""
     host_optimizer: int
     """RAM that takes what OPTIMIZER_OFFLOAD moves off the GPU; not in the total."""
     stage: int
@@ -51,7 +76,7 @@ class Memory:
     @property
     def total(self) -> int:
         """Everything that lies on the device."""
-        return self.static + self.activations + self.logits
+        return self.static + self.activations + self.logits + self.workspace + self.step
 
     @property
     def static(self) -> int:
@@ -92,17 +117,21 @@ def estimate(
     for stage, layers in enumerate(layout.stage_layers):
         parameters = stage_parameters(shape, vocab_rows, layout, stage)
         shards = layout.dp * layout.cp if distributed_optimizer else 1
-        optimizer = parameters * (12 if precision.weight == 2 else 8) // shards
+        optimizer = parameters * precision.adam.bytes // shards
         passes = min(micro_batches, in_flight(layout, stage))
         kept = _kept_layers(shape, layout, precision, tokens, layers, recompute, recompute_layers, passes)
         last = stage == layout.pp - 1
+        logits = logits_bytes(shape, tokens, vocab_rows, layout, precision) if last else 0
+        copies = 0 if precision.gradient == 4 or precision.adam.compact else 4 * parameters // shards
         stages.append(
             Memory(
                 weights=parameters * precision.weight,
                 gradients=parameters * precision.gradient,
                 optimizer=round(optimizer * (1 - offload_fraction)),
                 activations=kept,
-                logits=logits_bytes(tokens, vocab_rows, layout, precision) if last else 0,
+                logits=logits,
+                workspace=workspace_bytes(shape, vocab_rows, layout, precision, last=last),
+                step=max(0, copies - kept - logits),
                 host_optimizer=round(optimizer * offload_fraction),
                 stage=stage,
             )
@@ -182,17 +211,33 @@ def _cut_by_sequence(count: int, layout: Layout) -> int:
     return count // layout.tp if layout.sequence_parallel else count
 
 
-def logits_bytes(tokens: int, vocab_rows: int, layout: Layout, precision: Precision) -> int:
-    """Logits in the model's precision, and their softmax in fp32, which becomes the gradient in place.
+def logits_bytes(shape: Shape, tokens: int, vocab_rows: int, layout: Layout, precision: Precision) -> int:
+    """Logits, whose gradient takes their place, and the last hidden states (three times: raw, normed, their gradient).
 
-    Source: `fused_cross_entropy.py`, megatron-core 0.19.2; the vocabulary is cut over TP.
+    On the CPU there is also a softmax in fp32. The vocabulary is cut over TP.
+    Source: backend/te_cross_entropy.py; `cross_entropy.py` of megatron-core 0.19.2.
     """
-    return tokens * vocab_rows // layout.tp * (precision.activation + 4)
+    hidden = _cut_by_sequence(3 * tokens * shape.hidden_size * precision.activation, layout)
+    return hidden + tokens * vocab_rows // layout.tp * (precision.activation + (0 if precision.gpu else 4))
+
+
+def workspace_bytes(shape: Shape, vocab_rows: int, layout: Layout, precision: Precision, *, last: bool) -> int:
+    """Scratch memory, and one gradient of each shape of weight, in the weight's precision, that is never read.
+
+    Where weight gradients are added up by the matrix product, autograd still wants a tensor for each; Transformer
+    Engine keeps one for each shape (`get_dummy_wgrad`). On the CPU nothing.
+    """
+    if not precision.gpu:
+        return 0
+    layer = (shape.parameters_per_layer() - 2 * shape.hidden_size) // layout.tp
+    head = vocab_rows * shape.hidden_size // layout.tp if last else 0
+    return WORKSPACE_BYTES + (layer + head) * 2
 
 
 def checkpoint_bytes(parameters: int, precision: Precision) -> int:
     """What one checkpoint takes on disk: weights as they are computed with, fp32 copies and moments."""
-    return parameters * (precision.weight + (12 if precision.weight == 2 else 8))
+    master = 4 if precision.weight == 2 else 0
+    return parameters * (precision.weight + master + (4 if precision.adam.moments_bf16 else 8))
 
 
 def gigabytes(count: int) -> str:

@@ -48,6 +48,11 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield "SP=true does nothing at TP 1: there is no second rank to split the sequence with"
     if layout.ends_count:
         yield "the layers alone do not divide by PP: embedding and loss count as one layer each, at the two ends"
+    elif len(set(layout.stage_layers)) > 1:
+        yield (
+            f"pipeline stages of {', '.join(map(str, layout.stage_layers))} layers: the last has the LM head to do too "
+            "(MP_PP_BALANCE=false cuts evenly)"
+        )
     if layout.tp > plan.shape.num_query_groups:
         yield f"TP is larger than the {plan.shape.num_query_groups} KV heads: ranks share one, at one more all-gather"
 
@@ -79,7 +84,11 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
     if knobs.allow_unfused_attention and plan.device == "cpu":
         yield "MP_ALLOW_UNFUSED_ATTENTION does nothing on the CPU"
     if plan.gradient_bf16 and knobs.grad_reduce == "auto":
-        yield "gradients are summed in bf16: one micro batch per iteration accumulates nothing (MP_GRAD_REDUCE=fp32)"
+        yield f"gradients are summed in bf16, over {schedule.micro_batches} micro batches (MP_GRAD_REDUCE=fp32)"
+    if plan.precision.adam.compact:
+        yield "the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: otherwise it does not fit"
+    if plan.precision.adam.moments_bf16 and knobs.moments == "auto":
+        yield "Adam's moments are kept in bf16, as in fp32 they do not fit (MP_MOMENTS=fp32; OPTIMIZER_OFFLOAD=auto)"
     if config.pr == "fp8" and not gathers_fp8(plan):
         why = "DO is false" if not config.do else "the optimizer is offloaded"
         yield f"weights travel in bf16, not fp8: {why}"

@@ -72,6 +72,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tokenizer(root / "tokenizer")
     for name in ("text", "valid", "more", "with space", "$(touch pwned)"):
         write_idxmap(root / name)
+    for length in (128, 8192):
+        write_idxmap(root / f"sft-{length}", length=2 * length)
     (root / "chat.json").write_text('[{"instruction": "a", "output": "b"}]')
     for size in ("tiny", "1B", "8B"):
         write_hf(root / f"hf-{size}", size)

@@ -100,7 +100,9 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str]] = [
         ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"),
         "num_layers is 32 in 8B and 16 in the checkpoint's config.json",
     ),
-    ({"SFT": "true"}, ("SFT",), "not built yet"),
+    ({"SFT": "true"}, ("DATASET_PATH", "SEQ_LEN"), "not 128"),
+    ({"SFT": "true", "MP_SPLIT": "9,1", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT", "SFT"), "no splitting"),
+    ({"SFT": "true", "MP_SFT_LOSS": "user"}, ("MP_SFT_LOSS",), "unknown value"),
     ({"MODEL_SIZE": "405B"}, ("MODEL_SIZE",), "of RAM for it"),
     # variables
     ({"MP_VPP": "2"}, ("MP_VPP",), "unknown variable; nearest: MP_VP"),

@@ -49,9 +49,13 @@ def test_all_wrong_paths_are_named(here: Path) -> None:
 def test_raw_json(here: Path, tmp_path: Path) -> None:
     assert read_blend("chat.json", raw=True)[0].tokens is None
     for content, found in ((b"", "is empty"), (b"  \n", "is empty"), (b"PAR1", "not JSON")):
-        (tmp_path / "data").write_bytes(content)
-        with pytest.raises(CorpusError, match=found):
-            read_blend(str(tmp_path / "data"), raw=True)
+        (tmp_path / "data.json").write_bytes(content)
+        for path in (tmp_path / "data.json", tmp_path):  # a file, and a folder with it
+            with pytest.raises(CorpusError, match=found):
+                read_blend(str(path), raw=True)
+    (tmp_path / "data.txt").write_text("{}")
+    with pytest.raises(CorpusError, match="ends in"):
+        read_blend(str(tmp_path / "data.txt"), raw=True)
     with pytest.raises(CorpusError, match="unset MP_DATASET_TYPE"):
         read_blend("text", raw=True)
 

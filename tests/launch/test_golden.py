@@ -47,7 +47,7 @@ LARGE |= {"DO": "true", "SP": "true", "TRAIN_TOKENS_OR_ITERS": "1048576000", "WA
 
 COMMANDS: dict[str, dict[str, str]] = {
     "seed_pretrain": SEED,
-    "seed_sft_idxmap": {**SEED, "SFT": "true"},
+    "seed_sft_idxmap": {**SEED, "SFT": "true", "DATASET_PATH": "sft-128", "VALID_DATASET_PATH": "sft-128"},
     "seed_sft_raw": {
         **SEED,
         "SFT": "true",
@@ -78,6 +78,8 @@ COMMANDS: dict[str, dict[str, str]] = {
         "MP_ADAM_BETA2": "0.98",
     },
     "gpu_8b_fp8": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "PR": "fp8", "PRETRAIN_CHECKPOINT_PATH": "released"},
+    "gpu_8b_one_gpu": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "SP": "false", "MP_NPROC": "1"}
+    | {"GLOBAL_BATCH_SIZE": "16", "MP_MOMENTS": "bf16"},
     "gpu_8b_recompute_offload": {
         **CUDA,
         **LARGE,
@@ -91,6 +93,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     },
     "gpu_8b_offload_activations": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "AC": "offload", "MP_AC_LAYERS": "16"}
     | {"MP_ALLOW_UNFUSED_ATTENTION": "true", "SFT": "true", "MP_SFT_PACKING": "true"}
+    | {"DATASET_PATH": "sft-8192", "VALID_DATASET_PATH": "sft-8192"}
     | {"TRAIN_TOKENS_OR_ITERS": "1000", "WARMUP_TOKENS_OR_ITERS": "10"},
     "dlc_70b_vp5": {**DLC, **LARGE, "MODEL_SIZE": "70B", "TP": "8", "PP": "4", "MP_VP": "5"}
     | {"WORLD_SIZE": "8", "KUBERNETES_CONTAINER_RESOURCE_GPU": "8", "CP": "2"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import tokenizers
 
+from megatron_patch.data.sft.sidecar import tokenizer_sha256
 from megatron_patch.data.tokenizer import TokenizerError, load_tokenizer
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -30,7 +30,7 @@ class ChatTokenizer:
     chat_template: str | None
     """Jinja, as shipped with the tokenizer."""
     sha256: str
-    """Of the file that decides the ids: see `fingerprint`."""
+    """Of the file that decides the ids: see `sidecar.tokenizer_sha256`."""
 
     @property
     def special_tokens(self) -> list[str]:
@@ -66,21 +66,8 @@ def load_chat_tokenizer(path: str | Path) -> ChatTokenizer:
         vocab_size=loaded.vocab_size,
         named_tokens={"eos_token": loaded.eod_token, **named},
         chat_template=_chat_template(folder, config),
-        sha256=fingerprint(folder),
+        sha256=tokenizer_sha256(folder),
     )
-
-
-def fingerprint(folder: Path) -> str:
-    """SHA-256 of the bytes of `tokenizer.json`, else of `tokenizer.model`: same hash, same ids.
-
-    Raises:
-        TokenizerError: neither of the two files is there.
-    """
-    for name in ("tokenizer.json", "tokenizer.model"):
-        if (folder / name).is_file():
-            with (folder / name).open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    raise TokenizerError(f"{folder} holds neither tokenizer.json nor tokenizer.model")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass, field
@@ -69,6 +70,17 @@ def read(prefix: str | Path) -> Sidecar | None:
         return Sidecar(**content)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}; build the dataset again") from None
+
+
+def tokenizer_sha256(folder: str | Path) -> str:
+    """SHA-256 of the bytes of `tokenizer.json`, else of `tokenizer.model`: same hash, same ids.
+
+    Raises:
+        OSError: neither of the two files can be read.
+    """
+    path = Path(folder) / "tokenizer.json"
+    with (path if path.is_file() else path.with_name("tokenizer.model")).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str, vocab_size: int | None = None) -> list[str]:
