@@ -58,18 +58,20 @@ def _enable_cpu() -> None:
 def _enable_cuda() -> None:
     import torch
 
-    from . import te_libraries, wheel_fixes
+    from . import gradient_guard, te_libraries, wheel_fixes
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything makes a context on the first one
     APPLIED.extend(te_libraries.use_torchs_libraries())
     wheel_fixes.stand_in_for_fused_wgrad()
+    gradient_guard.refuse_non_finite_gradients()
     _mend_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:
-        from . import te_cross_entropy
+        from . import te_cross_entropy, te_kernels
 
         te_cross_entropy.use_in_place_cross_entropy()
+        te_kernels.use_ready_made_kernels()
 
 
 def _mend_everywhere() -> None:
