@@ -40,22 +40,25 @@ class Case:
     """More flags for Megatron's parser (MP_MEGATRON_ARGS)."""
     seconds: float = 120.0
     """The run is stopped after that long."""
-    keep_folder: bool = False
-    """Go on from the checkpoint that an earlier case of this name left."""
+    reference: str = ""
+    """Name of an earlier configuration whose losses these should be."""
+    sft: str = ""
+    """Finetune on conversations: `raw` or `idxmap`."""
 
     def values(self, *, data: str, output: str) -> list[str]:
-        """The 25 values of the driver."""
-        tokens = self.steps * self.batch * self.seq
+        """The 25 values of the driver; SFT counts iterations, pretraining tokens."""
+        unit = 1 if self.sft else self.batch * self.seq
         return [
             *("dsw", self.size, str(self.micro), str(self.batch), "1e-4", "1e-5", str(self.seq), str(self.seq)),
             *(self.pr, str(self.tp), str(self.pp), str(self.cp), _word(self.sp), _word(self.do), _word(self.fl)),
-            *("false", self.ac, self.offload, str(self.save_interval or 100000), data, "none", self.start),
-            *(str(tokens), str(2 * self.batch * self.seq), output),
+            *(_word(bool(self.sft)), self.ac, self.offload, str(self.save_interval or 100000)),
+            *(data, "none", self.start, str(self.steps * unit), str(2 * unit), output),
         ]
 
     def environment(self) -> dict[str, str]:
         """What is set beside the 25 values."""
         extra = {"MP_MEGATRON_ARGS": self.megatron} if self.megatron else {}
+        extra |= {"MP_DATASET_TYPE": self.sft, "MP_SFT_PACKING": "true"} if self.sft else {}
         return dict(self.env) | extra | {"MP_NPROC": str(self.processes)}
 
 
@@ -67,8 +70,24 @@ PLAIN = Case(name="bf16")
 FP8 = Case(name="fp8", pr="fp8")
 PROFILED = {"BENCH_PROFILE": "6"}
 NATIVE_CE = {"BENCH_NATIVE_CROSS_ENTROPY": "1"}
-ROPE, ACTIVATION = "--fused-single-qkv-rope", "--use-te-activation-func --no-bias-swiglu-fusion"
+ROPE = "--fused-single-qkv-rope"
 FUSER = "--use-transformer-engine-op-fuser"
+
+SWITCHES = [
+    replace(PLAIN, name="plain"),
+    replace(PLAIN, name="ac-sel", ac="sel", reference="plain"),
+    replace(PLAIN, name="ac-full", ac="full", reference="plain"),
+    replace(PLAIN, name="ac-offload", ac="offload", reference="plain"),
+    replace(PLAIN, name="fl-false", fl=False, reference="plain"),
+    replace(PLAIN, name="do-false", do=False, reference="plain"),
+    replace(PLAIN, name="optimizer-offload", offload="static", reference="plain"),
+    replace(PLAIN, name="moments-bf16", env={"MP_MOMENTS": "bf16"}, reference="plain"),
+    replace(PLAIN, name="fp16", pr="fp16", reference="plain"),
+    replace(PLAIN, name="fp8-tensorwise", pr="fp8", reference="plain"),
+    replace(PLAIN, name="fp8-delayed", pr="fp8", env={"MP_FP8_RECIPE": "delayed"}, reference="plain"),
+    replace(PLAIN, name="fp8-blockwise", pr="fp8", env={"MP_FP8_RECIPE": "blockwise"}, reference="plain"),
+]
+"""One GPU, 4 layers; deterministic, so that what computes the same has the same bits."""
 
 SUITES: dict[str, list[Case]] = {
     "smoke": [  # the script itself, also without a GPU
@@ -79,29 +98,25 @@ SUITES: dict[str, list[Case]] = {
     "kernels": [
         replace(PLAIN, name="bf16-profile", env=PROFILED),
         replace(FP8, name="fp8-profile", env=PROFILED),
-        replace(PLAIN, name="bf16-native-ce", env=NATIVE_CE),
+        replace(PLAIN, name="bf16-sums-fp32", env={"MP_GRAD_REDUCE": "fp32"}),
         PLAIN,
-        replace(PLAIN, name="bf16-rope", megatron=ROPE),
-        replace(PLAIN, name="bf16-rope-act", megatron=f"{ROPE} {ACTIVATION}"),
-        replace(PLAIN, name="bf16-rope-fuser", megatron=f"{ROPE} {FUSER}"),
-        replace(PLAIN, name="bf16-sums-bf16", env={"MP_GRAD_REDUCE": "bf16"}),
-        replace(PLAIN, name="bf16-micro2", micro=2),
         FP8,
-        replace(FP8, name="fp8-rope-act", megatron=f"{ROPE} {ACTIVATION}"),
-        replace(FP8, name="fp8-rope-fuser", megatron=f"{ROPE} {FUSER}"),
-        replace(FP8, name="fp8-delayed", env={"MP_FP8_RECIPE": "delayed"}),
-        replace(FP8, name="fp8-delayed-fuser", env={"MP_FP8_RECIPE": "delayed"}, megatron=f"{ROPE} {FUSER}"),
+        replace(FP8, name="fp8-fuser", env=PROFILED, megatron=FUSER),
+        replace(PLAIN, name="bf16-flash", env={"MP_ATTENTION_BACKEND": "flash"} | PROFILED, seconds=180),
+        replace(FP8, name="fp8-delayed", env={"MP_FP8_RECIPE": "delayed"} | PROFILED),
+        replace(PLAIN, name="bf16-rope", megatron=ROPE, env=PROFILED),
         replace(FP8, name="fp8-blockwise", env={"MP_FP8_RECIPE": "blockwise"}),
+        replace(FP8, name="fp8-micro2", micro=2),
+        replace(PLAIN, name="bf16-micro2", micro=2),
     ],
-    "switches": [
-        replace(PLAIN, name="plain", env=DETERMINISTIC),
-        replace(PLAIN, name="ac-sel", ac="sel", env=DETERMINISTIC),
-        replace(PLAIN, name="ac-full", ac="full", env=DETERMINISTIC),
-        replace(PLAIN, name="ac-offload", ac="offload", env=DETERMINISTIC),
-        replace(PLAIN, name="fl-false", fl=False, env=DETERMINISTIC),
-        replace(PLAIN, name="do-false", do=False, env=DETERMINISTIC),
-        replace(PLAIN, name="optimizer-offload", offload="static", env=DETERMINISTIC),
-        replace(PLAIN, name="fp16", pr="fp16", env=DETERMINISTIC),
-        replace(PLAIN, name="unfused-2048", seq=2048, env={"MP_ATTENTION_BACKEND": "unfused"}),
+    "one": [
+        replace(PLAIN, name="8B-bf16", size="8B", batch=16, steps=6, seconds=200, env=PROFILED),
+        replace(FP8, name="8B-fp8", size="8B", batch=16, steps=6, seconds=200, env=PROFILED),
     ],
+    "sft": [  # the last is the yardstick of the others
+        replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
+        replace(PLAIN, name="sft-idxmap-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="idxmap"),
+        replace(PLAIN, name="pretrain-4096", size="8B", seq=4096, micro=2, batch=16, steps=6),
+    ],
+    "switches": [replace(case, env=DETERMINISTIC | case.env) for case in SWITCHES],
 }

@@ -61,6 +61,8 @@ def main() -> int:
     parser.add_argument("suites", help=f"comma-separated: {', '.join(SUITES)}; or names of single configurations")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="prefix of .bin and .idx")
+    parser.add_argument("--conversations", type=Path, help="JSON, for SFT on raw JSON")
+    parser.add_argument("--sft-data", type=Path, help="prefix of an SFT idxmap")
     parser.add_argument("--out", type=Path, required=True, help="a folder for logs and results.json")
     parser.add_argument("--scratch", type=Path, help="where runs write their checkpoints (default: OUT)")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no configuration after that long")
@@ -70,11 +72,22 @@ def main() -> int:
     cases = chosen(args.suites)
     results = []
     for result in run_all(cases, args):
+        compare(result, cases, results)
         results.append(result)
         print(table([result], header=len(results) == 1), flush=True)
         (args.out / "results.json").write_text(json.dumps(results, indent=1))
     print("\n" + table(results, header=True))
     return any(result["status"] != "ok" for result in results)
+
+
+def compare(result: dict[str, Any], cases: Sequence[Case], earlier: Sequence[dict[str, Any]]) -> None:
+    """How far the plan was from the peak, and the losses from those of the reference."""
+    if result.get("expected_gb") and result.get("peak_gb"):
+        result["plan_ratio"] = round(result["expected_gb"] / result["peak_gb"], 3)
+    wanted = next(case.reference for case in cases if case.name == result["name"])
+    for other in earlier:
+        if other["name"] == wanted and other.get("losses") and result.get("losses"):
+            result["loss_gap"] = max(abs(a - b) for a, b in zip(result["losses"], other["losses"], strict=False))
 
 
 def chosen(names: str) -> list[Case]:
@@ -107,11 +120,11 @@ def run_all(cases: Sequence[Case], args: argparse.Namespace) -> Iterator[dict[st
 def prepare(case: Case, args: argparse.Namespace) -> Running:
     """Plan the configuration and start its ranks up to the gate."""
     folder = (args.scratch or args.out) / case.name
-    if not case.keep_folder:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     run = Running(case=case, folder=folder)
-    values = case.values(data=str(args.data), output=str(folder))
+    data = {"": args.data, "raw": args.conversations, "idxmap": args.sft_data}[case.sft]
+    values = case.values(data=str(data), output=str(folder))
     environ = os.environ | {"MP_TOKENIZER_PATH": str(args.tokenizer)} | case.environment()
     plan, environment, problems = make_plan(values, environ, dry_run=args.plan)
     if plan is None or environment is None:
@@ -255,16 +268,18 @@ def keep_logs(run: Running, out: Path) -> None:
 
 
 COLUMNS = (
-    ("configuration", "name", "<34"),
+    ("configuration", "name", "<22"),
     ("step ms", "step_ms", ">9"),
     ("slowest", "slowest_ms", ">9"),
     ("tok/s/GPU", "tokens_per_s_per_gpu", ">9"),
     ("TFLOP/s", "tflops_per_gpu", ">8"),
     ("peak GB", "peak_gb", ">8"),
     ("plan GB", "expected_gb", ">8"),
+    ("ratio", "plan_ratio", ">6"),
     ("first loss", "first_loss", ">12"),
     ("last loss", "last_loss", ">12"),
-    ("run s", "seconds", ">6"),
+    ("loss gap", "loss_gap", ">12"),
+    ("run s", "seconds", ">7"),
     ("  ", "status", "<60"),
 )
 
@@ -284,7 +299,7 @@ def _cell(value: Any, width: str) -> str:
     if value is None:
         return format("-", width)
     if isinstance(value, float):
-        value = f"{value:.5f}" if width == ">12" else f"{value:.2f}"
+        value = f"{value:.5f}" if width == ">12" else f"{value:.3f}" if width == ">6" else f"{value:.2f}"
     return format(str(value)[:60], width)
 
 
