@@ -20,6 +20,10 @@ LOSS_KEY = "lm loss"
 """Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""
 
 
+Z_LOSS_KEY = "z loss"
+"""And of the mean square of log Z, under --z-loss."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One optimizer step, as the last rank saw it."""
@@ -40,6 +44,8 @@ class Step:
     """Wall time of data, forward, backward and optimizer."""
     flops: float
     """Floating-point operations of the whole step by Megatron's count, over all ranks."""
+    z_loss: float | None = None
+    """Mean of log(sum(exp(logits)))^2 over the loss tokens, before its weight; None without --z-loss."""
     peak_memory_bytes: int
     """Highest of all ranks: allocated memory on a GPU, resident set on a CPU."""
 
@@ -131,6 +137,7 @@ def _measure(
         batch_samples=batch_samples,
         seconds=seconds,
         flops=float(flops),
+        z_loss=float(loss_dict[Z_LOSS_KEY]) if Z_LOSS_KEY in loss_dict else None,
         peak_memory_bytes=_peak_memory_of_all_ranks(),
     )
 

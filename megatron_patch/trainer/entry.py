@@ -67,7 +67,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import hooks, te_attention
+    from ..backend import hooks, te_attention, z_loss
     from .checks import refuse_contradictions
     from .datasets import provide_datasets
     from .sft import sft_provider
@@ -77,6 +77,8 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     args = parse_and_validate_args(extra_args_provider=add_arguments)
     hooks.interrupt_like_termination(args)
     refuse_contradictions(args)
+    if args.z_loss:
+        z_loss.keep_log_z()
     if args.transformer_impl == "transformer_engine":
         te_attention.watch_attention(
             reporter.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention

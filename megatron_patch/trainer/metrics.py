@@ -51,6 +51,8 @@ def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, An
         "tflops_per_gpu": step.flops / step.seconds / world_size / 1e12,
         "peak_memory_bytes": step.peak_memory_bytes,
     }
+    if step.z_loss is not None:
+        record["z_loss"] = step.z_loss
     return record | {"skipped": True} if step.skipped else record
 
 

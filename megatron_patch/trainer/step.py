@@ -12,7 +12,8 @@ from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args
 
-from ..backend.hooks import LOSS_KEY
+from ..backend import z_loss
+from ..backend.hooks import LOSS_KEY, Z_LOSS_KEY
 from .batch import get_batch
 
 FAULTS = ((torch.isnan, "NaN"), (torch.isinf, "infinity"))
@@ -34,17 +35,18 @@ def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[to
         loss_mask=batch.loss_mask,
         packed_seq_params=batch.packed,
     )
-    return output, partial(loss_function, batch.loss_mask, batch.sources)
+    return output, partial(loss_function, batch.loss_mask, batch.sources, z_loss.take())
 
 
 def loss_function(
-    loss_mask: torch.Tensor, sources: torch.Tensor | None, losses: torch.Tensor
+    loss_mask: torch.Tensor, sources: torch.Tensor | None, log_z: torch.Tensor | None, losses: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Sum the loss over the tokens that count; Megatron divides by their number over the whole batch.
 
     Args:
         loss_mask: [b, s / CP], the weight of each token.
         sources: [b], which validation set each row is of, or None.
+        log_z: [b, s / CP], logarithm of the softmax's sum, under --z-loss; None without.
         losses: [b, s / CP], cross-entropy in nats.
     Returns:
         Sum of the losses (float32), number of tokens (int32), and [sum, number] under the name it is logged by; with
@@ -64,6 +66,10 @@ def loss_function(
                 fatal=True,
             )
     logged = {LOSS_KEY: torch.stack([total.detach(), number.float()])}
+    if log_z is not None:  # after the loss was noted: what is shown stays the cross-entropy
+        squares = torch.sum(log_z.view(-1).square() * loss_mask.view(-1))
+        logged[Z_LOSS_KEY] = torch.stack([squares.detach(), number.float()])
+        total = total + args.z_loss * squares
     if sources is not None and len(args.validation_names) > 1:
         for index, name in enumerate(args.validation_names):
             of_set = (sources == index).repeat_interleave(mask.numel() // sources.numel()).float()

@@ -16,6 +16,14 @@ from .errors import TrainerError
 EXPLAINED = (TrainerError, BackendError, CheckpointError)
 """Errors whose message says what to change: shown without a traceback."""
 
+LOST_CONNECTION = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL communicator was aborted",
+)
+"""What gloo and NCCL say on the ranks that survive the first failure."""
+
 SHOWN_LINES = 12
 """How much of a traceback or of a log is repeated on the screen."""
 
@@ -47,6 +55,8 @@ class Streams:
         where = f"rank {self.rank} of {self.world_size}"
         if isinstance(error, EXPLAINED):
             lines = [f"error on {where}: {error}"]
+        elif any(words in str(error) for words in LOST_CONNECTION):
+            lines = [f"{where} lost its connection to another rank, which failed first"]
         elif isinstance(error, SystemExit):
             lines = [f"error: {where} ended with status {error.code}; its log ends with", *self._log_tail()]
         else:

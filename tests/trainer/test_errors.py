@@ -36,9 +36,10 @@ def test_missing_checkpoint(tmp_path: Path, data: Path) -> None:
 
 
 def test_token_outside_the_vocabulary(tmp_path: Path, data: Path) -> None:
-    """Megatron masks such ids silently at TP > 1."""
-    run = launch(tmp_path, data, "--vocab-size 96")
-    assert_explained(run, "but the vocabulary has 96 rows: was it made with another tokenizer?")
+    """Megatron masks such ids silently at TP > 1. One rank reads the data and fails; the other does not hide it."""
+    run = launch(tmp_path, data, "--vocab-size 96 --tensor-model-parallel-size 2", processes=2)
+    assert_explained(run, "error on rank 0 of 2", "the vocabulary has 128 rows: was it made with another tokenizer?")
+    assert "rank 1 of 2 lost its connection to another rank, which failed first" in run.stderr
 
 
 @pytest.mark.slow

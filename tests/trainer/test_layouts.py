@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import Run, train
+from .harness import REPOSITORY, Run, launch, train
 
 TOLERANCE = 2e-6
 """In nats. A broken causal mask under CP shows 3e-5 at iteration 1 and 1e-2 at iteration 20."""
@@ -27,6 +27,9 @@ CLOSE = [
     pytest.param(4, TP2 + PP2 + "--sequence-parallel", id="TP2xPP2+SP"),
     pytest.param(4, TP2 + CP2, id="TP2xCP2"),
 ]
+
+
+BROKEN_CP = REPOSITORY / "tests" / "trainer" / "broken_cp.py"
 
 
 def worst(run: Run, reference: Run) -> float:
@@ -52,3 +55,20 @@ def test_close(tmp_path: Path, data: Path, start: str, reference: Run, processes
 def test_reference_learns(reference: Run) -> None:
     """Else all the comparisons would compare noise."""
     assert reference.losses[-1] < reference.losses[0] - 0.3
+
+
+@pytest.mark.slow
+def test_a_broken_mask_is_seen(tmp_path: Path, data: Path, start: str, reference: Run) -> None:
+    """The comparison can fail: a mistake that hides in the first loss is plain at the twentieth."""
+    run = launch(tmp_path, data, f"{start} {CP2}", processes=2, script=BROKEN_CP)
+    assert run.returncode == 0, run.stderr
+    assert abs(run.losses[0] - reference.losses[0]) < 1e-3
+    assert worst(run, reference) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_bf16(tmp_path: Path, data: Path, start: str, reference: Run) -> None:
+    """Half of the bits, the same curve; fp32 main weights in the distributed optimizer."""
+    run = train(tmp_path, data, f"{start} --bf16 --use-distributed-optimizer", processes=2)
+    assert "; bf16" in run.stdout
+    assert 1e-5 < worst(run, reference) < 0.03

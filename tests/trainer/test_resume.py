@@ -78,6 +78,7 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
     ("processes", "extra"),
     [
         pytest.param(2, DISTRIBUTED, id="DP2+DO"),
+        pytest.param(2, f"--bf16 {DISTRIBUTED}", id="bf16", marks=pytest.mark.slow),
         pytest.param(4, f"{TP2PP2} {DROPOUT}", id="TP2xPP2", marks=pytest.mark.slow),
     ],
 )
@@ -113,7 +114,7 @@ def test_another_model_layout(tmp_path: Path, data: Path, extra: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_asked_to_stop(tmp_path: Path, data: Path, number: signal.Signals) -> None:
     """SIGTERM and Ctrl-C finish the step, save, and the run goes on from exactly there."""
-    extra = "--train-iters 100000 --save-interval 100000"
+    extra = "--train-iters 100000 --save-interval 100000 --num-workers 1"  # which torchrun signals too
     stopped = launch_and_signal(
         tmp_path / "run", data, flags(tmp_path / "run", data, extra), processes=2, iteration=4, number=number
     )
