@@ -38,8 +38,8 @@ from megatron_patch.families import Shape
 
 
 def default_workers() -> int:
-    """Threads that keep a disk busy: reading, hashing and writing overlap, more than four add little."""
-    return min(4, len(os.sched_getaffinity(0)))
+    """Threads that keep cores and disk busy: two more than cores, as some always wait for the disk; at most four."""
+    return min(4, len(os.sched_getaffinity(0)) + 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import hashlib
 import io
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,6 +29,8 @@ INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
 MARKS = (MANIFEST, "latest_checkpointed_iteration.txt", "config.json", "metadata.json")
 """A folder with one of these is a checkpoint; --overwrite replaces nothing else."""
+DIRECT_BYTES = 8 << 20
+"""Written at a time."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -57,12 +61,18 @@ class Stage:
 
 
 class HashingFile(io.RawIOBase):
-    """A file for writing front to back that hashes what passes, and flushes to the disk when closed."""
+    """A file for writing front to back that hashes what passes, and is on the disk when closed.
+
+    Written past the page cache where the file system can (O_DIRECT): hashing needs the cores that copying into the
+    cache and flushing it would take.
+    """
 
     def __init__(self, file: Path, stage: Stage) -> None:
         self._file, self._stage = file, stage
-        self._raw = file.open("wb", buffering=0)
+        self._fd = _open_direct(file)
         self._sha, self._size = hashlib.sha256(), 0
+        self._memory = mmap.mmap(-1, DIRECT_BYTES)  # of whole pages, as O_DIRECT demands
+        self._filled = 0
 
     def writable(self) -> bool:
         """Always."""
@@ -76,19 +86,46 @@ class HashingFile(io.RawIOBase):
         """Write all of `data`."""
         view = memoryview(data).cast("B")
         self._sha.update(view)
+        self._size += len(view)
         rest = view
         while len(rest):
-            rest = rest[self._raw.write(rest) :]
-        self._size += len(view)
+            part = rest[: DIRECT_BYTES - self._filled]
+            self._memory[self._filled : self._filled + len(part)] = part
+            self._filled, rest = self._filled + len(part), rest[len(part) :]
+            if self._filled == DIRECT_BYTES:
+                self._empty()
         return len(view)
+
+    def _empty(self) -> None:
+        with memoryview(self._memory) as pages, pages[: self._filled] as filled:
+            written = 0
+            while written < self._filled:
+                written += os.write(self._fd, filled[written:])
+        self._filled = 0
 
     def close(self) -> None:
         """Flush to the disk and record the checksum."""
         if not self.closed:
-            os.fsync(self._raw.fileno())
-            self._raw.close()
-            self._stage.record(self._file, self._sha.hexdigest(), self._size)
-        super().close()
+            try:
+                fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # the end is not a whole page
+                self._empty()
+                os.fsync(self._fd)
+                self._stage.record(self._file, self._sha.hexdigest(), self._size)
+            finally:
+                os.close(self._fd)
+                self._memory.close()
+                super().close()
+
+
+def _open_direct(file: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(file, flags | os.O_DIRECT, 0o666)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        file.unlink(missing_ok=True)  # some file systems refuse only after making it
+        return os.open(file, flags, 0o666)
 
 
 def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[str]:
