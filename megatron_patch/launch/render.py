@@ -107,8 +107,8 @@ def _schedule_lines(plan: Plan) -> Iterator[str]:
     train, warmup = schedule.arithmetic
     yield _row("training", train)
     yield _row("warm-up", warmup)
-    falls = f"then a cosine to {config.min_lr:g} at iteration {schedule.decay_iters}"
-    yield _row("rate", f"0 to {config.lr:g} over the warm-up, {falls}")
+    rises = f"0 to {config.lr:g} over the warm-up" if schedule.warmup_iters else f"{config.lr:g} at first"
+    yield _row("rate", f"{rises}, then a cosine to {config.min_lr:g} at iteration {schedule.decay_iters}")
     micro = f"{schedule.micro_batches} micro batches of {config.batch_size}"
     tokens = f"{config.global_batch_size} sequences x {config.seq_len} tokens = {schedule.tokens_per_iteration} tokens"
     yield _row("batch", f"{tokens}; {micro} on each of {plan.layout.dp} data-parallel ranks")
