@@ -9,6 +9,8 @@ one configuration per subject, and text for every column, so that `007` or `None
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, Benchmark
 from megatron_patch.evaluation.data import HARNESS
 
@@ -16,14 +18,11 @@ from megatron_patch.evaluation.data import HARNESS
 def card(benchmark: Benchmark) -> str:
     """README.md of the folder that holds a benchmark's splits."""
     first, *others = benchmark.subjects
-    columns = ", ".join(benchmark.columns)
     features = ", ".join(f"{{name: {column}, dtype: string}}" for column in benchmark.columns)
     lines = [
         "---",
         f"# Made by megatron_patch/evaluation/cards.py for {benchmark.title}.",
-        "configs:",
-        *_config(benchmark, first.name, f"&columns [{columns}]"),
-        *(line for subject in others for line in _config(benchmark, subject.name, "*columns")),
+        *_configs(benchmark),
         "dataset_info:",
         f"- {{config_name: {first.name}, features: &features [{features}]}}",
         *(f"- {{config_name: {subject.name}, features: *features}}" for subject in others),
@@ -33,6 +32,24 @@ def card(benchmark: Benchmark) -> str:
         "They are not shipped. `sh ../../prepare_data.sh PLACE` verifies a copy and links it here.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def with_fingerprint(benchmark: Benchmark, fingerprint: str) -> str:
+    """`.huggingface.yaml` beside the card: the same configurations, each with what its data is.
+
+    `datasets` 5.2 keeps what it read under a name made from the configurations, not from the files: without this,
+    other questions in the same place are never read.
+    """
+    return "\n".join(_configs(benchmark, [f"  description: sha256 {fingerprint}"])) + "\n"
+
+
+def _configs(benchmark: Benchmark, more: Sequence[str] = ()) -> list[str]:
+    first, *others = benchmark.subjects
+    columns = ", ".join(benchmark.columns)
+    lines = ["configs:", *_config(benchmark, first.name, f"&columns [{columns}]"), *more]
+    for subject in others:
+        lines += [*_config(benchmark, subject.name, "*columns"), *more]
+    return lines
 
 
 def _config(benchmark: Benchmark, subject: str, columns: str) -> list[str]:

@@ -1,23 +1,19 @@
-"""Find, verify and put in place the questions of CMMLU and C-Eval; nothing is downloaded.
-
-    python -m megatron_patch.evaluation.data [PLACE ...]
+"""Find and verify the questions of CMMLU and C-Eval; nothing is downloaded.
 
 A place is a folder that holds a data set somewhere below it, or an archive (.tgz, .tar.gz, .tar, .zip).
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_patch.evaluation.archives import ENDINGS, ArchiveError, unpack
-from megatron_patch.evaluation.benchmarks import BENCHMARKS, Benchmark
+from megatron_patch.evaluation.benchmarks import Benchmark
 from megatron_patch.evaluation.synthetic import MARKER
 
 HARNESS = Path(__file__).resolve().parents[2] / "LM-Evaluation-Harness"
@@ -176,37 +172,3 @@ def _read(benchmark: Benchmark, file: Path) -> tuple[Rows, list[str]]:
 def _shortened(problems: list[str]) -> list[str]:
     rest = len(problems) - _SHOWN
     return problems[:_SHOWN] + ([f"and {rest} more like these"] if rest > 0 else [])
-
-
-def put_in_place(data: LocalData) -> list[str]:
-    """Link the splits to where the unmodified lm_eval looks below LM-Evaluation-Harness; says what it did."""
-    said = []
-    for split in data.benchmark.splits:
-        link, target = HARNESS / data.benchmark.hub_path / split, data.folder / split
-        if link.exists() and not link.is_symlink():
-            said.append(f"{link}: already there" + ("" if link.resolve() == target else f", NOT replaced by {target}"))
-            continue
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
-        said.append(f"{link} -> {target}")
-    return said
-
-
-def main() -> None:
-    """Command line: verify the data sets and put them in place."""
-    parser = argparse.ArgumentParser(
-        prog="prepare_data.sh",
-        description="Verifies copies of CMMLU and C-Eval, and links them to where lm_eval looks.",
-    )
-    parser.add_argument("places", nargs="*", type=Path, metavar="PLACE", help="a folder or an archive")
-    try:
-        found = find_all(list(BENCHMARKS.values()), parser.parse_args().places)
-    except DataError as error:
-        print(*error.problems, sep="\n", file=sys.stderr)
-        sys.exit(2)
-    for data in found.values():
-        print(data.describe(), *put_in_place(data), sep="\n  ")
-
-
-if __name__ == "__main__":
-    main()

@@ -8,12 +8,14 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import datasets
 import pytest
 
 from megatron_patch.evaluation import cards, data, synthetic
 from megatron_patch.evaluation.archives import ArchiveError, unpack
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU
-from megatron_patch.evaluation.data import DataError, find, find_all, put_in_place, verify
+from megatron_patch.evaluation.data import DataError, find, find_all, verify
+from megatron_patch.evaluation.in_place import put_in_place
 
 from .conftest import HARNESS
 
@@ -150,14 +152,29 @@ def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest
         unpack(tmp_path / "a.zip", tmp_path / "below")
 
 
-def test_links_for_the_unmodified_lm_eval(tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "HARNESS", tmp_path)
+def test_links_for_the_unmodified_lm_eval(tmp_path: Path, questions: Path) -> None:
     one = find_all([CMMLU], [questions])["cmmlu"]
-    (tmp_path / CMMLU.hub_path / "test").mkdir(parents=True)
-    said = put_in_place(one)
+    shutil.copytree(questions / "cmmlu/test", tmp_path / CMMLU.hub_path / "test")
+    said = put_in_place(one, tmp_path)
     assert (tmp_path / CMMLU.hub_path / "dev").resolve() == questions / "cmmlu/dev"
     assert any("NOT replaced" in line for line in said), "somebody's own copy was overwritten"
-    assert put_in_place(one) == said
+    assert put_in_place(one, tmp_path) == said
+
+
+def test_datasets_reads_what_was_put_in_place_last(
+    tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps what it once read under a name that does not depend on the files."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    place = tmp_path / CMMLU.hub_path
+    place.mkdir(parents=True)
+    shutil.copy(HARNESS / CMMLU.hub_path / "README.md", place)
+    monkeypatch.chdir(tmp_path)
+    datasets.disable_progress_bars()
+    for count in (2, 1):
+        synthetic.make(tmp_path / f"of {count}", count)
+        put_in_place(find_all([CMMLU], [tmp_path / f"of {count}"])["cmmlu"], tmp_path)
+        assert len(datasets.load_dataset(CMMLU.hub_path, "anatomy")["test"]) == count
 
 
 @pytest.mark.parametrize("benchmark", ALL, ids=lambda benchmark: benchmark.name)
