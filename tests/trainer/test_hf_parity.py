@@ -1,0 +1,128 @@
+"""The trainer against Hugging Face: a tiny Llama 3.1, the same weights and batches, 20 steps of AdamW in fp32.
+
+This is the test that says that the trainer is right: the driver's flags, Megatron's model, loss, gradients, clipping,
+weight decay, schedule and order of samples all enter, and so does the converter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from megatron_patch.checkpoint.door import main as convert
+from megatron_patch.checkpoint.random_model import make_hf_checkpoint
+from megatron_patch.data.idxmap import IdxmapWriter
+from megatron_patch.families import LLAMA_3_1
+
+from .harness import REPOSITORY, environment, read_metrics
+
+DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+STEPS, BATCH, MICRO, SEQ, WARMUP, PEAK, LOW = 20, 8, 2, 64, 2, 1e-3, 1e-4
+VOCAB = 2048
+"""A multiple of 128: rows of padding would be in Megatron's softmax and not in Hugging Face's."""
+IDS = 24
+FIRST_LOSS, EVERY_LOSS, GRAD_NORM = 2e-6, 1e-4, 1e-3
+
+
+def make_documents(seed: int = 0) -> list[list[int]]:
+    """Few of the ids, with a pattern to learn: each follows from the one before."""
+    generator = np.random.default_rng(seed)
+    documents = []
+    for _ in range(300):
+        steps = generator.integers(1, 4, size=int(generator.integers(20, 120)))
+        documents.append(((generator.integers(IDS) + np.cumsum(steps)) % IDS).tolist())
+    return documents
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`hf`, `mcore` and `data`: a model in both formats, and an idxmap."""
+    folder = tmp_path_factory.mktemp("parity")
+    (folder / "tokenizer").mkdir()
+    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(facts))
+    shape = replace(LLAMA_3_1.shape("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
+    make_hf_checkpoint(folder / "hf", shape, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
+    assert convert(["--source", str(folder / "hf"), "--output-path", str(folder / "mcore")]) == 0
+    with IdxmapWriter(folder / "data", VOCAB) as writer:
+        for document in make_documents():
+            writer.add_document(document)
+    return folder
+
+
+def drive(world: Path, checkpoint: str, tp: int, pp: int) -> list[dict]:
+    """The driver with its 25 values."""
+    output = world / f"{checkpoint}-tp{tp}-pp{pp}"
+    tokens = BATCH * SEQ
+    values = [
+        "dsw", "auto", MICRO, BATCH, PEAK, LOW, SEQ, SEQ, "fp32", tp, pp, 1, "false", "false", "true", "false", "false",
+        "false", STEPS, world / "data", "none", world / checkpoint, STEPS * tokens, WARMUP * tokens, output,
+    ]  # fmt: skip
+    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
+    done = subprocess.run(
+        ["sh", str(DRIVER), *map(str, values)],
+        env=environ | {"MP_NPROC": str(tp * pp), "MP_TOKENIZER_PATH": str(world / "tokenizer")},
+        cwd=os.sep,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return [record for record in read_metrics(output) if "loss" in record]
+
+
+@pytest.fixture(scope="module")
+def ours(world: Path) -> list[dict]:
+    """One process, from the converted checkpoint."""
+    return drive(world, "mcore", 1, 1)
+
+
+@pytest.fixture(scope="module")
+def theirs(world: Path, ours: list[dict]) -> list[dict]:
+    """Hugging Face's model in a plain loop."""
+    settings = {
+        "model": str(world / "hf"), "cache": str(world / "mcore-tp1-pp1" / "cache"), "documents": make_documents(),
+        "length": SEQ, "steps": STEPS, "batch": BATCH, "peak": PEAK, "low": LOW, "warmup": WARMUP,
+    }  # fmt: skip
+    (world / "settings.json").write_text(json.dumps(settings))
+    command = [sys.executable, str(Path(__file__).with_name("hf_loop.py"))]
+    subprocess.run([*command, str(world / "settings.json"), str(world / "theirs.json")], env=environment(), check=True)
+    return json.loads((world / "theirs.json").read_text())
+
+
+def compare(mine: list[dict], theirs: list[dict]) -> None:
+    assert len(mine) == len(theirs) == STEPS
+    gaps = [abs(a["loss"] - b["loss"]) for a, b in zip(mine, theirs, strict=True)]
+    print(f"loss {theirs[0]['loss']:.4f} to {theirs[-1]['loss']:.4f}; first gap {gaps[0]:.1e}, largest {max(gaps):.1e}")
+    assert gaps[0] <= FIRST_LOSS
+    assert max(gaps) <= EVERY_LOSS, gaps
+    for a, b in zip(mine, theirs, strict=True):
+        assert a["lr"] == pytest.approx(b["lr"], rel=1e-6, abs=1e-12)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=GRAD_NORM)
+    assert theirs[-1]["loss"] < theirs[0]["loss"] - 1.0, "nothing was learned, so nothing was compared"
+
+
+def test_one_process(ours: list[dict], theirs: list[dict]) -> None:
+    compare(ours, theirs)
+
+
+def test_tensor_and_pipeline_parallel(world: Path, theirs: list[dict]) -> None:
+    compare(drive(world, "mcore", 2, 2), theirs)
+
+
+def test_straight_from_hugging_face_is_the_same_run(world: Path, ours: list[dict]) -> None:
+    """No conversion: the ranks read their slices from the safetensors."""
+    from_hf = drive(world, "hf", 1, 1)
+    assert [r["loss"] for r in from_hf] == [r["loss"] for r in ours]
