@@ -241,7 +241,7 @@ def logging_flags(plan: Plan) -> Flags:
     if plan.wandb:
         flags += ["--wandb-project", knobs.wandb_project or "megatron-patch"]
         flags += ["--wandb-exp-name", knobs.wandb_name or plan.output.rsplit("/", 1)[-1]]
-        flags += ["--wandb-save-dir", f"{plan.output}/wandb"]
+        flags += ["--wandb-save-dir", plan.output]  # it makes its folder wandb/ there
         flags += ["--wandb-entity", knobs.wandb_entity] if knobs.wandb_entity else []
     return flags
 

@@ -14,7 +14,7 @@ from megatron_patch.trainer.hardware import peak_tflops
 from megatron_patch.trainer.metrics import MetricsFile, step_record
 from megatron_patch.trainer.progress import TrainingProgress
 
-from .harness import SEQ_LENGTH, Run
+from .harness import SEQ_LENGTH, Run, train
 
 BATCH = 8
 
@@ -178,3 +178,11 @@ def test_skipped_step_is_said() -> None:
 )
 def test_peaks(name: str, peak: float | None) -> None:
     assert peak_tflops(name) == peak
+
+
+def test_weights_and_biases(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, the run's file in wandb/ holds what would be sent; `wandb sync` sends it."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(tmp_path, data, f"--train-iters 2 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}")
+    (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"lm loss" in run.read_bytes()
