@@ -49,7 +49,7 @@ class Case:
         """The 25 values of the driver; SFT counts iterations, pretraining tokens."""
         unit = 1 if self.sft else self.batch * self.seq
         return [
-            *("dsw", self.size, str(self.micro), str(self.batch), "1e-4", "1e-5", str(self.seq), str(self.seq)),
+            *("dsw", self.size, str(self.micro), str(self.batch), "1e-5", "1e-6", str(self.seq), str(self.seq)),
             *(self.pr, str(self.tp), str(self.pp), str(self.cp), _word(self.sp), _word(self.do), _word(self.fl)),
             *(_word(bool(self.sft)), self.ac, self.offload, str(self.save_interval or 100000)),
             *(data, "none", self.start, str(self.steps * unit), str(2 * unit), output),
@@ -83,9 +83,9 @@ SWITCHES = [
     replace(PLAIN, name="optimizer-offload", offload="static", reference="plain"),
     replace(PLAIN, name="moments-bf16", env={"MP_MOMENTS": "bf16"}, reference="plain"),
     replace(PLAIN, name="fp16", pr="fp16", reference="plain"),
-    replace(PLAIN, name="fp8-tensorwise", pr="fp8", reference="plain"),
-    replace(PLAIN, name="fp8-delayed", pr="fp8", env={"MP_FP8_RECIPE": "delayed"}, reference="plain"),
-    replace(PLAIN, name="fp8-blockwise", pr="fp8", env={"MP_FP8_RECIPE": "blockwise"}, reference="plain"),
+    replace(PLAIN, name="tensorwise", pr="fp8", reference="plain"),
+    replace(PLAIN, name="delayed", pr="fp8", env={"MP_FP8_RECIPE": "delayed"}, reference="plain"),
+    replace(PLAIN, name="blockwise", pr="fp8", env={"MP_FP8_RECIPE": "blockwise"}, reference="plain"),
 ]
 """One GPU, 4 layers; deterministic, so that what computes the same has the same bits."""
 
@@ -98,6 +98,7 @@ SUITES: dict[str, list[Case]] = {
     "kernels": [
         replace(PLAIN, name="bf16-profile", env=PROFILED),
         replace(FP8, name="fp8-profile", env=PROFILED),
+        replace(PLAIN, name="bf16-native-ce", env=NATIVE_CE),
         replace(PLAIN, name="bf16-sums-fp32", env={"MP_GRAD_REDUCE": "fp32"}),
         PLAIN,
         FP8,

@@ -124,16 +124,17 @@ def profile_step(iteration: int, report: Path) -> None:
 def _write_profile(profiler: Any, wall: float, path: Path) -> None:
     """Kernels with count and time, and how long the device computed, communicated, or did nothing."""
     kernels: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    spans = []
+    events = []
     for event in profiler.events():
         if str(event.device_type).endswith("CUDA") and event.time_range.elapsed_us() > 0:
             entry = kernels[event.name]
             entry[0] += 1
             entry[1] += event.time_range.elapsed_us()
-            spans.append((event.time_range.start, event.time_range.end, "nccl" in event.name))
-    compute = _covered([(a, b) for a, b, nccl in spans if not nccl])
-    either = _covered([(a, b) for a, b, _ in spans])
+            events.append((event.time_range.start, event.time_range.end, event.name))
+    compute = _covered([(start, end) for start, end, name in events if "nccl" not in name])
+    either = _covered([(start, end) for start, end, _ in events])
     content = {
+        "gaps": _gaps(events)[:20],
         "wall_s": wall,
         "device_busy_s": either / 1e6,
         "compute_s": compute / 1e6,
@@ -141,6 +142,19 @@ def _write_profile(profiler: Any, wall: float, path: Path) -> None:
         "kernels": {name: {"count": c, "us": us} for name, (c, us) in sorted(kernels.items(), key=lambda k: -k[1][1])},
     }
     path.write_text(json.dumps(content, indent=1))
+
+
+def _gaps(events: list[tuple[float, float, str]]) -> list[dict[str, Any]]:
+    """Times in which the device did nothing, longest first, with the kernels before and after."""
+    gaps, reached, last = [], float("inf"), ""
+    for start, end, name in sorted(events):
+        if start > reached:
+            gaps.append(
+                {"ms": (start - reached) / 1e3, "after": last[:60], "before": name[:60], "at_ms": reached / 1e3}
+            )
+        if end > reached or not last:
+            reached, last = end, name
+    return sorted(gaps, key=lambda gap: -gap["ms"])
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
