@@ -67,7 +67,7 @@ class Memory:
     workspace: int
     """Scratch memory of the libraries, and the gradients that nobody reads where they are added up in place."""
     step: int
-    """What the optimizer's step needs beyond the activations, which are free by then: copies of gradients and weights."""
+    """What the optimizer's step needs beyond the activations, free by then: copies of gradients and weights."""
     host_optimizer: int
     """RAM that takes what OPTIMIZER_OFFLOAD moves off the GPU; not in the total."""
     stage: int
@@ -142,8 +142,8 @@ def estimate(
 def step_copies(precision: Precision, parameters: int, in_layers: int) -> int:
     """Bytes that the optimizer's step takes before its state is divided over the data-parallel ranks.
 
-    Gradients summed in bf16 are copied to fp32, except by the precision-aware optimizer, which does so under fp8 all the
-    same; and new weights of the layers stand in bf16 before they are cast to fp8.
+    Gradients summed in bf16 are copied to fp32, except by the precision-aware optimizer, which does so under fp8 all
+    the same; and new weights of the layers stand in bf16 before they are cast to fp8.
     Source: distrib_optimizer.py of megatron-core 0.19.2, `_cast_master_weights_to_fp8_current_scaling` of TE 2.20.
     """
     gradients = 4 if precision.gradient == 2 and (precision.fp8 or not precision.adam.compact) else 0
