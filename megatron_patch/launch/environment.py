@@ -55,6 +55,9 @@ class Knobs:
     init_std: float | None = _knob(None, "standard deviation of new weights; else the model's own", real(above=True))
     k8s_image: str | None = _knob(None, "--emit k8s: container image", text("registry/name:tag"))
     k8s_name: str | None = _knob(None, "--emit k8s: name of the job; else the output folder's", text("a DNS label"))
+    k8s_project: str | None = _knob(
+        None, "--emit k8s: where this project lies in the image; else where it lies here", text("a folder")
+    )
     k8s_volumes: str | None = _knob(
         None,
         "--emit k8s: volume claims to mount, `CLAIM:/FOLDER CLAIM:/FOLDER`",

@@ -1,12 +1,13 @@
 """`--emit k8s`: the job of these 25 values as a PyTorchJob and as a TrainJob, two documents of YAML.
 
-Schemas: kubeflow.org/v1 of kubeflow/training-operator 1.9 (commit c20bf65), trainer.kubeflow.org/v1alpha1 of
-kubeflow/trainer (commit 0015772). Every pod runs the same command with ENV=dlc, which reads the variables that either
-operator sets.
+Schemas: kubeflow.org/v1 of Kubeflow's training operator 1.9, trainer.kubeflow.org/v1alpha1 of Kubeflow Trainer 2.3 (its
+`runtimePatches` are new there); the operators' own Python models read both in the tests. Every pod runs the same
+command with ENV=dlc, which reads the variables that either operator sets.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def problems_of(plan: Plan) -> list[Problem]:
         found.append(Problem(names=("MP_K8S_IMAGE",), what="a pod needs an image", valid="registry/name:tag"))
     name = job_name(plan)
     if not NAME.fullmatch(name) or len(name) > 63:
-        what = f"{name!r} is no DNS label: a-z, 0-9 and -, beginning with a letter, 63 at most"
+        what = f"the job's name {name!r} is no DNS label: a-z, 0-9 and -, beginning with a letter, 63 at most"
         found.append(Problem(names=("MP_K8S_NAME",), what=what, valid="such as llama31-8b"))
     for word in _words(plan):
         if not VOLUME.fullmatch(word):
@@ -57,7 +58,8 @@ def manifests(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
         "# For Kubeflow's training operator.",
         "# For Kubeflow Trainer v2: apply this instead of the one above.",
     )
-    texts = (yaml.safe_dump(one, sort_keys=False, width=110, allow_unicode=True) for one in documents)
+    plain = (json.loads(json.dumps(one)) for one in documents)  # nothing shared, so no anchors and aliases in the YAML
+    texts = (yaml.safe_dump(one, sort_keys=False, width=110, allow_unicode=True) for one in plain)
     return "---\n".join(f"{comment}\n{text}" for comment, text in zip(comments, texts, strict=True))
 
 
@@ -66,7 +68,7 @@ def pytorch_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -
     container = {
         "name": "pytorch",  # the operator knows its container by this name
         "image": plan.knobs.k8s_image,
-        "command": _command(values),
+        "command": _command(plan, values),
         "env": _environment(plan, environ),
         "resources": _resources(plan),
         "volumeMounts": _mounts(plan),
@@ -97,7 +99,7 @@ def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
     template = {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": {"spec": node}}}}]}}
     trainer = {
         "image": plan.knobs.k8s_image,
-        "command": _command(values),
+        "command": _command(plan, values),
         "env": _environment(plan, environ),
         "numNodes": plan.layout.nodes,
         "numProcPerNode": plan.layout.processes,
@@ -115,9 +117,10 @@ def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
     }
 
 
-def _command(values: Sequence[str]) -> list[str]:
+def _command(plan: Plan, values: Sequence[str]) -> list[str]:
     """The 25 values, from the same working directory. Kubernetes expands $(X) in commands: $$ is a plain $."""
-    words = ["sh", "-c", 'cd "$0" && exec sh "$@"', str(Path.cwd()), str(SCRIPT), *values]
+    script = Path(plan.knobs.k8s_project or REPOSITORY) / SCRIPT.relative_to(REPOSITORY)
+    words = ["sh", "-c", 'cd "$0" && exec sh "$@"', str(Path.cwd()), str(script), *values]
     return [word.replace("$(", "$$(") for word in words]
 
 
@@ -134,7 +137,7 @@ def _environment(plan: Plan, environ: Mapping[str, str]) -> list[dict[str, Any]]
 
 
 def _resources(plan: Plan) -> dict[str, Any]:
-    return {"limits": {"nvidia.com/gpu": plan.layout.processes}} if plan.device == "cuda" else {}
+    return {"limits": {"nvidia.com/gpu": str(plan.layout.processes)}} if plan.device == "cuda" else {}
 
 
 def _words(plan: Plan) -> list[str]:

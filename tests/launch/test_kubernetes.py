@@ -1,0 +1,156 @@
+"""`--emit k8s`: what it writes is what Kubeflow's two operators accept, by their own Python models."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from megatron_patch.launch.cluster import read_cluster
+from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.config import read_values
+from megatron_patch.launch.driver import main
+
+EXAMPLE = REPOSITORY / "examples" / "llama3_1" / "dlc" / "llama31-8b.yaml"
+VALUES = (
+    "dlc 8B 1 128 1e-5 1e-6 8192 8192 bf16 4 2 1 true true true false false false "
+    "500 text none hf-8B 10000000000 100000000 runs/llama31-8b"
+)
+"""What examples/llama3_1/dlc/README.md shows."""
+POD = {
+    "WORLD_SIZE": "4",
+    "KUBERNETES_CONTAINER_RESOURCE_GPU": "8",
+    "MP_DEVICE": "cuda",
+    "MP_K8S_IMAGE": "registry.example/megatron-patch:1",
+    "MP_K8S_PROJECT": "/workspace/megatron-patch",
+    "MP_K8S_VOLUMES": "llama:/data",
+}
+
+
+@pytest.fixture
+def emit(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """The manifests, with /data for the folder that the values are relative to."""
+    monkeypatch.chdir(world)
+
+    def run(values: str = VALUES, **changes: str) -> str:
+        assert main([*values.split(), "--emit", "k8s"], POD | changes) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.replace(str(world), "/data")
+
+    return run
+
+
+def trainer_v2(document: dict[str, Any]) -> Any:
+    """A TrainJob read and written by Kubeflow Trainer's models: what they do not know is gone."""
+    from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
+
+    read = TrainerV1alpha1TrainJob.from_dict(document)
+    assert read is not None
+    return read.to_dict()
+
+
+def operator_v1(document: dict[str, Any]) -> Any:
+    """A PyTorchJob, likewise by the training operator's."""
+    from kubeflow.training import ApiClient
+
+    client = ApiClient()
+    answer = SimpleNamespace(data=json.dumps(document))
+    return client.sanitize_for_serialization(client.deserialize(answer, "KubeflowOrgV1PyTorchJob"))
+
+
+def test_both_operators_read_all_of_it(emit: Callable[..., str]) -> None:
+    first, second = yaml.safe_load_all(emit(WANDB_API_KEY="k3y"))
+    assert operator_v1(first) == first
+    assert trainer_v2(second) == second
+    assert "&id" not in emit()
+
+
+@pytest.mark.parametrize("read", [operator_v1, trainer_v2])
+def test_the_models_notice(read: Callable[[dict[str, Any]], Any], emit: Callable[..., str]) -> None:
+    """A misspelt field does not survive them: the check above can fail."""
+    document = list(yaml.safe_load_all(emit()))[read is trainer_v2]
+    for spec in (
+        document["spec"],
+        document["spec"].get("trainer") or document["spec"]["pytorchReplicaSpecs"]["Master"],
+    ):
+        spec["replica"] = 1
+        assert read(document) != document
+        del spec["replica"]
+    assert read(document) == document
+
+
+def test_the_example_is_what_is_emitted(emit: Callable[..., str]) -> None:
+    said = emit()
+    if os.environ.get("UPDATE_GOLDEN"):
+        EXAMPLE.write_text(said, encoding="utf-8")
+    assert EXAMPLE.read_text(encoding="utf-8") == said
+
+
+def test_pods_run_the_same_25_values(emit: Callable[..., str]) -> None:
+    """The container's words are a command line of the driver, on as many machines as it was planned for."""
+    first, second = yaml.safe_load_all(emit())
+    replicas = first["spec"]["pytorchReplicaSpecs"]
+    assert {name: replica["replicas"] for name, replica in replicas.items()} == {"Master": 1, "Worker": 3}
+    trainer = second["spec"]["trainer"]
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (4, 8)
+    for container in (replicas["Worker"]["template"]["spec"]["containers"][0], trainer):
+        folder, script, *values = container["command"][3:]
+        assert folder == "/data"
+        assert script == "/workspace/megatron-patch/examples/llama3_1/run_mcore_llama3_1.sh"
+        assert values == VALUES.split()
+        assert read_values(values)[1] == {}
+    volumes = {volume["name"] for volume in replicas["Master"]["template"]["spec"]["volumes"]}
+    assert volumes == {"llama", "shm"}
+
+
+def test_what_the_operators_set_is_read() -> None:
+    """A PyTorchJob's WORLD_SIZE, a TrainJob's PET_ variables."""
+    v1 = {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456", "PET_NNODES": "4"}
+    v1["KUBERNETES_CONTAINER_RESOURCE_GPU"] = "8"
+    v2 = {"PET_NNODES": "4", "PET_NODE_RANK": "3", "PET_MASTER_ADDR": "job-node-0-0.job", "PET_MASTER_PORT": "29400"}
+    v2["PET_NPROC_PER_NODE"] = "8"
+    for environ in (v1, v2):
+        place, problems = read_cluster(environ, nproc=None)
+        assert not problems
+        assert place is not None
+        assert (place.nodes, place.node_rank, place.gpus_per_node) == (4, 3, 8)
+
+
+def test_keys_stay_out(emit: Callable[..., str]) -> None:
+    """The key of Weights & Biases comes from a secret of the cluster."""
+    said = emit(WANDB_API_KEY="k3y", HF_TOKEN="t0ken", MP_WANDB_PROJECT="mine")
+    assert "k3y" not in said
+    assert "t0ken" not in said
+    assert "secretKeyRef" in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"MP_K8S_IMAGE": ""}, "MP_K8S_IMAGE: a pod needs an image"),
+        ({"MP_K8S_NAME": "8B_run"}, "MP_K8S_NAME: the job's name '8B_run' is no DNS label"),
+        ({"MP_K8S_VOLUMES": "data"}, "MP_K8S_VOLUMES: 'data' is no claim and folder"),
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE: ENV=dlc needs it"),
+    ],
+)
+def test_what_cannot_be_emitted(
+    changes: dict[str, str],
+    message: str,
+    world: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(world)
+    assert main([*VALUES.split(), "--emit", "k8s"], POD | changes) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_only_dlc(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(world)
+    assert main([*VALUES.replace("dlc", "dsw").split(), "--emit", "k8s"], POD | {"MP_NPROC": "8"}) == 2
+    assert "--emit k8s writes a job of ENV=dlc" in capsys.readouterr().err
