@@ -183,6 +183,6 @@ def test_peaks(name: str, peak: float | None) -> None:
 def test_weights_and_biases(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, the run's file in wandb/ holds what would be sent; `wandb sync` sends it."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    train(tmp_path, data, f"--train-iters 2 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}")
+    train(tmp_path, data, f"--train-iters 3 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}")
     (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"lm loss" in run.read_bytes()
