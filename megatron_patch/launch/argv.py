@@ -13,6 +13,8 @@ from megatron_patch.launch.plan import Plan
 
 Flags = list[str]
 
+OFFLOADED_MODULES = ("qkv_linear", "core_attn", "attn_proj")
+"""Parts of a layer whose inputs AC=offload moves to the CPU in a pipeline; 0.19.2 has none for a dense MLP."""
 CPU_LAYERS = ("megatron_patch.backend.layers", "llama_layer_spec")
 """Module and function of the layer without Transformer Engine."""
 
@@ -181,9 +183,14 @@ def recompute_flags(plan: Plan) -> Flags:
     if ac == "full":  # uniform, as in Pai-Megatron-Patch: every layer, in groups of MP_AC_LAYERS
         method = ["--recompute-method", plan.knobs.ac_method, "--recompute-num-layers", layers]
         return ["--recompute-granularity", "full", *method]
-    if ac == "offload":
-        return ["--cpu-offloading-num-layers", layers]
-    return []
+    if offloads_modules(plan):
+        return ["--fine-grained-activation-offloading", "--offload-modules", *OFFLOADED_MODULES]
+    return ["--cpu-offloading-num-layers", layers] if ac == "offload" else []
+
+
+def offloads_modules(plan: Plan) -> bool:
+    """AC=offload in a pipeline: Megatron can move what parts of layers read there, but not whole layers."""
+    return plan.config.ac == "offload" and plan.layout.pp > 1
 
 
 def data_flags(plan: Plan) -> Flags:
@@ -269,7 +276,7 @@ EMITTED = frozenset(
     --cross-entropy-loss-fusion --data-cache-path --data-path --decoder-first-pipeline-num-layers
     --decoder-last-pipeline-num-layers --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
     --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --exp-avg-dtype --exp-avg-sq-dtype
-    --ffn-hidden-size --finetune --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather
+    --ffn-hidden-size --fine-grained-activation-offloading --finetune --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather
     --fp8-recipe --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout
     --hidden-size --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt
     --log-interval --lr --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc
@@ -277,6 +284,7 @@ EMITTED = frozenset(
     --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
     --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
     --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
+    --offload-modules
     --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir --overlap-cpu-optimizer-d2h-h2d
     --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
     --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method

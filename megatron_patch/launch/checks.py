@@ -128,11 +128,9 @@ def check_activations(*, ac: str, pp: int, device: str, shape: Shape, mp_vp: int
     if ac == "offload" and device == "cpu":
         what = "activations are already on the CPU, and offloading needs Transformer Engine"
         yield Problem(names=("AC",), what=what, valid="sel, full, false, none on the CPU")
-    if ac == "offload" and pp > 1:
-        what = "Megatron cannot offload activations of a pipeline"
-        yield Problem(names=("AC", "PP"), what=what, valid="AC full or sel, or PP 1")
     limit = shape.num_layers - 1 if ac == "offload" else shape.num_layers // (pp * mp_vp)
-    if ac in ("full", "offload") and mp_ac_layers > max(1, limit):
+    counts = ac == "full" or (ac == "offload" and pp == 1)
+    if counts and mp_ac_layers > max(1, limit):
         what = f"more layers than {'can be offloaded' if ac == 'offload' else 'one model chunk has'}"
         yield Problem(names=("MP_AC_LAYERS", "AC", "MODEL_SIZE"), what=what, valid=f"1 to {max(1, limit)}")
 

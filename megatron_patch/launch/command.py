@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.argv import megatron_argv, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.plan import Plan
 
@@ -83,6 +83,8 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
         wanted |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
         if serialises_launches(plan):  # leave SMs to the collectives that run beside the norms
             wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
+        if offloads_modules(plan):
+            wanted["NVTE_CPU_OFFLOAD_V1"] = "1"  # Megatron asserts it: else Transformer Engine moves weights too
         if plan.config.pr == "fp32":  # Transformer Engine computes fp32 products with 10 bits of mantissa
             wanted["NVIDIA_TF32_OVERRIDE"] = "0"
     else:  # threads that spin while they wait made training 8 times slower beside another busy program

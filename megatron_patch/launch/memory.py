@@ -108,7 +108,8 @@ def estimate(
 
     Args:
         vocab_rows: padded.
-        recompute: `none`, `sel`, `full` (groups of layers), `block` (some layers) or `offload`.
+        recompute: `none`, `sel`, `full` (groups of layers), `block` (some layers), `offload` (some layers) or
+            `modules` (what attention reads).
         recompute_layers: MP_AC_LAYERS.
         offload_fraction: part of the optimizer that lives in RAM, 0 to 1.
     """
@@ -196,7 +197,17 @@ def _kept_layers(
         return passes * (recomputed * entry + (layers - recomputed) * each) + each
     if recompute == "offload":
         return passes * max(1, layers - recompute_layers) * each
+    if recompute == "modules":  # two layers on their way
+        return (passes * layers - 2) * (each - attention_input_bytes(shape, layout, precision, tokens)) + 2 * each
     return passes * layers * each
+
+
+def attention_input_bytes(shape: Shape, layout: Layout, precision: Precision, tokens: int) -> int:
+    """What AC=offload moves in a pipeline: the inputs of qkv, attention and its projection."""
+    q, k = shape.head_dim * shape.num_attention_heads, shape.head_dim * shape.num_query_groups
+    linear = 1 if precision.fp8 else precision.activation
+    residual = _cut_by_sequence(tokens * shape.hidden_size * precision.activation, layout)
+    return residual + tokens * ((q + 2 * k) * precision.activation + q * linear) // layout.tp
 
 
 def layer_bytes(shape: Shape, layout: Layout, precision: Precision, tokens: int) -> int:

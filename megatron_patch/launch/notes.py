@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from megatron_patch.launch.argv import gathers_fp8
+from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.plan import Plan, free_disk
@@ -71,6 +71,8 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield "the validation data are the training data: their loss says nothing about other text"
     if plan.valid_data is None and knobs.split is None:
         yield "no validation (VALID_DATASET_PATH is none)"
+    if offloads_modules(plan):
+        yield "AC=offload in a pipeline moves what attention reads, of every layer; MP_AC_LAYERS does nothing"
     if knobs.ac_layers != 1 and config.ac not in ("full", "offload"):
         yield f"MP_AC_LAYERS={knobs.ac_layers} does nothing under AC={config.ac}"
     if knobs.ac_method != "uniform" and config.ac != "full":

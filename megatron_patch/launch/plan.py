@@ -260,6 +260,8 @@ def _fit(
 def _recompute(config: RunConfig, knobs: Knobs) -> str:
     if config.ac == "full":
         return "block" if knobs.ac_method == "block" else "full"
+    if config.ac == "offload":
+        return "modules" if config.pp > 1 else "offload"
     return "none" if config.ac == "false" else config.ac
 
 

@@ -87,7 +87,6 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str]] = [
     ({"WARMUP_TOKENS_OR_ITERS": "10240"}, ("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"), "fewer than 10"),
     ({"SFT": "true", "WARMUP_TOKENS_OR_ITERS": "10240"}, ("WARMUP_TOKENS_OR_ITERS",), "the value counts iterations"),
     ({"AC": "offload"}, ("AC",), "needs Transformer Engine"),
-    ({**CUDA, "AC": "offload", "PP": "2"}, ("AC", "PP"), "cannot offload activations of a pipeline"),
     ({"AC": "full", "MP_AC_LAYERS": "5"}, ("MP_AC_LAYERS", "AC", "MODEL_SIZE"), "valid: 1 to 4"),
     ({**CUDA, "AC": "offload", "MP_AC_LAYERS": "4"}, ("MP_AC_LAYERS",), "valid: 1 to 3"),
     ({**CUDA, "OPTIMIZER_OFFLOAD": "static"}, ("OPTIMIZER_OFFLOAD", "DO"), "only the distributed optimizer"),

@@ -95,6 +95,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     | {"MP_ALLOW_UNFUSED_ATTENTION": "true", "SFT": "true", "MP_SFT_PACKING": "true"}
     | {"DATASET_PATH": "sft-8192", "VALID_DATASET_PATH": "sft-8192"}
     | {"TRAIN_TOKENS_OR_ITERS": "1000", "WARMUP_TOKENS_OR_ITERS": "10"},
+    "gpu_8b_offload_in_a_pipeline": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "AC": "offload"},
     "dlc_70b_vp5": {**DLC, **LARGE, "MODEL_SIZE": "70B", "TP": "8", "PP": "4", "MP_VP": "5"}
     | {"WORLD_SIZE": "8", "KUBERNETES_CONTAINER_RESOURCE_GPU": "8", "CP": "2"},
     "dlc_405b_pp16": {**DLC, **LARGE, "MODEL_SIZE": "405B", "TP": "8", "PP": "16", "AC": "full"}
@@ -209,6 +210,7 @@ def test_megatron_understands_every_command(parsed: dict[str, Any], world: Path)
     expect("gpu_8b_fp8", fp8="hybrid", fp8_recipe="tensorwise", fp8_param_gather=True, bf16=True, ckpt_step=None)
     expect("gpu_8b_recompute_offload", recompute_granularity="full", recompute_num_layers=4, ckpt_step=1)
     expect("gpu_8b_recompute_offload", optimizer_cpu_offload=True, optimizer_offload_fraction=1.0)
+    expect("gpu_8b_offload_in_a_pipeline", cpu_offloading_num_layers=0, fine_grained_activation_offloading=True)
     expect("gpu_8b_offload_activations", cpu_offloading_num_layers=16, recompute_granularity=None)
     expect("dlc_70b_vp5", virtual_pipeline_model_parallel_size=5, data_parallel_size=1, context_parallel_size=2)
     expect("dlc_405b_pp16", num_layers=126, pipeline_model_parallel_size=16, data_parallel_size=2)
