@@ -98,6 +98,16 @@ def find_corpus(source: Path) -> list[Path]:
     return files
 
 
+def texts_of(files: list[Path], key: str) -> Iterator[str]:
+    """Every document's text, in the order of files and lines.
+
+    Raises:
+        DataError: a damaged file or a bad line; names file and line.
+    """
+    for chunk in Corpus(files=files, key=key).chunks(Position()):
+        yield from read(chunk, files[chunk.start.file], key).texts
+
+
 def _named(path: Path, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     try:
         yield from chunks

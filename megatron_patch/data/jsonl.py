@@ -1,33 +1,13 @@
-"""Documents out of JSON Lines files; every complaint names file and line."""
+"""One line of a JSON Lines file as a document; what is wrong with it in words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-SUFFIXES = (".jsonl", ".json")
 
 
 class DataError(ValueError):
     """A line that is not what was asked for; the message starts with FILE:LINE."""
-
-
-def find_files(source: Path) -> list[Path]:
-    """The JSON Lines files of a folder, sorted by path, or the one file itself.
-
-    Raises:
-        DataError: nothing there, or a folder without such a file.
-    """
-    if source.is_file():
-        return [source]
-    if not source.is_dir():
-        raise DataError(f"{source} does not exist")
-    files = sorted(path for path in source.rglob("*") if path.suffix in SUFFIXES and path.is_file())
-    if not files:
-        raise DataError(f"{source} holds no file that ends in {' or '.join(SUFFIXES)}")
-    return files
 
 
 @dataclass(kw_only=True)
@@ -41,33 +21,6 @@ class ReadCounts:
     """Documents whose text is the empty string; they are left out."""
     bytes: int = 0
     """Read from the files, line ends included."""
-
-
-def read_texts(files: list[Path], key: str, counts: ReadCounts) -> Iterator[tuple[str, int]]:
-    """Each document's text and the bytes of its line, in the order of files and lines.
-
-    Args:
-        key: which field of each object holds the text.
-        counts: updated while reading.
-    Raises:
-        DataError: bad UTF-8, bad JSON, no object, no such key, or a value that is no string.
-    """
-    for path in files:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                counts.lines += 1
-                counts.bytes += len(line)
-                if line.isspace():
-                    counts.blank_lines += 1
-                    continue
-                try:
-                    text = text_of(line, key)
-                except DataError as error:
-                    raise DataError(f"{path}:{number}: {error}{hint_of(line, number)}") from None
-                if text:
-                    yield text, len(line)
-                else:
-                    counts.empty_documents += 1
 
 
 def text_of(line: bytes, key: str) -> str:

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from .stdlib_text import is_validation, source_files
+from .stdlib_text import is_validation, source_files, write_splits
 
 SHORTEST = 10
 """Characters: `See base class.` is an answer, an empty docstring is none."""
@@ -65,13 +65,9 @@ def write_conversations(folder: Path) -> str:
         lines[split] += [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
     if not all(lines.values()):
         raise RuntimeError("this Python's standard library has no docstrings; is it installed whole?")
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, rows in lines.items():
-        partial = folder / f"{split}.jsonl.partial"
-        partial.write_text("".join(rows), encoding="utf-8")
-        partial.replace(folder / f"{split}.jsonl")
-    counts = ", ".join(f"{split} {len(rows)}" for split, rows in lines.items())
-    return f"conversations: {counts}; files that are not UTF-8 or not Python and left out: {unreadable}"
+    return (
+        f"conversations: {write_splits(folder, lines)}; files that are not UTF-8 or not Python, left out: {unreadable}"
+    )
 
 
 if __name__ == "__main__":

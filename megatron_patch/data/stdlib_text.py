@@ -43,7 +43,6 @@ def write_corpus(folder: Path) -> str:
     Raises:
         RuntimeError: this Python came without its sources.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lines: dict[str, list[str]] = {"train": [], "valid": []}
     total = undecodable = 0
     for relative, path in source_files():
@@ -57,12 +56,18 @@ def write_corpus(folder: Path) -> str:
         lines[split].append(json.dumps({"text": text, "path": relative}, ensure_ascii=False) + "\n")
     if total < SMALLEST_CORPUS:
         raise RuntimeError(f"{sysconfig.get_path('stdlib')} holds {total} characters of Python; is it installed whole?")
-    for split, documents in lines.items():
+    written = write_splits(folder, lines)
+    return f"{total / 1e6:.1f} M characters; documents: {written}; not UTF-8 and left out: {undecodable}"
+
+
+def write_splits(folder: Path, lines: dict[str, list[str]]) -> str:
+    """FOLDER/SPLIT.jsonl of each split, written beside its place and moved there; returns how many lines each has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in lines.items():
         partial = folder / f"{split}.jsonl.partial"
-        partial.write_text("".join(documents), encoding="utf-8")
+        partial.write_text("".join(rows), encoding="utf-8")
         partial.replace(folder / f"{split}.jsonl")
-    counts = ", ".join(f"{split} {len(documents)}" for split, documents in lines.items())
-    return f"{total / 1e6:.1f} M characters; documents: {counts}; not UTF-8 and left out: {undecodable}"
+    return ", ".join(f"{split} {len(rows)}" for split, rows in lines.items())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from megatron_patch.data.jsonl import DataError, ReadCounts, find_files, read_texts
+from megatron_patch.data.corpus import find_corpus, texts_of
+from megatron_patch.data.jsonl import DataError
 
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -51,7 +52,7 @@ def special_tokens() -> list[str]:
 
 
 def train(files: list[Path], vocab_size: int, key: str = "text") -> Tokenizer:
-    """Byte-level BPE on the documents of these JSON Lines files.
+    """Byte-level BPE on the documents of these files: JSON Lines, plain or compressed, or Parquet.
 
     Args:
         vocab_size: of the result, the 256 special tokens included; at least 512 (256 bytes and those).
@@ -71,8 +72,7 @@ def train(files: list[Path], vocab_size: int, key: str = "text") -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (text for text, _ in read_texts(files, key, ReadCounts()))
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(texts_of(files, key), trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special_tokens()])
     bos_first = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
@@ -117,7 +117,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="train_tokenizer", description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path, help="JSON Lines file or folder")
+    parser.add_argument("text", type=Path, help="file or folder: .jsonl, .json (also .gz, .zst), .parquet")
     parser.add_argument("folder", type=Path, help="where the Hugging Face tokenizer folder goes")
     parser.add_argument("--vocab-size", type=int, default=4096, help="with the 256 special tokens (%(default)s)")
     parser.add_argument("--json-key", default="text", help="field that holds the text (%(default)s)")
@@ -125,7 +125,7 @@ def main() -> int:
     if args.vocab_size < 2 * NUM_SPECIAL_TOKENS:
         parser.error(f"--vocab-size is {args.vocab_size}; wanted at least 512: 256 bytes and 256 special tokens")
     try:
-        tokenizer = train(find_files(args.text), args.vocab_size, args.json_key)
+        tokenizer = train(find_corpus(args.text), args.vocab_size, args.json_key)
     except DataError as error:
         parser.error(str(error))
     found = tokenizer.get_vocab_size(with_added_tokens=True)
