@@ -19,7 +19,7 @@ from typing import Any
 
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
-from megatron_patch.evaluation.run import Evaluation
+from megatron_patch.evaluation.run import Evaluation, share_stderr
 from megatron_patch.report.bars import Bar, bar_chart
 
 SUMMARY, TABLE, CHART = "comparison.json", "comparison.md", "comparison.svg"
@@ -99,7 +99,7 @@ def _row(pairs: Sequence[Pair]) -> dict[str, Any]:
     return {
         "questions": count,
         "acc": shares,
-        "acc_stderr": [results.share_stderr(share, count) for share in shares],
+        "acc_stderr": [share_stderr(share, count) for share in shares],
         "difference": difference,
         "stderr": math.sqrt(squares / (count - 1) / count) if count > 1 else None,
         "gained": gained,

@@ -22,6 +22,9 @@ _DEPTH = 4
 _SHOWN = 5
 """Problems of one kind that are spelled out."""
 
+INVENTED = "invented questions"
+"""Note of data that `synthetic` made."""
+
 Rows = list[dict[str, str]]
 
 
@@ -135,7 +138,7 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
                 unusual.append(f"{name} has {len(rows)} rows, published are {subject.rows[split]}")
     if problems:
         raise DataError([f"{benchmark.title} in {folder}: {line}" for line in _shortened(problems)])
-    notes = ["invented questions"] if (folder / MARKER).exists() else []
+    notes = [INVENTED] if (folder / MARKER).exists() else []
     if unusual:
         files = len(benchmark.subjects) * len(benchmark.splits)
         notes.append(f"{len(unusual)} of {files} files differ from the published row counts: {unusual[0]}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
-from megatron_patch.evaluation.run import Evaluation
+from megatron_patch.evaluation.run import Evaluation, share_stderr
 from megatron_patch.report.bars import Bar, bar_chart
 
 SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
@@ -33,11 +32,6 @@ def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(
         rows.values(), key=lambda row: (list(BENCHMARKS).index(row["benchmark"]), _ORDER.index(row["category"]))
     )
-
-
-def share_stderr(share: float, count: int) -> float | None:
-    """Standard error of a share of right answers, as lm_eval computes it; None for fewer than two."""
-    return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None
 
 
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -142,7 +143,14 @@ def _scores(results: dict[str, Any]) -> dict[str, Any]:
             groups.append({"group": name, "title": BENCHMARKS[name].title, **row})
     for group in groups:
         group["questions"] = sum(s["questions"] for s in subjects if s["benchmark"] == group["group"])
+        if group["stderr"] is None:  # lm_eval pools those of subjects, which one question does not have
+            group["stderr"] = share_stderr(group["acc"], group["questions"])
     return {"groups": groups, "subjects": subjects}
+
+
+def share_stderr(share: float, count: int) -> float | None:
+    """Standard error of a share of right answers, as lm_eval computes it; None for fewer than two."""
+    return math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None
 
 
 def _number(value: Any) -> float | None:

@@ -68,7 +68,7 @@ class Run:
 
 @dataclass(kw_only=True)
 class Finding:
-    """A JSON file of a layer check, an evaluation or a comparison."""
+    """A JSON file of a layer check or an evaluation."""
 
     file: Path
     name: str
@@ -83,7 +83,8 @@ class Material:
     runs: list[Run] = field(default_factory=list)
     checks: list[Finding] = field(default_factory=list)
     evaluations: list[Finding] = field(default_factory=list)
-    comparisons: list[Finding] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
+    """Of commands.txt, where a script that runs several noted them; each once, in their order."""
     problems: list[str] = field(default_factory=list)
     """Files that could not be used, and why."""
 
@@ -94,12 +95,14 @@ def collect(folders: Sequence[Path]) -> Material:
     places = sorted({place for folder in material.folders for place in _walk(folder)}, key=_age)
     for place in places:
         name = _name(place, material.folders)
+        if (place / "commands.txt").is_file():
+            lines = (place / "commands.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+            material.commands = list(dict.fromkeys([*material.commands, *lines]))
         if (place / "plan.json").is_file() or (place / "metrics.jsonl").is_file():
             material.runs.append(read_run(place, name))
         for file, found, valid in (
             ("check.json", material.checks, lambda content: isinstance(content["rows"], list)),
             ("results.json", material.evaluations, lambda content: isinstance(content["subjects"], list)),
-            ("comparison.json", material.comparisons, lambda content: isinstance(content["groups"], list)),
         ):
             if (place / file).is_file():
                 content = _read_json(place / file, material.problems, valid)

@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
+from megatron_patch.evaluation.data import INVENTED
 from megatron_patch.report.bars import Bar, bar_chart
 from megatron_patch.report.collect import Finding
 from megatron_patch.report.lines import Point, Series, legend, line_chart
@@ -31,6 +32,13 @@ CATEGORIES: dict[str, Words] = {
     "Social Science": Text("Social Science", "社科"),
     "Other": Text("Other", "其他"),
 }
+
+
+_MEANINGLESS = Text(
+    "The questions are invented: these scores show that the way works, and nothing about a model, which can only "
+    "guess (25%).",
+    "题目是虚构的：这些分数只说明流程可用，与模型能力无关；任何模型都只能猜（25%）。",
+)
 
 
 def facts(checks: Sequence[Finding], found: Sequence[Finding]) -> list[tuple[Words, Words, Words]]:
@@ -154,9 +162,13 @@ def _about(content: dict[str, Any]) -> str:
         f"{content['choices_per_second']:g} choices/s on {content['devices']} x {content['device']}, "
         f"scoring {content['scoring_used']}"
     ]
-    notes = [f"{data['title']}: {'; '.join(data['notes'])}" for data in content["data"].values() if data["notes"]]
-    notes += [f"only the first {settings['limit']} questions of each subject"] if settings["limit"] else []
-    warned = "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    invented = any(INVENTED in data["notes"] for data in content["data"].values())
+    notes: list[Words] = [_MEANINGLESS] if invented else []
+    for data in [] if invented else content["data"].values():
+        notes += [f"{data['title']}: {'; '.join(data['notes'])}"] if data["notes"] else []
+    if limit := settings["limit"]:
+        notes.append(Text(f"only the first {limit} questions of each subject", f"每个科目只取前 {limit} 题"))
+    warned = "".join(f'<p class="note">{spans(note)}</p>' for note in notes)
     return f"<p>{escape(lines[0])}</p>{warned}"
 
 
@@ -194,9 +206,28 @@ def _differences(first: Finding, second: Finding) -> str:
         kind = ("up" if row["difference"] > 0 else "down") if clear else ""
         cells = f"<td>{row['questions']}</td><td>{100 * row['acc'][0]:.1f}</td><td>{100 * row['acc'][1]:.1f}</td>"
         cells += f'<td class="{kind}">{100 * row["difference"]:+.1f}</td><td>{error}</td>'
-        lines.append(f"<tr><th>{escape(row['name'])}</th>{cells}<td>{row['gained']} / {row['lost']}</td></tr>")
-    said = f"<p>{escape(compare.verdict(content))}</p>"
-    return f'{said}<div class="scroll"><table>{"".join(lines)}</table></div>'
+        lines.append(
+            f"<tr><th>{spans(_row_name(row['name']))}</th>{cells}<td>{row['gained']} / {row['lost']}</td></tr>"
+        )
+    return f'<p>{spans(_verdict(content))}</p><div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _verdict(content: dict[str, Any]) -> Words:
+    first, second = content["labels"]
+    count, changed = content["questions"], content["answers_changed"]
+    if content["identical"]:
+        chinese = f"{first} 与 {second} 在全部 {count} 题上的对数似然完全相同。"
+    else:
+        largest = f"{content['largest_logprob_difference']:.3g}"
+        chinese = f"{first} 与 {second} 有 {changed} / {count} 题的答案不同；对数似然的最大差值为 {largest}。"
+    return Text(compare.verdict(content), chinese)
+
+
+def _row_name(name: str) -> Words:
+    """Of a group, or of a category as `CMMLU: STEM`."""
+    benchmark, _, category = name.partition(": ")
+    known = CATEGORIES.get(category)
+    return Text(name, f"{benchmark}：{known.zh}") if isinstance(known, Text) else name
 
 
 def _all_subjects(group: Sequence[Finding]) -> str:

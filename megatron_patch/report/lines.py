@@ -38,7 +38,8 @@ class Axes:
     log_y: bool
     width: float
     height: float
-    left: float = 58
+    left: float
+    """Margins: for the numbers, for the title, ..."""
     right: float = 14
     top: float = 28
     bottom: float = 30
@@ -89,9 +90,9 @@ def line_chart(
         return ""
     room = 0.5 if x_names else 0.0
     x_range = (min(x for x, _ in points) - room, max(x for x, _ in points) + room)
-    axes = Axes(
-        x=x_range, y=y_range or value_range([y for _, y in points], log_y), log_y=log_y, width=width, height=height
-    )
+    y_range = y_range or value_range([y for _, y in points], log_y)
+    left = 84 if lowest else 58  # words are longer than numbers
+    axes = Axes(x=x_range, y=y_range, log_y=log_y, width=width, height=height, left=left)
     parts = [*_grid(axes, lowest), svg.text(0, 12, title, "title")]
     for place in x_names or round_ticks(*x_range, max(3, int(width / 110))):
         name = x_names[place] if x_names else compact(place)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_patch.report import evidence, training
 from megatron_patch.report.collect import Material, Run
-from megatron_patch.report.remarks import Remark, log_remarks, remarks
+from megatron_patch.report.remarks import Remark, counted, log_remarks, remarks
 from megatron_patch.report.text import Text, Words, spans
 
 HERE = Path(__file__).parent
@@ -104,23 +104,29 @@ def _facts(material: Material) -> str:
 
 def _what_ran(material: Material) -> str:
     parts = []
+    if material.commands:
+        words = Text(
+            f"all {len(material.commands)} commands, in order", f"全部 {len(material.commands)} 条命令，按顺序"
+        )
+        parts.append(f"<h3>{spans(words)}</h3>{_command(chr(10).join(material.commands))}")
     for run in material.runs:
         rows = "".join(f"<dt>{spans(name)}</dt><dd>{spans(value)}</dd>" for name, value in training.describe(run))
         parts.append(f"<h3>{escape(run.name)}</h3>" + (f"<dl>{rows}</dl>" if rows else _missing("plan.json")))
-        if typed := training.driver_command(run):
+        if not material.commands and (typed := training.driver_command(run)):
             parts.append(_command(typed))
         if run.command:
             summary = spans(Text("what it started", "实际启动的命令"))
             parts.append(f"<details><summary>{summary}</summary>{_command(run.command)}</details>")
     commands = dict.fromkeys(one.content.get("command") for one in material.evaluations)
-    if any(commands):
+    if any(commands) and not material.commands:
         parts.append(f"<h3>{spans(Text('evaluation', '评测'))}</h3>")
         parts += [_command(command) for command in commands if command]
     return "".join(parts)
 
 
 def _command(text: str) -> str:
-    return f'<div class="command"><pre>{escape(text)}</pre><button type="button">copy</button></div>'
+    lines = "".join(f"<span>{escape(line)}\n</span>" for line in text.splitlines())
+    return f'<div class="command"><pre>{lines}</pre><button type="button">copy</button></div>'
 
 
 def _memory(runs: Sequence[Run]) -> str:
@@ -138,7 +144,7 @@ def _warnings(material: Material) -> str:
             said.append(Remark(kind="bad", words=words, where=finding.name))
     for run in material.runs:
         said += remarks(run)
-    parts.append(_list(sorted(said, key=lambda one: ("bad", "warning", "note").index(one.kind))))
+    parts.append(_list(sorted(counted(said), key=lambda one: ("bad", "warning", "note").index(one.kind))))
     for run in material.runs:
         if logged := log_remarks(run):
             total = sum(one.count for one in logged)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_patch.report.collect import Run
@@ -55,6 +55,14 @@ def remarks(run: Run) -> Iterator[Remark]:
         yield Remark(
             kind="warning", words=Text("iterations are recorded twice", "有重复记录的迭代"), where="metrics.jsonl"
         )
+
+
+def counted(said: Iterable[Remark]) -> list[Remark]:
+    """Each remark once, with its count; several runs often say the same."""
+    found: dict[tuple[Words, str], Remark] = {}
+    for one in said:
+        found.setdefault((one.words, one.where), replace(one, count=0)).count += one.count
+    return list(found.values())
 
 
 def log_remarks(run: Run) -> list[Remark]:

@@ -143,6 +143,7 @@ def curves(runs: Sequence[Run]) -> str:
         words = Text(f"{run.name}: validation", f"{run.name}：验证")
         loss.append(Series(label=words, points=run.validation, color=color_of(number), kind="dots", legend=False))
     shown = [y for one in loss if one.kind != "faint" for _, y in one.points]
+    shown += [min(y for _, y in one.points) for one in loss if one.kind == "faint"]  # spikes may leave at the top
     title = Text("loss (bold: smoothed; dots: validation)", "损失（粗线：平滑；圆点：验证）")
     limits = value_range(shown, False) if shown else None
     chart = line_chart(loss, title=title, x_label=ITERATION, y_range=limits, width=WIDE, height=320)

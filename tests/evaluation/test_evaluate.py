@@ -195,6 +195,11 @@ def test_remote_code_runs_only_if_asked(model: Path, questions: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert "is NOT run" in done.stdout
     assert not (tmp_path / "trace").exists()
+    done = sh("evaluate.sh", *arguments, "--trust-remote-code", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "will run" in done.stdout
+    assert "traced.py" in done.stdout
+    assert (tmp_path / "trace").exists(), "code that was asked for did not run"
 
 
 def test_compare_and_its_refusal(both, tmp_path: Path) -> None:
