@@ -77,6 +77,7 @@ class TrainingProgress:
         seconds_left = sum(self._recent) / len(self._recent) * (self._total - step.iteration)
         parts = [
             "loss ?" if step.loss is None else f"loss {step.loss:.4f}",
+            *([] if step.z_loss is None else [f"z {step.z_loss:.2f}"]),
             "lr ?" if step.lr is None else f"lr {step.lr:.2e}",
             "SKIPPED (gradient overflow)" if step.skipped or step.grad_norm is None else f"norm {step.grad_norm:.2f}",
             f"{metrics['tokens_per_s_per_gpu']:,.0f} tokens/s/{self._unit}",
