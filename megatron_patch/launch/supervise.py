@@ -85,6 +85,7 @@ class Supervisor:
         self._watched = [_Watched(peer) for peer in peers]
         self._silence, self._log = silence, log
         self._asked: int | None = None
+        self._ranks_started = False
         self._next_beat = 0.0
 
     def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -97,6 +98,7 @@ class Supervisor:
         with subprocess.Popen(list(argv), env=dict(environ)) as child, self._signals():
             told, reason = False, None
             while child.poll() is None and reason is None:
+                self._ranks_started = self._ranks_started or bool(children_of(child.pid))
                 if self._asked is not None and not told:
                     told = self._ask_ranks(child)
                 reason = self._trouble(0.3)
@@ -208,6 +210,8 @@ class Supervisor:
         """Have the ranks save and end: they are told directly, as torchrun would kill them after 30 seconds."""
         name = signal.Signals(self._asked or 0).name
         ranks = children_of(child.pid)
+        if not ranks and self._ranks_started:
+            return True  # they have ended, and torchrun is about to
         if not ranks:
             self._say(f"{self._me}: {name} before the ranks were started")
             child.terminate()
