@@ -57,7 +57,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
         "largest_logprob_difference": max(gaps),
         "data_notes": {data["title"]: data["notes"] for data in first.summary["data"].values()},
         "groups": _rows(pairs, lambda a: task_owner(a["task"])[0].title),  # type: ignore[index]
-        "categories": _rows(pairs, _category),
+        "categories": sorted(_rows(pairs, _category), key=_place),
         "subjects": _rows(pairs, lambda a: a["task"]),
     }
 
@@ -79,6 +79,12 @@ def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 def _category(answer: dict[str, Any]) -> str:
     benchmark, subject = task_owner(answer["task"])  # type: ignore[misc]
     return f"{benchmark.title}: {subject.category}"
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    """Of a category among all."""
+    benchmark, category = row["name"].split(": ")
+    return [one.title for one in BENCHMARKS.values()].index(benchmark), results.ORDER.index(category)
 
 
 def _rows(pairs: Sequence[Pair], key: Callable[[dict[str, Any]], str]) -> list[dict[str, Any]]:

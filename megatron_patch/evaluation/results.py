@@ -14,8 +14,8 @@ from megatron_patch.report.bars import Bar, bar_chart
 
 SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
 
-
-_ORDER = ("STEM", "Social Science", "Humanities", "Other")
+ORDER = ("STEM", "Social Science", "Humanities", "Other")
+"""Of categories, in tables and charts."""
 
 
 def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         row["acc"] = row.pop("right") / row["questions"]
         row["stderr"] = share_stderr(row["acc"], row["questions"])
     return sorted(
-        rows.values(), key=lambda row: (list(BENCHMARKS).index(row["benchmark"]), _ORDER.index(row["category"]))
+        rows.values(), key=lambda row: (list(BENCHMARKS).index(row["benchmark"]), ORDER.index(row["category"]))
     )
 
 

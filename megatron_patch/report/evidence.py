@@ -157,11 +157,12 @@ def comparable(found: Sequence[Finding]) -> list[list[Finding]]:
 
 def _about(content: dict[str, Any]) -> str:
     settings = content["settings"]
-    lines = [
-        f"lm_eval {content['versions']['lm-eval']}, {settings['num_fewshot']}-shot, "
-        f"{content['choices_per_second']:g} choices/s on {content['devices']} x {content['device']}, "
-        f"scoring {content['scoring_used']}"
-    ]
+    tool = f"lm_eval {content['versions']['lm-eval']}, {settings['num_fewshot']}-shot, {content['dtype']}"
+    device, rate = f"{content['devices']} × {content['device']}", f"{content['choices_per_second']:g}"
+    said = Text(
+        f"{tool}, scoring {content['scoring_used']}: {rate} choices/s on {device}",
+        f"{tool}，计分方式 {content['scoring_used']}：{device} 上每秒 {rate} 个选项",
+    )
     invented = any(INVENTED in data["notes"] for data in content["data"].values())
     notes: list[Words] = [_MEANINGLESS] if invented else []
     for data in [] if invented else content["data"].values():
@@ -169,7 +170,7 @@ def _about(content: dict[str, Any]) -> str:
     if limit := settings["limit"]:
         notes.append(Text(f"only the first {limit} questions of each subject", f"每个科目只取前 {limit} 题"))
     warned = "".join(f'<p class="note">{spans(note)}</p>' for note in notes)
-    return f"<p>{escape(lines[0])}</p>{warned}"
+    return f"<p>{spans(said)}</p>{warned}"
 
 
 def _bars(group: Sequence[Finding]) -> str:

@@ -4,9 +4,9 @@ if ((navigator.language || "").startsWith("zh")) document.getElementById("zh").c
 
 for (const button of document.querySelectorAll(".command button")) {
   button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent);
-    button.textContent = "✓";
-    setTimeout(() => { button.textContent = "copy"; }, 1200);
+    await navigator.clipboard.writeText(button.parentElement.querySelector("pre").textContent.trimEnd());
+    button.classList.add("done");
+    setTimeout(() => button.classList.remove("done"), 1200);
   });
 }
 

@@ -17,7 +17,7 @@ _SWITCH = """
 <div class="switch">
 <div><input type="radio" name="language" id="en" checked><label for="en">English</label>
 <input type="radio" name="language" id="zh"><label for="zh">中文</label></div>
-<div><input type="radio" name="theme" id="auto" checked><label for="auto">auto</label>
+<div><input type="radio" name="theme" id="auto" checked><label for="auto">◐</label>
 <input type="radio" name="theme" id="light"><label for="light">☀</label>
 <input type="radio" name="theme" id="dark"><label for="dark">☾</label></div>
 </div>
@@ -126,7 +126,7 @@ def _what_ran(material: Material) -> str:
 
 def _command(text: str) -> str:
     lines = "".join(f"<span>{escape(line)}\n</span>" for line in text.splitlines())
-    return f'<div class="command"><pre>{lines}</pre><button type="button">copy</button></div>'
+    return f'<div class="command"><pre>{lines}</pre><button type="button">{spans(Text("copy", "复制"))}</button></div>'
 
 
 def _memory(runs: Sequence[Run]) -> str:
