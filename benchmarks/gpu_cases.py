@@ -114,6 +114,16 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="8B-bf16", size="8B", batch=16, steps=6, seconds=200, env=PROFILED),
         replace(FP8, name="8B-fp8", size="8B", batch=16, steps=6, seconds=200, env=PROFILED),
     ],
+    "two": [
+        replace(PLAIN, name="8B-bf16-dp2", size="8B", batch=32, steps=5, processes=2, seconds=200),
+        replace(FP8, name="8B-fp8-dp2", size="8B", batch=32, steps=5, processes=2, seconds=200),
+        replace(PLAIN, name="8B-tp2-sp", size="8B", tp=2, sp=True, batch=8, processes=2),
+        replace(PLAIN, name="8B-pp2", size="8B", pp=2, batch=16, steps=6, processes=2),
+        replace(PLAIN, name="8B-cp2", size="8B", cp=2, batch=8, processes=2),
+        replace(PLAIN, name="8B-pp2-vp2", size="8B", pp=2, batch=16, steps=6, processes=2, env={"MP_VP": "2"}),
+        replace(PLAIN, name="L8-pp2-offload", size="8B-L8", pp=2, ac="offload", processes=2),
+        replace(PLAIN, name="L4-dp2-do-false", do=False, processes=2),
+    ],
     "sft": [  # the last is the yardstick of the others
         replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
         replace(PLAIN, name="sft-idxmap-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="idxmap"),

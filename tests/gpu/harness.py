@@ -54,6 +54,11 @@ def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> R
     return run
 
 
+def recorded(output: Path) -> Run:
+    """A run that ended well, from what it recorded."""
+    return Run(returncode=0, stdout="", stderr="", output=output, metrics=read_metrics(output))
+
+
 def worst(run: Run, reference: Run) -> float:
     """Largest difference of a loss, in nats."""
     assert len(run.losses) == len(reference.losses) == 20

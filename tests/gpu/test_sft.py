@@ -14,7 +14,8 @@ from megatron_patch.data.train_tokenizer import train as train_tokenizer
 
 from ..trainer.harness import Run
 from ..trainer.harness import train as train_on_cpu
-from .harness import BF16, train
+from .conftest import Once
+from .harness import BF16, recorded, train
 
 WORDS = ["import", "return", "lambda", "yield", "class", "raise", "with", "assert", "global", "while"]
 FP32_TOLERANCE = 1e-4
@@ -23,42 +24,49 @@ BF16_TOLERANCE = 0.03
 
 
 @pytest.fixture(scope="module")
-def conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def conversations(once: Once) -> Path:
     """24 conversations of one to three turns."""
-    chance = random.Random(7)
-    path = tmp_path_factory.mktemp("sft") / "train.jsonl"
-    with path.open("w") as file:
-        for number in range(24):
-            messages = []
-            for _ in range(1 + number % 3):
-                for role in ("user", "assistant"):
-                    text = " ".join(chance.choices(WORDS, k=chance.randint(1, 7)))
-                    messages.append({"role": role, "content": text})
-            file.write(json.dumps({"messages": messages}) + "\n")
-    return path
+
+    def make(folder: Path) -> None:
+        chance = random.Random(7)
+        with (folder / "train.jsonl").open("w") as file:
+            for number in range(24):
+                messages = []
+                for _ in range(1 + number % 3):
+                    for role in ("user", "assistant"):
+                        text = " ".join(chance.choices(WORDS, k=chance.randint(1, 7)))
+                        messages.append({"role": role, "content": text})
+                file.write(json.dumps({"messages": messages}) + "\n")
+
+    return once("conversations", make) / "train.jsonl"
 
 
 @pytest.fixture(scope="module")
-def begin(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> str:
+def begin(once: Once, conversations: Path) -> str:
     """Flags of packed finetuning from a checkpoint that a CPU wrote."""
-    folder = tmp_path_factory.mktemp("begin")
-    (folder / "corpus.jsonl").write_text(json.dumps({"text": " ".join(WORDS) + " user assistant\n\n"}) + "\n")
-    save(train_tokenizer([folder / "corpus.jsonl"], vocab_size=640), folder / "tokenizer")
-    flags = (
-        f"--sft-data raw --sft-packing --calculate-per-token-loss --tokenizer-type HuggingFaceTokenizer "
-        f"--tokenizer-model {folder}/tokenizer --seq-length 512 --max-position-embeddings 4096 "
-        f"--data-cache-path {folder}/cache --train-iters 6 --lr-warmup-iters 0 --micro-batch-size 2 "
-        f"--global-batch-size 4 "
-    )
-    make = f"{flags} --init-method-std 0.1 --train-iters 1 --save {folder}/checkpoints --save-interval 1"
-    train_on_cpu(folder / "output", conversations, make)
-    return f"{flags} --load {folder}/checkpoints --finetune --no-load-optim --no-load-rng "
+
+    def flags(folder: Path) -> str:
+        return (
+            f"--sft-data raw --sft-packing --calculate-per-token-loss --tokenizer-type HuggingFaceTokenizer "
+            f"--tokenizer-model {folder}/tokenizer --seq-length 512 --max-position-embeddings 4096 "
+            f"--data-cache-path {folder}/cache --train-iters 6 --lr-warmup-iters 0 --micro-batch-size 2 "
+            f"--global-batch-size 4 "
+        )
+
+    def make(folder: Path) -> None:
+        (folder / "corpus.jsonl").write_text(json.dumps({"text": " ".join(WORDS) + " user assistant\n\n"}) + "\n")
+        save(train_tokenizer([folder / "corpus.jsonl"], vocab_size=640), folder / "tokenizer")
+        saving = f"--init-method-std 0.1 --train-iters 1 --save {folder}/checkpoints --save-interval 1"
+        train_on_cpu(folder / "output", conversations, flags(folder) + saving)
+
+    folder = once("begin", make)
+    return f"{flags(folder)} --load {folder}/checkpoints --finetune --no-load-optim --no-load-rng "
 
 
 @pytest.fixture(scope="module")
-def cpu_packed(tmp_path_factory: pytest.TempPathFactory, conversations: Path, begin: str) -> Run:
+def cpu_packed(once: Once, conversations: Path, begin: str) -> Run:
     """In fp32 on the processor."""
-    return train_on_cpu(tmp_path_factory.mktemp("cpu"), conversations, begin)
+    return recorded(once("cpu-packed", lambda folder: train_on_cpu(folder, conversations, begin)))
 
 
 def gap(run: Run, reference: Run) -> float:

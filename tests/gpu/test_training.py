@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from ..trainer.harness import Run
-from .harness import BF16, FP8, launch, train, worst
+from .conftest import Once
+from .harness import BF16, FP8, launch, recorded, train, worst
 
 FP32_TOLERANCE = 1e-4
 """Nats over 20 iterations, GPU against CPU: other sums, other order."""
@@ -18,10 +20,15 @@ TOLERANCES = {"bf16": 0.02, "fp16": 0.02, "fp8": 0.06}
 
 
 @pytest.fixture(scope="module")
-def bf16(tmp_path_factory: pytest.TempPathFactory, data: Path, start: str) -> Run:
+def bf16(once: Once, data: Path, start: str) -> Run:
     """20 iterations in bf16 on one GPU; saved at 10."""
-    output = tmp_path_factory.mktemp("bf16")
-    return train(output, data, f"{start} {BF16} --save {output}/checkpoints --save-interval 10")
+
+    def make(folder: Path) -> None:
+        run = train(folder, data, f"{start} {BF16} --save {folder}/checkpoints --save-interval 10")
+        (folder / "screen.txt").write_text(run.stdout)
+
+    folder = once("bf16", make)
+    return replace(recorded(folder), stdout=(folder / "screen.txt").read_text())
 
 
 def test_fp32_as_on_the_cpu(tmp_path: Path, data: Path, start: str, cpu: Run) -> None:
