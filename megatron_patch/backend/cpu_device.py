@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 from .patching import replace
 
@@ -37,6 +38,7 @@ def pretend_cuda_is_cpu() -> None:
 
     The order matters: importing Megatron imports torch._dynamo, which inspects torch's functions and rejects ours.
     """
+    _device_constructors()  # remembered from here on: `with torch.device("meta")` must know the functions of before
     why = "Megatron 0.19.2 passes device='cuda'; here it is the CPU"
     for name in FACTORIES:
         replace(torch, name, _on_cpu(getattr(torch, name)), why=why)

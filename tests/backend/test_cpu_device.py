@@ -29,6 +29,8 @@ def test_cuda_is_the_cpu() -> None:
         assert torch.ones(2).type() == "torch.cuda.FloatTensor"
         assert torch.ones(2).to(torch.bfloat16).dtype == torch.bfloat16
         assert torch.empty(2, device="meta").device.type == "meta"
+        with torch.device("meta"):
+            assert torch.nn.Linear(2, 2).weight.is_meta and torch.empty(2).is_meta
         assert not torch.cuda.is_available() and torch.cuda.device_count() == 1
         with torch.cuda.stream(torch.cuda.Stream()) as stream:
             torch.cuda.current_stream().wait_stream(torch.cuda.Event())
