@@ -166,6 +166,7 @@ def count_packed_tokens(ends: torch.Tensor) -> None:
 
 def _observe_evaluation(training: Any, observer: Observer) -> None:
     results: list[dict[str, float]] = []
+    done: set[tuple[int, str]] = set()
 
     @wrap(training, "evaluate", why="0.19.2 returns the losses to a function that only prints them")
     def evaluate(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -173,12 +174,17 @@ def _observe_evaluation(training: Any, observer: Observer) -> None:
         results.append({name: float(loss) for name, loss in (result[0] or {}).items()})
         return result
 
-    @wrap(training, "evaluate_and_print_results", why="0.19.2 prints the validation loss and returns nothing")
+    why = "0.19.2 prints the validation loss, returns nothing, and may validate twice after the last iteration"
+
+    @wrap(training, "evaluate_and_print_results", why=why)
     def evaluate_and_print_results(original: Callable[..., Any], prefix: str, *args: Any, **kwargs: Any) -> Any:
-        results.clear()
-        original(prefix, *args, **kwargs)
         split = "test" if prefix.endswith("test set") else "validation"
         iteration = args[3] if len(args) > 3 else kwargs["iteration"]
+        if (iteration, split) in done:
+            return
+        done.add((iteration, split))
+        results.clear()
+        original(prefix, *args, **kwargs)
         for losses in results:
             parts = {name.removeprefix(f"{LOSS_KEY} "): loss for name, loss in losses.items() if name != LOSS_KEY}
             observer.evaluated(iteration, split, losses.get(LOSS_KEY), parts)

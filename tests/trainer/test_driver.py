@@ -66,6 +66,7 @@ def test_from_text_to_a_resumed_run(world: Path, tmp_path: Path) -> None:
     losses = [record["loss"] for record in read_metrics(output) if "loss" in record]
     assert len(losses) == ITERATIONS
     assert losses[-1] < losses[0] - 0.5
+    assert [r["iteration"] for r in read_metrics(output) if "validation_loss" in r] == [6, 12]
     assert complete_iterations(output / "checkpoints") == [5, 10, 12]
     assert f"iteration 12/12 | loss {losses[-1]:.4f}" in first.stdout
     assert "from scratch" in first.stdout
