@@ -1,0 +1,197 @@
+"""What the page says, read from its text."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.report.collect import collect
+from megatron_patch.report.lines import round_ticks, smooth, thin, value_range
+from megatron_patch.report.page import render
+from megatron_patch.report.text import compact
+
+from .conftest import SCRIPT, metrics, write_check, write_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+VOID = {"meta", "input"}
+
+
+class Balanced(HTMLParser):
+    """Fails where a tag is closed that is not open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """SVG's `<line .../>`."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page_of(*folders: Path) -> str:
+    text = render(collect(folders))
+    parser = Balanced()
+    parser.feed(text)
+    assert not parser.open
+    return text
+
+
+def words(text: str, lang: str) -> str:
+    """What a reader of one language sees."""
+    other = {"en": "zh", "zh": "en"}[lang]
+    text = re.sub(rf'<(span|tspan) lang="{other}">.*?</\1>', "", text, flags=re.DOTALL)
+    text = re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "megatron_patch.report", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_whole_life_is_on_the_page(life: Path) -> None:
+    text = page_of(life)
+    english, chinese = words(text, "en"), words(text, "zh")
+    for expected in (
+        "pretrain: finished · iteration 120 / 120 ·", "all 2 commands, in order", "second",
+        "learning rate 0.001 → 0.0001",
+        "loss (bold: smoothed; dots: validation)", "gradient norm, before clipping", "tokens/s per device",
+        "TFLOP/s per device", "measured 944 MB", "start-mcore passed", "relative L2 error against Hugging Face, bf16",
+        "The questions are invented", "CMMLU: STEM", "All 119 subjects", "Agronomy", "it took 0 s", "no GPU here",
+    ):  # fmt: skip
+        assert expected in english, expected
+    for expected in ("已完成", "全部 2 条命令", "学习率", "梯度范数", "通过", "题目是虚构的", "CMMLU：理工", "农学"):
+        assert expected in chinese, expected
+    assert "accuracy" not in chinese.lower()
+    assert SCRIPT not in text, "text is not escaped"
+    assert english.count(f"first --of {SCRIPT}") == 1
+
+
+def test_nothing_comes_from_elsewhere(life: Path) -> None:
+    text = page_of(life)
+    assert not re.findall(r'(?:src|href)=|url\(|@import|https?://(?!www\.w3\.org/2000/svg")', text)
+
+
+def test_differences_have_their_paired_error(life: Path) -> None:
+    text = words(page_of(life), "en")
+    comparison = re.search(r"CMMLU\s+134\s+([\d.]+)\s+([\d.]+)\s+([+-][\d.]+)\s+([\d.]+)\s+(\d+) / (\d+)", text)
+    assert comparison
+    first, second, difference, error = map(float, comparison.groups()[:4])
+    assert difference == pytest.approx(second - first, abs=0.11)
+    assert 0 < error < 10
+    assert difference > 2 * error
+    assert 'class="up"' in page_of(life)
+
+
+def test_a_failed_check_is_said_in_three_places(copy: Path) -> None:
+    write_check(copy / "bad", wrong=True)
+    text = words(page_of(copy), "en")
+    assert "1 / 2" in text
+    assert "FAILED" in text
+    assert "first out of tolerance: layer 2 attention: 0.3 > 0.01" in text
+    assert "the layer check failed" in text
+
+
+def test_a_run_that_still_writes(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Its last line is torn, its length is known, it was written to a moment ago."""
+    run = new_run(tmp_path / "run", done=30, torn='{"iteration": 31, "lo')
+    text = page_of(run)
+    assert "running · iteration 30 / 120" in words(text, "en")
+    assert 'style="width:25.0%"' in text
+    assert "the last line of metrics.jsonl is not complete yet" in words(text, "en")
+    os.utime(run / "metrics.jsonl", (time.time() - 3600,) * 2)
+    assert "stopped" in words(page_of(run), "en")
+    write_metrics(run, [])
+    assert "Not found: metrics.jsonl" in words(page_of(run), "en")
+
+
+def test_several_runs_are_overlaid(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    runs = [new_run(tmp_path / name, done) for name, done in (("a", 120), ("b", 80), ("c", 40))]
+    text = page_of(*runs)
+    loss = text[text.index("loss (bold") :].split("</svg>")[0]
+    lines = re.findall(r'class="series line s(\d)" data-label="(\w)"', loss)
+    assert lines == [("0", "a"), ("1", "b"), ("2", "c")]
+    rows = re.findall(r"<tr><th><i.*?</tr>", text)
+    assert [re.sub("<[^>]+>", "", row)[0] for row in rows] == ["a", "b", "c"]
+
+
+def test_mfu_where_the_device_is_known(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    plan = json.loads((run / "plan.json").read_text())
+    plan["gpu"] = {"name": "NVIDIA H200"}
+    (run / "plan.json").write_text(json.dumps(plan))
+    text = words(page_of(run), "en")
+    assert f"{100 * 400 / 989:.1f}%" in text
+    assert "MFU, % of dense bf16" in text
+
+
+def test_numbers_that_are_none(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    """A loss that is NaN, skipped iterations, lines that are no JSON."""
+    run = new_run(tmp_path / "run")
+    lines = metrics(40)
+    lines[5]["loss"], lines[7]["skipped"] = None, 1
+    write_metrics(run, lines, "not json\n")
+    text = words(page_of(run), "en")
+    assert "no finite loss in 1 iterations, first in 6" in text
+    assert "1 iterations were skipped" in text
+    assert "1 lines of metrics.jsonl are not readable" in text
+    assert "nan" not in re.findall(r'points="([^"]*)"', page_of(run))
+
+
+def test_files_that_cannot_be_used_are_named(copy: Path) -> None:
+    (copy / "start-mcore/check.json").write_text("{")
+    (copy / "evaluation/base/results.json").write_text('{"subjects": 3}')
+    (copy / "evaluation/trained/per_question.jsonl").unlink()
+    text = words(page_of(copy), "en")
+    assert text.count("not used") == 2
+    assert "start-mcore/check.json" in text
+
+
+def test_command_line(copy: Path, tmp_path: Path) -> None:
+    done = report(copy)
+    assert done.returncode == 0, done.stderr
+    assert f"{copy}/report.html: 2 runs, 1 checks, 2 evaluations" in done.stdout
+    assert (copy / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    (tmp_path / "empty").mkdir()
+    done = report(tmp_path / "empty")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "nothing to report" in done.stderr
+    done = report(tmp_path / "nowhere", copy, "--output", tmp_path / "page.html")
+    assert done.returncode == 2
+    assert "nowhere is not a folder" in done.stderr
+
+
+def test_thinning_keeps_spikes() -> None:
+    points = [(float(i), 100.0 if i == 5003 else 1.0) for i in range(10000)]
+    thinned = thin(points)
+    assert len(thinned) < 800
+    assert (5003.0, 100.0) in thinned
+    assert [x for x, _ in thinned] == sorted({x for x, _ in thinned})
+
+
+def test_smoothing_is_centred() -> None:
+    line = [(float(i), 2.0 * i) for i in range(100)]
+    assert smooth(line, 5)[50] == (50.0, pytest.approx(100.0))
+    assert smooth([(1.0, 3.0)], 5) == [(1.0, 3.0)]
+
+
+def test_axes() -> None:
+    assert round_ticks(0, 600, 6) == [0, 100, 200, 300, 400, 500, 600]
+    assert value_range([3.0, 3.0], False) == (2.7, 3.3)
+    assert value_range([0.5, 20.0], True) == (0.1, 100.0)
+    assert [compact(v) for v in (0, 0.000125, 2328.4, 614400, 8.03e9)] == ["0", "1.25e-4", "2328", "614k", "8.03G"]
