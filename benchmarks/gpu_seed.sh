@@ -13,7 +13,7 @@ begin=$(date +%s)
 say() { printf '== %s s: %s\n' $(($(date +%s) - begin)) "$*"; }
 asked() { case " $steps " in *" $1 "*) return 0 ;; *) return 1 ;; esac }
 driver() { # SFT SAVE_INTERVAL DATA CHECKPOINT LENGTH WARMUP OUTPUT
-    sh examples/llama3_1/run_mcore_llama3_1.sh dsw auto 1 8 1e-5 1e-6 128 128 "$precision" "$tp" "$pp" 1 $sp true true \
+    sh examples/llama3_1/run_mcore_llama3_1.sh dsw auto 1 8 1e-5 1e-6 128 128 "$precision" "$tp" "$pp" 1 "$sp" true true \
         "$1" false false "$2" "$3" none "$4" "$5" "$6" "$7"
 }
 losses() { sed -n 's/.*"iteration": \([0-9]*\), "loss": \([0-9.]*\),.*"step_ms": \([0-9]*\).*/\1 \2 \3ms/p' "$1/metrics.jsonl" | tr '\n' ';'; }
@@ -22,19 +22,29 @@ if asked make; then
     say "a Hugging Face folder of $size geometry, $layers layers"
     sh toolkits/python.sh -m megatron_patch.checkpoint.random_model "$size" "$folder/hf" --layers "$layers" --tokenizer "$tokenizer" || exit 1
 fi
-if asked pretrain; then
-    say "pretraining from it; killed after the first checkpoint"
-    (driver false 4 "$data" "$folder/hf" 10000 100 "$folder/pretrain" & echo $! >"$folder/pid"; wait) >"$folder/pretrain.txt" 2>&1 &
-    n=0
-    while ! [ -s "$folder/pretrain/checkpoints/latest_checkpointed_iteration.txt" ] && [ $n -lt 1500 ]; do
-        [ -s "$folder/pretrain/metrics.jsonl" ] && [ ! -e "$folder/first" ] && say "first step done" && touch "$folder/first"
+start_and_kill() { # SAVE_INTERVAL NAME COMMAND...: kill the run when COMMAND is true
+    (driver false "$1" "$data" "$folder/hf" 10000 100 "$folder/$2" & echo $! >"$folder/pid"; wait) >"$folder/$2.txt" 2>&1 &
+    name=$2 n=0
+    shift 2
+    while ! "$@" && [ $n -lt 1500 ]; do
+        [ -s "$folder/$name/metrics.jsonl" ] && [ ! -e "$folder/$name.first" ] && say "first step done" && touch "$folder/$name.first"
         sleep 0.1
         n=$((n + 1))
     done
     pkill -KILL -P "$(cat "$folder/pid")"
     kill -KILL "$(cat "$folder/pid")"
     sleep 2
-    say "killed: $(losses "$folder/pretrain")"
+    say "killed: $(losses "$folder/$name")"
+}
+three_steps() { [ "$(cat "$folder/start/metrics.jsonl" 2>/dev/null | wc -l)" -ge 3 ]; }
+
+if asked start; then
+    say "the first steps from it"
+    start_and_kill 100000 start three_steps
+fi
+if asked pretrain; then
+    say "pretraining from it; killed after the first checkpoint"
+    start_and_kill 4 pretrain [ -s "$folder/pretrain/checkpoints/latest_checkpointed_iteration.txt" ]
 fi
 if asked resume; then
     say "the same command again"
