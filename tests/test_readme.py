@@ -79,6 +79,10 @@ def test_readme(after_readme: Path) -> None:
     quickstart = after_readme / "runs" / "quickstart"
     for name in ("loss.png", "summary.md", "tokenizer/tokenizer.json", "pretrain/metrics.jsonl"):
         assert (quickstart / name).stat().st_size > 0
+    report = (quickstart / "report.html").read_text(encoding="utf-8")
+    for part in ("pretrain", "finetune", "start-mcore", "trained-hf", "All 119 subjects", "evaluate.sh"):
+        assert part in report, f"report.html says nothing of {part}"
+    assert "Not found" not in report
 
 
 @pytest.mark.timeout(900)

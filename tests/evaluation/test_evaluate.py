@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.evaluation import models, results
+from megatron_patch.evaluation.__main__ import main
 from megatron_patch.evaluation.options import UsageError, parse
 
 from .conftest import HARNESS, ROOT
@@ -124,8 +125,7 @@ def seeds_command(model: Path, questions: Path, tmp_path: Path, tasks: str) -> N
             task = file.name.removeprefix("samples_").rsplit("_", 1)[0]
             scores = [float(answer[0]) for answer in sample["filtered_resps"]]
             theirs[task, sample["doc_id"]] = (sample["prompt_hash"], sample["doc_hash"], scores)
-    ours = sh("evaluate.sh", model, tasks, questions, "--output", tmp_path / "ours", cwd=tmp_path)
-    assert ours.returncode == 0, ours.stderr
+    assert main([str(model), tasks, str(questions), "--output", str(tmp_path / "ours")]) == 0
     for answer in results.read(tmp_path / "ours").answers:
         prompt, doc, scores = theirs.pop((answer["task"], answer["doc_id"]))
         assert (answer["prompt_hash"], answer["doc_hash"]) == (prompt, doc)
@@ -175,8 +175,10 @@ def test_code_that_a_checkpoint_brings_is_listed(tmp_path: Path) -> None:
     ]
 
 
-def test_remote_code_runs_only_if_asked(model: Path, questions: Path, tmp_path: Path) -> None:
-    """A checkpoint whose code would leave a trace."""
+def test_remote_code_runs_only_if_asked(
+    model: Path, questions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint whose code leaves a trace."""
     folder = tmp_path / "model"
     folder.mkdir()
     for file in model.iterdir():
@@ -190,15 +192,16 @@ def test_remote_code_runs_only_if_asked(model: Path, questions: Path, tmp_path: 
         f"import pathlib\npathlib.Path({str(tmp_path / 'trace')!r}).touch()\n"
         "from transformers import LlamaForCausalLM\nclass TracedLlama(LlamaForCausalLM): pass\n"
     )
-    arguments = (folder, "ceval-valid_law", questions, "--output", tmp_path / "out")
-    done = sh("evaluate.sh", *arguments, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "is NOT run" in done.stdout
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    arguments = [str(folder), "ceval-valid_law", str(questions), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert "is NOT run" in capfd.readouterr().out
     assert not (tmp_path / "trace").exists()
-    done = sh("evaluate.sh", *arguments, "--trust-remote-code", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "will run" in done.stdout
-    assert "traced.py" in done.stdout
+    assert main([*arguments, "--trust-remote-code"]) == 0
+    said = capfd.readouterr().out
+    assert "will run" in said
+    assert "traced.py (" in said
+    assert "config.json maps AutoModelForCausalLM to traced.TracedLlama" in said
     assert (tmp_path / "trace").exists(), "code that was asked for did not run"
 
 
