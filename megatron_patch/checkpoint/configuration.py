@@ -9,6 +9,7 @@ from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import read_config
+from megatron_patch.data.pieces import find_sentencepiece
 from megatron_patch.families import RopeScaling, Shape, shape_to_hf_config
 
 PLAN = "plan.json"
@@ -91,6 +92,11 @@ def _of_plan(file: Path) -> Configuration:
 
 def special_token_ids(tokenizer: Path) -> dict[str, int]:
     """`bos_token_id` and `eos_token_id` of a tokenizer folder; without them transformers assumes 1 and 2."""
+    model = find_sentencepiece(tokenizer)
+    if model is not None:
+        from megatron_patch.data.sentencepiece_hf import special_ids
+
+        return {f"{name}_token_id": number for name, number in special_ids(model).items() if name in ("bos", "eos")}
     try:
         names = json.loads((tokenizer / "tokenizer_config.json").read_text())
         table = json.loads((tokenizer / "tokenizer.json").read_text())

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,18 +24,26 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.locate import RELEASE, TRACKER
-from megatron_patch.checkpoint.sources import BLOCK_BYTES, BlockMaker, open_source, rows_per_block
+from megatron_patch.checkpoint.sources import (
+    BLOCK_BYTES,
+    BlockMaker,
+    MegatronReader,
+    open_source,
+    rows_per_block,
+)
 from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, Block, TorchDistReader, write_torch_dist
+from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, Block, write_torch_dist
 from megatron_patch.checkpoint.weights import (
     Tensor,
     extra_state_names,
+    from_megatron,
     hf_shapes,
     invert,
     megatron_tensors,
+    pad_vocabulary,
     stacked_shape,
 )
-from megatron_patch.families import Shape
+from megatron_patch.families import VOCAB_ALIGNMENT, Shape, padded_vocab_size
 
 
 def default_workers() -> int:
@@ -52,6 +61,8 @@ class Conversion:
     precision: str
     """fp32, fp16 or bf16: the element type written."""
     workers: int
+    vocab_alignment: int = VOCAB_ALIGNMENT
+    """The Megatron side has a multiple of so many rows of vocabulary."""
 
     @property
     def element_type(self) -> str:
@@ -65,28 +76,75 @@ class Conversion:
 
     def tensors(self) -> list[Tensor]:
         """The Megatron side, made of the Hugging Face side."""
-        return megatron_tensors(self.shape, self.vocab_size)
+        rows = padded_vocab_size(self.vocab_size, self.vocab_alignment)
+        return pad_vocabulary(megatron_tensors(self.shape, self.vocab_size), rows)
 
 
-def to_megatron(folder: HFFolder, target: Path, conversion: Conversion, progress: Progress) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What a Megatron checkpoint is made of: Hugging Face's tensors, or another Megatron checkpoint's."""
+
+    maker: BlockMaker
+    tensors: list[Tensor]
+    """The Megatron side, made of what `maker` reads."""
+    companions: Path
+    """The folder of tokenizer, chat template and generation config."""
+    config: Mapping[str, Any]
+
+
+def hf_side(folder: HFFolder, conversion: Conversion) -> Side:
+    """A Hugging Face folder as a source.
+
+    Raises:
+        CheckpointError: its ties are none, or its pickles are not what they should be.
+    """
+    source = open_source(folder)
+    same_when_tied(folder)
+    maker = BlockMaker(source, conversion.dtype, folder.path)
+    return Side(maker=maker, tensors=conversion.tensors(), companions=folder.path, config=folder.config)
+
+
+def megatron_side(reader: MegatronReader, configuration: Configuration, conversion: Conversion) -> Side:
+    """A Megatron checkpoint as a source."""
+    maker = BlockMaker(reader, conversion.dtype, reader.folder)
+    tensors = from_megatron(conversion.tensors(), reader.shapes["embedding.word_embeddings.weight"][0])
+    return Side(maker=maker, tensors=tensors, companions=configuration.companions, config=configuration.config)
+
+
+def to_megatron(side: Side, target: Path, conversion: Conversion, progress: Progress) -> None:
     """Write `target` as a Megatron checkpoint folder.
 
     Raises:
         CheckpointError: a value is NaN or infinite, or a file ends too soon.
     """
-    source = open_source(folder)
-    same_when_tied(folder)
-    maker = BlockMaker(source, conversion.dtype, folder.path)
     facts = {"format": "torch_dist", "precision": conversion.precision, "layers": conversion.shape.num_layers}
     with staged(target, facts) as stage:
         release = stage.path / RELEASE
         release.mkdir()
-        blocks = _megatron_blocks(conversion, maker, progress)
+        blocks = _megatron_blocks(conversion, side, progress)
         write_torch_dist(release, stage, blocks, _objects(conversion), conversion.dtype, conversion.workers)
         stage.write_text(f"{RELEASE}/metadata.json", json.dumps({"sharded_backend": "torch_dist"}))
         stage.write_text(f"{RELEASE}/{INTEGRITY}", _integrity(stage))
-        copy_companions(folder.path, stage.path, folder.config, conversion.precision)
-        stage.write_text(TRACKER, RELEASE)
+        _finish(stage, side, conversion)
+
+
+def to_per_rank(side: Side, target: Path, conversion: Conversion, tp: int, pp: int, progress: Progress) -> None:
+    """Write `target` as a checkpoint folder of Megatron's old format, for one TP and PP.
+
+    Raises:
+        CheckpointError: a value is NaN or infinite, or a file ends too soon.
+    """
+    from megatron_patch.checkpoint.per_rank import write_per_rank
+
+    facts = {"format": "torch", "precision": conversion.precision, "tensor_parallel": tp, "pipeline_parallel": pp}
+    with staged(target, facts) as stage:
+        write_per_rank(stage, stage.path / RELEASE, conversion, side.tensors, side.maker, tp, pp, progress)
+        _finish(stage, side, conversion)
+
+
+def _finish(stage: Stage, side: Side, conversion: Conversion) -> None:
+    copy_companions(side.companions, stage.path, side.config, conversion.precision)
+    stage.write_text(TRACKER, RELEASE)
 
 
 def _objects(conversion: Conversion) -> dict[str, object]:
@@ -105,9 +163,7 @@ def _integrity(stage: Stage) -> str:
     return json.dumps({"algorithm": "sha256", "files": files}, indent=2)
 
 
-def _megatron_blocks(
-    conversion: Conversion, maker: BlockMaker, progress: Progress
-) -> dict[Block, Callable[[], torch.Tensor]]:
+def _megatron_blocks(conversion: Conversion, side: Side, progress: Progress) -> dict[Block, Callable[[], torch.Tensor]]:
     """Every block of the checkpoint. The norms of all layers are one block, large tensors are several."""
     layers = conversion.shape.num_layers
     norms: dict[str, list[Tensor]] = {}
@@ -115,14 +171,14 @@ def _megatron_blocks(
 
     def add(slices: list[tuple[Tensor, int]], rows: int, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
         def make() -> torch.Tensor:
-            made = maker.make(slices, rows, sizes)
+            made = side.maker.make(slices, rows, sizes)
             progress(made.nbytes)
             return made
 
         shape = stacked_shape(slices[0][0], layers)
         blocks[Block(name=slices[0][0].name, shape=shape, offsets=offsets, sizes=sizes)] = make
 
-    for tensor in conversion.tensors():
+    for tensor in side.tensors:
         if tensor.layer is not None and not tensor.row_shape:
             norms.setdefault(tensor.name, []).append(tensor)
             continue
@@ -162,7 +218,7 @@ def same_when_tied(folder: HFFolder) -> None:
             )
 
 
-def check_megatron_shapes(reader: TorchDistReader, conversion: Conversion) -> list[str]:
+def check_megatron_shapes(reader: MegatronReader, conversion: Conversion) -> list[str]:
     """Hold a Megatron checkpoint against the architecture. Any padding of the vocabulary is accepted.
 
     Returns:
@@ -191,7 +247,7 @@ def check_megatron_shapes(reader: TorchDistReader, conversion: Conversion) -> li
 
 
 def to_hf(
-    reader: TorchDistReader,
+    reader: MegatronReader,
     configuration: Configuration,
     target: Path,
     conversion: Conversion,

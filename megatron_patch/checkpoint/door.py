@@ -11,7 +11,15 @@ from pathlib import Path
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
-from megatron_patch.checkpoint.job import PRECISIONS, Job, cast_notes, inspect, needed_bytes, precision_of
+from megatron_patch.checkpoint.job import (
+    PRECISIONS,
+    Job,
+    cast_notes,
+    inspect,
+    needed_bytes,
+    precision_of,
+    vocab_alignment,
+)
 from megatron_patch.checkpoint.locate import resolve_iteration
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
@@ -130,11 +138,11 @@ def convert(job: Job) -> float:
     import torch
 
     from megatron_patch.checkpoint import convert as conversions
-    from megatron_patch.checkpoint.torch_dist import TorchDistReader
+    from megatron_patch.checkpoint.per_rank_reader import open_megatron
 
     torch.set_num_threads(1)  # the workers are the parallelism
     options = job.options
-    reader = TorchDistReader(job.iteration) if job.iteration else None
+    reader = open_megatron(job.iteration, tied=job.shape.tie_embeddings) if job.iteration else None
     if job.precision is None:
         assert reader is not None
         job.precision = PRECISIONS[reader.element_type("embedding.word_embeddings.weight")]
@@ -143,6 +151,7 @@ def convert(job: Job) -> float:
         vocab_size=job.vocab_size,
         precision=job.precision,
         workers=options.workers or conversions.default_workers(),
+        vocab_alignment=vocab_alignment(options),
     )
     started = time.monotonic()
     if reader is not None:
@@ -150,17 +159,20 @@ def convert(job: Job) -> float:
         for note in [*conversions.check_megatron_shapes(reader, conversion), *cast_notes(types, job.precision)]:
             print(note, flush=True)
     with Bar("writing", job.nbytes) as bar:
-        if reader is not None:
+        if reader is not None and options.direction == TO_HF:
             assert job.configuration is not None
             conversions.to_hf(reader, job.configuration, options.target, conversion, bar, options.max_shard_bytes)
-        elif options.per_rank_files:
-            from megatron_patch.checkpoint.per_rank import to_per_rank
-
-            assert job.folder is not None
-            to_per_rank(job.folder, options.target, conversion, options.tp, options.pp, bar)
+            return time.monotonic() - started
+        if reader is not None:
+            assert job.configuration is not None
+            side = conversions.megatron_side(reader, job.configuration, conversion)
         else:
             assert job.folder is not None
-            conversions.to_megatron(job.folder, options.target, conversion, bar)
+            side = conversions.hf_side(job.folder, conversion)
+        if options.per_rank_files:
+            conversions.to_per_rank(side, options.target, conversion, options.tp, options.pp, bar)
+        else:
+            conversions.to_megatron(side, options.target, conversion, bar)
     return time.monotonic() - started
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
 from megatron_patch.checkpoint.weights import hf_shapes
+from megatron_patch.data.pieces import find_sentencepiece
 from megatron_patch.families import ConfigError, Family, Shape, shape_from_hf_config
 
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
@@ -233,11 +235,18 @@ def companions(folder: Path) -> list[Path]:
 def copy_companions(source: Path, target: Path, config: Mapping[str, Any], precision: str) -> None:
     """Copy what travels with the weights, and write `config.json` with the element type of the new weights.
 
+    A SentencePiece model alone gets a tokenizer.json, as transformers takes every bare model for Llama 2's.
+
     Args:
         precision: fp32, fp16 or bf16.
     """
     for file in companions(source):
         shutil.copyfile(file, target / file.name)
+    model = find_sentencepiece(source)
+    if model is not None:
+        from megatron_patch.data.sentencepiece_hf import write_hf_tokenizer
+
+        print(write_hf_tokenizer(model, target), file=sys.stderr)
     named = {key: DTYPES[precision] for key in ("torch_dtype", "dtype") if key in config}
     written = {**config, **(named or {"torch_dtype": DTYPES[precision]})}
     (target / "config.json").write_text(json.dumps(written, indent=2) + "\n")

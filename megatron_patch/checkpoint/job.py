@@ -15,11 +15,11 @@ from megatron_patch.checkpoint.hf_folder import (
     open_hf_folder,
     shape_of,
 )
-from megatron_patch.checkpoint.locate import resolve_iteration
+from megatron_patch.checkpoint.locate import is_per_rank, resolve_iteration
 from megatron_patch.checkpoint.options import Options
-from megatron_patch.checkpoint.positions import TO_MEGATRON
+from megatron_patch.checkpoint.positions import BETWEEN, TO_MEGATRON
 from megatron_patch.checkpoint.store import check_target, free_bytes
-from megatron_patch.families import LLAMA_3_1, Shape, padded_vocab_size
+from megatron_patch.families import LLAMA_3_1, VOCAB_ALIGNMENT, Shape, padded_vocab_size
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 PRECISIONS = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
@@ -39,9 +39,9 @@ class Job:
     folder: HFFolder | None = None
     """hf2mcore: the source."""
     iteration: Path | None = None
-    """mcore2hf: the torch_dist folder."""
+    """A Megatron source: the folder of weights."""
     configuration: Configuration | None = None
-    """mcore2hf: config.json and tokenizer."""
+    """A Megatron source: config.json and tokenizer."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -63,9 +63,14 @@ def inspect(options: Options) -> Job:
         CheckpointError: with every reason found why the command cannot be carried out.
     """
     job = _inspect_hf(options) if options.direction == TO_MEGATRON else _inspect_megatron(options)
-    problems = _layout_problems(job.shape, options.tp, options.pp) if options.check or options.check_only else []
-    if options.per_rank_files:
-        problems = _layout_problems(job.shape, options.tp, options.pp)
+    checks = options.check or options.check_only
+    uses_layout = checks or options.per_rank_files
+    problems = _layout_problems(job.shape, options.tp, options.pp) if uses_layout else []
+    if checks and job.iteration is not None and is_per_rank(job.iteration):
+        problems.append(
+            f"{job.iteration}: per-rank files of the old format, and the check reads torch_dist: convert it to that "
+            f"first, with --direction {BETWEEN}"
+        )
     if options.check_only:
         if not options.target.is_dir():
             problems.append(f"{options.target}: no such folder; CHECK_ONLY compares two that exist")
@@ -93,11 +98,18 @@ def _inspect_hf(options: Options) -> Job:
     types = sorted({entry.dtype for entry in folder.tensors.values()})
     precision = options.precision or precision_of(folder)
     notes = [*folder.notes, *cast_notes(types, precision)]
-    padding = padded_vocab_size(folder.vocab_size) - folder.vocab_size
+    alignment = vocab_alignment(options)
+    padding = padded_vocab_size(folder.vocab_size, alignment) - folder.vocab_size
     if padding:
-        notes.append(f"vocabulary {folder.vocab_size} is padded with {padding} rows of zeros, the same for every TP")
-    numel = folder.shape.num_parameters(padded_vocab_size(folder.vocab_size))
+        what = f"as TP {options.tp} wants it" if options.per_rank_files else "the same for every TP"
+        notes.append(f"vocabulary {folder.vocab_size} is padded with {padding} rows of zeros, {what}")
+    numel = folder.shape.num_parameters(padded_vocab_size(folder.vocab_size, alignment))
     return Job(options=options, shape=folder.shape, precision=precision, numel=numel, folder=folder, notes=notes)
+
+
+def vocab_alignment(options: Options) -> int:
+    """What the vocabulary is padded to a multiple of; the old format needs what Megatron computes by itself."""
+    return VOCAB_ALIGNMENT * options.tp if options.per_rank_files else VOCAB_ALIGNMENT
 
 
 def precision_of(folder: HFFolder) -> str:
@@ -138,11 +150,15 @@ def _inspect_megatron(options: Options) -> Job:
         lines = disagreements(shape, shape_of(own.config, own.origin, LLAMA_3_1, "auto"))
         if lines:
             raise CheckpointError([f"{configuration.origin} and {own.origin} disagree: {line}" for line in lines])
+    assert shape.vocab_size is not None
+    rows = shape.vocab_size
+    if options.direction == BETWEEN:
+        rows = padded_vocab_size(rows, vocab_alignment(options))
     return Job(
         options=options,
         shape=shape,
         precision=options.precision,
-        numel=shape.num_parameters(),
+        numel=shape.num_parameters(rows),
         iteration=iteration,
         configuration=configuration,
         notes=[f"reading {iteration}; architecture from {configuration.origin}"],

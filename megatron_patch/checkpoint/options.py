@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.locate import is_iteration
 from megatron_patch.checkpoint.positions import (
+    BETWEEN,
+    DIRECTIONS,
     POSITIONS,
     PRECISIONS,
     SIZES,
@@ -30,7 +33,7 @@ class Options:
     source: Path
     target: Path
     direction: str
-    """hf2mcore or mcore2hf."""
+    """hf2mcore, mcore2hf or mcore2mcore."""
     tp: int = 1
     pp: int = 1
     check: bool = False
@@ -45,7 +48,7 @@ class Options:
     """Hold the source against its manifest first, if it has one."""
     per_rank_files: bool = False
     iteration: int | None = None
-    """mcore2hf: another than the newest."""
+    """Of a Megatron source: another than the newest."""
     max_shard_bytes: int | None = None
     workers: int | None = None
 
@@ -87,13 +90,16 @@ def parse(argv: Sequence[str]) -> Options:
         raise Usage(problem_text(problems), 2)
     options = Options(**facts)
     if options.per_rank_files and options.direction == TO_HF:
-        problems.append("--per-rank-files is for hf2mcore only")
-    if options.per_rank_files and (options.check or options.check_only):
         problems.append(
-            "--per-rank-files cannot be checked, as the check reads torch_dist: set CHECK and CHECK_ONLY to false"
+            "--per-rank-files writes a Megatron checkpoint, and mcore2hf none: give hf2mcore or mcore2mcore"
+        )
+    if (options.per_rank_files or options.direction == BETWEEN) and (options.check or options.check_only):
+        problems.append(
+            "the check holds torch_dist against Hugging Face: set CHECK and CHECK_ONLY to false for --per-rank-files "
+            "and mcore2mcore"
         )
     if options.iteration is not None and options.direction == TO_MEGATRON:
-        problems.append("--iteration is for mcore2hf only")
+        problems.append("--iteration is for Megatron sources only")
     if problems:
         raise Usage(problem_text(problems), 2)
     return options
@@ -174,17 +180,18 @@ def _from_flags(named: dict[str, Any], problems: list[str]) -> dict[str, Any]:
         problems.append(f'--model-name: unknown{nearest(size, SIZES)}: is "{size}"; valid: {", ".join(SIZES)}')
     direction = named["direction"]
     if direction is None and named["source"] is not None:
-        direction = TO_HF if _looks_like_megatron(named["source"]) else TO_MEGATRON
-    elif direction not in (None, TO_MEGATRON, TO_HF):
-        problems.append(f'--direction: unknown: is "{direction}"; valid: {TO_MEGATRON}, {TO_HF}')
+        from_megatron = BETWEEN if named["per_rank_files"] else TO_HF
+        direction = from_megatron if _looks_like_megatron(named["source"]) else TO_MEGATRON
+    elif direction not in (None, *DIRECTIONS):
+        problems.append(f'--direction: unknown: is "{direction}"; valid: {", ".join(DIRECTIONS)}')
     if named["precision"] not in (None, *PRECISIONS):
         problems.append(f'--precision: unknown: is "{named["precision"]}"; valid: {", ".join(PRECISIONS)}')
     return {"size": size, "direction": direction}
 
 
 def _looks_like_megatron(path: Path) -> bool:
-    marks = (".metadata", "latest_checkpointed_iteration.txt", "checkpoints/latest_checkpointed_iteration.txt")
-    return any((path / mark).is_file() for mark in marks)
+    marks = ("latest_checkpointed_iteration.txt", "checkpoints/latest_checkpointed_iteration.txt")
+    return is_iteration(path) or any((path / mark).is_file() for mark in marks)
 
 
 def problem_text(problems: Sequence[str]) -> str:

@@ -1,50 +1,51 @@
-"""Megatron's old format, `mp_rank_XX_YYY/model_optim_rng.pt`: a state dictionary per tensor and pipeline rank.
+"""Writing Megatron's old format, `mp_rank_XX_YYY/model_optim_rng.pt`: a file for each tensor and pipeline rank.
 
-For users of other tools that still read it. It fits one TP and PP only, a rank's tensors are in memory while its
-file is written, and it has Transformer Engine's names: Megatron's local layer spec would load it without its norms.
+For one TP and PP, with Transformer Engine's names, in blocks of rows: no rank's tensors are ever in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
+from megatron_patch.backend.torch_archive import ArchiveWriter, Promised
 from megatron_patch.checkpoint.check_megatron import uneven_stages
-from megatron_patch.checkpoint.convert import Conversion, same_when_tied
-from megatron_patch.checkpoint.hf_folder import HFFolder, copy_companions
+from megatron_patch.checkpoint.convert import Conversion
 from megatron_patch.checkpoint.hf_writer import Progress
-from megatron_patch.checkpoint.locate import RELEASE, TRACKER
-from megatron_patch.checkpoint.sources import BlockMaker, open_source
-from megatron_patch.checkpoint.store import HashingFile, staged
+from megatron_patch.checkpoint.locate import PER_RANK_FILE
+from megatron_patch.checkpoint.per_rank_reader import COLUMN_PARALLEL, HALVES
+from megatron_patch.checkpoint.sources import BlockMaker, bytes_of, rows_per_block
+from megatron_patch.checkpoint.store import HashingFile, Stage
 from megatron_patch.checkpoint.weights import MEGATRON_LAYER, Tensor
 
-COLUMN_PARALLEL = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
-"""Split by columns over TP; other matrices by rows, fc1 in each of its halves; norms are on every rank."""
-FILE = "model_optim_rng.pt"
 
+def write_per_rank(
+    stage: Stage, release: Path, conversion: Conversion, tensors: list[Tensor], maker: BlockMaker, tp: int, pp: int,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Write one file for each rank below `release`, the files of one pipeline stage side by side.
 
-def to_per_rank(folder: HFFolder, target: Path, conversion: Conversion, tp: int, pp: int, progress: Progress) -> None:
-    """Write `target` as a checkpoint folder of the old format.
-
+    Args:
+        tensors: the Megatron side, made of whatever `maker` reads, the vocabulary padded to what TP divides.
+        progress: told the bytes of each block.
     Raises:
         CheckpointError: a value is NaN or infinite, or a file ends too soon.
     """
-    maker = BlockMaker(open_source(folder), conversion.dtype, folder.path)
-    same_when_tied(folder)
-    facts = {"format": "torch", "precision": conversion.precision, "tensor_parallel": tp, "pipeline_parallel": pp}
-    with staged(target, facts) as stage:
-        for pipeline in range(pp):
-            for rank in range(tp):
-                name = f"mp_rank_{rank:02d}" + (f"_{pipeline:03d}" if pp > 1 else "")
-                place = stage.path / RELEASE / name
-                place.mkdir(parents=True)
-                model = dict(_rank_tensors(conversion, maker, tp, rank, pp, pipeline, progress))
-                with HashingFile(place / FILE, stage) as file:
-                    torch.save({"model": model, "checkpoint_version": 3.0, "iteration": 0}, file)
-        copy_companions(folder.path, stage.path, folder.config, conversion.precision)
-        stage.write_text(TRACKER, RELEASE)
+    pool = ThreadPoolExecutor(min(pp, conversion.workers))
+    try:
+        jobs = []
+        for number in range(pp):
+            folders = [release / (f"mp_rank_{rank:02d}" + (f"_{number:03d}" if pp > 1 else "")) for rank in range(tp)]
+            held = _of_stage(conversion, tensors, pp, number)
+            jobs.append(pool.submit(_write_stage, stage, folders, held, maker, progress))
+        for job in jobs:
+            job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def stage_layers(num_layers: int, pp: int, stage: int) -> range:
@@ -54,35 +55,74 @@ def stage_layers(num_layers: int, pp: int, stage: int) -> range:
     return range(stage * most, stage * most + (last if stage == pp - 1 else most))
 
 
-def _rank_tensors(
-    conversion: Conversion, maker: BlockMaker, tp: int, rank: int, pp: int, stage: int, progress: Progress
-) -> Iterator[tuple[str, torch.Tensor]]:
+def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int) -> dict[str, Tensor]:
+    """What a pipeline stage holds, by the names that it has there."""
     layers, last = stage_layers(conversion.shape.num_layers, pp, stage), stage == pp - 1
-    for tensor in conversion.tensors():
-        names = []
-        if tensor.layer is not None and tensor.layer in layers:
-            names = [tensor.name.replace(MEGATRON_LAYER, f"{MEGATRON_LAYER}{tensor.layer - layers[0]}.")]
-        elif tensor.name.startswith("embedding."):
-            tied_twin = conversion.shape.tie_embeddings and last and stage > 0
-            names = [tensor.name] * (stage == 0) + ["output_layer.weight"] * tied_twin
-        elif tensor.layer is None and last:
-            names = [tensor.name]
-        for name in names:
-            part = _slice(tensor, maker, tp, rank)
-            progress(part.nbytes)
-            yield name, part
+    found = {}
+    for tensor in tensors:
+        if tensor.layer is not None:
+            if tensor.layer in layers:
+                found[tensor.name.replace(MEGATRON_LAYER, f"{MEGATRON_LAYER}{tensor.layer - layers[0]}.")] = tensor
+        elif not tensor.name.startswith("embedding."):
+            found |= {tensor.name: tensor} if last else {}
+        elif stage == 0:
+            found[tensor.name] = tensor
+        elif last and conversion.shape.tie_embeddings:  # the last stage has its own copy
+            found["output_layer.weight"] = tensor
+    return found
 
 
-def _slice(tensor: Tensor, maker: BlockMaker, tp: int, rank: int) -> torch.Tensor:
+def _write_stage(
+    stage: Stage, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: Progress
+) -> None:
+    tp = len(folders)
+    promised = {
+        name: Promised(key=str(i), dtype=maker.dtype, shape=_rank_shape(tensor, tp))
+        for i, (name, tensor) in enumerate(tensors.items())
+    }
+    content = {"model": promised, "checkpoint_version": 3.0, "iteration": 0}
+    with ExitStack() as files:
+        archives = []
+        for folder in folders:
+            folder.mkdir(parents=True)
+            file = files.enter_context(HashingFile(folder / PER_RANK_FILE, stage))
+            archives.append(files.enter_context(ArchiveWriter(file, content)))
+        for name, tensor in tensors.items():
+            with ExitStack() as records:
+                streams = [records.enter_context(archive.storage(promised[name])) for archive in archives]
+                for ranks, block in _blocks(tensor, maker, tp):
+                    for rank, part in zip(ranks, block, strict=True):
+                        streams[rank].write(bytes_of(part))
+                        progress(part.nbytes)
+
+
+def _rank_shape(tensor: Tensor, tp: int) -> tuple[int, ...]:
     if not tensor.row_shape:
-        return maker.make([(tensor, 0)], tensor.rows, tensor.shape).clone()
+        return tensor.shape
     if tensor.name.endswith(COLUMN_PARALLEL):
-        whole = maker.make([(tensor, 0)], tensor.rows, tensor.shape)
-        return whole.chunk(tp, dim=1)[rank].clone()
-    halves = 2 if tensor.name.endswith("mlp.linear_fc1.weight") else 1
-    rows = tensor.rows // halves // tp
-    parts = [
-        maker.make([(tensor, half * tensor.rows // halves + rank * rows)], rows, (rows, *tensor.row_shape)).clone()
-        for half in range(halves)
-    ]
-    return torch.cat(parts)
+        return (tensor.rows, tensor.row_shape[0] // tp)
+    return (tensor.rows // tp, *tensor.row_shape)
+
+
+def _blocks(tensor: Tensor, maker: BlockMaker, tp: int) -> Iterator[tuple[range, list[torch.Tensor]]]:
+    """Blocks in the order in which each rank's file takes them: which ranks get a part, and the parts."""
+
+    def made(first: int, count: int) -> Iterator[torch.Tensor]:
+        step = rows_per_block(tensor, maker.dtype.itemsize)
+        for start in range(first, first + count, step):
+            rows = min(step, first + count - start)
+            yield maker.make([(tensor, start)], rows, (rows, *tensor.row_shape))
+
+    if not tensor.row_shape:
+        for block in made(0, tensor.rows):
+            yield range(tp), [block] * tp
+    elif tensor.name.endswith(COLUMN_PARALLEL):
+        for block in made(0, tensor.rows):
+            yield range(tp), [part.contiguous() for part in block.chunk(tp, dim=1)]
+    else:
+        halves = 2 if tensor.name.endswith(HALVES) else 1
+        rows = tensor.rows // halves // tp
+        for half in range(halves):
+            for rank in range(tp):
+                for block in made(half * tensor.rows // halves + rank * rows, rows):
+                    yield range(rank, rank + 1), [block]

@@ -8,7 +8,8 @@ from megatron_patch.families import FAMILIES, LLAMA_3_1
 from megatron_patch.launch.values import Kind, boolean, choice, text, whole
 
 SIZES = (*LLAMA_3_1.shapes, "auto")
-TO_MEGATRON, TO_HF = "hf2mcore", "mcore2hf"
+TO_MEGATRON, TO_HF, BETWEEN = "hf2mcore", "mcore2hf", "mcore2mcore"
+DIRECTIONS = (TO_MEGATRON, TO_HF, BETWEEN)
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
@@ -117,18 +118,20 @@ def help_text() -> str:
             *rows,
             "",
             "flags, after the positions or instead of them:",
-            "  --source DIR  --output-path DIR  --model-name SIZE  --direction hf2mcore|mcore2hf  --tp N  --pp N",
+            "  --source DIR  --output-path DIR  --model-name SIZE  --tp N  --pp N",
+            "  --direction hf2mcore|mcore2hf|mcore2mcore",
             "  --check  --check-only  --precision PR  --hf-path DIR",
             "                          the positions, named; left out, SIZE is auto, PR and direction are the source's",
             "  --overwrite             replace the target, in one step, when everything is written",
             "  --dry-run               say bytes, time and space; write nothing (DRY_RUN=1 too)",
-            "  --iteration N           mcore2hf: another iteration than the newest",
+            "  --iteration N           a Megatron source: another iteration than the newest",
             "  --max-shard-size 5GB    mcore2hf: most bytes of a safetensors file",
             "  --workers N             threads; each holds 64 MiB",
             "  --no-verify             do not hold the source against its manifest first",
             "  --allow-pickle          read pytorch_model*.bin, with torch's weights_only loader",
-            "  --per-rank-files        hf2mcore: Megatron's old format, mp_rank_XX_YYY/model_optim_rng.pt, for this TP",
-            "                          and PP alone, with Transformer Engine's names",
+            "  --per-rank-files        write Megatron's old format, mp_rank_XX_YYY/model_optim_rng.pt, for this TP and",
+            "                          PP alone, with Transformer Engine's names. To read it needs no flag: mcore2hf,",
+            "                          or mcore2mcore for a checkpoint that every TP and PP loads",
             "",
             "exit status: 0 done; 1 the check found an error beyond the tolerance; 2 nothing was written, and why",
         ]

@@ -32,6 +32,14 @@ class Source(Protocol):
         """Fill `out`, contiguous and of the stored type, with rows from `start`."""
 
 
+class MegatronReader(Source, Protocol):
+    """The weights of one iteration of a Megatron checkpoint, in either format."""
+
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
+    """By the names of the torch_dist format, layer axis included."""
+
+
 class SafetensorsSource:
     """The tensors of a Hugging Face folder."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from megatron_patch.data.pieces import find_sentencepiece
+
 SEQUENCES, LENGTH = 3, 256
 MODULES = ("ast", "difflib", "statistics", "textwrap")
 """Modules of the standard library with much prose in them."""
@@ -17,16 +19,16 @@ def sample_tokens(folder: Path, vocab_size: int) -> tuple[list[list[int]], str]:
         ValueError: the tokenizer has tokens that the model has not.
     """
     texts = [_source(name) for name in MODULES]
+    model = find_sentencepiece(folder)
     if (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
         encode = Tokenizer.from_file(str(folder / "tokenizer.json")).encode
         rows = [encode(text).ids for text in texts]
-    elif (folder / "tokenizer.model").is_file():
-        from transformers import AutoTokenizer
+    elif model is not None:
+        from sentencepiece import SentencePieceProcessor
 
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        rows = [tokenizer(text)["input_ids"] for text in texts]
+        rows = SentencePieceProcessor(model_file=str(model)).encode(texts)
     else:
         rows = [[(byte * 2654435761 >> 7) % vocab_size for byte in text.encode()] for text in texts]
         what = f"{folder} has no tokenizer: bytes of Python's library, scattered over the vocabulary, stand for tokens"

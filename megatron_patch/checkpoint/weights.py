@@ -191,6 +191,27 @@ def invert(tensors: list[Tensor]) -> list[Tensor]:
     return made
 
 
+def pad_vocabulary(tensors: list[Tensor], rows: int) -> list[Tensor]:
+    """The same Megatron tensors with so many rows of vocabulary."""
+    return [replace(t, rows=rows) if t.layer is None and t.row_shape else t for t in tensors]
+
+
+def from_megatron(tensors: list[Tensor], stored_rows: int) -> list[Tensor]:
+    """Megatron tensors made of themselves: what one Megatron checkpoint takes from another.
+
+    Training moves the rows of padding too, as they are in the softmax: they are kept as far as both sides have them.
+
+    Args:
+        stored_rows: of the vocabulary in the checkpoint that is read, with its padding.
+    """
+    made = []
+    for tensor in tensors:
+        rows = min(tensor.rows, stored_rows) if tensor.layer is None and tensor.row_shape else tensor.rows
+        span = Span(name=tensor.name, layer=tensor.layer, start=0, rows=rows)
+        made.append(replace(tensor, spans=(span,)))
+    return made
+
+
 def stacked_shape(tensor: Tensor, num_layers: int) -> tuple[int, ...]:
     """The shape that a Megatron checkpoint records: with the layer axis in front, if the tensor has one."""
     return tensor.shape if tensor.layer is None else (num_layers, *tensor.shape)

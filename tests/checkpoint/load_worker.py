@@ -111,6 +111,29 @@ def exercise(folder: Path, name: str, layout: dict) -> None:
     torch.distributed.barrier()
     state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}
     dist_checkpointing.save(state, str(saved / "iter_0000007"), async_strategy="mcore")
+    save_per_rank(folder / "per_rank" / name, chunks, layout)
+
+
+def save_per_rank(target: Path, chunks: list, layout: dict) -> None:
+    """The old format, as `save_checkpoint` of 0.19.2 writes it: arguments and enumerations beside the weights."""
+    from argparse import Namespace
+
+    from megatron.core import parallel_state
+    from megatron.core.enums import ModelType
+
+    if parallel_state.get_data_parallel_rank(with_context_parallel=True):
+        return
+    place = f"mp_rank_{parallel_state.get_tensor_model_parallel_rank():02d}"
+    if layout["pp"] > 1:
+        place += f"_{parallel_state.get_pipeline_model_parallel_rank():03d}"
+    models = [chunk.state_dict_for_save_checkpoint() for chunk in chunks]
+    named = {"model": models[0]} if len(models) == 1 else {f"model{i}": model for i, model in enumerate(models)}
+    more = {"args": Namespace(model_type=ModelType.encoder_or_decoder, params_dtype=torch.bfloat16), "iteration": 7}
+    (target / "iter_0000007" / place).mkdir(parents=True)
+    (target / "latest_checkpointed_iteration.txt").write_text("7")
+    rng = {"rng_state": [{"torch_rng_state": torch.get_rng_state()}], "optimizer": {"exp_avg": torch.zeros(3)}}
+    content = {**more, **named, **rng, "checkpoint_version": 3.0}
+    torch.save(content, target / "iter_0000007" / place / "model_optim_rng.pt")
 
 
 def main() -> None:

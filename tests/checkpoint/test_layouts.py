@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -57,8 +58,27 @@ def test_what_a_layout_saved_comes_back_bit_for_bit(
     loaded: tuple[Path, str], layout: str, model: str, tmp_path: Path
 ) -> None:
     folder = loaded[0] / model
-    command = ["--source", str(folder / "saved" / layout), "--output-path", str(tmp_path / "back")]
-    assert main([*command, "--hf-path", str(folder / "hf")]) == 0
-    before, after = read_weights(folder / "hf"), read_weights(tmp_path / "back")
+    comes_back(folder / "saved" / layout, folder / "hf", tmp_path / "back")
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_per_rank_files_of_a_layout_come_back_bit_for_bit(
+    loaded: tuple[Path, str], layout: str, model: str, tmp_path: Path
+) -> None:
+    """Megatron's old format: straight to Hugging Face, and through torch_dist."""
+    folder = loaded[0] / model
+    comes_back(folder / "per_rank" / layout, folder / "hf", tmp_path / "back")
+    command = ["--source", str(folder / "per_rank" / layout), "--output-path", str(tmp_path / "torch_dist")]
+    assert main([*command, "--direction", "mcore2mcore", "--hf-path", str(folder / "hf")]) == 0
+    direct, made = (
+        json.loads((path / "manifest.json").read_text()) for path in (folder / "megatron", tmp_path / "torch_dist")
+    )
+    assert made["files"] == direct["files"], "not what the conversion from Hugging Face gives"
+
+
+def comes_back(source: Path, hf: Path, target: Path) -> None:
+    assert main(["--source", str(source), "--output-path", str(target), "--hf-path", str(hf)]) == 0
+    before, after = read_weights(hf), read_weights(target)
     assert before.keys() == after.keys()
     assert all(same_bits(tensor, after[name]) for name, tensor in before.items())
