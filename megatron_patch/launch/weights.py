@@ -134,7 +134,8 @@ def _megatron(folder: Path) -> Weights:
     target = folder / "release" if pointed == "release" else iteration_folder(folder, int(pointed))
     if (target / "mp_rank_00").is_dir() or any(target.glob("mp_rank_*")):
         raise WeightsError(
-            f"{target.name} is in Megatron's old per-rank format: convert it to torch_dist, with hf2mcore_convertor_llama3_1.sh --direction mcore2mcore"
+            f"{target.name} is in Megatron's old per-rank format: convert it to torch_dist, with "
+            "hf2mcore_convertor_llama3_1.sh --direction mcore2mcore"
         )
     if not is_complete(target):
         state = "was not written to its end" if target.exists() else "does not exist"
