@@ -13,6 +13,7 @@ def enabled() -> None:
     from megatron_patch.backend import enable
 
     enable("cuda")
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
 
 
 def relative(found: torch.Tensor, exact: torch.Tensor) -> float:
@@ -76,8 +77,6 @@ def test_fp8_weights_are_cast_in_rows_and_rightly() -> None:
     from transformer_engine.pytorch.tensor import utils
     from transformer_engine.pytorch.tensor.float8_tensor import Float8CurrentScalingQuantizer
 
-    if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
     group = torch.distributed.group.WORLD
     master = torch.randn(256, 512, device="cuda")
     quantizer = Float8CurrentScalingQuantizer(DType.kFloat8E4M3, device=torch.device("cuda"))
