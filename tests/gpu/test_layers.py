@@ -20,9 +20,9 @@ from .harness import EXACT
 SHAPE = replace(LLAMA_3_1.shape("8B"), num_layers=3, vocab_size=2048)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-2)])
-def test_layers_are_hugging_faces(once: Once, precision: str, tolerance: float) -> None:
-    """Relative error of each layer's output and of the logits; a wrong RoPE or a swapped weight gives 0.1 and more."""
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_layers_are_hugging_faces(once: Once, precision: str) -> None:
+    """Each layer's output and the logits: in fp32 the same, in bf16 as near to fp32 as Hugging Face's own bf16."""
     folder = once("hf-8b-width", lambda target: make_hf_checkpoint(target / "model", SHAPE, precision="fp32", seed=5))
     worker = [sys.executable, "-m", "tests.gpu.layers_worker", str(folder / "model"), precision]
     root = Path(__file__).parents[2]
@@ -31,5 +31,6 @@ def test_layers_are_hugging_faces(once: Once, precision: str, tolerance: float) 
     done = subprocess.run(worker, cwd=root, env=environ, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     errors = json.loads(done.stdout.strip().splitlines()[-1])
-    print(precision, [f"{error:.1e}" for error in errors])
-    assert len(errors) == SHAPE.num_layers and max(errors) <= tolerance
+    print(precision, [f"{ours:.1e} ({theirs:.1e})" for ours, theirs in errors])
+    assert len(errors) == SHAPE.num_layers
+    assert all(ours <= max(1e-5, 1.25 * theirs) for ours, theirs in errors)

@@ -95,7 +95,8 @@ def test_optimizer_offload(tmp_path: Path, data: Path, start: str, bf16: Run) ->
 
 def test_unfused_attention_is_refused_at_long_sequences(tmp_path: Path, data: Path) -> None:
     """In fp32 no fused kernel exists; the message says what to do, and the flag lets it pass."""
-    long = "--seq-length 2048 --max-position-embeddings 2048 --train-iters 2 --global-batch-size 2 --micro-batch-size 1 --lr-warmup-iters 0"
+    long = "--seq-length 2048 --max-position-embeddings 2048 --train-iters 2 --global-batch-size 2 --micro-batch-size 1"
+    long += " --lr-warmup-iters 0"
     refused = launch(tmp_path / "refused", data, long)
     assert refused.returncode != 0
     assert "MP_ALLOW_UNFUSED_ATTENTION=1" in refused.stderr
