@@ -265,7 +265,7 @@ def to_hf(
     by_name = {tensor.name: tensor for tensor in invert(conversion.tensors())}
     tensors = [by_name[name] for name in hf_shapes(conversion.shape, conversion.vocab_size)]
     maker = BlockMaker(reader, conversion.dtype, reader.folder)
-    facts = {"format": "huggingface", "precision": conversion.precision, "layers": conversion.shape.num_layers}
+    facts = {"format": "huggingface", "precision": conversion.precision, "source": reader.folder.name}
     with staged(target, facts) as stage:
         write_safetensors(stage, tensors, maker, conversion.workers, progress, shard_bytes)
         copy_companions(configuration.companions, stage.path, configuration.config, conversion.precision)

@@ -31,6 +31,7 @@ def own_flags(plan: Plan) -> Flags:
     """Those that `trainer/arguments.py` declares."""
     flags = ["--device", plan.device, "--output-dir", plan.output]
     flags += ["--z-loss", repr(plan.knobs.z_loss)] if plan.knobs.z_loss else []
+    flags += ["--export-hf", plan.export] if plan.knobs.export_hf else []
     if plan.weights.kind == "hf" and plan.resume_iteration is None:
         flags += ["--hf-checkpoint", plan.weights.path]
     return flags
@@ -276,7 +277,8 @@ EMITTED = frozenset(
     --cross-entropy-loss-fusion --data-cache-path --data-path --decoder-first-pipeline-num-layers
     --decoder-last-pipeline-num-layers --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
     --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --exp-avg-dtype --exp-avg-sq-dtype
-    --ffn-hidden-size --fine-grained-activation-offloading --finetune --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather
+    --export-hf --ffn-hidden-size --fine-grained-activation-offloading --finetune --fp16 --fp8-amax-compute-algo
+    --fp8-amax-history-len --fp8-format --fp8-param-gather
     --fp8-recipe --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout
     --hidden-size --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt
     --log-interval --lr --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,9 +77,20 @@ def run(
     if environment.elsewhere and slurm_stage(environ) == LEAD:
         return slurm.lead(values, environ, plan.knobs)
     print(short_plan(plan), flush=True)
-    if plan.finished:
+    if plan.finished and not export_is_due(plan):
         return 0
     return slurm.submit(plan, values, environ) if environment.elsewhere else start(plan, command, environ)
+
+
+def export_is_due(plan: Plan) -> bool:
+    """Whether MP_EXPORT_HF asks for a folder that is not there, or is of another iteration."""
+    if not plan.knobs.export_hf:
+        return False
+    try:
+        source = json.loads(Path(plan.export, "manifest.json").read_text())["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+    return bool(source != f"iter_{plan.resume_iteration:07d}")
 
 
 def _wrong_number(values: list[str]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_patch.launch.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.values import Kind, boolean, choice, nearest, real, text, whole
+from megatron_patch.launch.values import Kind, choice, nearest, real, switch, text, whole
 
 
 def _knob(default: Any, meaning: str, kind: Kind) -> Any:
@@ -33,7 +33,7 @@ class Knobs:
     adam_beta2: float = _knob(0.95, "Adam's decay of the second moment", real(0, 0.99999))
     adam_eps: float = _knob(1e-8, "Adam's epsilon", real(above=True))
     allow_unfused_attention: bool = _knob(
-        False, "GPUs: train on where attention falls back to S x S scores at 2048 tokens or more", boolean()
+        False, "GPUs: train on where attention falls back to S x S scores at 2048 tokens or more", switch()
     )
     attention_backend: str | None = _knob(
         None, "attention kernel, before FL", choice("auto", "flash", "fused", "unfused")
@@ -46,6 +46,7 @@ class Knobs:
         None, "iterations between two validations; else a tenth of the run, 1000 at most", whole(1)
     )
     eval_iters: int = _knob(10, "iterations of one validation; 0 = no validation", whole(0))
+    export_hf: bool = _knob(False, "write OUTPUT_BASEPATH/hf, a Hugging Face folder, when training is done", switch())
     fp8_recipe: str = _knob("tensorwise", "scaling under PR=fp8", choice("tensorwise", "delayed", "blockwise"))
     grad_reduce: str = _knob(
         "auto",
@@ -83,7 +84,7 @@ class Knobs:
         1.0, "OPTIMIZER_OFFLOAD=static: part of the optimizer's state that moves", real(0, 1, above=True)
     )
     pp_balance: bool = _knob(
-        True, "GPUs, PP > 1: fewer layers on the last stage, whose LM head takes time too", boolean()
+        True, "GPUs, PP > 1: fewer layers on the last stage, whose LM head takes time too", switch()
     )
     rendezvous_timeout_seconds: int = _knob(
         600, "several machines: how long they wait for each other before the first step", whole(5)
@@ -101,7 +102,7 @@ class Knobs:
     )
     sft_max_lost: float = _knob(0.1, "SFT: largest share of the conversations that may go unused", real(0, 1))
     sft_overlong: str = _knob("truncate", "SFT: conversations longer than SEQ_LEN", choice("truncate", "drop", "error"))
-    sft_packing: bool = _knob(False, "SFT: several conversations in one sequence", boolean())
+    sft_packing: bool = _knob(False, "SFT: several conversations in one sequence", switch())
     slurm_account: str | None = _knob(None, "ENV=slurm: account", text("a name"))
     slurm_args: str | None = _knob(None, "ENV=slurm: more options for sbatch, as in a shell", text("options"))
     slurm_gpus: int | None = _knob(None, "ENV=slurm: GPUs of each node; else those that a node has", whole(1, 4096))

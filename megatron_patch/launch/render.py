@@ -156,6 +156,8 @@ def _file_lines(plan: Plan) -> Iterator[str]:
     yield _row("files", f"{plan.output}/")
     names = "plan.json, command.txt, metrics.jsonl, logs/rank_N.log, tensorboard/, cache/"
     yield _row("", names + (", wandb/" if plan.wandb else ""))
+    if plan.knobs.export_hf:
+        yield _row("", "hf/: the Hugging Face folder, when training is done")
     yield _row("", f"checkpoints/: {saves} of about {gigabytes(plan.checkpoint_bytes)} each")
 
 

@@ -41,6 +41,18 @@ def boolean() -> Kind:
     return Kind(parse=parse, valid="true, false")
 
 
+def switch() -> Kind:
+    """As boolean, and the 1 and 0 that people give to variables."""
+    words = {"1": True, "true": True, "0": False, "false": False}
+
+    def parse(text: str) -> bool:
+        if text.lower() not in words:
+            raise ValueError("neither true nor false")
+        return words[text.lower()]
+
+    return Kind(parse=parse, valid="true, false, 1, 0")
+
+
 def whole(minimum: int, maximum: int | None = None) -> Kind:
     """A whole number; `1e6`, `1_000` and `8.0` are not."""
 

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--hf-checkpoint", type=Path, default=None, help="start from the safetensors of this Hugging Face folder"
     )
     group.add_argument(
+        "--export-hf", type=Path, default=None, help="write this Hugging Face folder when training is done"
+    )
+    group.add_argument(
         "--allow-unfused-attention",
         action="store_true",
         help="train on even if Transformer Engine falls back to S x S attention at 2048 tokens or more",

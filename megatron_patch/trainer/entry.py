@@ -45,8 +45,10 @@ def _run(early: Any, streams: Streams) -> None:
     device = torch.cuda.get_device_name() if early.device == "cuda" else "CPU process"
     reporter = Reporter(streams, early.output_dir, peak_tflops(device))
     hooks.observe(reporter)
+    done = False
     try:
         _pretrain(reporter, device)
+        done = True
     except SystemExit as stop:
         if stop.code:
             raise
@@ -59,6 +61,21 @@ def _run(early: Any, streams: Streams) -> None:
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    if done and early.export_hf and streams.rank == 0:  # the others need not wait for it
+        _export(early, reporter)
+
+
+def _export(early: Any, reporter: Reporter) -> None:
+    """Write the Hugging Face folder of the last iteration; a start that finds all iterations done comes here too."""
+    from ..checkpoint.errors import CheckpointError
+    from ..checkpoint.export import export_hf
+
+    try:
+        for line in export_hf(early.output_dir, early.export_hf, overwrite=True):
+            reporter.say_here(line)
+    except CheckpointError as error:
+        problems = ["training is done and saved, but not exported:", *error.problems]
+        raise CheckpointError(problems) from None
 
 
 def _pretrain(reporter: Reporter, device: str) -> None:

@@ -58,7 +58,12 @@ COMMANDS: dict[str, dict[str, str]] = {
     "cpu_one_process": {},
     "cpu_tp2_pp2_vp2": {"TP": "2", "PP": "2", "SP": "true", "MP_VP": "2", "FL": "false"},
     "cpu_cp2_dp2_bf16": {"CP": "2", "MP_NPROC": "4", "DO": "true", "PR": "bf16", "AC": "sel", "MP_SEED": "7"},
-    "cpu_from_hf": {"PRETRAIN_CHECKPOINT_PATH": "hf-tiny", "MP_TOKENIZER_PATH": "", "VALID_DATASET_PATH": "none"},
+    "cpu_from_hf": {
+        "PRETRAIN_CHECKPOINT_PATH": "hf-tiny",
+        "MP_TOKENIZER_PATH": "",
+        "VALID_DATASET_PATH": "none",
+        "MP_EXPORT_HF": "1",
+    },
     "cpu_blend_and_split": {
         "DATASET_PATH": "0.3 text 0.7 with space",
         "VALID_DATASET_PATH": "none",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM
 
 from megatron_patch.checkpoint.door import main as convert
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
@@ -72,7 +75,7 @@ def drive(world: Path, checkpoint: str, tp: int, pp: int) -> list[dict]:
     environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
     done = subprocess.run(
         ["sh", str(DRIVER), *map(str, values)],
-        env=environ | {"MP_NPROC": str(tp * pp), "MP_TOKENIZER_PATH": str(world / "tokenizer")},
+        env=environ | {"MP_NPROC": str(tp * pp), "MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_EXPORT_HF": "1"},
         cwd=os.sep,
         capture_output=True,
         text=True,
@@ -122,6 +125,29 @@ def test_tensor_and_pipeline_parallel(world: Path, theirs: list[dict]) -> None:
     compare(drive(world, "mcore", 2, 2), theirs)
 
 
+def test_the_exported_folder_is_the_conversion_and_loads(world: Path, ours: list[dict]) -> None:
+    """MP_EXPORT_HF=1: what the converter would write, and what transformers reads."""
+    run = world / "mcore-tp1-pp1"
+    assert convert(["--source", str(run), "--output-path", str(world / "back")]) == 0
+    exported, converted = (json.loads((path / "manifest.json").read_text()) for path in (run / "hf", world / "back"))
+    assert exported == converted and exported["source"] == f"iter_{STEPS:07d}"
+    model, facts = AutoModelForCausalLM.from_pretrained(run / "hf", dtype=torch.float32, output_loading_info=True)
+    assert not facts["missing_keys"] and not facts["unexpected_keys"] and not facts["mismatched_keys"]
+    sample = torch.tensor([make_documents(seed=1)[0]])
+    before = AutoModelForCausalLM.from_pretrained(world / "hf", dtype=torch.float32)
+    assert model(sample, labels=sample).loss < before(sample, labels=sample).loss - 1.0, "not the trained weights"
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_exported_when_its_folder_is_missing(world: Path, ours: list[dict]) -> None:
+    """Killed between the last checkpoint and the export, the same command makes up for it."""
+    before = (world / "mcore-tp1-pp1" / "hf" / "manifest.json").read_text()
+    shutil.rmtree(world / "mcore-tp1-pp1" / "hf")
+    drive(world, "mcore", 1, 1)
+    assert (world / "mcore-tp1-pp1" / "hf" / "manifest.json").read_text() == before
+
+
+@pytest.mark.slow
 def test_straight_from_hugging_face_is_the_same_run(world: Path, ours: list[dict]) -> None:
     """No conversion: the ranks read their slices from the safetensors."""
     from_hf = drive(world, "hf", 1, 1)
