@@ -1,0 +1,120 @@
+"""How a run is made to fit: the precision of its sums, the form of its optimizer, how much of that moves to RAM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_patch.families import Shape
+from megatron_patch.launch.config import RunConfig
+from megatron_patch.launch.environment import Knobs
+from megatron_patch.launch.layout import Layout
+from megatron_patch.launch.memory import PLAIN_ADAM, Adam, Memory, Precision, estimate
+
+MOST_BF16_SUMS = 16
+"""Micro batches of one iteration up to which gradients are summed in bf16 (MP_GRAD_REDUCE=auto)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What was chosen, and what it takes."""
+
+    precision: Precision
+    offload_fraction: float
+    """Part of the optimizer's state that lives in RAM."""
+    memory: Memory
+
+
+def fit_memory(
+    config: RunConfig, knobs: Knobs, shape: Shape, rows: int, layout: Layout, device: str, limit: int | None
+) -> Fit:
+    """The best way to keep the optimizer that fits; the smallest if none does.
+
+    Args:
+        rows: of the embedding, padded.
+        limit: bytes that one rank may take; None takes the best.
+    """
+    micro_batches = config.global_batch_size // (config.batch_size * layout.dp)
+    gradient_bf16 = _sums_in_bf16(config, knobs, device, micro_batches)
+    for adam in (adams := _adams(config, knobs, device)):
+        precision = _precision(config, gradient_bf16, adam, device)
+        fraction, memory = _estimate(config, knobs, shape, rows, layout, precision, micro_batches, limit)
+        if limit is None or memory.total <= limit or adam == adams[-1]:
+            break
+    return Fit(precision=precision, offload_fraction=fraction, memory=memory)
+
+
+def _sums_in_bf16(config: RunConfig, knobs: Knobs, device: str, micro_batches: int) -> bool:
+    """bf16 sums are 1 % faster and save 2 bytes a parameter; each addition rounds by up to 1 / 256, so not too many."""
+    if knobs.grad_reduce != "auto":
+        return knobs.grad_reduce == "bf16"
+    return device == "cuda" and config.pr in ("bf16", "fp8") and micro_batches <= MOST_BF16_SUMS
+
+
+def _precision(config: RunConfig, gradient_bf16: bool, adam: Adam, device: str) -> Precision:
+    size = 4 if config.pr == "fp32" else 2
+    return Precision(
+        weight=size,
+        gradient=2 if gradient_bf16 else 4,
+        activation=size,
+        fp8=config.pr == "fp8",
+        adam=adam,
+        gpu=device == "cuda",
+    )
+
+
+def _adams(config: RunConfig, knobs: Knobs, device: str) -> list[Adam]:
+    """Ways to keep the optimizer's state, best first: the plan takes the first that fits.
+
+    The compact ways need Transformer Engine's Adam and the distributed optimizer. Under fp8 Megatron keeps whole
+    fp32 copies, and only the moments can shrink.
+    """
+    if config.pr == "fp32":
+        return [Adam(bytes=8)]
+    if device != "cuda" or not config.do or config.pr == "fp16" or config.optimizer_offload != "false":
+        return [PLAIN_ADAM]
+    remainders = [Adam(bytes=10, compact=True)] if config.pr == "bf16" else []
+    small = Adam(bytes=6 if config.pr == "bf16" else 8, compact=True, moments_bf16=True)
+    return {"auto": [PLAIN_ADAM, *remainders, small], "fp32": [PLAIN_ADAM, *remainders], "bf16": [small]}[knobs.moments]
+
+
+def _estimate(
+    config: RunConfig,
+    knobs: Knobs,
+    shape: Shape,
+    rows: int,
+    layout: Layout,
+    precision: Precision,
+    micro_batches: int,
+    limit: int | None,
+) -> tuple[float, Memory]:
+    """The memory of a rank; under OPTIMIZER_OFFLOAD=auto with the smallest tenth of the optimizer moved that fits."""
+    fractions = {
+        "false": [0.0],
+        "static": [knobs.optimizer_offload_fraction],
+        "auto": [tenth / 10 for tenth in range(11)],
+    }[config.optimizer_offload]
+    for fraction in fractions:
+        memory = estimate(
+            shape=shape,
+            vocab_rows=rows,
+            layout=layout,
+            precision=precision,
+            micro_batch=config.batch_size,
+            seq_len=config.seq_len,
+            micro_batches=micro_batches,
+            distributed_optimizer=config.do,
+            offload_fraction=fraction,
+            recompute=_recompute(config, knobs),
+            recompute_layers=knobs.ac_layers,
+        )
+        if limit is not None and memory.total <= limit:
+            break
+    return fraction, memory
+
+
+def _recompute(config: RunConfig, knobs: Knobs) -> str:
+    if config.ac == "full":
+        return "block" if knobs.ac_method == "block" else "full"
+    if config.ac == "offload":
+        return "modules" if config.pp > 1 else "offload"
+    return "none" if config.ac == "false" else config.ac
