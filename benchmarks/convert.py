@@ -1,0 +1,174 @@
+"""How fast conversion is, against a plain copy of the same bytes in the same run, and how much memory it takes.
+
+    python benchmarks/convert.py [1B|8B|...] [--folder DIR] [--rounds 3] [--layers N]
+
+Makes a Hugging Face checkpoint of the geometry with random weights (no hub), then in turn: `cp -r` and `sync`; to
+Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source in the page cache as far as
+it fits. Wall time is from the command's work to its end, flushed to the disk; imports are counted apart. Anonymous
+memory is sampled every 5 ms and is what lies above the process when its imports are done. CPU seconds, imports left
+out, hardly depend on what else the machine does; wall seconds do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from megatron_patch.checkpoint.random_model import make_hf_checkpoint
+from megatron_patch.families import LLAMA_3_1
+
+ROOT = Path(__file__).resolve().parents[1]
+CHILD = """
+import sys, time
+began = time.monotonic()
+import torch
+from megatron_patch.checkpoint import convert, door, hf_writer, sources, torch_dist
+print(time.monotonic() - began, time.process_time(), flush=True)
+sys.stdin.readline()
+sys.exit(door.main(sys.argv[1:]))
+"""
+"""Imports, waits for a line, works."""
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One run."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int = 0
+    """Anonymous memory above the started process."""
+    import_seconds: float = 0.0
+
+
+def anonymous_bytes(pid: int) -> int:
+    """RssAnon of a process, 0 when it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")]
+    return int(found[0]) * 1024 if found else 0
+
+
+def children_cpu() -> float:
+    """Seconds of CPU, user and system, that ended child processes took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def settle() -> None:
+    """Flush what earlier steps left to be written."""
+    subprocess.run(["sync"], check=True)
+
+
+def copy(source: Path, target: Path) -> Measured:
+    """`cp -r` and `sync`, the limit that conversion is held against."""
+    settle()
+    began, cpu = time.monotonic(), children_cpu()
+    subprocess.run(["cp", "-r", str(source), str(target)], check=True)
+    subprocess.run(["sync"], check=True)
+    return Measured(seconds=time.monotonic() - began, cpu_seconds=children_cpu() - cpu)
+
+
+def convert(*words: str) -> Measured:
+    """One conversion in a process of its own."""
+    settle()
+    cpu = children_cpu()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    imports, imports_cpu = map(float, process.stdout.readline().split())
+    base = peak = anonymous_bytes(process.pid)
+    began = time.monotonic()
+    process.stdin.write("go\n")
+    process.stdin.close()
+    while process.poll() is None:
+        peak = max(peak, anonymous_bytes(process.pid))
+        time.sleep(0.005)
+    seconds = time.monotonic() - began
+    if process.returncode:
+        raise SystemExit(f"conversion failed:\n{process.stdout.read()}")
+    cpu = children_cpu() - cpu - imports_cpu
+    return Measured(seconds=seconds, cpu_seconds=cpu, peak_bytes=peak - base, import_seconds=imports)
+
+
+def measure(folder: Path, rounds: int) -> dict[str, list[Measured]]:
+    """All steps in turn, so that none of them has a quieter machine than the others."""
+    hf, megatron, back, copied = (folder / name for name in ("hf", "megatron", "back", "copied"))
+    to_megatron = ("--source", str(hf), "--output-path", str(megatron))
+    to_hf = ("--source", str(megatron), "--output-path", str(back))
+    steps = {
+        "cp -r; sync": lambda: copy(hf, copied),
+        "HF -> Megatron": lambda: convert(*to_megatron),
+        "Megatron -> HF, not verified": lambda: convert(*to_hf, "--no-verify"),
+        "Megatron -> HF": lambda: convert(*to_hf),
+    }
+    found: dict[str, list[Measured]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            found[name].append(step())
+            for made in (copied, back):
+                shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(megatron)
+    return found
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("size", nargs="?", choices=list(LLAMA_3_1.shapes), default="1B")
+    parser.add_argument("--folder", type=Path, help="where to work; needs three times the model's size")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, help="another depth")
+    parser.add_argument(
+        "--untied", action="store_true", help="with an output layer of its own, where the size has none"
+    )
+    args = parser.parse_args()
+    shape = LLAMA_3_1.shape(args.size)
+    shape = replace(
+        shape,
+        num_layers=args.layers or shape.num_layers,
+        tie_embeddings=shape.tie_embeddings and not args.untied,
+        vocab_size=shape.vocab_size or 4096,
+    )
+    nbytes = shape.num_parameters() * 2
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="convert-") as name:
+        folder = Path(name)
+        began = time.monotonic()
+        make_hf_checkpoint(folder / "hf", shape, shard_bytes=max(nbytes // 6, 100_000_000))
+        (folder / "hf" / "manifest.json").unlink()  # what comes from the hub has none
+        made = time.monotonic() - began
+        print(f"{args.size}: {shape.num_layers} layers, {nbytes / 1e9:.2f} GB in bf16; made in {made:.0f} s")
+        print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores", flush=True)
+        found = measure(folder, args.rounds)
+    plain = statistics.median(run.seconds for run in found["cp -r; sync"])
+    plain_cpu = statistics.median(run.cpu_seconds for run in found["cp -r; sync"])
+    print(f"{'':29}  wall s   GB/s  to copy   CPU s  to copy  peak anonymous  imports s   wall of each round")
+    for step, runs in found.items():
+        seconds = statistics.median(run.seconds for run in runs)
+        peak = max(run.peak_bytes for run in runs) / GIB
+        imports = statistics.median(run.import_seconds for run in runs)
+        cpu = statistics.median(run.cpu_seconds for run in runs)
+        each = " ".join(f"{run.seconds:.1f}" for run in runs)
+        print(
+            f"{step:29} {seconds:7.1f} {nbytes / 1e9 / seconds:6.2f} {seconds / plain:7.2f}x {cpu:7.1f} "
+            f"{cpu / plain_cpu:7.2f}x {peak:11.2f} GiB {imports:10.1f}   {each}"
+        )
+
+
+if __name__ == "__main__":
+    main()
