@@ -22,7 +22,7 @@ RANK = int(os.environ.get("LOCAL_RANK", "0"))
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: threads sleep, not spin, in waiting
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: threads sleep while they wait
     try:
         request = parse(argv)
         names = request.settings.benchmarks()
