@@ -14,6 +14,7 @@ from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.plan import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+TORCHRUN = "megatron_patch.torchrun"
 ENTRY = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
 
 DROPPED = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
@@ -52,7 +53,7 @@ class Command:
 
 def build_command(plan: Plan, environment: Environment) -> Command:
     """torchrun over the ranks of this machine."""
-    argv = (sys.executable, "-m", "torch.distributed.run", *rendezvous(plan), str(ENTRY), *megatron_argv(plan))
+    argv = (sys.executable, "-m", TORCHRUN, *rendezvous(plan), str(ENTRY), *megatron_argv(plan))
     unset = sorted(name for name in environment.inherited if name in (*DROPPED, *SECRETS) or name.startswith("PET_"))
     return Command(argv=argv, set=rank_variables(plan, environment), unset=tuple(unset))
 

@@ -36,7 +36,6 @@ def sft_provider(args: Any, say: Say) -> Any:
     Raises:
         DataError: something cannot be read, or too much of it would not be used.
     """
-    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
     data = SFTData(
         tokenizer=Path(args.tokenizer_model),
         seq_length=args.seq_length,
@@ -46,7 +45,7 @@ def sft_provider(args: Any, say: Say) -> Any:
         overlong=args.sft_overlong,
         max_lost=args.sft_max_lost,
     )
-    loud = say if first_here else print
+    loud = say if _first_here() else print
     training = _open("training", args.train_data_path, data, args.output_dir, loud)
     validation = _open("validation", args.valid_data_path, data, args.output_dir, loud) if args.eval_iters else []
     args.validation_names = [component.name for component in validation]
@@ -62,11 +61,16 @@ def sft_provider(args: Any, say: Say) -> Any:
     return provide
 
 
+def _first_here() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
     try:
         components = open_components(words, data, say=say)
     except (DataProblem, TokenizerError, TemplateError, TooMuchLost) as error:
-        raise DataError(f"{split} data: {error}") from error
+        text = str(error) if _first_here() else str(error).splitlines()[0]  # every rank of the machine finds the same
+        raise DataError(f"{split} data: {text}") from error
     for number, component in enumerate(components):
         for line in component.report.lines():
             say(f"{split}: {line}")

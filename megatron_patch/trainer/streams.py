@@ -53,6 +53,9 @@ class Streams:
         sys.stdout.flush()
         sys.stderr.flush()
         where = f"rank {self.rank} of {self.world_size}"
+        if isinstance(error, KeyboardInterrupt):
+            print(f"{where} was interrupted before training began", file=self.stderr, flush=True)
+            return
         if isinstance(error, EXPLAINED):
             lines = [f"error on {where}: {error}"]
         elif any(words in str(error) for words in LOST_CONNECTION):

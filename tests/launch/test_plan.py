@@ -161,7 +161,7 @@ def test_the_plan_as_text(
         "optimizer ",
         "activations ",
         "checkpoints/: 1 of about",
-        "torch.distributed.run",
+        "megatron_patch.torchrun",
     ):
         assert part in text, part
 

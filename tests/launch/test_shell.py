@@ -24,7 +24,7 @@ WATCH = f"""
 import os, sys
 with open(os.environ["WATCH_LOG"], "a") as log:
     log.write(" ".join(sys.orig_argv) + "\\n")
-if "torch.distributed.run" in sys.orig_argv:
+if "megatron_patch.torchrun" in sys.orig_argv:
     os._exit({STOPPED})
 """
 """sitecustomize of every Python of these tests: says what runs, and stops torchrun before torch is imported."""
@@ -56,7 +56,7 @@ def run(world: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProces
 
 def started_torchrun(tmp_path: Path) -> bool:
     """Whether any Python of this test was torchrun."""
-    return "torch.distributed.run" in (tmp_path / "log").read_text()
+    return "megatron_patch.torchrun" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -66,14 +66,14 @@ def command(output: Path, data: Path, extra: str = "", *, processes: int = 1, sc
     """The torchrun command line; later flags win over earlier ones."""
     flags = (MODEL + CPU + SCHEDULE).split()
     flags += ["--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    torchrun = [sys.executable, "-m", "megatron_patch.torchrun", "--nproc-per-node", str(processes)]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # port 0: any free one
     return [*torchrun, *rendezvous, str(script), *flags]
 
 
 def environment() -> dict[str, str]:
     """One thread for each process: results do not depend on how busy the machine is."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY)}
 
 
 def launch(

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from megatron_patch.torchrun import describe
 from megatron_patch.trainer.checks import refuse_contradictions
 from megatron_patch.trainer.errors import TrainerError
 
@@ -25,6 +27,8 @@ def assert_explained(run: Run, *messages: str) -> None:
     assert run.returncode != 0
     for message in (*messages, "the whole log:", "logs/rank_0.log"):
         assert message in run.stderr, run.stderr
+    assert run.stderr.splitlines()[-1].endswith("failed first, with status 1: what it said stands above")
+    assert "torch/distributed/elastic" not in run.stderr
 
 
 def test_missing_checkpoint(tmp_path: Path, data: Path) -> None:
@@ -76,3 +80,11 @@ def test_contradictions_are_said_all_at_once() -> None:
 
 def test_sound_flags_pass() -> None:
     refuse_contradictions(Flags(load="a", eval_iters=3, valid_data_path=["b"]))
+
+
+def test_a_killed_rank_is_named() -> None:
+    """It could not say anything itself; others only lost their connection to it."""
+    killed = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="none")
+    echo = ProcessFailure(local_rank=0, pid=2, exitcode=1, error_file="none")
+    killed.timestamp, echo.timestamp = 100, 101
+    assert describe({4: echo, 5: killed}).startswith("rank 5 was killed by SIGKILL: the kernel does that")
