@@ -26,6 +26,7 @@ from megatron_patch.data.engines import ENGINES, Engine, EngineError, HuggingFac
 from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
 from megatron_patch.data.jsonl import DataError, ReadCounts
 from megatron_patch.data.merge import merge, shard_prefix
+from megatron_patch.data.pieces import PiecesError, find_sentencepiece
 from megatron_patch.data.progress import WorkBar
 from megatron_patch.data.resumable import ResumableWriter
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
@@ -97,11 +98,12 @@ def problems_of(request: Request) -> list[str]:
         find_corpus(request.source)
     except DataError as error:
         problems.append(f"1 INPUT: {error}")
-    if request.tokenizer.suffix != ".model" and not (request.tokenizer / "tokenizer_config.json").is_file():
-        problems.append(
-            f"2 TOKENIZER: {request.tokenizer} is no Hugging Face tokenizer folder (no tokenizer_config.json), and "
-            "no SentencePiece model (.model)"
-        )
+    try:
+        if not find_sentencepiece(request.tokenizer) and not (request.tokenizer / "tokenizer_config.json").is_file():
+            what = "is no Hugging Face tokenizer folder (no tokenizer_config.json), and no SentencePiece model (.model)"
+            problems.append(f"2 TOKENIZER: {request.tokenizer} {what}")
+    except PiecesError as error:
+        problems.append(f"2 TOKENIZER: {error}")
     try:
         problems += _output_problems(request, request.prefix)
     except ValueError as error:
@@ -124,7 +126,8 @@ def _output_problems(request: Request, prefix: Path) -> list[str]:
 
 def load(path: Path) -> AnyTokenizer:
     """Raises TokenizerError: no such tokenizer."""
-    return SentencePiece(path) if path.suffix == ".model" else load_tokenizer(path)
+    model = find_sentencepiece(path)
+    return SentencePiece(model) if model else load_tokenizer(path)
 
 
 def about(request: Request, corpus: Corpus, tokenizer: AnyTokenizer) -> dict[str, Any]:
@@ -143,9 +146,8 @@ def about(request: Request, corpus: Corpus, tokenizer: AnyTokenizer) -> dict[str
 
 def tokenizer_sum(path: Path) -> str:
     """SHA-256 of tokenizer.json, else of the SentencePiece model."""
-    candidates = [path] if path.suffix == ".model" else [path / "tokenizer.json", path / "tokenizer.model"]
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file else "none"
+    file = find_sentencepiece(path) or path / "tokenizer.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
 
 
 def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:

@@ -58,8 +58,10 @@ def model_flags(plan: Plan) -> Flags:
 
 def tokenizer_flags(plan: Plan) -> Flags:
     """The rows of the embedding are said outright: Megatron would take them from the tokenizer, padded by TP."""
+    tokenizer = plan.tokenizer
+    kind = "SentencePieceTokenizer" if tokenizer.model else "HuggingFaceTokenizer"
     return [
-        *("--tokenizer-type", "HuggingFaceTokenizer", "--tokenizer-model", plan.tokenizer.path),
+        *("--tokenizer-type", kind, "--tokenizer-model", tokenizer.model or tokenizer.path),
         *("--padded-vocab-size", str(plan.vocab_rows)),
     ]
 
@@ -157,7 +159,7 @@ def kernel_flags(plan: Plan) -> Flags:
         if plan.knobs.clip_grad > 0:  # backend/gradient_guard.py checks the norm instead, without waiting for the GPU
             flags += ["--no-check-for-nan-in-loss-and-grad"]
         flags += ["--allow-unfused-attention"] if plan.knobs.allow_unfused_attention else []
-        return [*flags, "--manual-gc", "--manual-gc-interval", "100"]
+        return [*flags, "--no-masked-softmax-fusion", "--manual-gc", "--manual-gc-interval", "100"]
     flags += ["--transformer-impl", "local", "--spec", *CPU_LAYERS]
     flags += ["--use-cpu-initialization"]  # TP 1 and TP 2 start from the same weights only with it
     return [

@@ -147,11 +147,22 @@ def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) ->
         yield Problem(names=("OPTIMIZER_OFFLOAD",), what=what, valid="false on the CPU")
 
 
-def check_precision(*, pr: str, device: str) -> Step:
-    """What the CPU cannot compute."""
+WITHOUT_FP8 = ("A100", "A800", "A40", "A30", "A10", "V100", "T4", "RTX 3090", "RTX A6000")
+"""Parts of the names of GPUs before Ada and Hopper, which have no FP8 units."""
+
+
+def check_precision(*, pr: str, device: str, environment: Environment) -> Step:
+    """What the CPU, or an older GPU, cannot compute."""
+    names = [gpu.name for gpu in environment.gpus if any(f" {name} " in _words(gpu.name) for name in WITHOUT_FP8)]
+    if pr == "fp8" and device == "cuda" and names:
+        yield Problem(names=("PR",), what=f"{names[0]} has no FP8 units", valid="bf16")
     if pr == "fp8" and device == "cpu":
         what = "needs a GPU with FP8 units and Transformer Engine"
         yield Problem(names=("PR",), what=what, valid="fp32, bf16 on the CPU")
+
+
+def _words(name: str) -> str:
+    return f" {name.replace('-', ' ')} "
 
 
 def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
@@ -186,6 +197,15 @@ def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) ->
         yield Problem(names=("MP_SFT_PACKING", "SFT"), what="packing is for SFT", valid="false, or SFT true")
 
 
+def check_sft_tokenizer(*, sft: bool, tokenizer: Tokenizer) -> Step:
+    """Conversations need a chat template."""
+    if sft and tokenizer.model is not None:
+        valid = "a folder with tokenizer.json and a chat template"
+        yield Problem(
+            names=("MP_TOKENIZER_PATH", "SFT"), what="a SentencePiece model has no chat template", valid=valid
+        )
+
+
 def check_sft_idxmap(
     *,
     sft: bool,
@@ -196,7 +216,7 @@ def check_sft_idxmap(
     valid_data: tuple[Corpus, ...] | None,
 ) -> Step:
     """An idxmap of conversations is built for one sequence length and one tokenizer."""
-    if not sft or mp_dataset_type != "idxmap":
+    if not sft or mp_dataset_type != "idxmap" or tokenizer.model is not None:
         return
     sha256 = sidecar.tokenizer_sha256(tokenizer.path)
     for name, corpora in (("DATASET_PATH", train_data), ("VALID_DATASET_PATH", valid_data or ())):
@@ -291,6 +311,7 @@ CHECKS: tuple[Callable[..., Step], ...] = (
     check_attention,
     check_gradient_precision,
     check_data_form,
+    check_sft_tokenizer,
     check_sft_idxmap,
     check_sft_split,
     check_split,

@@ -123,8 +123,7 @@ def _data_lines(plan: Plan) -> Iterator[str]:
         yield _row("", f"validation: {describe_blend(plan.valid_data)}")
     elif plan.knobs.split:
         yield _row("", f"shares for training and validation: {plan.knobs.split}")
-    ids = "" if plan.tokenizer.ids is None else f" ({plan.tokenizer.ids} ids)"
-    yield _row("tokenizer", plan.tokenizer.path + ids)
+    yield _row("tokenizer", f"{plan.tokenizer.model or plan.tokenizer.path} ({plan.tokenizer.ids} ids)")
 
 
 def _epochs(plan: Plan) -> str:

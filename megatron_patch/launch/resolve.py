@@ -119,7 +119,11 @@ def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
         try:
             yield "tokenizer", read_tokenizer(mp_tokenizer_path)
         except (TokenizerError, OSError) as error:
-            yield Problem(names=("MP_TOKENIZER_PATH",), what=str(error), valid="folder with tokenizer.json")
+            yield Problem(
+                names=("MP_TOKENIZER_PATH",),
+                what=str(error),
+                valid="folder with tokenizer.json, or a SentencePiece .model",
+            )
         return
     names = ("MP_TOKENIZER_PATH", "PRETRAIN_CHECKPOINT_PATH")
     if weights.kind == "none":
@@ -139,11 +143,7 @@ def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
 def find_vocabulary(*, shape: Shape, tokenizer: Tokenizer, weights: Weights) -> Step:
     """Rows of the embedding, before padding; the tokenizer must fit in."""
     size = shape.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
-    if size is None:
-        what = f"{shape.name} takes its vocabulary from the tokenizer, and a tokenizer.model does not tell it"
-        yield Problem(names=("MP_TOKENIZER_PATH", "MODEL_SIZE"), what=what, valid="folder with tokenizer.json")
-        return
-    if tokenizer.ids is not None and tokenizer.ids > size:
+    if tokenizer.ids > size:
         what = f"the tokenizer has {tokenizer.ids} ids, the model {size} rows: {tokenizer.path}"
         valid = "a tokenizer with no more ids than the model"
         yield Problem(names=("MP_TOKENIZER_PATH", "MODEL_SIZE"), what=what, valid=valid)

@@ -1,4 +1,4 @@
-"""The tokenizer's folder, read without a tokenizer library: is it one, and how many ids does it have?"""
+"""The tokenizer on disk, read without a tokenizer library: is it one, and how many ids does it have?"""
 
 from __future__ import annotations
 
@@ -8,39 +8,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.data.pieces import PiecesError, count_pieces, find_sentencepiece  # standard library only
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A Hugging Face tokenizer on disk."""
+    """A Hugging Face tokenizer, or a SentencePiece model alone."""
 
     path: str
     """Its folder, absolute."""
-    ids: int | None
-    """Highest token id + 1; None where only a tokenizer.model says it."""
+    ids: int
+    """Highest token id + 1."""
+    model: str | None = None
+    """The SentencePiece model's file, where there is no tokenizer.json."""
 
 
 class TokenizerError(ValueError):
     """A folder without a usable tokenizer."""
 
 
-def read_tokenizer(folder: str) -> Tokenizer:
-    """Find the tokenizer in a folder and count its ids.
+def read_tokenizer(place: str) -> Tokenizer:
+    """Find the tokenizer in a folder, or take a `.model` file, and count its ids.
 
     Raises:
-        TokenizerError: no folder, no tokenizer in it, or a tokenizer.json that is not one.
+        TokenizerError: no tokenizer there, several, or one that cannot be read.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise TokenizerError(f"{folder} is not a folder")
-    if not (path / "tokenizer.json").is_file():
-        if (path / "tokenizer.model").is_file():
-            return Tokenizer(path=str(path.resolve()), ids=None)
-        raise TokenizerError(f"{folder} holds no tokenizer.json")
+    path = Path(place)
     try:
-        ids = count_ids((path / "tokenizer.json").read_text(encoding="utf-8"))
+        model = find_sentencepiece(path)
+    except PiecesError as error:
+        raise TokenizerError(str(error)) from error
+    file = model or path / "tokenizer.json"
+    if not file.is_file():
+        raise TokenizerError(f"{place} holds no tokenizer.json" if path.is_dir() else f"{place} is not a folder")
+    try:
+        ids = count_pieces(file.read_bytes()) if model else count_ids(file.read_text(encoding="utf-8"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError(f"{path / 'tokenizer.json'} cannot be read: {type(error).__name__}: {error}") from error
-    return Tokenizer(path=str(path.resolve()), ids=ids)
+        raise TokenizerError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    return Tokenizer(path=str(file.resolve().parent), ids=ids, model=str(model.resolve()) if model else None)
 
 
 def count_ids(tokenizer_json: str) -> int:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from megatron_patch.launch.vocabulary import TokenizerError, count_ids, read_tokenizer
@@ -46,6 +47,36 @@ def test_a_tokenizer_json_that_is_none(content: str, tmp_path: Path) -> None:
         read_tokenizer(str(tmp_path))
 
 
-def test_a_folder_with_only_a_sentencepiece_model(tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.model").write_bytes(b"x")
-    assert read_tokenizer(str(tmp_path)).ids is None
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A SentencePiece model of 300 pieces."""
+    text = "\n".join(f"{number} words of some kind, {number * number}" for number in range(300))
+    (tmp_path / "text.txt").write_text(text)
+    options = {"vocab_size": 300, "byte_fallback": True, "minloglevel": 2}
+    SentencePieceTrainer.train(input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "ja"), **options)
+    return tmp_path / "ja.model"
+
+
+def test_pieces_of_a_sentencepiece_model(model: Path) -> None:
+    """By its file, or by a folder that holds it alone, whatever its name."""
+    for place in (model, model.parent):
+        found = read_tokenizer(str(place))
+        assert (found.ids, found.model, found.path) == (300, str(model), str(model.parent))
+    (model.parent / "other.model").write_bytes(b"")
+    with pytest.raises(TokenizerError, match=r"several models, name one: ja\.model, other\.model"):
+        read_tokenizer(str(model.parent))
+    model.rename(model.with_name("tokenizer.model"))
+    assert read_tokenizer(str(model.parent)).ids == 300
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\n\xff\xff\x01", b"\n\x80", b"not a model at all", b"\x12\x01a"])
+def test_a_model_that_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.model cannot be read"):
+        read_tokenizer(str(tmp_path))
+
+
+def test_a_torn_model(model: Path) -> None:
+    model.write_bytes(model.read_bytes()[:-7])
+    with pytest.raises(TokenizerError, match="torn"):
+        read_tokenizer(str(model))
