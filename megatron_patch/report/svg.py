@@ -10,7 +10,7 @@ from html import escape
 
 from megatron_patch.report.text import Words, english, spans
 
-COLORS = ("#2f6db5", "#d9772b", "#3f9b6c", "#a05195", "#c8443f", "#8a7340")
+COLORS = ("#2f6db5", "#d9772b", "#3f9b6c", "#a05195", "#c8443f", "#8a7340", "#3a9aa3", "#7f7f7f")
 """Told apart with every common colour blindness, on white and on black."""
 _STANDALONE = (
     "svg{background:#fff;font:12px system-ui,sans-serif}text{fill:#333}.muted{fill:#777}.strong{font-weight:600}"

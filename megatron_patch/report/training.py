@@ -23,6 +23,18 @@ WIDE, HALF = 960.0, 470.0
 """Widths of charts, as they are in the page."""
 
 
+PARTS: dict[str, Words] = {
+    "weights": Text("weights", "权重"),
+    "gradients": Text("gradients", "梯度"),
+    "optimizer": Text("optimizer", "优化器"),
+    "activations": Text("activations", "激活值"),
+    "logits": Text("logits", "logits"),
+    "workspace": Text("workspace", "工作区"),
+    "step": Text("optimizer's step", "优化器更新"),
+}
+"""Of the plan's memory, all that lies on the device."""
+
+
 def color_of(number: int) -> int:
     """Of a run."""
     return number % len(COLORS)
@@ -193,14 +205,7 @@ def memory(run: Run) -> str:
     measured = max((value for _, value in run.points("peak_memory_bytes")), default=None)
     if not planned:
         return ""
-    names = {
-        "weights": Text("weights", "权重"),
-        "gradients": Text("gradients", "梯度"),
-        "optimizer": Text("optimizer", "优化器"),
-        "activations": Text("activations", "激活值"),
-        "logits": Text("logits", "logits"),
-    }
-    segments: list[tuple[Words, float]] = [(name, planned[key]) for key, name in names.items() if planned.get(key)]
+    segments: list[tuple[Words, float]] = [(name, planned[key]) for key, name in PARTS.items() if planned.get(key)]
     if run.plan.get("device") == "cpu":
         segments.append((Text("Python and libraries", "Python 与各库"), PROCESS_BYTES))
     total = sum(size for _, size in segments)

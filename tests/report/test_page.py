@@ -18,7 +18,9 @@ import pytest
 from megatron_patch.report.collect import collect
 from megatron_patch.report.lines import round_ticks, smooth, thin, value_range
 from megatron_patch.report.page import render
+from megatron_patch.report.svg import COLORS
 from megatron_patch.report.text import compact
+from megatron_patch.report.training import PARTS
 
 from .conftest import SCRIPT, metrics, write_check, write_metrics
 
@@ -138,6 +140,12 @@ def test_mfu_where_the_device_is_known(new_run: Callable[..., Path], tmp_path: P
     text = words(page_of(run), "en")
     assert f"{100 * 400 / 989:.1f}%" in text
     assert "MFU, % of dense bf16" in text
+
+
+def test_the_bar_is_all_of_the_plans_memory(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    plan = json.loads((new_run(tmp_path / "run") / "plan.json").read_text())
+    assert set(PARTS) == set(plan["memory"]) - {"stage", "host_optimizer"}, "a part of the plan has no name here"
+    assert len(PARTS) < len(COLORS), "and one for Python"
 
 
 def test_numbers_that_are_none(new_run: Callable[..., Path], tmp_path: Path) -> None:
