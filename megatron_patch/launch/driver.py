@@ -11,13 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from megatron_patch.launch import kubernetes, slurm
+from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.memory import gigabytes
-from megatron_patch.launch.notes import annotate, cheapest_change
+from megatron_patch.launch.notes import annotate
 from megatron_patch.launch.plan import Plan, build_plan, to_json, values_of
 from megatron_patch.launch.problems import Problem, label, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
@@ -151,6 +152,13 @@ def _refusals(plan: Plan) -> list[Problem]:
         what = (
             f"weights, gradients and optimizer of one process take {gigabytes(plan.memory.static)}, "
             f"there are {gigabytes(max(0, plan.memory_limit))} of RAM for it"
+        )
+        found.append(Problem(names=("MODEL_SIZE",), what=what, valid=cheapest_change(plan)))
+    limit, total = plan.memory_limit, plan.memory.total
+    if plan.device == "cuda" and limit is not None and total > limit and plan.knobs.memory_check:
+        what = (
+            f"a rank needs {gigabytes(total)}, the GPU has {gigabytes(limit)} to give "
+            "(MP_MEMORY_CHECK=0 tries it all the same)"
         )
         found.append(Problem(names=("MODEL_SIZE",), what=what, valid=cheapest_change(plan)))
     return found

@@ -71,6 +71,7 @@ class Knobs:
     node_timeout_seconds: int = _knob(
         60, "several machines: one that is not heard of for so long is given up, and the run with it", whole(5)
     )
+    memory_check: bool = _knob(True, "GPUs: a run that does not fit by its plan is not started; 0 tries it", switch())
     nproc: int | None = _knob(
         None, "processes on this machine; else one per GPU, on the CPU TP x PP x CP", whole(1, 4096)
     )
@@ -121,7 +122,9 @@ class Knobs:
         None, "VALID_DATASET_PATH=none: shares of DATASET_PATH for training and validation", text("such as 99,1")
     )
     tokenizer_path: str | None = _knob(
-        None, "folder of the tokenizer; else PRETRAIN_CHECKPOINT_PATH", text("folder with tokenizer.json")
+        None,
+        "folder of the tokenizer; else PRETRAIN_CHECKPOINT_PATH",
+        text("folder with tokenizer.json, or a SentencePiece .model"),
     )
     vp: int = _knob(1, "virtual pipeline: model chunks on each pipeline rank", whole(1))
     wandb_entity: str | None = _knob(None, "Weights & Biases: team or user", text("a name"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.memory import gigabytes
@@ -63,9 +64,7 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32"
     if schedule.warmup_iters == 0 and config.warmup_tokens_or_iters > 0:
         yield "no warm-up: fewer warm-up tokens than one iteration has"
-    if plan.tokenizer.ids is None:
-        yield "the tokenizer has no tokenizer.json: its ids could not be counted"
-    elif plan.tokenizer.ids < plan.vocab_size:
+    if plan.tokenizer.ids < plan.vocab_size:
         yield f"the tokenizer has {plan.tokenizer.ids} ids, the model {plan.vocab_size} rows: the rest stays unused"
     if plan.valid_data is not None and plan.valid_data == plan.train_data:
         yield "the validation data are the training data: their loss says nothing about other text"
@@ -118,25 +117,6 @@ def _memory_warnings(plan: Plan) -> Iterator[str]:
             f"a rank needs about {gigabytes(memory.total)}, {where} has {gigabytes(limit)} to give; "
             f"cheapest change: {cheapest_change(plan)}"
         )
-
-
-def cheapest_change(plan: Plan) -> str:
-    """What saves the missing memory at the least cost in speed."""
-    config, memory = plan.config, plan.memory
-    limit = plan.memory_limit or 0
-    if plan.layout.dp * plan.layout.cp > 1 and not config.do:
-        return "DO true (position 14): the optimizer's state is split over the data-parallel ranks"
-    if memory.static > limit and plan.device == "cuda":
-        if config.do and config.optimizer_offload == "false" and memory.static - memory.optimizer < limit:
-            return "a larger TP or PP (positions 10, 11), or OPTIMIZER_OFFLOAD auto (position 18)"
-        return "a larger TP or PP (positions 10, 11), over more GPUs"
-    if memory.static > limit:
-        return "a smaller MODEL_SIZE (position 2), or a machine with more memory"
-    if config.batch_size > 1:
-        return "BATCH_SIZE 1 (position 3): activations grow with it"
-    if config.ac not in ("full", "offload"):
-        return "AC full (position 17): layers are computed again instead of kept"
-    return "a shorter SEQ_LEN (position 7), or a larger CP (position 12)"
 
 
 def _disk_warnings(plan: Plan) -> Iterator[str]:

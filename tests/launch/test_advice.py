@@ -1,0 +1,65 @@
+"""What does not fit is refused, with a change that makes it fit: the change is made, and the plan then fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import pytest
+
+from megatron_patch.launch import driver
+from megatron_patch.launch.machine import Gpu
+from megatron_patch.launch.plan import Plan
+
+LONG = {"SEQ_LEN": "8192", "PAD_LEN": "8192", "GLOBAL_BATCH_SIZE": "16", "TRAIN_TOKENS_OR_ITERS": "99999999"}
+CHANGED = ("DO", "BATCH_SIZE", "TP", "PP", "SP", "AC", "OPTIMIZER_OFFLOAD")
+
+Planned = Callable[..., Plan]
+
+
+@pytest.fixture
+def planned(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Planned:
+    """A plan on GPUs of a size, and why a real start would be refused."""
+
+    def plan(gigabytes: int, gpus: int, changes: dict[str, str]) -> Plan:
+        gpu = Gpu(name="some", memory_bytes=gigabytes * 10**9, uuid="GPU-1")
+        monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (gpu,) * gpus)
+        found, _, problems = driver.make_plan(values(**LONG | changes), surroundings(MP_DEVICE="auto"), dry_run=True)
+        assert found is not None, problems
+        return found
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "gpus", "changes", "words"),
+    [
+        (100, 8, {"MODEL_SIZE": "8B", "DO": "false"}, "DO true"),
+        (96, 8, {"MODEL_SIZE": "8B", "BATCH_SIZE": "2"}, "BATCH_SIZE 1"),
+        (80, 8, {"MODEL_SIZE": "8B"}, "TP 2 and SP true"),
+        (100, 1, {"MODEL_SIZE": "8B"}, "AC full"),
+        (80, 1, {"MODEL_SIZE": "8B"}, "OPTIMIZER_OFFLOAD auto"),
+        (80, 8, {"MODEL_SIZE": "70B", "TP": "8", "SP": "true"}, "OPTIMIZER_OFFLOAD auto"),
+        (141, 8, {"MODEL_SIZE": "70B", "TP": "4", "SP": "true"}, "TP 8 and SP true"),
+    ],
+)
+def test_the_change_that_is_named_makes_it_fit(
+    planned: Planned, gigabytes: int, gpus: int, changes: dict[str, str], words: str
+) -> None:
+    typed = {"PR": "bf16", "DO": "true"} | changes
+    plan = planned(gigabytes, gpus, typed)
+    assert plan.memory_limit is not None and plan.memory.total > plan.memory_limit
+    (problem,) = driver._refusals(plan)
+    assert words in problem.valid, problem.valid
+    made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,}) (\w+)", problem.valid) if name in CHANGED}
+    changed = planned(gigabytes, gpus, typed | made)
+    assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed)
+
+
+def test_it_can_be_tried_all_the_same(planned: Planned) -> None:
+    plan = planned(20, 1, {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
+    assert driver._refusals(plan)
+    assert not driver._refusals(dataclasses.replace(plan, knobs=dataclasses.replace(plan.knobs, memory_check=False)))
