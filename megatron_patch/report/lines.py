@@ -154,7 +154,8 @@ def value_range(values: Sequence[float], log: bool) -> Point:
     if log:
         low = min((v for v in values if v > 0), default=1e-12)
         return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(max(high, low * 1.01)))
-    room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+    flat = high - low < 1e-9 * abs(high)  # sums of equal numbers differ in their last bits
+    room = (0.0 if flat else (high - low) * 0.06) or abs(high) * 0.1 or 1.0
     return (0.0 if 0 <= low < 0.5 * high else low - room), high + room
 
 

@@ -200,6 +200,6 @@ def test_smoothing_is_centred() -> None:
 
 def test_axes() -> None:
     assert round_ticks(0, 600, 6) == [0, 100, 200, 300, 400, 500, 600]
-    assert value_range([3.0, 3.0], False) == (2.7, 3.3)
+    assert value_range([3.0, 3.0 + 1e-15], False) == pytest.approx((2.7, 3.3))
     assert value_range([0.5, 20.0], True) == (0.1, 100.0)
     assert [compact(v) for v in (0, 0.000125, 2328.4, 614400, 8.03e9)] == ["0", "1.25e-4", "2328", "614k", "8.03G"]
