@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import lm_eval.api.task
+import lm_eval.evaluator
 import lm_eval.tasks
 import lm_eval.utils
 from lm_eval.api.task import ConfigurableTask
@@ -45,6 +46,7 @@ def local_questions(found: Sequence[LocalData]) -> Iterator[None]:
         _replaced(_factory, "ConfigurableTask", LocalTask),
         _replaced(lm_eval.utils.env, "from_string", template),
         _replaced(lm_eval.api.task, "tqdm", lambda rows, **_: rows),  # a bar of its own for every subject
+        _replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None),  # git's "fatal:" outside of a repository
     ):
         yield
 

@@ -77,13 +77,18 @@ def test_prompts_are_upstreams_in_all_subjects(harness: Path, questions: Path) -
 
 def test_nothing_stays_replaced(questions: Path) -> None:
     import lm_eval.api.task
+    import lm_eval.evaluator
     import lm_eval.utils
     from lm_eval.tasks import _factory
 
-    before = (_factory.ConfigurableTask, lm_eval.utils.env.from_string, lm_eval.api.task.tqdm)
+    def names() -> list[object]:
+        env, evaluator = lm_eval.utils.env, lm_eval.evaluator
+        return [_factory.ConfigurableTask, env.from_string, lm_eval.api.task.tqdm, evaluator.get_git_commit_hash]
+
+    before = names()
     with local_questions([]):
-        assert _factory.ConfigurableTask is not before[0]
-    assert (_factory.ConfigurableTask, lm_eval.utils.env.from_string, lm_eval.api.task.tqdm) == before
+        assert all(now is not then for now, then in zip(names(), before, strict=True))
+    assert names() == before
 
 
 def test_our_table_is_lm_evals() -> None:
