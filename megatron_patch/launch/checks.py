@@ -232,8 +232,8 @@ def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
         yield Problem(names=("MP_SPLIT", "SFT"), what="no splitting under SFT", valid="unset, and VALID_DATASET_PATH")
 
 
-def check_split(*, mp_split: str | None, valid_data: tuple[Corpus, ...] | None) -> Step:
-    """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is."""
+def check_split(*, mp_split: str | None, train_data: tuple[Corpus, ...], valid_data: tuple[Corpus, ...] | None) -> Step:
+    """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is; every share gets a document."""
     if mp_split is None:
         return
     if valid_data is not None:
@@ -246,6 +246,20 @@ def check_split(*, mp_split: str | None, valid_data: tuple[Corpus, ...] | None) 
         shares = []
     if len(shares) not in (2, 3) or any(share < 0 for share in shares) or not shares[0] or not shares[1]:
         yield Problem(names=("MP_SPLIT",), what="no shares of training and validation", valid="such as 99,1")
+        return
+    for corpus in train_data:
+        empty = [
+            part for part, share in zip(parts, _documents(shares, corpus.documents or 0), strict=True) if not share
+        ]
+        if corpus.documents and any(float(part) for part in empty):
+            what = f"a share of {empty[0]} of the {corpus.documents} documents in {corpus.path} is none"
+            yield Problem(names=("MP_SPLIT", "DATASET_PATH"), what=what, valid="larger shares, or more documents")
+
+
+def _documents(shares: list[float], documents: int) -> list[int]:
+    """How many documents each share gets. Source: `_build_megatron_dataset_splits` of megatron-core 0.19.2."""
+    ends = [round(sum(shares[: number + 1]) / sum(shares) * documents) for number in range(len(shares))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def check_cluster(*, env: str, mp_master_port: int | None) -> Step:

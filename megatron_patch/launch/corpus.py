@@ -24,6 +24,8 @@ class Corpus:
     """Share in the blend; None where the sizes decide."""
     tokens: int | None
     """None for raw JSON, which is not tokenized yet."""
+    documents: int | None = None
+    """What MP_SPLIT divides; None for raw JSON."""
 
 
 class CorpusError(ValueError):
@@ -120,11 +122,12 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
     missing = [prefix + suffix for suffix in (".bin", ".idx") if not _is_file(prefix + suffix)]
     if missing:
         raise CorpusError(f"no such file: {', '.join(missing)}")
-    return Corpus(path=str(Path(prefix).resolve()), weight=weight, tokens=count_tokens(prefix))
+    tokens, documents = count(prefix)
+    return Corpus(path=str(Path(prefix).resolve()), weight=weight, tokens=tokens, documents=documents)
 
 
-def count_tokens(prefix: str) -> int:
-    """Tokens of an idxmap, from the sizes of its two files and the last entries of its index.
+def count(prefix: str) -> tuple[int, int]:
+    """Tokens and documents of an idxmap, from the sizes of its two files and the last entries of its index.
 
     Catches what `mmap` opens without a word: an empty or cut .bin, bytes too many, halves of two data sets.
     Raises:
@@ -150,7 +153,7 @@ def count_tokens(prefix: str) -> int:
     expected = last_offset + last_length * TOKEN_BYTES[code]
     if data_bytes != expected:
         raise CorpusError(f"{prefix}.bin has {data_bytes} bytes, its index says {expected}: not from one run, or cut")
-    return data_bytes // TOKEN_BYTES[code]
+    return data_bytes // TOKEN_BYTES[code], sequences
 
 
 RAW_SUFFIXES = (".json", ".jsonl", ".parquet")

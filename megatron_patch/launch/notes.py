@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.handover import handover
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.plan import Plan, free_disk
 
@@ -29,6 +30,7 @@ def _start_notes(plan: Plan) -> Iterator[str]:
         yield f"{broken} in {plan.checkpoints}: not written to the end by an earlier run; not used, written anew"
     if plan.resume_iteration is not None and plan.weights.kind != "none":
         yield "PRETRAIN_CHECKPOINT_PATH is not read: the run goes on from its own checkpoint"
+    yield from handover(plan)
     if plan.layout.nodes > 1:
         yield "OUTPUT_BASEPATH has to be one folder shared by all machines: every machine looks there for a checkpoint"
 

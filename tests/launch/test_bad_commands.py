@@ -116,6 +116,11 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str]] = [
     ({"MP_MASTER_PORT": "70000"}, ("MP_MASTER_PORT",), "from 1 to 65535"),
     ({"MP_SPLIT": "99,1"}, ("MP_SPLIT", "VALID_DATASET_PATH"), "both say where"),
     ({"MP_SPLIT": "all", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT",), "such as 99,1"),
+    (
+        {"MP_SPLIT": "998,1,1", "VALID_DATASET_PATH": "none"},
+        ("MP_SPLIT", "DATASET_PATH"),
+        "a share of 1 of the 20 documents in",
+    ),
     ({"MP_ATTENTION_BACKEND": "fused"}, ("MP_ATTENTION_BACKEND",), "cuDNN needs a GPU"),
     ({"MP_GRAD_REDUCE": "bf16"}, ("MP_GRAD_REDUCE", "PR"), "bf16 sums need"),
     ({"MP_WANDB_PROJECT": "mine"}, ("MP_WANDB_PROJECT",), "no key"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.launch.corpus import HEADER, CorpusError, count_tokens, read_blend
+from megatron_patch.launch.corpus import HEADER, CorpusError, count, read_blend
 
 
 @pytest.fixture
@@ -122,17 +122,17 @@ def test_damage_is_found(
     damage: Callable[[Path], None], found: str, tmp_path: Path, idxmap: Callable[..., Path]
 ) -> None:
     prefix = idxmap(tmp_path / "text")
-    assert count_tokens(str(prefix)) == DOCUMENTS * LENGTH
+    assert count(str(prefix)) == (DOCUMENTS * LENGTH, DOCUMENTS)
     damage(prefix)
     with pytest.raises(CorpusError, match=found):
-        count_tokens(str(prefix))
+        count(str(prefix))
 
 
 def test_halves_of_two_data_sets(tmp_path: Path, idxmap: Callable[..., Path]) -> None:
     one, other = idxmap(tmp_path / "one"), idxmap(tmp_path / "other", documents=21)
     other.with_name("other.bin").replace(one.with_name("one.bin"))
     with pytest.raises(CorpusError, match="not from one run"):
-        count_tokens(str(one))
+        count(str(one))
 
 
 def test_megatron_writes_what_is_read_here(tmp_path: Path) -> None:
@@ -144,4 +144,4 @@ def test_megatron_writes_what_is_read_here(tmp_path: Path) -> None:
     with IdxmapWriter(tmp_path / "made", vocab_size=300) as writer:
         for length in (5, 1, 17):
             writer.add_document(numpy.arange(length))
-    assert count_tokens(str(tmp_path / "made")) == 23
+    assert count(str(tmp_path / "made"))[0] == 23

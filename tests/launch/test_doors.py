@@ -172,9 +172,9 @@ SAME = {
         "500 data none none 10240 1024 experiments/pretraining",
     ),
     "offload": (
-        f"{TINY} --cpu-offloading --cpu-offloading-layers 3 --cpu-offloading-activations --split 98,1,1 "
+        f"{TINY} --cpu-offloading --cpu-offloading-layers 3 --cpu-offloading-activations --split 80,10,10 "
         "--optim-cpu-offloading --optim-cpu-offloading-frac 0.5 --num-gpus 1",
-        {"MP_AC_LAYERS": "3", "MP_OPTIMIZER_OFFLOAD_FRACTION": "0.5", "MP_SPLIT": "98,1,1"}
+        {"MP_AC_LAYERS": "3", "MP_OPTIMIZER_OFFLOAD_FRACTION": "0.5", "MP_SPLIT": "80,10,10"}
         | {"MP_DEVICE": "cuda", "MP_NPROC": "1"},
         "dsw tiny 1 8 1e-5 1e-6 128 128 bf16 1 1 1 false true true false offload static "
         "500 data none none 10240 1024 experiments/pretraining",

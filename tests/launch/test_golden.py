@@ -67,7 +67,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "cpu_blend_and_split": {
         "DATASET_PATH": "0.3 text 0.7 with space",
         "VALID_DATASET_PATH": "none",
-        "MP_SPLIT": "98.5,1.5",
+        "MP_SPLIT": "90.5,9.5",
         "MP_MEGATRON_ARGS": "--log-params-norm --timing-log-level 1",
         "MP_MASTER_PORT": "29507",
     },
@@ -208,7 +208,7 @@ def test_megatron_understands_every_command(parsed: dict[str, Any], world: Path)
     expect("cpu_cp2_dp2_bf16", context_parallel_size=2, data_parallel_size=2, recompute_granularity="selective")
     expect("cpu_from_hf", load=None, valid_data_path=None, eval_iters=0)
     blend = ["0.3", str(world / "text"), "0.7", str(world / "with space")]
-    expect("cpu_blend_and_split", data_path=blend, split="98.5,1.5,0", train_data_path=None)
+    expect("cpu_blend_and_split", data_path=blend, split="90.5,9.5,0", train_data_path=None)
     tied = {"untie_embeddings_and_output_weights": False, "rope_scaling_factor": 32.0, "kv_channels": 64}
     expect("gpu_1b_from_hf", **tied, fp16=True, spec=None, transformer_impl="transformer_engine")
     expect("gpu_auto_one_micro_batch", num_layers=32, data_parallel_size=8, attention_backend="auto")
