@@ -1,12 +1,13 @@
 """How fast conversion is, against a plain copy of the same bytes in the same run, and how much memory it takes.
 
-    python benchmarks/convert.py [1B|8B|...] [--folder DIR] [--rounds 3] [--layers N]
+    python benchmarks/convert.py [1B|8B|...] [--folder DIR] [--rounds 3] [--layers N] [--warm]
 
 Makes a Hugging Face checkpoint of the geometry with random weights (no hub), then in turn: `cp -r` and `sync`; to
-Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source in the page cache as far as
-it fits. Wall time is from the command's work to its end, flushed to the disk; imports are counted apart. Anonymous
-memory is sampled every 5 ms and is what lies above the process when its imports are done. CPU seconds, imports left
-out, hardly depend on what else the machine does; wall seconds do.
+Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source on the disk and not in the
+page cache, as a large model's is; --warm reads it into the page cache before each step. Wall time is from the command's
+work to its end, flushed to the disk; imports are counted apart. Anonymous memory is sampled every 5 ms and is what lies
+above the process when its imports are done. CPU seconds, imports left out, hardly depend on what else the machine does;
+wall seconds do.
 """
 
 from __future__ import annotations
@@ -69,14 +70,19 @@ def children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def settle() -> None:
-    """Flush what earlier steps left to be written."""
+def settle(source: Path, warm: bool) -> None:
+    """Flush what earlier steps left to be written, and put the source into the page cache, or out of it."""
     subprocess.run(["sync"], check=True)
+    for file in [path for path in source.rglob("*") if path.is_file()]:
+        with file.open("rb", buffering=0) as stream:
+            while warm and stream.read(16 << 20):
+                pass
+            if not warm:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def copy(source: Path, target: Path) -> Measured:
     """`cp -r` and `sync`, the limit that conversion is held against."""
-    settle()
     began, cpu = time.monotonic(), children_cpu()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     subprocess.run(["sync"], check=True)
@@ -85,7 +91,6 @@ def copy(source: Path, target: Path) -> Measured:
 
 def convert(*words: str) -> Measured:
     """One conversion in a process of its own."""
-    settle()
     cpu = children_cpu()
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -106,20 +111,21 @@ def convert(*words: str) -> Measured:
     return Measured(seconds=seconds, cpu_seconds=cpu, peak_bytes=peak - base, import_seconds=imports)
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[Measured]]:
+def measure(folder: Path, rounds: int, warm: bool) -> dict[str, list[Measured]]:
     """All steps in turn, so that none of them has a quieter machine than the others."""
     hf, megatron, back, copied = (folder / name for name in ("hf", "megatron", "back", "copied"))
     to_megatron = ("--source", str(hf), "--output-path", str(megatron))
     to_hf = ("--source", str(megatron), "--output-path", str(back))
     steps = {
-        "cp -r; sync": lambda: copy(hf, copied),
-        "HF -> Megatron": lambda: convert(*to_megatron),
-        "Megatron -> HF, not verified": lambda: convert(*to_hf, "--no-verify"),
-        "Megatron -> HF": lambda: convert(*to_hf),
+        "cp -r; sync": (hf, lambda: copy(hf, copied)),
+        "HF -> Megatron": (hf, lambda: convert(*to_megatron)),
+        "Megatron -> HF, not verified": (megatron, lambda: convert(*to_hf, "--no-verify")),
+        "Megatron -> HF": (megatron, lambda: convert(*to_hf)),
     }
     found: dict[str, list[Measured]] = {name: [] for name in steps}
     for _ in range(rounds):
-        for name, step in steps.items():
+        for name, (source, step) in steps.items():
+            settle(source, warm)
             found[name].append(step())
             for made in (copied, back):
                 shutil.rmtree(made, ignore_errors=True)
@@ -133,6 +139,7 @@ def main() -> None:
     parser.add_argument("size", nargs="?", choices=list(LLAMA_3_1.shapes), default="1B")
     parser.add_argument("--folder", type=Path, help="where to work; needs three times the model's size")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", action="store_true", help="with the source in the page cache")
     parser.add_argument("--layers", type=int, help="another depth")
     parser.add_argument(
         "--untied", action="store_true", help="with an output layer of its own, where the size has none"
@@ -154,7 +161,7 @@ def main() -> None:
         made = time.monotonic() - began
         print(f"{args.size}: {shape.num_layers} layers, {nbytes / 1e9:.2f} GB in bf16; made in {made:.0f} s")
         print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores", flush=True)
-        found = measure(folder, args.rounds)
+        found = measure(folder, args.rounds, args.warm)
     plain = statistics.median(run.seconds for run in found["cp -r; sync"])
     plain_cpu = statistics.median(run.cpu_seconds for run in found["cp -r; sync"])
     print(f"{'':29}  wall s   GB/s  to copy   CPU s  to copy  peak anonymous  imports s   wall of each round")

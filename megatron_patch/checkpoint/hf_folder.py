@@ -65,6 +65,11 @@ class HFFolder:
         """As safetensors spells it."""
         return self.tensors[name].dtype
 
+    def view_rows(self, name: str, start: int, rows: int) -> memoryview:
+        """The rows of a tensor from `start`, mapped."""
+        entry = self.tensors[name]
+        return self.files.view(entry.file, entry.offset + start * entry.row_bytes, rows * entry.row_bytes)
+
     def read_rows(self, name: str, start: int, view: memoryview) -> None:
         """Fill `view` with the rows of a tensor from `start`."""
         entry = self.tensors[name]

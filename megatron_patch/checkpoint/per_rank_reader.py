@@ -67,7 +67,7 @@ class _Box:
     start: int
 
 
-class PerRankReader:
+class PerRankReader(MegatronReader):
     """The weights of one iteration, under the names of the torch_dist format."""
 
     def __init__(self, folder: Path, *, tied: bool) -> None:

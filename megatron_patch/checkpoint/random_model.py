@@ -19,7 +19,7 @@ import torch
 from megatron_patch.checkpoint.configuration import special_token_ids
 from megatron_patch.checkpoint.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
-from megatron_patch.checkpoint.sources import BlockMaker
+from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
@@ -29,7 +29,7 @@ PERIOD = 1_000_003
 """Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
 
 
-class _RandomSource:
+class _RandomSource(Source):
     """Normal numbers of the shape's initial standard deviation; norms near one."""
 
     def __init__(self, std: float, element_type: str, seed: int) -> None:

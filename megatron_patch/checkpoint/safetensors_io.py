@@ -1,4 +1,4 @@
-"""Reading and writing safetensors by row ranges, with the standard library alone.
+"""Reading and writing safetensors by row ranges, without the safetensors package.
 
 The safetensors package reads whole tensors and writes whole files from memory. Here a tensor may be larger
 than the memory that is granted, so rows are read with `pread` and files are written front to back. The
@@ -7,13 +7,17 @@ format is eight bytes of header length, a JSON header, and the tensors' bytes.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import mmap
 import os
 import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from megatron_patch.checkpoint.errors import CheckpointError
 
@@ -21,6 +25,8 @@ ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes of the element types that weights have."""
 MAX_HEADER_BYTES = 100_000_000
 """As in the safetensors package: a longer header is an attack or damage."""
+MADV_POPULATE_READ = 22
+_libc = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +101,36 @@ def header_bytes(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
 
 
 class FileCache:
-    """Open files for `pread`, shared by threads."""
+    """Open files, read by place or mapped into memory, shared by threads."""
 
     def __init__(self) -> None:
         self._open: dict[Path, int] = {}
+        self._maps: dict[Path, tuple[mmap.mmap, int]] = {}
         self._lock = threading.Lock()
+
+    def _descriptor(self, file: Path) -> int:
+        fd = self._open.get(file)
+        if fd is None:
+            fd = self._open[file] = os.open(file, os.O_RDONLY)
+        return fd
+
+    def view(self, file: Path, offset: int, nbytes: int) -> memoryview:
+        """The file's bytes from `offset`, mapped and already read: no copy is made, and none is anonymous memory.
+
+        Raises:
+            CheckpointError: the file ends too soon.
+        """
+        with self._lock:
+            if file not in self._maps:
+                mapped = mmap.mmap(self._descriptor(file), 0, access=mmap.ACCESS_READ)
+                self._maps[file] = mapped, np.frombuffer(mapped, dtype=np.uint8).ctypes.data
+            mapped, address = self._maps[file]
+        if offset + nbytes > len(mapped):
+            raise CheckpointError(f"{file}: ends before byte {offset + nbytes}")
+        first = offset - offset % mmap.PAGESIZE
+        # one call instead of a fault for every few pages; kernels before 5.14 refuse it, and fault
+        _libc.madvise(ctypes.c_void_p(address + first), ctypes.c_size_t(offset + nbytes - first), MADV_POPULATE_READ)
+        return memoryview(mapped)[offset : offset + nbytes]
 
     def read_into(self, file: Path, offset: int, view: memoryview) -> None:
         """Fill `view` with the file's bytes from `offset`.
@@ -108,9 +139,7 @@ class FileCache:
             CheckpointError: the file ends too soon.
         """
         with self._lock:
-            fd = self._open.get(file)
-            if fd is None:
-                fd = self._open[file] = os.open(file, os.O_RDONLY)
+            fd = self._descriptor(file)
         while len(view):
             got = os.preadv(fd, [view], offset)
             if got == 0:
@@ -123,3 +152,4 @@ class FileCache:
             for fd in self._open.values():
                 os.close(fd)
             self._open.clear()
+            self._maps.clear()

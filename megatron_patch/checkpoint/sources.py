@@ -7,6 +7,7 @@ the next block, cast if the element type changes, and looked through for NaN and
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +32,10 @@ class Source(Protocol):
     def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
         """Fill `out`, contiguous and of the stored type, with rows from `start`."""
 
+    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
+        """The bytes of these rows where they lie together in a file, mapped; None where they do not."""
+        return None
+
 
 class MegatronReader(Source, Protocol):
     """The weights of one iteration of a Megatron checkpoint, in either format."""
@@ -40,7 +45,7 @@ class MegatronReader(Source, Protocol):
     """By the names of the torch_dist format, layer axis included."""
 
 
-class SafetensorsSource:
+class SafetensorsSource(Source):
     """The tensors of a Hugging Face folder."""
 
     def __init__(self, folder: HFFolder) -> None:
@@ -55,8 +60,12 @@ class SafetensorsSource:
         assert layer is None
         self._folder.read_rows(name, start, bytes_of(out))
 
+    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview:
+        """They always lie together."""
+        return self._folder.view_rows(name, start, rows)
 
-class PickleSource:
+
+class PickleSource(Source):
     """The tensors of `pytorch_model*.bin`, mapped into memory and unpickled with weights_only."""
 
     def __init__(self, folder: HFFolder) -> None:
@@ -123,13 +132,34 @@ class BlockMaker:
             rows: how many of each.
             sizes: the shape of the result.
         Returns:
-            a tensor that is valid until this thread makes the next one.
+            a tensor that is valid until this thread makes the next one, and is not to be written to.
         """
+        if len(slices) == 1 and (view := self._view(*slices[0], rows)) is not None:
+            return view.view(sizes)
         block = self._scratch("block", slices[0][0].row_numel * rows * len(slices), self.dtype)
         per_slice = block.view(len(slices), rows, -1)
         for part, (tensor, start) in zip(per_slice, slices, strict=True):
             self._fill(tensor, start, part)
         return block.view(sizes)
+
+    def _view(self, tensor: Tensor, start: int, rows: int) -> torch.Tensor | None:
+        """Rows that are one span and need no cast, where they lie in the source's file."""
+        spans = [span for _, span in tensor.cut(start, rows)]
+        if len(spans) != 1 or spans[0].rows != rows:
+            return None
+        (span,) = spans
+        if TORCH_DTYPES[self._source.element_type(span.name)] != self.dtype:
+            return None
+        mapped = self._source.view_rows(span.name, span.layer, span.start, rows)
+        if mapped is None:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that it cannot be written to
+            view = torch.frombuffer(mapped, dtype=self.dtype)
+        if view.data_ptr() % self.dtype.itemsize:
+            return None
+        self._look(view.view(rows, -1), span.name, span.layer, span.start, "")
+        return view
 
     def _fill(self, tensor: Tensor, start: int, out: torch.Tensor) -> None:
         filled = 0

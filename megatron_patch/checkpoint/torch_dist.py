@@ -8,6 +8,7 @@ with tensors that are made when their turn comes.
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import struct
 import threading
@@ -171,6 +172,20 @@ class TorchDistReader:
             where = "" if layer is None else f" of layer {layer}"
             rows = f"{start} to {start + out.shape[0]}"
             raise CheckpointError(f"{self.folder}: rows {rows}{where} of {name} are not in it")
+
+    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
+        """The bytes of rows that one chunk holds in full, mapped."""
+        lead = 0 if layer is None else 1
+        for chunk in self.chunks[name]:
+            (row0, *columns0), (held, *columns) = chunk.offsets[lead:], chunk.sizes[lead:]
+            whole = not any(columns0) and tuple(columns) == self.shapes[name][lead + 1 :]
+            in_layer = layer is None or chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
+            if whole and in_layer and row0 <= start and start + rows <= row0 + held:
+                row_bytes = math.prod(columns) * TORCH_DTYPES[self._element_types[name]].itemsize
+                skipped = (layer - chunk.offsets[0]) * held if layer is not None else 0
+                offset = self._payload(name, chunk) + (skipped + start - row0) * row_bytes
+                return self._files.view(chunk.file, offset, rows * row_bytes)
+        return None
 
     def _fill(self, name: str, chunk: Chunk, row: int, part: torch.Tensor) -> None:
         """Fill `part` with rows from `row` of a chunk; `part` is strided where the chunk has fewer columns."""
