@@ -124,6 +124,11 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="L8-pp2-offload", size="8B-L8", pp=2, ac="offload", processes=2),
         replace(PLAIN, name="L4-dp2-do-false", do=False, processes=2),
     ],
+    "four": [
+        replace(PLAIN, name="8B-tp2-pp2-sp", size="8B", tp=2, pp=2, sp=True, batch=32, steps=4, processes=4),
+        replace(PLAIN, name="8B-bf16-dp4", size="8B", batch=64, steps=4, processes=4),
+        replace(FP8, name="8B-fp8-dp4", size="8B", batch=64, steps=4, processes=4),
+    ],
     "sft": [  # the last is the yardstick of the others
         replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
         replace(PLAIN, name="sft-idxmap-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="idxmap"),
