@@ -201,10 +201,10 @@ def data_flags(plan: Plan) -> Flags:
     workers = plan.knobs.num_workers if plan.knobs.num_workers is not None else 2 if plan.device == "cuda" else 0
     if plan.knobs.split:
         shares = plan.knobs.split if plan.knobs.split.count(",") == 2 else f"{plan.knobs.split},0"
-        flags = ["--data-path", *_blend(plan.train_data), "--split", shares]
+        flags = ["--data-path", *_blend(plan.train_data, sft=plan.config.sft), "--split", shares]
     else:
-        flags = ["--train-data-path", *_blend(plan.train_data)]
-        flags += ["--valid-data-path", *_blend(plan.valid_data)] if plan.valid_data else []
+        flags = ["--train-data-path", *_blend(plan.train_data, sft=plan.config.sft)]
+        flags += ["--valid-data-path", *_blend(plan.valid_data, sft=plan.config.sft)] if plan.valid_data else []
     flags += ["--data-cache-path", f"{plan.output}/cache", "--num-workers", str(workers)]
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
@@ -216,10 +216,15 @@ def data_flags(plan: Plan) -> Flags:
     return flags
 
 
-def _blend(corpora: tuple[Corpus, ...]) -> list[str]:
+def _blend(corpora: tuple[Corpus, ...], *, sft: bool) -> list[str]:
+    """Weights and paths. Text without weights is weighted by its tokens: Megatron 0.19.2 reads a blend without weights
+    once, and ends with StopIteration where training or validation wants more."""
     words = []
     for corpus in corpora:
-        words += [corpus.path] if corpus.weight is None else [repr(corpus.weight), corpus.path]
+        weight = corpus.weight
+        if weight is None and len(corpora) > 1 and not sft and corpus.tokens:
+            weight = float(corpus.tokens)
+        words += [corpus.path] if weight is None else [repr(weight), corpus.path]
     return words
 
 
