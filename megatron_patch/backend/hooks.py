@@ -186,7 +186,7 @@ def _observe_evaluation(training: Any, observer: Observer) -> None:
         results.clear()
         original(prefix, *args, **kwargs)
         for losses in results:
-            parts = {name.removeprefix(f"{LOSS_KEY} "): loss for name, loss in losses.items() if name != LOSS_KEY}
+            parts = {key.removeprefix(f"{LOSS_KEY} "): losses[key] for key in losses if key.startswith(f"{LOSS_KEY} ")}
             observer.evaluated(iteration, split, losses.get(LOSS_KEY), parts)
 
 
