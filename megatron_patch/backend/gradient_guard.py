@@ -21,9 +21,9 @@ def refuse_non_finite_gradients() -> None:
     @wrap(optimizer, "get_grad_norm_fp32", why="0.19.2 steps with a NaN unless it may wait for every micro batch")
     def get_grad_norm(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         norm = original(*args, **kwargs)
-        if not math.isfinite(norm):
+        if not math.isfinite(norm):  # a tensor of one number, or the number
             raise BackendError(
-                f"the norm of the gradient is {norm}: a loss or a gradient of this step is no number; the weights are "
+                f"the norm of the gradient is {float(norm)}: a loss or a gradient of this step is no number; the weights are "
                 "those of the step before. A lower LR or a longer warm-up may help, or the data of this step are bad"
             )
         return norm

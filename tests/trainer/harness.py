@@ -73,7 +73,8 @@ def command(output: Path, data: Path, extra: str = "", *, processes: int = 1, sc
 
 def environment() -> dict[str, str]:
     """One thread for each process: results do not depend on how busy the machine is."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(REPOSITORY)}
+    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
 
 
 def launch(
