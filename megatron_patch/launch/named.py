@@ -125,7 +125,7 @@ FLAGS = (
         name="hf_token",
         kind=text("a token; better in HF_TOKEN"),
         default="$HF_TOKEN",
-        becomes="",
+        becomes="HF_TOKEN",
         meaning="for downloading the tokenizer; stays in this process",
     ),
     Flag(
