@@ -96,6 +96,18 @@ def test_refused_by_sbatch(
     assert str(tmp_path / "out" / "slurm" / "job.sh") in done.stderr
 
 
+def test_a_container_without_pyxis(
+    submit: Callable[..., subprocess.CompletedProcess[str]], values: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Asked of srun itself, before anything is written."""
+    done = submit(
+        ["sh", str(SCRIPT), *values(tmp_path / "out", {1: "slurm"})], MP_SLURM_IMAGE="nvcr.io/nvidia/nemo:dev"
+    )
+    assert done.returncode == 2
+    assert "MP_SLURM_IMAGE: srun has no --container-image here: the pyxis plug-in is not installed" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def alone(values: Callable[..., list[str]], world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """Losses of the same two ranks on one machine."""
