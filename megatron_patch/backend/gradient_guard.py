@@ -23,7 +23,8 @@ def refuse_non_finite_gradients() -> None:
         norm = original(*args, **kwargs)
         if not math.isfinite(norm):  # a tensor of one number, or the number
             raise BackendError(
-                f"the norm of the gradient is {float(norm)}: a loss or a gradient of this step is no number; the weights are "
-                "those of the step before. A lower LR or a longer warm-up may help, or the data of this step are bad"
+                f"the norm of the gradient is {float(norm)}: a loss or a gradient of this step is no number; the "
+                "weights are those of the step before. A lower LR or a longer warm-up may help, or the data of this "
+                "step are bad"
             )
         return norm
