@@ -139,7 +139,8 @@ def test_initial_continued_exported_evaluated(root: Path, tmp_path: Path) -> Non
     assert losses["continue"][0] < losses["initial"][0], "it begins with what was learned"
 
     convertor = "sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh auto"
-    run(root, convertor, "training/checkpoints/continue", str(tmp_path / "hf"), "1", "1", "true")
+    to_hf = ("1", "1", "true", "false", "false", "fp32")
+    run(root, convertor, "training/checkpoints/continue", str(tmp_path / "hf"), *to_hf)
     from transformers import AutoTokenizer
 
     ours = AutoTokenizer.from_pretrained(tmp_path / "hf")
@@ -151,7 +152,7 @@ def test_initial_continued_exported_evaluated(root: Path, tmp_path: Path) -> Non
     synthetic.make(tmp_path / "questions", 1)
     evaluate = ("sh LM-Evaluation-Harness/evaluate.sh", str(tmp_path / "hf"), "cmmlu", str(tmp_path / "questions"))
     run(root, *evaluate, "--output", str(tmp_path / "scores"))
-    results = json.loads(next((tmp_path / "scores").glob("*/results.json")).read_text())
+    results = json.loads(next((tmp_path / "scores").rglob("results.json")).read_text())
     assert len(results["subjects"]) == 67
 
 

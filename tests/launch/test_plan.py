@@ -170,3 +170,11 @@ def test_the_same_facts_make_the_same_plan(plan_of: Callable[..., Plan]) -> None
     first, second = plan_of(CP="2"), plan_of(CP="2")
     assert megatron_argv(first) == megatron_argv(second)
     assert build_plan is driver.build_plan
+
+
+def test_a_blend_without_weights_is_weighted_by_its_tokens(plan_of: Callable[..., Plan], world: Path) -> None:
+    """Megatron reads one without weights once, and ends with StopIteration where more is wanted."""
+    argv = megatron_argv(plan_of(DATASET_PATH="text more", VALID_DATASET_PATH="valid"))
+    at = argv.index("--train-data-path")
+    assert argv[at + 1 : at + 5] == ["2000.0", str(world / "text"), "2000.0", str(world / "more")]
+    assert argv[argv.index("--valid-data-path") + 1] == str(world / "valid")

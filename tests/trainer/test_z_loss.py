@@ -30,6 +30,7 @@ def test_layouts(layout: str, processes: int, tmp_path: Path, data: Path, start:
         assert max(abs(a - b) for a, b in pairs) <= tolerance, name
 
 
+@pytest.mark.slow
 def test_off_is_the_plain_loss(alone: list[dict], tmp_path: Path, data: Path, start: str) -> None:
     """First losses are equal, as the weights are; then the z-loss pulls the normalisers down."""
     plain = train(tmp_path, data, f"{start} {STEPS.replace('--z-loss 0.2', '')}").metrics
