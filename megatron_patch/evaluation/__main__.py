@@ -73,7 +73,8 @@ def _one(request: Request, model: Model, found: list[LocalData], command: str) -
     evaluation.summary["command"] = command
     folder = _output(request, model)
     files = results.write(evaluation, folder)
-    print(results.table("Group", evaluation.summary["groups"], lambda row: row["title"]))
+    head, rows = ("Group", "groups") if evaluation.summary["groups"] else ("Subject", "subjects")
+    print(results.table(head, evaluation.summary[rows], lambda row: row["title"]))
     seconds, rate = evaluation.summary["seconds"]["evaluation"], evaluation.summary["choices_per_second"]
     print(
         f"{evaluation.summary['choices']} choices in {seconds:.1f} s, {rate:.0f} a second, after the model was loaded"

@@ -195,7 +195,9 @@ def test_remote_code_runs_only_if_asked(
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     arguments = [str(folder), "ceval-valid_law", str(questions), "--output", str(tmp_path / "out")]
     assert main(arguments) == 0
-    assert "is NOT run" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "is NOT run" in said
+    assert "| Law | 2 |" in said
     assert not (tmp_path / "trace").exists()
     assert main([*arguments, "--trust-remote-code"]) == 0
     said = capfd.readouterr().out
