@@ -91,6 +91,12 @@ def test_the_example_is_what_is_emitted(emit: Callable[..., str]) -> None:
     assert EXAMPLE.read_text(encoding="utf-8") == said
 
 
+def test_the_readme_has_the_command_of_the_example() -> None:
+    text = " ".join(EXAMPLE.with_name("README.md").read_text(encoding="utf-8").replace("\\\n", " ").split())
+    assert f"run_mcore_llama3_1.sh {VALUES} --emit k8s > {EXAMPLE.name}" in text
+    assert [f"{name}={value}" for name, value in POD.items() if f"{name}={value}" not in text] == []
+
+
 def test_pods_run_the_same_25_values(emit: Callable[..., str]) -> None:
     """The container's words are a command line of the driver, on as many machines as it was planned for."""
     first, second = yaml.safe_load_all(emit())
