@@ -256,6 +256,17 @@ def workspace_bytes(shape: Shape, vocab_rows: int, layout: Layout, precision: Pr
     return WORKSPACE_BYTES + (layer + head) * 2
 
 
+def save_bytes(memory: Memory, precision: Precision, layout: Layout) -> int:
+    """RAM that one rank takes while it saves under the distributed optimizer.
+
+    The whole stage's state in fp32, gathered over the data-parallel ranks, and once more what this rank writes of it.
+    Source: `get_parameter_state_dp_zero` of megatron-core 0.19.2; backend/optimizer_state.py for a single rank.
+    """
+    parameters, ranks = memory.weights // precision.weight, layout.dp * layout.cp
+    gathered = 12 * parameters if ranks > 1 else 0
+    return gathered + (12 + precision.weight) * parameters // ranks
+
+
 def checkpoint_bytes(parameters: int, precision: Precision) -> int:
     """What one checkpoint takes on disk: weights as they are computed with, fp32 copies and moments."""
     master = 4 if precision.weight == 2 else 0

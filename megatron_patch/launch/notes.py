@@ -9,7 +9,7 @@ from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.handover import handover
-from megatron_patch.launch.memory import gigabytes
+from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, free_disk
 
 
@@ -20,7 +20,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
         changes: what is different from the last start in this output folder.
     """
     notes = [*_start_notes(plan), *changes, *_layout_notes(plan, environment), *_value_notes(plan, environment)]
-    warnings = [*_memory_warnings(plan), *_disk_warnings(plan)]
+    warnings = [*_memory_warnings(plan), *_save_warnings(plan, environment), *_disk_warnings(plan)]
     return dataclasses.replace(plan, notes=tuple(notes), warnings=tuple(warnings))
 
 
@@ -118,6 +118,17 @@ def _memory_warnings(plan: Plan) -> Iterator[str]:
         yield (
             f"a rank needs about {gigabytes(memory.total)}, {where} has {gigabytes(limit)} to give; "
             f"cheapest change: {cheapest_change(plan)}"
+        )
+
+
+def _save_warnings(plan: Plan, environment: Environment) -> Iterator[str]:
+    if plan.device != "cuda" or not plan.config.do or environment.only_plans:
+        return
+    needed = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
+    if needed > environment.memory_bytes:
+        yield (
+            f"a save takes {gigabytes(needed)} of RAM here for a moment (every rank gathers the optimizer of its "
+            f"pipeline stage), {gigabytes(environment.memory_bytes)} is free; with a larger TP or PP each gathers less"
         )
 
 

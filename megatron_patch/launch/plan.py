@@ -15,25 +15,14 @@ from megatron_patch.launch.cluster import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
 from megatron_patch.launch.environment import Environment, Knobs
+from megatron_patch.launch.fit import fit_memory
 from megatron_patch.launch.layout import Layout, balanced_layers, split_layers
 from megatron_patch.launch.machine import Gpu
-from megatron_patch.launch.memory import (
-    GPU_RESERVE_BYTES,
-    PLAIN_ADAM,
-    PROCESS_BYTES,
-    Adam,
-    Memory,
-    Precision,
-    checkpoint_bytes,
-    estimate,
-)
+from megatron_patch.launch.memory import GPU_RESERVE_BYTES, PROCESS_BYTES, Memory, Precision, checkpoint_bytes
 from megatron_patch.launch.resume import Earlier
 from megatron_patch.launch.schedule import Schedule, count_iterations
 from megatron_patch.launch.vocabulary import Tokenizer
 from megatron_patch.launch.weights import Weights
-
-MOST_BF16_SUMS = 16
-"""Micro batches of one iteration up to which gradients are summed in bf16 (MP_GRAD_REDUCE=auto)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +99,10 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     shape, device = facts["shape"], facts["device"]
     knobs = Knobs(**{row.name: facts[f"mp_{row.name}"] for row in dataclasses.fields(Knobs)})
     layout = _layout(config, knobs, facts)
-    gradient_bf16 = _sums_in_bf16(config, knobs, device, facts["micro_batches"])
     gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
     limit = _memory_limit(environment, gpu, device, layout)
     rows = padded_vocab_size(facts["vocab_size"])
-    for adam in (adams := _adams(config, knobs, device)):
-        precision = _precision(config, gradient_bf16, adam, device)
-        fraction, memory = _fit(config, knobs, shape, rows, layout, precision, facts["micro_batches"], limit)
-        if limit is None or memory.total <= limit or adam == adams[-1]:
-            break
+    fit = fit_memory(config, knobs, shape, rows, layout, device, limit)
     return Plan(
         config=config,
         knobs=knobs,
@@ -135,12 +119,12 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         schedule=_schedule(config, knobs, facts),
         train_data=facts["train_data"],
         valid_data=facts["valid_data"],
-        precision=precision,
-        gradient_bf16=gradient_bf16,
-        offload_fraction=fraction,
-        memory=memory,
+        precision=fit.precision,
+        gradient_bf16=fit.precision.gradient == 2,
+        offload_fraction=fit.offload_fraction,
+        memory=fit.memory,
         memory_limit=limit,
-        checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), precision),
+        checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), fit.precision),
         output=str(Path(config.output_basepath).resolve()),
         wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
         notes=(),
@@ -187,87 +171,10 @@ def _schedule(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Sche
     )
 
 
-def _sums_in_bf16(config: RunConfig, knobs: Knobs, device: str, micro_batches: int) -> bool:
-    """bf16 sums are 1 % faster and save 2 bytes a parameter; each addition rounds by up to 1 / 256, so not too many."""
-    if knobs.grad_reduce != "auto":
-        return knobs.grad_reduce == "bf16"
-    return device == "cuda" and config.pr in ("bf16", "fp8") and micro_batches <= MOST_BF16_SUMS
-
-
-def _precision(config: RunConfig, gradient_bf16: bool, adam: Adam, device: str) -> Precision:
-    size = 4 if config.pr == "fp32" else 2
-    return Precision(
-        weight=size,
-        gradient=2 if gradient_bf16 else 4,
-        activation=size,
-        fp8=config.pr == "fp8",
-        adam=adam,
-        gpu=device == "cuda",
-    )
-
-
-def _adams(config: RunConfig, knobs: Knobs, device: str) -> list[Adam]:
-    """Ways to keep the optimizer's state, best first: the plan takes the first that fits.
-
-    The compact ways need Transformer Engine's Adam and the distributed optimizer. Under fp8 Megatron keeps whole
-    fp32 copies, and only the moments can shrink.
-    """
-    if config.pr == "fp32":
-        return [Adam(bytes=8)]
-    if device != "cuda" or not config.do or config.pr == "fp16" or config.optimizer_offload != "false":
-        return [PLAIN_ADAM]
-    remainders = [Adam(bytes=10, compact=True)] if config.pr == "bf16" else []
-    small = Adam(bytes=6 if config.pr == "bf16" else 8, compact=True, moments_bf16=True)
-    return {"auto": [PLAIN_ADAM, *remainders, small], "fp32": [PLAIN_ADAM, *remainders], "bf16": [small]}[knobs.moments]
-
-
 def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout) -> int | None:
     if device == "cpu":
         return environment.memory_bytes // layout.processes - PROCESS_BYTES
     return gpu.memory_bytes - GPU_RESERVE_BYTES if gpu and gpu.memory_bytes else None
-
-
-def _fit(
-    config: RunConfig,
-    knobs: Knobs,
-    shape: Shape,
-    rows: int,
-    layout: Layout,
-    precision: Precision,
-    micro_batches: int,
-    limit: int | None,
-) -> tuple[float, Memory]:
-    """The memory of a rank; under OPTIMIZER_OFFLOAD=auto with the smallest tenth of the optimizer moved that fits."""
-    fractions = {
-        "false": [0.0],
-        "static": [knobs.optimizer_offload_fraction],
-        "auto": [tenth / 10 for tenth in range(11)],
-    }[config.optimizer_offload]
-    for fraction in fractions:
-        memory = estimate(
-            shape=shape,
-            vocab_rows=rows,
-            layout=layout,
-            precision=precision,
-            micro_batch=config.batch_size,
-            seq_len=config.seq_len,
-            micro_batches=micro_batches,
-            distributed_optimizer=config.do,
-            offload_fraction=fraction,
-            recompute=_recompute(config, knobs),
-            recompute_layers=knobs.ac_layers,
-        )
-        if limit is not None and memory.total <= limit:
-            break
-    return fraction, memory
-
-
-def _recompute(config: RunConfig, knobs: Knobs) -> str:
-    if config.ac == "full":
-        return "block" if knobs.ac_method == "block" else "full"
-    if config.ac == "offload":
-        return "modules" if config.pp > 1 else "offload"
-    return "none" if config.ac == "false" else config.ac
 
 
 def to_json(plan: Plan) -> str:

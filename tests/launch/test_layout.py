@@ -16,7 +16,7 @@ from megatron_patch.launch.layout import (
     valid_pipeline_parallel,
     valid_tensor_parallel,
 )
-from megatron_patch.launch.memory import Adam, Precision, estimate, in_flight, stage_parameters
+from megatron_patch.launch.memory import Adam, Precision, estimate, in_flight, save_bytes, stage_parameters
 
 SHAPES = LLAMA_3_1.shapes
 
@@ -176,6 +176,29 @@ def test_what_saves_memory_does() -> None:
     assert changed(micro_batch=2) - plain.total == plain.activations + plain.logits
     fp32 = estimate(**{**base, "precision": Precision(weight=4, gradient=4, activation=4)})  # type: ignore[arg-type]
     assert (fp32.weights, fp32.activations) == (2 * plain.weights, 2 * plain.activations)
+
+
+def test_ram_of_a_save() -> None:
+    """Bytes a parameter: one rank moves its state; several gather the whole stage, and each copies what it writes."""
+    shape, sizes = SHAPES["8B"], {}
+    for one in (layout(), layout(dp=4), layout(tp=2, pp=2)):
+        memory = estimate(
+            shape=shape,
+            vocab_rows=128256,
+            layout=one,
+            precision=BF16,
+            micro_batch=1,
+            seq_len=8192,
+            micro_batches=8,
+            distributed_optimizer=True,
+            offload_fraction=0.0,
+            recompute="none",
+            recompute_layers=1,
+        )
+        sizes[one.tp, one.dp] = save_bytes(memory, BF16, one) / shape.num_parameters(128256)
+    assert sizes[1, 1] == pytest.approx(14)
+    assert sizes[1, 4] == pytest.approx(12 + 14 / 4)
+    assert sizes[2, 1] == pytest.approx(14 / 4, rel=0.1)
 
 
 def test_ranks_are_numbered_as_megatron_numbers_them() -> None:
