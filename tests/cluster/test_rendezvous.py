@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,28 @@ def test_a_first_machine_that_does_not_answer(pair: Pair, values: Values, world:
     run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=tokenizer))
     assert run.wait(30) == 1
     assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT 10.77.0.1:29511 for 5 s" in run.said()
+
+
+@pytest.mark.slow
+def test_a_late_machine(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """Within the time-out it is met (here to be told of another value); after it, neither waits for the other."""
+    first, second = pair
+    environs = [
+        place(rank, first.address, MP_RENDEZVOUS_TIMEOUT_SECONDS="30", MP_TOKENIZER_PATH=str(world / "tokenizer"))
+        for rank in (0, 1)
+    ]
+    early = first.start(values(tmp_path / "out"), environs[0])
+    time.sleep(3)
+    late = second.start(values(tmp_path / "out", {5: "2e-3"}), environs[1])
+    assert [one.wait(30) for one in (early, late)] == [1, 1]
+    assert all("position 5 LR is 0.002 there, 0.001 here" in one.said() for one in (early, late))
+    environs = [environ | {"MP_RENDEZVOUS_TIMEOUT_SECONDS": "5"} for environ in environs]
+    early = first.start(values(tmp_path / "out"), environs[0])
+    assert early.wait(30) == 1
+    late = second.start(values(tmp_path / "out"), environs[1])
+    assert late.wait(30) == 1
+    assert f"node 0 ({first.name}): node 1 of 2 did not come within 5 s" in early.said()
+    assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT" in late.said()
 
 
 def test_a_wrong_address(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
