@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from megatron_patch.checkpoint.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -31,6 +33,8 @@ MARKS = (MANIFEST, "latest_checkpointed_iteration.txt", "config.json", "metadata
 """A folder with one of these is a checkpoint; --overwrite replaces nothing else."""
 DIRECT_BYTES = 8 << 20
 """Written at a time."""
+_SPARE: list[Any] = []
+"""Memory of files that are closed."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -71,7 +75,8 @@ class HashingFile(io.RawIOBase):
         self._file, self._stage = file, stage
         self._fd = _open_direct(file)
         self._sha, self._size = hashlib.sha256(), 0
-        self._memory = mmap.mmap(-1, DIRECT_BYTES)  # of whole pages, as O_DIRECT demands
+        # whole pages, as O_DIRECT demands; memory that was used before costs no page faults
+        self._memory = _SPARE.pop() if _SPARE else np.frombuffer(mmap.mmap(-1, DIRECT_BYTES), np.uint8)
         self._filled = 0
 
     def writable(self) -> bool:
@@ -90,17 +95,16 @@ class HashingFile(io.RawIOBase):
         rest = view
         while len(rest):
             part = rest[: DIRECT_BYTES - self._filled]
-            self._memory[self._filled : self._filled + len(part)] = part
+            np.copyto(self._memory[self._filled : self._filled + len(part)], np.frombuffer(part, np.uint8))
             self._filled, rest = self._filled + len(part), rest[len(part) :]
             if self._filled == DIRECT_BYTES:
                 self._empty()
         return len(view)
 
     def _empty(self) -> None:
-        with memoryview(self._memory) as pages, pages[: self._filled] as filled:
-            written = 0
-            while written < self._filled:
-                written += os.write(self._fd, filled[written:])
+        written = 0
+        while written < self._filled:
+            written += os.write(self._fd, self._memory[written : self._filled])
         self._filled = 0
 
     def close(self) -> None:
@@ -113,7 +117,7 @@ class HashingFile(io.RawIOBase):
                 self._stage.record(self._file, self._sha.hexdigest(), self._size)
             finally:
                 os.close(self._fd)
-                self._memory.close()
+                _SPARE.append(self._memory)
                 super().close()
 
 
