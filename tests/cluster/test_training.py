@@ -103,7 +103,8 @@ def test_ranks_that_fail_on_one_machine(job: Job) -> None:
     for pid in ranks:
         os.kill(int(pid), 9)
     assert [one.wait(60) for one in both] == [1, 1]
-    assert any(f"node 1 ({second.name}): its ranks ended with status 1" in one.said() for one in both)
+    said = [one.said() for one in both]
+    assert any(f"node 1 ({second.name}): its ranks ended with status 1" in text for text in said), "\n".join(said)
 
 
 def _command_of(pid: str) -> str:
