@@ -20,7 +20,7 @@ setup: ## .venv with what training needs (Transformer Engine where there is a GP
 setup-dev:
 	$(SETUP) --dev
 
-quickstart: setup ## real text -> tokenizer -> dataset -> a Llama 3.1 that learns it, under runs/quickstart
+quickstart: setup ## the life of a small Llama 3.1, from text to report.html, under runs/quickstart
 	@sh examples/llama3_1/quickstart.sh
 
 test: setup-dev ## all tests but the slow ones and those that need a GPU
