@@ -75,8 +75,9 @@ def _enable_cuda() -> None:
 
 
 def _mend_everywhere() -> None:
-    from . import checkpoint_fixes, optimizer_fixes, wheel_fixes
+    from . import checkpoint_fixes, optimizer_fixes, optimizer_state, wheel_fixes
 
     wheel_fixes.use_compiled_helpers()
     optimizer_fixes.mend_native_adam_resume()
+    optimizer_state.save_without_gathering()
     checkpoint_fixes.mend_checkpoints()

@@ -7,6 +7,7 @@ loaded is an error: 0.19.2 ends with status 0 in eight places, or trains from ra
 from __future__ import annotations
 
 import os
+import queue
 import shutil
 import types
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ def mend_checkpoints() -> None:
     from megatron.training import checkpointing
 
     _save_beside_and_rename(dist_checkpointing)
+    _keep_results_in_the_process()
     _fail_instead_of_exit(checkpointing)
     why = "0.19.2 writes latest_checkpointed_iteration.txt in place: a kill leaves it empty"
     replace(checkpointing, "maybe_msc", _AtomicTrackerFiles(checkpointing.maybe_msc), why=why)
@@ -54,6 +56,16 @@ def _save_beside_and_rename(dist_checkpointing: Any) -> None:
         if rank == 0:
             publish(partial, final)
         torch.distributed.barrier()
+
+
+def _keep_results_in_the_process() -> None:
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    results: queue.Queue[Any] = queue.Queue()
+    why = (
+        "0.19.2 starts a Python process in each rank, which imports all of torch, to hold what one thread tells another"
+    )
+    replace(filesystem_async, "get_write_results_queue", lambda mp_mode="spawn": results, why=why)
 
 
 def _remove_leftovers(folder: Path) -> None:
