@@ -20,8 +20,8 @@ SHOWN = """
     sequence_parallel micro_batch_size global_batch_size seq_length train_iters lr min_lr lr_warmup_iters
     lr_decay_iters use_distributed_optimizer fp16 bf16 fp8 fp8_recipe fp8_param_gather recompute_granularity
     recompute_num_layers cpu_offloading_num_layers fine_grained_activation_offloading offload_modules
-    optimizer_cpu_offload optimizer_offload_fraction load finetune ckpt_step sft_data train_data_path valid_data_path data_path split spec transformer_impl save_interval
-    eval_iters
+    optimizer_cpu_offload optimizer_offload_fraction load finetune ckpt_step sft_data
+    train_data_path valid_data_path data_path split spec transformer_impl save_interval eval_iters
 """.split()  # noqa: SIM905
 
 
