@@ -65,7 +65,7 @@ class Stage:
 
 
 class HashingFile(io.RawIOBase):
-    """A file for writing front to back that hashes what passes, and is on the disk when closed.
+    """A file for writing front to back that hashes what passes; `staged` flushes it with all others at the end.
 
     Written past the page cache where the file system can (O_DIRECT): hashing needs the cores that copying into the
     cache and flushing it would take.
@@ -98,22 +98,22 @@ class HashingFile(io.RawIOBase):
             np.copyto(self._memory[self._filled : self._filled + len(part)], np.frombuffer(part, np.uint8))
             self._filled, rest = self._filled + len(part), rest[len(part) :]
             if self._filled == DIRECT_BYTES:
-                self._empty()
+                self._write_out(0, DIRECT_BYTES)
+                self._filled = 0
         return len(view)
 
-    def _empty(self) -> None:
-        written = 0
-        while written < self._filled:
-            written += os.write(self._fd, self._memory[written : self._filled])
-        self._filled = 0
+    def _write_out(self, first: int, last: int) -> None:
+        while first < last:
+            first += os.write(self._fd, self._memory[first:last])
 
     def close(self) -> None:
-        """Flush to the disk and record the checksum."""
+        """Write the rest and record the checksum."""
         if not self.closed:
             try:
+                pages = self._filled - self._filled % mmap.PAGESIZE
+                self._write_out(0, pages)
                 fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # the end is not a whole page
-                self._empty()
-                os.fsync(self._fd)
+                self._write_out(pages, self._filled)
                 self._stage.record(self._file, self._sha.hexdigest(), self._size)
             finally:
                 os.close(self._fd)
@@ -221,13 +221,17 @@ def _write_manifest(stage: Stage, facts: dict[str, Any]) -> None:
 
 
 def _sync_tree(path: Path) -> None:
-    """Flush every file and folder; those that were flushed already cost nothing."""
-    for found in [*path.rglob("*"), path]:
+    """Flush every file and folder. Together: one after another each would wait for the journal."""
+
+    def flush(found: Path) -> None:
         fd = os.open(found, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(flush, [*path.rglob("*"), path]))
 
 
 def _put_in_place(path: Path, target: Path) -> None:
