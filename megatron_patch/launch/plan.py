@@ -187,7 +187,7 @@ def to_json(plan: Plan) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-PLACE = ("slurm_", "k8s_", "node_timeout", "rendezvous_timeout")
+PLACE = ("slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check")
 """Beginnings of the knobs that say where a run takes place, not what it is."""
 
 
