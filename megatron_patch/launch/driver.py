@@ -76,7 +76,7 @@ def run(
             print(f"\nslurm/job.sh\n{slurm.batch_script(plan, values, environ)}", end="")
         return 0
     if environment.elsewhere and slurm_stage(environ) == LEAD:
-        return slurm.lead(values, environ, plan.knobs)
+        return slurm.lead(plan, values, environ)
     print(short_plan(plan), flush=True)
     if plan.finished and not export_is_due(plan):
         return 0

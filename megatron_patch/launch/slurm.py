@@ -115,7 +115,7 @@ def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int
     return 0
 
 
-def lead(values: Sequence[str], environ: Mapping[str, str], knobs: Knobs) -> int:
+def lead(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
     """The batch script's own process: start the command on every node, and requeue the job when its time is up.
 
     Returns:
@@ -140,7 +140,7 @@ def lead(values: Sequence[str], environ: Mapping[str, str], knobs: Knobs) -> int
         asked.append(number)
         step.send_signal(number)
 
-    step = subprocess.Popen([*_srun(environ, knobs), "sh", str(SCRIPT), *values], env=ours)
+    step = subprocess.Popen([*srun(plan, environ), "sh", str(SCRIPT), *values], env=ours)
     signal.signal(signal.SIGUSR1, pass_on)
     signal.signal(signal.SIGTERM, pass_on)
     status = step.wait()
@@ -149,8 +149,8 @@ def lead(values: Sequence[str], environ: Mapping[str, str], knobs: Knobs) -> int
     return status if status >= 0 else 128 - status
 
 
-def _srun(environ: Mapping[str, str], knobs: Knobs) -> list[str]:
-    """One task on each node, with all cores of it: srun would bind it to a single one."""
+def srun(plan: Plan, environ: Mapping[str, str]) -> list[str]:
+    """One task on each node, with all cores of it (srun would bind it to a single one), in the container if any."""
     cores = [part.split("(")[0] for part in environ.get("SLURM_JOB_CPUS_PER_NODE", "").split(",") if part]
     command = [
         "srun",
@@ -159,11 +159,25 @@ def _srun(environ: Mapping[str, str], knobs: Knobs) -> list[str]:
         f"--nodes={environ.get('SLURM_JOB_NUM_NODES', '1')}",
     ]
     command += [f"--cpus-per-task={min(map(int, cores))}"] if cores else []
-    image = container_image(knobs)
+    image = container_image(plan.knobs)
     if image:
-        mounts = ",".join(f"{folder}:{folder}" for folder in dict.fromkeys((str(REPOSITORY), str(Path.cwd()))))
+        mounts = ",".join(f"{folder}:{folder}" for folder in _folders(plan))
         command += [f"--container-image={image}", f"--container-mounts={mounts}", f"--container-workdir={Path.cwd()}"]
     return command
+
+
+def _folders(plan: Plan) -> list[Path]:
+    """What the run reads and writes, at the same paths in the container; none inside of another."""
+    data = (*plan.train_data, *(plan.valid_data or ()))
+    found = {
+        REPOSITORY,
+        Path.cwd(),
+        Path(plan.output),
+        Path(plan.tokenizer.path),
+        *(Path(one.path).parent for one in data),
+    }
+    found |= {Path(plan.weights.path)} if plan.weights.path else set()
+    return sorted(one for one in found if not any(other in one.parents for other in found))
 
 
 def _requeue(job: str, status: int) -> int:

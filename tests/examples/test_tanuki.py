@@ -112,7 +112,8 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
 
 def test_the_super_light_model_on_a_cpu(root: Path) -> None:
     """As the seed starts it; shorter than it would be."""
-    run(root, f"./training/{TEST}", MP_DEVICE="cpu", SEQ_LENGTH="32", TRAIN_STEPS="4", LR_WARMUP_STEPS="1")
+    few = {"TRAIN_STEPS": "4", "LR_WARMUP_STEPS": "1", "MP_EVAL_ITERS": "2", "SEQ_LENGTH": "32"}
+    run(root, f"./training/{TEST}", MP_DEVICE="cpu", **few)
     lines = (root / "training" / "checkpoints" / "test" / "metrics.jsonl").read_text().splitlines()
     steps = [record for record in map(json.loads, lines) if "loss" in record]
     assert len(steps) == 4
