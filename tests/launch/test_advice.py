@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from megatron_patch.launch import driver
+from megatron_patch.launch import driver, notes
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.plan import Plan
 
@@ -57,6 +57,20 @@ def test_the_change_that_is_named_makes_it_fit(
     made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,}) (\w+)", problem.valid) if name in CHANGED}
     changed = planned(gigabytes, gpus, typed | made)
     assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed)
+
+
+def test_ram_that_a_save_takes(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight ranks gather 12 bytes a parameter each, and copy an eighth of the checkpoint: 8B takes 880 GB."""
+    gpu = Gpu(name="some", memory_bytes=141 * 10**9, uuid="GPU-1")
+    monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (gpu,) * 8)
+    typed = values(**LONG | {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
+    plan, environment, _ = driver.make_plan(typed, surroundings(MP_DEVICE="auto"), dry_run=True)
+    assert plan is not None
+    for free, expected in ((800, 1), (900, 0)):
+        here = dataclasses.replace(environment, dry_run=False, memory_bytes=free * 10**9)
+        assert len(list(notes._save_warnings(plan, here))) == expected
 
 
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:

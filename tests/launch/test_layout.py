@@ -171,6 +171,8 @@ def test_what_saves_memory_does() -> None:
     assert changed(recompute="full") < 0.8 * plain.total
     assert changed(recompute="full") < changed(recompute="full", recompute_layers=8) < plain.total
     assert changed(recompute="offload", recompute_layers=16) == plain.total - plain.activations // 2
+    pipeline = changed(layout=layout(pp=2, dp=2))
+    assert 0.85 * pipeline < changed(layout=layout(pp=2, dp=2), recompute="modules") < pipeline
     assert changed(layout=layout(tp=4, sp=True)) < changed(layout=layout(tp=4)) < plain.total
     assert changed(layout=layout(cp=4, dp=1)) < plain.total
     assert changed(micro_batch=2) - plain.total == plain.activations + plain.logits
