@@ -4,10 +4,10 @@
 
 Makes a Hugging Face checkpoint of the geometry with random weights (no hub), then in turn: `cp -r` and `sync`; to
 Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source on the disk and not in the
-page cache, as a large model's is; --warm reads it into the page cache before each step. Wall time is from the command's
-work to its end, flushed to the disk; imports are counted apart. Anonymous memory is sampled every 5 ms and is what lies
-above the process when its imports are done. CPU seconds, imports left out, hardly depend on what else the machine does;
-wall seconds do.
+page cache, as a large model's is; --warm reads it into the page cache before each step. Wall and CPU time are of the
+command's work, from the parsed command line to what is flushed to the disk; the imports before it are shown apart.
+Anonymous memory is sampled every 5 ms and is what lies above the process when its imports are done. CPU seconds hardly
+depend on what else the machine does; wall seconds do.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ import sys, time
 began = time.monotonic()
 import torch
 from megatron_patch.checkpoint import convert, door, hf_writer, sources, torch_dist
-print(time.monotonic() - began, time.process_time(), flush=True)
+print(time.monotonic() - began, flush=True)
 sys.stdin.readline()
-sys.exit(door.main(sys.argv[1:]))
+began, cpu = time.monotonic(), time.process_time()
+status = door.main(sys.argv[1:])
+print(time.monotonic() - began, time.process_time() - cpu, flush=True)
+sys.exit(status)
 """
-"""Imports, waits for a line, works."""
+"""Imports, waits for a line, works, and says how long the work took."""
 GIB = 1 << 30
 
 
@@ -91,23 +94,21 @@ def copy(source: Path, target: Path) -> Measured:
 
 def convert(*words: str) -> Measured:
     """One conversion in a process of its own."""
-    cpu = children_cpu()
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None and process.stdout is not None
-    imports, imports_cpu = map(float, process.stdout.readline().split())
+    imports = float(process.stdout.readline())
     base = peak = anonymous_bytes(process.pid)
-    began = time.monotonic()
     process.stdin.write("go\n")
     process.stdin.close()
     while process.poll() is None:
         peak = max(peak, anonymous_bytes(process.pid))
         time.sleep(0.005)
-    seconds = time.monotonic() - began
+    said = process.stdout.read()
     if process.returncode:
-        raise SystemExit(f"conversion failed:\n{process.stdout.read()}")
-    cpu = children_cpu() - cpu - imports_cpu
+        raise SystemExit(f"conversion failed:\n{said}")
+    seconds, cpu = map(float, said.splitlines()[-1].split())
     return Measured(seconds=seconds, cpu_seconds=cpu, peak_bytes=peak - base, import_seconds=imports)
 
 

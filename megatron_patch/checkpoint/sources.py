@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from megatron_patch.checkpoint.errors import CheckpointError
@@ -185,9 +186,9 @@ class BlockMaker:
 
     def _scratch(self, use: str, numel: int, dtype: torch.dtype) -> torch.Tensor:
         """Memory of this thread, as a tensor whose storage is exactly its size (torch.save writes storages)."""
-        kept: bytearray | None = getattr(self._memory, use, None)
+        kept: np.ndarray | None = getattr(self._memory, use, None)
         if kept is None or len(kept) < numel * dtype.itemsize:
-            kept = bytearray(max(numel * dtype.itemsize, BLOCK_BYTES))
+            kept = np.empty(max(numel * dtype.itemsize, BLOCK_BYTES), np.uint8)  # pages that are not used cost nothing
             setattr(self._memory, use, kept)
         return torch.frombuffer(kept, dtype=dtype, count=numel)
 
