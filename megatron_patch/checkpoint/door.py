@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
@@ -18,6 +19,7 @@ from megatron_patch.checkpoint.job import (
     inspect,
     needed_bytes,
     precision_of,
+    space_problems,
     vocab_alignment,
 )
 from megatron_patch.checkpoint.locate import resolve_iteration
@@ -26,6 +28,9 @@ from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.progress import Bar
 from megatron_patch.checkpoint.store import free_bytes, read_manifest, verify
 from megatron_patch.families import LLAMA_3_1
+
+if TYPE_CHECKING:
+    from megatron_patch.checkpoint.sources import MegatronReader
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -69,6 +74,11 @@ def _verify(folder: Path) -> int:
 
 def _dry_run(job: Job) -> None:
     options = job.options
+    if job.precision is None and not options.check_only:
+        from megatron_patch.checkpoint.per_rank_reader import open_megatron
+
+        assert job.iteration is not None
+        job.precision = stored_precision(open_megatron(job.iteration, tied=job.shape.tie_embeddings))
     print(f"{options.source} -> {options.target} ({options.direction}, {job.precision or 'its own precision'})")
     for note in job.notes:
         print(f"  {note}")
@@ -127,6 +137,14 @@ def _verify_source(job: Job) -> None:
         print(f"{source}: not held against its manifest (--no-verify)", flush=True)
 
 
+def stored_precision(reader: MegatronReader) -> str:
+    """fp32, fp16 or bf16, as the weights of a Megatron checkpoint are."""
+    name = "embedding.word_embeddings.weight"
+    if name not in reader.shapes:
+        raise CheckpointError(f"{reader.folder}: {name} is missing")
+    return PRECISIONS[reader.element_type(name)]
+
+
 def convert(job: Job) -> float:
     """Carry the conversion out.
 
@@ -145,7 +163,9 @@ def convert(job: Job) -> float:
     reader = open_megatron(job.iteration, tied=job.shape.tie_embeddings) if job.iteration else None
     if job.precision is None:
         assert reader is not None
-        job.precision = PRECISIONS[reader.element_type("embedding.word_embeddings.weight")]
+        job.precision = stored_precision(reader)
+        if problems := space_problems(job):
+            raise CheckpointError(problems)
     conversion = conversions.Conversion(
         shape=job.shape,
         vocab_size=job.vocab_size,

@@ -46,8 +46,9 @@ class Job:
 
     @property
     def nbytes(self) -> int:
-        """Of weights that will be written; the most that it can be while the precision is not known."""
-        return self.numel * ELEMENT_BYTES[self.precision or "fp32"]
+        """Of weights that will be written."""
+        assert self.precision is not None
+        return self.numel * ELEMENT_BYTES[self.precision]
 
     @property
     def vocab_size(self) -> int:
@@ -76,14 +77,18 @@ def inspect(options: Options) -> Job:
             problems.append(f"{options.target}: no such folder; CHECK_ONLY compares two that exist")
     else:
         problems += check_target(options.target, overwrite=options.overwrite, sources=[options.source])
-        needed, free = needed_bytes(job), free_bytes(options.target)
-        if free < needed:
-            problems.append(
-                f"{options.target}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free on its disk"
-            )
+        problems += space_problems(job) if job.precision is not None else []
     if problems:
         raise CheckpointError(problems)
     return job
+
+
+def space_problems(job: Job) -> list[str]:
+    """That the target's disk is too small; empty if it is not. The precision must be known: fp32 takes twice bf16."""
+    target, needed, free = job.options.target, needed_bytes(job), free_bytes(job.options.target)
+    if free >= needed:
+        return []
+    return [f"{target}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free on its disk"]
 
 
 def needed_bytes(job: Job) -> int:

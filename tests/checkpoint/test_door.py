@@ -61,8 +61,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "model name": (["--source", "a", "--output-path", "b", "--model-name", "8b"], "nearest: 8B"),
     "direction": (["--source", "a", "--output-path", "b", "--direction", "up"], "valid: hf2mcore, mcore2hf"),
     "shard size": ([*TO_HF, "--max-shard-size", "5"], "not a size such as 5GB"),
-    "iteration": ([*TO_MEGATRON, "--iteration", "3"], "--iteration is for mcore2hf only"),
-    "per rank and check": ([*TO_MEGATRON, "--per-rank-files"], "as the check reads torch_dist"),
+    "iteration": ([*TO_MEGATRON, "--iteration", "3"], "--iteration is for Megatron sources only"),
+    "per rank and check": ([*TO_MEGATRON, "--per-rank-files"], "the check holds torch_dist against Hugging Face"),
     "source": (TO_MEGATRON, "no such folder"),
 }
 
@@ -130,6 +130,22 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_byte(
     assert main(["--source", str(hf), "--output-path", str(tmp_path / "target")]) == 2
     assert "GB are needed and 0.00 GB are free" in capsys.readouterr().err
     assert not (tmp_path / "target").exists()
+
+
+def test_the_space_of_the_way_back_is_that_of_the_stored_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bf16 needs no room for fp32; a dry run says so too."""
+    hf, megatron, count = make_model(tmp_path / "hf", SMALL), tmp_path / "megatron", SMALL.num_parameters(500)
+    assert main(["--source", str(hf), "--output-path", str(megatron)]) == 0
+    command = ["--source", str(megatron), "--output-path", str(tmp_path / "back")]
+    monkeypatch.setattr(job, "free_bytes", lambda target: 2 * count + (17 << 20))
+    assert main([*command, "--dry-run"]) == 0
+    assert f"writes {2 * count:,} bytes" in capsys.readouterr().out
+    assert main(command) == 0
+    monkeypatch.setattr(job, "free_bytes", lambda target: 2 * count)
+    assert main([*command, "--overwrite"]) == 2
+    assert "are needed" in capsys.readouterr().err
 
 
 def test_a_training_output_folder_is_a_source(tmp_path: Path) -> None:
