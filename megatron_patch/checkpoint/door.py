@@ -197,7 +197,7 @@ def convert(job: Job) -> float:
 
 
 def _check(job: Job) -> int:
-    from megatron_patch.checkpoint.check_run import CheckRequest, check
+    from megatron_patch.checkpoint.check.run import CheckRequest, check
 
     options, to_hf = job.options, job.options.direction == TO_HF
     megatron = job.iteration or resolve_iteration(options.target)

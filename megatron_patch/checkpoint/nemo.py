@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from megatron_patch.checkpoint.door import main as convert
 from megatron_patch.checkpoint.options import Usage, problem_text
-from megatron_patch.launch.model_names import MODELS, listing, size_of
+from megatron_patch.launch.nemo.model_names import MODELS, listing, size_of
 
 HELP = """usage: python {script} --source DIR --output-path DIR [--overwrite] [flags]
 

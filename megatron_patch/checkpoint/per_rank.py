@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from megatron_patch.backend.torch_archive import ArchiveWriter, Promised
-from megatron_patch.checkpoint.check_megatron import uneven_stages
+from megatron_patch.checkpoint.check.megatron import uneven_stages
 from megatron_patch.checkpoint.convert import Conversion
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.locate import PER_RANK_FILE

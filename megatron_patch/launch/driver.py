@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from megatron_patch.launch import kubernetes, slurm
 from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.checks import CHECKS
-from megatron_patch.launch.cluster import LEAD, SUBMIT, slurm_stage
+from megatron_patch.launch.cluster import kubernetes, slurm
+from megatron_patch.launch.cluster.variables import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import Environment
@@ -171,7 +171,9 @@ def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
         In a cluster only: 0, or 1 after a failure here or on another machine.
     """
     if plan.cluster is not None:
-        from megatron_patch.launch.supervise import start_node  # sockets and threads: 20 ms that one machine saves
+        from megatron_patch.launch.cluster.supervise import (
+            start_node,  # sockets and threads: 20 ms that one machine saves
+        )
 
         return start_node(plan, command, environ, record)
     record(plan, command)

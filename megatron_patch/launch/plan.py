@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.families import Shape, padded_vocab_size
-from megatron_patch.launch.cluster import Cluster
+from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
 from megatron_patch.launch.environment import Environment, Knobs

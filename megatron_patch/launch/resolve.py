@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from megatron_patch.families import SHAPES, ConfigError, Shape, shape_from_hf_config
-from megatron_patch.launch.cluster import RANK, Cluster, read_cluster, read_slurm, slurm_stage
+from megatron_patch.launch.cluster.scontrol import SlurmError, first_address
+from megatron_patch.launch.cluster.variables import RANK, Cluster, read_cluster, read_slurm, slurm_stage
 from megatron_patch.launch.corpus import CorpusError, read_blend
 from megatron_patch.launch.environment import Environment, read_environment, read_knobs
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.scontrol import SlurmError, first_address
 from megatron_patch.launch.vocabulary import Tokenizer, TokenizerError, read_tokenizer, vocab_size_of_config
 from megatron_patch.launch.weights import EXPECTED, Weights, WeightsError, read_weights
 

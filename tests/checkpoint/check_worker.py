@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from megatron_patch.checkpoint.check_run import CheckRequest, check
+from megatron_patch.checkpoint.check.run import CheckRequest, check
 
 
 def inspect(hf: str, megatron: str, precision: str) -> dict:

@@ -34,7 +34,7 @@ def build(shape, tp: int, pp: int, vpp: int | None = None, last: int | None = No
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-    from megatron_patch.checkpoint.check_megatron import build_model, transformer_config
+    from megatron_patch.checkpoint.check.megatron import build_model, transformer_config
 
     parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(tp, pp, vpp, context_parallel_size=cp)

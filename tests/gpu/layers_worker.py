@@ -22,7 +22,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transfor
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from megatron_patch.checkpoint.check_megatron import transformer_config  # noqa: E402
+from megatron_patch.checkpoint.check.megatron import transformer_config  # noqa: E402
 from megatron_patch.checkpoint.hf_folder import open_hf_folder  # noqa: E402
 from megatron_patch.checkpoint.hf_start import load_hf_into  # noqa: E402
 from megatron_patch.families import LLAMA_3_1, padded_vocab_size  # noqa: E402

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.launch import named
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.driver import make_plan
-from megatron_patch.launch.model_names import size_of, size_of_hub_name, supported_configs, supported_models
-from megatron_patch.launch.nemo import main
+from megatron_patch.launch.nemo import flags
+from megatron_patch.launch.nemo.door import main
+from megatron_patch.launch.nemo.model_names import size_of, size_of_hub_name, supported_configs, supported_models
+from megatron_patch.launch.nemo.request import FINETUNE, PRETRAIN, Request
+from megatron_patch.launch.nemo.translate import translate
 from megatron_patch.launch.plan import values_of
-from megatron_patch.launch.request import FINETUNE, PRETRAIN, Request
-from megatron_patch.launch.translate import translate
 
 EXAMPLES = REPOSITORY / "examples" / "llama3_1"
 Surroundings = Callable[..., dict[str, str]]
@@ -87,7 +87,7 @@ def folders(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def asked_for(command: str, stage: str = PRETRAIN, **environ: str) -> Request:
     """A command line, translated; no problem in it."""
-    given, _, problems = named.parse(command.split())
+    given, _, problems = flags.parse(command.split())
     asked = Request(given=given, environ={"DRY_RUN": "1", **environ}, stage=stage)
     translate(asked)
     assert not problems + asked.problems
@@ -101,31 +101,31 @@ def asked_for(command: str, stage: str = PRETRAIN, **environ: str) -> Request:
 def test_every_spelling_of_the_texts_is_known(word: str) -> None:
     both = {word, word[:2] + word[2:].replace("-", "_"), word[:2] + word[2:].replace("_", "-")}
     for spelling in both if word.startswith("--") else {word}:
-        _, _, problems = named.parse([spelling, "1"] if spelling != "--executor" else [spelling, "local"])
+        _, _, problems = flags.parse([spelling, "1"] if spelling != "--executor" else [spelling, "local"])
         assert not [one for one in problems if "unknown flag" in one.what and one.names[0] == spelling]
 
 
 def test_documented_defaults() -> None:
     asked = Request(given={}, environ={}, stage=PRETRAIN)
     assert {name: asked.get(name) for name in DOCUMENTED} == DOCUMENTED
-    assert not any(asked.get(flag.name) for flag in named.FLAGS if flag.kind is None)
+    assert not any(asked.get(flag.name) for flag in flags.FLAGS if flag.kind is None)
 
 
 def test_short_p_is_two_things() -> None:
     """Seed 000 means the pipeline by it, seed 001 the partition."""
-    assert named.parse(["-P", "4"])[0] == {"pipeline_model_parallel_size": 4}
-    assert named.parse(["-P", "gpu"])[0] == {"partition": "gpu"}
+    assert flags.parse(["-P", "4"])[0] == {"pipeline_model_parallel_size": 4}
+    assert flags.parse(["-P", "gpu"])[0] == {"partition": "gpu"}
 
 
 def test_no_two_flags_share_a_spelling() -> None:
-    words = [word for flag in named.FLAGS for word in (f"--{flag.name}", *flag.also)]
+    words = [word for flag in flags.FLAGS for word in (f"--{flag.name}", *flag.also)]
     assert {word for word in words if words.count(word) > 1} == {"-P"}
 
 
 def test_the_readme_maps_every_flag() -> None:
     """One row each, with all spellings and what it becomes."""
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    rows = [flag_row(flag) for flag in named.FLAGS if flag.becomes]
+    rows = [flag_row(flag) for flag in flags.FLAGS if flag.becomes]
     if os.environ.get("UPDATE_GOLDEN"):
         begin, end = "<!-- nemo flags: begin (tests/launch/test_doors.py) -->\n", "<!-- nemo flags: end -->"
         before, rest = text.split(begin)
@@ -135,7 +135,7 @@ def test_the_readme_maps_every_flag() -> None:
     assert [row for row in rows if row not in text] == []
 
 
-def flag_row(flag: named.Flag) -> str:
+def flag_row(flag: flags.Flag) -> str:
     spelled = ", ".join(f"`{word}`" for word in (f"--{flag.name}", *flag.also))
     default = "off" if flag.kind is None else "" if flag.default is None else f"`{flag.default}`"
     return f"| {spelled} | {default} | {flag.becomes} | {flag.meaning} |"
@@ -205,9 +205,9 @@ SAME = {
 
 @pytest.mark.parametrize("name", SAME)
 def test_both_doors_make_the_same_plan(name: str, folders: Path) -> None:
-    flags, variables, positions = SAME[name]
+    words, variables, positions = SAME[name]
     device = {"MP_DEVICE": variables.get("MP_DEVICE", "cpu")}
-    asked = asked_for(flags, FINETUNE if name == "finetune" else PRETRAIN, **device)
+    asked = asked_for(words, FINETUNE if name == "finetune" else PRETRAIN, **device)
     environ = {"MP_TOKENIZER_PATH": "tokenizer", **device, **variables}
     first, _, wrong = make_plan(asked.command_line(), asked.environ, dry_run=True)
     second, _, also_wrong = make_plan(positions.split(), environ, dry_run=True)

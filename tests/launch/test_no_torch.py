@@ -12,9 +12,9 @@ from megatron_patch.launch.command import REPOSITORY
 HEAVY = {"torch", "megatron", "transformers", "tokenizers", "safetensors", "numpy", "omegaconf", "rich", "argparse"}
 
 MODULES = sorted(
-    f"megatron_patch.{wing}.{path.stem}"
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     for wing in ("launch", "families")
-    for path in (REPOSITORY / "megatron_patch" / wing).glob("*.py")
+    for path in (REPOSITORY / "megatron_patch" / wing).rglob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 
-from megatron_patch.launch.cluster import CLUSTER_VARIABLES
+from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.environment import VARIABLES

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_patch.launch.cluster.slurm import srun
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.slurm import srun
 
 JOB = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_CPUS_PER_NODE": "96(x2),64"}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.check import PARTS, Row
-from megatron_patch.checkpoint.report import Report
+from megatron_patch.checkpoint.check.compare import PARTS, Row
+from megatron_patch.checkpoint.check.report import Report
 from megatron_patch.evaluation import results, synthetic
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import find_all

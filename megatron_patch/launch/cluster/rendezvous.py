@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.launch.cluster import Cluster
-from megatron_patch.launch.identity import differences, identity
-from megatron_patch.launch.link import Link, LinkError, interface_of, is_local, listen
+from megatron_patch.launch.cluster.identity import differences, identity
+from megatron_patch.launch.cluster.link import Link, LinkError, interface_of, is_local, listen
+from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.plan import Plan
 
 PROTOCOL = "megatron_patch rendezvous 1"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.launch.cluster import GPUS_VARIABLE
+from megatron_patch.launch.cluster.variables import GPUS_VARIABLE
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem

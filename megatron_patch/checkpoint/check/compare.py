@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from megatron_patch.checkpoint.check_hf import HFSide
-from megatron_patch.checkpoint.check_megatron import LAYER_PARTS, MegatronSide
+from megatron_patch.checkpoint.check.hf import HFSide
+from megatron_patch.checkpoint.check.megatron import LAYER_PARTS, MegatronSide
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_patch.launch import named
 from megatron_patch.launch.config import POSITIONS
+from megatron_patch.launch.nemo import flags
 from megatron_patch.launch.problems import Problem
 
 PRETRAIN, FINETUNE = "pretrain", "finetune"
@@ -60,7 +60,7 @@ class Request:
 
     def get(self, name: str) -> Any:
         """A flag's value, or its documented default."""
-        default = next(flag.default for flag in named.FLAGS if flag.name == name)
+        default = next(flag.default for flag in flags.FLAGS if flag.name == name)
         if self.stage == FINETUNE:
             default = {"experiment": "finetuning", "lr": 5e-6}.get(name, default)
         return self.given.get(name, default)

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from megatron_patch.launch import driver, named
-from megatron_patch.launch.model_names import listing
+from megatron_patch.launch import driver
+from megatron_patch.launch.nemo import flags
+from megatron_patch.launch.nemo.model_names import listing
+from megatron_patch.launch.nemo.request import LABELS, Request
+from megatron_patch.launch.nemo.translate import translate
 from megatron_patch.launch.problems import render_all
-from megatron_patch.launch.request import LABELS, Request
-from megatron_patch.launch.translate import translate
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> int:
@@ -25,12 +26,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
         script = f"{stage}_llm.py"
         print(
             "\n".join(
-                [f"python {script} FLAGS; the flags, with what the tutorials document as default:", *named.table()]
+                [f"python {script} FLAGS; the flags, with what the tutorials document as default:", *flags.table()]
             )
         )
         return 0
     _hide_secrets(arguments, environ)
-    given, typed, problems = named.parse(arguments)
+    given, typed, problems = flags.parse(arguments)
     if given.get("list"):
         print("\n".join(listing()))
         return 0
@@ -55,8 +56,8 @@ def _hide_secrets(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         word = words.pop(0)
         spelled, equals, value = word.partition("=")
         name = spelled.replace("-", "_").removeprefix("__")
-        if spelled.startswith("--") and name in named.SECRETS and (equals or words):
-            found[named.SECRETS[name]] = value if equals else words.pop(0)
+        if spelled.startswith("--") and name in flags.SECRETS and (equals or words):
+            found[flags.SECRETS[name]] = value if equals else words.pop(0)
         else:
             kept.append(word)
     if found:

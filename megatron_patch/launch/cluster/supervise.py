@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.launch.cluster.link import LinkError
+from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet
 from megatron_patch.launch.command import Command
-from megatron_patch.launch.link import LinkError
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.rendezvous import Peer, RendezvousError, interface, meet
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """Signals on which the ranks finish their step, save and end: a scheduler's, a person's, Slurm's early warning."""

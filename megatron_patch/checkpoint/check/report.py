@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.checkpoint.check import ACCUMULATED, PARTS, SAME, Row
+from megatron_patch.checkpoint.check.compare import ACCUMULATED, PARTS, SAME, Row
 
 JSON_FILE, PNG_FILE = "check.json", "check.png"
 

@@ -18,7 +18,7 @@ from megatron_patch.checkpoint.hf_folder import disagreements, open_hf_folder, s
 from megatron_patch.families import LLAMA_3_1, Shape
 
 if TYPE_CHECKING:
-    from megatron_patch.checkpoint.report import Report
+    from megatron_patch.checkpoint.check.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,8 @@ def check(request: CheckRequest) -> Report:
 
 def _launch(request: CheckRequest) -> Report:
     """torchrun, on a port that is free; the first rank leaves the report in a file."""
-    from megatron_patch.checkpoint.check import Row
-    from megatron_patch.checkpoint.report import Report
+    from megatron_patch.checkpoint.check.compare import Row
+    from megatron_patch.checkpoint.check.report import Report
 
     processes = request.tp * request.pp
     cores = len(os.sched_getaffinity(0))
@@ -68,9 +68,9 @@ def _launch(request: CheckRequest) -> Report:
         asked.write_text(json.dumps(asdict(request)))
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
         command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-        command += ["-m", "megatron_patch.checkpoint.check_run", str(asked), str(answer)]
+        command += ["-m", "megatron_patch.checkpoint.check.run", str(asked), str(answer)]
         threads = str(max(1, cores // processes))
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
             command,
@@ -106,11 +106,11 @@ def run(request: CheckRequest) -> Report:
     enable("cpu")
     import torch
 
-    from megatron_patch.checkpoint.check import compare, open_sides
-    from megatron_patch.checkpoint.check_megatron import start_processes
+    from megatron_patch.checkpoint.check.compare import compare, open_sides
+    from megatron_patch.checkpoint.check.megatron import start_processes
+    from megatron_patch.checkpoint.check.report import Report
+    from megatron_patch.checkpoint.check.text_sample import sample_tokens
     from megatron_patch.checkpoint.progress import Bar
-    from megatron_patch.checkpoint.report import Report
-    from megatron_patch.checkpoint.text_sample import sample_tokens
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     try:

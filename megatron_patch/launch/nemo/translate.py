@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.launch.cluster.scontrol import SlurmError, has_option
 from megatron_patch.launch.corpus import CorpusError, read_blend
-from megatron_patch.launch.hub import HubError, find_model
 from megatron_patch.launch.machine import installed_gpus, visible_gpus
-from megatron_patch.launch.model_names import size_of, size_of_config, size_of_hub_name
-from megatron_patch.launch.named import SECRETS
+from megatron_patch.launch.nemo.flags import SECRETS
+from megatron_patch.launch.nemo.hub import HubError, find_model
+from megatron_patch.launch.nemo.model_names import size_of, size_of_config, size_of_hub_name
+from megatron_patch.launch.nemo.request import FINETUNE, Request
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.request import FINETUNE, Request
-from megatron_patch.launch.scontrol import SlurmError, has_option
 from megatron_patch.launch.weights import WeightsError, read_weights
 
 

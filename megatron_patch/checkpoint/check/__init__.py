@@ -1,0 +1,1 @@
+"""Both models over the same tokens, layer by layer: where and by how much they differ."""

@@ -1,0 +1,1 @@
+"""The NeMo scripts' flags, which fill the same 25 values."""
