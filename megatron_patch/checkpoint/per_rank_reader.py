@@ -147,10 +147,6 @@ class PerRankReader(MegatronReader):
             if target is not part:
                 part.copy_(target)
 
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-
 
 def _weights_of_ranks(folder: Path) -> dict[tuple[str, int | None], list[tuple[Path, Stored]]]:
     """Of each tensor, the pieces of all tensor-parallel ranks, with layers numbered over the whole model."""

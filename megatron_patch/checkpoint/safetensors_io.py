@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,10 +102,11 @@ def header_bytes(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
 
 
 class FileCache:
-    """Open files, read by place or mapped into memory, shared by threads."""
+    """Open files, read by place or mapped into memory, shared by threads; closed when nobody holds the cache."""
 
     def __init__(self) -> None:
         self._open: dict[Path, int] = {}
+        weakref.finalize(self, _close, self._open)
         self._maps: dict[Path, tuple[mmap.mmap, int]] = {}
         self._lock = threading.Lock()
 
@@ -146,10 +148,7 @@ class FileCache:
                 raise CheckpointError(f"{file}: ends before byte {offset + len(view)}")
             view, offset = view[got:], offset + got
 
-    def close(self) -> None:
-        """Close every file."""
-        with self._lock:
-            for fd in self._open.values():
-                os.close(fd)
-            self._open.clear()
-            self._maps.clear()
+
+def _close(descriptors: dict[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)

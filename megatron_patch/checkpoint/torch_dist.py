@@ -217,10 +217,6 @@ class TorchDistReader:
                 raise CheckpointError(f"{chunk.file}: {name} at byte {chunk.start} is damaged ({error})") from None
         return self._payloads[key]
 
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-
 
 def _find_payload(chunk: Chunk, dtype: torch.dtype) -> int:
     with _Window(chunk.file, chunk.start, chunk.length) as window:

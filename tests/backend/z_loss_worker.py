@@ -23,6 +23,11 @@ def plain(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, tor
     return loss.detach(), log_z.detach(), logits.grad
 
 
+def say(*words: object) -> None:
+    """One line in one piece: the ranks share the pipe."""
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+
 def main() -> None:
     """Print the largest differences, and memory used beyond the logits' own, in units of the logits."""
     torch.distributed.init_process_group("gloo")
@@ -42,7 +47,7 @@ def main() -> None:
     found = (loss.detach(), log_z.detach(), mine.grad)
     parts = (*expected[:2], expected[2].chunk(group.size(), dim=-1)[group.rank()])
     differences = [float((a - b).abs().max()) for a, b in zip(found, parts, strict=True)]
-    print("differences", *differences)
+    say("differences", *differences)
 
     z_loss.CHUNK_BYTES = 1 << 20
     large = torch.randn(512, 8, 16384 // group.size()).requires_grad_()  # 256 MB over all ranks
@@ -54,7 +59,7 @@ def main() -> None:
     loss, log_z = CrossEntropyWithLogZ.apply(made, torch.zeros(512, 8, dtype=torch.int64), group)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch.autograd.grad(loss.mean() + log_z.square().mean(), made)
-    print("in place", grads == [place], (after - before) * 1024 / (made.numel() * 4))
+    say("in place", grads == [place], (after - before) * 1024 / (made.numel() * 4))
     torch.distributed.destroy_process_group()
 
 

@@ -152,10 +152,11 @@ def test_on_a_terminal_until_the_run_is_done(run: Path) -> None:
 
 
 def _read_until(terminal: int, words: str) -> str:
-    screen, deadline = "", time.monotonic() + 30
+    screen, deadline, poll = "", time.monotonic() + 30, select.poll()
+    poll.register(terminal, select.POLLIN)
     while words not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen):
         assert time.monotonic() < deadline, screen
-        if select.select([terminal], [], [], 0.2)[0]:
+        if poll.poll(200):
             screen += os.read(terminal, 65536).decode(errors="replace")
     return screen
 
