@@ -159,6 +159,7 @@ def test_a_leak_is_seen(tmp_path: Path, conversations: Path, begin: str, rows: i
     assert abs(run.losses[0] - packed.losses[0]) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_each_sample_weighs_the_same(tmp_path: Path, conversations: Path, begin: str, rows: int, packed: Run) -> None:
     """--sft-average sequence: the same at CP 2, where a sample's weight is spread over two ranks, and packed or not."""
     average = f"{begin} --sft-average sequence --train-iters 4"
