@@ -14,7 +14,7 @@ import struct
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -314,15 +314,3 @@ def write_torch_dist(
     # upstream wrote it under another name, flushed, and renamed it
     stage.sums.pop((folder / f"{METADATA}.tmp").relative_to(stage.path).as_posix())
     stage.record_small(folder / METADATA)
-
-
-def is_torch_dist(folder: Path) -> bool:
-    """Whether a folder looks like one."""
-    return (folder / METADATA).is_file() and (folder / "metadata.json").is_file()
-
-
-def with_rows(block: Block, lead: int, start: int, rows: int) -> Block:
-    """The same tensor, other rows."""
-    offsets, sizes = list(block.offsets), list(block.sizes)
-    offsets[lead], sizes[lead] = start, rows
-    return replace(block, offsets=tuple(offsets), sizes=tuple(sizes))

@@ -50,11 +50,6 @@ class Tensor:
         """Elements in one row."""
         return self.row_shape[0] if self.row_shape else 1
 
-    @property
-    def padding_rows(self) -> int:
-        """Rows that no span fills."""
-        return self.rows - sum(span.rows for span in self.spans)
-
     def cut(self, start: int, rows: int) -> Iterator[tuple[int, Span]]:
         """The parts of the spans that make rows `start` to `start + rows`, each with its offset from `start`."""
         cursor = 0

@@ -171,9 +171,8 @@ def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
         In a cluster only: 0, or 1 after a failure here or on another machine.
     """
     if plan.cluster is not None:
-        from megatron_patch.launch.cluster.supervise import (
-            start_node,  # sockets and threads: 20 ms that one machine saves
-        )
+        # sockets and threads: 20 ms that one machine saves
+        from megatron_patch.launch.cluster.supervise import start_node
 
         return start_node(plan, command, environ, record)
     record(plan, command)

@@ -24,8 +24,6 @@ class Earlier:
     """plan.json of the last start."""
 
 
-NOTHING = Earlier(iteration=None, broken=(), plan=None)
-
 NEW_RUN = "the old value; or a new OUTPUT_BASEPATH, with this one as PRETRAIN_CHECKPOINT_PATH"
 
 FIXED = {

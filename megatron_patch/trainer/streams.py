@@ -54,9 +54,8 @@ class Streams:
         sys.stderr.flush()
         where = f"rank {self.rank} of {self.world_size}"
         if isinstance(error, KeyboardInterrupt):
-            print(f"{where} was interrupted before training began", file=self.stderr, flush=True)
-            return
-        if isinstance(error, EXPLAINED):
+            lines = [f"{where} was interrupted"]
+        elif isinstance(error, EXPLAINED):
             lines = [f"error on {where}: {error}"]
         elif any(words in str(error) for words in LOST_CONNECTION):
             lines = [f"{where} lost its connection to another rank, which failed first"]
