@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-CUT_SHAPES = {"8B-L2": ("8B", 2), "8B-L4": ("8B", 4), "8B-L8": ("8B", 8)}
+CUT_SHAPES = {"8B-L2": ("8B", 2), "8B-L4": ("8B", 4), "8B-L8": ("8B", 8), "tiny-L8": ("tiny", 8)}
 """Models of full width and few layers, by name: size and layers."""
 DETERMINISTIC = {"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
 """cuDNN's backward pass adds in one order."""
@@ -86,6 +86,8 @@ SWITCHES = [
     replace(PLAIN, name="tensorwise", pr="fp8", reference="plain"),
     replace(PLAIN, name="delayed", pr="fp8", env={"MP_FP8_RECIPE": "delayed"}, reference="plain"),
     replace(PLAIN, name="blockwise", pr="fp8", env={"MP_FP8_RECIPE": "blockwise"}, reference="plain"),
+    replace(PLAIN, name="rope", megatron=ROPE, reference="plain"),
+    replace(PLAIN, name="tensorwise-rope", pr="fp8", megatron=ROPE, reference="tensorwise"),
 ]
 """One GPU, 4 layers; deterministic, so that what computes the same has the same bits."""
 
@@ -135,4 +137,13 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="pretrain-4096", size="8B", seq=4096, micro=2, batch=16, steps=6),
     ],
     "switches": [replace(case, env=DETERMINISTIC | case.env) for case in SWITCHES],
+    "save": [  # saved after iteration 5, when the steps are settled, and at the end
+        replace(PLAIN, name="save-L8", size="8B-L8", save_interval=5),
+        replace(PLAIN, name="8B-save", size="8B", save_interval=5),
+        replace(PLAIN, name="8B-save-dp4", size="8B", save_interval=5, processes=4),
+        replace(PLAIN, name="8B-save-tp2-pp2", size="8B", tp=2, pp=2, sp=True, save_interval=5, processes=4),
+    ],
+    "fit": [
+        replace(PLAIN, name="8B-optimizer-auto", size="8B", offload="auto", batch=4, steps=4),
+    ],
 }

@@ -69,9 +69,12 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where runs write their checkpoints (default: OUT)")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no configuration after that long")
     parser.add_argument("--plan", action="store_true", help="print the plans and start nothing")
+    parser.add_argument("--small", action="store_true", help="every model is a tiny one of 8 layers, at 128 tokens")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     cases = chosen(args.suites)
+    if args.small:
+        cases = [replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8)) for case in cases]
     results = []
     for result in run_all(cases, args):
         compare(result, cases, results)
