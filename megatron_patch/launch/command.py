@@ -12,6 +12,7 @@ from pathlib import Path
 from megatron_patch.launch.argv import megatron_argv, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.started import note
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TORCHRUN = "megatron_patch.torchrun"
@@ -35,8 +36,8 @@ class Command:
     unset: tuple[str, ...]
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment of the new process."""
-        return {name: value for name, value in environ.items() if name not in self.unset} | dict(self.set)
+        """The environment of the new process, which is about to start."""
+        return {name: value for name, value in environ.items() if name not in self.unset} | dict(self.set) | note()
 
     def shell(self) -> str:
         """As it can be pasted into a shell: one flag a line."""

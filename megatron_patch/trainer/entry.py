@@ -8,19 +8,23 @@ from functools import partial
 from typing import Any
 
 from ..backend import APPLIED, enable
+from . import BEGAN
 from .arguments import add_arguments, parse_early
 from .errors import TrainerError
 from .reporter import Reporter
+from .startup import Startup
 from .streams import Streams
 
 
 def main() -> None:
     """Train as the command line says; ends the process with a status other than 0 if anything went wrong."""
+    startup = Startup(BEGAN)
+    startup.done("torch")
     early = parse_early(sys.argv[1:])
     os.environ["HF_HUB_OFFLINE"] = "1"  # tokenizers come from local folders; never try the network
     streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     try:
-        _recorded(partial(_run, early, streams))
+        _recorded(partial(_run, early, streams, startup))
     except BaseException as error:
         streams.report(error)
         sys.exit(error.code if isinstance(error, SystemExit) and error.code else 1)
@@ -34,7 +38,7 @@ def _recorded(run: Any) -> None:
     record(run)()
 
 
-def _run(early: Any, streams: Streams) -> None:
+def _run(early: Any, streams: Streams, startup: Startup) -> None:
     enable(early.device)
     print("\n".join(["patches", *APPLIED]))
     import torch
@@ -43,7 +47,7 @@ def _run(early: Any, streams: Streams) -> None:
     from .hardware import peak_tflops
 
     device = torch.cuda.get_device_name() if early.device == "cuda" else "CPU process"
-    reporter = Reporter(streams, early.output_dir, peak_tflops(device))
+    reporter = Reporter(streams, early.output_dir, peak_tflops(device), startup)
     hooks.observe(reporter)
     done = False
     try:
@@ -91,7 +95,9 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from .step import forward_step
     from .summary import summary_lines
 
+    reporter.built("Megatron")
     args = parse_and_validate_args(extra_args_provider=add_arguments)
+    reporter.built("arguments and tokenizer")
     hooks.interrupt_like_termination(args)
     refuse_contradictions(args)
     if args.z_loss:
@@ -110,8 +116,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
     # Packed rows of several samples travel between pipeline stages as [b x s, 1, h], not [s, b, h].
     model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
-    if args.hf_checkpoint:
-        model_config.pre_wrap_hooks.append(partial(_load_hf, args))
+    model_config.pre_wrap_hooks.append(partial(_after_construction, args, reporter))
     config = pretrain_cfg_container_from_args(args, model_config)
     provider = sft_provider(args, reporter.say_here) if args.sft_data else provide_datasets
     pretrain(config, provider, ModelType.encoder_or_decoder, forward_step)
@@ -121,11 +126,14 @@ def _is_finished(args: Any) -> bool:
     return bool(args.load and not args.finetune and args.ckpt_step and args.ckpt_step >= args.train_iters)
 
 
-def _load_hf(args: Any, model_chunks: list[Any]) -> list[Any]:
-    """Fill the fresh model from safetensors, each rank its slices."""
+def _after_construction(args: Any, reporter: Reporter, model_chunks: list[Any]) -> list[Any]:
+    """Fill the fresh model from safetensors where asked to, each rank its slices."""
     from ..backend.quantized import in_high_precision
     from ..checkpoint.hf_start import load_hf_into
 
-    with in_high_precision(model_chunks):
-        load_hf_into(model_chunks, args.hf_checkpoint)
+    reporter.built("model")
+    if args.hf_checkpoint:
+        with in_high_precision(model_chunks):
+            load_hf_into(model_chunks, args.hf_checkpoint)
+        reporter.built("weights")
     return model_chunks

@@ -8,14 +8,16 @@ from typing import Any
 from ..backend.hooks import Step
 from .metrics import MetricsFile, step_record
 from .progress import TrainingProgress
+from .startup import Startup
 from .streams import Streams
 
 
 class Reporter:
     """Writes metrics.jsonl and shows progress on the last rank; silent on the others."""
 
-    def __init__(self, streams: Streams, output_dir: Path, peak_tflops: float | None) -> None:
+    def __init__(self, streams: Streams, output_dir: Path, peak_tflops: float | None, startup: Startup) -> None:
         self._streams, self._output_dir, self._peak = streams, output_dir, peak_tflops
+        self._startup: Startup | None = startup
         self.speaks = streams.rank == streams.world_size - 1
         self.started = False
         self.iteration = 0
@@ -35,9 +37,15 @@ class Reporter:
         """Show one line on the screen, whichever rank this is: of each machine, one asks for it."""
         print(line, file=self._streams.stdout, flush=True)
 
+    def built(self, part: str) -> None:
+        """Note how long a part of the way to the first step took."""
+        if self._startup is not None:
+            self._startup.done(part)
+
     def train_start(self, args: Any, model: list[Any]) -> None:
         """Open the record, cut to what the loaded checkpoint knows."""
         self.started, self.iteration = True, args.iteration
+        self.built("data")
         if not self.speaks:
             return
         self._sizes = {"seq_length": args.seq_length, "world_size": args.world_size}
@@ -55,9 +63,18 @@ class Reporter:
     def step(self, step: Step) -> None:
         """Record and show one step."""
         self.iteration = step.iteration
+        self._account_for_start()
         if self._metrics is not None and self._progress is not None:
             self._metrics.write(step_record(step, **self._sizes))
             self._progress.step(step)
+
+    def _account_for_start(self) -> None:
+        """At the first step, say where the time went until here."""
+        startup, self._startup = self._startup, None
+        if startup is not None and self.speaks:
+            startup.done("first step")
+            startup.write(self._output_dir)
+            self.say(startup.line())
 
     def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:
         """Record and show one evaluation."""

@@ -72,6 +72,7 @@ def test_from_text_to_a_resumed_run(world: Path, tmp_path: Path) -> None:
     assert "from scratch" in first.stdout
     for name in ("plan.json", "command.txt", "metrics.jsonl", "logs", "tensorboard", "cache"):
         assert (output / name).exists(), name
+    assert list(json.loads((output / "startup.json").read_text())["parts"])[:3] == ["launcher", "torchrun", "torch"]
 
     before, weights = repeatable(output), read_checkpoint(output / "checkpoints" / "iter_0000012")
     for step in (10, 12):

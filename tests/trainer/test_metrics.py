@@ -61,11 +61,24 @@ def test_the_screen(reference: Run) -> None:
     assert "0.2 M parameters: 4 layers, hidden 64" in lines[0]
     assert "1 x CPU process" in lines[1]
     assert "weights only" in lines[4]
-    assert [line.split()[1] for line in lines[5:]] == ["1/20", "5/20", "10/20", "15/20", "20/20"]
+    assert lines[5].startswith("first step after ")
+    assert [line.split()[1] for line in lines[6:]] == ["1/20", "5/20", "10/20", "15/20", "20/20"]
     assert f"loss {reference.losses[-1]:.4f}" in lines[-1]
     assert reference.stderr == ""
     assert len(reference.log().splitlines()) > 500
     assert "0.19.2" in reference.log()  # the patches and why
+
+
+def test_the_way_to_the_first_step(reference: Run) -> None:
+    """Every part in its order; torchrun was started here without the driver, which would be the first two."""
+    record = json.loads((reference.output / "startup.json").read_text())
+    assert list(record["parts"]) == [
+        "torch", "Megatron", "arguments and tokenizer", "process groups", "model", "optimizer", "checkpoint", "data",
+        "first step",
+    ]  # fmt: skip
+    assert record["seconds"] == pytest.approx(sum(record["parts"].values()))
+    assert record["parts"]["first step"] * 1e3 >= reference.metrics[0]["step_ms"]
+    assert min(record["parts"].values()) > 0
 
 
 def test_tensorboard(reference: Run) -> None:
