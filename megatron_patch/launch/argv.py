@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
+from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.corpus import Corpus
 from megatron_patch.launch.plan import Plan
 
@@ -73,6 +74,8 @@ def parallel_flags(plan: Plan) -> Flags:
     flags += ["--context-parallel-size", str(layout.cp)]
     if layout.sequence_parallel:
         flags += ["--sequence-parallel"]
+    if plan.tp_overlap is not None:
+        flags += tp_overlap.flags(plan.tp_overlap)
     if layout.vp > 1:
         flags += ["--num-virtual-stages-per-pipeline-rank", str(layout.vp)]
     if layout.ends_count:
@@ -299,7 +302,8 @@ EMITTED = frozenset(
     --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
     --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
     --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing --spec --split
-    --swiglu --tensor-model-parallel-size --tensorboard-dir --tokenizer-model --tokenizer-type --train-data-path
+    --swiglu --tensor-model-parallel-size --tensorboard-dir --tokenizer-model --tokenizer-type --tp-comm-overlap
+    --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad --train-data-path
     --train-iters --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization
     --use-distributed-optimizer --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity
     --wandb-exp-name --wandb-project --wandb-save-dir --weight-decay --z-loss

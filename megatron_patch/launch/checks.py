@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megatron_patch.data.sft import sidecar  # standard library only: not a way into the other wing
 from megatron_patch.families import Shape
+from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.corpus import Corpus
 from megatron_patch.launch.environment import Environment
@@ -187,6 +188,13 @@ def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Step:
         yield Problem(names=("MP_GRAD_REDUCE", "PR"), what="bf16 sums need PR bf16 or fp8", valid="auto, fp32")
 
 
+def check_tp_overlap(*, mp_tp_overlap: str, device: str, tp: int, sp: bool, pr: str, processes: int) -> Step:
+    """Asked for where it is not possible; MP_TP_OVERLAP=auto does without."""
+    found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes)
+    if mp_tp_overlap in tp_overlap.METHODS and found is not None:
+        yield Problem(names=("MP_TP_OVERLAP", *found.names), what=found.what, valid=found.valid)
+
+
 def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) -> Step:
     """Raw JSON and packing are for conversations."""
     if mp_dataset_type == "raw" and not sft:
@@ -324,6 +332,7 @@ CHECKS: tuple[Callable[..., Step], ...] = (
     check_fp8_shape,
     check_attention,
     check_gradient_precision,
+    check_tp_overlap,
     check_data_form,
     check_sft_tokenizer,
     check_sft_idxmap,

@@ -85,6 +85,8 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
         wanted |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "TORCH_NCCL_AVOID_RECORD_STREAMS": "1"}
         if serialises_launches(plan):  # leave SMs to the collectives that run beside the norms
             wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
+        if plan.tp_overlap is not None:
+            wanted["UB_SKIPMC"] = "1"  # no NVLink multicast
         if offloads_modules(plan):
             wanted["NVTE_CPU_OFFLOAD_V1"] = "1"  # Megatron asserts it: else Transformer Engine moves weights too
         if plan.config.pr == "fp32":  # Transformer Engine computes fp32 products with 10 bits of mantissa

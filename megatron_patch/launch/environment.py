@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_patch.launch.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
 from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.tp_overlap import METHODS
 from megatron_patch.launch.values import Kind, choice, nearest, real, switch, text, whole
 
 
@@ -121,6 +122,13 @@ class Knobs:
     split: str | None = _knob(
         None, "VALID_DATASET_PATH=none: shares of DATASET_PATH for training and validation", text("such as 99,1")
     )
+    tp_overlap: str = _knob(
+        "auto",
+        "GPUs, TP > 1 with SP in bf16: transfers run beside the products that need them, through Transformer Engine's "
+        "userbuffers; pipeline = its own choice of methods, ring = copies also after the forward products, "
+        "ring-all = after all",
+        choice("auto", "none", *METHODS),
+    )
     tokenizer_path: str | None = _knob(
         None,
         "folder of the tokenizer; else PRETRAIN_CHECKPOINT_PATH",
@@ -185,6 +193,7 @@ KEPT_IF_SET = (
     "TORCH_NCCL_AVOID_RECORD_STREAMS",
     "NVTE_FWD_LAYERNORM_SM_MARGIN",
     "NVTE_BWD_LAYERNORM_SM_MARGIN",
+    "UB_SKIPMC",
     "TOKENIZERS_PARALLELISM",
     "HF_HUB_OFFLINE",
 )

@@ -56,6 +56,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
             f"pipeline stages of {', '.join(map(str, layout.stage_layers))} layers: the last has the LM head to do too "
             "(MP_PP_BALANCE=false cuts evenly)"
         )
+    if plan.tp_overlap is not None:
+        yield f"transfers of tensor parallelism run beside the products: {plan.tp_overlap} (MP_TP_OVERLAP=none)"
     if layout.tp > plan.shape.num_query_groups:
         yield f"TP is larger than the {plan.shape.num_query_groups} KV heads: ranks share one, at one more all-gather"
 

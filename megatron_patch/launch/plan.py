@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.families import Shape, padded_vocab_size
+from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
@@ -53,6 +54,8 @@ class Plan:
     """Gradients are summed in bf16."""
     offload_fraction: float
     """Part of the optimizer's state that lives in RAM."""
+    tp_overlap: str | None
+    """How transfers of tensor parallelism run beside products; None: they do not."""
     memory: Memory
     memory_limit: int | None
     """Bytes that one rank may take; None where nothing is known."""
@@ -100,7 +103,11 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     knobs = Knobs(**{row.name: facts[f"mp_{row.name}"] for row in dataclasses.fields(Knobs)})
     layout = _layout(config, knobs, facts)
     gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
+    place = {"device": device, "tp": config.tp, "sp": config.sp, "pr": config.pr, "processes": facts["processes"]}
+    overlap = tp_overlap.method(knobs.tp_overlap, **place)
     limit = _memory_limit(environment, gpu, device, layout)
+    if limit is not None and overlap is not None:
+        limit -= tp_overlap.BUFFERS * config.batch_size * config.seq_len // config.cp * shape.hidden_size * 2
     rows = padded_vocab_size(facts["vocab_size"])
     fit = fit_memory(config, knobs, shape, rows, layout, device, limit)
     return Plan(
@@ -122,6 +129,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         precision=fit.precision,
         gradient_bf16=fit.precision.gradient == 2,
         offload_fraction=fit.offload_fraction,
+        tp_overlap=overlap,
         memory=fit.memory,
         memory_limit=limit,
         checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), fit.precision),

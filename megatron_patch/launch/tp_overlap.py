@@ -1,0 +1,64 @@
+"""Transfers of tensor parallelism beside the products that need them: Transformer Engine's userbuffers.
+
+Its buffers lie outside torch's allocator, one for each product of a layer, and every rank of a TP group opens the
+others' by CUDA IPC. NVLink multicast is left alone (UB_SKIPMC=1): on shared hosts it can take GPUs out of service.
+Source: `initialize_ub` in transformer_engine/pytorch/module/base.py, 2.20; `_initialize_tp_communicators` in
+megatron/training/initialize.py, 0.19.2, which gives the buffers bf16 whatever the precision is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+METHODS = ("pipeline", "ring", "ring-all")
+"""MP_TP_OVERLAP: Transformer Engine's own choice; copies also after the forward products; and after all."""
+AUTO = "none"
+"""What MP_TP_OVERLAP=auto takes where overlap is possible."""
+BUFFERS = 14
+"""Buffers of a rank, in units of one micro batch's residual stream: 12 products, two of them with room for partial
+sums from both sides."""
+MOST_RANKS = 8
+"""CUDA IPC reaches that many GPUs of one machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why transfers cannot overlap."""
+
+    names: tuple[str, ...]
+    what: str
+    valid: str
+
+
+def obstacle(*, device: str, tp: int, sp: bool, pr: str, processes: int) -> Obstacle | None:
+    """The first one; None if nothing is in the way."""
+    if device == "cpu":
+        return Obstacle(names=(), what="userbuffers are Transformer Engine's, on GPUs", valid="auto, none on the CPU")
+    if tp == 1 or not sp:
+        what = "only the transfers of sequence parallelism overlap"
+        return Obstacle(names=("TP", "SP"), what=what, valid="TP > 1 with SP true, or none")
+    if tp > MOST_RANKS or processes % tp:
+        what = f"a TP group has to lie on one machine and have {MOST_RANKS} ranks at most"
+        return Obstacle(names=("TP",), what=what, valid=f"TP that divides the processes of a machine, <= {MOST_RANKS}")
+    if pr != "bf16":
+        return Obstacle(names=("PR",), what="Megatron makes these buffers for bf16", valid="PR bf16, or none")
+    return None
+
+
+def method(knob: str, *, device: str, tp: int, sp: bool, pr: str, processes: int) -> str | None:
+    """What MP_TP_OVERLAP comes to; None: nothing overlaps."""
+    if knob == "auto":
+        knob = AUTO if obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes) is None else "none"
+    return None if knob == "none" else knob
+
+
+def flags(name: str) -> list[str]:
+    """Megatron's flags of a method."""
+    if name == "pipeline":
+        return ["--tp-comm-overlap"]
+    config = Path(__file__).resolve().with_name("userbuffers") / f"{name}.yaml"
+    return [
+        *("--tp-comm-overlap", "--tp-comm-overlap-cfg", str(config)),
+        *(["--tp-comm-overlap-rs-dgrad"] if name == "ring-all" else []),
+    ]
