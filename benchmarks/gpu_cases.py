@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-CUT_SHAPES = {"8B-L2": ("8B", 2), "8B-L4": ("8B", 4), "8B-L8": ("8B", 8), "tiny-L8": ("tiny", 8)}
+CUT_SHAPES = {"8B-L2": ("8B", 2), "8B-L4": ("8B", 4), "8B-L8": ("8B", 8), "8B-L16": ("8B", 16), "tiny-L8": ("tiny", 8)}
 """Models of full width and few layers, by name: size and layers."""
 DETERMINISTIC = {"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
 """cuDNN's backward pass adds in one order."""
@@ -31,6 +32,7 @@ class Case:
     ac: str = "false"
     offload: str = "false"
     start: str = "none"
+    """`given`: train_gpu.py's --start."""
     steps: int = 8
     processes: int = 1
     save_interval: int | None = None
@@ -91,11 +93,75 @@ SWITCHES = [
 ]
 """One GPU, 4 layers; deterministic, so that what computes the same has the same bits."""
 
+CTAS = {"NCCL_MIN_CTAS": "32"}
+NO_MARGIN = {"NVTE_FWD_LAYERNORM_SM_MARGIN": "0", "NVTE_BWD_LAYERNORM_SM_MARGIN": "0"}
+NO_BULK = "--no-tp-comm-bulk-wgrad --no-tp-comm-bulk-dgrad"
+TP2 = replace(PLAIN, name="tp2", size="8B-L8", tp=2, sp=True, processes=2, seconds=45)
+
+
+def _overlap(method: str, megatron: str = "") -> dict[str, Any]:
+    """MP_TP_OVERLAP; a rank that waits in vain gives up after 20 s."""
+    return {"env": {"MP_TP_OVERLAP": method, "UB_TIMEOUT": "20"}, "megatron": megatron}
+
+
+OVERLAPS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "ring": _overlap("ring"),
+    "pipeline": _overlap("pipeline"),
+    "ring-all": _overlap("ring-all"),
+    "ring-nobulk": _overlap("ring", NO_BULK),
+    "ctas": {"env": CTAS},
+    "margin": {"env": NO_MARGIN},
+}
+"""Ways to do the transfers of tensor parallelism, by name."""
+LAYOUT = "--pipeline-model-parallel-layout Et*9|t*8|t*8|t*7L"
+"""Two stages of two chunks each, 17 and 15 layers."""
+TP2_PP2 = replace(PLAIN, name="8B-tp2-pp2", size="8B", tp=2, pp=2, sp=True, batch=32, steps=6, processes=4, seconds=90)
+
+
+def _same(case: Case) -> Case:
+    return case
+
+
+def _chunked(case: Case, layout: str = LAYOUT) -> Case:
+    """The same with the virtual pipeline; the driver's own MP_VP cuts evenly."""
+    megatron = f"{case.megatron} {layout}".strip()
+    return replace(case, name=f"{case.name}-vp", env={**case.env, "MP_PP_BALANCE": "false"}, megatron=megatron)
+
+
+CURVE = replace(PLAIN, name="curve", start="given", steps=20, env=DETERMINISTIC)
+PACKED = replace(CURVE, sft="raw")
+CURVES = [
+    replace(CURVE, name="curve-plain"),
+    replace(CURVE, name="curve-dp2-do-false", do=False, processes=2),
+    replace(CURVE, name="curve-dp2", processes=2),
+    replace(CURVE, name="curve-tp2-sp", tp=2, sp=True, processes=2),
+    replace(CURVE, name="curve-tp2", tp=2, processes=2),
+    replace(CURVE, name="curve-tp2-ring", tp=2, sp=True, processes=2, env=DETERMINISTIC | {"MP_TP_OVERLAP": "ring"}),
+    replace(CURVE, name="curve-cp2", cp=2, processes=2),
+    replace(CURVE, name="curve-pp2", pp=2, processes=2),
+    replace(CURVE, name="curve-pp2-even", pp=2, processes=2, env=DETERMINISTIC | {"MP_PP_BALANCE": "false"}),
+    replace(CURVE, name="curve-pp2-vp2", pp=2, processes=2, env=DETERMINISTIC | {"MP_VP": "2"}),
+    replace(CURVE, name="curve-pp2-offload", pp=2, ac="offload", processes=2),
+    replace(CURVE, name="curve-cp4", cp=4, processes=4),
+    replace(CURVE, name="curve-tp4-sp", tp=4, sp=True, processes=4),
+    replace(CURVE, name="curve-tp2-pp2-sp", tp=2, pp=2, sp=True, processes=4),
+    replace(CURVE, name="curve-tp2-cp2-sp", tp=2, cp=2, sp=True, processes=4),
+    replace(PACKED, name="packed-plain"),
+    replace(PACKED, name="packed-cp2", cp=2, processes=2),
+    replace(PACKED, name="packed-tp2-sp", tp=2, sp=True, processes=2),
+]
+"""Layouts from one folder of weights, 4 layers: the same losses up to the order of bf16 sums."""
+
 SUITES: dict[str, list[Case]] = {
     "smoke": [  # the script itself, also without a GPU
         Case(name="smoke", size="tiny", seq=128, batch=4, steps=5),
         Case(name="smoke-fails", size="tiny", seq=128, batch=4, steps=5, megatron="--num-layers-at-end-in-bf16 x"),
         Case(name="smoke-two", size="tiny", seq=128, batch=4, steps=5, processes=2),
+        _chunked(
+            Case(name="smoke", size="tiny-L8", seq=128, batch=4, steps=5, pp=2, processes=2),
+            "--pipeline-model-parallel-layout Et*3|t*2|t*2|tL",
+        ),
     ],
     "kernels": [
         replace(PLAIN, name="bf16-profile", env=PROFILED),
@@ -128,8 +194,19 @@ SUITES: dict[str, list[Case]] = {
     ],
     "four": [
         replace(PLAIN, name="8B-tp2-pp2-sp", size="8B", tp=2, pp=2, sp=True, batch=32, steps=4, processes=4),
-        replace(PLAIN, name="8B-bf16-dp4", size="8B", batch=64, steps=4, processes=4),
-        replace(FP8, name="8B-fp8-dp4", size="8B", batch=64, steps=4, processes=4),
+        replace(PLAIN, name="8B-bf16-dp4", size="8B", batch=64, steps=5, processes=4),
+        replace(FP8, name="8B-fp8-dp4", size="8B", batch=64, steps=6, processes=4),
+    ],
+    "curves": CURVES,
+    "overlap": [replace(TP2, name=f"tp2-{name}", **how) for name, how in OVERLAPS.items()],
+    "overlap-profiles": [
+        replace(TP2, name=f"tp2-{name}-profile", **OVERLAPS[name] | {"env": OVERLAPS[name].get("env", {}) | PROFILED})
+        for name in ("none", "ring")
+    ],
+    "overlap-four": [
+        changed(replace(TP2_PP2, name=f"8B-tp2-pp2-{name}", **how))
+        for name, how in OVERLAPS.items()
+        for changed in (_same, _chunked)
     ],
     "sft": [  # the last is the yardstick of the others
         replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
@@ -139,9 +216,9 @@ SUITES: dict[str, list[Case]] = {
     "switches": [replace(case, env=DETERMINISTIC | case.env) for case in SWITCHES],
     "save": [  # saved after iteration 5, when the steps are settled, and at the end
         replace(PLAIN, name="save-L8", size="8B-L8", save_interval=5),
-        replace(PLAIN, name="8B-save", size="8B", save_interval=5),
-        replace(PLAIN, name="8B-save-dp4", size="8B", save_interval=5, processes=4),
-        replace(PLAIN, name="8B-save-tp2-pp2", size="8B", tp=2, pp=2, sp=True, save_interval=5, processes=4),
+        replace(PLAIN, name="8B-save", size="8B", batch=2, save_interval=5),
+        replace(PLAIN, name="save-L16-dp4", size="8B-L16", save_interval=5, processes=4),
+        replace(PLAIN, name="save-L16-tp2-pp2", size="8B-L16", tp=2, pp=2, sp=True, save_interval=5, processes=4),
     ],
     "fit": [
         replace(PLAIN, name="8B-optimizer-auto", size="8B", offload="auto", batch=4, steps=4),

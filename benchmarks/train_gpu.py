@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="prefix of .bin and .idx")
     parser.add_argument("--conversations", type=Path, help="JSON, for SFT on raw JSON")
     parser.add_argument("--sft-data", type=Path, help="prefix of an SFT idxmap")
+    parser.add_argument("--start", type=Path, help="a Hugging Face folder for the suites that compare layouts")
     parser.add_argument("--out", type=Path, required=True, help="a folder for logs and results.json")
     parser.add_argument("--scratch", type=Path, help="where runs write their checkpoints (default: OUT)")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no configuration after that long")
@@ -129,7 +130,8 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
     folder.mkdir(parents=True)
     run = Running(case=case, folder=folder)
     data = {"": args.data, "raw": args.conversations, "idxmap": args.sft_data}[case.sft]
-    values = case.values(data=str(data), output=str(folder))
+    start = str(args.start) if case.start == "given" else case.start
+    values = replace(case, start=start).values(data=str(data), output=str(folder))
     environ = os.environ | {"MP_TOKENIZER_PATH": str(args.tokenizer)} | case.environment()
     plan, environment, problems = make_plan(values, environ, dry_run=args.plan)
     if plan is None or environment is None:
