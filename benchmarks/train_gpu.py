@@ -75,7 +75,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     cases = chosen(args.suites)
     if args.small:
-        cases = [replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8)) for case in cases]
+        cases = [replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8), seconds=600) for case in cases]
     results = []
     for result in run_all(cases, args):
         compare(result, cases, results)
