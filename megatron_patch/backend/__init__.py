@@ -75,9 +75,10 @@ def _enable_cuda() -> None:
 
 
 def _mend_everywhere() -> None:
-    from . import checkpoint_fixes, optimizer_fixes, optimizer_state, wheel_fixes
+    from . import background_save, checkpoint_fixes, optimizer_fixes, optimizer_shards, wheel_fixes
 
     wheel_fixes.use_compiled_helpers()
     optimizer_fixes.mend_native_adam_resume()
-    optimizer_state.save_without_gathering()
+    optimizer_shards.save_where_it_lies()
+    background_save.use_own_writer()
     checkpoint_fixes.mend_checkpoints()

@@ -7,7 +7,6 @@ loaded is an error: 0.19.2 ends with status 0 in eight places, or trains from ra
 from __future__ import annotations
 
 import os
-import queue
 import shutil
 import types
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from . import background_save
 from .patching import BackendError, replace, wrap
 
 PARTIAL_PREFIX = ".incomplete_"
@@ -31,7 +31,6 @@ def mend_checkpoints() -> None:
     from megatron.training import checkpointing
 
     _save_beside_and_rename(dist_checkpointing)
-    _keep_results_in_the_process()
     _fail_instead_of_exit(checkpointing)
     why = "0.19.2 writes latest_checkpointed_iteration.txt in place: a kill leaves it empty"
     replace(checkpointing, "maybe_msc", _AtomicTrackerFiles(checkpointing.maybe_msc), why=why)
@@ -41,9 +40,8 @@ def _save_beside_and_rename(dist_checkpointing: Any) -> None:
     import torch
 
     @wrap(dist_checkpointing, "save", why="0.19.2 writes into the final folder, over what is there")
-    def save(original: Callable[..., Any], state_dict: Any, checkpoint_dir: str, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("async_sharded_save"):
-            raise BackendError("--async-save is not supported: the checkpoint is renamed when all ranks have written")
+    def save(original: Callable[..., Any], state_dict: Any, checkpoint_dir: str, *args: Any, **kwargs: Any) -> Any:
+        background_save.wait_for_last_save()
         final = Path(checkpoint_dir)
         partial = final.with_name(PARTIAL_PREFIX + final.name)
         rank = torch.distributed.get_rank()
@@ -51,21 +49,17 @@ def _save_beside_and_rename(dist_checkpointing: Any) -> None:
             _remove_leftovers(final.parent)
             partial.mkdir(parents=True)
         torch.distributed.barrier()
-        original(state_dict, str(partial), *args, **kwargs)
+        request = original(state_dict, str(partial), *args, **kwargs)
+        if request is not None:  # it is written while training goes on
+            for write_metadata_json in request.finalize_fns:
+                write_metadata_json()  # has a barrier, which is no work for a thread
+            request.finalize_fns = [lambda: publish(partial, final)] if rank == 0 else []
+            return request
         torch.distributed.barrier()
         if rank == 0:
             publish(partial, final)
         torch.distributed.barrier()
-
-
-def _keep_results_in_the_process() -> None:
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    results: queue.Queue[Any] = queue.Queue()
-    why = (
-        "0.19.2 starts a Python process in each rank, which imports all of torch, to hold what one thread tells another"
-    )
-    replace(filesystem_async, "get_write_results_queue", lambda mp_mode="spawn": results, why=why)
+        return None
 
 
 def _remove_leftovers(folder: Path) -> None:

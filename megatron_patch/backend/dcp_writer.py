@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,34 @@ class _DeferredErrors:
             raise self._error
 
 
+def write_items(stream: Any, name: str, items: Iterable[tuple[WriteItem, Maker]]) -> list[WriteResult]:
+    """Write one file of a checkpoint, making each item when its turn comes.
+
+    Args:
+        stream: at its beginning.
+        name: of the file, for the checkpoint's index.
+        items: tensors must come out on the CPU and alone in their storage; bytes are written as they are.
+    """
+    results = []
+    for item, make in items:
+        content, start = make(), stream.tell()
+        # an archive is made in memory unless it is large: small writes cost a system call each
+        if isinstance(content, io.BytesIO):
+            stream.write(content.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
+        elif isinstance(content, torch.Tensor) and content.nbytes > 1 << 20:
+            deferred = _DeferredErrors(stream)
+            torch.save(content, deferred)
+            deferred.check()
+        else:
+            archive = io.BytesIO()
+            torch.save(content, archive)
+            stream.write(archive.getvalue())
+        del content
+        length = stream.tell() - start
+        results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
+    return results
+
+
 class _Writer(dcp.FileSystemWriter):
     """One file for each tensor, one for everything else."""
 
@@ -103,24 +132,9 @@ class _Writer(dcp.FileSystemWriter):
         return done
 
     def _write_file(self, planner: dcp.SavePlanner, number: int, items: list[WriteItem]) -> list[WriteResult]:
-        name, results = f"__0_{number}.distcp", []
+        name = f"__0_{number}.distcp"
         with self.fs.create_stream(self.fs.concat_path(self.path, name), "wb") as stream:
-            for item in items:
-                content = planner.resolve_data(item)
-                start = stream.tell()
-                # an archive is made in memory unless it is large: small writes cost a system call each
-                if isinstance(content, torch.Tensor) and content.nbytes > 1 << 20:
-                    deferred = _DeferredErrors(stream)
-                    torch.save(content, deferred)
-                    deferred.check()
-                else:
-                    archive = io.BytesIO()
-                    torch.save(content, archive)
-                    stream.write(archive.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
-                del content
-                length = stream.tell() - start
-                results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
-        return results
+            return write_items(stream, name, [(item, partial(planner.resolve_data, item)) for item in items])
 
     def storage_meta(self) -> StorageMeta:
         """Upstream puts the path and a random id there; without them the same input gives the same bytes."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.corpus import Corpus
+from megatron_patch.launch.layout import chunk_layers
 from megatron_patch.launch.plan import Plan
 
 Flags = list[str]
@@ -76,11 +77,15 @@ def parallel_flags(plan: Plan) -> Flags:
         flags += ["--sequence-parallel"]
     if plan.tp_overlap is not None:
         flags += tp_overlap.flags(plan.tp_overlap)
-    if layout.vp > 1:
+    uneven = not layout.ends_count and len(set(layout.stage_layers)) > 1
+    if layout.vp > 1 and uneven:
+        chunks = "|".join(f"t*{layers}" for layers in chunk_layers(layout.stage_layers, layout.vp))
+        flags += ["--pipeline-model-parallel-layout", f"E{chunks}L"]
+    elif layout.vp > 1:
         flags += ["--num-virtual-stages-per-pipeline-rank", str(layout.vp)]
     if layout.ends_count:
         flags += ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"]
-    elif len(set(layout.stage_layers)) > 1:
+    elif layout.vp == 1 and uneven:
         first, last = layout.stage_layers[0], layout.stage_layers[-1]
         flags += ["--decoder-first-pipeline-num-layers", str(first), "--decoder-last-pipeline-num-layers", str(last)]
     flags += ["--distributed-backend", "nccl" if plan.device == "cuda" else "gloo"]
@@ -240,6 +245,7 @@ def checkpoint_flags(plan: Plan) -> Flags:
     """Saving, and what is loaded: the newest checkpoint of this run, else the weights it starts from."""
     flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
     flags += ["--save-interval", str(plan.schedule.save_interval)]
+    flags += ["--background-save"] if plan.background_save else []
     if plan.resume_iteration is not None:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]
@@ -282,31 +288,31 @@ FIXED = frozenset(
 EMITTED = frozenset(
     """
     --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2 --adam-eps
-    --allow-unfused-attention --attention-backend --attention-dropout --bf16 --calculate-per-token-loss --ckpt-format
-    --ckpt-step --clip-grad --context-parallel-size --cpu-offloading-num-layers --cross-entropy-fusion-impl
-    --cross-entropy-loss-fusion --data-cache-path --data-path --decoder-first-pipeline-num-layers
-    --decoder-last-pipeline-num-layers --device --disable-bias-linear --dist-ckpt-optim-fully-reshardable
-    --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters --exp-avg-dtype --exp-avg-sq-dtype
-    --export-hf --ffn-hidden-size --fine-grained-activation-offloading --finetune --fp16 --fp8-amax-compute-algo
-    --fp8-amax-history-len --fp8-format --fp8-param-gather
-    --fp8-recipe --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout
-    --hidden-size --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt
-    --log-interval --lr --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc
-    --manual-gc-interval --max-position-embeddings --micro-batch-size --min-lr --no-check-for-nan-in-loss-and-grad
+    --allow-unfused-attention --attention-backend --attention-dropout --background-save --bf16
+    --calculate-per-token-loss --ckpt-format --ckpt-step --clip-grad --context-parallel-size --cpu-offloading-num-layers
+    --cross-entropy-fusion-impl --cross-entropy-loss-fusion --data-cache-path --data-path
+    --decoder-first-pipeline-num-layers --decoder-last-pipeline-num-layers --device --disable-bias-linear
+    --dist-ckpt-optim-fully-reshardable --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters
+    --exp-avg-dtype --exp-avg-sq-dtype --export-hf --ffn-hidden-size --fine-grained-activation-offloading --finetune
+    --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe
+    --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size
+    --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt --log-interval --lr
+    --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc --manual-gc-interval
+    --max-position-embeddings --micro-batch-size --min-lr --no-check-for-nan-in-loss-and-grad
     --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
     --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
     --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
-    --offload-modules
-    --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir --overlap-cpu-optimizer-d2h-h2d
-    --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler --padded-vocab-size
-    --pipeline-model-parallel-size --position-embedding-type --recompute-granularity --recompute-method
-    --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed --seq-length
-    --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing --spec --split
-    --swiglu --tensor-model-parallel-size --tensorboard-dir --tokenizer-model --tokenizer-type --tp-comm-overlap
-    --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad --train-data-path
-    --train-iters --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization
-    --use-distributed-optimizer --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity
-    --wandb-exp-name --wandb-project --wandb-save-dir --weight-decay --z-loss
+    --offload-modules --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir
+    --overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler
+    --padded-vocab-size --pipeline-model-parallel-layout --pipeline-model-parallel-size --position-embedding-type
+    --recompute-granularity
+    --recompute-method --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed
+    --seq-length --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing
+    --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir --tokenizer-model --tokenizer-type
+    --tp-comm-overlap --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad --train-data-path --train-iters
+    --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
+    --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name --wandb-project
+    --wandb-save-dir --weight-decay --z-loss
     """.split()  # noqa: SIM905
 )
 """Every flag that some plan gives; a test holds it against the golden files."""

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any
 
-from megatron_patch.launch.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
+from megatron_patch.launch.machine import (
+    Gpu,
+    available_memory,
+    installed_gpus,
+    total_memory,
+    usable_cores,
+    visible_gpus,
+)
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.tp_overlap import METHODS
 from megatron_patch.launch.values import Kind, choice, nearest, real, switch, text, whole
@@ -38,6 +45,11 @@ class Knobs:
     )
     attention_backend: str | None = _knob(
         None, "attention kernel, before FL", choice("auto", "flash", "fused", "unfused")
+    )
+    background_save: str = _knob(
+        "auto",
+        "checkpoints are copied to RAM and written while training goes on; auto = where there is RAM for the copy",
+        choice("auto", "true", "false"),
     )
     clip_grad: float = _knob(1.0, "largest norm of the gradient; 0 does not clip", real())
     dataset_type: str = _knob("idxmap", "form of the data: .bin and .idx, or JSON (SFT only)", choice("idxmap", "raw"))
@@ -168,6 +180,8 @@ class Environment:
     cores: int
     memory_bytes: int
     """RAM that is free now."""
+    memory_total_bytes: int
+    """RAM of this machine, or of this container."""
     dry_run: bool
     elsewhere: bool
     """The run is only prepared here (submitted to Slurm, written down for Kubernetes): GPUs here do not count."""
@@ -214,6 +228,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         gpus=gpus,
         cores=usable_cores(),
         memory_bytes=available_memory(),
+        memory_total_bytes=total_memory(),
         dry_run=dry_run in ("1", "true"),
         elsewhere=False,
         wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",

@@ -66,11 +66,13 @@ def _adams(config: RunConfig, knobs: Knobs, device: str) -> list[Adam]:
     """Ways to keep the optimizer's state, best first: the plan takes the first that fits.
 
     The compact ways need Transformer Engine's Adam and the distributed optimizer. Under fp8 Megatron keeps whole
-    fp32 copies, and only the moments can shrink.
+    fp32 copies, and only the moments can shrink; with delayed scaling Transformer Engine would keep the copies, in a
+    form that no checkpoint can hold.
     """
     if config.pr == "fp32":
         return [Adam(bytes=8)]
-    if device != "cuda" or not config.do or config.pr == "fp16" or config.optimizer_offload != "false":
+    delayed = config.pr == "fp8" and knobs.fp8_recipe == "delayed"
+    if device != "cuda" or not config.do or config.pr == "fp16" or delayed or config.optimizer_offload != "false":
         return [PLAIN_ADAM]
     remainders = [Adam(bytes=10, compact=True)] if config.pr == "bf16" else []
     small = Adam(bytes=6 if config.pr == "bf16" else 8, compact=True, moments_bf16=True)

@@ -91,6 +91,12 @@ def available_memory() -> int:
     return free if limit is None or used is None else min(free, limit - used)
 
 
+def total_memory() -> int:
+    """Bytes of RAM of this machine, or the limit of this container."""
+    limit = _number("/sys/fs/cgroup/memory.max")
+    return min(_meminfo("MemTotal"), limit or _meminfo("MemTotal"))
+
+
 def _meminfo(key: str) -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{key}:"):

@@ -257,20 +257,19 @@ def workspace_bytes(shape: Shape, vocab_rows: int, layout: Layout, precision: Pr
 
 
 def save_bytes(memory: Memory, precision: Precision, layout: Layout) -> int:
-    """RAM that one rank takes while it saves under the distributed optimizer.
-
-    The whole stage's state in fp32, gathered over the data-parallel ranks, and once more what this rank writes of it.
-    Source: `get_parameter_state_dp_zero` of megatron-core 0.19.2; backend/optimizer_state.py for a single rank.
-    """
-    parameters, ranks = memory.weights // precision.weight, layout.dp * layout.cp
-    gathered = 12 * parameters if ranks > 1 else 0
-    return gathered + (12 + precision.weight) * parameters // ranks
+    """What one rank writes of a checkpoint, and copies to RAM before if it writes in the background."""
+    return memory.weights // precision.weight * _saved_bytes(precision) // (layout.dp * layout.cp)
 
 
 def checkpoint_bytes(parameters: int, precision: Precision) -> int:
     """What one checkpoint takes on disk: weights as they are computed with, fp32 copies and moments."""
+    return parameters * _saved_bytes(precision)
+
+
+def _saved_bytes(precision: Precision) -> int:
+    """Of each parameter."""
     master = 4 if precision.weight == 2 else 0
-    return parameters * (precision.weight + master + (4 if precision.adam.moments_bf16 else 8))
+    return precision.weight + master + (4 if precision.adam.moments_bf16 else 8)
 
 
 def gigabytes(count: int) -> str:

@@ -20,7 +20,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
         changes: what is different from the last start in this output folder.
     """
     notes = [*_start_notes(plan), *changes, *_layout_notes(plan, environment), *_value_notes(plan, environment)]
-    warnings = [*_memory_warnings(plan), *_save_warnings(plan, environment), *_disk_warnings(plan)]
+    warnings = [*_memory_warnings(plan), *_disk_warnings(plan)]
     return dataclasses.replace(plan, notes=tuple(notes), warnings=tuple(warnings))
 
 
@@ -99,6 +99,12 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield f"weights travel in bf16, not fp8: {why}"
     if config.optimizer_offload == "auto":
         yield _offload_note(plan)
+    if plan.knobs.background_save == "auto" and not plan.background_save:
+        copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
+        yield (
+            f"checkpoints are written between steps: copies of {gigabytes(copies)} would take too much of the "
+            f"{gigabytes(environment.memory_total_bytes)} of RAM here (MP_BACKGROUND_SAVE=true takes them)"
+        )
     if environment.wandb_key and not environment.wandb_installed:
         yield "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there"
     for name, value in environment.mine.items():
@@ -120,17 +126,6 @@ def _memory_warnings(plan: Plan) -> Iterator[str]:
         yield (
             f"a rank needs about {gigabytes(memory.total)}, {where} has {gigabytes(limit)} to give; "
             f"cheapest change: {cheapest_change(plan)}"
-        )
-
-
-def _save_warnings(plan: Plan, environment: Environment) -> Iterator[str]:
-    if plan.device != "cuda" or not plan.config.do or environment.only_plans:
-        return
-    needed = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
-    if needed > environment.memory_bytes:
-        yield (
-            f"a save takes {gigabytes(needed)} of RAM here for a moment (every rank gathers the optimizer of its "
-            f"pipeline stage), {gigabytes(environment.memory_bytes)} is free; with a larger TP or PP each gathers less"
         )
 
 

@@ -19,7 +19,14 @@ from megatron_patch.launch.environment import Environment, Knobs
 from megatron_patch.launch.fit import fit_memory
 from megatron_patch.launch.layout import Layout, balanced_layers, split_layers
 from megatron_patch.launch.machine import Gpu
-from megatron_patch.launch.memory import GPU_RESERVE_BYTES, PROCESS_BYTES, Memory, Precision, checkpoint_bytes
+from megatron_patch.launch.memory import (
+    GPU_RESERVE_BYTES,
+    PROCESS_BYTES,
+    Memory,
+    Precision,
+    checkpoint_bytes,
+    save_bytes,
+)
 from megatron_patch.launch.resume import Earlier
 from megatron_patch.launch.schedule import Schedule, count_iterations
 from megatron_patch.launch.vocabulary import Tokenizer
@@ -61,6 +68,8 @@ class Plan:
     """Bytes that one rank may take; None where nothing is known."""
     checkpoint_bytes: int
     """One checkpoint on disk."""
+    background_save: bool
+    """Checkpoints are written while training goes on."""
     output: str
     """OUTPUT_BASEPATH, absolute."""
     wandb: bool
@@ -133,6 +142,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         memory_limit=limit,
         checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), fit.precision),
+        background_save=_saves_in_background(knobs, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
         wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
         notes=(),
@@ -144,9 +154,10 @@ def _layout(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Layout
     split = split_layers(facts["shape"].num_layers, config.pp, knobs.vp)
     assert split is not None, "check_pipeline_parallel has let an impossible pipeline through"
     stage_layers, ends_count = split
-    if facts["device"] == "cuda" and knobs.pp_balance and config.pp > 1 and knobs.vp == 1 and not ends_count:
+    if facts["device"] == "cuda" and knobs.pp_balance and config.pp > 1 and not ends_count:
         rows = padded_vocab_size(facts["vocab_size"])
-        stage_layers = balanced_layers(facts["shape"], rows, config.seq_len, config.pp)
+        balanced = balanced_layers(facts["shape"], rows, config.seq_len, config.pp)
+        stage_layers = balanced if min(balanced) >= knobs.vp else stage_layers
     return Layout(
         nodes=facts["nodes"],
         processes=facts["processes"],
@@ -183,6 +194,20 @@ def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout
     if device == "cpu":
         return environment.memory_bytes // layout.processes - PROCESS_BYTES
     return gpu.memory_bytes - GPU_RESERVE_BYTES if gpu and gpu.memory_bytes else None
+
+
+MOST_RAM_FOR_COPIES = 2 / 3
+"""Part of a machine's RAM that copies of a checkpoint may take."""
+
+
+def _saves_in_background(
+    knobs: Knobs, environment: Environment, memory: Memory, precision: Precision, layout: Layout
+) -> bool:
+    """All machines of a run must find the same: asked for is all their RAM, not what is free of it."""
+    if knobs.background_save != "auto" or environment.only_plans:
+        return knobs.background_save != "false"
+    needed = layout.processes * save_bytes(memory, precision, layout)
+    return needed <= MOST_RAM_FOR_COPIES * environment.memory_total_bytes
 
 
 def to_json(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.environment import VARIABLES
-from megatron_patch.launch.memory import gigabytes
+from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
 
 USAGE = "sh run_mcore_llama3_1.sh ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
@@ -157,7 +157,14 @@ def _file_lines(plan: Plan) -> Iterator[str]:
     yield _row("", names + (", wandb/" if plan.wandb else ""))
     if plan.knobs.export_hf:
         yield _row("", "hf/: the Hugging Face folder, when training is done")
-    yield _row("", f"checkpoints/: {saves} of about {gigabytes(plan.checkpoint_bytes)} each")
+    yield _row("", f"checkpoints/: {saves} of about {gigabytes(plan.checkpoint_bytes)} each, {_when_written(plan)}")
+
+
+def _when_written(plan: Plan) -> str:
+    if not plan.background_save:
+        return "written between steps"
+    copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
+    return f"written while training goes on, from a copy in RAM ({gigabytes(copies)} a machine)"
 
 
 def _remarks(plan: Plan) -> Iterator[str]:

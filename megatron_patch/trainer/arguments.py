@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--export-hf", type=Path, default=None, help="write this Hugging Face folder when training is done"
     )
     group.add_argument(
+        "--background-save", action="store_true", help="copy a checkpoint to RAM and write it while training goes on"
+    )
+    group.add_argument(
         "--allow-unfused-attention",
         action="store_true",
         help="train on even if Transformer Engine falls back to S x S attention at 2048 tokens or more",

@@ -29,7 +29,7 @@ def _problems(args: Any) -> Iterator[str]:
     if args.load and args.hf_checkpoint:
         yield "--load and --hf-checkpoint: weights can come from one place only"
     if args.async_save:
-        yield "--async-save: a checkpoint gets its name when all ranks have written it; leave the flag out"
+        yield "--async-save: Megatron's own is not used here; give --background-save"
     has_validation = args.mock_data or args.data_path or args.valid_data_path or args.per_split_data_args_path
     if args.eval_iters and not has_validation:
         yield f"--eval-iters {args.eval_iters} without --valid-data-path: give validation data, or --eval-iters 0"

@@ -88,7 +88,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import hooks, te_attention, z_loss
+    from ..backend import background_save, hooks, te_attention, z_loss
     from .checks import refuse_contradictions
     from .datasets import provide_datasets
     from .sft import sft_provider
@@ -100,6 +100,8 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     reporter.built("arguments and tokenizer")
     hooks.interrupt_like_termination(args)
     refuse_contradictions(args)
+    if args.background_save:
+        background_save.save_in_the_background(args)
     if args.z_loss:
         z_loss.keep_log_z()
     if args.transformer_impl == "transformer_engine":

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from megatron_patch.launch import driver, notes
+from megatron_patch.launch import driver
+from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.plan import Plan
 
@@ -59,18 +60,22 @@ def test_the_change_that_is_named_makes_it_fit(
     assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed)
 
 
-def test_ram_that_a_save_takes(
+def test_ram_that_copies_take(
     values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight ranks gather 12 bytes a parameter each, and copy an eighth of the checkpoint: 8B takes 880 GB."""
+    """8 B parameters of 14 bytes, 112 GB over all ranks: copied to RAM where that is two thirds of it at most."""
     gpu = Gpu(name="some", memory_bytes=141 * 10**9, uuid="GPU-1")
     monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (gpu,) * 8)
-    typed = values(**LONG | {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
-    plan, environment, _ = driver.make_plan(typed, surroundings(MP_DEVICE="auto"), dry_run=True)
-    assert plan is not None
-    for free, expected in ((800, 1), (900, 0)):
-        here = dataclasses.replace(environment, dry_run=False, memory_bytes=free * 10**9)
-        assert len(list(notes._save_warnings(plan, here))) == expected
+    found = {}
+    for ram, asked in ((150, "auto"), (200, "auto"), (150, "true"), (200, "false")):
+        monkeypatch.setattr("megatron_patch.launch.environment.total_memory", lambda ram=ram: ram * 10**9)
+        typed = values(**LONG | {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
+        plan, *_ = driver.make_plan(typed, surroundings(MP_DEVICE="auto", MP_BACKGROUND_SAVE=asked), dry_run=False)
+        assert plan is not None
+        assert ("--background-save" in megatron_argv(plan)) == plan.background_save
+        assert any("written between steps" in note for note in plan.notes) == (ram == 150 and asked == "auto")
+        found[ram, asked] = plan.background_save
+    assert found == {(150, "auto"): False, (200, "auto"): True, (150, "true"): True, (200, "false"): False}
 
 
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:

@@ -26,9 +26,9 @@ DYING = REPOSITORY / "tests" / "trainer" / "kill_while_saving.py"
 
 
 def flags(output: Path, data: Path, extra: str) -> str:
-    """For a run that saves into its own folder, and validates now and then."""
+    """For a run that saves into its own folder while it trains, and validates now and then."""
     validation = f"--valid-data-path {data} --eval-interval 10 --eval-iters 2"
-    return f"--save {output}/checkpoints --save-interval 5 {validation} {extra}"
+    return f"--save {output}/checkpoints --save-interval 5 --background-save {validation} {extra}"
 
 
 def resume(output: Path, data: Path, extra: str, *, processes: int) -> tuple[Run, int]:

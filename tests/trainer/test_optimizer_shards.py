@@ -15,7 +15,8 @@ from megatron_patch.backend import enable
 enable("cpu")
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-DistributedOptimizer.get_parameter_state_dp_zero = DistributedOptimizer.get_parameter_state_dp_zero.__wrapped__
+for name in ("sharded_param_state_fully_reshardable", "load_parameter_state_from_fully_reshardable"):
+    setattr(DistributedOptimizer, name, getattr(DistributedOptimizer, name).__wrapped__)
 from megatron_patch.trainer.entry import main
 
 main()
