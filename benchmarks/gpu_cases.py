@@ -114,8 +114,6 @@ OVERLAPS: dict[str, dict[str, Any]] = {
     "margin": {"env": NO_MARGIN},
 }
 """Ways to do the transfers of tensor parallelism, by name."""
-LAYOUT = "--pipeline-model-parallel-layout Et*9|t*8|t*8|t*7L"
-"""Two stages of two chunks each, 17 and 15 layers."""
 TP2_PP2 = replace(PLAIN, name="8B-tp2-pp2", size="8B", tp=2, pp=2, sp=True, batch=32, steps=6, processes=4, seconds=90)
 
 
@@ -123,10 +121,9 @@ def _same(case: Case) -> Case:
     return case
 
 
-def _chunked(case: Case, layout: str = LAYOUT) -> Case:
-    """The same with the virtual pipeline; the driver's own MP_VP cuts evenly."""
-    megatron = f"{case.megatron} {layout}".strip()
-    return replace(case, name=f"{case.name}-vp", env={**case.env, "MP_PP_BALANCE": "false"}, megatron=megatron)
+def _chunked(case: Case) -> Case:
+    """The same, each stage in two chunks."""
+    return replace(case, name=f"{case.name}-vp", env={**case.env, "MP_VP": "2"})
 
 
 CURVE = replace(PLAIN, name="curve", start="given", steps=20, env=DETERMINISTIC)
@@ -158,10 +155,7 @@ SUITES: dict[str, list[Case]] = {
         Case(name="smoke", size="tiny", seq=128, batch=4, steps=5),
         Case(name="smoke-fails", size="tiny", seq=128, batch=4, steps=5, megatron="--num-layers-at-end-in-bf16 x"),
         Case(name="smoke-two", size="tiny", seq=128, batch=4, steps=5, processes=2),
-        _chunked(
-            Case(name="smoke", size="tiny-L8", seq=128, batch=4, steps=5, pp=2, processes=2),
-            "--pipeline-model-parallel-layout Et*3|t*2|t*2|tL",
-        ),
+        _chunked(Case(name="smoke", size="tiny-L8", seq=128, batch=4, steps=5, pp=2, processes=2)),
     ],
     "kernels": [
         replace(PLAIN, name="bf16-profile", env=PROFILED),

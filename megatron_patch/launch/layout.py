@@ -95,6 +95,11 @@ def balanced_layers(shape: Shape, vocab_rows: int, seq_len: int, pp: int) -> tup
     return best if cost(best)[0] < 0.99 * cost(even)[0] else even
 
 
+def chunk_layers(stage_layers: tuple[int, ...], vp: int) -> tuple[int, ...]:
+    """Layers of every chunk in the model's order: first the first chunk of each pipeline rank, then the second."""
+    return tuple(layers // vp + (chunk < layers % vp) for chunk in range(vp) for layers in stage_layers)
+
+
 def tensor_parallel_problem(shape: Shape, tp: int) -> str | None:
     """Why a model cannot be cut over TP ranks; None if it can.
 

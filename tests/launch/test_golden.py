@@ -101,6 +101,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     | {"DATASET_PATH": "sft-8192", "VALID_DATASET_PATH": "sft-8192"}
     | {"TRAIN_TOKENS_OR_ITERS": "1000", "WARMUP_TOKENS_OR_ITERS": "10"},
     "gpu_8b_offload_in_a_pipeline": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "AC": "offload"},
+    "gpu_8b_chunks": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_VP": "2"},
     "gpu_8b_tp_overlap": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_TP_OVERLAP": "ring-all"},
     "dlc_70b_vp5": {**DLC, **LARGE, "MODEL_SIZE": "70B", "TP": "8", "PP": "4", "MP_VP": "5"}
     | {"WORLD_SIZE": "8", "KUBERNETES_CONTAINER_RESOURCE_GPU": "8", "CP": "2"},
