@@ -210,6 +210,7 @@ SUITES: dict[str, list[Case]] = {
     "switches": [replace(case, env=DETERMINISTIC | case.env) for case in SWITCHES],
     "save": [  # saved after iteration 5, when the steps are settled, and at the end
         replace(PLAIN, name="save-L8", size="8B-L8", save_interval=5),
+        replace(PLAIN, name="save-L8-waiting", size="8B-L8", save_interval=5, env={"MP_BACKGROUND_SAVE": "false"}),
         replace(PLAIN, name="8B-save", size="8B", batch=2, save_interval=5),
         replace(PLAIN, name="save-L16-dp4", size="8B-L16", save_interval=5, processes=4),
         replace(PLAIN, name="save-L16-tp2-pp2", size="8B-L16", tp=2, pp=2, sp=True, save_interval=5, processes=4),
