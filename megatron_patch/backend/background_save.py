@@ -135,6 +135,11 @@ def save_in_the_background(args: Any) -> None:
     )
     _let_optimizers_wait()
 
+    @wrap(training, "train", why="groups can be made only while torchrun lives, and the last save may come after")
+    def train(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        _group()
+        return original(*args, **kwargs)
+
 
 def use_own_writer() -> None:
     """Plan as Megatron does, and write as this module does, in the background or not."""

@@ -23,7 +23,7 @@ from megatron_patch.launch.plan import Plan, build_plan, to_json, values_of
 from megatron_patch.launch.problems import Problem, label, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, facts_of_environment, run_steps
-from megatron_patch.launch.resume import compare_values, read_earlier
+from megatron_patch.launch.resume import compare_values, is_written, read_earlier
 
 USAGE_ERROR = 2
 
@@ -148,6 +148,9 @@ def make_plan(
 def _refusals(plan: Plan) -> list[Problem]:
     """What a dry run may show and a real start may not begin."""
     found = []
+    if is_written(plan.output):
+        what, valid = "another run is writing there", "another folder; or wait until it has ended, or stop it"
+        found.append(Problem(names=("OUTPUT_BASEPATH",), what=what, valid=valid))
     if plan.device == "cpu" and plan.memory_limit is not None and plan.memory.static > plan.memory_limit:
         what = (
             f"weights, gradients and optimizer of one process take {gigabytes(plan.memory.static)}, "

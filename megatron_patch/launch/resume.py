@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,21 @@ def read_earlier(output: str) -> Earlier:
     except (OSError, ValueError):
         plan = None
     return Earlier(iteration=newest, broken=tuple(broken), plan=plan if isinstance(plan, dict) else None)
+
+
+def is_written(output: str) -> bool:
+    """Whether a run holds this output folder (`trainer/process.py`)."""
+    try:
+        descriptor = os.open(output, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def compare_values(

@@ -11,6 +11,7 @@ from ..backend import APPLIED, enable
 from . import BEGAN
 from .arguments import add_arguments, parse_early
 from .errors import TrainerError
+from .process import claim, end_with_launcher
 from .reporter import Reporter
 from .startup import Startup
 from .streams import Streams
@@ -24,6 +25,9 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"  # tokenizers come from local folders; never try the network
     streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     try:
+        end_with_launcher()
+        if streams.rank == 0:
+            claim(early.output_dir)
         _recorded(partial(_run, early, streams, startup))
     except BaseException as error:
         streams.report(error)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from megatron_patch.launch.resume import is_written
+
 from .harness import (
     REPOSITORY,
     Run,
+    children,
+    command,
     complete_iterations,
+    environment,
     launch,
     launch_and_signal,
     read_checkpoint,
+    read_metrics,
     train,
 )
 
@@ -121,6 +129,28 @@ def test_asked_to_stop(tmp_path: Path, data: Path, number: signal.Signals) -> No
     saved = complete_iterations(tmp_path / "run" / "checkpoints")
     assert saved == [len(stopped.losses)]
     assert f"stopped by a signal after iteration {saved[0]}" in stopped.stdout
+
+
+def test_launcher_killed(tmp_path: Path, data: Path) -> None:
+    """While a run writes into a folder no other may; killed without its ranks, torchrun takes them along: they save."""
+    output = tmp_path / "run"
+    extra = flags(output, data, "--train-iters 100000 --save-interval 100000")
+    job = subprocess.Popen(command(output, data, extra, processes=2), env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        while job.poll() is None and len(read_metrics(output)) < 3:
+            time.sleep(0.01)
+        ranks = children(job.pid)
+        other = launch(output, data, extra)
+        assert other.returncode != 0 and f"another run is writing into {output}" in other.stderr
+        assert is_written(str(output))
+    finally:
+        job.kill()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_written(str(output))
+    done = [record["iteration"] for record in read_metrics(output) if "loss" in record]
+    assert complete_iterations(output / "checkpoints") == [done[-1]]
 
 
 def test_finished_run_has_nothing_to_do(first: Run, data: Path) -> None:

@@ -1,0 +1,38 @@
+"""What this process owes to others: it ends with its launcher, and no two runs write into one folder."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+from .errors import TrainerError
+
+PR_SET_PDEATHSIG = 1
+"""Source: prctl(2)."""
+
+
+def end_with_launcher() -> None:
+    """Get SIGTERM when torchrun dies, which finishes the step and saves.
+
+    torchrun ends its ranks, but where it is killed itself (SIGKILL, out of memory) they would train on, hold the GPUs
+    and write beside the next start.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1:  # it died before it could be asked for
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def claim(folder: Path) -> None:
+    """Be the only run that writes into `folder`, until this process ends, however it ends.
+
+    Raises:
+        TrainerError: another run does.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)  # stays open
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TrainerError(f"another run is writing into {folder}: wait until it has ended, or stop it") from None
