@@ -21,6 +21,10 @@ lines() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"loss"'; }
 losses() {
     sed -n 's/.*"iteration": \([0-9]*\), "loss": \([0-9.]*\),.*"step_ms": \([0-9]*\).*/\1 \2 \3ms/p' "$1/metrics.jsonl" | tr '\n' ';'
 }
+tree() { # PID: it and all that it started
+    for child in $(pgrep -P "$1"); do tree "$child"; done
+    echo "$1"
+}
 start_and_kill() { # NAME SECONDS CONDITION, then driver's arguments: SIGKILL when CONDITION is true
     name=$1 deadline=$(($(date +%s) + $2)) condition=$3
     shift 3
@@ -29,8 +33,8 @@ start_and_kill() { # NAME SECONDS CONDITION, then driver's arguments: SIGKILL wh
         [ "$(lines "$folder/$name")" -gt 0 ] && [ ! -e "$folder/$name.first" ] && say "$name: first step done" && touch "$folder/$name.first"
         sleep 0.1
     done
-    pkill -KILL -P "$(cat "$folder/pid")"
-    kill -KILL "$(cat "$folder/pid")" 2>/dev/null
+    # shellcheck disable=SC2046  # one word for each process; if the launcher alone dies, the ranks save
+    kill -KILL $(tree "$(cat "$folder/pid")") 2>/dev/null
     sleep 2
     say "$name, killed: $(losses "$folder/$name")"
 }
