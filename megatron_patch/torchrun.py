@@ -1,14 +1,17 @@
 """torchrun as it is, with a short ending: `python -m megatron_patch.torchrun` takes torchrun's own arguments.
 
 When a rank fails, torch.distributed.run 2.11 prints its own traceback and the rank's once more, up to 150 lines below
-the sentence that says what to change. Here the rank's own words stay last.
+the sentence that says what to change. Here the rank's own words stay last. And it leaves a folder `torchelastic_*` in
+/tmp after each run, where ranks note how they failed: here it goes with the run.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
+from tempfile import TemporaryDirectory
 from typing import Any
 
 
@@ -26,12 +29,17 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    gc.disable()  # while it imports: nothing of that is garbage
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    gc.enable()
+    parsed = parse_args(arguments)
     try:
-        run(parse_args(arguments))
+        with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as folder:
+            parsed.log_dir = parsed.log_dir or folder
+            run(parsed)
     except ChildFailedError as error:
         print(describe(error.failures), file=sys.stderr)
         return 1

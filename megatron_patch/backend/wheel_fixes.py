@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from .patching import BackendError, replace
+from .patching import BackendError, replace, wrap
 
 
 def use_compiled_helpers() -> None:
@@ -23,6 +25,28 @@ def use_compiled_helpers() -> None:
         raise BackendError("megatron-core has no megatron/core/datasets/helpers_cpp*.so: install the PyPI wheel")
     why = "0.19.2 runs make where the wheel has no Makefile, and exits with 1"
     replace(dataset_utils, "compile_helpers", lambda: None, why=why)
+
+
+def hide_idle_wandb() -> None:
+    """Let Megatron find no wandb where `--wandb-project` is not given. Call it before Megatron is imported: 0.19.2
+    imports it for its timers, 0.3 s, and uses it only with that flag."""
+    if not any(word.startswith("--wandb-project") for word in sys.argv):
+        sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]  # an import of it fails
+
+
+def read_tokenizers_with(read: Callable[[Any], Any | None]) -> None:
+    """Have `read` make the ranks' tokenizer.
+
+    Args:
+        read: gets Megatron's arguments; None leaves the tokenizer to Megatron.
+    """
+    import megatron.training.global_vars as global_vars
+
+    why = "0.19.2 imports transformers with its models, 1.5 s, for the ids of two tokens"
+
+    @wrap(global_vars, "build_tokenizer", why=why)
+    def build_tokenizer(original: Callable[..., Any], args: Any, **kwargs: Any) -> Any:
+        return read(args) or original(args, **kwargs)
 
 
 def stand_in_for_fused_wgrad() -> None:

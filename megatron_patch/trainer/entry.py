@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backend import APPLIED, enable
 from . import BEGAN
 from .arguments import add_arguments, parse_early
 from .errors import TrainerError
 from .process import claim, end_with_launcher
-from .reporter import Reporter
 from .startup import Startup
 from .streams import Streams
+
+if TYPE_CHECKING:
+    from .reporter import Reporter
 
 
 def main() -> None:
     """Train as the command line says; ends the process with a status other than 0 if anything went wrong."""
+    gc.disable()  # until all is imported: 4,000 modules hold next to no garbage, and looking for it takes a tenth
     startup = Startup(BEGAN)
-    startup.done("torch")
     early = parse_early(sys.argv[1:])
     os.environ["HF_HUB_OFFLINE"] = "1"  # tokenizers come from local folders; never try the network
     streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
@@ -43,12 +46,19 @@ def _recorded(run: Any) -> None:
 
 
 def _run(early: Any, streams: Streams, startup: Startup) -> None:
+    import torch
+
+    startup.done("torch")
+
+    from ..backend import wheel_fixes
+
+    wheel_fixes.hide_idle_wandb()
     enable(early.device)
     print("\n".join(["patches", *APPLIED]))
-    import torch
 
     from ..backend import hooks
     from .hardware import peak_tflops
+    from .reporter import Reporter
 
     device = torch.cuda.get_device_name() if early.device == "cuda" else "CPU process"
     reporter = Reporter(streams, early.output_dir, peak_tflops(device), startup)
@@ -92,13 +102,17 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import background_save, hooks, te_attention, z_loss
+    from ..backend import background_save, hooks, te_attention, wheel_fixes, z_loss
     from .checks import refuse_contradictions
     from .datasets import provide_datasets
     from .sft import sft_provider
     from .step import forward_step
     from .summary import summary_lines
+    from .token_ids import token_ids
 
+    wheel_fixes.read_tokenizers_with(token_ids)
+    gc.freeze()
+    gc.enable()
     reporter.built("Megatron")
     args = parse_and_validate_args(extra_args_provider=add_arguments)
     reporter.built("arguments and tokenizer")

@@ -18,7 +18,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from transformers.utils.chat_template_utils import render_jinja_template
 
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.formats import Conversation, MalformedRow, Message
@@ -115,6 +114,8 @@ class ChatTemplate:
     def _render(
         self, messages: list[Message], tools: Any, *, tracked: bool = False, prompt: bool = False
     ) -> tuple[str, list[Span]]:
+        from transformers.utils.chat_template_utils import render_jinja_template  # half a second, not for every rank
+
         try:
             # Its annotation says str; it returns the texts and, if asked, the spans of each.
             rendered: Any = render_jinja_template(
