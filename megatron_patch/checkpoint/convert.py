@@ -63,6 +63,8 @@ class Conversion:
     workers: int
     vocab_alignment: int = VOCAB_ALIGNMENT
     """The Megatron side has a multiple of so many rows of vocabulary."""
+    before_publishing: Callable[[], object] = lambda: None
+    """Called when everything is written; what it raises keeps the target from appearing."""
 
     @property
     def element_type(self) -> str:
@@ -118,7 +120,7 @@ def to_megatron(side: Side, target: Path, conversion: Conversion, progress: Prog
         CheckpointError: a value is NaN or infinite, or a file ends too soon.
     """
     facts = {"format": "torch_dist", "precision": conversion.precision, "layers": conversion.shape.num_layers}
-    with staged(target, facts) as stage:
+    with staged(target, facts, conversion.before_publishing) as stage:
         release = stage.path / RELEASE
         release.mkdir()
         blocks = _megatron_blocks(conversion, side, progress)
@@ -137,7 +139,7 @@ def to_per_rank(side: Side, target: Path, conversion: Conversion, tp: int, pp: i
     from megatron_patch.checkpoint.per_rank import write_per_rank
 
     facts = {"format": "torch", "precision": conversion.precision, "tensor_parallel": tp, "pipeline_parallel": pp}
-    with staged(target, facts) as stage:
+    with staged(target, facts, conversion.before_publishing) as stage:
         write_per_rank(stage, stage.path / RELEASE, conversion, side.tensors, side.maker, tp, pp, progress)
         _finish(stage, side, conversion)
 
@@ -266,6 +268,6 @@ def to_hf(
     tensors = [by_name[name] for name in hf_shapes(conversion.shape, conversion.vocab_size)]
     maker = BlockMaker(reader, conversion.dtype, reader.folder)
     facts = {"format": "huggingface", "precision": conversion.precision, "source": reader.folder.name}
-    with staged(target, facts) as stage:
+    with staged(target, facts, conversion.before_publishing) as stage:
         write_safetensors(stage, tensors, maker, conversion.workers, progress, shard_bytes)
         copy_companions(configuration.companions, stage.path, configuration.config, conversion.precision)

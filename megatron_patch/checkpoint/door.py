@@ -23,10 +23,11 @@ from megatron_patch.checkpoint.job import (
     vocab_alignment,
 )
 from megatron_patch.checkpoint.locate import resolve_iteration
+from megatron_patch.checkpoint.manifest import Verification, read_manifest, verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.progress import Bar
-from megatron_patch.checkpoint.store import free_bytes, read_manifest, verify
+from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.families import LLAMA_3_1
 
 if TYPE_CHECKING:
@@ -117,24 +118,11 @@ def _run(job: Job) -> int:
     for note in job.notes:
         print(note, flush=True)
     if not job.options.check_only:
-        _verify_source(job)
         seconds, gigabytes = convert(job), job.nbytes / 1e9
         print(f"wrote {job.options.target}: {gigabytes:.3f} GB of weights in {seconds:.1f} s, with manifest.json")
     if job.options.check or job.options.check_only:
         return _check(job)
     return 0
-
-
-def _verify_source(job: Job) -> None:
-    """Hold the source against its manifest, if it has one: a flipped bit would be converted without a word."""
-    near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
-    source = next((folder for folder in near if read_manifest(folder) is not None), None)
-    if source is None:
-        return
-    if job.options.verify:
-        print(f"{source}: {verify(source) / 1e9:.3f} GB are as its manifest says", flush=True)
-    else:
-        print(f"{source}: not held against its manifest (--no-verify)", flush=True)
 
 
 def stored_precision(reader: MegatronReader) -> str:
@@ -146,13 +134,34 @@ def stored_precision(reader: MegatronReader) -> str:
 
 
 def convert(job: Job) -> float:
-    """Carry the conversion out.
+    """Carry the conversion out, and hold the source against its manifest: a flipped bit would come along unseen.
 
     Returns:
         seconds it took, imports left out.
     Raises:
         CheckpointError: the source is damaged, or is of another model; nothing was written.
     """
+    with _verification(job) as verification:
+        try:
+            seconds = _convert(job, verification)
+        except CheckpointError:
+            verification.finish()  # what is damaged explains what the conversion stumbled over
+            raise
+        if verified := verification.finish():
+            print(f"{verification.folder}: {verified / 1e9:.3f} GB are as its manifest says", flush=True)
+    return seconds
+
+
+def _verification(job: Job) -> Verification:
+    near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
+    folder = next((folder for folder in near if read_manifest(folder) is not None), None)
+    if folder is not None and not job.options.verify:
+        print(f"{folder}: not held against its manifest (--no-verify)", flush=True)
+        folder = None
+    return Verification(folder, workers=len(os.sched_getaffinity(0)))
+
+
+def _convert(job: Job, verification: Verification) -> float:
     import torch
 
     from megatron_patch.checkpoint import convert as conversions
@@ -172,9 +181,11 @@ def convert(job: Job) -> float:
         precision=job.precision,
         workers=options.workers or conversions.default_workers(),
         vocab_alignment=vocab_alignment(options),
+        before_publishing=verification.finish,
     )
     started = time.monotonic()
     if reader is not None:
+        reader.files.on_open = verification.begin
         types = sorted({reader.element_type(name) for name in reader.shapes})
         for note in [*conversions.check_megatron_shapes(reader, conversion), *cast_notes(types, job.precision)]:
             print(note, flush=True)
@@ -188,6 +199,7 @@ def convert(job: Job) -> float:
             side = conversions.megatron_side(reader, job.configuration, conversion)
         else:
             assert job.folder is not None
+            job.folder.files.on_open = verification.begin
             side = conversions.hf_side(job.folder, conversion)
         if options.per_rank_files:
             conversions.to_per_rank(side, options.target, conversion, options.tp, options.pp, bar)

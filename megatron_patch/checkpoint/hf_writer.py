@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 from megatron_patch.checkpoint.hf_folder import INDEX, SINGLE_FILE
@@ -79,10 +80,15 @@ def _cut(tensors: list[Tensor], itemsize: int, workers: int, shard_bytes: int | 
 def _write_shard(file: Path, stage: Stage, tensors: list[Tensor], maker: BlockMaker, progress: Progress) -> None:
     with HashingFile(file, stage) as out:
         out.write(header_bytes({tensor.name: (maker.element_type, tensor.shape) for tensor in tensors}))
-        for tensor in tensors:
-            step = rows_per_block(tensor, maker.dtype.itemsize)
-            for start in range(0, tensor.rows, step):
-                rows = min(step, tensor.rows - start)
-                made = maker.make([(tensor, start)], rows, (rows, *tensor.row_shape))
-                out.write(bytes_of(made))
-                progress(made.nbytes)
+        blocks = [
+            (tensor, start, min(step, tensor.rows - start))
+            for tensor in tensors
+            for step in [rows_per_block(tensor, maker.dtype.itemsize)]
+            for start in range(0, tensor.rows, step)
+        ]
+        for (tensor, start, rows), following in zip_longest(blocks, blocks[1:]):
+            made = maker.make([(tensor, start)], rows, (rows, *tensor.row_shape))
+            if following is not None:
+                maker.prefetch(*following)
+            out.write(bytes_of(made))
+            progress(made.nbytes)

@@ -45,7 +45,7 @@ class Options:
     dry_run: bool = False
     allow_pickle: bool = False
     verify: bool = True
-    """Hold the source against its manifest first, if it has one."""
+    """Hold the source against its manifest, if it has one."""
     per_rank_files: bool = False
     iteration: int | None = None
     """Of a Megatron source: another than the newest."""

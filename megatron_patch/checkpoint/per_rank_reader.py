@@ -83,7 +83,7 @@ class PerRankReader(MegatronReader):
         """Layer axis included."""
         self._element_types: dict[str, str] = {}
         self._boxes: dict[tuple[str, int | None], list[_Box]] = {}
-        self._files = FileCache()
+        self.files = FileCache()
         parts = _weights_of_ranks(folder)
         if tied:
             parts.pop(("output_layer.weight", None), None)
@@ -143,7 +143,7 @@ class PerRankReader(MegatronReader):
                 part = part[:, box.column : box.column + box.columns]
             target = part if part.is_contiguous() else torch.empty_like(part, memory_format=torch.contiguous_format)
             offset = box.start + (first - box.row) * box.columns * out.element_size()
-            self._files.read_into(box.file, offset, bytes_of(target))
+            self.files.read_into(box.file, offset, bytes_of(target))
             if target is not part:
                 part.copy_(target)
 

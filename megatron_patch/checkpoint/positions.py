@@ -127,7 +127,7 @@ def help_text() -> str:
             "  --iteration N           a Megatron source: another iteration than the newest",
             "  --max-shard-size 5GB    mcore2hf: most bytes of a safetensors file",
             "  --workers N             threads; each holds 64 MiB",
-            "  --no-verify             do not hold the source against its manifest first",
+            "  --no-verify             do not hold the source against its manifest",
             "  --allow-pickle          read pytorch_model*.bin, with torch's weights_only loader",
             "  --per-rank-files        write Megatron's old format, mp_rank_XX_YYY/model_optim_rng.pt, for this TP and",
             "                          PP alone, with Transformer Engine's names. To read it needs no flag: mcore2hf,",

@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def header_bytes(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:
 class FileCache:
     """Open files, read by place or mapped into memory, shared by threads; closed when nobody holds the cache."""
 
+    on_open: Callable[[Path], object] | None = None
+    """Told of each file that is opened, before it is read."""
+
     def __init__(self) -> None:
         self._open: dict[Path, int] = {}
         weakref.finalize(self, _close, self._open)
@@ -113,8 +117,24 @@ class FileCache:
     def _descriptor(self, file: Path) -> int:
         fd = self._open.get(file)
         if fd is None:
+            if self.on_open is not None:
+                self.on_open(file)
             fd = self._open[file] = os.open(file, os.O_RDONLY)
         return fd
+
+    def _map(self, file: Path) -> tuple[mmap.mmap, int]:
+        with self._lock:
+            if file not in self._maps:
+                mapped = mmap.mmap(self._descriptor(file), 0, access=mmap.ACCESS_READ)
+                self._maps[file] = mapped, np.frombuffer(mapped, dtype=np.uint8).ctypes.data
+            return self._maps[file]
+
+    def prefetch(self, file: Path, offset: int, nbytes: int) -> None:
+        """Have the disk read these bytes, as far as the file has them, without waiting."""
+        mapped, _ = self._map(file)
+        first = offset - offset % mmap.PAGESIZE
+        if first < (last := min(offset + nbytes, len(mapped))):
+            mapped.madvise(mmap.MADV_WILLNEED, first, last - first)
 
     def view(self, file: Path, offset: int, nbytes: int) -> memoryview:
         """The file's bytes from `offset`, mapped and already read: no copy is made, and none is anonymous memory.
@@ -122,11 +142,7 @@ class FileCache:
         Raises:
             CheckpointError: the file ends too soon.
         """
-        with self._lock:
-            if file not in self._maps:
-                mapped = mmap.mmap(self._descriptor(file), 0, access=mmap.ACCESS_READ)
-                self._maps[file] = mapped, np.frombuffer(mapped, dtype=np.uint8).ctypes.data
-            mapped, address = self._maps[file]
+        mapped, address = self._map(file)
         if offset + nbytes > len(mapped):
             raise CheckpointError(f"{file}: ends before byte {offset + nbytes}")
         first = offset - offset % mmap.PAGESIZE

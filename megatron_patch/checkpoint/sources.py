@@ -16,7 +16,7 @@ import torch
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import HFFolder, select_tensors
-from megatron_patch.checkpoint.safetensors_io import TensorEntry
+from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES, TORCH_DTYPES
 from megatron_patch.checkpoint.weights import Tensor
 
@@ -37,6 +37,9 @@ class Source(Protocol):
         """The bytes of these rows where they lie together in a file, mapped; None where they do not."""
         return None
 
+    def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
+        """Have the disk read these rows, without waiting, where that can be done."""
+
 
 class MegatronReader(Source, Protocol):
     """The weights of one iteration of a Megatron checkpoint, in either format."""
@@ -44,6 +47,8 @@ class MegatronReader(Source, Protocol):
     folder: Path
     shapes: dict[str, tuple[int, ...]]
     """By the names of the torch_dist format, layer axis included."""
+    files: FileCache
+    """What the weights are read through."""
 
 
 class SafetensorsSource(Source):
@@ -142,6 +147,11 @@ class BlockMaker:
         for part, (tensor, start) in zip(per_slice, slices, strict=True):
             self._fill(tensor, start, part)
         return block.view(sizes)
+
+    def prefetch(self, tensor: Tensor, start: int, rows: int) -> None:
+        """Have the disk read what a block will be made of, without waiting."""
+        for _, span in tensor.cut(start, rows):
+            self._source.prefetch(span.name, span.layer, span.start, span.rows)
 
     def _view(self, tensor: Tensor, start: int, rows: int) -> torch.Tensor | None:
         """Rows that are one span and need no cast, where they lie in the source's file."""

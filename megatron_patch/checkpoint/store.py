@@ -16,7 +16,7 @@ import json
 import mmap
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
 
-MANIFEST = "manifest.json"
 INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
 MARKS = (MANIFEST, "latest_checkpointed_iteration.txt", "config.json", "metadata.json")
@@ -61,7 +61,7 @@ class Stage:
     def record_small(self, *files: Path) -> None:
         """Hash and record files that something else wrote."""
         for file in files:
-            self.record(file, *_hash_file(file))
+            self.record(file, *hash_file(file))
 
 
 class HashingFile(io.RawIOBase):
@@ -163,11 +163,14 @@ def free_bytes(target: Path) -> int:
 
 
 @contextlib.contextmanager
-def staged(target: Path, facts: dict[str, Any]) -> Iterator[Stage]:
+def staged(
+    target: Path, facts: dict[str, Any], before_publishing: Callable[[], object] = lambda: None
+) -> Iterator[Stage]:
     """Build a folder beside `target`; on leaving, write the manifest, flush, and put it in place in one step.
 
     Args:
         facts: what the manifest says besides the checksums.
+        before_publishing: called when everything is written; what it raises keeps the folder from appearing.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -182,6 +185,7 @@ def staged(target: Path, facts: dict[str, Any]) -> Iterator[Stage]:
     with building:
         try:
             yield stage
+            before_publishing()
             _write_manifest(stage, facts)
             _sync_tree(path)
             _put_in_place(path, target)
@@ -247,62 +251,3 @@ def _put_in_place(path: Path, target: Path) -> None:
     fd = os.open(target.parent, os.O_RDONLY)
     os.fsync(fd)
     os.close(fd)
-
-
-def _hash_file(file: Path) -> tuple[str, int]:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), file.stat().st_size
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, None if it has none.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    file = folder / MANIFEST
-    if not file.exists():
-        return None
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
-        if manifest["algorithm"] != "sha256":
-            raise CheckpointError(f"{file}: algorithm is {manifest['algorithm']!r}; supported: 'sha256'")
-        for name, facts in manifest["files"].items():
-            facts["sha256"], facts["bytes"]
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise CheckpointError(f"{file}: names {name!r}, which is outside the folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{file}: not a manifest ({error!r})") from None
-    return manifest
-
-
-def verify(folder: Path, *, workers: int = 2) -> int:
-    """Read every file of the manifest again and compare.
-
-    Returns:
-        bytes verified.
-    Raises:
-        CheckpointError: no manifest, or one line for each file that is missing, has another length or other bytes.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise CheckpointError(f"{folder}: has no {MANIFEST}, so there is nothing to verify it against")
-    files: dict[str, dict[str, Any]] = manifest["files"]
-
-    def problem(name: str) -> str | None:
-        file, wanted = folder / name, files[name]
-        if not file.is_file():
-            return f"{file}: missing; the manifest lists it"
-        if file.stat().st_size != wanted["bytes"]:
-            return f"{file}: {file.stat().st_size} bytes, the manifest says {wanted['bytes']}"
-        if _hash_file(file)[0] != wanted["sha256"]:
-            return f"{file}: its SHA-256 is not the manifest's, so it was changed or damaged"
-        return None
-
-    with ThreadPoolExecutor(workers) as pool:
-        problems = [line for line in pool.map(problem, files) if line]
-    if problems:
-        raise CheckpointError(problems)
-    return sum(facts["bytes"] for facts in files.values())

@@ -30,6 +30,8 @@ from megatron_patch.checkpoint.store import HashingFile, Stage
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SAFETENSORS_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 METADATA = ".metadata"
+RECORDS_BYTES = 1 << 16
+"""More than what torch.save writes around the numbers of one tensor."""
 
 SAFE_GLOBALS: dict[tuple[str, str], str] = {
     (module, name): module
@@ -116,7 +118,7 @@ class TorchDistReader:
         self.chunks: dict[str, list[Chunk]] = {}
         self._metadata = read_metadata(folder)
         self._payloads: dict[tuple[Path, int], int] = {}
-        self._files, self._scratch = FileCache(), threading.local()
+        self.files, self._scratch = FileCache(), threading.local()
         problems: list[str] = []
         for name, facts in self._metadata.state_dict_metadata.items():
             if isinstance(facts, dcp_metadata.TensorStorageMetadata) and not name.startswith("optimizer."):
@@ -147,6 +149,20 @@ class TorchDistReader:
         """F32, F16 or BF16."""
         return self._element_types[name]
 
+    def _parts(self, name: str, layer: int | None, start: int, rows: int) -> Iterator[tuple[Chunk, int, slice, slice]]:
+        """The chunks that hold some of these rows: the first such row in the chunk, and which rows and columns it has.
+
+        Rows are counted from `start`.
+        """
+        lead = 0 if layer is None else 1
+        for chunk in self.chunks[name]:
+            (row0, *columns0), (held, *columns) = chunk.offsets[lead:], chunk.sizes[lead:]
+            within = 0 if layer is None else layer - chunk.offsets[0]
+            first, last = max(start, row0), min(start + rows, row0 + held)
+            if first < last and (layer is None or 0 <= within < chunk.sizes[0]):
+                across = slice(columns0[0], columns0[0] + columns[0]) if columns else slice(0, 1)
+                yield chunk, within * held + first - row0, slice(first - start, last - start), across
+
     def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
         """Fill `out`, `[rows, columns]` or `[rows]` in the stored type, with rows from `start` of one layer.
 
@@ -154,45 +170,39 @@ class TorchDistReader:
             CheckpointError: the chunks do not cover the rows, or a chunk is not what the metadata says.
         """
         missing = out.numel()
-        lead = 0 if layer is None else 1
-        for chunk in self.chunks[name]:
-            if lead and not chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]:  # type: ignore[operator]
-                continue
-            (row0, *columns0), (rows, *columns) = chunk.offsets[lead:], chunk.sizes[lead:]
-            first, last = max(start, row0), min(start + out.shape[0], row0 + rows)
-            if first >= last:
-                continue
-            skipped = (layer - chunk.offsets[0]) * rows if layer is not None else 0
-            part = out[first - start : last - start]
-            if columns:
-                part = part[:, columns0[0] : columns0[0] + columns[0]]
-            self._fill(name, chunk, skipped + first - row0, part)
+        for chunk, row, rows, columns in self._parts(name, layer, start, out.shape[0]):
+            part = out[rows, columns] if out.dim() == 2 else out[rows]
+            self._fill(name, chunk, row, part)
             missing -= part.numel()
         if missing:
             where = "" if layer is None else f" of layer {layer}"
-            rows = f"{start} to {start + out.shape[0]}"
-            raise CheckpointError(f"{self.folder}: rows {rows}{where} of {name} are not in it")
+            raise CheckpointError(
+                f"{self.folder}: rows {start} to {start + out.shape[0]}{where} of {name} are not in it"
+            )
 
     def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
         """The bytes of rows that one chunk holds in full, mapped."""
-        lead = 0 if layer is None else 1
-        for chunk in self.chunks[name]:
-            (row0, *columns0), (held, *columns) = chunk.offsets[lead:], chunk.sizes[lead:]
-            whole = not any(columns0) and tuple(columns) == self.shapes[name][lead + 1 :]
-            in_layer = layer is None or chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
-            if whole and in_layer and row0 <= start and start + rows <= row0 + held:
-                row_bytes = math.prod(columns) * TORCH_DTYPES[self._element_types[name]].itemsize
-                skipped = (layer - chunk.offsets[0]) * held if layer is not None else 0
-                offset = self._payload(name, chunk) + (skipped + start - row0) * row_bytes
-                return self._files.view(chunk.file, offset, rows * row_bytes)
+        row_numel = math.prod(self.shapes[name][1 if layer is None else 2 :])
+        row_bytes = row_numel * TORCH_DTYPES[self._element_types[name]].itemsize
+        for chunk, row, held, columns in self._parts(name, layer, start, rows):
+            if held == slice(0, rows) and columns == slice(0, row_numel):
+                return self.files.view(chunk.file, self._payload(name, chunk) + row * row_bytes, rows * row_bytes)
         return None
+
+    def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
+        """Have the disk read these rows, and the small records around them, without waiting."""
+        itemsize = TORCH_DTYPES[self._element_types[name]].itemsize
+        for chunk, row, held, columns in self._parts(name, layer, start, rows):
+            row_bytes = (columns.stop - columns.start) * itemsize
+            nbytes = (held.stop - held.start) * row_bytes + RECORDS_BYTES
+            self.files.prefetch(chunk.file, chunk.start + row * row_bytes, nbytes)
 
     def _fill(self, name: str, chunk: Chunk, row: int, part: torch.Tensor) -> None:
         """Fill `part` with rows from `row` of a chunk; `part` is strided where the chunk has fewer columns."""
         row_bytes = part[0].numel() * part.element_size()
         offset = self._payload(name, chunk) + row * row_bytes
         target = part if part.is_contiguous() else self._borrow(part)
-        self._files.read_into(chunk.file, offset, memoryview(target.view(torch.uint8).numpy()).cast("B"))
+        self.files.read_into(chunk.file, offset, memoryview(target.view(torch.uint8).numpy()).cast("B"))
         if target is not part:
             part.copy_(target)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch  # noqa: F401  # before the forks
 
-from megatron_patch.checkpoint import convert, store, torch_dist  # noqa: F401
+from megatron_patch.checkpoint import convert, manifest, store, torch_dist  # noqa: F401
 from megatron_patch.checkpoint.door import main
 
 
@@ -52,7 +52,7 @@ def fork(command: list[str]) -> int:
 
 def state(target: Path) -> str:
     """The manifest, once everything is as it says."""
-    store.verify(target)
+    manifest.verify(target)
     return (target / "manifest.json").read_text()
 
 

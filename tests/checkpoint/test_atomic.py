@@ -14,7 +14,8 @@ import pytest
 from megatron_patch.checkpoint import store
 from megatron_patch.checkpoint.door import main
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.store import staged, verify
+from megatron_patch.checkpoint.manifest import verify
+from megatron_patch.checkpoint.store import staged
 
 from .models import SMALL, make_model
 

@@ -53,6 +53,12 @@ def flip(file: Path, at: int) -> None:
     file.write_bytes(data)
 
 
+def fill(file: Path, at: int, data: bytes) -> None:
+    with file.open("r+b") as stream:
+        stream.seek(at)
+        stream.write(data)
+
+
 def truncate(file: Path, by: int) -> None:
     os.truncate(file, file.stat().st_size - by)
 
@@ -211,10 +217,18 @@ def block(folder: Path) -> Path:
     return max((folder / "release").glob("*.distcp"), key=lambda file: file.stat().st_size)
 
 
+def objects(folder: Path) -> Path:
+    """The entries that are not tensors, in the file after those of the tensors."""
+    return max((folder / "release").glob("*.distcp"), key=lambda file: int(file.stem.split("_")[-1]))
+
+
 BAD_MEGATRON: dict[str, tuple[Change, str]] = {
     "a file is missing": (lambda f: block(f).unlink(), "which is not there"),
     "a file is truncated": (lambda f: truncate(block(f), 1000), "truncated"),
     "a bit of a weight is flipped": (lambda f: flip(block(f), block(f).stat().st_size // 2), "SHA-256 is not"),
+    "a bit makes a weight infinite": (lambda f: fill(block(f), 3000, b"\x80\x7f" * 64), "SHA-256 is not"),
+    "a bit of what is not converted is flipped": (lambda f: flip(objects(f), 100), "SHA-256 is not"),
+    "a bit of the tokenizer is flipped": (lambda f: flip(f / "tokenizer.json", 100), "tokenizer.json: its SHA-256"),
     "the metadata is missing": (lambda f: metadata(f).unlink(), "not a torch_dist checkpoint"),
     "the metadata is damaged": (lambda f: metadata(f).write_bytes(metadata(f).read_bytes()[:-50]), "damaged"),
     "the metadata is something else": (lambda f: metadata(f).write_bytes(pickle.dumps([1])), "not the metadata"),
@@ -257,6 +271,27 @@ def test_the_manifest_catches_damage_by_itself(
     assert main(["verify", str(tmp_path / "megatron")]) == 2
     assert damaged in capsys.readouterr().err
     assert main(["verify", str(good / "megatron")]) == 0
+
+
+def test_every_file_that_is_not_as_its_manifest_says_is_named(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(good / "megatron", tmp_path / "megatron")
+    damaged = [block(tmp_path / "megatron"), objects(tmp_path / "megatron"), tmp_path / "megatron" / "tokenizer.json"]
+    for file in damaged:
+        flip(file, file.stat().st_size // 2)
+    said = refused(tmp_path, tmp_path / "megatron", capsys)
+    assert [str(file) in said for file in damaged] == [True] * 3 and said.count("SHA-256") == 3
+
+
+def test_a_hugging_face_folder_of_ours_is_held_against_its_manifest(
+    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    back = tmp_path / "back"
+    assert main(["--source", str(good / "megatron"), "--output-path", str(back)]) == 0
+    file = max(back.glob("*.safetensors"), key=lambda file: file.stat().st_size)
+    flip(file, file.stat().st_size // 2)
+    assert f"{file.name}: its SHA-256" in refused(tmp_path, back, capsys)
 
 
 def test_the_checkpoint_of_another_model(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

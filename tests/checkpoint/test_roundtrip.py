@@ -10,7 +10,7 @@ import torch
 
 from megatron_patch.checkpoint import sources
 from megatron_patch.checkpoint.door import main
-from megatron_patch.checkpoint.store import verify
+from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.torch_dist import TorchDistReader
 
 from .models import DTYPES, SHAPES, SMALL, make_model, megatron_layer, read_weights, same_bits
