@@ -68,7 +68,7 @@ class Save:
         """Whether it is over.
 
         Raises:
-            BackendError: it failed.
+            BackendError: some rank could not write its part; or whatever else ended the thread.
         """
         assert self._thread is not None
         if wait:
@@ -76,7 +76,7 @@ class Save:
         if self._thread.is_alive():
             return False
         if self._error is not None:
-            raise BackendError(f"a checkpoint was not written: {self._error}") from self._error
+            raise self._error
         return True
 
     def _run(self, device: int, ready: torch.cuda.Event) -> None:
@@ -116,7 +116,7 @@ class Save:
         verdict = [failures]
         torch.distributed.broadcast_object_list(verdict, src=0, group=_group())
         if verdict[0]:
-            raise BackendError("; ".join(verdict[0]))
+            raise BackendError(f"a checkpoint was not written: {'; '.join(verdict[0])}")
 
 
 _state: dict[str, Any] = {}

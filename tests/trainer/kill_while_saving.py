@@ -1,10 +1,12 @@
-"""The trainer, killed at one moment of its second save: `torchrun kill_while_saving.py FLAGS`.
+"""The trainer, killed at one moment of its second save, or out of disk then: `torchrun kill_while_saving.py FLAGS`.
 
 `KILL_AT` names a function of `backend.checkpoint_fixes`: the process dies by SIGKILL when it is about to be called.
+`FULL_ON` is a rank whose disk is full from its third file on.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron_patch.backend import checkpoint_fixes
+from megatron_patch.backend import background_save, checkpoint_fixes
 from megatron_patch.trainer.entry import main
 
 calls = []
@@ -31,6 +33,22 @@ def die_at_second_call(name: str) -> None:
     setattr(checkpoint_fixes, name, deadly)
 
 
+def run_out_of_disk() -> None:
+    """Every file after those of the first checkpoint cannot be written."""
+    original = background_save.write_items
+
+    def write_items(stream: object, *rest: object) -> object:
+        calls.append(rest)
+        if len(calls) > background_save.FILES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(stream, *rest)
+
+    background_save.write_items = write_items
+
+
 if __name__ == "__main__":
-    die_at_second_call(os.environ["KILL_AT"])
+    if "KILL_AT" in os.environ:
+        die_at_second_call(os.environ["KILL_AT"])
+    if os.environ.get("FULL_ON") == os.environ["RANK"]:
+        run_out_of_disk()
     main()

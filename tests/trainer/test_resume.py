@@ -82,6 +82,19 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
     ]
 
 
+@pytest.mark.parametrize("beside", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_disk_full(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+    """One rank cannot write its part of the second checkpoint: the run ends and says why, the first stays."""
+    monkeypatch.setenv("FULL_ON", "1")
+    output = tmp_path / "run"
+    extra = flags(output, data, RESHARDABLE).replace("--background-save", "--background-save" if beside else "")
+    full = launch(output, data, extra, processes=2, script=DYING)
+    assert full.returncode != 0
+    assert "a checkpoint was not written: rank 1: OSError: [Errno 28] No space left on device" in full.stderr
+    assert complete_iterations(output / "checkpoints") == [5]
+    assert (output / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "5"
+
+
 @pytest.mark.parametrize(
     ("processes", "extra"),
     [
