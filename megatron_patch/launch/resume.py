@@ -74,7 +74,7 @@ def read_earlier(output: str) -> Earlier:
 def is_written(output: str) -> bool:
     """Whether a run holds this output folder (`trainer/process.py`)."""
     try:
-        descriptor = os.open(output, os.O_RDONLY)
+        descriptor = os.open(Path(output) / "logs", os.O_RDONLY)
     except OSError:
         return False
     try:

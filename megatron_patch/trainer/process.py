@@ -28,10 +28,12 @@ def end_with_launcher() -> None:
 def claim(folder: Path) -> None:
     """Be the only run that writes into `folder`, until this process ends, however it ends.
 
+    The lock is on its logs: the folder itself is locked by what is exported into it.
+
     Raises:
         TrainerError: another run does.
     """
-    descriptor = os.open(folder, os.O_RDONLY)  # stays open
+    descriptor = os.open(folder / "logs", os.O_RDONLY)  # stays open
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
