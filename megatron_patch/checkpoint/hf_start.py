@@ -7,17 +7,22 @@ in a checkpoint and its place in the whole. So this knows nothing of TP, PP or V
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
-from megatron_patch.checkpoint.sources import BlockMaker, Source, open_source, rows_per_block
+from megatron_patch.checkpoint.sources import BlockMaker, open_source, rows_per_block
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES
 from megatron_patch.checkpoint.weights import Tensor, megatron_tensors, stacked_shape
 from megatron_patch.families import LLAMA_3_1, Family
+
+THREADS = 8
+"""Most threads of a rank; each holds 64 MiB where it fuses, and as much again where it casts."""
 
 
 def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path, family: Family = LLAMA_3_1) -> int:
@@ -35,16 +40,14 @@ def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path, family
     folder = open_hf_folder(Path(hf_dir), family, "auto")
     table = {(t.name, t.layer): t for t in megatron_tensors(folder.shape, folder.vocab_size)}
     wholes = {t.name: stacked_shape(t, folder.shape.num_layers) for t in table.values()}
-    source, filled = open_source(folder), 0
     wanted = [piece for chunk in model_chunks for piece in local_tensors(chunk)]
     problems = [line for piece in wanted for line in _mismatches(piece, wholes, folder.vocab_size)]
     if problems:
         raise CheckpointError([f"{hf_dir}: {line}" for line in dict.fromkeys(problems)])
-    for piece in wanted:
-        layer = piece.global_offset[0] if piece.prepend_axis_num else None
-        _fill(piece, table[piece.key, layer], source, folder.path)
-        filled += piece.data.nbytes
-    return filled
+    source = open_source(folder)
+    makers = {dtype: BlockMaker(source, dtype, folder.path) for dtype in SAFETENSORS_NAMES}
+    _fill_all([block for piece in wanted for block in _blocks(piece, table)], makers)
+    return sum(piece.data.nbytes for piece in wanted)
 
 
 def local_tensors(chunk: Any) -> Iterator[Any]:
@@ -72,18 +75,50 @@ def _mismatches(piece: Any, wholes: dict[str, tuple[int, ...]], vocab_size: int)
         yield f"{piece.key} would be {list(whole)}, the model that is being trained has {list(found)}"
 
 
-@torch.no_grad()
-def _fill(piece: Any, tensor: Tensor, source: Source, where: Path) -> None:
-    """Copy this rank's rows and columns. Rows beyond the vocabulary become zero."""
+class _Block(NamedTuple):
+    """Some rows of a local tensor, and where they come from."""
+
+    part: torch.Tensor
+    tensor: Tensor
+    row: int
+    """The first of the whole tensor's."""
+    column: int | None
+    """The first of the whole tensor's columns; None where the local tensor has all."""
+
+
+def _blocks(piece: Any, table: dict[tuple[str, int | None], Tensor]) -> Iterator[_Block]:
     lead = piece.prepend_axis_num
-    row0, *column0 = piece.global_offset[lead:]
+    tensor = table[piece.key, piece.global_offset[0] if lead else None]
+    row, *columns = piece.global_offset[lead:]
     data = piece.data.view(piece.data.shape[-len(tensor.shape) :])
-    dtype = data.dtype if data.dtype in SAFETENSORS_NAMES else torch.float32
-    maker = BlockMaker(source, dtype, where)
-    step = rows_per_block(tensor, dtype.itemsize)
+    step = rows_per_block(tensor, _stored(data).itemsize)
     for start in range(0, data.shape[0], step):
-        part = data[start : start + step]
-        made = maker.make([(tensor, row0 + start)], part.shape[0], (part.shape[0], *tensor.row_shape))
-        if column0:
-            made = made[:, column0[0] : column0[0] + part.shape[1]]
-        part.copy_(made)
+        yield _Block(data[start : start + step], tensor, row + start, columns[0] if columns else None)
+
+
+def _stored(data: torch.Tensor) -> torch.dtype:
+    """In which type the rows of a local tensor are made."""
+    return data.dtype if data.dtype in SAFETENSORS_NAMES else torch.float32
+
+
+def _fill_all(blocks: list[_Block], makers: dict[torch.dtype, BlockMaker]) -> None:
+    """Several blocks at a time; each of their operations takes one core."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that begin from here on take it over
+    pool = ThreadPoolExecutor(max(2, min(cores, THREADS)))
+    try:
+        for _ in pool.map(partial(_fill, makers), blocks):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(cores)
+
+
+@torch.no_grad()
+def _fill(makers: dict[torch.dtype, BlockMaker], block: _Block) -> None:
+    """Copy this rank's rows and columns. Rows beyond the vocabulary become zero."""
+    part, tensor, row, column = block
+    if part.is_cuda:
+        torch.cuda.set_device(part.device)  # a new thread would make a context on the first GPU
+    made = makers[_stored(part)].make([(tensor, row)], part.shape[0], (part.shape[0], *tensor.row_shape))
+    part.copy_(made if column is None else made[:, column : column + part.shape[1]])

@@ -136,6 +136,8 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
     # Packed rows of several samples travel between pipeline stages as [b x s, 1, h], not [s, b, h].
     model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
+    # Weights that are read next need no random values first; fp8 weights take their scales from what is there.
+    model_config.transformer.perform_initialization = bool(args.fp8) or not (args.hf_checkpoint or args.load)
     model_config.pre_wrap_hooks.append(partial(_after_construction, args, reporter))
     config = pretrain_cfg_container_from_args(args, model_config)
     provider = sft_provider(args, reporter.say_here) if args.sft_data else provide_datasets
