@@ -3,7 +3,7 @@
     sh toolkits/python.sh benchmarks/startup.py [--repeats 9] [--no-training] [--json FILE]
 
 Every time is the median of interleaved runs of the real script, next to `python -c pass` and `import torch` in the same
-run. The way to the first step (`tiny`, one process, 8 x 128 tokens) is split where the run itself says how far it is.
+run. The way to the first step (`tiny`, one process, 8 x 128 tokens) is that of `startup.json`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from megatron_patch.data.idxmap import IdxmapWriter
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
-
-STAGES = (
-    ("driver: 25 values to torchrun", "plan.json", None),
-    ("torchrun, and Python in the rank", "logs/rank_0.log", None),
-    ("import torch", "logs/rank_0.log", "patches"),
-    ("import Megatron, parse its flags", "logs/rank_0.log", "--- arguments ---"),
-    ("process groups", "logs/rank_0.log", "[after megatron is initialized]"),
-    ("model and optimizer", "logs/rank_0.log", "[after model, optimizer"),
-    ("data", "logs/rank_0.log", "[before the start of training step]"),
-    ("first step", "metrics.jsonl", '"iteration": 1,'),
-)
-"""What a stage is, and the file, and text in it, that says that it is over."""
 
 
 def make_world(folder: Path) -> None:
@@ -88,30 +76,15 @@ def measure_answers(folder: Path, repeats: int) -> dict[str, float]:
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
-def measure_first_step(folder: Path) -> dict[str, float]:
-    """Seconds of each stage between the command and the first optimizer step."""
-    output = folder / "first-step"
-    begin = time.perf_counter()
-    run = subprocess.Popen(
-        ["sh", str(SCRIPT), *values(output=str(output))],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-    )
-    stages, last = {}, begin
-    for name, file, text in STAGES:
-        while not reached(output / file, text):
-            if run.poll() is not None and not reached(output / file, text):
-                sys.exit(f"the run ended with {run.returncode} before: {name}; see {output}/logs")
-            time.sleep(0.005)
-        now = time.perf_counter()
-        stages[name], last = now - last, now
-    run.wait()
-    return stages
-
-
-def reached(path: Path, text: str | None) -> bool:
-    """Whether a file is there, and has a text."""
-    return path.exists() and (text is None or text in path.read_text(errors="replace"))
+def measure_first_step(folder: Path, repeats: int) -> dict[str, float]:
+    """Medians of the parts between the command and the first optimizer step, as the runs themselves say them."""
+    found: dict[str, list[float]] = {}
+    for number in range(repeats):
+        output = folder / f"run-{number}"
+        seconds(["sh", str(SCRIPT), *values(output=str(output))], folder, 0)
+        for part, took in json.loads((output / "startup.json").read_text())["parts"].items():
+            found.setdefault(part, []).append(took)
+    return {part: statistics.median(taken) for part, taken in found.items()}
 
 
 def main() -> None:
@@ -126,7 +99,7 @@ def main() -> None:
         folder = Path(name)
         make_world(folder)
         answers = measure_answers(folder, options.repeats)
-        stages = {} if options.no_training else measure_first_step(folder)
+        stages = {} if options.no_training else measure_first_step(folder, min(options.repeats, 5))
     python, torch = answers["python -c pass"], answers["import torch"]
     print(f"{'':<36}{'seconds':>9}{'x python':>10}{'x import torch':>16}")
     for label, took in answers.items():
