@@ -11,7 +11,6 @@ A Megatron checkpoint folder of ours:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +43,6 @@ from megatron_patch.checkpoint.weights import (
     stacked_shape,
 )
 from megatron_patch.families import VOCAB_ALIGNMENT, Shape, padded_vocab_size
-
-
-def default_workers() -> int:
-    """Threads that keep cores and disk busy: two more than cores, as some always wait for the disk; at most four."""
-    return min(4, len(os.sched_getaffinity(0)) + 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from megatron_patch.checkpoint.job import (
     vocab_alignment,
 )
 from megatron_patch.checkpoint.locate import resolve_iteration
-from megatron_patch.checkpoint.manifest import Verification, read_manifest, verify
+from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest, verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.progress import Bar
@@ -158,7 +158,7 @@ def _verification(job: Job) -> Verification:
     if folder is not None and not job.options.verify:
         print(f"{folder}: not held against its manifest (--no-verify)", flush=True)
         folder = None
-    return Verification(folder, workers=len(os.sched_getaffinity(0)))
+    return Verification(folder)
 
 
 def _convert(job: Job, verification: Verification) -> float:
@@ -179,7 +179,7 @@ def _convert(job: Job, verification: Verification) -> float:
         shape=job.shape,
         vocab_size=job.vocab_size,
         precision=job.precision,
-        workers=options.workers or conversions.default_workers(),
+        workers=options.workers or default_workers(),
         vocab_alignment=vocab_alignment(options),
         before_publishing=verification.finish,
     )

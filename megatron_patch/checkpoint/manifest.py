@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 from megatron_patch.checkpoint.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+
+
+def default_workers() -> int:
+    """Threads that keep cores and disk busy: two more than cores, as some always wait for the disk; at most four."""
+    return min(4, len(os.sched_getaffinity(0)) + 2)
 
 
 def hash_file(file: Path) -> tuple[str, int]:
@@ -48,16 +54,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 class Verification:
     """Holds a folder against its manifest while something else reads it, so that the disk is read once.
 
-    with Verification(folder, workers=2) as verification:
+    with Verification(folder) as verification:
         verification.begin(file)  # for each file that is opened, in any thread
         verification.finish()
     """
 
-    def __init__(self, folder: Path | None, workers: int) -> None:
+    def __init__(self, folder: Path | None) -> None:
         """
         Args:
             folder: one with a manifest; None verifies nothing.
-            workers: threads.
         Raises:
             CheckpointError: the manifest is damaged.
         """
@@ -65,7 +70,7 @@ class Verification:
         self._wanted: dict[Path, dict[str, Any]] = {}
         if folder is not None and (manifest := read_manifest(folder)) is not None:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
-        self._pool, self._lock = ThreadPoolExecutor(workers), threading.Lock()
+        self._pool, self._lock = ThreadPoolExecutor(default_workers()), threading.Lock()
         self._jobs: dict[Path, Future[None]] = {}
         self._problems: list[str] = []
 
@@ -113,7 +118,7 @@ class Verification:
         return sum(facts["bytes"] for facts in self._wanted.values())
 
 
-def verify(folder: Path, *, workers: int = 2) -> int:
+def verify(folder: Path) -> int:
     """Read every file of the manifest again and compare.
 
     Returns:
@@ -123,5 +128,5 @@ def verify(folder: Path, *, workers: int = 2) -> int:
     """
     if read_manifest(folder) is None:
         raise CheckpointError(f"{folder}: has no {MANIFEST}, so there is nothing to verify it against")
-    with Verification(folder, workers) as verification:
+    with Verification(folder) as verification:
         return verification.finish()
