@@ -32,6 +32,8 @@ class Run:
     """Of plan.json; empty if there is none."""
     command: str = ""
     """Of command.txt."""
+    startup: dict[str, Any] = field(default_factory=dict)
+    """Of startup.json; empty if there is none."""
     steps: list[dict[str, Any]] = field(default_factory=list)
     """One for each iteration, of metrics.jsonl."""
     validation: list[Point] = field(default_factory=list)
@@ -153,12 +155,18 @@ def read_run(folder: Path, name: str) -> Run:
         run.problems.append("plan.json is missing: nothing is known about model, layout, memory and schedule")
     if (folder / "command.txt").is_file():
         run.command = (folder / "command.txt").read_text(encoding="utf-8", errors="replace").strip()
+    if (folder / "startup.json").is_file():
+        run.startup = _read_json(folder / "startup.json", run.problems, _is_startup) or {}
     if (folder / "metrics.jsonl").is_file():
         run.written = (folder / "metrics.jsonl").stat().st_mtime
         _read_metrics(run, (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace"))
     else:
         run.problems.append("metrics.jsonl is missing: no step was recorded")
     return run
+
+
+def _is_startup(content: dict[str, Any]) -> bool:
+    return content["seconds"] >= 0 and isinstance(content["parts"], dict)
 
 
 def _read_metrics(run: Run, text: str) -> None:

@@ -103,6 +103,7 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
     task = Text("finetuning", "指令微调") if values["SFT"] else Text("pretraining", "预训练")
     rates, warmup = f"{values['LR']:g} → {values['MIN_LR']:g}", schedule["warmup_iters"]
     arithmetic = schedule["arithmetic"][0]
+    parts = ", ".join(f"{part} {took:.1f}" for part, took in run.startup.get("parts", {}).items() if took >= 0.05)
     return [
         (Text("model", "模型"), _model(shape, run.plan["vocab_size"])),
         (Text("task", "任务"), Text(f"{task.en} in {values['PR']}", f"{task.zh}，{values['PR']}")),
@@ -119,6 +120,7 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
         ),
         (Text("data", "数据"), str(values["DATASET_PATH"])),
         (Text("start", "起点"), str(values["PRETRAIN_CHECKPOINT_PATH"])),
+        *([(Text("first step", "首次迭代"), f"{run.startup['seconds']:.1f} s: {parts}")] if parts else []),
     ]
 
 

@@ -122,6 +122,15 @@ def test_a_run_that_still_writes(new_run: Callable[..., Path], tmp_path: Path) -
     assert "Not found: metrics.jsonl" in words(page_of(run), "en")
 
 
+def test_the_way_to_the_first_step(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    """In its order; a file of another form is named."""
+    run = new_run(tmp_path / "run")
+    (run / "startup.json").write_text('{"seconds": 5.0, "parts": {"torch": 3.96, "data": 0.01, "first step": 1.03}}')
+    assert "5.0 s: torch 4.0, first step 1.0<" in page_of(run)
+    (run / "startup.json").write_text('{"parts": 3}')
+    assert "startup.json: not used" in page_of(run)
+
+
 def test_several_runs_are_overlaid(new_run: Callable[..., Path], tmp_path: Path) -> None:
     runs = [new_run(tmp_path / name, done) for name, done in (("a", 120), ("b", 80), ("c", 40))]
     text = page_of(*runs)
