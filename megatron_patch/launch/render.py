@@ -153,7 +153,7 @@ def _file_lines(plan: Plan) -> Iterator[str]:
     saves = plan.schedule.train_iters // plan.schedule.save_interval
     saves += 1 if plan.schedule.train_iters % plan.schedule.save_interval else 0
     yield _row("files", f"{plan.output}/")
-    names = "plan.json, command.txt, metrics.jsonl, logs/rank_N.log, tensorboard/, cache/"
+    names = "plan.json, command.txt, startup.json, metrics.jsonl, logs/rank_N.log, tensorboard/, cache/"
     yield _row("", names + (", wandb/" if plan.wandb else ""))
     if plan.knobs.export_hf:
         yield _row("", "hf/: the Hugging Face folder, when training is done")
