@@ -127,7 +127,9 @@ def _chunked(case: Case) -> Case:
 
 
 CURVE = replace(PLAIN, name="curve", start="given", steps=20, env=DETERMINISTIC)
-PACKED = replace(CURVE, sft="raw")
+PACKED = replace(CURVE, sft="raw", env={})
+"""Not deterministic: cuDNN then wants 256 GiB for the backward pass of THD attention at 8192. Under CP rows hold other
+samples, so the losses are not those of one GPU; tests/gpu/test_sft.py compares with the processor."""
 CURVES = [
     replace(CURVE, name="curve-plain"),
     replace(CURVE, name="curve-dp2-do-false", do=False, processes=2),
@@ -212,6 +214,7 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="save-L8", size="8B-L8", save_interval=5),
         replace(PLAIN, name="save-L8-waiting", size="8B-L8", save_interval=5, env={"MP_BACKGROUND_SAVE": "false"}),
         replace(PLAIN, name="8B-save", size="8B", batch=2, save_interval=5),
+        replace(PLAIN, name="save-L16-dp2", size="8B-L16", save_interval=5, processes=2),
         replace(PLAIN, name="save-L16-dp4", size="8B-L16", save_interval=5, processes=4),
         replace(PLAIN, name="save-L16-tp2-pp2", size="8B-L16", tp=2, pp=2, sp=True, save_interval=5, processes=4),
     ],
