@@ -58,7 +58,7 @@ def _enable_cpu() -> None:
 def _enable_cuda() -> None:
     import torch
 
-    from . import gradient_guard, te_libraries, wheel_fixes
+    from . import gradient_guard, offload_fixes, te_libraries, wheel_fixes
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
@@ -66,6 +66,7 @@ def _enable_cuda() -> None:
     APPLIED.extend(te_libraries.use_torchs_libraries())
     wheel_fixes.stand_in_for_fused_wgrad()
     gradient_guard.refuse_non_finite_gradients()
+    offload_fixes.mend_fine_grained_offloading()
     _mend_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:
         from . import te_cross_entropy, te_kernels

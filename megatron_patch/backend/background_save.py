@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from .dcp_writer import write_items
+from .dcp_writer import without_crc32, write_items
 from .optimizer_shards import MADE_WHEN_WRITTEN
 from .patching import BackendError, replace, wrap
 
 FILES = 2
 """Of each rank, written side by side."""
-COPIERS = 4
-"""Threads of each rank that copy from a GPU to RAM."""
+MOST_COPIERS = 8
+"""Threads of each rank that copy from a GPU to RAM; half of its share of the cores, if that is less."""
 PIECE_BYTES = 32 << 20
 """Each of them has two pinned buffers of this size."""
 
@@ -100,7 +100,7 @@ class Save:
         rank = torch.distributed.get_rank()
         results: Any
         try:
-            with ThreadPoolExecutor(FILES) as pool:
+            with without_crc32(), ThreadPoolExecutor(FILES) as pool:
                 jobs = [
                     pool.submit(_write_file, Path(self._writer.checkpoint_dir) / f"__{rank}_{number}.distcp", items)
                     for number, items in enumerate(files)
@@ -147,7 +147,6 @@ def use_own_writer() -> None:
     from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
     why = "0.19.2 copies everything to RAM first, and turns all fp8 weights into bf16 on the GPU"
-    torch.serialization.set_crc32_options(False)  # torch.load never looks at it
 
     @wrap(filesystem_async.FileSystemWriterAsync, "prepare_write_data", why=why)
     def prepare(original: Callable[..., Any], self: Any, plan: Any, planner: Any) -> None:
@@ -245,7 +244,8 @@ class _Copier:
     def __init__(self) -> None:
         self._rooms: dict[Any, torch.Tensor] = {}
         self._pinned = threading.local()
-        self._threads = ThreadPoolExecutor(COPIERS)
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self._threads = ThreadPoolExecutor(max(1, min(MOST_COPIERS, cores // 2)))
 
     def copy(
         self, files: list[list[tuple[Any, Content]]], device: int, ready: torch.cuda.Event

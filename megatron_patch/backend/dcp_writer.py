@@ -159,13 +159,20 @@ def stream_items(folder: Path, items: list[tuple[WriteItem, Maker]], opener: Ope
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant
-        crc32 = torch.serialization.get_crc32_options()
-        # torch.load never looks at it, and it takes as long as the SHA-256 that the opener takes
-        torch.serialization.set_crc32_options(False)
         try:
-            dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)
+            with without_crc32():
+                dcp.save({}, storage_writer=_Writer(folder, opener, workers), planner=_Planner(items), no_dist=True)
         except CheckpointException as wrapped:
             (error, _), *_ = wrapped.failures.values()
             raise error from None
-        finally:
-            torch.serialization.set_crc32_options(crc32)
+
+
+@contextlib.contextmanager
+def without_crc32() -> Iterator[None]:
+    """Let torch.save, in all threads, leave out checksums that torch.load never looks at; SHA-256 takes no longer."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 METHODS = ("pipeline", "ring", "ring-all")
 """MP_TP_OVERLAP: Transformer Engine's own choice; copies also after the forward products; and after all."""
-AUTO = "none"
-"""What MP_TP_OVERLAP=auto takes where overlap is possible."""
+AUTO = "ring-all"
+"""What MP_TP_OVERLAP=auto takes where overlap is possible: the fastest of them at TP 2, 3 % (docs/performance.md)."""
 BUFFERS = 14
 """Buffers of a rank, in units of one micro batch's residual stream: 12 products, two of them with room for partial
 sums from both sides."""
