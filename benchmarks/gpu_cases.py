@@ -93,6 +93,7 @@ SWITCHES = [
 ]
 """One GPU, 4 layers; deterministic, so that what computes the same has the same bits."""
 
+NO_OVERLAP = {"MP_TP_OVERLAP": "none"}
 CTAS = {"NCCL_MIN_CTAS": "32"}
 NO_MARGIN = {"NVTE_FWD_LAYERNORM_SM_MARGIN": "0", "NVTE_BWD_LAYERNORM_SM_MARGIN": "0"}
 NO_BULK = "--no-tp-comm-bulk-wgrad --no-tp-comm-bulk-dgrad"
@@ -105,13 +106,13 @@ def _overlap(method: str, megatron: str = "") -> dict[str, Any]:
 
 
 OVERLAPS: dict[str, dict[str, Any]] = {
-    "none": {},
+    "none": {"env": NO_OVERLAP},
     "ring": _overlap("ring"),
     "pipeline": _overlap("pipeline"),
     "ring-all": _overlap("ring-all"),
     "ring-nobulk": _overlap("ring", NO_BULK),
-    "ctas": {"env": CTAS},
-    "margin": {"env": NO_MARGIN},
+    "ctas": {"env": NO_OVERLAP | CTAS},
+    "margin": {"env": NO_OVERLAP | NO_MARGIN},
 }
 """Ways to do the transfers of tensor parallelism, by name."""
 TP2_PP2 = replace(PLAIN, name="8B-tp2-pp2", size="8B", tp=2, pp=2, sp=True, batch=32, steps=6, processes=4, seconds=90)
