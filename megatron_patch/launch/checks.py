@@ -152,11 +152,18 @@ WITHOUT_FP8 = ("A100", "A800", "A40", "A30", "A10", "V100", "T4", "RTX 3090", "R
 """Parts of the names of GPUs before Ada and Hopper, which have no FP8 units."""
 
 
-def check_precision(*, pr: str, device: str, environment: Environment) -> Step:
-    """What the CPU, or an older GPU, cannot compute."""
+def check_precision(*, pr: str, cp: int, device: str, environment: Environment) -> Step:
+    """What the CPU, or an older GPU, cannot compute.
+
+    Source: Transformer Engine 2.20, `get_attention_backend`: over context-parallel ranks only its fused kernels and
+    flash-attention, of 16 bits and less.
+    """
     names = [gpu.name for gpu in environment.gpus if any(f" {name} " in _words(gpu.name) for name in WITHOUT_FP8)]
     if pr == "fp8" and device == "cuda" and names:
         yield Problem(names=("PR",), what=f"{names[0]} has no FP8 units", valid="bf16")
+    if pr == "fp32" and device == "cuda" and cp > 1:
+        what = "Transformer Engine has no attention in fp32 over context-parallel ranks"
+        yield Problem(names=("PR", "CP"), what=what, valid="bf16, or CP 1; on the CPU fp32 with any CP")
     if pr == "fp8" and device == "cpu":
         what = "needs a GPU with FP8 units and Transformer Engine"
         yield Problem(names=("PR",), what=what, valid="fp32, bf16 on the CPU")

@@ -92,6 +92,7 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str]] = [
     ({**CUDA, "OPTIMIZER_OFFLOAD": "static"}, ("OPTIMIZER_OFFLOAD", "DO"), "only the distributed optimizer"),
     ({"OPTIMIZER_OFFLOAD": "auto", "DO": "true"}, ("OPTIMIZER_OFFLOAD",), "already on the CPU"),
     ({"PR": "fp8"}, ("PR",), "needs a GPU with FP8 units"),
+    ({**CUDA, "PR": "fp32", "CP": "2"}, ("PR", "CP"), "no attention in fp32 over context-parallel ranks"),
     ({**CUDA, "PR": "fp8", "SEQ_LEN": "24", "PAD_LEN": "24"}, ("SEQ_LEN", "PR"), "multiple of 16"),
     ({"MODEL_SIZE": "auto"}, ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), "auto needs a config.json"),
     (
