@@ -31,7 +31,7 @@ INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
 MARKS = (MANIFEST, "latest_checkpointed_iteration.txt", "config.json", "metadata.json")
 """A folder with one of these is a checkpoint; --overwrite replaces nothing else."""
-DIRECT_BYTES = 8 << 20
+DIRECT_BYTES = 2 << 20
 """Written at a time."""
 _SPARE: list[Any] = []
 """Memory of files that are closed."""
