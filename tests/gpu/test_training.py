@@ -93,6 +93,25 @@ def test_optimizer_offload(tmp_path: Path, data: Path, start: str, bf16: Run) ->
     assert worst(run, bf16) <= 2e-3
 
 
+COMPACT = {
+    "remainders": "--use-precision-aware-optimizer",
+    "bf16 moments": "--use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype bf16",
+}
+
+
+@pytest.mark.parametrize("form", COMPACT.values(), ids=COMPACT)
+def test_checkpoint_of_a_compact_optimizer(tmp_path: Path, data: Path, start: str, form: str) -> None:
+    """It keeps 16 bits of its fp32 copies. The run resumes bitwise; and from its checkpoint one that keeps them whole."""
+    flags = f"{BF16} --use-distributed-optimizer --dist-ckpt-optim-fully-reshardable"
+    saving = f"--background-save --save {tmp_path}/checkpoints --save-interval 10"
+    whole = train(tmp_path / "whole", data, f"{start} {flags} {form} {saving}")
+    loading = f"--load {tmp_path}/checkpoints --ckpt-step 10"
+    again = train(tmp_path / "again", data, f"{flags} {form} {loading}")
+    assert again.losses == whole.losses[10:]
+    other = train(tmp_path / "other", data, f"{flags} {loading}")
+    assert max(abs(a - b) for a, b in zip(other.losses, whole.losses[10:], strict=True)) <= 2e-3
+
+
 def test_unfused_attention_is_refused_at_long_sequences(tmp_path: Path, data: Path) -> None:
     """In fp32 no fused kernel exists; the message says what to do, and the flag lets it pass."""
     long = "--seq-length 2048 --max-position-embeddings 2048 --train-iters 2 --global-batch-size 2 --micro-batch-size 1"
