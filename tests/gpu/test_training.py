@@ -101,7 +101,7 @@ COMPACT = {
 
 @pytest.mark.parametrize("form", COMPACT.values(), ids=COMPACT)
 def test_checkpoint_of_a_compact_optimizer(tmp_path: Path, data: Path, start: str, form: str) -> None:
-    """It keeps 16 bits of its fp32 copies. The run resumes bitwise; and from its checkpoint one that keeps them whole."""
+    """It keeps 16 bits of its fp32 copies. The run resumes bitwise; one that keeps them whole goes on from it too."""
     flags = f"{BF16} --use-distributed-optimizer --dist-ckpt-optim-fully-reshardable"
     saving = f"--background-save --save {tmp_path}/checkpoints --save-interval 10"
     whole = train(tmp_path / "whole", data, f"{start} {flags} {form} {saving}")
