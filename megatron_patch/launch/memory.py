@@ -111,7 +111,8 @@ def estimate(
         recompute: `none`, `sel`, `full` (groups of layers), `block` (some layers), `offload` (some layers) or
             `modules` (what attention reads).
         recompute_layers: MP_AC_LAYERS.
-        offload_fraction: part of the optimizer that lives in RAM, 0 to 1.
+        offload_fraction: part of the optimizer that lives in RAM, 0 to 1. Source of what the rest takes:
+            `_set_sub_optimizer_grads`, cpu_offloading/hybrid_optimizer.py of megatron-core 0.19.2.
     """
     tokens = micro_batch * seq_len // layout.cp
     stages = []
@@ -119,6 +120,8 @@ def estimate(
         parameters = stage_parameters(shape, vocab_rows, layout, stage)
         shards = layout.dp * layout.cp if distributed_optimizer else 1
         optimizer = parameters * precision.adam.bytes // shards
+        # the optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them
+        offloaders_gradients = 4 * parameters // shards if offload_fraction > 0 else 0
         passes = min(micro_batches, in_flight(layout, stage))
         kept = _kept_layers(shape, layout, precision, tokens, layers, recompute, recompute_layers, passes)
         last = stage == layout.pp - 1
@@ -128,7 +131,7 @@ def estimate(
             Memory(
                 weights=parameters * precision.weight,
                 gradients=parameters * precision.gradient,
-                optimizer=round(optimizer * (1 - offload_fraction)),
+                optimizer=round((optimizer + offloaders_gradients) * (1 - offload_fraction)),
                 activations=kept,
                 logits=logits,
                 workspace=workspace_bytes(shape, vocab_rows, layout, precision, last=last),
