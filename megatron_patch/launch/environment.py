@@ -138,7 +138,7 @@ class Knobs:
         "auto",
         "GPUs, TP > 1 with SP in bf16: transfers run beside the products that need them, through Transformer Engine's "
         "userbuffers; pipeline = its own choice of methods, ring = copies also after the forward products, "
-        "ring-all = after all",
+        "ring-all = after all; auto = that, from 4096 tokens a micro batch, without AC=offload",
         choice("auto", "none", *METHODS),
     )
     tokenizer_path: str | None = _knob(

@@ -113,10 +113,11 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     layout = _layout(config, knobs, facts)
     gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
     place = {"device": device, "tp": config.tp, "sp": config.sp, "pr": config.pr, "processes": facts["processes"]}
-    overlap = tp_overlap.method(knobs.tp_overlap, **place)
+    tokens = config.batch_size * config.seq_len // config.cp
+    overlap = tp_overlap.method(knobs.tp_overlap, tokens=tokens, ac=config.ac, **place)
     limit = _memory_limit(environment, gpu, device, layout)
     if limit is not None and overlap is not None:
-        limit -= tp_overlap.BUFFERS * config.batch_size * config.seq_len // config.cp * shape.hidden_size * 2
+        limit -= tp_overlap.BUFFERS * tokens * shape.hidden_size * 2
     rows = padded_vocab_size(facts["vocab_size"])
     fit = fit_memory(config, knobs, shape, rows, layout, device, limit)
     return Plan(

@@ -15,6 +15,8 @@ METHODS = ("pipeline", "ring", "ring-all")
 """MP_TP_OVERLAP: Transformer Engine's own choice; copies also after the forward products; and after all."""
 AUTO = "ring-all"
 """What MP_TP_OVERLAP=auto takes where overlap is possible: the fastest of them at TP 2, 3 % (docs/performance.md)."""
+FEWEST_TOKENS = 4096
+"""Tokens of a micro batch from which it takes that: fewer were not tried, and have little to hide."""
 BUFFERS = 14
 """Buffers of a rank, in units of one micro batch's residual stream: 12 products, two of them with room for partial
 sums from both sides."""
@@ -46,10 +48,16 @@ def obstacle(*, device: str, tp: int, sp: bool, pr: str, processes: int) -> Obst
     return None
 
 
-def method(knob: str, *, device: str, tp: int, sp: bool, pr: str, processes: int) -> str | None:
-    """What MP_TP_OVERLAP comes to; None: nothing overlaps."""
+def method(knob: str, *, tokens: int, ac: str, device: str, tp: int, sp: bool, pr: str, processes: int) -> str | None:
+    """What MP_TP_OVERLAP comes to; None: nothing overlaps.
+
+    Args:
+        tokens: of a micro batch on one context-parallel rank.
+        ac: position 17; beside offloaded activations it was not tried.
+    """
     if knob == "auto":
-        knob = AUTO if obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes) is None else "none"
+        free = obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes) is None
+        knob = AUTO if free and tokens >= FEWEST_TOKENS and ac != "offload" else "none"
     return None if knob == "none" else knob
 
 
