@@ -7,12 +7,9 @@ with tensors that are made when their turn comes.
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
-import struct
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +23,7 @@ from megatron_patch.backend.dcp_writer import stream_items
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.store import HashingFile, Stage
+from megatron_patch.checkpoint.torch_record import find_numbers
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SAFETENSORS_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -222,60 +220,12 @@ class TorchDistReader:
         key = (chunk.file, chunk.start)
         if key not in self._payloads:
             try:
-                self._payloads[key] = _find_payload(chunk, TORCH_DTYPES[self._element_types[name]])
+                self._payloads[key] = find_numbers(
+                    chunk.file, chunk.start, chunk.length, chunk.sizes, TORCH_DTYPES[self._element_types[name]]
+                )
             except Exception as error:  # torch's reader raises half a dozen types, AttributeError among them
                 raise CheckpointError(f"{chunk.file}: {name} at byte {chunk.start} is damaged ({error})") from None
         return self._payloads[key]
-
-
-def _find_payload(chunk: Chunk, dtype: torch.dtype) -> int:
-    with _Window(chunk.file, chunk.start, chunk.length) as window:
-        found = torch.load(window, map_location="meta", weights_only=True)  # reads no numbers
-        if tuple(found.shape) != chunk.sizes or found.dtype != dtype:
-            raise ValueError(f"it holds {list(found.shape)} {found.dtype}, not {list(chunk.sizes)} {dtype}")
-        if not found.is_contiguous() or found.storage_offset():
-            raise ValueError("its numbers are not in one piece")
-        window.seek(0)
-        (record,) = [r for r in zipfile.ZipFile(window).infolist() if r.filename.endswith("/data/0")]
-        if record.compress_type != zipfile.ZIP_STORED or record.file_size != found.numel() * found.element_size():
-            raise ValueError(f"its record has {record.file_size} bytes")
-        window.seek(record.header_offset)
-        name_length, extra_length = struct.unpack("<26xHH", window.read(30))
-    start = record.header_offset + 30 + name_length + extra_length
-    if start + record.file_size > chunk.length:
-        raise ValueError("its record is cut off")
-    return chunk.start + start
-
-
-class _Window(io.RawIOBase):
-    """A part of a file, as a file."""
-
-    def __init__(self, file: Path, start: int, length: int) -> None:
-        self._raw, self._start, self._length, self._at = file.open("rb", buffering=0), start, length, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._length)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")[: max(0, self._length - self._at)]
-        self._raw.seek(self._start + self._at)
-        got = self._raw.readinto(view) or 0
-        self._at += got
-        return got
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
 
 
 @dataclass(frozen=True, kw_only=True)
