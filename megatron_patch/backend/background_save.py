@@ -31,13 +31,13 @@ FILES = 2
 class Save:
     """This rank's part of one checkpoint, planned and not yet written: what Megatron calls an AsyncRequest."""
 
-    def __init__(self, writer: Any, metadata: Any, started: float) -> None:
+    def __init__(self, writer: Any, metadata: Any) -> None:
         self.finalize_fns: list[Callable[[], None]] = []
         """Called one after the other when all ranks have written, on every rank."""
         self.copied = threading.Event()
         """The optimizer may go on."""
         self._writer, self._metadata = writer, metadata
-        self._started = started
+        self._started = time.monotonic()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -141,16 +141,11 @@ def use_own_writer() -> None:
         self.write_buckets = [[(item, _content(item, planner)) for item in items] for items in files if items]
         MADE_WHEN_WRITTEN.clear()
 
-    @wrap(TorchDistSaveShardedStrategy, "async_save", why="0.19.2 starts no clock")
-    def async_save(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Save:
-        _state["started"] = time.monotonic()
-        return original(self, *args, **kwargs)
-
     @wrap(TorchDistSaveShardedStrategy, "_get_save_and_finalize_callbacks", why=why)
     def request(original: Callable[..., Any], self: Any, writer: Any, planned: Any, strategy: str) -> Save:
         _, metadata, _ = planned
         _group()  # made by all ranks together, before any thread needs it
-        return Save(writer, metadata, _state["started"])
+        return Save(writer, metadata)
 
 
 def wait_for_last_save() -> None:

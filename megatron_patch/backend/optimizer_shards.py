@@ -67,7 +67,6 @@ def save_where_it_lies() -> None:
         original: Callable[..., Any], self: Any, model: Any, is_loading: bool = False, metadata: Any = None
     ) -> dict[int, dict[str, list[Any]]]:
         shards = _shards_of(model)
-        MADE_WHEN_WRITTEN.clear()
         return {
             number: {
                 key: list(_blocks(shards[parameter], f"optimizer.state.{key}", start, state, parameter.shape))

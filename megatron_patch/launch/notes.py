@@ -100,15 +100,19 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
     if config.optimizer_offload == "auto":
         yield _offload_note(plan)
     if plan.knobs.background_save == "auto" and not plan.background_save:
-        copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
-        yield (
-            f"checkpoints are written between steps: copies of {gigabytes(copies)} would take too much of the "
-            f"{gigabytes(environment.memory_total_bytes)} of RAM here (MP_BACKGROUND_SAVE=true takes them)"
-        )
+        yield _save_note(plan, environment)
     if environment.wandb_key and not environment.wandb_installed:
         yield "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there"
     for name, value in environment.mine.items():
         yield f"{name}={value} is taken from your environment"
+
+
+def _save_note(plan: Plan, environment: Environment) -> str:
+    copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
+    return (
+        f"checkpoints are written between steps: copies of {gigabytes(copies)} would take too much of the "
+        f"{gigabytes(environment.memory_total_bytes)} of RAM here (MP_BACKGROUND_SAVE=true takes them)"
+    )
 
 
 def _offload_note(plan: Plan) -> str:

@@ -21,8 +21,6 @@ def end_with_launcher() -> None:
     and write beside the next start.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() == 1:  # it died before it could be asked for
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def claim(folder: Path) -> None:
@@ -34,6 +32,7 @@ def claim(folder: Path) -> None:
         TrainerError: another run does.
     """
     descriptor = os.open(folder / "logs", os.O_RDONLY)  # stays open
+    os.register_at_fork(after_in_child=lambda: os.close(descriptor))  # data loaders outlive this process by seconds
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
