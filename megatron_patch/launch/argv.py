@@ -305,14 +305,13 @@ EMITTED = frozenset(
     --offload-modules --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir
     --overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler
     --padded-vocab-size --pipeline-model-parallel-layout --pipeline-model-parallel-size --position-embedding-type
-    --recompute-granularity
-    --recompute-method --recompute-num-layers --rope-scaling-factor --rotary-base --save --save-interval --seed
-    --seq-length --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost --sft-overlong --sft-packing
-    --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir --tokenizer-model --tokenizer-type
-    --tp-comm-overlap --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad --train-data-path --train-iters
-    --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization --use-distributed-optimizer
-    --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity --wandb-exp-name --wandb-project
-    --wandb-save-dir --weight-decay --z-loss
+    --recompute-granularity --recompute-method --recompute-num-layers --rope-scaling-factor --rotary-base --save
+    --save-interval --seed --seq-length --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost
+    --sft-overlong --sft-packing --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
+    --tokenizer-model --tokenizer-type --tp-comm-overlap --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad
+    --train-data-path --train-iters --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization
+    --use-distributed-optimizer --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity
+    --wandb-exp-name --wandb-project --wandb-save-dir --weight-decay --z-loss
     """.split()  # noqa: SIM905
 )
 """Every flag that some plan gives; a test holds it against the golden files."""
