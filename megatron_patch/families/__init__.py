@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_patch.families.base import (
+    BESIDE_THE_WEIGHTS,
     VOCAB_ALIGNMENT,
     ConfigError,
     Family,
@@ -20,6 +21,7 @@ SHAPES = {name: shape for family in FAMILIES.values() for name, shape in family.
 """Every size of every family; a test keeps their names apart."""
 
 __all__ = [
+    "BESIDE_THE_WEIGHTS",
     "FAMILIES",
     "LLAMA_3_1",
     "SHAPES",

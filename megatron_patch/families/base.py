@@ -70,18 +70,9 @@ class Shape:
         out = h * self.head_dim * self.num_attention_heads
         return qkv + out + 3 * h * self.ffn_hidden_size + 2 * h
 
-    def flops_per_token(self, seq_length: int, vocab_size: int | None = None) -> float:
-        """Megatron's count for one training token, forward and backward, causal attention counted half.
 
-        Source: `num_floating_point_operations` in megatron.training 0.19.2.
-        """
-        vocab = vocab_size or self.vocab_size
-        if vocab is None:
-            raise ValueError(f"{self.name} takes its vocabulary from the tokenizer: pass vocab_size")
-        h, query = self.hidden_size, self.head_dim * self.num_attention_heads
-        matmul = 2 * (self.parameters_per_layer() - 2 * h)
-        attention = 2 * seq_length * query
-        return 3.0 * (self.num_layers * (matmul + attention) + 2 * h * vocab)
+BESIDE_THE_WEIGHTS = frozenset({"name", "source", "max_position_embeddings", "init_method_std"})
+"""Fields of Shape that may differ between two checkpoints of one model."""
 
 
 def padded_vocab_size(vocab_size: int, alignment: int = VOCAB_ALIGNMENT) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.launch.plan import Plan, values_of
+from megatron_patch.launch.values import shown
 
 TOLD = (
     "GLOBAL_BATCH_SIZE",
@@ -39,7 +40,7 @@ def handover(plan: Plan) -> Iterator[str]:
         return
     mine, theirs = values_of(plan), before.get("values", {})
     changed = [name for name in TOLD if name in mine and name in theirs and mine[name] != theirs[name]]
-    lines = [f"{name} {_shown(theirs[name])} -> {_shown(mine[name])}" for name in changed]
+    lines = [f"{name} {shown(theirs[name])} -> {shown(mine[name])}" for name in changed]
     if lines:
         yield f"new beside that run: {', '.join(lines)}"
     ids = (before.get("tokenizer") or {}).get("ids")
@@ -53,7 +54,3 @@ def _plan_of(checkpoints: Path) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _shown(value: object) -> str:
-    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -11,6 +11,7 @@ from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.environment import VARIABLES
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
+from megatron_patch.launch.values import shown
 
 USAGE = "sh run_mcore_llama3_1.sh ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
 
@@ -20,7 +21,7 @@ def help_text() -> str:
     lines = [USAGE, "", *table(), "", "Environment:"]
     lines += ["  DRY_RUN=1 (or --dry-run after the 25 values) shows the plan and the command, and starts nothing."]
     for variable in VARIABLES:
-        default = "" if variable.default is None else f" [{str(variable.default).lower()}]"
+        default = "" if variable.default is None else f" [{shown(variable.default)}]"
         lines += [f"  {variable.name:<31} {variable.meaning}{default}: {variable.kind.valid}"]
     lines += [f"  Under ENV=dlc also {', '.join(CLUSTER_VARIABLES)}.", "", "Example:", f"  {example()}"]
     return "\n".join(lines)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from megatron_patch.families import SHAPES, ConfigError, Shape, shape_from_hf_config
+from megatron_patch.families import BESIDE_THE_WEIGHTS, SHAPES, ConfigError, Shape, shape_from_hf_config
 from megatron_patch.launch.cluster.scontrol import SlurmError, first_address
 from megatron_patch.launch.cluster.variables import RANK, Cluster, read_cluster, read_slurm, slurm_stage
 from megatron_patch.launch.corpus import CorpusError, read_blend
@@ -104,10 +104,9 @@ def compare_shape(*, model_size: str, shape: Shape, weights: Weights) -> Step:
     except (ConfigError, TypeError, ValueError) as error:
         yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
         return
-    loose = {"name", "source", "max_position_embeddings", "init_method_std"}
     for field in dataclasses.fields(Shape):
         mine, theirs = getattr(shape, field.name), getattr(other, field.name)
-        if field.name in loose or mine is None or mine == theirs:
+        if field.name in BESIDE_THE_WEIGHTS or mine is None or mine == theirs:
             continue
         what = f"{field.name} is {mine} in {model_size} and {theirs} in the checkpoint's config.json"
         yield Problem(names=names, what=what, valid="the checkpoint's size, or auto to take its geometry")

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.launch.problems import NUMBERS, Problem
+from megatron_patch.families import BESIDE_THE_WEIGHTS
+from megatron_patch.launch.problems import Problem, label
+from megatron_patch.launch.values import shown
 from megatron_patch.launch.weights import is_complete, iteration_folder, iterations
 
 
@@ -113,20 +115,14 @@ def compare_values(
             problems.append(Problem(names=(name,), what=what, valid=NEW_RUN))
         else:
             remark = f": {REMARKS[name]}" if name in REMARKS else ""
-            where = f"position {NUMBERS[name]} {name}" if name in NUMBERS else name
-            notes.append(f"{where} was {_shown(old)} at the last start and is {_shown(value)}{remark}")
+            notes.append(f"{label(name)} was {shown(old)} at the last start and is {shown(value)}{remark}")
     return problems, notes
 
 
 def _compare_shape(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
-    loose = ("name", "source", "max_position_embeddings", "init_method_std")
-    changed = [key for key in now if key not in loose and key in before and before[key] != now[key]]
+    changed = [key for key in now if key not in BESIDE_THE_WEIGHTS and key in before and before[key] != now[key]]
     if not changed:
         return []
     facts = ", ".join(f"{key} {before[key]} there and {now[key]} here" for key in changed[:4])
     what = f"the checkpoints in OUTPUT_BASEPATH are of {before.get('name', 'another model')}: {facts}"
     return [Problem(names=("MODEL_SIZE", "OUTPUT_BASEPATH"), what=what, valid="that model, or a new OUTPUT_BASEPATH")]
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

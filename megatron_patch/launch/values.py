@@ -1,4 +1,4 @@
-"""How one typed value is read: shared by the 25 positions and the MP_* variables."""
+"""How one typed value is read, and shown again: shared by the 25 positions and the MP_* variables."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def text(valid: str) -> Kind:
         return value
 
     return Kind(parse=parse, valid=valid)
+
+
+def shown(value: object) -> str:
+    """A value as a person types it, `true` and not `True`; `not set` for None."""
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def nearest(word: str, known: tuple[str, ...]) -> str:

@@ -81,11 +81,6 @@ def test_padding() -> None:
     assert padded_vocab_size(1, 8) == 8
 
 
-def test_flops_of_8b_at_8192() -> None:
-    """51.5 GFLOP per token is the published figure (field notes of the project, Megatron's count)."""
-    assert LLAMA_3_1.shape("8B").flops_per_token(8192) == pytest.approx(51.5e9, rel=0.01)
-
-
 def test_an_unknown_size_lists_the_known() -> None:
     with pytest.raises(KeyError, match="valid: tiny, 1B, 3B, 8B, 70B, 405B"):
         LLAMA_3_1.shape("7B")

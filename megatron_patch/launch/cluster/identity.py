@@ -14,6 +14,7 @@ from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan, values_of
 from megatron_patch.launch.problems import label
+from megatron_patch.launch.values import shown
 
 PACKAGES = (
     "torch",
@@ -99,5 +100,5 @@ def _compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str
             yield f"{key} is {_shown(theirs.get(key))} there, {_shown(mine.get(key))} here"
 
 
-def _shown(value: Any) -> str:
-    return "absent" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _shown(value: object) -> str:
+    return "absent" if value is None else shown(value)

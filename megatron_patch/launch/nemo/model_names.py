@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
-from megatron_patch.families import LLAMA_3_1, SHAPES, ConfigError, shape_from_hf_config
+from megatron_patch.families import BESIDE_THE_WEIGHTS, LLAMA_3_1, SHAPES, ConfigError, Shape, shape_from_hf_config
 
 RECIPES = {
     "llama31_8b": "8B",
@@ -60,8 +61,7 @@ def size_of_config(config: Mapping[str, Any]) -> str | None:
         shape = shape_from_hf_config(config, "", "")
     except (ConfigError, TypeError, ValueError):
         return None
-    facts = ["num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "head_dim"]
-    facts += ["tie_embeddings", "rope_theta", "rope_scaling", "norm_epsilon"]
+    facts = {field.name for field in fields(Shape)} - BESIDE_THE_WEIGHTS - {"vocab_size"}
     for size, row in SHAPES.items():
         if all(getattr(row, fact) == getattr(shape, fact) for fact in facts):
             return size

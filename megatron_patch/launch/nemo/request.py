@@ -8,6 +8,7 @@ from typing import Any
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.nemo import flags
 from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.values import shown
 
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 
@@ -80,7 +81,7 @@ class Request:
 
     def variable(self, name: str, value: object) -> None:
         """Set an MP_ variable; one of the user's that says something else is a contradiction."""
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = shown(value)
         before = self.environ.get(name, "")
         if before not in ("", text):
             what = f"the command line makes {name} {text}, the environment says {before}"
