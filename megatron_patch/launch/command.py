@@ -15,14 +15,14 @@ from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.started import note
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+"""The driver's own script, which a cluster's jobs start again."""
 TORCHRUN = "megatron_patch.torchrun"
 ENTRY = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
 
 DROPPED = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
 """Variables that would contradict the plan: Megatron sets the first three from --attention-backend and asserts on
 others, the last makes torchrun choose a port that somebody else may take first. PET_* (torchrun's own) too."""
-
-
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables that no rank needs: tokenizers come from folders."""
 

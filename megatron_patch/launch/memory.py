@@ -16,8 +16,6 @@ PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
 GPU_RESERVE_BYTES = 3_000_000_000
 """CUDA context, NCCL and fragmentation, left free on a GPU."""
-
-
 WORKSPACE_BYTES = 160_000_000
 """cuBLAS's and cuDNN's scratch memory, and small tensors, on a GPU."""
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.launch.cluster.variables import GPUS_VARIABLE
-from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.command import REPOSITORY, SCRIPT
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 
-SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 GRACE_SECONDS = 300
 """Between SIGTERM, on which a run saves, and SIGKILL."""
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

@@ -62,7 +62,7 @@ def meet(plan: Plan) -> tuple[Peer, ...]:
     mine = identity(plan)
     if place.node_rank == 0:
         return _Host(plan, place, mine, seconds).gather()
-    return (_join(plan, place, mine, seconds),)
+    return (_join(place, mine, seconds),)
 
 
 def interface(peers: tuple[Peer, ...]) -> str | None:
@@ -179,7 +179,7 @@ def _probe_file(folder: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _join(plan: Plan, place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
+def _join(place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
     """Any other node: find node 0, say what it is about to do, wait for the verdict."""
     deadline = time.monotonic() + seconds
     me = f"node {place.node_rank} ({socket.gethostname()})"

@@ -15,12 +15,10 @@ from pathlib import Path
 
 from megatron_patch.launch.cluster.scontrol import SlurmError, ask, first_address, has_option
 from megatron_patch.launch.cluster.variables import slurm_port
-from megatron_patch.launch.command import REPOSITORY, SECRETS
+from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
 from megatron_patch.launch.environment import Knobs
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
-
-SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 
 
 def batch_script(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:

@@ -100,7 +100,8 @@ class Supervisor:
             while child.poll() is None and reason is None:
                 self._ranks_started = self._ranks_started or bool(children_of(child.pid))
                 if self._asked is not None and not told:
-                    told = self._ask_ranks(child)
+                    self._ask_ranks(child)
+                    told = True
                 reason = self._trouble(0.3)
             if reason is not None:
                 self._say(reason)
@@ -206,21 +207,20 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _ask_ranks(self, child: subprocess.Popen[bytes]) -> bool:
+    def _ask_ranks(self, child: subprocess.Popen[bytes]) -> None:
         """Have the ranks save and end: they are told directly, as torchrun would kill them after 30 seconds."""
         name = signal.Signals(self._asked or 0).name
         ranks = children_of(child.pid)
         if not ranks and self._ranks_started:
-            return True  # they have ended, and torchrun is about to
+            return  # they have ended, and torchrun is about to
         if not ranks:
             self._say(f"{self._me}: {name} before the ranks were started")
             child.terminate()
-            return True
+            return
         self._say(f"{self._me}: {name}: the ranks finish their step, save, and end")
         for rank in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rank, signal.SIGTERM)
-        return True
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
         """End ranks that wait for somebody who is gone: they would not hear a gentler signal."""

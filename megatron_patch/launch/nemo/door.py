@@ -30,7 +30,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
             )
         )
         return 0
-    _hide_secrets(arguments, environ)
+    _hide_secrets(environ)
     given, typed, problems = flags.parse(arguments)
     if given.get("list"):
         print("\n".join(listing()))
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
     return driver.run(asked.command_line(), asked.environ, dry_run=dry_run, labels=LABELS)
 
 
-def _hide_secrets(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
+def _hide_secrets(environ: Mapping[str, str]) -> None:
     """Take tokens off the command line, which `ps` shows to everybody: start again with them in the environment."""
     found: dict[str, str] = {}
     kept: list[str] = []
