@@ -76,10 +76,11 @@ def _enable_cuda() -> None:
 
 
 def _mend_everywhere() -> None:
-    from . import background_save, checkpoint_fixes, optimizer_fixes, optimizer_shards, wheel_fixes
+    from . import background_save, checkpoint_fixes, dcp_reader, optimizer_fixes, optimizer_shards, wheel_fixes
 
     wheel_fixes.use_compiled_helpers()
     optimizer_fixes.mend_native_adam_resume()
     optimizer_shards.save_where_it_lies()
     background_save.use_own_writer()
+    dcp_reader.read_in_threads()
     checkpoint_fixes.mend_checkpoints()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,19 +62,22 @@ def test_token_outside_the_vocabulary(tmp_path: Path, data: Path, monkeypatch: p
         ("--load {first} --ckpt-step 7", ["iter_0000007"]),
         ("--load {first} --ckpt-step 3 --num-layers 8", ["Global shape mismatch", "[4, 64]", "(8, 64)"]),
         ("--load {torn}", ["the checkpoint cannot be loaded"]),
+        ("--load {cut}", ["iter_0000003/__0_1.distcp: ", " cannot be read: "]),
         ("--no-such-flag 3", ["ended with status 2", "unrecognized arguments: --no-such-flag 3"]),
         ("--eval-iters 5", ["--eval-iters 5 without --valid-data-path"]),
         ("--micro-batch-size 3", ["AssertionError", "must be divisible by"]),
         ("--lr 1e30 --clip-grad 0", ["found NaN in local grad norm"]),
     ],
-    ids=["step", "model", "tracker", "flag", "contradiction", "assertion", "NaN"],
+    ids=["step", "model", "tracker", "cut off", "flag", "contradiction", "assertion", "NaN"],
 )
 def test_explained(tmp_path: Path, data: Path, first: Run, extra: str, messages: list[str]) -> None:
     """Errors of Megatron, of its parser, and ours; a torn tracker would end with status 0."""
-    torn = tmp_path / "torn"
+    torn, cut = tmp_path / "torn", tmp_path / "cut"
+    shutil.copytree(first.output / "checkpoints", cut)
+    os.truncate(cut / "iter_0000003" / "__0_1.distcp", 1000)
     torn.mkdir()
     (torn / "latest_checkpointed_iteration.txt").write_text("")
-    run = launch(tmp_path, data, extra.format(first=first.output / "checkpoints", torn=torn))
+    run = launch(tmp_path, data, extra.format(first=first.output / "checkpoints", torn=torn, cut=cut))
     assert_explained(run, *messages)
 
 
