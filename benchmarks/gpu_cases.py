@@ -153,6 +153,20 @@ CURVES = [
 ]
 """Layouts from one folder of weights, 4 layers: the same losses up to the order of bf16 sums."""
 
+GRAPHS = [
+    replace(
+        case,
+        name=f"{case.name}-{graph or 'eager'}",
+        steps=12,
+        env=DETERMINISTIC,
+        megatron=f"--cuda-graph-impl {graph}" if graph else "",
+        reference=f"{case.name}-eager",
+    )
+    for case in (PLAIN, FP8)
+    for graph in ("", "local", "transformer_engine", "full_iteration")
+]
+"""CUDA graphs of each layer, by Megatron and by Transformer Engine, and of whole iterations."""
+
 SUITES: dict[str, list[Case]] = {
     "smoke": [  # the script itself, also without a GPU
         Case(name="smoke", size="tiny", seq=128, batch=4, steps=5),
@@ -195,6 +209,7 @@ SUITES: dict[str, list[Case]] = {
         replace(FP8, name="8B-fp8-dp4", size="8B", batch=64, steps=6, processes=4),
     ],
     "curves": CURVES,
+    "graphs": GRAPHS,
     "overlap": [replace(TP2, name=f"tp2-{name}", **how) for name, how in OVERLAPS.items()],
     "overlap-profiles": [
         replace(TP2, name=f"tp2-{name}-profile", **OVERLAPS[name] | {"env": OVERLAPS[name].get("env", {}) | PROFILED})
