@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from megatron_patch.launch import driver
-from megatron_patch.launch.nemo import flags
+from megatron_patch.launch.nemo.command_line import parse
+from megatron_patch.launch.nemo.flags import SECRETS, table
 from megatron_patch.launch.nemo.model_names import listing
 from megatron_patch.launch.nemo.request import LABELS, Request
 from megatron_patch.launch.nemo.translate import translate
@@ -23,15 +24,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
         As the driver: 0, 1 for a failed run, 2 for a wrong command line.
     """
     if "--help" in arguments or "-h" in arguments:
-        script = f"{stage}_llm.py"
-        print(
-            "\n".join(
-                [f"python {script} FLAGS; the flags, with what the tutorials document as default:", *flags.table()]
-            )
-        )
+        print(f"python {stage}_llm.py FLAGS; the flags, with what the tutorials document as default:")
+        print("\n".join(table()))
         return 0
     _hide_secrets(environ)
-    given, typed, problems = flags.parse(arguments)
+    given, typed, problems = parse(arguments)
     if given.get("list"):
         print("\n".join(listing()))
         return 0
@@ -56,8 +53,8 @@ def _hide_secrets(environ: Mapping[str, str]) -> None:
         word = words.pop(0)
         spelled, equals, value = word.partition("=")
         name = spelled.replace("-", "_").removeprefix("__")
-        if spelled.startswith("--") and name in flags.SECRETS and (equals or words):
-            found[flags.SECRETS[name]] = value if equals else words.pop(0)
+        if spelled.startswith("--") and name in SECRETS and (equals or words):
+            found[SECRETS[name]] = value if equals else words.pop(0)
         else:
             kept.append(word)
     if found:

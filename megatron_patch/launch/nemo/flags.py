@@ -1,16 +1,15 @@
-"""The flags of the NeMo tutorials' scripts: one table that parsing, `--help` and the README are made from.
+"""The flags of the NeMo tutorials' scripts: one table that `command_line.py`, `--help` and the README are made from.
 
 Three texts (seeds 000, 001, 002) describe one script with different spellings; all of them are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.values import Kind, choice, nearest, real, text, whole
+from megatron_patch.launch.values import Kind, choice, real, text, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,74 +297,6 @@ FLAGS = (
 )
 SECRETS = {"hf_token": "HF_TOKEN", "wandb_token": "WANDB_API_KEY"}
 """Flags whose values leave the command line at once, and where they go."""
-
-
-def _spellings() -> dict[str, Flag]:
-    found: dict[str, Flag] = {}
-    for flag in FLAGS:
-        for word in (f"--{flag.name}", *flag.also):
-            found.setdefault(word, flag)
-    return found
-
-
-SPELLINGS = _spellings()
-PIPELINE = next(flag for flag in FLAGS if flag.name == "pipeline_model_parallel_size")
-
-
-def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], list[Problem]]:
-    """Read a command line.
-
-    Returns:
-        Values of the flags that were given, True for a switch; what was typed, by flag; and all that is wrong.
-    """
-    given: dict[str, Any] = {}
-    typed: dict[str, str] = {}
-    problems: list[Problem] = []
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        spelled, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
-        flag = SPELLINGS.get(spelled.replace("-", "_").replace("__", "--", 1) if spelled.startswith("--") else spelled)
-        if flag is None:
-            known = tuple(SPELLINGS)
-            near = nearest(spelled, known) if spelled.startswith("-") else ""
-            problems.append(Problem(names=(spelled,), what=f"unknown flag{near}", valid="the flags that --help lists"))
-            if not equals and words and not words[0].startswith("-"):
-                value = words.pop(0)  # its value, or what it would be
-            typed[spelled] = value
-            continue
-        if flag.kind is None:
-            given[flag.name] = True
-            if equals:
-                problems.append(Problem(names=(f"--{flag.name}",), what="a switch takes no value", valid="without ="))
-            continue
-        if not equals:
-            if not words or words[0] in SPELLINGS or words[0].startswith("--"):
-                if not flag.may_be_empty:
-                    problems.append(Problem(names=(f"--{flag.name}",), what="no value after it", valid=flag.kind.valid))
-                continue
-            value = words.pop(0)
-        if spelled == "-P" and value.isdigit():
-            flag = PIPELINE
-        _take(flag, value, given, typed, problems)
-    return given, typed, problems
-
-
-def _take(flag: Flag, value: str, given: dict[str, Any], typed: dict[str, str], problems: list[Problem]) -> None:
-    name = f"--{flag.name}"
-    if flag.may_be_empty and not value:
-        return
-    typed[name] = value
-    if flag.name in given:
-        problems.append(Problem(names=(name,), what="given twice", valid="once"))
-        return
-    assert flag.kind is not None
-    try:
-        given[flag.name] = flag.kind.parse(value)
-    except ValueError as error:
-        if flag.name in SECRETS:
-            typed[name] = "(hidden)"
-        problems.append(Problem(names=(name,), what=str(error), valid=flag.kind.valid))
 
 
 def table() -> Iterator[str]:

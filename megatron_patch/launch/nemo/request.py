@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.nemo import flags
+from megatron_patch.launch.nemo.flags import FLAGS
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.values import shown
 
@@ -61,7 +61,7 @@ class Request:
 
     def get(self, name: str) -> Any:
         """A flag's value, or its documented default."""
-        default = next(flag.default for flag in flags.FLAGS if flag.name == name)
+        default = next(flag.default for flag in FLAGS if flag.name == name)
         if self.stage == FINETUNE:
             default = {"experiment": "finetuning", "lr": 5e-6}.get(name, default)
         return self.given.get(name, default)
