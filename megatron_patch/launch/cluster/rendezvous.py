@@ -2,7 +2,7 @@
 
 Every machine's launcher meets the others at MASTER_ADDR:MASTER_PORT, before torch is imported anywhere. Node 0 compares
 plan, code and packages, and has each look for a file that it wrote into OUTPUT_BASEPATH. The connections stay open
-during the run: `supervise.py` notices through them who has gone.
+during the run: `others.py` notices through them who has gone.
 """
 
 from __future__ import annotations

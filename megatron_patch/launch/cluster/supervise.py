@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -17,9 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from megatron_patch.launch.cluster.link import LinkError
+from megatron_patch.launch.cluster.others import Others
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.plan import Plan
@@ -61,15 +59,6 @@ def start_node(
     return Supervisor(node=plan.cluster.node_rank, peers=peers, silence=silence, log=log).run(command.argv, ours)
 
 
-class _Watched:
-    """A peer, and when it was last heard of."""
-
-    def __init__(self, peer: Peer) -> None:
-        self.peer = peer
-        self.heard = time.monotonic()
-        self.ended: int | None = None
-
-
 class Supervisor:
     """One machine's torchrun, and what its launcher knows of the others."""
 
@@ -82,11 +71,10 @@ class Supervisor:
             log: file that repeats what is said.
         """
         self._me, self._node = f"node {node} ({socket.gethostname()})", node
-        self._watched = [_Watched(peer) for peer in peers]
+        self._others = Others(peers, me=self._me, silence=silence)
         self._silence, self._log = silence, log
         self._asked: int | None = None
         self._ranks_started = False
-        self._next_beat = 0.0
 
     def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> int:
         """Start torchrun and stay until it and, on node 0, everybody else has ended.
@@ -102,7 +90,7 @@ class Supervisor:
                 if self._asked is not None and not told:
                     self._ask_ranks(child)
                     told = True
-                reason = self._trouble(0.3)
+                reason = self._others.trouble(0.3)
             if reason is not None:
                 self._say(reason)
                 self._kill(child)
@@ -115,10 +103,10 @@ class Supervisor:
             reason = self._explanation()
             self._say(reason or f"{self._me}: its ranks ended with status {child.returncode}, see above")
             return self._end(child.returncode, reason)
-        self._tell({"ended": 0})
+        self._others.tell({"ended": 0})
         deadline = time.monotonic() + self._silence
-        while self._node == 0 and any(w.ended is None for w in self._watched) and time.monotonic() < deadline:
-            reason = self._trouble(0.3)
+        while self._node == 0 and not self._others.all_ended and time.monotonic() < deadline:
+            reason = self._others.trouble(0.3)
             if reason is not None:
                 self._say(reason)
                 return self._end(1, reason)
@@ -126,74 +114,21 @@ class Supervisor:
 
     def _end(self, status: int, reason: str | None) -> int:
         if status:
-            self._tell({"ended": status, "reason": reason})
+            self._others.tell({"ended": status, "reason": reason})
             self._say(
                 "started again with the same command on every machine, the run goes on from its newest checkpoint"
             )
-        for watched in self._watched:
-            watched.peer.link.close()
+        self._others.close()
         return 1 if status else 0
 
     def _explanation(self) -> str | None:
         """A peer's failure, if it shows soon after ours: then ours is only its echo."""
         deadline = time.monotonic() + LAST_WORDS
-        while self._watched and time.monotonic() < deadline:
-            reason = self._trouble(0.3)
+        while self._others and time.monotonic() < deadline:
+            reason = self._others.trouble(0.3)
             if reason is not None:
                 return reason
         return None
-
-    # ---------------------------------------------------------------- the other machines
-
-    def _trouble(self, seconds: float) -> str | None:
-        """Hear what the others say for up to `seconds`; a sentence if one of them is lost or has failed."""
-        self._beat()
-        open_links = [w.peer.link for w in self._watched if not w.peer.link.closed]
-        if not open_links:
-            time.sleep(seconds)
-        else:
-            select.select(open_links, [], [], seconds)
-        for watched in self._watched:
-            reason = self._hear(watched)
-            if reason is not None:
-                return reason
-        return None
-
-    def _beat(self) -> None:
-        if time.monotonic() >= self._next_beat:
-            self._next_beat = time.monotonic() + min(5.0, self._silence / 4)
-            self._tell({"beat": True})
-
-    def _tell(self, message: dict[str, Any]) -> None:
-        for watched in self._watched:
-            if not watched.peer.link.closed:
-                watched.peer.link.send(message)
-
-    def _hear(self, watched: _Watched) -> str | None:
-        peer = watched.peer
-        if watched.ended is not None:
-            return None
-        try:
-            while (message := peer.link.poll()) is not None:
-                watched.heard = time.monotonic()
-                if "ended" in message:
-                    watched.ended = int(message["ended"])
-                    if watched.ended:
-                        return str(message.get("reason") or f"{peer}: its ranks ended with status {watched.ended}")
-                    return None
-        except LinkError as error:
-            return f"{peer}: {error}"
-        if peer.link.closed:
-            return f"{peer} is gone: its connection closed without a word; it was killed, or the machine is down"
-        silent = time.monotonic() - watched.heard
-        if silent > self._silence:
-            return (
-                f"{peer} has not been heard of by {self._me} for {silent:.0f} s: "
-                "the machine hangs, or the network between them is cut"
-            )
-        return None
-
-    # ---------------------------------------------------------------- the ranks of this machine
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
