@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.launch.fit import fit_memory
-from megatron_patch.launch.layout import Layout, split_layers, tensor_parallel_problem
+from megatron_patch.launch.layout import Layout, cut_layers, tensor_parallel_problem
 from megatron_patch.launch.memory import gigabytes
-from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.plan import Plan, balances
 
 MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
 """How many times the GPUs are tried."""
@@ -97,8 +97,9 @@ def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
     old = plan.layout
     tp, pp = change.tp or old.tp, change.pp or old.pp
     world = old.world_size * change.ranks
-    split = split_layers(plan.shape.num_layers, pp, old.vp if pp > 1 else 1)
-    if split is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.shape, tp):
+    balance = balances(plan.knobs, plan.device)
+    cut = cut_layers(plan.shape, plan.vocab_rows, plan.config.seq_len, pp=pp, vp=old.vp, balance=balance)
+    if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.shape, tp):
         return None
     return replace(
         old,
@@ -108,6 +109,6 @@ def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
         pp=pp,
         dp=world // (tp * pp * old.cp),
         sequence_parallel=sp and tp > 1,
-        stage_layers=split[0] if pp != old.pp else old.stage_layers,
-        ends_count=split[1] if pp != old.pp else old.ends_count,
+        stage_layers=cut[0],
+        ends_count=cut[1],
     )

@@ -8,7 +8,7 @@ from megatron_patch.families import Shape
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Knobs
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.memory import PLAIN_ADAM, Adam, Memory, Precision, estimate
+from megatron_patch.launch.memory import PLAIN_ADAM, Adam, Load, Memory, Precision, estimate
 
 MOST_BF16_SUMS = 16
 """Micro batches of one iteration up to which gradients are summed in bf16 (MP_GRAD_REDUCE=auto)."""
@@ -31,16 +31,32 @@ def fit_memory(
 
     Args:
         rows: of the embedding, padded.
-        limit: bytes that one rank may take; None takes the best.
+        limit: bytes that one rank may take; None takes the best form, and under OPTIMIZER_OFFLOAD=auto moves all.
     """
     micro_batches = config.global_batch_size // (config.batch_size * layout.dp)
     gradient_bf16 = _sums_in_bf16(config, knobs, device, micro_batches)
-    for adam in (adams := _adams(config, knobs, device)):
-        precision = _precision(config, gradient_bf16, adam, device)
-        fraction, memory = _estimate(config, knobs, shape, rows, layout, precision, micro_batches, limit)
-        if limit is None or memory.total <= limit or adam == adams[-1]:
+    adams, fractions = _adams(config, knobs, device), _fractions(config, knobs)
+    ways = [(adam, fraction) for adam in adams for fraction in fractions]
+    if limit is None:
+        ways = [(adams[0], fractions[-1])]
+    for adam, fraction in ways:
+        load = Load(
+            shape=shape,
+            vocab_rows=rows,
+            layout=layout,
+            precision=_precision(config, gradient_bf16, adam, device),
+            micro_batch=config.batch_size,
+            seq_len=config.seq_len,
+            micro_batches=micro_batches,
+            distributed_optimizer=config.do,
+            offload_fraction=fraction,
+            recompute=_recompute(config, knobs, layout),
+            recompute_layers=knobs.ac_layers,
+        )
+        memory = estimate(load)
+        if limit is not None and memory.total <= limit:
             break
-    return Fit(precision=precision, offload_fraction=fraction, memory=memory)
+    return Fit(precision=load.precision, offload_fraction=fraction, memory=memory)
 
 
 def _sums_in_bf16(config: RunConfig, knobs: Knobs, device: str, micro_batches: int) -> bool:
@@ -79,44 +95,17 @@ def _adams(config: RunConfig, knobs: Knobs, device: str) -> list[Adam]:
     return {"auto": [PLAIN_ADAM, *remainders, small], "fp32": [PLAIN_ADAM, *remainders], "bf16": [small]}[knobs.moments]
 
 
-def _estimate(
-    config: RunConfig,
-    knobs: Knobs,
-    shape: Shape,
-    rows: int,
-    layout: Layout,
-    precision: Precision,
-    micro_batches: int,
-    limit: int | None,
-) -> tuple[float, Memory]:
-    """The memory of a rank; under OPTIMIZER_OFFLOAD=auto with the smallest tenth of the optimizer moved that fits."""
-    fractions = {
-        "false": [0.0],
-        "static": [knobs.optimizer_offload_fraction],
-        "auto": [tenth / 10 for tenth in range(11)],
-    }[config.optimizer_offload]
-    for fraction in fractions:
-        memory = estimate(
-            shape=shape,
-            vocab_rows=rows,
-            layout=layout,
-            precision=precision,
-            micro_batch=config.batch_size,
-            seq_len=config.seq_len,
-            micro_batches=micro_batches,
-            distributed_optimizer=config.do,
-            offload_fraction=fraction,
-            recompute=_recompute(config, knobs),
-            recompute_layers=knobs.ac_layers,
-        )
-        if limit is not None and memory.total <= limit:
-            break
-    return fraction, memory
+def _fractions(config: RunConfig, knobs: Knobs) -> list[float]:
+    """Parts of the optimizer to move to RAM, least first: under OPTIMIZER_OFFLOAD=auto in tenths."""
+    if config.optimizer_offload == "auto":
+        return [tenth / 10 for tenth in range(11)]
+    return [knobs.optimizer_offload_fraction if config.optimizer_offload == "static" else 0.0]
 
 
-def _recompute(config: RunConfig, knobs: Knobs) -> str:
+def _recompute(config: RunConfig, knobs: Knobs, layout: Layout) -> str:
+    """AC, as `Load.recompute` has it."""
     if config.ac == "full":
         return "block" if knobs.ac_method == "block" else "full"
     if config.ac == "offload":
-        return "modules" if config.pp > 1 else "offload"
+        return "modules" if layout.pp > 1 else "offload"
     return "none" if config.ac == "false" else config.ac

@@ -70,6 +70,17 @@ def split_layers(num_layers: int, pp: int, vp: int) -> tuple[tuple[int, ...], bo
     return None
 
 
+def cut_layers(
+    shape: Shape, vocab_rows: int, seq_len: int, *, pp: int, vp: int, balance: bool
+) -> tuple[tuple[int, ...], bool] | None:
+    """As split_layers; where the layers alone divide, balanced if that is asked for and leaves each chunk a layer."""
+    split = split_layers(shape.num_layers, pp, vp)
+    if split is None or split[1] or pp == 1 or not balance:
+        return split
+    balanced = balanced_layers(shape, vocab_rows, seq_len, pp)
+    return (balanced, False) if min(balanced) >= vp else split
+
+
 def balanced_layers(shape: Shape, vocab_rows: int, seq_len: int, pp: int) -> tuple[int, ...]:
     """Layers of each pipeline rank so that all take about as long, the last with the LM head.
 

@@ -88,57 +88,66 @@ class Memory:
         }
 
 
-def estimate(
-    *,
-    shape: Shape,
-    vocab_rows: int,
-    layout: Layout,
-    precision: Precision,
-    micro_batch: int,
-    seq_len: int,
-    micro_batches: int,
-    distributed_optimizer: bool,
-    offload_fraction: float,
-    recompute: str,
-    recompute_layers: int,
-) -> Memory:
-    """The fullest stage of the pipeline.
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What the ranks of a run have to hold: a model, how it is cut, and what passes through it."""
 
-    Args:
-        vocab_rows: padded.
-        recompute: `none`, `sel`, `full` (groups of layers), `block` (some layers), `offload` (some layers) or
-            `modules` (what attention reads).
-        recompute_layers: MP_AC_LAYERS.
-        offload_fraction: part of the optimizer that lives in RAM, 0 to 1. Source of what the rest takes:
-            `_set_sub_optimizer_grads`, cpu_offloading/hybrid_optimizer.py of megatron-core 0.19.2.
+    shape: Shape
+    vocab_rows: int
+    """Padded."""
+    layout: Layout
+    precision: Precision
+    micro_batch: int
+    """Sequences."""
+    seq_len: int
+    micro_batches: int
+    """Of one data-parallel rank in an iteration."""
+    distributed_optimizer: bool
+    offload_fraction: float = 0.0
+    """Part of the optimizer that lives in RAM, 0 to 1."""
+    recompute: str = "none"
+    """`none`, `sel`, `full` (groups of layers), `block` (some layers), `offload` (some layers) or `modules` (what
+    attention reads)."""
+    recompute_layers: int = 1
+    """MP_AC_LAYERS."""
+
+    @property
+    def tokens(self) -> int:
+        """Of a micro batch, on one context-parallel rank."""
+        return self.micro_batch * self.seq_len // self.layout.cp
+
+
+def estimate(load: Load) -> Memory:
+    """The fullest stage of the pipeline."""
+    return max((_stage(load, stage) for stage in range(load.layout.pp)), key=lambda stage: stage.total)
+
+
+def _stage(load: Load, stage: int) -> Memory:
+    """One rank of one stage.
+
+    The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them.
+    Source: `_set_sub_optimizer_grads`, cpu_offloading/hybrid_optimizer.py of megatron-core 0.19.2.
     """
-    tokens = micro_batch * seq_len // layout.cp
-    stages = []
-    for stage, layers in enumerate(layout.stage_layers):
-        parameters = stage_parameters(shape, vocab_rows, layout, stage)
-        shards = layout.dp * layout.cp if distributed_optimizer else 1
-        optimizer = parameters * precision.adam.bytes // shards
-        # the optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them
-        offloaders_gradients = 4 * parameters // shards if offload_fraction > 0 else 0
-        passes = min(micro_batches, in_flight(layout, stage))
-        kept = _kept_layers(shape, layout, precision, tokens, layers, recompute, recompute_layers, passes)
-        last = stage == layout.pp - 1
-        logits = logits_bytes(shape, tokens, vocab_rows, layout, precision) if last else 0
-        copies = step_copies(precision, parameters, layers * shape.parameters_per_layer() // layout.tp) // shards
-        stages.append(
-            Memory(
-                weights=parameters * precision.weight,
-                gradients=parameters * precision.gradient,
-                optimizer=round((optimizer + offloaders_gradients) * (1 - offload_fraction)),
-                activations=kept,
-                logits=logits,
-                workspace=workspace_bytes(shape, vocab_rows, layout, precision, last=last),
-                step=max(0, copies - kept - logits),
-                host_optimizer=round(optimizer * offload_fraction),
-                stage=stage,
-            )
-        )
-    return max(stages, key=lambda stage: stage.total)
+    shape, layout, precision = load.shape, load.layout, load.precision
+    layers, last = layout.stage_layers[stage], stage == layout.pp - 1
+    parameters = stage_parameters(shape, load.vocab_rows, layout, stage)
+    shards = layout.dp * layout.cp if load.distributed_optimizer else 1
+    optimizer = parameters * precision.adam.bytes // shards
+    offloaders_gradients = 4 * parameters // shards if load.offload_fraction > 0 else 0
+    activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
+    logits = logits_bytes(load) if last else 0
+    copies = step_copies(precision, parameters, layers * shape.parameters_per_layer() // layout.tp) // shards
+    return Memory(
+        weights=parameters * precision.weight,
+        gradients=parameters * precision.gradient,
+        optimizer=round((optimizer + offloaders_gradients) * (1 - load.offload_fraction)),
+        activations=activations,
+        logits=logits,
+        workspace=workspace_bytes(load, last=last),
+        step=max(0, copies - activations - logits),
+        host_optimizer=round(optimizer * load.offload_fraction),
+        stage=stage,
+    )
 
 
 def step_copies(precision: Precision, parameters: int, in_layers: int) -> int:
@@ -177,41 +186,36 @@ def in_flight(layout: Layout, stage: int) -> int:
     return -(-chunk_passes // layout.vp)
 
 
-def _kept_layers(
-    shape: Shape,
-    layout: Layout,
-    precision: Precision,
-    tokens: int,
-    layers: int,
-    recompute: str,
-    recompute_layers: int,
-    passes: int,
-) -> int:
-    """Activations of one stage: whole layers, or their inputs and one group that is being recomputed."""
-    each = layer_bytes(shape, layout, precision, tokens)
-    entry = _cut_by_sequence(tokens * shape.hidden_size * precision.activation, layout)
-    if recompute == "full":
-        groups = -(-layers // recompute_layers)
-        return passes * groups * entry + min(layers, recompute_layers) * each
-    if recompute == "block":
-        recomputed = min(layers, recompute_layers)
-        return passes * (recomputed * entry + (layers - recomputed) * each) + each
-    if recompute == "offload":
-        return passes * max(1, layers - recompute_layers) * each
-    if recompute == "modules":  # two layers on their way
-        return (passes * layers - 2) * (each - attention_input_bytes(shape, layout, precision, tokens)) + 2 * each
+def _activations(load: Load, layers: int, *, passes: int) -> int:
+    """Of one stage: whole layers, or their inputs and one group that is being recomputed.
+
+    Args:
+        passes: micro batches in flight.
+    """
+    each, some = layer_bytes(load), min(layers, load.recompute_layers)
+    entry = _residual_bytes(load)
+    if load.recompute == "full":
+        groups = -(-layers // load.recompute_layers)
+        return passes * groups * entry + some * each
+    if load.recompute == "block":
+        return passes * (some * entry + (layers - some) * each) + each
+    if load.recompute == "offload":
+        return passes * max(1, layers - load.recompute_layers) * each
+    if load.recompute == "modules":  # two layers on their way
+        return (passes * layers - 2) * (each - attention_input_bytes(load)) + 2 * each
     return passes * layers * each
 
 
-def attention_input_bytes(shape: Shape, layout: Layout, precision: Precision, tokens: int) -> int:
+def attention_input_bytes(load: Load) -> int:
     """What AC=offload moves in a pipeline: the inputs of qkv, attention and its projection."""
-    q, k = shape.head_dim * shape.num_attention_heads, shape.head_dim * shape.num_query_groups
+    q, k = _attention_widths(load.shape)
+    precision = load.precision
     linear = 1 if precision.fp8 else precision.activation
-    residual = _cut_by_sequence(tokens * shape.hidden_size * precision.activation, layout)
-    return residual + tokens * ((q + 2 * k) * precision.activation + q * linear) // layout.tp
+    heads = load.tokens * ((q + 2 * k) * precision.activation + q * linear)
+    return _residual_bytes(load) + heads // load.layout.tp
 
 
-def layer_bytes(shape: Shape, layout: Layout, precision: Precision, tokens: int) -> int:
+def layer_bytes(load: Load) -> int:
     """Activations that one layer keeps for its backward pass.
 
     Per token, with h = hidden, q and k = width of all query and all KV heads, f = FFN, flash attention (no S x S
@@ -221,39 +225,55 @@ def layer_bytes(shape: Shape, layout: Layout, precision: Precision, tokens: int)
     Under fp8 the inputs of the linear layers (2h, f) take one byte, and the attention output a second copy of q bytes.
     Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
     """
-    h, f = shape.hidden_size, shape.ffn_hidden_size
-    q, k = shape.head_dim * shape.num_attention_heads, shape.head_dim * shape.num_query_groups
-    size = precision.activation
-    linear = 1 if precision.fp8 else size
-    outside = tokens * (2 * h * size + 2 * h * linear)
-    inside = tokens * ((2 * q + 2 * k + 2 * f) * size + f * linear + (q if precision.fp8 else 0))
-    return _cut_by_sequence(outside, layout) + inside // layout.tp
+    h, f = load.shape.hidden_size, load.shape.ffn_hidden_size
+    q, k = _attention_widths(load.shape)
+    fp8, size = load.precision.fp8, load.precision.activation
+    linear = 1 if fp8 else size
+    outside = load.tokens * (2 * h * size + 2 * h * linear)
+    inside = load.tokens * ((2 * q + 2 * k + 2 * f) * size + f * linear + (q if fp8 else 0))
+    return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp
+
+
+def _attention_widths(shape: Shape) -> tuple[int, int]:
+    """Columns of all query heads, and of all KV heads."""
+    return shape.head_dim * shape.num_attention_heads, shape.head_dim * shape.num_query_groups
+
+
+def _residual_bytes(load: Load) -> int:
+    """The residual stream at one place: a layer's input."""
+    return _cut_by_sequence(load.tokens * load.shape.hidden_size * load.precision.activation, load.layout)
 
 
 def _cut_by_sequence(count: int, layout: Layout) -> int:
     return count // layout.tp if layout.sequence_parallel else count
 
 
-def logits_bytes(shape: Shape, tokens: int, vocab_rows: int, layout: Layout, precision: Precision) -> int:
+def logits_bytes(load: Load) -> int:
     """Logits, whose gradient takes their place, and the last hidden states (three times: raw, normed, their gradient).
 
     On the CPU there is also a softmax in fp32. The vocabulary is cut over TP.
     Source: backend/te_cross_entropy.py; `cross_entropy.py` of megatron-core 0.19.2.
     """
-    hidden = _cut_by_sequence(3 * tokens * shape.hidden_size * precision.activation, layout)
-    return hidden + tokens * vocab_rows // layout.tp * (precision.activation + (0 if precision.gpu else 4))
+    precision = load.precision
+    hidden = _cut_by_sequence(3 * load.tokens * load.shape.hidden_size * precision.activation, load.layout)
+    each = precision.activation + (0 if precision.gpu else 4)
+    return hidden + load.tokens * load.vocab_rows // load.layout.tp * each
 
 
-def workspace_bytes(shape: Shape, vocab_rows: int, layout: Layout, precision: Precision, *, last: bool) -> int:
+def workspace_bytes(load: Load, *, last: bool) -> int:
     """Scratch memory, and one gradient of each shape of weight, in the weight's precision, that is never read.
 
     Where weight gradients are added up by the matrix product, autograd still wants a tensor for each; Transformer
     Engine keeps one for each shape (`get_dummy_wgrad`). On the CPU nothing.
+
+    Args:
+        last: the stage with the LM head.
     """
-    if not precision.gpu:
+    shape, tp = load.shape, load.layout.tp
+    if not load.precision.gpu:
         return 0
-    layer = (shape.parameters_per_layer() - 2 * shape.hidden_size) // layout.tp
-    head = vocab_rows * shape.hidden_size // layout.tp if last else 0
+    layer = (shape.parameters_per_layer() - 2 * shape.hidden_size) // tp
+    head = load.vocab_rows * shape.hidden_size // tp if last else 0
     return WORKSPACE_BYTES + (layer + head) * 2
 
 

@@ -17,7 +17,7 @@ from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
 from megatron_patch.launch.environment import Environment, Knobs
 from megatron_patch.launch.fit import fit_memory
-from megatron_patch.launch.layout import Layout, balanced_layers, split_layers
+from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.memory import (
     GPU_RESERVE_BYTES,
@@ -152,13 +152,10 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
 
 
 def _layout(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Layout:
-    split = split_layers(facts["shape"].num_layers, config.pp, knobs.vp)
-    assert split is not None, "check_pipeline_parallel has let an impossible pipeline through"
-    stage_layers, ends_count = split
-    if facts["device"] == "cuda" and knobs.pp_balance and config.pp > 1 and not ends_count:
-        rows = padded_vocab_size(facts["vocab_size"])
-        balanced = balanced_layers(facts["shape"], rows, config.seq_len, config.pp)
-        stage_layers = balanced if min(balanced) >= knobs.vp else stage_layers
+    rows, balance = padded_vocab_size(facts["vocab_size"]), balances(knobs, facts["device"])
+    cut = cut_layers(facts["shape"], rows, config.seq_len, pp=config.pp, vp=knobs.vp, balance=balance)
+    assert cut is not None, "check_pipeline_parallel has let an impossible pipeline through"
+    stage_layers, ends_count = cut
     return Layout(
         nodes=facts["nodes"],
         processes=facts["processes"],
@@ -171,6 +168,11 @@ def _layout(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Layout
         stage_layers=stage_layers,
         ends_count=ends_count,
     )
+
+
+def balances(knobs: Knobs, device: str) -> bool:
+    """Whether stages of a pipeline get layers by the time that they take (MP_PP_BALANCE)."""
+    return knobs.pp_balance and device == "cuda"
 
 
 def _schedule(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Schedule:

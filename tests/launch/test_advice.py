@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from megatron_patch.launch import driver
+from megatron_patch.launch import advice, driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.plan import Plan
@@ -58,6 +58,14 @@ def test_the_change_that_is_named_makes_it_fit(
     made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,}) (\w+)", problem.valid) if name in CHANGED}
     changed = planned(gigabytes, gpus, typed | made)
     assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed)
+
+
+def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> None:
+    """AC=offload moves other things in a pipeline than without one; the last stage gets fewer layers."""
+    typed = {"TP": "8", "SP": "true", "PR": "bf16", "DO": "true", "OPTIMIZER_OFFLOAD": "auto"}
+    for more in ({"MODEL_SIZE": "70B", "AC": "offload"}, {"MODEL_SIZE": "8B"}):
+        offered = advice._total(planned(100, 8, typed | more), advice.Change(words="PP 2", pp=2, ranks=2))
+        assert offered == planned(100, 16, typed | more | {"PP": "2"}).memory.total
 
 
 def test_ram_that_copies_take(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from megatron_patch.launch.layout import (
     valid_pipeline_parallel,
     valid_tensor_parallel,
 )
-from megatron_patch.launch.memory import Adam, Precision, estimate, in_flight, save_bytes, stage_parameters
+from megatron_patch.launch.memory import Adam, Load, Precision, estimate, in_flight, save_bytes, stage_parameters
 
 SHAPES = LLAMA_3_1.shapes
 
@@ -91,7 +92,7 @@ def test_why_a_tensor_parallel_size_is_impossible() -> None:
     assert tensor_parallel_problem(SHAPES["8B"], 16) is None  # more than KV heads, a multiple of them
     assert "32 attention heads" in str(tensor_parallel_problem(SHAPES["8B"], 3))
     assert "8 KV heads" in str(tensor_parallel_problem(SHAPES["3B"], 12))
-    assert "FFN" in str(tensor_parallel_problem(dataclasses.replace(SHAPES["8B"], ffn_hidden_size=14338), 4))
+    assert "FFN" in str(tensor_parallel_problem(replace(SHAPES["8B"], ffn_hidden_size=14338), 4))
 
 
 @pytest.mark.parametrize("size", ["tiny", "1B", "8B", "405B"])
@@ -121,8 +122,8 @@ PEAKS = [
     # GB that torch's allocator held at most on one H200: layers of 8B's width at 8192 tokens, 8 sequences an iteration
     pytest.param(43.08, 4, 1, BF16, "none", id="bf16"),
     pytest.param(49.95, 4, 2, BF16, "none", id="micro batch 2"),
-    pytest.param(40.05, 4, 1, dataclasses.replace(BF16, gradient=2), "none", id="sums in bf16"),
-    pytest.param(42.34, 4, 1, dataclasses.replace(BF16, fp8=True), "none", id="fp8"),
+    pytest.param(40.05, 4, 1, replace(BF16, gradient=2), "none", id="sums in bf16"),
+    pytest.param(42.34, 4, 1, replace(BF16, fp8=True), "none", id="fp8"),
     pytest.param(41.51 - 1.52, 4, 1, BF16, "full", id="AC full"),  # 1.52: deterministic attention's scratch memory
     pytest.param(43.46 - 1.52, 4, 1, BF16, "offload", id="AC offload"),
     pytest.param(44.95 - 1.52, 4, 1, BF16, "sel", id="AC sel"),
@@ -133,45 +134,42 @@ PEAKS = [
 ]
 
 
+LOAD = Load(
+    shape=SHAPES["8B"],
+    vocab_rows=128256,
+    layout=layout(),
+    precision=BF16,
+    micro_batch=1,
+    seq_len=8192,
+    micro_batches=8,
+    distributed_optimizer=True,
+)
+
+
 @pytest.mark.parametrize(("measured", "layers", "micro_batch", "precision", "recompute"), PEAKS)
 def test_estimate_is_near_measured_peaks(
     measured: float, layers: int, micro_batch: int, precision: Precision, recompute: str
 ) -> None:
-    memory = estimate(
-        shape=dataclasses.replace(SHAPES["8B"], num_layers=layers),
-        vocab_rows=128256,
+    load = replace(
+        LOAD,
+        shape=replace(SHAPES["8B"], num_layers=layers),
         layout=layout(layers=layers),
         precision=precision,
         micro_batch=micro_batch,
-        seq_len=8192,
         micro_batches=8 // micro_batch,
-        distributed_optimizer=True,
-        offload_fraction=0.0,
         recompute=recompute,
-        recompute_layers=1,
     )
+    memory = estimate(load)
     assert memory.total / 1e9 == pytest.approx(measured, rel=0.02)
     assert memory.total == sum(memory.components().values())
 
 
 def test_what_saves_memory_does() -> None:
-    base = {
-        "shape": SHAPES["8B"],
-        "vocab_rows": 128256,
-        "precision": Precision(weight=2, gradient=4, activation=2),
-        "micro_batch": 1,
-        "seq_len": 8192,
-        "micro_batches": 8,
-        "distributed_optimizer": True,
-        "offload_fraction": 0.0,
-        "recompute": "none",
-        "recompute_layers": 1,
-        "layout": layout(dp=4),
-    }
-    plain = estimate(**base)  # type: ignore[arg-type]
+    base = replace(LOAD, layout=layout(dp=4))
+    plain = estimate(base)
 
-    def changed(**changes: object) -> int:
-        return estimate(**{**base, **changes}).total  # type: ignore[arg-type]
+    def changed(**changes: Any) -> int:
+        return estimate(replace(base, **changes)).total
 
     assert changed(distributed_optimizer=False) - plain.total == plain.optimizer * 3
     assert changed(offload_fraction=1.0) == plain.total - plain.optimizer
@@ -183,7 +181,7 @@ def test_what_saves_memory_does() -> None:
     assert changed(layout=layout(tp=4, sp=True)) < changed(layout=layout(tp=4)) < plain.total
     assert changed(layout=layout(cp=4, dp=1)) < plain.total
     assert changed(micro_batch=2) - plain.total == plain.activations + plain.logits
-    fp32 = estimate(**{**base, "precision": Precision(weight=4, gradient=4, activation=4)})  # type: ignore[arg-type]
+    fp32 = estimate(replace(base, precision=Precision(weight=4, gradient=4, activation=4)))
     assert (fp32.weights, fp32.activations) == (2 * plain.weights, 2 * plain.activations)
 
 
@@ -191,19 +189,7 @@ def test_ram_of_a_save() -> None:
     """Bytes a parameter: one rank moves its state; several gather the whole stage, and each copies what it writes."""
     shape, sizes = SHAPES["8B"], {}
     for one in (layout(), layout(dp=4), layout(tp=2, pp=2)):
-        memory = estimate(
-            shape=shape,
-            vocab_rows=128256,
-            layout=one,
-            precision=BF16,
-            micro_batch=1,
-            seq_len=8192,
-            micro_batches=8,
-            distributed_optimizer=True,
-            offload_fraction=0.0,
-            recompute="none",
-            recompute_layers=1,
-        )
+        memory = estimate(replace(LOAD, layout=one))
         sizes[one.tp, one.dp] = save_bytes(memory, BF16, one) / shape.num_parameters(128256)
     assert sizes[1, 1] == pytest.approx(14)
     assert sizes[1, 4] == pytest.approx(14 / 4)
