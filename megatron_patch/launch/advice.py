@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.fit import fit_memory
 from megatron_patch.launch.layout import Layout, cut_layers, tensor_parallel_problem
-from megatron_patch.launch.memory import gigabytes
-from megatron_patch.launch.plan import Plan, balances
+from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes
+from megatron_patch.launch.plan import Plan, balances, overlap_of
 
 MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
 """How many times the GPUs are tried."""
@@ -29,11 +30,15 @@ class Change:
 
 
 def cheapest_change(plan: Plan) -> str:
-    """What makes the run fit at the least cost in speed, with what it takes then."""
+    """What makes the run fit at the least cost in speed, with what it takes then.
+
+    Args:
+        plan: one whose `memory_limit` is known.
+    """
     for change in _changes(plan):
-        total = _total(plan, change)
-        if total is not None and total <= (plan.memory_limit or 0):
-            return f"{change.words}: {gigabytes(total)}"
+        figures = _figures(plan, change)
+        if figures is not None and figures[0] <= figures[1]:
+            return f"{change.words}: {gigabytes(figures[0])}"
     if plan.device == "cpu":
         return "a smaller MODEL_SIZE (position 2), or a machine with more memory"
     return "a smaller MODEL_SIZE (position 2) or SEQ_LEN (position 7), or GPUs with more memory"
@@ -81,16 +86,28 @@ def _larger(plan: Plan, times: int, tp: int) -> Iterator[Change]:
     yield Change(words=f"{words}, AC full (position 17)", config=full, tp=tp, pp=pp, ranks=times)
 
 
-def _total(plan: Plan, change: Change) -> int | None:
-    """Bytes of a rank after a change; None if it cannot be."""
+def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
+    """Bytes that a rank takes after a change, and that it may take then; None if the change cannot be made."""
     config = replace(plan.config, **change.config)
     layout = _layout(plan, change, sp=config.sp)
     if layout is None or config.global_batch_size % (config.batch_size * layout.dp):
         return None
     if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
         return None
-    fit = fit_memory(config, plan.knobs, plan.shape, plan.vocab_rows, layout, plan.device, plan.memory_limit)
-    return fit.memory.total
+    limit = _limit(plan, config, layout)
+    fit = fit_memory(config, plan.knobs, plan.shape, plan.vocab_rows, layout, plan.device, limit)
+    return fit.memory.total, limit
+
+
+def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:
+    """More processes on the CPU share the same RAM; on GPUs the buffers of overlapping transfers come and go."""
+    assert plan.memory_limit is not None
+    if plan.device == "cpu":
+        ram = (plan.memory_limit + PROCESS_BYTES) * plan.layout.world_size
+        return ram // layout.world_size - PROCESS_BYTES
+    _, before = overlap_of(plan.config, plan.knobs, plan.shape, plan.layout, plan.device)
+    _, after = overlap_of(config, plan.knobs, plan.shape, layout, plan.device)
+    return plan.memory_limit + before - after
 
 
 def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:

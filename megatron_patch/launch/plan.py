@@ -112,12 +112,8 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     knobs = Knobs(**{row.name: facts[f"mp_{row.name}"] for row in dataclasses.fields(Knobs)})
     layout = _layout(config, knobs, facts)
     gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
-    place = {"device": device, "tp": config.tp, "sp": config.sp, "pr": config.pr, "processes": facts["processes"]}
-    tokens = config.batch_size * config.seq_len // config.cp
-    overlap = tp_overlap.method(knobs.tp_overlap, tokens=tokens, ac=config.ac, **place)
-    limit = _memory_limit(environment, gpu, device, layout)
-    if limit is not None and overlap is not None:
-        limit -= tp_overlap.BUFFERS * tokens * shape.hidden_size * 2
+    overlap, buffers = overlap_of(config, knobs, shape, layout, device)
+    limit = _memory_limit(environment, gpu, device, layout, buffers)
     rows = padded_vocab_size(facts["vocab_size"])
     fit = fit_memory(config, knobs, shape, rows, layout, device, limit)
     return Plan(
@@ -193,10 +189,26 @@ def _schedule(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Sche
     )
 
 
-def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout) -> int | None:
+def overlap_of(config: RunConfig, knobs: Knobs, shape: Shape, layout: Layout, device: str) -> tuple[str | None, int]:
+    """How transfers of tensor parallelism run beside products, None if they do not; and bytes of their buffers."""
+    tokens = config.batch_size * config.seq_len // layout.cp
+    name = tp_overlap.method(
+        knobs.tp_overlap,
+        tokens=tokens,
+        ac=config.ac,
+        device=device,
+        tp=layout.tp,
+        sp=layout.sequence_parallel,
+        pr=config.pr,
+        processes=layout.processes,
+    )
+    return name, tp_overlap.buffer_bytes(name, tokens, shape.hidden_size)
+
+
+def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout, buffers: int) -> int | None:
     if device == "cpu":
         return environment.memory_bytes // layout.processes - PROCESS_BYTES
-    return gpu.memory_bytes - GPU_RESERVE_BYTES if gpu and gpu.memory_bytes else None
+    return gpu.memory_bytes - GPU_RESERVE_BYTES - buffers if gpu and gpu.memory_bytes else None
 
 
 MOST_RAM_FOR_COPIES = 2 / 3

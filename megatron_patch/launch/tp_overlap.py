@@ -61,6 +61,15 @@ def method(knob: str, *, tokens: int, ac: str, device: str, tp: int, sp: bool, p
     return None if knob == "none" else knob
 
 
+def buffer_bytes(name: str | None, tokens: int, hidden_size: int) -> int:
+    """What the buffers of a rank take beside torch's allocator.
+
+    Args:
+        tokens: as in method.
+    """
+    return 0 if name is None else BUFFERS * tokens * hidden_size * 2
+
+
 def flags(name: str) -> list[str]:
     """Megatron's flags of a method."""
     if name == "pipeline":

@@ -45,6 +45,7 @@ def planned(
         (80, 1, {"MODEL_SIZE": "8B"}, "OPTIMIZER_OFFLOAD auto"),
         (80, 8, {"MODEL_SIZE": "70B", "TP": "8", "SP": "true"}, "OPTIMIZER_OFFLOAD auto"),
         (141, 8, {"MODEL_SIZE": "70B", "TP": "4", "SP": "true"}, "TP 8 and SP true"),
+        (46, 8, {"MODEL_SIZE": "8B"}, "TP 4 and SP true"),  # TP 2 would, without the buffers of its transfers
     ],
 )
 def test_the_change_that_is_named_makes_it_fit(
@@ -64,8 +65,18 @@ def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> N
     """AC=offload moves other things in a pipeline than without one; the last stage gets fewer layers."""
     typed = {"TP": "8", "SP": "true", "PR": "bf16", "DO": "true", "OPTIMIZER_OFFLOAD": "auto"}
     for more in ({"MODEL_SIZE": "70B", "AC": "offload"}, {"MODEL_SIZE": "8B"}):
-        offered = advice._total(planned(100, 8, typed | more), advice.Change(words="PP 2", pp=2, ranks=2))
-        assert offered == planned(100, 16, typed | more | {"PP": "2"}).memory.total
+        offered = advice._figures(planned(100, 8, typed | more), advice.Change(words="PP 2", pp=2, ranks=2))
+        changed = planned(100, 16, typed | more | {"PP": "2"})
+        assert offered == (changed.memory.total, changed.memory_limit)
+
+
+def test_more_processes_do_not_make_more_ram(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_patch.launch.environment.available_memory", lambda: 22 * 10**9)
+    plan, *_ = driver.make_plan(values(MODEL_SIZE="8B", PR="bf16"), surroundings(), dry_run=True)
+    assert plan is not None
+    assert any("a machine with more memory" in warning for warning in plan.warnings), plan.warnings
 
 
 def test_ram_that_copies_take(
