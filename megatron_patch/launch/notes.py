@@ -19,7 +19,15 @@ def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
     Args:
         changes: what is different from the last start in this output folder.
     """
-    notes = [*_start_notes(plan), *changes, *_layout_notes(plan, environment), *_value_notes(plan, environment)]
+    notes = [
+        *_start_notes(plan),
+        *changes,
+        *_layout_notes(plan, environment),
+        *_data_notes(plan),
+        *_idle_notes(plan),
+        *_optimizer_notes(plan),
+        *_surroundings_notes(plan, environment),
+    ]
     warnings = [*_memory_warnings(plan), *_disk_warnings(plan)]
     return dataclasses.replace(plan, notes=tuple(notes), warnings=tuple(warnings))
 
@@ -60,20 +68,25 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield f"transfers of tensor parallelism run beside the products: {plan.tp_overlap} (MP_TP_OVERLAP=none)"
     if layout.tp > plan.shape.num_query_groups:
         yield f"TP is larger than the {plan.shape.num_query_groups} KV heads: ranks share one, at one more all-gather"
-
-
-def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
-    config, knobs, schedule = plan.config, plan.knobs, plan.schedule
     if config.pr == "fp16" and plan.device == "cpu":
         yield "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32"
-    if schedule.warmup_iters == 0 and config.warmup_tokens_or_iters > 0:
+
+
+def _data_notes(plan: Plan) -> Iterator[str]:
+    """Schedule, tokenizer, validation."""
+    if plan.schedule.warmup_iters == 0 and plan.config.warmup_tokens_or_iters > 0:
         yield "no warm-up: fewer warm-up tokens than one iteration has"
     if plan.tokenizer.ids < plan.vocab_size:
         yield f"the tokenizer has {plan.tokenizer.ids} ids, the model {plan.vocab_size} rows: the rest stays unused"
     if plan.valid_data is not None and plan.valid_data == plan.train_data:
         yield "the validation data are the training data: their loss says nothing about other text"
-    if plan.valid_data is None and knobs.split is None:
+    if plan.valid_data is None and plan.knobs.split is None:
         yield "no validation (VALID_DATASET_PATH is none)"
+
+
+def _idle_notes(plan: Plan) -> Iterator[str]:
+    """Values that do nothing beside the others."""
+    config, knobs = plan.config, plan.knobs
     if offloads_modules(plan):
         yield "AC=offload in a pipeline moves what attention reads, of every layer; MP_AC_LAYERS does nothing"
     if knobs.ac_layers != 1 and config.ac not in ("full", "offload"):
@@ -88,10 +101,16 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield f"attention: MP_ATTENTION_BACKEND={knobs.attention_backend} goes before FL={str(config.fl).lower()}"
     if knobs.allow_unfused_attention and plan.device == "cpu":
         yield "MP_ALLOW_UNFUSED_ATTENTION does nothing on the CPU"
+
+
+def _optimizer_notes(plan: Plan) -> Iterator[str]:
+    """How gradients are summed, the optimizer's state is kept, and weights travel."""
+    config, knobs = plan.config, plan.knobs
     if plan.gradient_bf16 and knobs.grad_reduce == "auto":
-        yield f"gradients are summed in bf16, over {schedule.micro_batches} micro batches (MP_GRAD_REDUCE=fp32)"
-    if plan.precision.adam.compact:
-        yield "the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: otherwise it does not fit"
+        yield f"gradients are summed in bf16, over {plan.schedule.micro_batches} micro batches (MP_GRAD_REDUCE=fp32)"
+    if plan.precision.adam.compact and not plan.precision.fp8:
+        why = "MP_MOMENTS=bf16 brings it along" if knobs.moments == "bf16" else "otherwise it does not fit"
+        yield f"the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: {why}"
     if plan.precision.adam.moments_bf16 and knobs.moments == "auto":
         yield "Adam's moments are kept in bf16, as in fp32 they do not fit (MP_MOMENTS=fp32; OPTIMIZER_OFFLOAD=auto)"
     if config.pr == "fp8" and not gathers_fp8(plan):
@@ -99,6 +118,9 @@ def _value_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         yield f"weights travel in bf16, not fp8: {why}"
     if config.optimizer_offload == "auto":
         yield _offload_note(plan)
+
+
+def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[str]:
     if plan.knobs.background_save == "auto" and not plan.background_save:
         yield _save_note(plan, environment)
     if environment.wandb_key and not environment.wandb_installed:
@@ -134,6 +156,14 @@ def _memory_warnings(plan: Plan) -> Iterator[str]:
 
 
 def _disk_warnings(plan: Plan) -> Iterator[str]:
-    free = free_disk(plan.output)
-    if plan.checkpoint_bytes > free:
-        yield f"one checkpoint takes about {gigabytes(plan.checkpoint_bytes)}, the disk has {gigabytes(free)} free"
+    free, each, done = free_disk(plan.output), plan.checkpoint_bytes, plan.resume_iteration or 0
+    saves, keep = plan.schedule.saves(done), plan.knobs.keep_checkpoints
+    most = min(saves, keep + (not done)) if keep else saves  # an older one goes when a newer one is complete
+    if each > free:
+        yield f"one checkpoint takes about {gigabytes(each)}, the disk has {gigabytes(free)} free"
+    elif most * each > free:
+        fitting = free // each - (not done)
+        change = (
+            f"MP_KEEP_CHECKPOINTS={fitting}" if fitting else "a larger SAVE_INTERVAL (position 19), or another disk"
+        )
+        yield f"{most} checkpoints take about {gigabytes(most * each)}, the disk has {gigabytes(free)} free: {change}"

@@ -97,6 +97,15 @@ def test_ram_that_copies_take(
     assert found == {(150, "auto"): False, (200, "auto"): True, (150, "true"): True, (200, "false"): False}
 
 
+def test_what_is_said_about_the_optimizer(planned: Planned) -> None:
+    """One GPU of 141 GB holds 8B only with a small optimizer; under fp8 whole fp32 copies remain."""
+    typed, said = {"MODEL_SIZE": "8B", "DO": "true"}, {}
+    for precision in ("bf16", "fp8"):
+        notes = planned(148, 1, typed | {"PR": precision}).notes
+        said[precision] = [word for word in ("ones lack: otherwise", "moments are kept in bf16") if word in str(notes)]
+    assert said == {"bf16": ["ones lack: otherwise", "moments are kept in bf16"], "fp8": ["moments are kept in bf16"]}
+
+
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:
     plan = planned(20, 1, {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
     assert driver._refusals(plan)
