@@ -97,13 +97,41 @@ class _AtomicTrackerFiles:
 
     def __init__(self, files: Any) -> None:
         self._files = files
+        self.keep: int | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._files, name)
 
     def open(self, path: str, mode: str = "r") -> Any:
         """As the built-in; used by 0.19.2 for the tracker alone."""
-        return _replaced_when_closed(Path(path)) if mode == "w" else self._files.open(path, mode)
+        return self._replaced_when_closed(Path(path)) if mode == "w" else self._files.open(path, mode)
+
+    @contextmanager
+    def _replaced_when_closed(self, tracker: Path) -> Iterator[IO[str]]:
+        with _replaced_when_closed(tracker) as file:
+            yield file
+        if self.keep is not None:
+            remove_older(tracker, self.keep)
+
+
+def keep_newest(count: int) -> None:
+    """Keep only so many checkpoints of this run: older ones go when the tracker names a newer one."""
+    from megatron.training import checkpointing
+
+    checkpointing.maybe_msc.keep = count
+
+
+def remove_older(tracker: Path, keep: int) -> None:
+    """Remove the oldest checkpoints; the one that the tracker names stays, and those of later iterations.
+
+    Each loses its name first, so that a kill in between leaves no half of one.
+    """
+    named = tracker.read_text().strip()
+    older = {int(path.name[5:]): path for path in tracker.parent.glob("iter_*") if path.name[5:].isdigit()}
+    for iteration in sorted(number for number in older if number < int(named))[: 1 - keep or None]:
+        nameless = tracker.with_name(f"{PARTIAL_PREFIX}old_{older[iteration].name}")
+        older[iteration].rename(nameless)
+        shutil.rmtree(nameless)
 
 
 @contextmanager

@@ -246,6 +246,7 @@ def checkpoint_flags(plan: Plan) -> Flags:
     flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
     flags += ["--save-interval", str(plan.schedule.save_interval)]
     flags += ["--background-save"] if plan.background_save else []
+    flags += ["--keep-checkpoints", str(keep)] if (keep := plan.knobs.keep_checkpoints) else []
     if plan.resume_iteration is not None:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]

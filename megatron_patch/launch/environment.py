@@ -67,6 +67,7 @@ class Knobs:
         choice("auto", "fp32", "bf16"),
     )
     init_std: float | None = _knob(None, "standard deviation of new weights; else the model's own", real(above=True))
+    keep_checkpoints: int | None = _knob(None, "how many checkpoints are kept, the newest; else all", whole(1))
     k8s_image: str | None = _knob(None, "--emit k8s: container image", text("registry/name:tag"))
     k8s_name: str | None = _knob(None, "--emit k8s: name of the job; else the output folder's", text("a DNS label"))
     k8s_project: str | None = _knob(

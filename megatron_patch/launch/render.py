@@ -151,14 +151,15 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
 
 
 def _file_lines(plan: Plan) -> Iterator[str]:
-    saves = plan.schedule.train_iters // plan.schedule.save_interval
-    saves += 1 if plan.schedule.train_iters % plan.schedule.save_interval else 0
     yield _row("files", f"{plan.output}/")
     names = "plan.json, command.txt, startup.json, metrics.jsonl, logs/rank_N.log, tensorboard/, cache/"
     yield _row("", names + (", wandb/" if plan.wandb else ""))
     if plan.knobs.export_hf:
         yield _row("", "hf/: the Hugging Face folder, when training is done")
-    yield _row("", f"checkpoints/: {saves} of about {gigabytes(plan.checkpoint_bytes)} each, {_when_written(plan)}")
+    saves, keep = plan.schedule.saves(), plan.knobs.keep_checkpoints
+    kept = f", {f'the newest {keep} are' if keep > 1 else 'the newest is'} kept" if keep and keep < saves else ""
+    each = f"{saves} of about {gigabytes(plan.checkpoint_bytes)} each{kept}"
+    yield _row("", f"checkpoints/: {each}, {_when_written(plan)}")
 
 
 def _when_written(plan: Plan) -> str:

@@ -24,6 +24,11 @@ class Schedule:
     arithmetic: tuple[str, ...]
     """How the counts came about, for the plan."""
 
+    def saves(self, done: int = 0) -> int:
+        """Checkpoints that are written after `done` iterations: one in each interval, and the last."""
+        inside = self.train_iters // self.save_interval - done // self.save_interval
+        return inside + (self.train_iters % self.save_interval > 0)
+
 
 def count_iterations(value: int, sft: bool, global_batch_size: int, seq_len: int) -> tuple[int, str]:
     """Turn TRAIN_ or WARMUP_TOKENS_OR_ITERS into iterations.

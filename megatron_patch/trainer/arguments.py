@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--background-save", action="store_true", help="copy a checkpoint to RAM and write it while training goes on"
     )
     group.add_argument(
+        "--keep-checkpoints", type=int, default=None, help="remove all but so many, once a newer one is complete"
+    )
+    group.add_argument(
         "--allow-unfused-attention",
         action="store_true",
         help="train on even if Transformer Engine falls back to S x S attention at 2048 tokens or more",

@@ -102,7 +102,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import background_save, hooks, te_attention, wheel_fixes, z_loss
+    from ..backend import background_save, checkpoint_fixes, hooks, te_attention, wheel_fixes, z_loss
     from .checks import refuse_contradictions
     from .datasets import provide_datasets
     from .sft import sft_provider
@@ -120,6 +120,8 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     refuse_contradictions(args)
     if args.background_save:
         background_save.save_in_the_background(args)
+    if args.keep_checkpoints:
+        checkpoint_fixes.keep_newest(args.keep_checkpoints)
     if args.z_loss:
         z_loss.keep_log_z()
     if args.transformer_impl == "transformer_engine":

@@ -51,6 +51,25 @@ def test_notes(plan_of: Callable[..., Plan]) -> None:
     says(plan_of(MP_DEVICE="cuda", PR="bf16", DO="true", OPTIMIZER_OFFLOAD="auto"), "memory is not known here")
 
 
+def test_checkpoints_that_the_disk_does_not_hold(plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept, and one that is written before an older one goes."""
+
+    def warning(checkpoints: float, **changes: str) -> str:
+        each = plan_of(**changes).checkpoint_bytes
+        monkeypatch.setattr("megatron_patch.launch.notes.free_disk", lambda path: int(checkpoints * each))
+        return "".join(warning for warning in plan_of(**changes).warnings if "disk" in warning)
+
+    saves = {"SAVE_INTERVAL": "4", "TRAIN_TOKENS_OR_ITERS": str(22 * 8 * 128)}
+    assert plan_of(**saves).schedule.saves() == 6
+    assert plan_of(**saves).schedule.saves(done=8) == 4
+    assert warning(0.5, **saves).startswith("one checkpoint takes")
+    assert "6 checkpoints take" in warning(5.5, **saves) and warning(5.5, **saves).endswith("MP_KEEP_CHECKPOINTS=4")
+    assert warning(1.5, **saves).endswith("a larger SAVE_INTERVAL (position 19), or another disk")
+    assert "3 checkpoints take" in warning(2.5, **saves, MP_KEEP_CHECKPOINTS="2")
+    assert warning(3, **saves, MP_KEEP_CHECKPOINTS="2") == warning(6, **saves) == ""
+    assert "--keep-checkpoints 2" in " ".join(megatron_argv(plan_of(**saves, MP_KEEP_CHECKPOINTS="2")))
+
+
 def test_validation(plan_of: Callable[..., Plan]) -> None:
     assert plan_of().schedule.eval_iters == 10
     assert plan_of(VALID_DATASET_PATH="none").schedule.eval_iters == 0

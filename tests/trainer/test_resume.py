@@ -74,20 +74,25 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
     assert dead.returncode != 0
     assert len(dead.losses) == 10
     assert complete_iterations(killed / "checkpoints") == ([5] if moment == "publish" else [5, 10])
-    resumed, _ = resume(killed, data, DROPOUT, processes=1)
+    resumed, _ = resume(killed, data, f"{DROPOUT} --keep-checkpoints 2", processes=1)
     assert_same(resumed, whole)
     assert sorted(path.name for path in (killed / "checkpoints").iterdir()) == [
-        *(f"iter_{step:07d}" for step in (5, 10, 15, 20)),
+        *(f"iter_{step:07d}" for step in (15, 20)),
         "latest_checkpointed_iteration.txt",
     ]
 
 
 @pytest.mark.parametrize("beside", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_disk_full(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
-    """One rank cannot write its part of the second checkpoint: the run ends and says why, the first stays."""
+    """One rank cannot write its part of the second checkpoint: the run ends and says why, the first stays.
+
+    Although only one is to be kept.
+    """
     monkeypatch.setenv("FULL_ON", "1")
     output = tmp_path / "run"
-    extra = flags(output, data, RESHARDABLE).replace("--background-save", "--background-save" if beside else "")
+    extra = flags(output, data, f"{RESHARDABLE} --keep-checkpoints 1").replace(
+        "--background-save", "--background-save" if beside else ""
+    )
     full = launch(output, data, extra, processes=2, script=DYING)
     assert full.returncode != 0
     assert "a checkpoint was not written: rank 1: OSError: [Errno 28] No space left on device" in full.stderr
