@@ -10,12 +10,10 @@ from typing import Any
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import read_config
 from megatron_patch.data.pieces import find_sentencepiece
-from megatron_patch.families import RopeScaling, Shape, shape_to_hf_config
+from megatron_patch.families import shape_of_facts, shape_to_hf_config
 
 PLAN = "plan.json"
 """What a training run of ours leaves in its output folder."""
-
-
 ARCHITECTURE = (
     "hidden_size",
     "intermediate_size",
@@ -75,10 +73,8 @@ def _of_plan(file: Path) -> Configuration:
     """The architecture that a run was planned with, and the tokenizer that it used."""
     try:
         plan = json.loads(file.read_text())
-        facts, tokenizer = plan["shape"], Path(plan["tokenizer"]["path"])
-        scaling = facts["rope_scaling"]
-        shape = Shape(**{**facts, "rope_scaling": RopeScaling(**scaling) if scaling else None})
-        config = shape_to_hf_config(shape, dtype="bfloat16", vocab_size=plan["vocab_size"])
+        tokenizer = Path(plan["tokenizer"]["path"])
+        config = shape_to_hf_config(shape_of_facts(plan["shape"]), dtype="bfloat16", vocab_size=plan["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: says no architecture ({error!r}): give HF_CKPT_PATH") from None
     if not tokenizer.is_dir():

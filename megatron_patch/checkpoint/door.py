@@ -1,4 +1,4 @@
-"""What the converter's command does, from the command line to the exit status. torch is imported late."""
+"""What the converter's command says and answers, from the command line to the exit status. torch is imported late."""
 
 from __future__ import annotations
 
@@ -7,31 +7,18 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from megatron_patch.checkpoint.carry_out import carry_out, stored_precision
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
-from megatron_patch.checkpoint.job import (
-    PRECISIONS,
-    Job,
-    cast_notes,
-    inspect,
-    needed_bytes,
-    precision_of,
-    space_problems,
-    vocab_alignment,
-)
+from megatron_patch.checkpoint.job import Job, inspect, needed_bytes, precision_of
 from megatron_patch.checkpoint.locate import resolve_iteration
-from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest, verify
+from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.progress import Bar
 from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.families import LLAMA_3_1
-
-if TYPE_CHECKING:
-    from megatron_patch.checkpoint.sources import MegatronReader
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -118,94 +105,11 @@ def _run(job: Job) -> int:
     for note in job.notes:
         print(note, flush=True)
     if not job.options.check_only:
-        seconds, gigabytes = convert(job), job.nbytes / 1e9
+        seconds, gigabytes = carry_out(job), job.nbytes / 1e9
         print(f"wrote {job.options.target}: {gigabytes:.3f} GB of weights in {seconds:.1f} s, with manifest.json")
     if job.options.check or job.options.check_only:
         return _check(job)
     return 0
-
-
-def stored_precision(reader: MegatronReader) -> str:
-    """fp32, fp16 or bf16, as the weights of a Megatron checkpoint are."""
-    name = "embedding.word_embeddings.weight"
-    if name not in reader.shapes:
-        raise CheckpointError(f"{reader.folder}: {name} is missing")
-    return PRECISIONS[reader.element_type(name)]
-
-
-def convert(job: Job) -> float:
-    """Carry the conversion out, and hold the source against its manifest: a flipped bit would come along unseen.
-
-    Returns:
-        seconds it took, imports left out.
-    Raises:
-        CheckpointError: the source is damaged, or is of another model; nothing was written.
-    """
-    with _verification(job) as verification:
-        try:
-            seconds = _convert(job, verification)
-        except CheckpointError:
-            verification.finish()  # what is damaged explains what the conversion stumbled over
-            raise
-        if verified := verification.finish():
-            print(f"{verification.folder}: {verified / 1e9:.3f} GB are as its manifest says", flush=True)
-    return seconds
-
-
-def _verification(job: Job) -> Verification:
-    near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
-    folder = next((folder for folder in near if read_manifest(folder) is not None), None)
-    if folder is not None and not job.options.verify:
-        print(f"{folder}: not held against its manifest (--no-verify)", flush=True)
-        folder = None
-    return Verification(folder)
-
-
-def _convert(job: Job, verification: Verification) -> float:
-    import torch
-
-    from megatron_patch.checkpoint import convert as conversions
-    from megatron_patch.checkpoint.per_rank_reader import open_megatron
-
-    torch.set_num_threads(1)  # the workers are the parallelism
-    options = job.options
-    reader = open_megatron(job.iteration, tied=job.shape.tie_embeddings) if job.iteration else None
-    if job.precision is None:
-        assert reader is not None
-        job.precision = stored_precision(reader)
-        if problems := space_problems(job):
-            raise CheckpointError(problems)
-    conversion = conversions.Conversion(
-        shape=job.shape,
-        vocab_size=job.vocab_size,
-        precision=job.precision,
-        workers=options.workers or default_workers(),
-        vocab_alignment=vocab_alignment(options),
-        before_publishing=verification.finish,
-    )
-    started = time.monotonic()
-    if reader is not None:
-        reader.files.on_open = verification.begin
-        types = sorted({reader.element_type(name) for name in reader.shapes})
-        for note in [*conversions.check_megatron_shapes(reader, conversion), *cast_notes(types, job.precision)]:
-            print(note, flush=True)
-    with Bar("writing", job.nbytes) as bar:
-        if reader is not None and options.direction == TO_HF:
-            assert job.configuration is not None
-            conversions.to_hf(reader, job.configuration, options.target, conversion, bar, options.max_shard_bytes)
-            return time.monotonic() - started
-        if reader is not None:
-            assert job.configuration is not None
-            side = conversions.megatron_side(reader, job.configuration, conversion)
-        else:
-            assert job.folder is not None
-            job.folder.files.on_open = verification.begin
-            side = conversions.hf_side(job.folder, conversion)
-        if options.per_rank_files:
-            conversions.to_per_rank(side, options.target, conversion, options.tp, options.pp, bar)
-        else:
-            conversions.to_megatron(side, options.target, conversion, bar)
-    return time.monotonic() - started
 
 
 def _check(job: Job) -> int:

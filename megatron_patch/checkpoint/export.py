@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_patch.checkpoint.door import convert
+from megatron_patch.checkpoint.carry_out import carry_out
 from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
@@ -47,5 +47,5 @@ def export_hf(
         overwrite=overwrite,
     )
     job = inspect(options)
-    seconds = convert(job)
+    seconds = carry_out(job)
     return [*job.notes, f"wrote {output}: {job.nbytes / 1e9:.3f} GB of weights in {seconds:.1f} s, with manifest.json"]

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.locate import TRACKER
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
 from megatron_patch.checkpoint.weights import hf_shapes
 from megatron_patch.data.pieces import find_sentencepiece
-from megatron_patch.families import ConfigError, Family, Shape, shape_from_hf_config
+from megatron_patch.families import BESIDE_THE_WEIGHTS, ConfigError, Family, Shape, shape_from_hf_config
 
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -27,7 +28,7 @@ NOT_COMPANIONS = (
     "*.index.json",
     "manifest.json",
     "check.json",
-    "latest_checkpointed_iteration.txt",
+    TRACKER,
     ".*",
 )
 MEGATRON_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -129,8 +130,8 @@ def disagreements(found: Shape, named: Shape) -> list[str]:
     """One line for each architecture fact in which `found` is not `named`. Longer vocabularies are accepted."""
     lines = []
     for fact in fields(Shape):
-        if fact.name in ("name", "source", "init_method_std", "max_position_embeddings"):
-            continue  # not part of the weights' meaning
+        if fact.name in BESIDE_THE_WEIGHTS:
+            continue
         mine, theirs = getattr(found, fact.name), getattr(named, fact.name)
         if fact.name == "vocab_size" and (theirs is None or mine >= theirs):
             continue  # added tokens

@@ -15,15 +15,16 @@ from megatron_patch.checkpoint.hf_folder import (
     open_hf_folder,
     shape_of,
 )
+from megatron_patch.checkpoint.layout import layout_problems
 from megatron_patch.checkpoint.locate import is_per_rank, resolve_iteration
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import BETWEEN, TO_MEGATRON
+from megatron_patch.checkpoint.safetensors_io import ITEM_SIZES
 from megatron_patch.checkpoint.store import check_target, free_bytes
 from megatron_patch.families import LLAMA_3_1, VOCAB_ALIGNMENT, Shape, padded_vocab_size
 
-ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-PRECISIONS = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
-"""As PR is typed, by safetensors' spelling."""
+AS_TYPED = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
+"""PR as typed, by safetensors' spelling of the element type."""
 
 
 @dataclass(kw_only=True)
@@ -48,7 +49,7 @@ class Job:
     def nbytes(self) -> int:
         """Of weights that will be written."""
         assert self.precision is not None
-        return self.numel * ELEMENT_BYTES[self.precision]
+        return self.numel * ITEM_SIZES[SAFETENSORS_DTYPES[self.precision]]
 
     @property
     def vocab_size(self) -> int:
@@ -66,7 +67,7 @@ def inspect(options: Options) -> Job:
     job = _inspect_hf(options) if options.direction == TO_MEGATRON else _inspect_megatron(options)
     checks = options.check or options.check_only
     uses_layout = checks or options.per_rank_files
-    problems = _layout_problems(job.shape, options.tp, options.pp) if uses_layout else []
+    problems = layout_problems(job.shape, options.tp, options.pp) if uses_layout else []
     if checks and job.iteration is not None and is_per_rank(job.iteration):
         problems.append(
             f"{job.iteration}: per-rank files of the old format, and the check reads torch_dist: convert it to that "
@@ -125,7 +126,7 @@ def precision_of(folder: HFFolder) -> str:
     """
     types = sorted({entry.dtype for entry in folder.tensors.values()})
     if len(types) == 1:
-        return PRECISIONS[types[0]]
+        return AS_TYPED[types[0]]
     said = folder.config.get("torch_dtype") or folder.config.get("dtype")
     by_config = next((name for name, spelled in DTYPES.items() if spelled == said), None)
     if by_config is None:
@@ -136,14 +137,9 @@ def precision_of(folder: HFFolder) -> str:
 
 def cast_notes(types: list[str], precision: str) -> list[str]:
     """What a change of the element type does to the weights, one line for each type found."""
-    target = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}[precision]
-    notes = []
-    for found in types:
-        if found != target:
-            exact = target == "F32"
-            what = "exactly" if exact else "rounded: the way back does not give the same bits"
-            notes.append(f"weights in {found} are written in {target}, {what}")
-    return notes
+    target = SAFETENSORS_DTYPES[precision]
+    what = "exactly" if target == "F32" else "rounded: the way back does not give the same bits"
+    return [f"weights in {found} are written in {target}, {what}" for found in types if found != target]
 
 
 def _inspect_megatron(options: Options) -> Job:
@@ -168,20 +164,3 @@ def _inspect_megatron(options: Options) -> Job:
         configuration=configuration,
         notes=[f"reading {iteration}; architecture from {configuration.origin}"],
     )
-
-
-def _layout_problems(shape: Shape, tp: int, pp: int) -> list[str]:
-    """Why Megatron could not load the model at this TP and PP."""
-    problems = []
-    heads, groups = shape.num_attention_heads, shape.num_query_groups
-    if heads % tp:
-        problems.append(f"TP is {tp}, which does not divide the {heads} attention heads")
-    if groups % tp and tp % groups:
-        problems.append(f"TP is {tp}: neither a multiple nor a divisor of the {groups} KV heads, as Megatron demands")
-    if shape.ffn_hidden_size % tp:
-        problems.append(f"TP is {tp}, which does not divide the FFN's {shape.ffn_hidden_size} rows")
-    if padded_vocab_size(shape.vocab_size or 0) % tp:
-        problems.append(f"TP is {tp}, which does not divide the padded vocabulary")
-    if (pp - 1) * -(-shape.num_layers // pp) >= shape.num_layers and pp > 1:
-        problems.append(f"PP is {pp}: of {shape.num_layers} layers the last stage would get none")
-    return problems

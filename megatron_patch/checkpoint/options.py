@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.locate import is_iteration
+from megatron_patch.checkpoint.locate import TRACKER, is_iteration
 from megatron_patch.checkpoint.positions import (
     BETWEEN,
     DIRECTIONS,
@@ -89,6 +89,15 @@ def parse(argv: Sequence[str]) -> Options:
     if problems:
         raise Usage(problem_text(problems), 2)
     options = Options(**facts)
+    problems = _contradictions(options)
+    if problems:
+        raise Usage(problem_text(problems), 2)
+    return options
+
+
+def _contradictions(options: Options) -> list[str]:
+    """What is right alone and wrong together."""
+    problems = []
     if options.per_rank_files and options.direction == TO_HF:
         problems.append(
             "--per-rank-files writes a Megatron checkpoint, and mcore2hf none: give hf2mcore or mcore2mcore"
@@ -100,9 +109,7 @@ def parse(argv: Sequence[str]) -> Options:
         )
     if options.iteration is not None and options.direction == TO_MEGATRON:
         problems.append("--iteration is for Megatron sources only")
-    if problems:
-        raise Usage(problem_text(problems), 2)
-    return options
+    return problems
 
 
 def _first_flag(argv: Sequence[str]) -> int:
@@ -190,8 +197,7 @@ def _from_flags(named: dict[str, Any], problems: list[str]) -> dict[str, Any]:
 
 
 def _looks_like_megatron(path: Path) -> bool:
-    marks = ("latest_checkpointed_iteration.txt", "checkpoints/latest_checkpointed_iteration.txt")
-    return is_iteration(path) or any((path / mark).is_file() for mark in marks)
+    return is_iteration(path) or any((folder / TRACKER).is_file() for folder in (path, path / "checkpoints"))
 
 
 def problem_text(problems: Sequence[str]) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from megatron_patch.backend.torch_archive import ArchiveWriter, Promised
-from megatron_patch.checkpoint.check.megatron import uneven_stages
 from megatron_patch.checkpoint.convert import Conversion
 from megatron_patch.checkpoint.hf_writer import Progress
+from megatron_patch.checkpoint.layout import stage_layers
 from megatron_patch.checkpoint.locate import PER_RANK_FILE
 from megatron_patch.checkpoint.per_rank_reader import COLUMN_PARALLEL, HALVES
 from megatron_patch.checkpoint.sources import BlockMaker, bytes_of, rows_per_block
@@ -46,13 +46,6 @@ def write_per_rank(
             job.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def stage_layers(num_layers: int, pp: int, stage: int) -> range:
-    """The layers of one pipeline stage; the last has fewer where they do not divide."""
-    most = -(-num_layers // pp)
-    last = uneven_stages(num_layers, pp).get("num_layers_in_last_pipeline_stage", most)
-    return range(stage * most, stage * most + (last if stage == pp - 1 else most))
 
 
 def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int) -> dict[str, Tensor]:

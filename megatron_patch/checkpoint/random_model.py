@@ -9,7 +9,6 @@ bytes.
 from __future__ import annotations
 
 import argparse
-import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
 from megatron_patch.families import LLAMA_3_1, Shape, shape_to_hf_config
+from megatron_patch.launch.vocabulary import count_ids
 
 PERIOD = 1_000_003
 """Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
@@ -88,10 +88,7 @@ def make_hf_checkpoint(
 
 def tokenizer_vocab_size(folder: Path) -> int:
     """Tokens of a Hugging Face tokenizer folder, added ones included, read from its JSON."""
-    found = json.loads((folder / "tokenizer.json").read_text())
-    vocab = found["model"]["vocab"]
-    ids = vocab.values() if isinstance(vocab, dict) else range(len(vocab))
-    return 1 + max([*ids, *(token["id"] for token in found.get("added_tokens", []))])
+    return count_ids((folder / "tokenizer.json").read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.locate import TRACKER
 from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
 
 INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
-MARKS = (MANIFEST, "latest_checkpointed_iteration.txt", "config.json", "metadata.json")
+MARKS = (MANIFEST, TRACKER, "config.json", "metadata.json")
 """A folder with one of these is a checkpoint; --overwrite replaces nothing else."""
 DIRECT_BYTES = 2 << 20
 """Written at a time."""

@@ -11,6 +11,7 @@ from megatron_patch.families.base import (
     Shape,
     padded_vocab_size,
     shape_from_hf_config,
+    shape_of_facts,
     shape_to_hf_config,
 )
 from megatron_patch.families.llama3_1 import LLAMA_3_1
@@ -33,5 +34,6 @@ __all__ = [
     "Shape",
     "padded_vocab_size",
     "shape_from_hf_config",
+    "shape_of_facts",
     "shape_to_hf_config",
 ]

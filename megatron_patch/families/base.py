@@ -75,6 +75,16 @@ BESIDE_THE_WEIGHTS = frozenset({"name", "source", "max_position_embeddings", "in
 """Fields of Shape that may differ between two checkpoints of one model."""
 
 
+def shape_of_facts(facts: Mapping[str, Any]) -> Shape:
+    """A shape that `dataclasses.asdict` took apart, as plan.json keeps it.
+
+    Raises:
+        KeyError, TypeError: these are not the facts of one.
+    """
+    scaling = facts["rope_scaling"]
+    return Shape(**{**facts, "rope_scaling": RopeScaling(**scaling) if scaling else None})
+
+
 def padded_vocab_size(vocab_size: int, alignment: int = VOCAB_ALIGNMENT) -> int:
     """Rows of the embedding in a checkpoint: the vocabulary rounded up, the same at every TP that divides it."""
     return -(-vocab_size // alignment) * alignment

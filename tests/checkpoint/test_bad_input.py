@@ -329,9 +329,9 @@ def test_a_block_that_is_not_what_the_metadata_says(
 @pytest.mark.parametrize(
     ("tp", "pp", "said"),
     [
-        (3, 1, "TP is 3, which does not divide the 8 attention heads"),
+        (3, 1, "TP is 3: 8 attention heads do not divide by it"),
         (1, 5, "PP is 5: of 4 layers the last stage would get none"),
-        (16, 1, "TP is 16, which does not divide the 8 attention heads"),
+        (16, 1, "TP is 16: 8 attention heads do not divide by it"),
     ],
 )
 def test_a_layout_that_megatron_cannot_have(

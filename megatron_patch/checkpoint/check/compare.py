@@ -132,7 +132,7 @@ def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[Row]
             if turn == stages - 1:
                 rows += _head(sides, streams)
                 progress(1)
-        streams = _hand_on(streams, turn, sides)
+        streams = _hand_on(streams, turn)
     gathered: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(gathered, rows)
     order = {part: i for i, part in enumerate(PARTS)}
@@ -144,7 +144,7 @@ def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[Row]
     )
 
 
-def _hand_on(streams: Streams | None, turn: int, sides: Sides) -> Streams:
+def _hand_on(streams: Streams | None, turn: int) -> Streams:
     """Give every rank the streams of the stage whose turn it was."""
     from megatron.core import parallel_state
 

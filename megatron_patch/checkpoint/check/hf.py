@@ -59,7 +59,7 @@ class HFSide:
         return self._load(module, "model.embed_tokens.", dtype)(tokens)
 
     def run_layer(self, number: int, inputs: list[torch.Tensor], dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
-        """One layer over several residual streams; the tensors of `check_megatron.LAYER_PARTS` for each."""
+        """One layer over several residual streams; the tensors of LAYER_PARTS (`megatron.py`) for each."""
         with torch.device("meta"):
             layer = self._modules.LlamaDecoderLayer(self._config, number)
         self._load(layer, f"model.layers.{number}.", dtype)

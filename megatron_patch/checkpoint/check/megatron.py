@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from megatron_patch.checkpoint.hf_start import local_tensors
+from megatron_patch.checkpoint.layout import uneven_stages
 from megatron_patch.families import Shape, padded_vocab_size
 
 LAYER_PARTS = ("input_norm", "query", "key", "value", "attention", "pre_mlp_norm", "mlp", "residual")
@@ -76,13 +77,6 @@ def transformer_config(shape: Shape, dtype: torch.dtype, tp: int, pp: int, **mor
         persist_layer_norm=False,
         **more,
     )
-
-
-def uneven_stages(num_layers: int, pp: int) -> dict[str, int]:
-    """How Megatron is told to give the last stage fewer layers, where they do not divide; nothing where they do."""
-    if num_layers % pp == 0:
-        return {}
-    return {"num_layers_in_last_pipeline_stage": num_layers - (pp - 1) * -(-num_layers // pp)}
 
 
 def build_model(

@@ -1,0 +1,120 @@
+"""A job carried out: the conversion, its source held against its manifest meanwhile. torch is imported late."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.job import AS_TYPED, Job, cast_notes, space_problems, vocab_alignment
+from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
+from megatron_patch.checkpoint.positions import TO_HF
+from megatron_patch.checkpoint.progress import Bar
+
+if TYPE_CHECKING:
+    from megatron_patch.checkpoint.convert import Conversion
+    from megatron_patch.checkpoint.sources import MegatronReader
+
+
+def carry_out(job: Job) -> float:
+    """Write the target, and hold the source against its manifest: a flipped bit would come along unseen.
+
+    Returns:
+        seconds it took, imports left out.
+    Raises:
+        CheckpointError: the source is damaged, or is of another model; nothing was written.
+    """
+    with _verification(job) as verification:
+        try:
+            seconds = _convert(job, verification)
+        except CheckpointError:
+            verification.finish()  # what is damaged explains what the conversion stumbled over
+            raise
+        if verified := verification.finish():
+            print(f"{verification.folder}: {verified / 1e9:.3f} GB are as its manifest says", flush=True)
+    return seconds
+
+
+def _verification(job: Job) -> Verification:
+    near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
+    folder = next((folder for folder in near if read_manifest(folder) is not None), None)
+    if folder is not None and not job.options.verify:
+        print(f"{folder}: not held against its manifest (--no-verify)", flush=True)
+        folder = None
+    return Verification(folder)
+
+
+def _convert(job: Job, verification: Verification) -> float:
+    import torch
+
+    from megatron_patch.checkpoint.convert import Conversion
+    from megatron_patch.checkpoint.per_rank_reader import open_megatron
+
+    torch.set_num_threads(1)  # the workers are the parallelism
+    reader = open_megatron(job.iteration, tied=job.shape.tie_embeddings) if job.iteration else None
+    conversion = Conversion(
+        shape=job.shape,
+        vocab_size=job.vocab_size,
+        precision=_settle_precision(job, reader),
+        workers=job.options.workers or default_workers(),
+        vocab_alignment=vocab_alignment(job.options),
+        before_publishing=verification.finish,
+    )
+    started = time.monotonic()
+    if reader is not None:
+        reader.files.on_open = verification.begin
+        _say_notes(reader, conversion)
+    elif job.folder is not None:
+        job.folder.files.on_open = verification.begin
+    with Bar("writing", job.nbytes) as bar:
+        _write(job, conversion, reader, bar)
+    return time.monotonic() - started
+
+
+def _settle_precision(job: Job, reader: MegatronReader | None) -> str:
+    """The job's, or that of the weights; only then can it be known whether the disk has room."""
+    if job.precision is None:
+        assert reader is not None
+        job.precision = stored_precision(reader)
+        if problems := space_problems(job):
+            raise CheckpointError(problems)
+    return job.precision
+
+
+def stored_precision(reader: MegatronReader) -> str:
+    """fp32, fp16 or bf16, as the weights of a Megatron checkpoint are.
+
+    Raises:
+        CheckpointError: it has no embedding.
+    """
+    name = "embedding.word_embeddings.weight"
+    if name not in reader.shapes:
+        raise CheckpointError(f"{reader.folder}: {name} is missing")
+    return AS_TYPED[reader.element_type(name)]
+
+
+def _say_notes(reader: MegatronReader, conversion: Conversion) -> None:
+    from megatron_patch.checkpoint.convert import check_megatron_shapes
+
+    types = sorted({reader.element_type(name) for name in reader.shapes})
+    for note in [*check_megatron_shapes(reader, conversion), *cast_notes(types, conversion.precision)]:
+        print(note, flush=True)
+
+
+def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, bar: Bar) -> None:
+    from megatron_patch.checkpoint.convert import hf_side, megatron_side, to_hf, to_megatron, to_per_rank
+
+    options = job.options
+    if reader is not None:
+        assert job.configuration is not None
+        if options.direction == TO_HF:
+            to_hf(reader, job.configuration, options.target, conversion, bar, options.max_shard_bytes)
+            return
+        side = megatron_side(reader, job.configuration, conversion)
+    else:
+        assert job.folder is not None
+        side = hf_side(job.folder, conversion)
+    if options.per_rank_files:
+        to_per_rank(side, options.target, conversion, options.tp, options.pp, bar)
+    else:
+        to_megatron(side, options.target, conversion, bar)

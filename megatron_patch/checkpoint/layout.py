@@ -1,0 +1,30 @@
+"""How the check and Megatron's old format cut a model over TP and PP. Imports no torch."""
+
+from __future__ import annotations
+
+from megatron_patch.families import Shape
+from megatron_patch.launch.layout import tensor_parallel_problem
+
+
+def layout_problems(shape: Shape, tp: int, pp: int) -> list[str]:
+    """Why Megatron could not load a model at this TP and PP; empty if it could."""
+    problems = []
+    why = tensor_parallel_problem(shape, tp)
+    if why is not None:
+        problems.append(f"TP is {tp}: {why}")
+    if not stage_layers(shape.num_layers, pp, pp - 1):
+        problems.append(f"PP is {pp}: of {shape.num_layers} layers the last stage would get none")
+    return problems
+
+
+def stage_layers(num_layers: int, pp: int, stage: int) -> range:
+    """The layers of one pipeline stage; the last has fewer, or none, where they do not divide."""
+    most = -(-num_layers // pp)
+    return range(min(num_layers, stage * most), min(num_layers, (stage + 1) * most))
+
+
+def uneven_stages(num_layers: int, pp: int) -> dict[str, int]:
+    """How Megatron's `TransformerConfig` is told of a last stage with fewer layers; nothing where they divide."""
+    if num_layers % pp == 0:
+        return {}
+    return {"num_layers_in_last_pipeline_stage": len(stage_layers(num_layers, pp, pp - 1))}
