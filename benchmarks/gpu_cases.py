@@ -211,6 +211,11 @@ SUITES: dict[str, list[Case]] = {
     "curves": CURVES,
     "graphs": GRAPHS,
     "overlap": [replace(TP2, name=f"tp2-{name}", **how) for name, how in OVERLAPS.items()],
+    "overlap-elsewhere": [
+        replace(TP2, name=f"tp2-{where}-{how}", **changes, **OVERLAPS[how], reference=f"tp2-{where}-none")
+        for where, changes in {"seq2048": {"seq": 2048, "batch": 32}, "ac-full": {"ac": "full"}}.items()
+        for how in ("none", "ring-all")
+    ],
     "overlap-profiles": [
         replace(TP2, name=f"tp2-{name}-profile", **OVERLAPS[name] | {"env": OVERLAPS[name].get("env", {}) | PROFILED})
         for name in ("none", "ring")

@@ -2,7 +2,8 @@
 # The seed's way, as somebody types it: a Hugging Face folder of 8B's geometry (random weights, LAYERS of them) ->
 # pretraining, killed and resumed -> finetuning on raw JSON and on idxmap -> Hugging Face, checked layer by layer.
 #   sh benchmarks/gpu_seed.sh FOLDER LAYERS TP PP TOKENIZER DATA CONVERSATIONS
-# SIZE=tiny PR=fp32 tries it on a CPU; STEPS leaves some of them out.
+# SIZE=tiny PR=fp32 tries it on a CPU; STEPS leaves some of them out. Where the disk holds one checkpoint of 8B and not
+# two, STEPS="make pretrain again weights check layers" needs one.
 set -u
 cd "$(dirname -- "$0")/.." || exit 1
 folder=$1 layers=$2 tp=$3 pp=$4 tokenizer=$5 data=$6 conversations=$7
@@ -40,6 +41,7 @@ start_and_kill() { # NAME SECONDS CONDITION, then driver's arguments: SIGKILL wh
 }
 saved() { [ -s "$folder/$name/checkpoints/latest_checkpointed_iteration.txt" ]; }
 twenty_steps() { [ "$(lines "$folder/$name")" -ge 20 ]; }
+nine_steps() { [ "$(lines "$folder/$name")" -ge 9 ]; }
 three_steps() { [ "$(lines "$folder/$name")" -ge 3 ]; }
 
 if asked make; then
@@ -60,6 +62,23 @@ if asked resume; then
     say "status $?; $(grep -i -E "resum|goes on" "$folder/resume.txt" | head -1)"
     say "resumed: $(losses "$folder/pretrain")"
     tail -4 "$folder/resume.txt"
+fi
+if asked again; then
+    say "the same command again, killed after its last iteration"
+    cp "$folder/pretrain/metrics.jsonl" "$folder/killed.jsonl"
+    grep '"iteration": [1-5],' "$folder/killed.jsonl" >"$folder/pretrain/metrics.jsonl" # as the run does it
+    start_and_kill pretrain 200 nine_steps false 5 "$data" "$folder/hf"
+    grep -i -E "resum|goes on|first step after" "$folder/pretrain.txt"
+    for file in killed.jsonl pretrain/metrics.jsonl; do
+        grep '"iteration": [6-9],' "$folder/$file" | cut -d, -f1-4 >"$folder/$file.steps"
+    done
+    same=$(grep -c -x -F -f "$folder/pretrain/metrics.jsonl.steps" "$folder/killed.jsonl.steps")
+    say "iterations after 5 before it was killed: $(wc -l <"$folder/killed.jsonl.steps"), with the same bits afterwards: $same"
+fi
+if asked weights; then
+    say "a Hugging Face folder of its checkpoint"
+    sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh --source "$folder/pretrain" --output-path "$folder/pretrain/hf" --hf-path "$folder/hf" >"$folder/weights.txt" 2>&1
+    say "status $?; $(tail -1 "$folder/weights.txt")"
 fi
 if asked check; then
     for kind in bf16 fp32; do
