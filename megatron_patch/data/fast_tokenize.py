@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +12,7 @@ import numpy.typing as npt
 from megatron_patch.data.corpus import Chunk, Corpus, Position, read
 from megatron_patch.data.engines import PIECE_CHARACTERS, Engine, Gigatoken, HuggingFace, compare
 from megatron_patch.data.idxmap import token_type
-
-AHEAD = 3
-"""Chunks in flight for each worker: bounds the memory."""
+from megatron_patch.data.workers import in_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,43 +78,10 @@ def encode_all(encoder: Encoder, start: Position, workers: int) -> Iterator[Piec
     Args:
         workers: processes; 1 works in this one.
     Raises:
-        DataError, EngineError: see `Encoder`; also a worker that was killed.
+        DataError, EngineError: see `Encoder`.
+        RuntimeError: a worker was killed.
     """
-    chunks = encoder.corpus.chunks(start)
-    if workers == 1:
-        yield from map(encoder, chunks)
-        return
-    _Worker.encoder = encoder
-    # Forked, so that the tokenizer is there already. An executor, unlike a Pool, notices when a worker is killed.
-    context = multiprocessing.get_context("fork")
-    running: deque[Future[Piece]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        try:
-            for chunk in chunks:
-                running.append(pool.submit(_Worker.run, chunk))
-                if len(running) > workers * AHEAD:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        except BrokenProcessPool:
-            raise RuntimeError("a worker was killed (out of memory?); the same command goes on from here") from None
-        finally:
-            for future in running:
-                future.cancel()
-
-
-class _Worker:
-    """What a forked worker inherits."""
-
-    encoder: Encoder
-
-    @classmethod
-    def run(cls, chunk: Chunk) -> Piece:
-        return cls.encoder(chunk)
-
-
-def _one_thread() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return in_order(encoder, encoder.corpus.chunks(start), workers)
 
 
 def first_texts(corpus: Corpus) -> list[str]:

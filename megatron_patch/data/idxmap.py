@@ -18,6 +18,7 @@ Here a document is one sequence, as in pretraining data, so D equals S.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import struct
 from array import array
@@ -63,6 +64,43 @@ def index_blocks(lengths: npt.NDArray[np.int32], dtype: type[np.int32] | type[np
         yield np.arange(start, min(start + INDEX_BLOCK, len(lengths) + 1), dtype=np.int64).tobytes()
 
 
+def write_index(path: Path, lengths: npt.NDArray[np.int32], dtype: type[np.int32] | type[np.uint16]) -> str:
+    """Write an `.idx` and put it on the disk; see `index_blocks`. Returns its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as index:
+        for block in index_blocks(lengths, dtype):
+            index.write(block)
+            digest.update(block)
+        flush_and_close(index)
+    return digest.hexdigest()
+
+
+def flush_and_close(file: BinaryIO) -> None:
+    """Put a file on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+def partial(prefix: Path, suffix: str) -> Path:
+    """Where PREFIX.SUFFIX grows."""
+    return Path(f"{prefix}.{suffix}.partial")
+
+
+def publish(prefix: Path, *beside: str) -> None:
+    """Move a dataset's partial files to their names: the data first and the index last, for who finds an index.
+
+    An old index must never lie beside new data, not even for the moment between two renames.
+
+    Args:
+        beside: suffixes of what lies there besides `bin` and `idx`.
+    """
+    for suffix in ("idx", *beside):
+        Path(f"{prefix}.{suffix}").unlink(missing_ok=True)
+    for suffix in ("bin", *beside, "idx"):
+        partial(prefix, suffix).replace(f"{prefix}.{suffix}")
+
+
 class IdxmapWriter:
     """Writes `PREFIX.bin` and `PREFIX.idx` beside their place and moves both there on success.
 
@@ -83,7 +121,7 @@ class IdxmapWriter:
         self._bin: BinaryIO
 
     def __enter__(self) -> Self:
-        self._bin = self._partial(".bin").open("ab", buffering=1 << 20)
+        self._bin = partial(self.prefix, "bin").open("ab", buffering=1 << 20)
         fcntl.flock(self._bin, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._bin.truncate(0)
         return self
@@ -99,25 +137,11 @@ class IdxmapWriter:
     ) -> None:
         if kind is not None:
             self._bin.close()
-            self._partial(".bin").unlink()
+            partial(self.prefix, "bin").unlink()
             return
         flush_and_close(self._bin)
-        with self._partial(".idx").open("wb") as index:
-            index.writelines(index_blocks(np.frombuffer(self.lengths, dtype=np.int32), self.dtype))
-            flush_and_close(index)
-        # An old index must never lie beside new data, not even for the moment between the two renames.
-        Path(f"{self.prefix}.idx").unlink(missing_ok=True)
-        for suffix in (".bin", ".idx"):
-            self._partial(suffix).replace(f"{self.prefix}{suffix}")
-
-    def _partial(self, suffix: str) -> Path:
-        return Path(f"{self.prefix}{suffix}.partial")
-
-
-def flush_and_close(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
+        write_index(partial(self.prefix, "idx"), np.frombuffer(self.lengths, dtype=np.int32), self.dtype)
+        publish(self.prefix)
 
 
 def read_lengths(prefix: Path) -> npt.NDArray[np.int32]:

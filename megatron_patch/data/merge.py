@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, index_blocks, read_index
+from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, partial, publish, read_index, write_index
 from megatron_patch.data.jsonl import DataError
 
 SHARED = ("kind", "files", "json_key", "tokenizer_sha256", "vocab_size", "eod", "special_tokens", "shards")
@@ -32,17 +32,12 @@ def merge(prefix: Path, count: int) -> str:
     builds = _checked(shards)
     lengths = [_lengths(shard) for shard in shards]
     dtype = TOKEN_TYPES[read_index(shards[0])[0]]
-    data, index = Path(f"{prefix}.bin.partial"), Path(f"{prefix}.idx.partial")
-    data_sum, index_sum = hashlib.sha256(), hashlib.sha256()
-    with data.open("wb") as out:
+    data_sum = hashlib.sha256()
+    with partial(prefix, "bin").open("wb") as out:
         for shard, build in zip(shards, builds, strict=True):
             _copy(Path(f"{shard}.bin"), out, data_sum, build["bin_sha256"])
         flush_and_close(out)
-    with index.open("wb") as out:
-        for block in index_blocks(np.concatenate(lengths), dtype):
-            out.write(block)
-            index_sum.update(block)
-        flush_and_close(out)
+    index_sum = write_index(partial(prefix, "idx"), np.concatenate(lengths), dtype)
     documents, tokens = (sum(build[name] for build in builds) for name in ("documents", "tokens"))
     made = {
         **{name: builds[0][name] for name in SHARED},
@@ -52,14 +47,10 @@ def merge(prefix: Path, count: int) -> str:
         "tokens": tokens,
         "counts": {name: sum(b["counts"].get(name, 0) for b in builds) for name in builds[0]["counts"]},
         "bin_sha256": data_sum.hexdigest(),
-        "idx_sha256": index_sum.hexdigest(),
+        "idx_sha256": index_sum,
     }
-    beside = Path(f"{prefix}.build.json.partial")
-    beside.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    for suffix in ("idx", "build.json"):
-        Path(f"{prefix}.{suffix}").unlink(missing_ok=True)
-    for suffix in ("bin", "build.json", "idx"):
-        Path(f"{prefix}.{suffix}.partial").replace(f"{prefix}.{suffix}")
+    partial(prefix, "build.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    publish(prefix, "build.json")
     return f"{prefix}.bin and .idx, of {count} shards\ndocuments {documents:,}, tokens {tokens:,}"
 
 

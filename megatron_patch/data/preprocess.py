@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from megatron_patch.data.checksum import file_sha256
 from megatron_patch.data.corpus import Corpus, find_corpus
 from megatron_patch.data.engines import ENGINES, Engine, EngineError, HuggingFace, SentencePiece, choose
 from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
@@ -147,7 +148,7 @@ def about(request: Request, corpus: Corpus, tokenizer: AnyTokenizer) -> dict[str
 def tokenizer_sum(path: Path) -> str:
     """SHA-256 of tokenizer.json, else of the SentencePiece model."""
     file = find_sentencepiece(path) or path / "tokenizer.json"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "none"
+    return file_sha256(file) if file.is_file() else "none"
 
 
 def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:
@@ -199,26 +200,30 @@ def _build(
             writer.add(piece.ids, piece.lengths, piece.end, piece.counts)
             worked.update(bytes=piece.counts["bytes"], tokens=len(piece.ids))
             bar.advance(piece.size, len(piece.lengths))
-        counts = ReadCounts(**writer.journal.counts)
         if not writer.journal.documents and corpus.shards == 1:
-            raise DataError(f"{request.source} holds no document ({_left_out(counts)})")
+            raise DataError(f"{request.source} holds no document ({_left_out(writer)})")
         writer.finish(made)
     seconds = time.monotonic() - began
+    speed = f"{worked['tokens'] / seconds:,.0f} tokens/s, {worked['bytes'] / seconds / 1e6:.1f} MB/s"
+    return "\n".join([*_account(writer), note, f"{seconds:.1f} s, processes {workers}: {speed}", *_earlier(writer)])
+
+
+def _account(writer: ResumableWriter) -> list[str]:
+    """What was written and left out, for the report."""
     journal = writer.journal
-    lines = [
-        f"{request.prefix}.bin and .idx ({writer.dtype.__name__})",
-        f"documents {journal.documents:,}, tokens {journal.tokens:,}, bytes read {counts.bytes:,}",
-        f"left out: {_left_out(counts)}",
-        note,
-        f"{seconds:.1f} s, processes {workers}: {worked['tokens'] / seconds:,.0f} tokens/s, "
-        f"{worked['bytes'] / seconds / 1e6:.1f} MB/s",
+    return [
+        f"{writer.prefix}.bin and .idx ({writer.dtype.__name__})",
+        f"documents {journal.documents:,}, tokens {journal.tokens:,}, bytes read {journal.counts.get('bytes', 0):,}",
+        f"left out: {_left_out(writer)}",
     ]
-    if writer.resumed:
-        lines.append(f"went on after {writer.resumed:,} documents of an earlier run")
-    return "\n".join(lines)
 
 
-def _left_out(counts: ReadCounts) -> str:
+def _earlier(writer: ResumableWriter) -> list[str]:
+    return [f"went on after {writer.resumed:,} documents of an earlier run"] if writer.resumed else []
+
+
+def _left_out(writer: ResumableWriter) -> str:
+    counts = ReadCounts(**writer.journal.counts)
     return f"blank lines {counts.blank_lines}, documents of no text {counts.empty_documents}"
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.data.corpus import Position
-from megatron_patch.data.idxmap import flush_and_close, index_blocks, token_type
+from megatron_patch.data.idxmap import flush_and_close, partial, publish, token_type, write_index
 
 COMMIT_BYTES = 1 << 26
 """Of tokens, between two entries of the journal: a second or two of work to lose."""
@@ -65,9 +65,9 @@ class ResumableWriter:
         return Position(*self.journal.position)
 
     def __enter__(self) -> Self:
-        self._bin = self._partial("bin").open("ab", buffering=1 << 20)
+        self._bin = partial(self.prefix, "bin").open("ab", buffering=1 << 20)
         fcntl.flock(self._bin, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._lengths = self._partial("lengths").open("ab", buffering=1 << 16)
+        self._lengths = partial(self.prefix, "lengths").open("ab", buffering=1 << 16)
         self._take_up()
         return self
 
@@ -81,13 +81,13 @@ class ResumableWriter:
         self._bin.truncate(self.journal.tokens * np.dtype(self.dtype).itemsize)
         self._lengths.truncate(self.journal.documents * 4)
         if self.resumed:
-            with self._partial("bin").open("rb") as written:
+            with partial(self.prefix, "bin").open("rb") as written:
                 while block := written.read(1 << 22):
                     self._sum.update(block)
 
     def _read_journal(self) -> Journal | None:
         try:
-            content = json.loads(self._partial("journal").read_text(encoding="utf-8"))
+            content = json.loads(partial(self.prefix, "journal").read_text(encoding="utf-8"))
             journal = Journal(**content)
         except (OSError, ValueError, TypeError):
             return None
@@ -121,9 +121,9 @@ class ResumableWriter:
         for file in (self._bin, self._lengths):
             file.flush()
             os.fdatasync(file.fileno())
-        new = self._partial("journal").with_suffix(".new")
+        new = partial(self.prefix, "journal").with_suffix(".new")
         new.write_text(json.dumps(asdict(self.journal)), encoding="utf-8")
-        new.replace(self._partial("journal"))
+        new.replace(partial(self.prefix, "journal"))
         self._unsettled = 0
 
     def finish(self, about: dict[str, Any]) -> None:
@@ -134,27 +134,18 @@ class ResumableWriter:
         """
         flush_and_close(self._bin)
         flush_and_close(self._lengths)
-        index_sum = hashlib.sha256()
-        lengths = np.fromfile(self._partial("lengths"), dtype=np.int32) if self.journal.documents else _NONE
-        with self._partial("idx").open("wb") as index:
-            for block in index_blocks(lengths, self.dtype):
-                index.write(block)
-                index_sum.update(block)
-            flush_and_close(index)
+        lengths = np.fromfile(partial(self.prefix, "lengths"), dtype=np.int32) if self.journal.documents else _NONE
+        index_sum = write_index(partial(self.prefix, "idx"), lengths, self.dtype)
         build = {
             **about,
             "documents": self.journal.documents,
             "tokens": self.journal.tokens,
             "counts": self.journal.counts,
             "bin_sha256": self._sum.hexdigest(),
-            "idx_sha256": index_sum.hexdigest(),
+            "idx_sha256": index_sum,
         }
-        self._partial("build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
-        # An old index must never lie beside new data, not even for the moment between two renames.
-        for suffix in ("idx", "build.json"):
-            Path(f"{self.prefix}.{suffix}").unlink(missing_ok=True)
-        for suffix in ("bin", "build.json", "idx"):
-            self._partial(suffix).replace(f"{self.prefix}.{suffix}")
+        partial(self.prefix, "build.json").write_text(json.dumps(build, indent=2) + "\n", encoding="utf-8")
+        publish(self.prefix, "build.json")
         self._remove("lengths", "journal")
 
     def discard(self) -> None:
@@ -169,12 +160,9 @@ class ResumableWriter:
         for file in (self._bin, self._lengths):
             file.close()
 
-    def _partial(self, suffix: str) -> Path:
-        return Path(f"{self.prefix}.{suffix}.partial")
-
     def _remove(self, *suffixes: str) -> None:
         for suffix in suffixes:
-            self._partial(suffix).unlink(missing_ok=True)
+            partial(self.prefix, suffix).unlink(missing_ok=True)
 
 
 _NONE = np.zeros(0, dtype=np.int32)

@@ -116,6 +116,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def main() -> int:
+    """The command line; 0 done, 2 wrong values or no text."""
     parser = argparse.ArgumentParser(prog="train_tokenizer", description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, help="file or folder: .jsonl, .json (also .gz, .zst), .parquet")
     parser.add_argument("folder", type=Path, help="where the Hugging Face tokenizer folder goes")

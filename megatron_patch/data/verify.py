@@ -9,7 +9,6 @@ reads it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data.checksum import file_sha256
 from megatron_patch.data.idxmap import MAGIC
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
@@ -222,12 +222,6 @@ def _sums_of_build(prefix: str, finding: Finding) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         finding.wrong.append(f"{path} is damaged: {error!r}")
         return {}
-
-
-def file_sha256(path: Path) -> str:
-    """64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sums(prefix: str) -> Path:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_patch.data.checksum import file_sha256
 from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.sidecar import Sidecar
-from megatron_patch.data.verify import file_sha256, main, verify, write_sums
+from megatron_patch.data.verify import main, verify, write_sums
 
 VOCABULARY = 900
 LENGTHS = (7, 12, 5, 9)

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
+from megatron_patch.data.checksum import file_sha256
 from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import encoder as encoder_module
@@ -116,7 +117,7 @@ class Source:
         import datetime
 
         parts = {
-            "files": [_sha256(path) for path in self.files],
+            "files": [file_sha256(path) for path in self.files],
             "suffixes": [path.suffix for path in self.files],
             "tokenizer": self.tokenizer.sha256,
             "vocabulary": self.tokenizer.vocab_size,
@@ -124,14 +125,9 @@ class Source:
             "template": self.template.sha256,
             "day": datetime.date.today().isoformat() if self.template.follows_the_calendar else None,
             "tokenizers": tokenizers.__version__,
-            "code": [_sha256(Path(str(module.__file__))) for module in CODE],
+            "code": [file_sha256(Path(str(module.__file__))) for module in CODE],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_cache(source: Source, folder: Path, *, say: Say, workers: int = 0) -> TokenizedCache:
@@ -183,7 +179,7 @@ def defect(target: Path) -> str | None:
             path, wanted = target / f"{name}.bin", meta["parts"][name]
             if path.stat().st_size != wanted["bytes"]:
                 return f"{path.name} has {path.stat().st_size} bytes, not {wanted['bytes']}; building it again"
-            if _sha256(path) != wanted["sha256"]:
+            if file_sha256(path) != wanted["sha256"]:
                 return f"{path.name} is not what was written; building it again"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing; building it again"

@@ -41,6 +41,7 @@ class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
     @property
     def rows_per_epoch(self) -> int:
+        """Rows in which every sample lies once."""
         return len(self.packing)
 
     @property

@@ -8,7 +8,6 @@ Source of the layout: Pai-Megatron-Patch, toolkits/sft_data_preprocessing/build_
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data.checksum import file_sha256
 from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter, read_lengths
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar
@@ -68,17 +68,12 @@ def write_idxmap(
         vocab_size=tokenizer.vocab_size,
         template_sha256=template.sha256,
         template_source=template.source,
-        bin_sha256=_sha256(Path(f"{prefix}.bin")),
-        idx_sha256=_sha256(Path(f"{prefix}.idx")),
+        bin_sha256=file_sha256(Path(f"{prefix}.bin")),
+        idx_sha256=file_sha256(Path(f"{prefix}.idx")),
         report=asdict(report),
     )
     sidecar.write(prefix, beside)
     return beside
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _document(row: list[tuple[Tokens, Tokens, Mask]], seq_length: int, pad_id: int) -> Tokens:

@@ -37,8 +37,9 @@ class Cause:
     count: int = 0
     first: list[Example] = field(default_factory=list)
 
-    def add(self, file: str, line: int, why: str, count: int = 1) -> None:
-        self.count += count
+    def add(self, file: str, line: int, why: str) -> None:
+        """Count one row."""
+        self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(Example(file=file, line=line, why=why))
 
@@ -78,6 +79,7 @@ class Report:
 
     @property
     def lost_rows(self) -> int:
+        """Rows not used, of all causes."""
         return sum(cause.count for cause in self.lost.values())
 
     def lose(self, cause: str, file: str, line: int, why: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from megatron_patch.data.checksum import file_sha256
 
 KIND = "megatron_patch SFT idxmap, version 1"
 INDEX_HEAD = struct.Struct("<9sQBQQ")
@@ -79,8 +80,7 @@ def tokenizer_sha256(folder: str | Path) -> str:
         OSError: neither of the two files can be read.
     """
     path = Path(folder) / "tokenizer.json"
-    with (path if path.is_file() else path.with_name("tokenizer.model")).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path if path.is_file() else path.with_name("tokenizer.model"))
 
 
 def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str, vocab_size: int | None = None) -> list[str]:

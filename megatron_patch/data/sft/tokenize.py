@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +15,7 @@ from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow
 from megatron_patch.data.sft.report import EMPTY, MALFORMED
 from megatron_patch.data.sft.rows import Chunk, Row, parse, read_chunks
 from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns
-
-AHEAD = 3
-"""Chunks in flight for each worker: bounds the memory."""
+from megatron_patch.data.workers import in_order
 
 
 @dataclass(kw_only=True)
@@ -118,44 +113,10 @@ def tokenize_files(files: list[Path], encoder: Encoder, template: ChatTemplate, 
     Raises:
         DataError: a file that cannot be read to its end.
         TemplateError, EngineError: see `tokenize_chunk`.
+        RuntimeError: a worker was killed.
     """
-    if workers == 1:
-        for chunk in read_chunks(files):
-            yield tokenize_chunk(chunk, files[chunk.file], encoder, template)
-        return
-    _Worker.files, _Worker.encoder, _Worker.template = files, encoder, template
-    # Forked, so that the tokenizer is there already. An executor, unlike a Pool, notices when a worker is killed.
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from _in_order(pool, read_chunks(files), workers * AHEAD)
 
+    def work(chunk: Chunk) -> Piece:
+        return tokenize_chunk(chunk, files[chunk.file], encoder, template)
 
-class _Worker:
-    """What a forked worker inherits."""
-
-    files: list[Path]
-    encoder: Encoder
-    template: ChatTemplate
-
-    @classmethod
-    def run(cls, chunk: Chunk) -> Piece:
-        return tokenize_chunk(chunk, cls.files[chunk.file], cls.encoder, cls.template)
-
-
-def _one_thread() -> None:
-    """Each worker has one core: the tokenizer's own threads would fight over them."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _in_order(pool: ProcessPoolExecutor, chunks: Iterable[Chunk], ahead: int) -> Iterator[Piece]:
-    running: deque[Future[Piece]] = deque()
-    try:
-        for chunk in chunks:
-            running.append(pool.submit(_Worker.run, chunk))
-            if len(running) > ahead:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        for future in running:
-            future.cancel()
+    return in_order(work, read_chunks(files), workers)
