@@ -68,6 +68,7 @@ if asked again; then
     cp "$folder/pretrain/metrics.jsonl" "$folder/killed.jsonl"
     grep '"iteration": [1-5],' "$folder/killed.jsonl" >"$folder/pretrain/metrics.jsonl" # as the run does it
     start_and_kill pretrain 200 nine_steps false 5 "$data" "$folder/hf"
+    rm -rf "$folder/pretrain/checkpoints/".incomplete_*
     grep -i -E "resum|goes on|first step after" "$folder/pretrain.txt"
     for file in killed.jsonl pretrain/metrics.jsonl; do
         grep '"iteration": [6-9],' "$folder/$file" | cut -d, -f1-4 >"$folder/$file.steps"
