@@ -34,14 +34,15 @@ import tokenizers
 from megatron_patch.data.checksum import file_sha256
 from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft import encoder as encoder_module
-from megatron_patch.data.sft import formats, report, rows, template, tokenize
+from megatron_patch.data.sft import rows, tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.report import FileReport, Report
 from megatron_patch.data.sft.template import ChatTemplate, TemplateError, Tokens, Turns
 
-CODE = (encoder_module, formats, report, rows, template, tokenize)
+HERE = Path(__file__).parent
+CODE = [HERE / f"{name}.py" for name in ("encoder", "report", "rows", "template", "tokenize")]
+CODE += sorted((HERE / "formats").glob("*.py"))
 """What turns rows into tokens: a change of any of it makes other caches."""
 DTYPES: dict[str, type[np.generic]] = {
     "tokens": np.int32,
@@ -125,7 +126,7 @@ class Source:
             "template": self.template.sha256,
             "day": datetime.date.today().isoformat() if self.template.follows_the_calendar else None,
             "tokenizers": tokenizers.__version__,
-            "code": [file_sha256(Path(str(module.__file__))) for module in CODE],
+            "code": [file_sha256(path) for path in CODE],
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

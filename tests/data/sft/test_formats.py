@@ -135,3 +135,37 @@ def test_malformed_rows_say_what_is_wrong(record: dict[str, Any], says: str) -> 
 def test_unknown_records_are_not_recognised(record: object) -> None:
     assert recognise(record) is None
     assert "wanted" in describe(record)
+
+
+ANYTHING = [None, True, 5, 0.5, "", "text", "[" * 100_000, [], [None], [5], ["text"], [{}], {}, {"a": 1}]
+ANYTHING += [[{"type": "text"}], [{"type": "text", "text": 5}], [{"role": ["user"], "content": "?"}], [["q", "a"]]]
+
+
+@pytest.mark.parametrize("value", ANYTHING, ids=[str(value)[:30] for value in ANYTHING])
+def test_any_json_anywhere_is_refused_in_words(value: Any) -> None:
+    """A row converts, or says why not; it never ends the run with a traceback."""
+    turn, share = {"role": "user", "content": "?"}, {"from": "human", "value": "?"}
+    records: list[dict[str, Any]] = [
+        *({"messages": [{**turn, key: value}]} for key in ("role", "content", "tool_calls", "name")),
+        *({"conversations": [{**share, key: value}]} for key in ("from", "value")),
+        {"conversations": [{"from": "function_call", "value": value}]},
+        {"conversations": [{"from": "function_call", "value": json.dumps(value)}]},
+        {"messages": [{"role": "assistant", "tool_calls": [value]}]},
+        *({"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": value}]}]},),
+        *({"messages": [turn], key: value} for key in ("system", "tools")),
+        *(
+            {"instruction": "?", "output": "!"} | {key: value}
+            for key in ("instruction", "input", "output", "history", "system", "tools")
+        ),
+        *({"prompt": "?", "completion": "!"} | {key: value} for key in ("prompt", "completion")),
+        *({key: value} for key in ("messages", "conversations", "conversation")),
+    ]
+    for record in records:
+        kind = recognise(record)
+        if kind is None:
+            assert describe(record)
+            continue
+        try:
+            kind.convert(record)
+        except (MalformedRow, EmptyRow) as refused:
+            assert str(refused)

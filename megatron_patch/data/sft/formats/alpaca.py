@@ -1,0 +1,70 @@
+"""Alpaca's: an instruction and its answer in one record, also in NeMo's form; earlier turns in `history`."""
+
+from __future__ import annotations
+
+from megatron_patch.data.jsonl import json_kind
+from megatron_patch.data.sft.formats.common import (
+    COMMON,
+    Conversation,
+    EmptyRow,
+    Format,
+    MalformedRow,
+    Message,
+    Record,
+    conversation_of,
+    text_of,
+)
+
+INSTRUCTION_KEYS = ("instruction", "query", "input")
+"""In the order of preference; `input` alone is NeMo's form."""
+OUTPUT_KEYS = ("output", "content", "response")
+
+
+def _is_alpaca(record: Record) -> bool:
+    return _key_of(record, INSTRUCTION_KEYS) is not None and _key_of(record, OUTPUT_KEYS) is not None
+
+
+def _key_of(record: Record, keys: tuple[str, ...]) -> str | None:
+    return next((key for key in keys if key in record), None)
+
+
+def _from_alpaca(record: Record) -> Conversation:
+    """Instruction and input are joined by a line break, as in LLaMA-Factory; Pai joins them with nothing."""
+    question, answer = _key_of(record, INSTRUCTION_KEYS), _key_of(record, OUTPUT_KEYS)
+    assert question is not None and answer is not None
+    parts = [text_of(record[question], question)]
+    if question != "input" and record.get("input") is not None:
+        parts.append(text_of(record["input"], "input"))
+    prompt = "\n".join(part for part in parts if part.strip())
+    reply = text_of(record[answer] if record[answer] is not None else "", answer)
+    if not prompt:
+        raise EmptyRow("input is empty" if question == "input" else f"{question} and input are empty")
+    if not reply.strip():
+        raise EmptyRow(f"{answer} is empty")
+    turns = _history(record.get("history"))
+    return conversation_of(
+        [*turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": reply}], record
+    )
+
+
+def _history(pairs: object) -> list[Message]:
+    if pairs in (None, "", []):
+        return []
+    if not isinstance(pairs, list):
+        raise MalformedRow(f"history is a JSON {json_kind(pairs)}; wanted a list of [question, answer] pairs")
+    turns: list[Message] = []
+    for number, pair in enumerate(pairs, start=1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise MalformedRow(f"entry {number} of history is not a [question, answer] pair")
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            turns.append({"role": role, "content": text_of(text, f"entry {number} of history ({role})")})
+    return turns
+
+
+FORMAT = Format(
+    name="alpaca",
+    wanted="instruction|query|input with output|content|response",
+    keys=COMMON | {*INSTRUCTION_KEYS, *OUTPUT_KEYS, "history"},
+    matches=_is_alpaca,
+    convert=_from_alpaca,
+)

@@ -1,0 +1,72 @@
+"""ShareGPT's: `conversations` (or `conversation`) of `from` and `value`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from megatron_patch.data.jsonl import json_kind
+from megatron_patch.data.sft.formats.common import (
+    COMMON,
+    Conversation,
+    Format,
+    MalformedRow,
+    Message,
+    Record,
+    conversation_of,
+    first_turn_has,
+    parse_json,
+    text_of,
+    tool_call_of,
+    turns_of,
+)
+
+ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+}
+
+
+def _is_sharegpt(record: Record) -> bool:
+    keys = ("conversations", "conversation")
+    return turns_of(record, *keys) is not None and (first_turn_has(record, keys, "from") or not turns_of(record, *keys))
+
+
+def _from_sharegpt(record: Record) -> Conversation:
+    turns = turns_of(record, "conversations", "conversation") or []
+    return conversation_of([_turn(turn, number) for number, turn in enumerate(turns, start=1)], record)
+
+
+def _turn(turn: object, number: int) -> Message:
+    if not isinstance(turn, Mapping):
+        raise MalformedRow(f"turn {number} is a JSON {json_kind(turn)}; wanted an object with from and value")
+    speaker = turn.get("from")
+    if not isinstance(speaker, str) or speaker not in ROLES:
+        raise MalformedRow(f"turn {number} is from {speaker!r}; valid: {', '.join(ROLES)}")
+    value = text_of(turn.get("value"), f"value of turn {number} ({speaker})")
+    if speaker == "function_call":
+        calls = parse_json(value, f"function_call in turn {number}")
+        calls = calls if isinstance(calls, list) else [calls]
+        if not calls:
+            raise MalformedRow(f"function_call in turn {number} calls nothing")
+        return {"role": "assistant", "tool_calls": [tool_call_of(call, number) for call in calls]}
+    return {"role": ROLES[speaker], "content": value}
+
+
+FORMAT = Format(
+    name="sharegpt",
+    wanted="conversations",
+    keys=COMMON | {"conversations", "conversation"},
+    matches=_is_sharegpt,
+    convert=_from_sharegpt,
+)
