@@ -46,6 +46,19 @@ class Run:
         """Iteration and value, where there is one."""
         return [(s["iteration"], s[key] * scale) for s in self.steps if isinstance(s.get(key), int | float)]
 
+    def take(self, line: str | bytes) -> bool:
+        """Take in a line of metrics.jsonl; False if it cannot be read."""
+        try:
+            record = json.loads(line)
+            iteration = int(record["iteration"])
+        except (ValueError, KeyError, TypeError):
+            return False
+        if "loss" in record:
+            self.steps.append(record)
+        elif isinstance(loss := record.get("validation_loss"), int | float):
+            self.validation.append((iteration, loss))
+        return True
+
     @property
     def total(self) -> int | None:
         """Iterations that the run is to have."""
@@ -174,18 +187,6 @@ def _read_metrics(run: Run, text: str) -> None:
     torn = lines.pop()
     if torn.strip():
         run.problems.append("the last line of metrics.jsonl is not complete yet: left out")
-    bad = 0
-    for line in lines:
-        try:
-            record = json.loads(line)
-            iteration = int(record["iteration"])
-        except (ValueError, KeyError, TypeError):
-            bad += bool(line.strip())
-            continue
-        losses = [value for key, value in record.items() if key in ("validation_loss", "test_loss")]
-        if "step_ms" in record or "loss" in record:
-            run.steps.append(record)
-        elif losses and isinstance(losses[0], int | float) and "validation_loss" in record:
-            run.validation.append((iteration, losses[0]))
+    bad = sum(not run.take(line) for line in lines if line.strip())
     if bad:
         run.problems.append(f"{bad} lines of metrics.jsonl are not readable: left out")

@@ -7,7 +7,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from megatron_patch.report import evidence, training
+from megatron_patch.report import layer_check, scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, log_remarks, remarks
 from megatron_patch.report.text import Text, Words, spans
@@ -39,10 +39,10 @@ def render(material: Material) -> str:
         (Text("Memory against the plan", "内存：计划与实测"), _memory(runs), "plan.json"),
         (
             Text("Layer check: Megatron against Hugging Face", "逐层检查：Megatron 与 Hugging Face"),
-            "".join(map(evidence.check, material.checks)),
+            "".join(map(layer_check.check, material.checks)),
             "check.json",
         ),
-        (Text("Evaluation", "评测"), evidence.evaluations(material.evaluations), "results.json"),
+        (Text("Evaluation", "评测"), scores.evaluations(material.evaluations), "results.json"),
         (Text("Warnings on the way", "过程中的警告"), _warnings(material), ""),
     ]
     body = "".join(
@@ -93,7 +93,7 @@ def _state(runs: Sequence[Run]) -> str:
 def _facts(material: Material) -> str:
     """Tiles; where there are several runs, they have a table."""
     facts = training.facts(material.runs[0]) if len(material.runs) == 1 else []
-    facts += evidence.facts(material.checks, material.evaluations)
+    facts += [*layer_check.facts(material.checks), *scores.facts(material.evaluations)]
     tiles = "".join(
         f'<div class="tile"><small>{spans(name)}</small><b>{spans(value)}</b><small>{spans(remark)}</small></div>'
         for name, value, remark in facts

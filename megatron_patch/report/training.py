@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from megatron_patch.families import Shape
-from megatron_patch.families.base import RopeScaling
+from megatron_patch.families import shape_of_facts
 from megatron_patch.launch.environment import VARIABLES
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.report.bars import stacked_bar
@@ -21,8 +20,6 @@ from megatron_patch.trainer.hardware import peak_tflops
 ITERATION = Text("iteration", "迭代")
 WIDE, HALF = 960.0, 470.0
 """Widths of charts, as they are in the page."""
-
-
 PARTS: dict[str, Words] = {
     "weights": Text("weights", "权重"),
     "gradients": Text("gradients", "梯度"),
@@ -125,8 +122,7 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
 
 
 def _model(facts: dict[str, Any], vocab_size: int) -> Words:
-    scaling = facts.get("rope_scaling")
-    shape = Shape(**{**facts, "rope_scaling": RopeScaling(**scaling) if scaling else None})
+    shape = shape_of_facts(facts)
     size, heads = compact(shape.num_parameters(vocab_size)), shape.num_attention_heads
     return Text(
         f"{shape.name}: {size} parameters, {shape.num_layers} layers, hidden {shape.hidden_size}, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from megatron_patch.report.collect import Run
 
@@ -42,7 +41,9 @@ class Follower:
         whole = text[: text.rfind(b"\n") + 1]  # a line that is still being written is left for the next look
         self._file, self.run.written = (facts.st_ino, done + len(whole)), facts.st_mtime
         for line in whole.splitlines():
-            self._take(line)
+            if not self.run.take(line):
+                said = line[:60].decode(errors="replace")
+                self.run.problems.append(f"a line of metrics.jsonl cannot be read: {said}")
 
     def _look_at_plan(self) -> None:
         try:
@@ -52,15 +53,3 @@ class Follower:
                 self._plan_written = written
         except (OSError, ValueError):
             return
-
-    def _take(self, line: bytes) -> None:
-        try:
-            record: dict[str, Any] = json.loads(line)
-            iteration = int(record["iteration"])
-        except (ValueError, KeyError, TypeError):
-            self.run.problems.append(f"a line of metrics.jsonl cannot be read: {line[:60].decode(errors='replace')}")
-            return
-        if "loss" in record:
-            self.run.steps.append(record)
-        elif isinstance(record.get("validation_loss"), float):
-            self.run.validation.append((iteration, record["validation_loss"]))

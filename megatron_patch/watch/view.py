@@ -16,7 +16,7 @@ from rich.text import Text
 
 from megatron_patch.report.collect import Run
 from megatron_patch.report.remarks import log_remarks, remarks
-from megatron_patch.report.text import Words, compact, gigabytes
+from megatron_patch.report.text import compact, english, gigabytes
 from megatron_patch.report.training import device_of, peak_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -122,7 +122,7 @@ def warnings(run: Run, now: float) -> Iterator[tuple[str, str]]:
     """Style and words of what one should know, worst first."""
     for remark in remarks(run):
         if remark.kind != "note":
-            yield ("red" if remark.kind == "bad" else "yellow"), f"{_english(remark.words)} ({remark.where})"
+            yield ("red" if remark.kind == "bad" else "yellow"), f"{english(remark.words)} ({remark.where})"
     if len(run.steps) > 2 * RECENT:
         usual = median(step["step_ms"] for step in run.steps)
         recent = median(step["step_ms"] for step in run.steps[-RECENT:])
@@ -133,7 +133,7 @@ def warnings(run: Run, now: float) -> Iterator[tuple[str, str]]:
             yield "yellow", f"the loss has risen by {means[-1] - min(means):.2f} from its lowest"
     if run.steps and not run.finished and now - run.written > _patience(run):
         for remark in [one for one in log_remarks(run) if one.kind == "bad"][:3]:
-            yield "red", f"{_english(remark.words)} ({remark.where})"
+            yield "red", f"{english(remark.words)} ({remark.where})"
 
 
 def sparkline(values: Sequence[float], width: int, lowest: float | None = None) -> str:
@@ -158,10 +158,6 @@ def _seconds(run: Run) -> float:
 
 def _patience(run: Run) -> float:
     return max(SILENT_SECONDS, 10 * _seconds(run))
-
-
-def _english(words: Words) -> str:
-    return words if isinstance(words, str) else words.en
 
 
 def _shown(value: Any, how: str = ".4f") -> str:

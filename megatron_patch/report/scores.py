@@ -1,4 +1,4 @@
-"""The parts of the page about checkpoints: the layer check's error over depth, and scores."""
+"""The part of the page about evaluations: scores, and what differs between two checkpoints."""
 
 from __future__ import annotations
 
@@ -11,20 +11,8 @@ from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import INVENTED
 from megatron_patch.report.bars import Bar, bar_chart
 from megatron_patch.report.collect import Finding
-from megatron_patch.report.lines import Point, Series, legend, line_chart
 from megatron_patch.report.svg import COLORS
 from megatron_patch.report.text import Text, Words, spans
-
-SAME, ACCUMULATED = "same input", "accumulated"
-"""Modes of the check: each part on Hugging Face's input, or on what our own layers before it gave."""
-_GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
-    (Text("attention", "注意力"), ("query", "key", "value", "attention")),
-    (Text("MLP", "MLP"), ("mlp",)),
-    (Text("norms", "归一化"), ("input_norm", "pre_mlp_norm", "final_norm")),
-    (Text("residual stream", "残差流"), ("residual", "embedding")),
-    (Text("logits", "logits"), ("logits",)),
-)
-
 
 CATEGORIES: dict[str, Words] = {
     "STEM": Text("STEM", "理工"),
@@ -32,8 +20,6 @@ CATEGORIES: dict[str, Words] = {
     "Social Science": Text("Social Science", "社科"),
     "Other": Text("Other", "其他"),
 }
-
-
 _MEANINGLESS = Text(
     "The questions are invented: these scores show that the way works, and nothing about a model, which can only "
     "guess (25%).",
@@ -41,13 +27,9 @@ _MEANINGLESS = Text(
 )
 
 
-def facts(checks: Sequence[Finding], found: Sequence[Finding]) -> list[tuple[Words, Words, Words]]:
-    """Name, value and remark of the headlines: checks that passed, scores of the newest evaluation."""
+def facts(found: Sequence[Finding]) -> list[tuple[Words, Words, Words]]:
+    """Name, value and remark of the headlines: scores of the newest evaluation, beside the first comparable one."""
     tiles: list[tuple[Words, Words, Words]] = []
-    if checks:
-        passed = sum(bool(one.content["passed"]) for one in checks)
-        remark = Text("layer by layer against HF", "与 HF 逐层比较")
-        tiles.append((Text("checks passed", "检查通过"), f"{passed} / {len(checks)}", remark))
     for group in comparable(found)[-1:]:
         first, last = group[0].content, group[-1].content
         for row, before in zip(last["groups"], first["groups"], strict=True):
@@ -55,77 +37,6 @@ def facts(checks: Sequence[Finding], found: Sequence[Finding]) -> list[tuple[Wor
             was = f"; {first['label']}: {100 * before['acc']:.1f}%" if len(group) > 1 else ""
             tiles.append((row["title"].split()[0], f"{100 * row['acc']:.1f}%", f"{error}{was}".strip(" ;")))
     return tiles
-
-
-def check(finding: Finding) -> str:
-    """Verdict and chart of one layer check."""
-    content = finding.content
-    said = Text("passed", "通过") if content["passed"] else Text("FAILED", "未通过")
-    badge = f'<span class="badge {"good" if content["passed"] else "bad"}">{spans(said)}</span>'
-    lines = [
-        f"{content.get('precision') or ''}, TP {content.get('tp')}, PP {content.get('pp')}, {content.get('tokens')}"
-    ]
-    lines += [f"configuration: {line}" for line in content.get("configuration") or []]
-    if first := content.get("first_failure"):
-        layer = "model" if first["layer"] is None else f"layer {first['layer']}"
-        lines.append(f"first out of tolerance: {layer} {first['part']}: {first['relative_l2']} > {first['tolerance']}")
-    about = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    charts = "".join(
-        _error_over_depth(content["rows"], p) for p in dict.fromkeys(r["precision"] for r in content["rows"])
-    )
-    return f"<h3>{escape(finding.name)} {badge}</h3>{about}{charts}"
-
-
-def _error_over_depth(rows: Sequence[dict[str, Any]], precision: str) -> str:
-    rows = [row for row in rows if row["precision"] == precision]
-    layers = [row["layer"] for row in rows if row["layer"] is not None]
-    last = max(layers, default=0)
-    floor = 1e-9
-
-    def place(row: dict[str, Any]) -> float:
-        if row["layer"] is not None:
-            return float(row["layer"])
-        return -1.0 if row["part"] == "embedding" else last + 1.0
-
-    series: list[Series] = []
-    for color, (name, parts) in enumerate(_GROUPS):
-        for mode, kind in ((SAME, "line"), (ACCUMULATED, "dash")):
-            worst: dict[float, float] = {}
-            for row in rows:
-                if row["part"] in parts and row["mode"] == mode:
-                    worst[place(row)] = max(worst.get(place(row), floor), _finite(row["relative_l2"]))
-            points: list[Point] = sorted(worst.items())
-            series.append(Series(label=name, points=points, color=color, kind=kind, legend=kind == "line"))
-    tolerance = [(place(row), _finite(row["tolerance"])) for row in rows if row["mode"] == SAME]
-    highest: dict[float, float] = {}
-    for where, value in tolerance:
-        highest[where] = max(highest.get(where, 0.0), value)
-    label = Text("tolerance", "容差")
-    series.append(Series(label=label, points=sorted(highest.items()), color=5, kind="limit"))
-    names: dict[float, Words] = {float(layer): str(layer) for layer in sorted(set(layers))[:: max(1, last // 16)]}
-    names |= {-1.0: Text("embedding", "嵌入"), last + 1.0: Text("head", "输出层")}
-    title = Text(
-        f"relative L2 error against Hugging Face, {precision} (dashed: accumulated)",
-        f"相对 Hugging Face 的 L2 误差，{precision}（虚线：逐层累积）",
-    )
-    highest_error = max((_finite(row["relative_l2"]) for row in rows), default=0.0)
-    top = max((y for one in series for _, y in one.points), default=1.0)
-    return legend(series) + line_chart(
-        series,
-        title=title,
-        x_label=Text("layer", "层"),
-        log_y=True,
-        y_range=(floor, max(1e-4, top * 3)),
-        x_names=names,
-        lowest=Text("0, bitwise", "0，逐位相同"),
-        width=960,
-        height=250 if highest_error else 150,
-    )
-
-
-def _finite(value: object) -> float:
-    """JSON has no NaN: the check writes it as text."""
-    return float(value) if isinstance(value, int | float) else 1e3
 
 
 def evaluations(found: Sequence[Finding]) -> str:

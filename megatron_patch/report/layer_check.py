@@ -1,0 +1,108 @@
+"""The part of the page about layer checks: how far Megatron's model is from Hugging Face's, over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from typing import Any
+
+from megatron_patch.report.collect import Finding
+from megatron_patch.report.lines import Point, Series, legend, line_chart
+from megatron_patch.report.text import Text, Words, spans
+
+SAME, ACCUMULATED = "same input", "accumulated"
+"""Modes of the check: each part on Hugging Face's input, or on what our own layers before it gave."""
+_GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
+    (Text("attention", "注意力"), ("query", "key", "value", "attention")),
+    (Text("MLP", "MLP"), ("mlp",)),
+    (Text("norms", "归一化"), ("input_norm", "pre_mlp_norm", "final_norm")),
+    (Text("residual stream", "残差流"), ("residual", "embedding")),
+    (Text("logits", "logits"), ("logits",)),
+)
+"""Parts of a layer that share a line of the chart."""
+FLOOR = 1e-9
+"""The chart's lower edge, for errors of 0 too."""
+Row = dict[str, Any]
+"""Of check.json: one comparison."""
+
+
+def facts(checks: Sequence[Finding]) -> list[tuple[Words, Words, Words]]:
+    """Name, value and remark of the headline: checks that passed."""
+    if not checks:
+        return []
+    passed = sum(bool(one.content["passed"]) for one in checks)
+    remark = Text("layer by layer against HF", "与 HF 逐层比较")
+    return [(Text("checks passed", "检查通过"), f"{passed} / {len(checks)}", remark)]
+
+
+def check(finding: Finding) -> str:
+    """Verdict and chart of one layer check."""
+    content = finding.content
+    said = Text("passed", "通过") if content["passed"] else Text("FAILED", "未通过")
+    badge = f'<span class="badge {"good" if content["passed"] else "bad"}">{spans(said)}</span>'
+    lines = [
+        f"{content.get('precision') or ''}, TP {content.get('tp')}, PP {content.get('pp')}, {content.get('tokens')}"
+    ]
+    lines += [f"configuration: {line}" for line in content.get("configuration") or []]
+    if first := content.get("first_failure"):
+        layer = "model" if first["layer"] is None else f"layer {first['layer']}"
+        lines.append(f"first out of tolerance: {layer} {first['part']}: {first['relative_l2']} > {first['tolerance']}")
+    about = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    charts = "".join(
+        _error_over_depth(content["rows"], p) for p in dict.fromkeys(r["precision"] for r in content["rows"])
+    )
+    return f"<h3>{escape(finding.name)} {badge}</h3>{about}{charts}"
+
+
+def _error_over_depth(rows: Sequence[Row], precision: str) -> str:
+    rows = [row for row in rows if row["precision"] == precision]
+    layers = sorted({row["layer"] for row in rows if row["layer"] is not None})
+    last = max(layers, default=0)
+    series = [*_errors(rows, last), _tolerance(rows, last)]
+    names: dict[float, Words] = {float(layer): str(layer) for layer in layers[:: max(1, last // 16)]}
+    names |= {-1.0: Text("embedding", "嵌入"), last + 1.0: Text("head", "输出层")}
+    title = Text(
+        f"relative L2 error against Hugging Face, {precision} (dashed: accumulated)",
+        f"相对 Hugging Face 的 L2 误差，{precision}（虚线：逐层累积）",
+    )
+    bitwise = not any(_finite(row["relative_l2"]) for row in rows)
+    top = max((y for one in series for _, y in one.points), default=1.0)
+    return legend(series) + line_chart(
+        series,
+        title=title,
+        x_label=Text("layer", "层"),
+        log_y=True,
+        y_range=(FLOOR, max(1e-4, top * 3)),
+        x_names=names,
+        lowest=Text("0, bitwise", "0，逐位相同"),
+        width=960,
+        height=150 if bitwise else 250,
+    )
+
+
+def _errors(rows: Sequence[Row], last: int) -> Iterator[Series]:
+    """Two lines for each group of parts: each part on Hugging Face's input, and on our own."""
+    for color, (name, parts) in enumerate(_GROUPS):
+        for mode, kind in ((SAME, "line"), (ACCUMULATED, "dash")):
+            chosen = [row for row in rows if row["part"] in parts and row["mode"] == mode]
+            points = _highest(chosen, "relative_l2", last, FLOOR)
+            yield Series(label=name, points=points, color=color, kind=kind, legend=kind == "line")
+
+
+def _tolerance(rows: Sequence[Row], last: int) -> Series:
+    points = _highest([row for row in rows if row["mode"] == SAME], "tolerance", last, 0.0)
+    return Series(label=Text("tolerance", "容差"), points=points, color=5, kind="limit")
+
+
+def _highest(rows: Iterable[Row], key: str, last: int, least: float) -> list[Point]:
+    """At each place of the model the highest value, and `least` at least; the head is behind the `last` layer."""
+    found: dict[float, float] = {}
+    for row in rows:
+        place = float(row["layer"]) if row["layer"] is not None else -1.0 if row["part"] == "embedding" else last + 1.0
+        found[place] = max(found.get(place, least), _finite(row[key]))
+    return sorted(found.items())
+
+
+def _finite(value: object) -> float:
+    """JSON has no NaN: the check writes it as text."""
+    return float(value) if isinstance(value, int | float) else 1e3
