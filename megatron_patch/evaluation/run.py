@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
 from megatron_patch.evaluation.data import LocalData
 from megatron_patch.evaluation.models import Model
+
+if TYPE_CHECKING:
+    from megatron_patch.evaluation.scoring import FastHFLM
 
 SCORINGS = ("exact", "shared", "plain")
 """See scoring.py."""
@@ -56,15 +59,41 @@ class Evaluation:
 
 def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Evaluation | None:
     """Score a model; None on the ranks other than the first, where several GPUs share the work."""
-    import lm_eval  # seconds: not before the arguments and the data are known to be good
-    import torch
+    started = time.monotonic()
+    lm = _load(model, settings)
+    loaded = time.monotonic()
+    results = _ask(lm, found, settings)
+    if results is None:
+        return None
+    asked = time.monotonic() - loaded
+    samples = {task: sorted(rows, key=lambda row: row["doc_id"]) for task, rows in results["samples"].items()}
+    answers = [_answer(task, sample) for task, rows in samples.items() for sample in rows]
+    choices = sum(len(answer["logprobs"]) for answer in answers)
+    summary = {
+        **_about_model(model, lm),
+        "settings": asdict(settings),
+        "versions": {name: version(name) for name in ("lm-eval", "transformers", "torch")},
+        "data": {data.benchmark.name: _about_data(data) for data in found},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": {
+            "load": round(loaded - started, 3),
+            "scoring": round(lm.scoring_seconds, 3),
+            "evaluation": round(asked, 3),
+        },
+        "choices": choices,
+        "choices_per_second": round(choices / asked, 1),
+        **_scores(results),
+    }
+    return Evaluation(summary=summary, answers=answers)
+
+
+def _load(model: Model, settings: Settings) -> FastHFLM:
+    import torch  # seconds: not before the arguments and the data are known to be good
 
     from megatron_patch.evaluation.scoring import FastHFLM
-    from megatron_patch.evaluation.tasks import local_questions, task_manager
 
-    started = time.monotonic()
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    lm = FastHFLM(
+    return FastHFLM(
         pretrained=str(model.folder),
         batch_size=settings.batch_size,
         device=device,
@@ -73,9 +102,16 @@ def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Ev
         scoring=settings.scoring,
         tokens_per_batch=settings.tokens_per_batch or TOKENS_PER_BATCH.get(device, 16384),
     )
-    loaded = time.monotonic()
+
+
+def _ask(lm: FastHFLM, found: Sequence[LocalData], settings: Settings) -> dict[str, Any] | None:
+    """lm_eval's own results, each answer among them; None on ranks that only help."""
+    import lm_eval
+
+    from megatron_patch.evaluation.tasks import local_questions, task_manager
+
     with local_questions(found):
-        results = lm_eval.simple_evaluate(
+        results: dict[str, Any] | None = lm_eval.simple_evaluate(
             model=lm,
             tasks=list(settings.tasks),
             task_manager=task_manager(),
@@ -83,13 +119,13 @@ def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Ev
             batch_size=settings.batch_size,
             limit=settings.limit,
         )
-    if results is None:
-        return None
-    finished = time.monotonic()
-    samples = {task: sorted(rows, key=lambda row: row["doc_id"]) for task, rows in results["samples"].items()}
-    answers = [_answer(task, sample) for task, rows in samples.items() for sample in rows]
-    choices = sum(len(answer["logprobs"]) for answer in answers)
-    summary = {
+    return results
+
+
+def _about_model(model: Model, lm: FastHFLM) -> dict[str, Any]:
+    import torch
+
+    return {
         "checkpoint": model.given,
         "label": model.label,
         "folder": str(model.folder),
@@ -100,23 +136,10 @@ def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Ev
         "device": torch.cuda.get_device_name(lm.device) if lm.device.type == "cuda" else "cpu",
         "devices": lm.world_size,
         "scoring_used": lm.scoring,
-        "settings": asdict(settings),
-        "versions": {name: version(name) for name in ("lm-eval", "transformers", "torch")},
-        "data": {data.benchmark.name: _about(data) for data in found},
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": {
-            "load": round(loaded - started, 3),
-            "scoring": round(lm.scoring_seconds, 3),
-            "evaluation": round(finished - loaded, 3),
-        },
-        "choices": choices,
-        "choices_per_second": round(choices / (finished - loaded), 1),
-        **_scores(results),
     }
-    return Evaluation(summary=summary, answers=answers)
 
 
-def _about(data: LocalData) -> dict[str, Any]:
+def _about_data(data: LocalData) -> dict[str, Any]:
     return {
         "title": data.benchmark.title,
         "folder": str(data.folder),
