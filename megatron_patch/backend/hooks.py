@@ -18,8 +18,6 @@ from .patching import wrap
 
 LOSS_KEY = "lm loss"
 """Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""
-
-
 Z_LOSS_KEY = "z loss"
 """And of the mean square of log Z, under --z-loss."""
 

@@ -16,6 +16,7 @@ from .te_libraries import cudnn_versions
 
 LONG_SEQUENCE = 2048
 """Tokens from which on the unfused kernel is a mistake: 0.25 GiB of scores a layer for 32 heads, growing as S^2."""
+UNFUSED = "unfused, which keeps S x S scores"
 
 
 def watch_attention(say: Callable[[str], None], *, seq_length: int, allow_unfused: bool) -> None:
@@ -40,9 +41,6 @@ def watch_attention(say: Callable[[str], None], *, seq_length: int, allow_unfuse
         if name == UNFUSED and seq_length >= LONG_SEQUENCE and not allow_unfused:
             raise BackendError(_refusal(seq_length, _reasons(utils, original, attention_params)))
         return choice
-
-
-UNFUSED = "unfused, which keeps S x S scores"
 
 
 def describe(choice: Any) -> str:

@@ -99,10 +99,10 @@ def _export(early: Any, reporter: Reporter) -> None:
 def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.core.enums import ModelType
     from megatron.training import pretrain
-    from megatron.training.argument_utils import gpt_config_from_args, pretrain_cfg_container_from_args
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import background_save, checkpoint_fixes, hooks, te_attention, wheel_fixes, z_loss
+    from ..backend import hooks, wheel_fixes
     from .checks import refuse_contradictions
     from .datasets import provide_datasets
     from .sft import sft_provider
@@ -118,6 +118,21 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     reporter.built("arguments and tokenizer")
     hooks.interrupt_like_termination(args)
     refuse_contradictions(args)
+    _prepare_backend(args, reporter)
+    for line in summary_lines(args, device):
+        reporter.say(line)
+    if _is_finished(args):
+        reporter.say(f"finished: all {args.train_iters} iterations are done, nothing to train")
+        return
+    config = pretrain_cfg_container_from_args(args, _model_config(args, reporter))
+    provider = sft_provider(args, reporter.say_here) if args.sft_data else provide_datasets
+    pretrain(config, provider, ModelType.encoder_or_decoder, forward_step)
+
+
+def _prepare_backend(args: Any, reporter: Reporter) -> None:
+    """What these arguments want of it."""
+    from ..backend import background_save, checkpoint_fixes, te_attention, z_loss
+
     if args.background_save:
         background_save.save_in_the_background(args)
     if args.keep_checkpoints:
@@ -128,11 +143,12 @@ def _pretrain(reporter: Reporter, device: str) -> None:
         te_attention.watch_attention(
             reporter.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
         )
-    for line in summary_lines(args, device):
-        reporter.say(line)
-    if _is_finished(args):
-        reporter.say(f"finished: all {args.train_iters} iterations are done, nothing to train")
-        return
+
+
+def _model_config(args: Any, reporter: Reporter) -> Any:
+    """Megatron's configuration of the model, with what its own function leaves out."""
+    from megatron.training.argument_utils import gpt_config_from_args
+
     model_config = gpt_config_from_args(args)
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19.2 parses it and keeps 8.0
     model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
@@ -141,9 +157,7 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     # Weights that are read next need no random values first; fp8 weights take their scales from what is there.
     model_config.transformer.perform_initialization = bool(args.fp8) or not (args.hf_checkpoint or args.load)
     model_config.pre_wrap_hooks.append(partial(_after_construction, args, reporter))
-    config = pretrain_cfg_container_from_args(args, model_config)
-    provider = sft_provider(args, reporter.say_here) if args.sft_data else provide_datasets
-    pretrain(config, provider, ModelType.encoder_or_decoder, forward_step)
+    return model_config
 
 
 def _is_finished(args: Any) -> bool:

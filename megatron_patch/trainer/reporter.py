@@ -21,6 +21,7 @@ class Reporter:
         self.speaks = streams.rank == streams.world_size - 1
         self.started = False
         self.iteration = 0
+        self._sizes: dict[str, int] = {}
         self._metrics: MetricsFile | None = None
         self._progress: TrainingProgress | None = None
 
