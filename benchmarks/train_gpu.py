@@ -14,11 +14,10 @@ import json
 import os
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
+from gpu_table import compare, measure, table  # noqa: E402
 
 from megatron_patch.families import LLAMA_3_1, SHAPES  # noqa: E402
 
@@ -38,8 +38,6 @@ for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes
 from megatron_patch.launch.command import build_command  # noqa: E402
 from megatron_patch.launch.driver import make_plan  # noqa: E402
 
-WARM_UP = 3
-"""First steps that no figure counts: compilation, autotuning, allocation."""
 AHEAD = 1
 """Configurations whose ranks are started before their turn."""
 
@@ -78,22 +76,12 @@ def main() -> int:
         cases = [replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8), seconds=600) for case in cases]
     results = []
     for result in run_all(cases, args):
-        compare(result, cases, results)
+        compare(result, next(case.reference for case in cases if case.name == result["name"]), results)
         results.append(result)
         print(table([result], header=len(results) == 1), flush=True)
         (args.out / "results.json").write_text(json.dumps(results, indent=1))
     print("\n" + table(results, header=True))
     return any(result["status"] != "ok" for result in results)
-
-
-def compare(result: dict[str, Any], cases: Sequence[Case], earlier: Sequence[dict[str, Any]]) -> None:
-    """How far the plan was from the peak, and the losses from those of the reference."""
-    if result.get("expected_gb") and result.get("peak_gb"):
-        result["plan_ratio"] = round(result["expected_gb"] / result["peak_gb"], 3)
-    wanted = next(case.reference for case in cases if case.name == result["name"])
-    for other in earlier:
-        if other["name"] == wanted and other.get("losses") and result.get("losses"):
-            result["loss_gap"] = max(abs(a - b) for a, b in zip(result["losses"], other["losses"], strict=False))
 
 
 def chosen(names: str) -> list[Case]:
@@ -146,16 +134,22 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
     if args.plan:
         run.refused = f"plan only: {plan.memory.total / 1e9:.1f} GB " + " ".join(flags)
         return run
-    environ = command.environment(environ)
-    port = free_port()
-    for rank in range(case.processes):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(case.processes)}
-        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(case.processes)}
+    run.ranks = start_ranks(folder, flags, command.environment(environ), case.processes)
+    return run
+
+
+def start_ranks(folder: Path, flags: list[str], environ: Mapping[str, str], count: int) -> list[subprocess.Popen[str]]:
+    """All ranks, which import and then wait at the gate; the first says so on its standard output."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    shared |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    program = [sys.executable, str(Path(__file__).with_name("gpu_rank.py")), str(folder / "phases.json")]
+    ranks = []
+    for rank in range(count):
         with (folder / f"console_{rank}.txt").open("w") as console:
-            run.ranks.append(
+            ranks.append(
                 subprocess.Popen(
-                    [sys.executable, str(Path(__file__).with_name("gpu_rank.py")), str(folder / "phases.json"), *flags],
-                    env=environ | own,
+                    [*program, *flags],
+                    env={**environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE if rank == 0 else console,
                     stderr=console,
@@ -163,7 +157,7 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
                     cwd=REPOSITORY,
                 )
             )
-    return run
+    return ranks
 
 
 def free_port() -> int:
@@ -192,7 +186,7 @@ def execute(run: Running, args: argparse.Namespace) -> dict[str, Any]:
     status = wait(run, run.case.seconds)
     (run.folder / "console_0.txt").open("a").write(stdout.read() or "")
     result = {"name": run.case.name, "status": status, "waited_s": round(waited, 1)}
-    result |= {"seconds": round(time.monotonic() - begin, 1)} | measure(run)
+    result |= {"seconds": round(time.monotonic() - begin, 1)} | measure(run.folder, run.expected_bytes)
     if status != "ok":
         result["tail"] = tail(run.folder)
         print(f"--- {run.case.name}: {status}\n{result['tail']}", flush=True)
@@ -224,38 +218,6 @@ def stop(run: Running) -> None:
         rank.wait()
 
 
-def measure(run: Running) -> dict[str, Any]:
-    """Figures from metrics.jsonl and phases.json."""
-    path = run.folder / "metrics.jsonl"
-    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    steps = [record for record in records if "step_ms" in record]
-    result: dict[str, Any] = {"steps": len(steps), "expected_gb": gigabytes(run.expected_bytes)}
-    if steps:
-        times = [record["step_ms"] for record in steps]
-        settled = times[WARM_UP:] or times[-1:]
-        middle = statistics.median(settled)
-        share = times[-1] / middle  # rates are given for the last step; scale them to the median
-        result |= {
-            "step_ms": round(middle, 1),
-            "slowest_ms": round(max(settled), 1),
-            "first_ms": round(times[0]),
-            "tokens_per_s_per_gpu": round(steps[-1]["tokens_per_s_per_gpu"] * share),
-            "tflops_per_gpu": round(steps[-1]["tflops_per_gpu"] * share, 1),
-            "peak_gb": gigabytes(max(record["peak_memory_bytes"] for record in steps)),
-            "losses": [record["loss"] for record in steps],
-            "grad_norms": [record["grad_norm"] for record in steps],
-        }
-    phases = run.folder / "phases.json"
-    if phases.exists():
-        result["phases"] = json.loads(phases.read_text())
-    return result
-
-
-def gigabytes(count: int | None) -> float | None:
-    """In units of 1e9 bytes."""
-    return None if count is None else round(count / 1e9, 2)
-
-
 def tail(folder: Path, lines: int = 15) -> str:
     """The end of the first log that has something to say."""
     for path in [*sorted(folder.glob("console_*.txt")), *sorted(folder.glob("logs/rank_*.log"))]:
@@ -272,42 +234,6 @@ def keep_logs(run: Running, out: Path) -> None:
     for path in [*run.folder.glob("*.*"), *run.folder.glob("logs/rank_0.log")]:
         if path.is_file() and path.parent != target:
             shutil.copy(path, target / path.name)
-
-
-COLUMNS = (
-    ("configuration", "name", "<22"),
-    ("step ms", "step_ms", ">9"),
-    ("slowest", "slowest_ms", ">9"),
-    ("tok/s/GPU", "tokens_per_s_per_gpu", ">9"),
-    ("TFLOP/s", "tflops_per_gpu", ">8"),
-    ("peak GB", "peak_gb", ">8"),
-    ("plan GB", "expected_gb", ">8"),
-    ("ratio", "plan_ratio", ">6"),
-    ("first loss", "first_loss", ">12"),
-    ("last loss", "last_loss", ">12"),
-    ("loss gap", "loss_gap", ">12"),
-    ("run s", "seconds", ">7"),
-    ("  ", "status", "<60"),
-)
-
-
-def table(results: Sequence[dict[str, Any]], *, header: bool) -> str:
-    """One line for each configuration."""
-    lines = [" ".join(format(title, width) for title, _, width in COLUMNS)] if header else []
-    for result in results:
-        losses = result.get("losses") or [None]
-        shown = result | {"first_loss": losses[0], "last_loss": losses[-1]}
-        cells = (shown.get(key) for _, key, _ in COLUMNS)
-        lines.append(" ".join(_cell(value, width) for value, (_, _, width) in zip(cells, COLUMNS, strict=True)))
-    return "\n".join(lines)
-
-
-def _cell(value: Any, width: str) -> str:
-    if value is None:
-        return format("-", width)
-    if isinstance(value, float):
-        value = f"{value:.5f}" if width == ">12" else f"{value:.3f}" if width == ">6" else f"{value:.2f}"
-    return format(str(value)[:60], width)
 
 
 if __name__ == "__main__":
