@@ -163,19 +163,29 @@ def main() -> None:
         print(f"{args.size}: {shape.num_layers} layers, {nbytes / 1e9:.2f} GB in bf16; made in {made:.0f} s")
         print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores", flush=True)
         found = measure(folder, args.rounds, args.warm)
+    print(table(found, nbytes))
+
+
+def table(found: dict[str, list[Measured]], nbytes: int) -> str:
+    """Medians of each step, and how many times those of a plain copy they are.
+
+    Args:
+        nbytes: of the weights.
+    """
     plain = statistics.median(run.seconds for run in found["cp -r; sync"])
     plain_cpu = statistics.median(run.cpu_seconds for run in found["cp -r; sync"])
-    print(f"{'':29}  wall s   GB/s  to copy   CPU s  to copy  peak anonymous  imports s   wall of each round")
+    lines = [f"{'':29}  wall s   GB/s  to copy   CPU s  to copy  peak anonymous  imports s   wall of each round"]
     for step, runs in found.items():
         seconds = statistics.median(run.seconds for run in runs)
         peak = max(run.peak_bytes for run in runs) / GIB
         imports = statistics.median(run.import_seconds for run in runs)
         cpu = statistics.median(run.cpu_seconds for run in runs)
         each = " ".join(f"{run.seconds:.1f}" for run in runs)
-        print(
+        lines.append(
             f"{step:29} {seconds:7.1f} {nbytes / 1e9 / seconds:6.2f} {seconds / plain:7.2f}x {cpu:7.1f} "
             f"{cpu / plain_cpu:7.2f}x {peak:11.2f} GiB {imports:10.1f}   {each}"
         )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

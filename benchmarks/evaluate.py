@@ -195,8 +195,8 @@ def difference(plain: list[list[float]], other: list[list[float]]) -> dict[str, 
     return {"said": said, "answers_changed": changed, "unequal": unequal, "largest": max(gaps)}
 
 
-def main() -> int:
-    """Command line."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="tiny", choices=list(LLAMA_3_1.shapes))
     parser.add_argument("--layers", type=int, help="default: the size's own")
@@ -212,6 +212,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     args.work = args.work.resolve()
+    return args
+
+
+def main() -> int:
+    """Measure and print."""
+    args = arguments()
     args.work.mkdir(parents=True, exist_ok=True)
     os.environ["HF_HOME"] = str(args.work / f"hf-{args.questions}")  # `datasets` does not see that files changed
     model = prepare(args)
