@@ -1,4 +1,4 @@
-"""One small tokenizer for all of tests/data, trained by the project's own tool on this repository's sources."""
+"""A small tokenizer, trained by the project's own tool on this repository's sources; a folder of all forms of text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.data import corpus as corpus_module
 from megatron_patch.data.train_tokenizer import save, train
+
+from .mixed import write_mixed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,3 +30,16 @@ def tokenizer_folder(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("tokenizer") / "tokenizer"
     save(train([corpus], vocab_size=1024), folder)
     return folder
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many chunks of little data."""
+    monkeypatch.setattr(corpus_module, "CHUNK_BYTES", 3000)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five files of all forms: `mixed.TEXTS`."""
+    write_mixed(tmp_path / "source")
+    return tmp_path / "source"

@@ -50,8 +50,3 @@ def make_model(folder: Path, tokenizer: Path, seed: int) -> Path:
 @pytest.fixture(scope="session")
 def model(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "base", tokenizer, 1)
-
-
-@pytest.fixture(scope="session")
-def other_model(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("model") / "other", tokenizer, 2)

@@ -1,15 +1,9 @@
-"""Everything that can be wrong with what is converted: refused with exit 2, named, and nothing is left behind."""
+"""Everything that can be wrong with a Hugging Face folder: refused with exit 2, named, and nothing is left behind."""
 
 from __future__ import annotations
 
-import json
-import os
-import pickle
 import shutil
 import struct
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,49 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from megatron_patch.checkpoint.door import main
 
-from .models import SHAPES, SMALL, make_model, read_weights, same_bits
+from .damage import Attack, Change, edit, flip, refused, truncate
+from .models import SMALL, make_model, read_weights, same_bits
 
-Change = Callable[[Path], object]
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`hf` in several shards, and `megatron`."""
-    folder = tmp_path_factory.mktemp("good")
-    hf = make_model(folder / "hf", SMALL, shard_bytes=100_000)
-    assert main(["--source", str(hf), "--output-path", str(folder / "megatron")]) == 0
-    return folder
+INDEX, SHARD = "model.safetensors.index.json", "model-00002-of-"
+Q = "model.layers.1.self_attn.q_proj.weight"
 
 
-def refused(folder: Path, source: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
-    """Convert, expect exit 2 and nothing written, and give what was said."""
-    before = sorted(folder.iterdir())
-    capsys.readouterr()
-    assert main(["--source", str(source), "--output-path", str(folder / "target"), *more]) == 2
-    assert sorted(folder.iterdir()) == before, "something was left behind"
-    return capsys.readouterr().err
-
-
-def edit(file: Path, change: Callable[[dict], object]) -> None:
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
-def flip(file: Path, at: int) -> None:
-    data = bytearray(file.read_bytes())
-    data[at] ^= 1
-    file.write_bytes(data)
-
-
-def fill(file: Path, at: int, data: bytes) -> None:
-    with file.open("r+b") as stream:
-        stream.seek(at)
-        stream.write(data)
-
-
-def truncate(file: Path, by: int) -> None:
-    os.truncate(file, file.stat().st_size - by)
+def shard(folder: Path) -> Path:
+    return next(folder.glob(f"{SHARD}*"))
 
 
 def set_value(folder: Path, name: str, value: float) -> None:
@@ -77,14 +37,6 @@ def rename(folder: Path, name: str, other: str) -> None:
     tensors[other] = tensors.pop(name)
     save_file(tensors, file)
     edit(folder / INDEX, lambda c: c["weight_map"].update({other: c["weight_map"].pop(name)}))
-
-
-INDEX, SHARD = "model.safetensors.index.json", "model-00002-of-"
-Q = "model.layers.1.self_attn.q_proj.weight"
-
-
-def shard(folder: Path) -> Path:
-    return next(folder.glob(f"{SHARD}*"))
 
 
 BAD_HF: dict[str, tuple[Change, str]] = {
@@ -176,16 +128,6 @@ def test_overflow_of_a_cast(good: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert f"{Q} has a value that is infinite in torch.float16" in refused(tmp_path, hf, capsys, "--precision", "fp16")
 
 
-class Attack:
-    """Leaves a file behind if it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.command = f"touch {file}"
-
-    def __reduce__(self) -> tuple:
-        return os.system, (self.command,)
-
-
 def as_pickle(hf: Path, folder: Path, more: object = None) -> Path:
     shutil.copytree(hf, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     torch.save(read_weights(hf) | ({"attack": more} if more else {}), folder / "pytorch_model.bin")
@@ -209,81 +151,6 @@ def test_a_pickle_that_attacks_runs_nothing(good: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "ran").exists()
 
 
-def metadata(folder: Path) -> Path:
-    return folder / "release" / ".metadata"
-
-
-def block(folder: Path) -> Path:
-    return max((folder / "release").glob("*.distcp"), key=lambda file: file.stat().st_size)
-
-
-def objects(folder: Path) -> Path:
-    """The entries that are not tensors, in the file after those of the tensors."""
-    return max((folder / "release").glob("*.distcp"), key=lambda file: int(file.stem.split("_")[-1]))
-
-
-BAD_MEGATRON: dict[str, tuple[Change, str]] = {
-    "a file is missing": (lambda f: block(f).unlink(), "which is not there"),
-    "a file is truncated": (lambda f: truncate(block(f), 1000), "truncated"),
-    "a bit of a weight is flipped": (lambda f: flip(block(f), block(f).stat().st_size // 2), "SHA-256 is not"),
-    "a bit makes a weight infinite": (lambda f: fill(block(f), 3000, b"\x80\x7f" * 64), "SHA-256 is not"),
-    "a bit of what is not converted is flipped": (lambda f: flip(objects(f), 100), "SHA-256 is not"),
-    "a bit of the tokenizer is flipped": (lambda f: flip(f / "tokenizer.json", 100), "tokenizer.json: its SHA-256"),
-    "the metadata is missing": (lambda f: metadata(f).unlink(), "not a torch_dist checkpoint"),
-    "the metadata is damaged": (lambda f: metadata(f).write_bytes(metadata(f).read_bytes()[:-50]), "damaged"),
-    "the metadata is something else": (lambda f: metadata(f).write_bytes(pickle.dumps([1])), "not the metadata"),
-    "the tracker is damaged": (lambda f: (f / "latest_checkpointed_iteration.txt").write_text("?"), "says '?'"),
-    "the tracker points nowhere": (
-        lambda f: (f / "latest_checkpointed_iteration.txt").write_text("12"),
-        "there are: release",
-    ),
-    "the manifest is damaged": (lambda f: (f / "manifest.json").write_text("{}"), "not a manifest"),
-    "no configuration": (lambda f: (f / "config.json").unlink(), "give HF_CKPT_PATH"),
-    "a configuration of another model": (
-        lambda f: edit(f / "config.json", lambda c: c.update(num_key_value_heads=4)),
-        "linear_qkv.weight is [4, 192, 64], the configuration means [4, 256, 64]",
-    ),
-    "a configuration with ties": (
-        lambda f: edit(f / "config.json", lambda c: c.update(tie_word_embeddings=True)),
-        "output_layer.weight [512, 64] is not in the configuration",
-    ),
-}
-FOUND_BEFORE_THE_MANIFEST = {"no configuration", "the metadata is missing", "the tracker is damaged"}
-
-
-@pytest.mark.parametrize("name", BAD_MEGATRON)
-def test_a_bad_megatron_folder(good: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    change, said = BAD_MEGATRON[name]
-    shutil.copytree(good / "megatron", tmp_path / "megatron")
-    change(tmp_path / "megatron")
-    verify = () if "bit" in name or "manifest" in name else ("--no-verify",)
-    assert said in refused(tmp_path, tmp_path / "megatron", capsys, *verify)
-
-
-@pytest.mark.parametrize("name", ["a file is missing", "a file is truncated", "a bit of a weight is flipped"])
-def test_the_manifest_catches_damage_by_itself(
-    good: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(good / "megatron", tmp_path / "megatron")
-    damaged = block(tmp_path / "megatron").name
-    BAD_MEGATRON[name][0](tmp_path / "megatron")
-    capsys.readouterr()
-    assert main(["verify", str(tmp_path / "megatron")]) == 2
-    assert damaged in capsys.readouterr().err
-    assert main(["verify", str(good / "megatron")]) == 0
-
-
-def test_every_file_that_is_not_as_its_manifest_says_is_named(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(good / "megatron", tmp_path / "megatron")
-    damaged = [block(tmp_path / "megatron"), objects(tmp_path / "megatron"), tmp_path / "megatron" / "tokenizer.json"]
-    for file in damaged:
-        flip(file, file.stat().st_size // 2)
-    said = refused(tmp_path, tmp_path / "megatron", capsys)
-    assert [str(file) in said for file in damaged] == [True] * 3 and said.count("SHA-256") == 3
-
-
 def test_a_hugging_face_folder_of_ours_is_held_against_its_manifest(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,38 +159,6 @@ def test_a_hugging_face_folder_of_ours_is_held_against_its_manifest(
     file = max(back.glob("*.safetensors"), key=lambda file: file.stat().st_size)
     flip(file, file.stat().st_size // 2)
     assert f"{file.name}: its SHA-256" in refused(tmp_path, back, capsys)
-
-
-def test_the_checkpoint_of_another_model(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = make_model(tmp_path / "other", SHAPES["tied"])
-    said = refused(tmp_path, good / "megatron", capsys, "--hf-path", str(other))
-    assert "disagree: tie_embeddings is True" in said
-
-
-def test_malicious_metadata_runs_nothing(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither the conversion nor the check unpickles it; Megatron by itself would."""
-    shutil.copytree(good / "megatron", tmp_path / "megatron")
-    metadata(tmp_path / "megatron").write_bytes(pickle.dumps(Attack(tmp_path / "ran")))
-    said = refused(tmp_path, tmp_path / "megatron", capsys, "--no-verify")
-    assert "refused, nothing was run" in said and "posix.system" in said
-    command = [sys.executable, "-m", "megatron_patch.checkpoint", "--source", str(good / "hf"), "--check-only"]
-    done = subprocess.run([*command, "--output-path", str(tmp_path / "megatron")], capture_output=True, text=True)
-    assert done.returncode == 2 and "refused, nothing was run" in done.stderr
-    assert not (tmp_path / "ran").exists()
-    pickle.loads(metadata(tmp_path / "megatron").read_bytes())  # that the attack is one
-    assert (tmp_path / "ran").exists()
-
-
-def test_a_block_that_is_not_what_the_metadata_says(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(good / "megatron", tmp_path / "megatron")
-    file = block(tmp_path / "megatron")
-    size = file.stat().st_size
-    torch.save(torch.zeros(3, 5), file)
-    with file.open("ab") as stream:
-        stream.write(b"\0" * (size - file.stat().st_size))
-    assert "is damaged" in refused(tmp_path, tmp_path / "megatron", capsys, "--no-verify")
 
 
 @pytest.mark.parametrize(
