@@ -31,7 +31,7 @@ def per_rank(source: Path, target: Path, tp: int, pp: int) -> Path:
     return target
 
 
-def load(folder: Path, tp: int, pp: int, rank: int, stage: int) -> dict[str, torch.Tensor]:
+def load(folder: Path, pp: int, rank: int, stage: int) -> dict[str, torch.Tensor]:
     """One rank's file, by torch."""
     place = f"mp_rank_{rank:02d}" + (f"_{stage:03d}" if pp > 1 else "")
     content = torch.load(folder / "release" / place / "model_optim_rng.pt", weights_only=True)
@@ -55,7 +55,7 @@ def test_every_rank_has_the_slices_cut_by_hand(
     head = hf["model.embed_tokens.weight" if shape.tie_embeddings else "lm_head.weight"]
     for stage in range(pp):
         for rank in range(tp):
-            found = load(one, tp, pp, rank, stage)
+            found = load(one, pp, rank, stage)
             layers = [[0, 1], [2, 3]][stage] if pp == 2 else range(4)
             layers = [layer for layer in layers if layer < shape.num_layers]
             for local, layer in enumerate(layers):
@@ -101,7 +101,7 @@ def test_trained_rows_of_padding_are_kept(tmp_path: Path) -> None:
     (old / "manifest.json").unlink()
     assert main(["--source", str(old), "--output-path", str(tmp_path / "ours"), "--direction", "mcore2mcore"]) == 0
     again = per_rank(tmp_path / "ours", tmp_path / "again", 2, 1)
-    found = torch.cat([load(again, 2, 1, rank, 0)["output_layer.weight"] for rank in range(2)])
+    found = torch.cat([load(again, 1, rank, 0)["output_layer.weight"] for rank in range(2)])
     assert same_bits(found[SMALL.vocab_size :], trained)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,13 +12,14 @@ import pytest
 
 from ..launch.conftest import write_idxmap, write_tokenizer
 from . import machines
-from .machines import Machine, two_machines
+from .machines import SCRIPT, Machine, losses, two_machines
 
 VALUES = (
     "dlc tiny 2 8 1e-3 1e-4 64 64 fp32 1 1 1 false true true false false false "
     "5 {world}/text none none 20480 1024 {out}"
 )
-"""40 iterations on 2 data-parallel ranks, a checkpoint every 5."""
+"""ITERATIONS on 2 data-parallel ranks, a checkpoint every 5."""
+ITERATIONS = 40
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +42,19 @@ def values(world: Path) -> Callable[..., list[str]]:
         return typed
 
     return build
+
+
+@pytest.fixture(scope="session")
+def alone(values: Callable[..., list[str]], world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Losses of the same two ranks on one machine."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    environ = {"MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_NPROC": "2", "MP_DEVICE": "cpu"}
+    environ |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["sh", str(SCRIPT), *values(output, {1: "dsw"})]
+    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(losses(output)) == ITERATIONS
+    return losses(output)
 
 
 @pytest.fixture

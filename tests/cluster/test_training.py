@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from . import machines
-from .machines import SCRIPT, Machine, Started, losses, place, wait_for
+from .machines import Machine, Started, losses, place, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-ITERATIONS = 40
-
-
-@pytest.fixture(scope="module")
-def alone(values: Callable[..., list[str]], world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Losses of both ranks on one machine."""
-    if not machines.possible():
-        pytest.skip(machines.WHY_NOT)
-    output = tmp_path_factory.mktemp("alone") / "out"
-    environ = {"MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_NPROC": "2", "MP_DEVICE": "cpu"}
-    environ |= {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = ["sh", str(SCRIPT), *values(output, {1: "dsw"})]
-    done = subprocess.run(command, env=os.environ | environ, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(losses(output)) == ITERATIONS
-    return losses(output)
 
 
 class Job:

@@ -90,7 +90,7 @@ def test_the_run_is_told_which_engine_it_has(tokenizer: TextTokenizer) -> None:
     assert engine.name == "hf" and "as asked" in note
 
 
-def test_a_tokenizer_it_does_not_know_falls_back(tokenizer: TextTokenizer) -> None:
+def test_a_tokenizer_it_does_not_know_falls_back() -> None:
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "end": 2}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
     other = TextTokenizer(backend, 3, "end", "")
@@ -116,7 +116,7 @@ def test_a_different_answer_falls_back(tokenizer: TextTokenizer, monkeypatch: py
     assert engine.name == "hf" and "only here: 12" in note
 
 
-def test_only_the_first_documents_are_compared(tokenizer: TextTokenizer) -> None:
+def test_only_the_first_documents_are_compared() -> None:
     assert engines._up_to(["ab", "cdef", "ghi"], 5) == ["ab", "cde"]
     assert engines._up_to([], 5) == []
 

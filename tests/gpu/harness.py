@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,21 +29,7 @@ def launch(output: Path, data: Path, extra: str = "", *, processes: int = 1, tim
     if "--fine-grained-activation-offloading" in flags:
         environ |= {"NVTE_CPU_OFFLOAD_V1": "1"}  # Megatron asserts it
     environ |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1" if one_queue else "32"}
-    done = subprocess.run(
-        [*torchrun, *rendezvous, str(SCRIPT), *flags],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    return Run(
-        returncode=done.returncode,
-        stdout=done.stdout,
-        stderr=done.stderr,
-        output=output,
-        metrics=read_metrics(output),
-    )
+    return Run.of([*torchrun, *rendezvous, str(SCRIPT), *flags], environ, output, timeout)
 
 
 def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> Run:

@@ -52,6 +52,13 @@ class Run:
     output: Path
     metrics: list[dict] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, command: list[str], environ: dict[str, str], output: Path, timeout: float) -> Run:
+        """Run a command to its end; what it said, and what it recorded in its output folder."""
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=timeout, check=False)
+        said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+        return cls(**said, output=output, metrics=read_metrics(output))
+
     @property
     def losses(self) -> list[float]:
         """Training losses in order."""
@@ -81,21 +88,8 @@ def launch(
     output: Path, data: Path, extra: str = "", *, processes: int = 1, script: Path = SCRIPT, timeout: float = 300
 ) -> Run:
     """Train to the end, or to the error."""
-    done = subprocess.run(
-        command(output, data, extra, processes=processes, script=script),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    return Run(
-        returncode=done.returncode,
-        stdout=done.stdout,
-        stderr=done.stderr,
-        output=output,
-        metrics=read_metrics(output),
-    )
+    started = command(output, data, extra, processes=processes, script=script)
+    return Run.of(started, environment(), output, timeout)
 
 
 def launch_and_signal(
