@@ -1,95 +1,21 @@
-"""Text to Megatron's `.bin`/`.idx`: what `toolkits/pretrain_data_preprocessing` runs.
-
-Each document becomes BOS (where the tokenizer adds one), its text, and EOD, in the order of files and lines,
-whatever the number of processes or machines: byte-identical to Megatron's `preprocess_data.py --append-eod` with
-`HuggingFaceTokenizer` (or `SentencePieceTokenizer`). Memory is bounded by the chunks in flight.
-"""
+"""Text to Megatron's `.bin`/`.idx`: the command that `toolkits/pretrain_data_preprocessing` runs."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
-import re
 import sys
-import time
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from megatron_patch.data.checksum import file_sha256
-from megatron_patch.data.corpus import Corpus, find_corpus
-from megatron_patch.data.engines import ENGINES, Engine, EngineError, HuggingFace, SentencePiece, choose
-from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
-from megatron_patch.data.jsonl import DataError, ReadCounts
-from megatron_patch.data.merge import merge, shard_prefix
+from megatron_patch.data.corpus import find_corpus
+from megatron_patch.data.engines import ENGINES, EngineError
+from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.merge import merge
 from megatron_patch.data.pieces import PiecesError, find_sentencepiece
-from megatron_patch.data.progress import WorkBar
-from megatron_patch.data.resumable import ResumableWriter
-from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
-
-AnyTokenizer = TextTokenizer | SentencePiece
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to build."""
-
-    source: Path
-    """A file (JSON Lines, also .gz or .zst; Parquet), or a folder that is searched for such."""
-    tokenizer: Path
-    """Hugging Face tokenizer folder, or a SentencePiece model (.model)."""
-    output_prefix: str
-    """FOLDER/NAME. As Megatron's tool names its output: OUTPUT_PREFIX_{json_key}_document.bin and .idx."""
-    json_key: str = "text"
-    append_eod: bool = True
-    special_tokens: bool = True
-    """Whether the tokenizer adds BOS and its like; false is Megatron's --tokenizer-hf-no-include-special-tokens."""
-    workers: str = "0"
-    """Processes, as typed; 0 takes every core."""
-    engine: str = "auto"
-    """Of `engines.ENGINES`."""
-    shard: str = "1/1"
-    """I/N, as typed: of N machines, this is the I-th."""
-    overwrite: bool = False
-
-    @property
-    def whole_prefix(self) -> Path:
-        """Of the whole dataset: what the driver takes as DATASET_PATH."""
-        return Path(f"{self.output_prefix}_{self.json_key}_document")
-
-    @property
-    def prefix(self) -> Path:
-        """Of what this run writes: the dataset, or its shard of it."""
-        number, count = shard_of(self.shard)
-        return self.whole_prefix if count == 1 else shard_prefix(self.whole_prefix, number, count)
-
-    @property
-    def corpus(self) -> Corpus:
-        """What this run reads.
-
-        Raises:
-            DataError: nothing there.
-        """
-        number, count = shard_of(self.shard)
-        return Corpus(files=find_corpus(self.source), key=self.json_key, shard=number - 1, shards=count)
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """`2/4` is the second of four.
-
-    Raises:
-        ValueError: something else.
-    """
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
-    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ValueError(f"{text!r}; wanted I/N with 1 <= I <= N, such as 2/4")
-    return number, count
+from megatron_patch.data.pretraining import Request, build, load
+from megatron_patch.data.tokenizer import TokenizerError
 
 
 def problems_of(request: Request) -> list[str]:
@@ -123,108 +49,6 @@ def _output_problems(request: Request, prefix: Path) -> list[str]:
     if there and not request.overwrite:
         return [f"3 OUTPUT_PREFIX: {prefix}{there[0]} exists; --overwrite replaces it"]
     return []
-
-
-def load(path: Path) -> AnyTokenizer:
-    """Raises TokenizerError: no such tokenizer."""
-    model = find_sentencepiece(path)
-    return SentencePiece(model) if model else load_tokenizer(path)
-
-
-def about(request: Request, corpus: Corpus, tokenizer: AnyTokenizer) -> dict[str, Any]:
-    """What decides the ids: goes into PREFIX.build.json, and all shards agree on it."""
-    return {
-        "kind": "megatron_patch idxmap, version 1",
-        "files": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in corpus.files],
-        "json_key": request.json_key,
-        "tokenizer_sha256": tokenizer_sum(request.tokenizer),
-        "vocab_size": tokenizer.vocab_size,
-        "eod": tokenizer.eod_id if request.append_eod else None,
-        "special_tokens": request.special_tokens,
-        "shards": corpus.shards,
-    }
-
-
-def tokenizer_sum(path: Path) -> str:
-    """SHA-256 of tokenizer.json, else of the SentencePiece model."""
-    file = find_sentencepiece(path) or path / "tokenizer.json"
-    return file_sha256(file) if file.is_file() else "none"
-
-
-def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:
-    """Write the dataset and return the report.
-
-    Raises:
-        DataError: a bad line, or no document at all; nothing is left at the output.
-        EngineError: gigatoken was asked for by name, and differs from Hugging Face.
-    """
-    corpus = request.corpus
-    if isinstance(tokenizer, SentencePiece):
-        return _build(request, corpus, tokenizer, tokenizer, "engine: sentencepiece", console)
-    engine, note = choose(tokenizer, first_texts(corpus), special=request.special_tokens, wanted=request.engine)
-    try:
-        return _build(request, corpus, tokenizer, engine, note, console)
-    except EngineError as error:
-        if request.engine == "gigatoken":
-            raise
-        note = f"engine: Hugging Face tokenizers, from the start again (60 times slower): {error}"
-        console.print(note, style="bold", markup=False)
-        slow = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
-        return _build(request, corpus, tokenizer, slow, note, console)
-
-
-def _build(
-    request: Request, corpus: Corpus, tokenizer: AnyTokenizer, engine: Engine, note: str, console: Console
-) -> str:
-    judge = None
-    if isinstance(tokenizer, TextTokenizer) and not isinstance(engine, HuggingFace):
-        judge = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
-    encoder = Encoder(
-        corpus=corpus,
-        engine=engine,
-        judge=judge,
-        end=tokenizer.eod_id if request.append_eod else None,
-        vocab_size=tokenizer.vocab_size,
-    )
-    made = {**about(request, corpus, tokenizer), "shard": corpus.shard + 1, "engine": engine.name}
-    fingerprint = hashlib.sha256(json.dumps(made).encode()).hexdigest()
-    request.prefix.parent.mkdir(parents=True, exist_ok=True)
-    began, worked = time.monotonic(), Counter[str]()
-    workers = int(request.workers) or len(os.sched_getaffinity(0))
-    with (
-        WorkBar(console, "tokenizing", corpus.total()) as bar,
-        ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer,
-    ):
-        bar.advance(writer.journal.counts.get("bytes", 0), writer.resumed)
-        for piece in encode_all(encoder, writer.position, workers):
-            writer.add(piece.ids, piece.lengths, piece.end, piece.counts)
-            worked.update(bytes=piece.counts["bytes"], tokens=len(piece.ids))
-            bar.advance(piece.size, len(piece.lengths))
-        if not writer.journal.documents and corpus.shards == 1:
-            raise DataError(f"{request.source} holds no document ({_left_out(writer)})")
-        writer.finish(made)
-    seconds = time.monotonic() - began
-    speed = f"{worked['tokens'] / seconds:,.0f} tokens/s, {worked['bytes'] / seconds / 1e6:.1f} MB/s"
-    return "\n".join([*_account(writer), note, f"{seconds:.1f} s, processes {workers}: {speed}", *_earlier(writer)])
-
-
-def _account(writer: ResumableWriter) -> list[str]:
-    """What was written and left out, for the report."""
-    journal = writer.journal
-    return [
-        f"{writer.prefix}.bin and .idx ({writer.dtype.__name__})",
-        f"documents {journal.documents:,}, tokens {journal.tokens:,}, bytes read {journal.counts.get('bytes', 0):,}",
-        f"left out: {_left_out(writer)}",
-    ]
-
-
-def _earlier(writer: ResumableWriter) -> list[str]:
-    return [f"went on after {writer.resumed:,} documents of an earlier run"] if writer.resumed else []
-
-
-def _left_out(writer: ResumableWriter) -> str:
-    counts = ReadCounts(**writer.journal.counts)
-    return f"blank lines {counts.blank_lines}, documents of no text {counts.empty_documents}"
 
 
 def parse(argv: list[str]) -> tuple[Request, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megatron_patch.data import corpus as corpus_module
-from megatron_patch.data import fast_tokenize, preprocess, resumable
+from megatron_patch.data import fast_tokenize, preprocess, pretraining, resumable
 from megatron_patch.data.engines import Gigatoken
 from megatron_patch.data.verify import verify
 
@@ -188,9 +188,9 @@ def test_other_options_or_data_start_over(
             yield piece
 
     encode_all = fast_tokenize.encode_all
-    monkeypatch.setattr(preprocess, "encode_all", interrupted)
+    monkeypatch.setattr(pretraining, "encode_all", interrupted)
     assert make(folder, tokenizer_folder, tmp_path / "out", "--workers", "1") == 130
-    monkeypatch.setattr(preprocess, "encode_all", encode_all)
+    monkeypatch.setattr(pretraining, "encode_all", encode_all)
     journal = Path(f"{tmp_path}/out_text_document.journal.partial")
     saved = {path: path.read_bytes() for path in tmp_path.glob("*.partial")}
     assert json.loads(journal.read_text())["documents"] > 0
