@@ -40,13 +40,13 @@ class _Remainders:
         return ((high << 16) | (low & 0xFFFF)).view(torch.float32).view(size)
 
     def from_fp32(self, copies: torch.Tensor) -> torch.Tensor:
-        """The inverse, int16, on the device of `copies`.
+        """The inverse, int16.
 
         A weight that was rounded down from the middle cannot be said in this form: its copy loses one ulp.
         """
         bits = copies.contiguous().view(torch.int32)
         low = bits.to(torch.int16)  # the lower half, bit by bit
-        weights = self.weights.to(copies.device).view(torch.int16)
+        weights = self.weights.view(torch.int16)
         down = (low == -0x8000) & (weights == (bits >> 16).to(torch.int16))
         return low.masked_fill(down, 0x7FFF)
 
@@ -80,8 +80,12 @@ def save_where_it_lies() -> None:
         from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
         for number, parameter, start, end in _own_ranges(self):
-            loaded = {key: torch.cat([block.flatten() for block in blocks]) for key, blocks in state[number].items()}
-            if isinstance(kept := _kept_copy(self, parameter, start, end), _Remainders):
+            kept = _kept_copy(self, parameter, start, end)
+            home = None if kept is None else kept.low.device if isinstance(kept, _Remainders) else kept.device
+            loaded = {
+                key: torch.cat([block.to(home).flatten() for block in blocks]) for key, blocks in state[number].items()
+            }
+            if isinstance(kept, _Remainders):
                 loaded["param"] = kept.from_fp32(loaded["param"])
             self._set_main_param_and_optimizer_states(parameter, loaded)
         if isinstance(self.optimizer, HybridDeviceOptimizer):

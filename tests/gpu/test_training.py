@@ -96,12 +96,16 @@ def test_optimizer_offload(tmp_path: Path, data: Path, start: str, bf16: Run) ->
 COMPACT = {
     "remainders": "--use-precision-aware-optimizer",
     "bf16 moments": "--use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype bf16",
+    "half on the processor": "--use-precision-aware-optimizer --optimizer-cpu-offload --optimizer-offload-fraction 0.5",
 }
 
 
 @pytest.mark.parametrize("form", COMPACT.values(), ids=COMPACT)
 def test_checkpoint_of_a_compact_optimizer(tmp_path: Path, data: Path, start: str, form: str) -> None:
-    """It keeps 16 bits of its fp32 copies. The run resumes bitwise; one that keeps them whole goes on from it too."""
+    """It keeps 16 bits of its fp32 copies, or keeps them elsewhere.
+
+    The run resumes bitwise; one that keeps them whole goes on from it too.
+    """
     flags = f"{BF16} --use-distributed-optimizer --dist-ckpt-optim-fully-reshardable"
     saving = f"--background-save --save {tmp_path}/checkpoints --save-interval 10"
     whole = train(tmp_path / "whole", data, f"{start} {flags} {form} {saving}")
