@@ -19,10 +19,11 @@ from megatron_patch.launch.config import POSITIONS, missing_positions, read_valu
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate
+from megatron_patch.launch.outside import facts_from_outside
 from megatron_patch.launch.plan import Plan, build_plan, to_json, values_of
 from megatron_patch.launch.problems import Problem, label, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
-from megatron_patch.launch.resolve import STEPS, facts_of_environment, run_steps
+from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, is_written, read_earlier
 
 USAGE_ERROR = 2
@@ -128,7 +129,7 @@ def make_plan(
         for position in POSITIONS
         if position.name in wrong
     ]
-    outside, more = facts_of_environment(environ, facts.get("env"), dry_run, emit)
+    outside, more = facts_from_outside(environ, facts.get("env"), dry_run, emit)
     facts |= outside
     environment: Environment = facts["environment"]
     problems += [*more, *run_steps(STEPS, facts), *run_steps(CHECKS, facts)]
