@@ -1,9 +1,8 @@
 """Whether Megatron's `.bin`/`.idx` files are whole: what `toolkits/sft_data_preprocessing/verify.py` runs.
 
-Megatron itself maps a flipped bit, extra bytes, a negative length, another dataset's `.bin`, and reads tokens out of
-an empty one (field-notes.md, section 1). Structure shows most of that; a token changed into another is only seen by
-checksums: those of the tool that built it (PREFIX.build.json, PREFIX.sft.json), or PREFIX.sha256, as `sha256sum -c`
-reads it.
+Megatron 0.19.2 itself maps a flipped bit, extra bytes, a negative length, another dataset's `.bin`, and reads tokens
+out of an empty one. Structure shows most of that; a token changed into another is only seen by checksums: those of the
+tool that built it (PREFIX.build.json, PREFIX.sft.json), or PREFIX.sha256, as `sha256sum -c` reads it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Every corruption is caught, and whole files are whole: pretraining data, and SFT data with its sidecar.
 
-The first sixteen are those of field-notes.md, section 1, of which Megatron's readers pass four (mapped) to eight.
+Of the first sixteen Megatron's own readers pass four (mapped) to eight.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def test_small_vocabularies_wrapped_round_in_16_bits(tmp_path: Path, tokenizer: 
 
 
 def test_a_wrong_sequence_length_is_noticed(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
-    """Pai's own reader feeds labels as tokens (field notes, section 4)."""
+    """Pai's own reader feeds labels as tokens, and does not notice."""
     write_pai(tmp_path / "pai", [pai_document(SAMPLES[:3], 16, 1)])
     with pytest.raises(DataError, match=r"documents of 32 numbers .* are for sequence length 16, not 32"):
         open_idxmap(tmp_path / "pai", 32, tokenizer)
