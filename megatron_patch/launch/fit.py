@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from megatron_patch.families import Shape
 from megatron_patch.launch.config import RunConfig
-from megatron_patch.launch.environment import Knobs
+from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import PLAIN_ADAM, Adam, Load, Memory, Precision, estimate
 

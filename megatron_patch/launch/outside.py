@@ -8,7 +8,8 @@ from typing import Any
 
 from megatron_patch.launch.cluster.scontrol import SlurmError, first_address
 from megatron_patch.launch.cluster.variables import RANK, Cluster, read_cluster, read_slurm, slurm_stage
-from megatron_patch.launch.environment import read_environment, read_knobs
+from megatron_patch.launch.environment import read_environment
+from megatron_patch.launch.knobs import read_knobs
 from megatron_patch.launch.problems import Problem
 
 ANY_PLACE = {"RANK": "0", "MASTER_ADDR": "FIRST_MACHINE_OF_THE_JOB", "MASTER_PORT": "29500"}

@@ -15,8 +15,9 @@ from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
-from megatron_patch.launch.environment import Environment, Knobs
+from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.fit import fit_memory
+from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.memory import (

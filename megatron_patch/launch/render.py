@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.environment import VARIABLES
+from megatron_patch.launch.knobs import VARIABLES
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
 from megatron_patch.launch.values import shown

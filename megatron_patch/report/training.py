@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from megatron_patch.families import shape_of_facts
-from megatron_patch.launch.environment import VARIABLES
+from megatron_patch.launch.knobs import VARIABLES
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.report.bars import stacked_bar
 from megatron_patch.report.collect import Run

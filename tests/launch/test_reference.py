@@ -11,7 +11,7 @@ import re
 from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.environment import VARIABLES
+from megatron_patch.launch.knobs import VARIABLES
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"
 MARKS = re.compile(r"(<!-- positions: begin[^\n]*-->\n)(.*?)(<!-- variables: end -->)", re.DOTALL)

@@ -16,7 +16,7 @@ from pathlib import Path
 from megatron_patch.launch.cluster.scontrol import SlurmError, ask, first_address, has_option
 from megatron_patch.launch.cluster.variables import slurm_port
 from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
-from megatron_patch.launch.environment import Knobs
+from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 
