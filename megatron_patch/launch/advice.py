@@ -10,7 +10,8 @@ from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.fit import fit_memory
 from megatron_patch.launch.layout import Layout, cut_layers, tensor_parallel_problem
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes
-from megatron_patch.launch.plan import Plan, balances, overlap_of
+from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.planning import balances, overlap_of
 
 MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
 """How many times the GPUs are tried."""

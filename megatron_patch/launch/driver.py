@@ -20,7 +20,8 @@ from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate
 from megatron_patch.launch.outside import facts_from_outside
-from megatron_patch.launch.plan import Plan, build_plan, to_json, values_of
+from megatron_patch.launch.plan import Plan, to_json, values_of
+from megatron_patch.launch.planning import build_plan
 from megatron_patch.launch.problems import Problem, label, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps

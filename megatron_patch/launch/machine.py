@@ -97,6 +97,14 @@ def total_memory() -> int:
     return min(_meminfo("MemTotal"), limit or _meminfo("MemTotal"))
 
 
+def free_disk(folder: str) -> int:
+    """Bytes that can be written to the file system of a folder that need not exist yet."""
+    path = Path(folder)
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    system = os.statvfs(there)
+    return system.f_bavail * system.f_frsize
+
+
 def _meminfo(key: str) -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{key}:"):

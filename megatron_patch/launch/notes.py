@@ -9,8 +9,9 @@ from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.handover import handover
+from megatron_patch.launch.machine import free_disk
 from megatron_patch.launch.memory import gigabytes, save_bytes
-from megatron_patch.launch.plan import Plan, free_disk
+from megatron_patch.launch.plan import Plan
 
 
 def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:

@@ -13,7 +13,8 @@ from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import build_command
 from megatron_patch.launch.machine import Gpu
-from megatron_patch.launch.plan import Plan, build_plan, to_json
+from megatron_patch.launch.plan import Plan, to_json
+from megatron_patch.launch.planning import build_plan
 from megatron_patch.launch.render import full_plan
 from megatron_patch.launch.schedule import count_iterations
 
