@@ -14,7 +14,6 @@ from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import build_command
 from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.plan import Plan, to_json
-from megatron_patch.launch.planning import build_plan
 from megatron_patch.launch.render import full_plan
 from megatron_patch.launch.schedule import count_iterations
 
@@ -189,7 +188,6 @@ def test_the_plan_as_text(
 def test_the_same_facts_make_the_same_plan(plan_of: Callable[..., Plan]) -> None:
     first, second = plan_of(CP="2"), plan_of(CP="2")
     assert megatron_argv(first) == megatron_argv(second)
-    assert build_plan is driver.build_plan
 
 
 def test_a_blend_without_weights_is_weighted_by_its_tokens(plan_of: Callable[..., Plan], world: Path) -> None:
