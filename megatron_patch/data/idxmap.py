@@ -20,7 +20,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import struct
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +29,8 @@ from typing import BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-MAGIC = b"MMIDIDX\x00\x00"
+from megatron_patch.data.index_head import HEAD, MAGIC, VERSION
+
 TOKEN_TYPES: dict[int, type[np.int32] | type[np.uint16]] = {4: np.int32, 8: np.uint16}
 """Megatron's codes of the two types that hold token ids."""
 SMALL_VOCABULARY = 65500
@@ -52,7 +52,7 @@ def index_blocks(lengths: npt.NDArray[np.int32], dtype: type[np.int32] | type[np
     """
     code = next(code for code, kind in TOKEN_TYPES.items() if kind is dtype)
     starts = range(0, len(lengths), INDEX_BLOCK)
-    yield MAGIC + struct.pack("<QBQQ", 1, code, len(lengths), len(lengths) + 1)
+    yield HEAD.pack(MAGIC, VERSION, code, len(lengths), len(lengths) + 1)
     for start in starts:
         yield lengths[start : start + INDEX_BLOCK].tobytes()
     offset = 0
@@ -156,15 +156,14 @@ def read_lengths(prefix: Path) -> npt.NDArray[np.int32]:
 def read_index(prefix: Path) -> tuple[int, npt.NDArray[np.int32]]:
     """Code of the token type (see TOKEN_TYPES), and what `read_lengths` gives and raises."""
     raw = Path(f"{prefix}.idx").read_bytes()
-    head = len(MAGIC) + struct.calcsize("<QBQQ")
-    if len(raw) < head or not raw.startswith(MAGIC):
+    if len(raw) < HEAD.size or not raw.startswith(MAGIC):
         raise ValueError(f"{prefix}.idx is not a Megatron index: it does not start with {MAGIC!r}")
-    version, code, sequences, boundaries = struct.unpack_from("<QBQQ", raw, len(MAGIC))
-    if version != 1 or code not in TOKEN_TYPES:
+    _, version, code, sequences, boundaries = HEAD.unpack_from(raw)
+    if version != VERSION or code not in TOKEN_TYPES:
         raise ValueError(f"{prefix}.idx has version {version}, token type {code}; known: version 1, types 4 and 8")
-    if len(raw) != head + 12 * sequences + 8 * boundaries:
+    if len(raw) != HEAD.size + 12 * sequences + 8 * boundaries:
         raise ValueError(f"{prefix}.idx has {len(raw)} bytes; {sequences} sequences do not fit that")
-    lengths = np.frombuffer(raw, dtype=np.int32, count=sequences, offset=head)
+    lengths = np.frombuffer(raw, dtype=np.int32, count=sequences, offset=HEAD.size)
     wanted = int(lengths.sum(dtype=np.int64)) * np.dtype(TOKEN_TYPES[code]).itemsize
     if (found := Path(f"{prefix}.bin").stat().st_size) != wanted:
         raise ValueError(f"{prefix}.bin has {found} bytes; its index says {wanted}")

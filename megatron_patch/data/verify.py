@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.data.checksum import file_sha256
-from megatron_patch.data.idxmap import MAGIC
+from megatron_patch.data.index_head import HEAD, MAGIC, VERSION
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IGNORED
-from megatron_patch.data.sft.sidecar import INDEX_HEAD
 from megatron_patch.data.tokenizer import TokenizerError
 
 DTYPES: dict[int, type[np.generic]] = {
@@ -107,20 +106,20 @@ def read_index(path: Path) -> Index:
     if not path.is_file():
         raise Broken(f"{path} is missing")
     raw = path.read_bytes()
-    if len(raw) < INDEX_HEAD.size:
-        raise Broken(f"{path} has {len(raw)} bytes; a header alone has {INDEX_HEAD.size}")
-    magic, version, code, sequences, boundaries = INDEX_HEAD.unpack_from(raw)
-    if magic != MAGIC or version != 1:
-        raise Broken(f"{path} starts with {magic!r}, version {version}; wanted {MAGIC!r}, version 1")
+    if len(raw) < HEAD.size:
+        raise Broken(f"{path} has {len(raw)} bytes; a header alone has {HEAD.size}")
+    magic, version, code, sequences, boundaries = HEAD.unpack_from(raw)
+    if magic != MAGIC or version != VERSION:
+        raise Broken(f"{path} starts with {magic!r}, version {version}; wanted {MAGIC!r}, version {VERSION}")
     if code not in DTYPES:
         raise Broken(f"{path}: token type {code} is unknown; known: {', '.join(map(str, DTYPES))}")
     body = 12 * sequences + 8 * boundaries
-    if len(raw) - INDEX_HEAD.size not in (body, body + sequences):  # with a mode per sequence in multimodal data
+    if len(raw) - HEAD.size not in (body, body + sequences):  # with a mode per sequence in multimodal data
         raise Broken(
             f"{path} has {len(raw)} bytes; its header ({sequences} sequences, {boundaries} document boundaries) "
-            f"says {INDEX_HEAD.size + body}"
+            f"says {HEAD.size + body}"
         )
-    at = INDEX_HEAD.size
+    at = HEAD.size
     return Index(
         dtype=np.dtype(DTYPES[code]),
         lengths=np.frombuffer(raw, np.int32, sequences, at),

@@ -8,10 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HEADER = struct.Struct("<9sQBQQ")
-"""Magic, version, code of the token type, sequences, documents + 1. Source: indexed_dataset.py of megatron-core."""
-TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}
-"""Bytes of one token by type code; 6 and 7 are floats, which no tokenizer writes."""
+from megatron_patch.data.index_head import HEAD, MAGIC, TOKEN_BYTES, VERSION  # standard library only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,18 +134,18 @@ def count(prefix: str) -> tuple[int, int]:
     index_bytes = index.stat().st_size
     if data_bytes == 0 or index_bytes == 0:
         raise CorpusError(f"{prefix}.bin is empty" if data_bytes == 0 else f"{index} is empty")
-    if index_bytes < HEADER.size:
-        raise CorpusError(f"{index} is cut: {index_bytes} bytes, the header alone has {HEADER.size}")
+    if index_bytes < HEAD.size:
+        raise CorpusError(f"{index} is cut: {index_bytes} bytes, the header alone has {HEAD.size}")
     with index.open("rb") as file:
-        magic, version, code, sequences, documents = HEADER.unpack(file.read(HEADER.size))
-        if magic != b"MMIDIDX\x00\x00" or version != 1 or code not in TOKEN_BYTES:
+        magic, version, code, sequences, documents = HEAD.unpack(file.read(HEAD.size))
+        if magic != MAGIC or version != VERSION or code not in TOKEN_BYTES:
             raise CorpusError(f"{index} is not an index of Megatron's")
         body = sequences * 12 + documents * 8  # int32 lengths, int64 offsets, int64 document ends
-        if sequences == 0 or index_bytes - HEADER.size not in (body, body + sequences):  # int8 modes are optional
+        if sequences == 0 or index_bytes - HEAD.size not in (body, body + sequences):  # int8 modes are optional
             raise CorpusError(f"{index} is damaged: {sequences} sequences do not make {index_bytes} bytes")
-        file.seek(HEADER.size + (sequences - 1) * 4)
+        file.seek(HEAD.size + (sequences - 1) * 4)
         (last_length,) = struct.unpack("<i", file.read(4))
-        file.seek(HEADER.size + sequences * 4 + (sequences - 1) * 8)
+        file.seek(HEAD.size + sequences * 4 + (sequences - 1) * 8)
         (last_offset,) = struct.unpack("<q", file.read(8))
     expected = last_offset + last_length * TOKEN_BYTES[code]
     if data_bytes != expected:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.launch.corpus import HEADER, CorpusError, count, read_blend
+from megatron_patch.data.index_head import HEAD, MAGIC
+from megatron_patch.launch.corpus import CorpusError, count, read_blend
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def empty_index(prefix: Path) -> None:
 
 
 def cut_header(prefix: Path) -> None:
-    prefix.with_name("text.idx").write_bytes(prefix.with_name("text.idx").read_bytes()[: HEADER.size - 1])
+    prefix.with_name("text.idx").write_bytes(prefix.with_name("text.idx").read_bytes()[: HEAD.size - 1])
 
 
 def cut_index(prefix: Path) -> None:
@@ -101,7 +102,7 @@ def float_tokens(prefix: Path) -> None:
 
 
 def no_documents(prefix: Path) -> None:
-    prefix.with_name("text.idx").write_bytes(HEADER.pack(b"MMIDIDX\x00\x00", 1, 4, 0, 1) + struct.pack("<q", 0))
+    prefix.with_name("text.idx").write_bytes(HEAD.pack(MAGIC, 1, 4, 0, 1) + struct.pack("<q", 0))
 
 
 @pytest.mark.parametrize(

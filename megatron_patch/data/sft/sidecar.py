@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.data.checksum import file_sha256
+from megatron_patch.data.index_head import HEAD, MAGIC
 
 KIND = "megatron_patch SFT idxmap, version 1"
-INDEX_HEAD = struct.Struct("<9sQBQQ")
-"""Of a Megatron `.idx`: magic, version, token type, sequences, document boundaries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +110,10 @@ def _problems_of_index(index: Path, seq_length: int) -> list[str]:
     if not index.is_file():
         return [f"{index} does not exist"]
     with index.open("rb") as file:
-        head = file.read(INDEX_HEAD.size)
-        if len(head) < INDEX_HEAD.size or not head.startswith(b"MMIDIDX"):
+        head = file.read(HEAD.size)
+        if len(head) < HEAD.size or not head.startswith(MAGIC):
             return [f"{index} is not a Megatron index"]
-        sequences = INDEX_HEAD.unpack(head)[3]
+        sequences = HEAD.unpack(head)[3]
         if not sequences:
             return [f"{index} holds no document"]
         (length,) = struct.unpack("<i", file.read(4))
