@@ -69,8 +69,9 @@ def _enable_cuda() -> None:
     offload_fixes.mend_fine_grained_offloading()
     _mend_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:
-        from . import te_cross_entropy, te_kernels
+        from . import te_adam, te_cross_entropy, te_kernels
 
+        te_adam.leave_state_in_place()
         te_cross_entropy.use_in_place_cross_entropy()
         te_kernels.use_ready_made_kernels()
 

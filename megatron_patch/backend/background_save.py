@@ -21,7 +21,7 @@ import torch
 
 from .dcp_writer import without_crc32, write_items
 from .host_copies import Content, Copier, constant, values_of
-from .optimizer_shards import MADE_WHEN_WRITTEN
+from .optimizer_shards import REMAINDERS, place_of
 from .patching import BackendError, replace, wrap
 
 FILES = 2
@@ -139,7 +139,7 @@ def use_own_writer() -> None:
     def prepare(original: Callable[..., Any], self: Any, plan: Any, planner: Any) -> None:
         files = filesystem_async._split_by_size_and_type(FILES, plan.items)
         self.write_buckets = [[(item, _content(item, planner)) for item in items] for items in files if items]
-        MADE_WHEN_WRITTEN.clear()
+        REMAINDERS.clear()
 
     @wrap(TorchDistSaveShardedStrategy, "_get_save_and_finalize_callbacks", why=why)
     def request(original: Callable[..., Any], self: Any, writer: Any, planned: Any, strategy: str) -> Save:
@@ -186,7 +186,7 @@ def _group() -> Any:
 def _content(item: Any, planner: Any) -> Content:
     content = planner.resolve_data(item)
     if isinstance(content, torch.Tensor) and content.device.type == "meta":
-        return MADE_WHEN_WRITTEN[item.index.fqn, tuple(item.index.offset)]
+        return REMAINDERS[place_of(item.index)].in_fp32
     return content
 
 

@@ -9,58 +9,80 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 
 from .patching import BackendError, wrap
 
-MADE_WHEN_WRITTEN: dict[tuple[str, tuple[int, ...]], Callable[[], torch.Tensor]] = {}
-"""Makers of what a save writes and the optimizer does not keep, by key and offset; its tensors are on `meta`."""
+Place = tuple[str, tuple[int, ...]]
+"""Key of a tensor in a checkpoint, and where in it a block begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Remainders:
-    """An fp32 copy of which only the 16 bits are kept that the bf16 weight lacks."""
+class Remainders:
+    """An fp32 copy of weights of which only the 16 bits are kept that the bf16 weights lack."""
 
     weights: torch.Tensor
-    """bf16 [elements]"""
+    """bf16"""
     low: torch.Tensor
-    """int16 [elements]"""
+    """int16, of the same shape"""
 
-    def in_fp32(self, start: int, size: tuple[int, ...]) -> torch.Tensor:
-        """A block of it. The weight is the upper half, one more where the lower half, read as int16, is negative.
+    def block(self, start: int, size: Sequence[int]) -> Remainders:
+        """A rectangle of a flattened one."""
+        part = slice(start, start + math.prod(size))
+        return Remainders(weights=self.weights[part].view(size), low=self.low[part].view(size))
+
+    def narrowed(self, offsets: Sequence[int], lengths: Sequence[int]) -> Remainders:
+        """A rectangle within a rectangle."""
+        part = tuple(slice(first, first + length) for first, length in zip(offsets, lengths, strict=True))
+        return Remainders(weights=self.weights[part], low=self.low[part])
+
+    def in_fp32(self) -> torch.Tensor:
+        """The copy. The weight is its upper half, one more where the lower half, read as int16, is negative.
 
         Source: `AdamFunctorMasterParamRemainder` of Transformer Engine 2.20, multi_tensor_apply/adam.cu.
         """
-        part = slice(start, start + math.prod(size))
-        low = self.low[part].to(torch.int32)
-        high = self.weights[part].view(torch.int16).to(torch.int32) - (low < 0).to(torch.int32)
-        return ((high << 16) | (low & 0xFFFF)).view(torch.float32).view(size)
+        low = self.low.to(torch.int32)
+        high = self.weights.view(torch.int16).to(torch.int32) - (low < 0).to(torch.int32)
+        return ((high << 16) | (low & 0xFFFF)).view(torch.float32)
 
-    def from_fp32(self, copies: torch.Tensor) -> torch.Tensor:
-        """The inverse, int16.
+    def keep(self, copies: torch.Tensor) -> Callable[[], None]:
+        """Keep the lower halves of a copy.
 
-        A weight that was rounded down from the middle cannot be said in this form: its copy loses one ulp.
+        Returns:
+            What is left to do when the weights are there: one that was rounded down from the middle cannot be said in
+            this form, and its copy loses one ulp.
         """
         bits = copies.contiguous().view(torch.int32)
-        low = bits.to(torch.int16)  # the lower half, bit by bit
-        weights = self.weights.view(torch.int16)
-        down = (low == -0x8000) & (weights == (bits >> 16).to(torch.int16))
-        return low.masked_fill(down, 0x7FFF)
+        self.low.copy_(bits.to(torch.int16))  # bit by bit
+        middle = (self.low == -0x8000).nonzero(as_tuple=True)
+        upper = (bits[middle] >> 16).to(torch.int16)
+
+        def mend() -> None:
+            down = self.weights.view(torch.int16)[middle] == upper
+            self.low[middle] = self.low[middle].masked_fill(down, 0x7FFF)
+
+        return mend
+
+
+REMAINDERS: dict[Place, Remainders] = {}
+"""Blocks of fp32 copies that are put together when they are written, and taken apart when they are read: in what
+Megatron saves and loads, their tensors are on `meta`."""
 
 
 def save_where_it_lies() -> None:
-    """Save and load the distributed optimizer without gathering it.
+    """Save and load the distributed optimizer without gathering it, and without copies of it.
 
     Megatron 0.19.2 gathers a whole stage in the RAM of every data-parallel rank, on saving and on loading: for 8B 96 GB
     each. It writes the 16 bits that Transformer Engine's compact optimizer keeps of a weight's fp32 copy as if they
     were that copy, and another form of the optimizer would go on from them.
     """
+    from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     why = "0.19.2 gathers 12 bytes a parameter in every rank's RAM"
+    to_mend: list[Callable[[], None]] = []
 
     @wrap(DistributedOptimizer, "sharded_param_state_fully_reshardable", why=why)
     def describe(
@@ -70,26 +92,47 @@ def save_where_it_lies() -> None:
         return {
             number: {
                 key: list(_blocks(shards[parameter], f"optimizer.state.{key}", start, state, parameter.shape))
-                for key, state in (_places if is_loading else _values)(self, parameter, start, end).items()
+                for key, state in _states(self, parameter, start, end).items()
             }
             for number, parameter, start, end in _own_ranges(self)
         }
 
+    @wrap(MCoreLoadPlanner, "resolve_tensor", why=why)
+    def resolve(original: Callable[..., Any], self: Any, item: Any) -> torch.Tensor:
+        kept = REMAINDERS.get(place_of(item.dest_index))
+        return original(self, item) if kept is None else torch.empty(item.lengths, device=kept.low.device)
+
+    @wrap(MCoreLoadPlanner, "commit_tensor", why=why)
+    def commit(original: Callable[..., Any], self: Any, item: Any, tensor: torch.Tensor) -> None:
+        kept = REMAINDERS.get(place_of(item.dest_index))
+        if kept is None:
+            original(self, item, tensor)
+        else:
+            to_mend.append(kept.narrowed(item.dest_offsets, item.lengths).keep(tensor))
+
     @wrap(DistributedOptimizer, "load_parameter_state_from_fully_reshardable", why=why)
-    def load(original: Callable[..., Any], self: Any, state: dict[int, dict[str, list[torch.Tensor]]]) -> None:
+    def load(original: Callable[..., Any], self: Any, loaded: dict[int, dict[str, list[torch.Tensor]]]) -> None:
         from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
-        for number, parameter, start, end in _own_ranges(self):
-            kept = _kept_copy(self, parameter, start, end)
-            home = None if kept is None else kept.low.device if isinstance(kept, _Remainders) else kept.device
-            loaded = {
-                key: torch.cat([block.to(home).flatten() for block in blocks]) for key, blocks in state[number].items()
-            }
-            if isinstance(kept, _Remainders):
-                loaded["param"] = kept.from_fp32(loaded["param"])
-            self._set_main_param_and_optimizer_states(parameter, loaded)
-        if isinstance(self.optimizer, HybridDeviceOptimizer):
-            self.optimizer._sync_hdo_state_to_sub_optimizers()
+        if not isinstance(self.optimizer, HybridDeviceOptimizer):  # which has made new tensors of those that were read
+            for number, parameter, start, end in _own_ranges(self):
+                for key, state in _states(self, parameter, start, end).items():
+                    _was_read_in_place(key, state, loaded[number][key])
+        while to_mend:
+            to_mend.pop()()
+        REMAINDERS.clear()
+
+
+def place_of(index: Any) -> Place:
+    """Of a block that torch writes or reads, from its MetadataIndex."""
+    return index.fqn, tuple(index.offset or ())
+
+
+def _was_read_in_place(key: str, state: torch.Tensor | Remainders, blocks: list[torch.Tensor]) -> None:
+    home = "meta" if isinstance(state, Remainders) else state.untyped_storage().data_ptr()
+    for block in blocks:
+        if home != ("meta" if block.device.type == "meta" else block.untyped_storage().data_ptr()):
+            raise BackendError(f"{key} of the optimizer was read into another tensor: it would be lost")
 
 
 def _own_ranges(optimizer: Any) -> Iterator[tuple[int, torch.nn.Parameter, int, int]]:
@@ -113,45 +156,23 @@ def _shards_of(model: Any) -> dict[torch.nn.Parameter, Any]:
     return {shard.data: shard for shard in nested_values(described)}
 
 
-def _values(optimizer: Any, parameter: Any, start: int, end: int) -> dict[str, torch.Tensor | _Remainders]:
-    """What a save writes, in the precision in which the optimizer keeps it."""
-    if not _is_made(optimizer):
+def _states(optimizer: Any, parameter: Any, start: int, end: int) -> dict[str, torch.Tensor | Remainders]:
+    """What the optimizer keeps of a parameter, where it keeps it: the fp32 copy and the moments, each [elements]."""
+    if not optimizer.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8:
         kept = optimizer._get_main_param_and_optimizer_states(parameter)
         return {key: kept[key] for key in ("param", *optimizer.optimizer_state_keys)}
-    state = _inner_state(optimizer, parameter)
-    values = {key: state[key] for key in optimizer.optimizer_state_keys}
-    if scaled := [key for key, tensor in values.items() if tensor.dtype not in (torch.float32, torch.bfloat16)]:
-        raise BackendError(f"the optimizer keeps {', '.join(scaled)} with a scale: take fp32 or bf16")
-    return {"param": _kept_copy(optimizer, parameter, start, end), **values}
-
-
-def _places(optimizer: Any, parameter: Any, start: int, end: int) -> dict[str, torch.Tensor]:
-    """Where a load puts it: the optimizer's own tensors if they take what comes, else fp32 in RAM."""
-    if not _is_made(optimizer):
-        return _values(optimizer, parameter, start, end)  # type: ignore[return-value]
-    return {key: torch.empty(end - start, device="cpu") for key in ("param", *optimizer.optimizer_state_keys)}
-
-
-def _is_made(optimizer: Any) -> bool:
-    """Whether Transformer Engine's or the processor's optimizer keeps the fp32 copies, in a form of its own."""
-    return bool(optimizer.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8)
-
-
-def _inner_state(optimizer: Any, parameter: Any) -> Any:
     group, order = optimizer.model_param_group_index_map[parameter]
-    return optimizer.optimizer.state[optimizer.optimizer.param_groups[group]["params"][order]]
+    state = optimizer.optimizer.state[optimizer.optimizer.param_groups[group]["params"][order]]
+    states = {key: state[key] for key in optimizer.optimizer_state_keys}
+    if scaled := [key for key, tensor in states.items() if tensor.dtype not in (torch.float32, torch.bfloat16)]:
+        raise BackendError(f"the optimizer keeps {', '.join(scaled)} with a scale: take fp32 or bf16")
+    copy = state["master_param"]
+    if copy.dtype == torch.int16:
+        copy = Remainders(weights=parameter.detach().view(-1)[start:end], low=copy)
+    return {"param": copy, **states}
 
 
-def _kept_copy(optimizer: Any, parameter: Any, start: int, end: int) -> torch.Tensor | _Remainders | None:
-    if not _is_made(optimizer):
-        return None
-    copy = _inner_state(optimizer, parameter)["master_param"]
-    if copy.dtype != torch.int16:
-        return copy
-    return _Remainders(weights=parameter.detach().view(-1)[start:end], low=copy)
-
-
-def _blocks(shard: Any, key: str, start: int, state: torch.Tensor | _Remainders, shape: torch.Size) -> Iterator[Any]:
+def _blocks(shard: Any, key: str, start: int, state: torch.Tensor | Remainders, shape: torch.Size) -> Iterator[Any]:
     """What this rank has of one state of one parameter, as ShardedTensors.
 
     Args:
@@ -159,7 +180,7 @@ def _blocks(shard: Any, key: str, start: int, state: torch.Tensor | _Remainders,
         key: beginning of the name in the checkpoint.
         start: first element of the flattened parameter that `state`, [elements], belongs to.
     """
-    elements = len(state.low if isinstance(state, _Remainders) else state)
+    elements = len(state.low if isinstance(state, Remainders) else state)
     for part, first in _parts(shard, shape):
         low, high = (min(max(bound - first, 0), math.prod(part.local_shape)) for bound in (start, start + elements))
         for position, size in rectangles(low, high, part.local_shape):
@@ -167,9 +188,9 @@ def _blocks(shard: Any, key: str, start: int, state: torch.Tensor | _Remainders,
             here = first + position[0] * stride + sum(position[1:]) - start
             size = (1,) * part.prepend_axis_num + size
             place = (f"{key}.{part.key}", _moved(part.global_offset, position))
-            if isinstance(state, _Remainders):
+            if isinstance(state, Remainders):
                 data = torch.empty(size, device="meta")
-                MADE_WHEN_WRITTEN[place] = partial(state.in_fp32, here, size)
+                REMAINDERS[place] = state.block(here, size)
             else:
                 data = state.detach()[here : here + math.prod(size)].view(size)
             yield replace(

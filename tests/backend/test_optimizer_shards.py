@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from megatron_patch.backend.optimizer_shards import _Remainders, rectangles
+from megatron_patch.backend.optimizer_shards import Remainders, rectangles
 
 MIDDLE = 0x8000
 """Lower half of an fp32 number that lies in the middle between two of bf16."""
@@ -33,12 +33,12 @@ def test_no_rectangle_of_nothing() -> None:
     assert list(rectangles(4, 4, (3, 5))) == []
 
 
-def kept_by_transformer_engine(copies: torch.Tensor) -> _Remainders:
+def kept_by_transformer_engine(copies: torch.Tensor) -> Remainders:
     """Bit by bit what its kernel stores: the lower half, and the upper, plus one where the lower is negative."""
     bits = copies.view(torch.int32)
     low = bits.to(torch.int16)
     upper = (bits >> 16) + (low < 0)
-    return _Remainders(weights=upper.to(torch.int16).view(torch.bfloat16), low=low)
+    return Remainders(weights=upper.to(torch.int16).view(torch.bfloat16), low=low)
 
 
 def copies() -> torch.Tensor:
@@ -53,17 +53,26 @@ def test_copies_come_back() -> None:
     """A checkpoint has the fp32 copies themselves, in any block; loading makes the same 16 bits of them."""
     numbers = copies()
     kept = kept_by_transformer_engine(numbers)
-    assert torch.equal(kept.in_fp32(0, (100, 100)), numbers.view(100, 100))
-    assert torch.equal(kept.in_fp32(130, (7,)), numbers[130:137])
-    assert torch.equal(kept.from_fp32(numbers), kept.low)
+    assert torch.equal(kept.block(0, (100, 100)).in_fp32(), numbers.view(100, 100))
+    assert torch.equal(kept.block(130, (7,)).in_fp32(), numbers[130:137])
+    again = Remainders(weights=torch.zeros_like(kept.weights), low=torch.zeros_like(kept.low))
+    to_mend = []
+    for first in (0, 40):  # read in two rectangles, before the weights
+        part = again.block(0, (100, 100)).narrowed((0, first), (100, 60))
+        to_mend.append(part.keep(numbers.view(100, 100)[:, first : first + 60]))
+    again.weights.copy_(kept.weights)
+    for mend in to_mend:
+        mend()
+    assert torch.equal(again.low, kept.low)
 
 
 def test_copies_of_another_optimizer() -> None:
     """Weights that torch rounded, to even from the middle: the same copies, but for 1 ulp where it rounded down."""
     numbers = copies()
     weights = numbers.to(torch.bfloat16)
-    low = _Remainders(weights=weights, low=torch.empty(0)).from_fp32(numbers)
-    found = _Remainders(weights=weights, low=low).in_fp32(0, (len(numbers),))
+    kept = Remainders(weights=weights, low=torch.empty(len(numbers), dtype=torch.int16))
+    kept.keep(numbers)()
+    found = kept.in_fp32()
     error = (found.view(torch.int32) - numbers.view(torch.int32)).abs()
     assert error.max() == 1 and 0 < (error > 0).sum() < 1000
     assert ((error == 0) | ((numbers.view(torch.int32) & 0xFFFF) == MIDDLE)).all()

@@ -87,6 +87,31 @@ def test_fp8_weights_are_cast_in_rows_and_rightly() -> None:
     assert torch.equal(weight._transpose.view(512, 256), weight._data.t())
 
 
+def test_adam_keeps_its_state_where_it_is() -> None:
+    """Asked for its groups, and given them back, it makes no copy of its moments; states of others it takes."""
+    from megatron_patch.backend import te_adam
+    from transformer_engine.pytorch.optimizers import FusedAdam
+
+    if not hasattr(FusedAdam.state_dict, "__wrapped__"):
+        te_adam.leave_state_in_place()
+
+    def stepped(value: float) -> FusedAdam:
+        weight = torch.nn.Parameter(torch.ones(1 << 20, device="cuda"))
+        adam = FusedAdam([weight], exp_avg_dtype=torch.bfloat16, exp_avg_sq_dtype=torch.bfloat16)
+        weight.grad = torch.full_like(weight, value)
+        adam.step()
+        return adam
+
+    adam, other = stepped(1.0), stepped(2.0)
+    (moments,) = adam.state.values()
+    first, before = moments["exp_avg"], torch.cuda.memory_allocated()
+    adam.load_state_dict(adam.state_dict())
+    assert torch.cuda.memory_allocated() == before
+    assert next(iter(adam.state.values()))["exp_avg"] is first
+    adam.load_state_dict(other.state_dict())
+    assert torch.equal(next(iter(adam.state.values()))["exp_avg"], next(iter(other.state.values()))["exp_avg"])
+
+
 def test_gradient_norm_that_is_no_number_ends_the_run() -> None:
     from megatron.core.optimizer import optimizer
 
