@@ -89,11 +89,7 @@ def test_fp8_weights_are_cast_in_rows_and_rightly() -> None:
 
 def test_adam_keeps_its_state_where_it_is() -> None:
     """Asked for its groups, and given them back, it makes no copy of its moments; states of others it takes."""
-    from megatron_patch.backend import te_adam
     from transformer_engine.pytorch.optimizers import FusedAdam
-
-    if not hasattr(FusedAdam.state_dict, "__wrapped__"):
-        te_adam.leave_state_in_place()
 
     def stepped(value: float) -> FusedAdam:
         weight = torch.nn.Parameter(torch.ones(1 << 20, device="cuda"))
