@@ -81,6 +81,7 @@ def _mend_everywhere() -> None:
 
     wheel_fixes.use_compiled_helpers()
     optimizer_fixes.mend_native_adam_resume()
+    optimizer_fixes.mend_offloaded_adam_resume()
     optimizer_shards.save_where_it_lies()
     background_save.use_own_writer()
     dcp_reader.read_in_threads()
