@@ -116,6 +116,11 @@ class ConfigError(ValueError):
     """A `config.json` that does not describe a model this project trains."""
 
 
+NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+COUNTS = (*NEEDED, "num_key_value_heads", "head_dim", "max_position_embeddings")
+"""Keys of `config.json` that are whole numbers; those that are not needed may be null."""
+
+
 def shape_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> Shape:
     """Read the architecture facts of a Hugging Face Llama `config.json`.
 
@@ -123,20 +128,15 @@ def shape_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> S
     `rope_parameters` (transformers 5).
 
     Raises:
-        ConfigError: a missing key, or a feature that the Llama 3 architecture does not have.
+        ConfigError: a missing key, a value that is none, or a feature that the Llama 3 architecture does not have.
     """
-    missing = [
-        key
-        for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        if key not in config
-    ]
-    if missing:
-        raise ConfigError(f"{source}: missing {', '.join(missing)}")
-    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        if config.get(key, wanted) != wanted:
-            raise ConfigError(f"{source}: {key} is {config[key]!r}, Llama 3 has {wanted!r}")
+    _check(config, source)
     heads = config["num_attention_heads"]
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ConfigError(f"{source}: the RoPE facts are {rope!r}, not an object")
+    theta = config.get("rope_theta") or rope.get("rope_theta") or 10000.0
+    _check_number(theta, "rope_theta", source)
     return Shape(
         name=name,
         num_layers=config["num_hidden_layers"],
@@ -147,13 +147,35 @@ def shape_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> S
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         vocab_size=config["vocab_size"],
         tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-        max_position_embeddings=config.get("max_position_embeddings", 2048),
-        rope_theta=float(config.get("rope_theta") or rope.get("rope_theta") or 10000.0),
+        max_position_embeddings=config.get("max_position_embeddings") or 2048,
+        rope_theta=float(theta),
         rope_scaling=_rope_scaling(rope, source),
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         init_method_std=config.get("initializer_range", 0.02),
         source=source,
     )
+
+
+def _check(config: Mapping[str, Any], source: str) -> None:
+    """Raises ConfigError: see shape_from_hf_config."""
+    missing = [key for key in NEEDED if key not in config]
+    if missing:
+        raise ConfigError(f"{source}: missing {', '.join(missing)}")
+    for key in COUNTS:
+        found = config.get(key)
+        counts = isinstance(found, int) and not isinstance(found, bool) and found > 0
+        if not counts and (key in NEEDED or found is not None):
+            raise ConfigError(f"{source}: {key} is {found!r}, not a whole number above 0")
+    for key in ("rms_norm_eps", "initializer_range"):
+        _check_number(config.get(key, 1.0), key, source)
+    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
+        if config.get(key, wanted) != wanted:
+            raise ConfigError(f"{source}: {key} is {config[key]!r}, Llama 3 has {wanted!r}")
+
+
+def _check_number(value: object, key: str, source: str) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+        raise ConfigError(f"{source}: {key} is {value!r}, not a number above 0")
 
 
 def _rope_scaling(rope: Mapping[str, Any], source: str) -> RopeScaling | None:
@@ -163,7 +185,10 @@ def _rope_scaling(rope: Mapping[str, Any], source: str) -> RopeScaling | None:
     if kind != "llama3":
         raise ConfigError(f"{source}: rope_type is {kind!r}; supported: default, llama3")
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    return RopeScaling(**{key: rope[key] for key in keys if key in rope})
+    facts = {key: rope[key] for key in keys if key in rope}
+    for key, value in facts.items():
+        _check_number(value, f"rope_scaling {key}", source)
+    return RopeScaling(**facts)
 
 
 def shape_to_hf_config(shape: Shape, *, dtype: str, vocab_size: int | None = None) -> dict[str, Any]:

@@ -103,6 +103,20 @@ def test_other_architectures_are_refused(changes: dict[str, object], found: str)
         shape_from_hf_config(config, "8B", "config.json")
 
 
+@pytest.mark.parametrize("value", [None, True, 0, -1, 1.5, "x", [], [5], {}, {"factor": "x", "rope_type": "llama3"}])
+def test_any_value_is_a_shape_or_a_sentence(value: object) -> None:
+    """What is read from a config.json goes into arithmetic: no other type gets so far."""
+    right = shape_to_hf_config(LLAMA_3_1.shape("8B"), dtype="bfloat16")
+    for key in (*right, "rope_parameters"):
+        try:
+            shape = shape_from_hf_config(right | {key: value}, "8B", "config.json")
+        except ConfigError as error:
+            assert str(error).startswith("config.json: "), key
+            continue
+        assert shape.num_parameters() > 0 and shape.max_position_embeddings > 0 and shape.rope_theta > 0, key
+        assert shape.num_attention_heads // shape.num_query_groups >= 0 and shape.norm_epsilon + 1 >= 0, key
+
+
 def test_llama_3_without_scaling() -> None:
     """Llama 3 (not 3.1) and Llama 2 have plain RoPE."""
     config = shape_to_hf_config(LLAMA_3_1.shape("8B"), dtype="bfloat16") | {"rope_scaling": None}
