@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import socket
@@ -110,7 +111,7 @@ def listen(port: int) -> socket.socket:
         try:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         except OSError as error:
-            if error.errno == 98:  # EADDRINUSE; anything else may be a kernel whose IPv6 is switched off
+            if error.errno == errno.EADDRINUSE:  # anything else may be a kernel whose IPv6 is switched off
                 raise
     return socket.create_server(("", port))
 
