@@ -21,7 +21,7 @@ import torch
 
 from .dcp_writer import without_crc32, write_items
 from .host_copies import Content, Copier, constant, values_of
-from .optimizer_shards import REMAINDERS, place_of
+from .optimizer_shards import REMAINDERS, Remainders, place_of
 from .patching import BackendError, replace, wrap
 
 FILES = 2
@@ -186,12 +186,12 @@ def _group() -> Any:
 def _content(item: Any, planner: Any) -> Content:
     content = planner.resolve_data(item)
     if isinstance(content, torch.Tensor) and content.device.type == "meta":
-        return REMAINDERS[place_of(item.index)].in_fp32
+        return REMAINDERS[place_of(item.index)]
     return content
 
 
 def _fetched(content: Content) -> Callable[[], Content]:
-    if isinstance(content, torch.Tensor) or callable(content):
+    if isinstance(content, (torch.Tensor, Remainders)):
         return lambda: _alone(values_of(content).cpu())
     return constant(content)
 

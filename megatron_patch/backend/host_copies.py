@@ -6,12 +6,14 @@ import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
+
+from .optimizer_shards import Remainders
 
 MOST_COPIERS = 8
 """Threads of each rank that copy from a GPU to RAM; half of its share of the cores, if that is less."""
@@ -19,7 +21,7 @@ PIECE_BYTES = 32 << 20
 """Each of them has two pinned buffers of this size."""
 
 Content = Any
-"""What a WriteItem stands for: a tensor, its maker, or a BytesIO."""
+"""What a WriteItem stands for: a tensor, Remainders of one, or a BytesIO."""
 
 
 class Copier:
@@ -42,22 +44,32 @@ class Copier:
         return [[(item, constant(job.result())) for item, job in items] for items in jobs]
 
     def _copy(self, item: Any, content: Content, device: int, ready: torch.cuda.Event) -> Content:
-        if not (isinstance(content, torch.Tensor) or callable(content)):
+        if not isinstance(content, (torch.Tensor, Remainders)):
             return content
         with self._stream(device, ready):
-            tensor = values_of(content).contiguous()
-            room = self._room(item.index, tensor)
-            if tensor.device.type == "cuda":
-                self._through_pinned_memory(_bytes(tensor), _bytes(room))
+            if isinstance(content, Remainders):
+                shape, dtype, where = content.low.shape, torch.float32, content.low.device.type
+                parts = content.flat_parts(PIECE_BYTES // dtype.itemsize)
+                pieces = (_bytes(part.in_fp32()) for part in parts)  # one after the other: the GPU has no room for all
             else:
-                room.copy_(tensor)
+                tensor = values_of(content).contiguous()
+                shape, dtype, where = tensor.shape, tensor.dtype, tensor.device.type
+                pieces = iter(_bytes(tensor).split(PIECE_BYTES))
+            room = self._room(item.index, shape, dtype)
+            both = zip(pieces, _bytes(room).split(PIECE_BYTES), strict=True)
+            if where == "cuda":
+                self._through_pinned_memory(both)
+            else:
+                for piece, place in both:
+                    place.copy_(piece)
         return room
 
-    def _room(self, index: Any, tensor: torch.Tensor) -> torch.Tensor:
+    def _room(self, index: Any, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         room = self._rooms.get(index)
-        if room is None or room.shape != tensor.shape or room.dtype != tensor.dtype:
-            memory = torch.from_numpy(np.empty(tensor.nbytes, np.uint8))  # numpy asks for huge pages, torch does not
-            room = self._rooms[index] = memory.view(tensor.dtype).view(tensor.shape)
+        if room is None or room.shape != shape or room.dtype != dtype:
+            nbytes = shape.numel() * dtype.itemsize
+            memory = torch.from_numpy(np.empty(nbytes, np.uint8))  # numpy asks for huge pages, torch does not
+            room = self._rooms[index] = memory.view(dtype).view(shape)
         return room
 
     @contextlib.contextmanager
@@ -69,12 +81,12 @@ class Copier:
         with torch.cuda.stream(self._pinned.stream):
             yield
 
-    def _through_pinned_memory(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """Bytes by way of two buffers: one is filled by the GPU while the other is emptied."""
+    def _through_pinned_memory(self, pieces: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Bytes, of and to, by way of two buffers: one is filled by the GPU while the other is emptied."""
         if not hasattr(self._pinned, "buffers"):
             self._pinned.buffers = [torch.empty(PIECE_BYTES, dtype=torch.uint8).pin_memory() for _ in range(2)]
         under_way: deque[tuple[torch.cuda.Event, torch.Tensor, torch.Tensor]] = deque()
-        for number, (piece, place) in enumerate(zip(source.split(PIECE_BYTES), target.split(PIECE_BYTES), strict=True)):
+        for number, (piece, place) in enumerate(pieces):
             if len(under_way) == 2:
                 _arrive(*under_way.popleft())
             buffer = self._pinned.buffers[number % 2][: len(piece)]
@@ -96,9 +108,10 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def values_of(content: Content) -> torch.Tensor:
-    """The values of a tensor or maker, in a precision that torch.load knows."""
-    tensor = content() if callable(content) else content
-    return tensor.dequantize() if "dequantize" in type(tensor).__dict__ else tensor.detach()
+    """The values of a tensor or Remainders, in a precision that torch.load knows."""
+    if isinstance(content, Remainders):
+        return content.in_fp32()
+    return content.dequantize() if "dequantize" in type(content).__dict__ else content.detach()
 
 
 def constant(content: Content) -> Callable[[], Content]:

@@ -38,6 +38,13 @@ class Remainders:
         part = tuple(slice(first, first + length) for first, length in zip(offsets, lengths, strict=True))
         return Remainders(weights=self.weights[part], low=self.low[part])
 
+    def flat_parts(self, elements: int) -> Iterator[Remainders]:
+        """Flattened, in parts of at most so many elements."""
+        for weights, low in zip(
+            self.weights.reshape(-1).split(elements), self.low.reshape(-1).split(elements), strict=True
+        ):
+            yield Remainders(weights=weights, low=low)
+
     def in_fp32(self) -> torch.Tensor:
         """The copy. The weight is its upper half, one more where the lower half, read as int16, is negative.
 
