@@ -27,13 +27,6 @@ def use_compiled_helpers() -> None:
     replace(dataset_utils, "compile_helpers", lambda: None, why=why)
 
 
-def hide_idle_wandb() -> None:
-    """Let Megatron find no wandb where `--wandb-project` is not given. Call it before Megatron is imported: 0.19.2
-    imports it for its timers, 0.3 s, and uses it only with that flag."""
-    if not any(word.startswith("--wandb-project") for word in sys.argv):
-        sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]  # an import of it fails
-
-
 def read_tokenizers_with(read: Callable[[Any], Any | None]) -> None:
     """Have `read` make the ranks' tokenizer.
 

@@ -50,9 +50,9 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
 
     startup.done("torch")
 
-    from ..backend import wheel_fixes
+    from ..backend import wandb_fixes
 
-    wheel_fixes.hide_idle_wandb()
+    wandb_fixes.hide_idle_wandb()
     enable(early.device)
     print("\n".join(["patches", *APPLIED]))
 
@@ -131,10 +131,12 @@ def _pretrain(reporter: Reporter, device: str) -> None:
 
 def _prepare_backend(args: Any, reporter: Reporter) -> None:
     """What these arguments want of it."""
-    from ..backend import background_save, checkpoint_fixes, te_attention, z_loss
+    from ..backend import background_save, checkpoint_fixes, te_attention, wandb_fixes, z_loss
 
     if args.background_save:
         background_save.save_in_the_background(args)
+    if args.wandb_project:
+        wandb_fixes.log_complete_checkpoints()
     if args.keep_checkpoints:
         checkpoint_fixes.keep_newest(args.keep_checkpoints)
     if args.z_loss:

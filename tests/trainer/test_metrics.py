@@ -14,7 +14,7 @@ from megatron_patch.trainer.hardware import peak_tflops
 from megatron_patch.trainer.metrics import MetricsFile, step_record
 from megatron_patch.trainer.progress import TrainingProgress
 
-from .harness import SEQ_LENGTH, Run, train
+from .harness import SEQ_LENGTH, Run, complete_iterations, launch, train
 
 BATCH = 8
 
@@ -199,3 +199,18 @@ def test_weights_and_biases(tmp_path: Path, data: Path, monkeypatch: pytest.Monk
     train(tmp_path, data, f"--train-iters 3 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}")
     (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"lm loss" in run.read_bytes()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_weights_and_biases_hear_of_the_last_save(
+    tmp_path: Path, data: Path, processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged there when it is written, which may be after the last step and the last validation."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    flags = f"--train-iters 3 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}"
+    flags += f" --save {tmp_path}/checkpoints --save-interval 5 --background-save"
+    run = launch(tmp_path, data, flags, processes=processes, script=Path(__file__).with_name("slow_save.py"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert complete_iterations(tmp_path / "checkpoints") == [3]
+    (offline,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"iter_0000003" in offline.read_bytes()
