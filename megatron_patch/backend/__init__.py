@@ -83,6 +83,7 @@ def _mend_everywhere() -> None:
     optimizer_fixes.mend_native_adam_resume()
     optimizer_fixes.mend_offloaded_adam_resume()
     optimizer_shards.save_where_it_lies()
+    optimizer_shards.read_where_it_lies()
     background_save.use_own_writer()
     dcp_reader.read_in_threads()
     checkpoint_fixes.mend_checkpoints()

@@ -15,6 +15,7 @@ import torch
 
 from .patching import BackendError, wrap
 
+GATHERS = "0.19.2 gathers 12 bytes a parameter in every rank's RAM"
 Place = tuple[str, tuple[int, ...]]
 """Key of a tensor in a checkpoint, and where in it a block begins."""
 
@@ -79,19 +80,15 @@ Megatron saves and loads, their tensors are on `meta`."""
 
 
 def save_where_it_lies() -> None:
-    """Save and load the distributed optimizer without gathering it, and without copies of it.
+    """Describe the distributed optimizer to Megatron's checkpoints without gathering it.
 
     Megatron 0.19.2 gathers a whole stage in the RAM of every data-parallel rank, on saving and on loading: for 8B 96 GB
     each. It writes the 16 bits that Transformer Engine's compact optimizer keeps of a weight's fp32 copy as if they
     were that copy, and another form of the optimizer would go on from them.
     """
-    from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-    why = "0.19.2 gathers 12 bytes a parameter in every rank's RAM"
-    to_mend: list[Callable[[], None]] = []
-
-    @wrap(DistributedOptimizer, "sharded_param_state_fully_reshardable", why=why)
+    @wrap(DistributedOptimizer, "sharded_param_state_fully_reshardable", why=GATHERS)
     def describe(
         original: Callable[..., Any], self: Any, model: Any, is_loading: bool = False, metadata: Any = None
     ) -> dict[int, dict[str, list[Any]]]:
@@ -104,12 +101,21 @@ def save_where_it_lies() -> None:
             for number, parameter, start, end in _own_ranges(self)
         }
 
-    @wrap(MCoreLoadPlanner, "resolve_tensor", why=why)
+
+def read_where_it_lies() -> None:
+    """Read what was described so into the place where it is kept: no copy of it is made."""
+    from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
+    from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    to_mend: list[Callable[[], None]] = []
+
+    @wrap(MCoreLoadPlanner, "resolve_tensor", why=GATHERS)
     def resolve(original: Callable[..., Any], self: Any, item: Any) -> torch.Tensor:
         kept = REMAINDERS.get(place_of(item.dest_index))
         return original(self, item) if kept is None else torch.empty(item.lengths, device=kept.low.device)
 
-    @wrap(MCoreLoadPlanner, "commit_tensor", why=why)
+    @wrap(MCoreLoadPlanner, "commit_tensor", why=GATHERS)
     def commit(original: Callable[..., Any], self: Any, item: Any, tensor: torch.Tensor) -> None:
         kept = REMAINDERS.get(place_of(item.dest_index))
         if kept is None:
@@ -117,10 +123,8 @@ def save_where_it_lies() -> None:
         else:
             to_mend.append(kept.narrowed(item.dest_offsets, item.lengths).keep(tensor))
 
-    @wrap(DistributedOptimizer, "load_parameter_state_from_fully_reshardable", why=why)
+    @wrap(DistributedOptimizer, "load_parameter_state_from_fully_reshardable", why=GATHERS)
     def load(original: Callable[..., Any], self: Any, loaded: dict[int, dict[str, list[torch.Tensor]]]) -> None:
-        from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
-
         if not isinstance(self.optimizer, HybridDeviceOptimizer):  # which has made new tensors of those that were read
             for number, parameter, start, end in _own_ranges(self):
                 for key, state in _states(self, parameter, start, end).items():
