@@ -98,20 +98,21 @@ class _AtomicTrackerFiles:
     def __init__(self, files: Any) -> None:
         self._files = files
         self.keep: int | None = None
+        """How many checkpoints stay when the tracker has been replaced; None: all."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._files, name)
 
     def open(self, path: str, mode: str = "r") -> Any:
         """As the built-in; used by 0.19.2 for the tracker alone."""
-        return self._replaced_when_closed(Path(path)) if mode == "w" else self._files.open(path, mode)
+        return self._tracker(Path(path)) if mode == "w" else self._files.open(path, mode)
 
     @contextmanager
-    def _replaced_when_closed(self, tracker: Path) -> Iterator[IO[str]]:
-        with _replaced_when_closed(tracker) as file:
+    def _tracker(self, path: Path) -> Iterator[IO[str]]:
+        with _replaced_when_closed(path) as file:
             yield file
         if self.keep is not None:
-            remove_older(tracker, self.keep)
+            remove_older(path, self.keep)
 
 
 def keep_newest(count: int) -> None:

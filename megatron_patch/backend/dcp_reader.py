@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,6 +11,7 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from .checkpoint_fixes import CheckpointError
 from .patching import wrap
+from .threads import own_cores
 
 MOST_READERS = 8
 """Threads of each rank; each holds one tensor of the checkpoint. A rank's share of the cores, if that is less."""
@@ -22,8 +22,7 @@ def read_in_threads() -> None:
 
     @wrap(FileSystemReader, "read_data", why="2.11 reads and unpacks one tensor after another: 1.3 GB/s at most")
     def read_data(original: Callable[..., Any], self: Any, plan: Any, planner: Any) -> Any:
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        pool = ThreadPoolExecutor(max(1, min(MOST_READERS, cores)))
+        pool = ThreadPoolExecutor(max(1, min(MOST_READERS, own_cores())))
 
         def read(item: Any) -> None:
             try:

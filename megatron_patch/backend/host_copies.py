@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from .optimizer_shards import Remainders
+from .threads import own_cores
 
 MOST_COPIERS = 8
 """Threads of each rank that copy from a GPU to RAM; half of its share of the cores, if that is less."""
@@ -30,8 +30,7 @@ class Copier:
     def __init__(self) -> None:
         self._rooms: dict[Any, torch.Tensor] = {}
         self._pinned = threading.local()
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        self._threads = ThreadPoolExecutor(max(1, min(MOST_COPIERS, cores // 2)))
+        self._threads = ThreadPoolExecutor(max(1, min(MOST_COPIERS, own_cores() // 2)))
 
     def copy(
         self, files: list[list[tuple[Any, Content]]], device: int, ready: torch.cuda.Event

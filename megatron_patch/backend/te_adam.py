@@ -14,8 +14,8 @@ def leave_state_in_place() -> None:
     """Save and load a distributed optimizer over `FusedAdam` without copies of its state.
 
     Megatron 0.19.2 asks for the whole state where it needs the groups, and gives it back. Transformer Engine 2.20 makes
-    fp32 copies of bf16 moments to answer, and new tensors of all that it is given: for 8B on one GPU 64 GB on saving,
-    112 GB on loading.
+    fp32 copies of bf16 moments to answer, and new tensors of all that it is given: by arithmetic, for 8B on one GPU
+    64 GB on saving and 112 GB on loading.
     """
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
     from transformer_engine.pytorch.optimizers import FusedAdam

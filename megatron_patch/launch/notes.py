@@ -158,13 +158,12 @@ def _memory_warnings(plan: Plan) -> Iterator[str]:
 
 def _disk_warnings(plan: Plan) -> Iterator[str]:
     free, each, done = free_disk(plan.output), plan.checkpoint_bytes, plan.resume_iteration or 0
-    saves, keep = plan.schedule.saves(done), plan.knobs.keep_checkpoints
-    most = min(saves, keep + (not done)) if keep else saves  # an older one goes when a newer one is complete
+    written, keep = plan.schedule.saves(done), plan.knobs.keep_checkpoints
+    beside = 0 if done else 1  # an older one goes when a newer one is complete; of a run that goes on one is there
+    most = min(written, keep + beside) if keep else written
     if each > free:
         yield f"one checkpoint takes about {gigabytes(each)}, the disk has {gigabytes(free)} free"
     elif most * each > free:
-        fitting = free // each - (not done)
-        change = (
-            f"MP_KEEP_CHECKPOINTS={fitting}" if fitting else "a larger SAVE_INTERVAL (position 19), or another disk"
-        )
+        fits = free // each - beside
+        change = f"MP_KEEP_CHECKPOINTS={fits}" if fits else "a larger SAVE_INTERVAL (position 19), or another disk"
         yield f"{most} checkpoints take about {gigabytes(most * each)}, the disk has {gigabytes(free)} free: {change}"
