@@ -35,8 +35,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from megatron_patch.families import LLAMA_3_1
-from megatron_patch.families.base import shape_to_hf_config
+from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models.config import model_to_hf_config
 
 CUT = {
     "datasets": "data of finetuning",
@@ -163,7 +163,8 @@ def import_bridge(size: str, cache: Path) -> None:
             (folder / part).parent.mkdir(parents=True)
             (folder / part).write_text(text)
     sys.meta_path.append(Cutter())
-    from megatron_patch.backend import te_libraries, wheel_fixes
+    from megatron_patch.backend import wheel_fixes
+    from megatron_patch.backend.gpu import libraries as te_libraries
 
     te_libraries.use_torchs_libraries()
     wheel_fixes.stand_in_for_fused_wgrad()
@@ -175,8 +176,8 @@ def import_bridge(size: str, cache: Path) -> None:
 
 def hf_config(size: str) -> str:
     """`config.json` of a size."""
-    shape = LLAMA_3_1.shape(size)
-    return json.dumps(shape_to_hf_config(shape, dtype="bfloat16", vocab_size=shape.vocab_size or 1024))
+    shape = LLAMA_3_1.size(size)
+    return json.dumps(model_to_hf_config(shape, dtype="bfloat16", vocab_size=shape.vocab_size or 1024))
 
 
 def configuration(args: argparse.Namespace) -> Any:

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from megatron_patch.backend.te_libraries import use_torchs_libraries
+from megatron_patch.backend.gpu.libraries import use_torchs_libraries
 
 TOKENS = 8192
 LINEARS = {

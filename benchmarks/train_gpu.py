@@ -28,11 +28,11 @@ sys.path.insert(0, str(REPOSITORY))
 from gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
 from gpu_table import compare, measure, table  # noqa: E402
 
-from megatron_patch.families import LLAMA_3_1, SHAPES  # noqa: E402
+from megatron_patch.models import LLAMA_3_1, MODELS  # noqa: E402
 
 for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes the list of valid sizes
-    SHAPES[_name] = LLAMA_3_1.shapes[_name] = replace(  # type: ignore[index]
-        LLAMA_3_1.shape(_size), name=_name, num_layers=_layers
+    MODELS[_name] = LLAMA_3_1.sizes[_name] = replace(  # type: ignore[index]
+        LLAMA_3_1.size(_size), name=_name, num_layers=_layers
     )
 
 from megatron_patch.launch.command import build_command  # noqa: E402

@@ -9,6 +9,6 @@ from toolkits.project_python import use_project_python
 
 if __name__ == "__main__":
     use_project_python()
-    from megatron_patch.checkpoint.nemo import main
+    from megatron_patch.nemo.convert import main
 
     sys.exit(main(sys.argv[1:], "hf2mcore", "convert_from_hf_to_nemo2.py"))

@@ -10,6 +10,6 @@ from toolkits.project_python import use_project_python
 
 if __name__ == "__main__":
     use_project_python()
-    from megatron_patch.launch.nemo.door import main
+    from megatron_patch.nemo.cli import main
 
     sys.exit(main(sys.argv[1:], os.environ, "finetune"))

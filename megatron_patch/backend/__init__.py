@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 
-from .patching import APPLIED, BackendError, check_versions
+from megatron_patch.backend.patching import APPLIED, BackendError, check_versions
 
 __all__ = ["APPLIED", "BackendError", "enable"]
 
@@ -43,7 +43,8 @@ def enable(device: str) -> None:
 
 
 def _enable_cpu() -> None:
-    from . import cpu_device, cpu_megatron
+    from megatron_patch.backend.cpu import device as cpu_device
+    from megatron_patch.backend.cpu import megatron as cpu_megatron
 
     if "megatron.core" in sys.modules:
         raise BackendError("enable('cpu') must be called before megatron is imported")
@@ -58,7 +59,9 @@ def _enable_cpu() -> None:
 def _enable_cuda() -> None:
     import torch
 
-    from . import gradient_guard, offload_fixes, te_libraries, wheel_fixes
+    from megatron_patch.backend import wheel_fixes
+    from megatron_patch.backend.gpu import gradient_guard, offload_fixes
+    from megatron_patch.backend.gpu import libraries as te_libraries
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
@@ -69,7 +72,9 @@ def _enable_cuda() -> None:
     offload_fixes.mend_fine_grained_offloading()
     _mend_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:
-        from . import te_adam, te_cross_entropy, te_kernels
+        from megatron_patch.backend.gpu import adam as te_adam
+        from megatron_patch.backend.gpu import cross_entropy as te_cross_entropy
+        from megatron_patch.backend.gpu import kernels as te_kernels
 
         te_adam.leave_state_in_place()
         te_cross_entropy.use_in_place_cross_entropy()
@@ -77,7 +82,9 @@ def _enable_cuda() -> None:
 
 
 def _mend_everywhere() -> None:
-    from . import background_save, checkpoint_fixes, dcp_reader, optimizer_fixes, optimizer_shards, wheel_fixes
+    from megatron_patch.backend import wheel_fixes
+    from megatron_patch.backend.saving import asynchronous as background_save
+    from megatron_patch.backend.saving import checkpoint_fixes, dcp_reader, optimizer_fixes, optimizer_shards
 
     wheel_fixes.use_compiled_helpers()
     optimizer_fixes.mend_native_adam_resume()

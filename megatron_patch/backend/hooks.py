@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .patching import wrap
+from megatron_patch.backend.patching import wrap
 
 LOSS_KEY = "lm loss"
 """Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""

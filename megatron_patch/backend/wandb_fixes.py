@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .background_save import wait_for_last_save
-from .patching import wrap
+from megatron_patch.backend.patching import wrap
+from megatron_patch.backend.saving.asynchronous import wait_for_last_save
 
 LOOKS_EVERY = 0.1
 """Seconds."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .patching import BackendError, replace, wrap
+from megatron_patch.backend.patching import BackendError, replace, wrap
 
 
 def use_compiled_helpers() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .patching import replace
+from megatron_patch.backend.patching import replace
 
 CHUNK_BYTES = 128 << 20
 """Most bytes of fp32 that a pass over the logits holds at once."""

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 sys.exit(main(sys.argv[1:]))

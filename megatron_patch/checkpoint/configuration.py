@@ -9,8 +9,8 @@ from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import read_config
-from megatron_patch.data.pieces import find_sentencepiece
-from megatron_patch.families import shape_of_facts, shape_to_hf_config
+from megatron_patch.data.sentencepiece import find_sentencepiece
+from megatron_patch.models import model_of_facts, model_to_hf_config
 
 PLAN = "plan.json"
 """What a training run of ours leaves in its output folder."""
@@ -74,7 +74,7 @@ def _of_plan(file: Path) -> Configuration:
     try:
         plan = json.loads(file.read_text())
         tokenizer = Path(plan["tokenizer"]["path"])
-        config = shape_to_hf_config(shape_of_facts(plan["shape"]), dtype="bfloat16", vocab_size=plan["vocab_size"])
+        config = model_to_hf_config(model_of_facts(plan["shape"]), dtype="bfloat16", vocab_size=plan["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: says no architecture ({error!r}): give HF_CKPT_PATH") from None
     if not tokenizer.is_dir():

@@ -23,13 +23,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.locate import RELEASE, TRACKER
-from megatron_patch.checkpoint.sources import (
-    BLOCK_BYTES,
-    BlockMaker,
-    MegatronReader,
-    open_source,
-    rows_per_block,
-)
+from megatron_patch.checkpoint.sources import BLOCK_BYTES, BlockMaker, MegatronReader, open_source, rows_per_block
 from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, Block, write_torch_dist
 from megatron_patch.checkpoint.weights import (
@@ -42,14 +36,14 @@ from megatron_patch.checkpoint.weights import (
     pad_vocabulary,
     stacked_shape,
 )
-from megatron_patch.families import VOCAB_ALIGNMENT, Shape, padded_vocab_size
+from megatron_patch.models import VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
     """What both directions need to know."""
 
-    shape: Shape
+    shape: ModelConfig
     vocab_size: int
     """Unpadded."""
     precision: str

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_patch.checkpoint.carry_out import carry_out
 from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
+from megatron_patch.checkpoint.run_conversion import carry_out
 
 
 def export_hf(

@@ -14,8 +14,8 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.locate import TRACKER
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
 from megatron_patch.checkpoint.weights import hf_shapes
-from megatron_patch.data.pieces import find_sentencepiece
-from megatron_patch.families import BESIDE_THE_WEIGHTS, ConfigError, Family, Shape, shape_from_hf_config
+from megatron_patch.data.sentencepiece import find_sentencepiece
+from megatron_patch.models import BESIDE_THE_WEIGHTS, ConfigError, Family, ModelConfig, model_from_hf_config
 
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -41,7 +41,7 @@ class HFFolder:
 
     path: Path
     config: dict[str, Any]
-    shape: Shape
+    shape: ModelConfig
     tensors: dict[str, TensorEntry]
     """By name; empty for a pickle folder, whose tensors only torch can list."""
     pickles: list[Path] = field(default_factory=list)
@@ -54,7 +54,7 @@ class HFFolder:
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding, unpadded."""
-        assert self.shape.vocab_size is not None  # shape_from_hf_config demands it
+        assert self.shape.vocab_size is not None  # model_from_hf_config demands it
         return self.shape.vocab_size
 
     @property
@@ -95,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def shape_of(config: Mapping[str, Any], file: str, family: Family, size: str) -> Shape:
+def shape_of(config: Mapping[str, Any], file: str, family: Family, size: str) -> ModelConfig:
     """The architecture facts of a `config.json`, held against the named size.
 
     Args:
@@ -108,11 +108,11 @@ def shape_of(config: Mapping[str, Any], file: str, family: Family, size: str) ->
     if config.get("model_type") != family.hf_model_type:
         problems.append(f"{file}: model_type is {config.get('model_type')!r}; supported: {family.hf_model_type!r}")
     try:
-        shape = shape_from_hf_config(config, size, file)
+        shape = model_from_hf_config(config, size, file)
     except (ConfigError, TypeError, KeyError) as error:
         raise CheckpointError([*problems, str(error)]) from None
     if size != "auto":
-        problems += [f"{file}: {line}" for line in disagreements(shape, family.shape(size))]
+        problems += [f"{file}: {line}" for line in disagreements(shape, family.size(size))]
     for name, wanted in MEGATRON_ROPE.items():
         if shape.rope_scaling and getattr(shape.rope_scaling, name) != wanted:
             found = getattr(shape.rope_scaling, name)
@@ -126,10 +126,10 @@ def shape_of(config: Mapping[str, Any], file: str, family: Family, size: str) ->
     return shape
 
 
-def disagreements(found: Shape, named: Shape) -> list[str]:
+def disagreements(found: ModelConfig, named: ModelConfig) -> list[str]:
     """One line for each architecture fact in which `found` is not `named`. Longer vocabularies are accepted."""
     lines = []
-    for fact in fields(Shape):
+    for fact in fields(ModelConfig):
         if fact.name in BESIDE_THE_WEIGHTS:
             continue
         mine, theirs = getattr(found, fact.name), getattr(named, fact.name)
@@ -201,7 +201,7 @@ def _indexed(path: Path) -> dict[str, TensorEntry]:
 
 
 def select_tensors(
-    entries: dict[str, TensorEntry], shape: Shape, path: Path, notes: list[str]
+    entries: dict[str, TensorEntry], shape: ModelConfig, path: Path, notes: list[str]
 ) -> dict[str, TensorEntry]:
     """Of what a folder holds, the tensors of the architecture; everything else is a problem or a note.
 

@@ -19,7 +19,7 @@ from megatron_patch.checkpoint.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.sources import BlockMaker, open_source, rows_per_block
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES
 from megatron_patch.checkpoint.weights import Tensor, megatron_tensors, stacked_shape
-from megatron_patch.families import LLAMA_3_1, Family
+from megatron_patch.models import LLAMA_3_1, Family
 
 THREADS = 8
 """Most threads of a rank; each holds 64 MiB where it fuses, and as much again where it casts."""

@@ -21,7 +21,7 @@ from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import BETWEEN, TO_MEGATRON
 from megatron_patch.checkpoint.safetensors_io import ITEM_SIZES
 from megatron_patch.checkpoint.store import check_target, free_bytes
-from megatron_patch.families import LLAMA_3_1, VOCAB_ALIGNMENT, Shape, padded_vocab_size
+from megatron_patch.models import LLAMA_3_1, VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size
 
 AS_TYPED = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
 """PR as typed, by safetensors' spelling of the element type."""
@@ -32,7 +32,7 @@ class Job:
     """Everything that is known before the first byte is written."""
 
     options: Options
-    shape: Shape
+    shape: ModelConfig
     precision: str | None
     """fp32, fp16 or bf16; None until the Megatron checkpoint is opened that is to keep its own."""
     numel: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from megatron_patch.families import Shape
 from megatron_patch.launch.layout import tensor_parallel_problem
+from megatron_patch.models import ModelConfig
 
 
-def layout_problems(shape: Shape, tp: int, pp: int) -> list[str]:
+def layout_problems(shape: ModelConfig, tp: int, pp: int) -> list[str]:
     """Why Megatron could not load a model at this TP and PP; empty if it could."""
     problems = []
     why = tensor_parallel_problem(shape, tp)

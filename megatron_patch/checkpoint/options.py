@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.positions import (
     help_text,
     list_text,
 )
-from megatron_patch.launch.values import nearest, whole
+from megatron_patch.common.values import nearest, whole
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_patch.backend.torch_archive import ArchiveWriter, Promised
+from megatron_patch.backend.saving.torch_archive import ArchiveWriter, Promised
 from megatron_patch.checkpoint.convert import Conversion
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.layout import stage_layers

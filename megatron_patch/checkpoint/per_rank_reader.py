@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from megatron_patch.backend.torch_archive import Stored, read_archive
+from megatron_patch.backend.saving.torch_archive import Stored, read_archive
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.locate import PER_RANK_FILE, is_per_rank
 from megatron_patch.checkpoint.safetensors_io import FileCache

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_patch.families import FAMILIES, LLAMA_3_1
-from megatron_patch.launch.values import Kind, boolean, choice, text, whole
+from megatron_patch.common.values import Kind, boolean, choice, text, whole
+from megatron_patch.models import FAMILIES, LLAMA_3_1
 
-SIZES = (*LLAMA_3_1.shapes, "auto")
+SIZES = (*LLAMA_3_1.sizes, "auto")
 TO_MEGATRON, TO_HF, BETWEEN = "hf2mcore", "mcore2hf", "mcore2mcore"
 DIRECTIONS = (TO_MEGATRON, TO_HF, BETWEEN)
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -87,7 +87,7 @@ def list_text() -> str:
     lines = []
     for family in FAMILIES.values():
         lines.append(f"{family.name}  ({family.hf_architecture})")
-        for shape in family.shapes.values():
+        for shape in family.sizes.values():
             vocab = shape.vocab_size
             parameters = (
                 f"{shape.num_parameters() / 1e9:8.2f} B parameters" if vocab else "  vocabulary of its tokenizer"

@@ -22,8 +22,8 @@ from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
-from megatron_patch.families import LLAMA_3_1, Shape, shape_to_hf_config
 from megatron_patch.launch.vocabulary import count_ids
+from megatron_patch.models import LLAMA_3_1, ModelConfig, model_to_hf_config
 
 PERIOD = 1_000_003
 """Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
@@ -51,7 +51,7 @@ class _RandomSource(Source):
 
 def make_hf_checkpoint(
     target: Path,
-    shape: Shape,
+    shape: ModelConfig,
     *,
     precision: str = "bf16",
     vocab_size: int | None = None,
@@ -80,7 +80,7 @@ def make_hf_checkpoint(
     maker = BlockMaker(source, TORCH_DTYPES[element_type], target)
     with staged(target, {"format": "huggingface", "precision": precision, "random_seed": seed}) as stage:
         write_safetensors(stage, tensors, maker, workers, progress, shard_bytes)
-        config = shape_to_hf_config(shape, dtype=DTYPES[precision], vocab_size=vocab)
+        config = model_to_hf_config(shape, dtype=DTYPES[precision], vocab_size=vocab)
         if tokenizer is not None:
             config |= special_token_ids(tokenizer)
         copy_companions(tokenizer or stage.path, stage.path, config, precision)
@@ -94,7 +94,7 @@ def tokenizer_vocab_size(folder: Path) -> int:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
-    parser.add_argument("size", choices=list(LLAMA_3_1.shapes))
+    parser.add_argument("size", choices=list(LLAMA_3_1.sizes))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, copied along")
     parser.add_argument("--vocab-size", type=int, help="default: the size's own, else the tokenizer's")
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     parser.add_argument("--seed", type=int, default=1234)
     args = parser.parse_args()
-    shape = LLAMA_3_1.shape(args.size)
+    shape = LLAMA_3_1.size(args.size)
     if args.layers:
         shape = replace(shape, num_layers=args.layers)
     if args.tokenizer and not companions(args.tokenizer):

@@ -19,7 +19,7 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp_metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from megatron_patch.backend.dcp_writer import stream_items
+from megatron_patch.backend.saving.dcp_writer import stream_items
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.store import HashingFile, Stage

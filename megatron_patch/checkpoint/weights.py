@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from megatron_patch.families import Shape, padded_vocab_size
+from megatron_patch.models import ModelConfig, padded_vocab_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ LAYER_EXTRA_STATES = (
 MODEL_EXTRA_STATES = ("decoder.final_layernorm._extra_state",)
 
 
-def hf_shapes(shape: Shape, vocab_size: int) -> dict[str, tuple[int, ...]]:
+def hf_shapes(shape: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
     """Every Hugging Face tensor of a model and its shape.
 
     Args:
@@ -123,7 +123,7 @@ def hf_shapes(shape: Shape, vocab_size: int) -> dict[str, tuple[int, ...]]:
     return model | layers
 
 
-def megatron_tensors(shape: Shape, vocab_size: int) -> list[Tensor]:
+def megatron_tensors(shape: ModelConfig, vocab_size: int) -> list[Tensor]:
     """Every Megatron tensor of a model, each made of Hugging Face spans, in the order of a forward pass.
 
     Args:
@@ -146,7 +146,7 @@ def megatron_tensors(shape: Shape, vocab_size: int) -> list[Tensor]:
 
 
 def _layer_tensor(
-    name: str, layer: int, transform: str, sources: list[str], sizes: dict[str, tuple[int, ...]], shape: Shape
+    name: str, layer: int, transform: str, sources: list[str], sizes: dict[str, tuple[int, ...]], shape: ModelConfig
 ) -> Tensor:
     if transform == FUSED_QKV:
         head, per_group = shape.head_dim, shape.num_attention_heads // shape.num_query_groups

@@ -13,8 +13,8 @@ from megatron_patch.data.corpus import find_corpus
 from megatron_patch.data.engines import ENGINES, EngineError
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.merge import merge
-from megatron_patch.data.pieces import PiecesError, find_sentencepiece
 from megatron_patch.data.pretraining import Request, build, load
+from megatron_patch.data.sentencepiece import PiecesError, find_sentencepiece
 from megatron_patch.data.tokenizer import TokenizerError
 
 

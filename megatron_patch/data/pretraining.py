@@ -19,15 +19,15 @@ from typing import Any
 
 from rich.console import Console
 
-from megatron_patch.data.checksum import file_sha256
+from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.progress import WorkBar
 from megatron_patch.data.corpus import Corpus, find_corpus
 from megatron_patch.data.engines import Engine, EngineError, HuggingFace, SentencePiece, choose
 from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
 from megatron_patch.data.jsonl import DataError, ReadCounts
 from megatron_patch.data.merge import shard_prefix
-from megatron_patch.data.pieces import find_sentencepiece
-from megatron_patch.data.progress import WorkBar
 from megatron_patch.data.resumable import ResumableWriter
+from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.data.tokenizer import TextTokenizer, load_tokenizer
 
 AnyTokenizer = TextTokenizer | SentencePiece

@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
-from megatron_patch.data.pieces import count_pieces
+from megatron_patch.data.sentencepiece import count_pieces
 from megatron_patch.data.tokenizer import TokenizerError
 
 SPACE = "▁"

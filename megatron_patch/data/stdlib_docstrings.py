@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from .stdlib_text import is_validation, source_files, write_splits
+from megatron_patch.data.stdlib_text import is_validation, source_files, write_splits
 
 SHORTEST = 10
 """Characters: `See base class.` is an answer, an empty docstring is none."""

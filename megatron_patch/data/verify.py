@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.checksum import file_sha256
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data.index_head import HEAD, MAGIC, VERSION
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
 from megatron_patch.doctor.findings import Finding
-from megatron_patch.launch.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTALL = "run `make setup`"

@@ -66,8 +66,8 @@ def look_at_engine() -> dict[str, Any] | None:
 
     if importlib.util.find_spec("transformer_engine") is None or not torch.cuda.is_available():
         return None
-    from megatron_patch.backend.te_attention import describe
-    from megatron_patch.backend.te_libraries import cudnn_versions, use_torchs_libraries
+    from megatron_patch.backend.gpu.attention import describe
+    from megatron_patch.backend.gpu.libraries import cudnn_versions, use_torchs_libraries
 
     begin = time.perf_counter()
     settings = use_torchs_libraries()

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
 from megatron_patch.evaluation.models import Model, ModelError, prepare, remote_code
 from megatron_patch.evaluation.options import Request, UsageError, parse
 from megatron_patch.evaluation.run import Evaluation, Settings, evaluate
-from megatron_patch.launch.machine import installed_gpus, visible_gpus
 
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
 """Of the processes that accelerate starts, one for each GPU; the first one speaks and writes."""

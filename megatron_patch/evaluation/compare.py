@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
 from megatron_patch.evaluation.run import Evaluation, share_stderr
-from megatron_patch.report.bars import Bar, bar_chart
 
 SUMMARY, TABLE, CHART = "comparison.json", "comparison.md", "comparison.svg"
 Pair = tuple[dict[str, Any], dict[str, Any]]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_patch.common.values import Kind, choice, whole
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_problems
 from megatron_patch.evaluation.data import HARNESS
 from megatron_patch.evaluation.run import SCORINGS, Settings
-from megatron_patch.launch.values import Kind, choice, whole
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 VALUES: dict[str, tuple[Kind, str | None, str]] = {

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
 from megatron_patch.evaluation.run import Evaluation, share_stderr
-from megatron_patch.report.bars import Bar, bar_chart
 
 SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
 

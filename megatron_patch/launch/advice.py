@@ -96,7 +96,7 @@ def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
     if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
         return None
     limit = _limit(plan, config, layout)
-    fit = fit_memory(config, plan.knobs, plan.shape, plan.vocab_rows, layout, plan.device, limit)
+    fit = fit_memory(config, plan.knobs, plan.model, plan.vocab_rows, layout, plan.device, limit)
     return fit.memory.total, limit
 
 
@@ -106,8 +106,8 @@ def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:
     if plan.device == "cpu":
         ram = (plan.memory_limit + PROCESS_BYTES) * plan.layout.world_size
         return ram // layout.world_size - PROCESS_BYTES
-    _, before = overlap_of(plan.config, plan.knobs, plan.shape, plan.layout, plan.device)
-    _, after = overlap_of(config, plan.knobs, plan.shape, layout, plan.device)
+    _, before = overlap_of(plan.config, plan.knobs, plan.model, plan.layout, plan.device)
+    _, after = overlap_of(config, plan.knobs, plan.model, layout, plan.device)
     return plan.memory_limit + before - after
 
 
@@ -116,8 +116,8 @@ def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
     tp, pp = change.tp or old.tp, change.pp or old.pp
     world = old.world_size * change.ranks
     balance = balances(plan.knobs, plan.device)
-    cut = cut_layers(plan.shape, plan.vocab_rows, plan.config.seq_len, pp=pp, vp=old.vp, balance=balance)
-    if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.shape, tp):
+    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, vp=old.vp, balance=balance)
+    if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.model, tp):
         return None
     return replace(
         old,

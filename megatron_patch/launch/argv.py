@@ -17,7 +17,7 @@ Flags = list[str]
 
 OFFLOADED_MODULES = ("qkv_linear", "core_attn", "attn_proj")
 """Parts of a layer whose inputs AC=offload moves to the CPU in a pipeline; 0.19.2 has none for a dense MLP."""
-CPU_LAYERS = ("megatron_patch.backend.layers", "llama_layer_spec")
+CPU_LAYERS = ("megatron_patch.backend.cpu.layers", "local_layer_spec")
 """Module and function of the layer without Transformer Engine."""
 
 
@@ -41,19 +41,19 @@ def own_flags(plan: Plan) -> Flags:
 
 def model_flags(plan: Plan) -> Flags:
     """The Llama 3 architecture. Dropout is Megatron's 0.1 by default, Llama's is 0."""
-    shape = plan.shape
-    std = plan.knobs.init_std or shape.init_method_std
-    flags = ["--num-layers", str(shape.num_layers), "--hidden-size", str(shape.hidden_size)]
-    flags += ["--ffn-hidden-size", str(shape.ffn_hidden_size)]
-    flags += ["--num-attention-heads", str(shape.num_attention_heads), "--kv-channels", str(shape.head_dim)]
-    flags += ["--group-query-attention", "--num-query-groups", str(shape.num_query_groups)]
-    flags += ["--max-position-embeddings", str(shape.max_position_embeddings)]
-    flags += ["--position-embedding-type", "rope", "--rotary-base", str(int(shape.rope_theta))]
-    if shape.rope_scaling:
-        flags += ["--use-rope-scaling", "--rope-scaling-factor", repr(shape.rope_scaling.factor)]
-    flags += ["--normalization", "RMSNorm", "--norm-epsilon", repr(shape.norm_epsilon)]
+    model = plan.model
+    std = plan.knobs.init_std or model.init_method_std
+    flags = ["--num-layers", str(model.num_layers), "--hidden-size", str(model.hidden_size)]
+    flags += ["--ffn-hidden-size", str(model.ffn_hidden_size)]
+    flags += ["--num-attention-heads", str(model.num_attention_heads), "--kv-channels", str(model.head_dim)]
+    flags += ["--group-query-attention", "--num-query-groups", str(model.num_query_groups)]
+    flags += ["--max-position-embeddings", str(model.max_position_embeddings)]
+    flags += ["--position-embedding-type", "rope", "--rotary-base", str(int(model.rope_theta))]
+    if model.rope_scaling:
+        flags += ["--use-rope-scaling", "--rope-scaling-factor", repr(model.rope_scaling.factor)]
+    flags += ["--normalization", "RMSNorm", "--norm-epsilon", repr(model.norm_epsilon)]
     flags += ["--swiglu", "--disable-bias-linear", "--attention-dropout", "0", "--hidden-dropout", "0"]
-    if not shape.tie_embeddings:
+    if not model.tie_embeddings:
         flags += ["--untie-embeddings-and-output-weights"]
     return [*flags, "--init-method-std", repr(std)]
 
@@ -162,9 +162,11 @@ def kernel_flags(plan: Plan) -> Flags:
     flags = ["--attention-backend", attention_backend(plan)]
     if plan.device == "cuda":
         flags += ["--transformer-impl", "transformer_engine"]
-        if plan.config.pr != "fp16":  # backend/te_cross_entropy.py puts its kernel in the place of `native`
+        if plan.config.pr != "fp16":  # backend/gpu/cross_entropy.py puts its kernel in the place of `native`
             flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]
-        if plan.knobs.clip_grad > 0:  # backend/gradient_guard.py checks the norm instead, without waiting for the GPU
+        if (
+            plan.knobs.clip_grad > 0
+        ):  # backend/gpu/gradient_guard.py checks the norm instead, without waiting for the GPU
             flags += ["--no-check-for-nan-in-loss-and-grad"]
         flags += ["--allow-unfused-attention"] if plan.knobs.allow_unfused_attention else []
         return [*flags, "--no-masked-softmax-fusion", "--manual-gc", "--manual-gc-interval", "100"]

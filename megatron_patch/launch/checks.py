@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_patch.families import Shape
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.data_checks import DATA_CHECKS
 from megatron_patch.launch.environment import Environment
@@ -21,25 +20,26 @@ from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.reserved import EMITTED, FIXED
 from megatron_patch.launch.resolve import Step
 from megatron_patch.launch.schedule import count_iterations
+from megatron_patch.models import ModelConfig
 
 
-def check_tensor_parallel(*, tp: int, shape: Shape) -> Step:
+def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
     """Heads, FFN and vocabulary have to divide by TP."""
-    why = tensor_parallel_problem(shape, tp)
+    why = tensor_parallel_problem(model, tp)
     if why:
-        valid = ", ".join(map(str, valid_tensor_parallel(shape)))
+        valid = ", ".join(map(str, valid_tensor_parallel(model)))
         yield Problem(names=("TP", "MODEL_SIZE"), what=why, valid=f"TP {valid}")
 
 
-def check_pipeline_parallel(*, pp: int, shape: Shape, mp_vp: int) -> Step:
+def check_pipeline_parallel(*, pp: int, model: ModelConfig, mp_vp: int) -> Step:
     """The layers have to divide by PP, and by its chunks."""
     if mp_vp > 1 and pp == 1:
         yield Problem(names=("MP_VP", "PP"), what="chunks need a pipeline", valid="MP_VP 1, or PP > 1")
-    elif split_layers(shape.num_layers, pp, mp_vp) is None:
-        valid = ", ".join(map(str, valid_pipeline_parallel(shape, mp_vp)))
+    elif split_layers(model.num_layers, pp, mp_vp) is None:
+        valid = ", ".join(map(str, valid_pipeline_parallel(model, mp_vp)))
         names = ("PP", "MODEL_SIZE") if mp_vp == 1 else ("PP", "MODEL_SIZE", "MP_VP")
         cut = f"PP {pp}" if mp_vp == 1 else f"PP {pp} x MP_VP {mp_vp}"
-        what = f"neither {shape.num_layers} layers nor {shape.num_layers + 2} (with embedding and loss) divide by {cut}"
+        what = f"neither {model.num_layers} layers nor {model.num_layers + 2} (with embedding and loss) divide by {cut}"
         yield Problem(names=names, what=what, valid=f"PP {valid or 'with a smaller MP_VP'}")
 
 
@@ -75,9 +75,9 @@ def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step
         yield Problem(names=("SEQ_LEN", "CP", "TP", "SP"), what=what, valid=f"a multiple of {cp * tp}, or SP false")
 
 
-def check_length(*, seq_len: int, shape: Shape) -> Step:
+def check_length(*, seq_len: int, model: ModelConfig) -> Step:
     """No longer than the model was made for."""
-    limit = shape.max_position_embeddings
+    limit = model.max_position_embeddings
     if seq_len > limit:
         yield Problem(
             names=("SEQ_LEN", "MODEL_SIZE"), what=f"the model reads {limit} tokens at most", valid=f"<= {limit}"
@@ -122,12 +122,12 @@ def check_schedule(
         yield Problem(names=("WARMUP_TOKENS_OR_ITERS", end), what=what, valid=valid)
 
 
-def check_activations(*, ac: str, pp: int, device: str, shape: Shape, mp_vp: int, mp_ac_layers: int) -> Step:
+def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, mp_vp: int, mp_ac_layers: int) -> Step:
     """What recomputation and offloading need. Source: transformer_config.py, megatron-core 0.19.2."""
     if ac == "offload" and device == "cpu":
         what = "activations are already on the CPU, and offloading needs Transformer Engine"
         yield Problem(names=("AC",), what=what, valid="sel, full, false, none on the CPU")
-    limit = shape.num_layers - 1 if ac == "offload" else shape.num_layers // (pp * mp_vp)
+    limit = model.num_layers - 1 if ac == "offload" else model.num_layers // (pp * mp_vp)
     counts = ac == "full" or (ac == "offload" and pp == 1)
     if counts and mp_ac_layers > max(1, limit):
         what = f"more layers than {'can be offloaded' if ac == 'offload' else 'one model chunk has'}"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from megatron_patch.launch.argv import megatron_argv, offloads_modules
 from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.launch_time import note
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.started import note
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from megatron_patch.families import LLAMA_3_1, SHAPES
-from megatron_patch.launch.values import Kind, boolean, choice, real, text, whole
+from megatron_patch.common.values import Kind, boolean, choice, real, text, whole
+from megatron_patch.models import LLAMA_3_1, MODELS
 
-SIZES = (*LLAMA_3_1.shapes, "auto", *(name for name in SHAPES if name not in LLAMA_3_1.shapes))
+SIZES = (*LLAMA_3_1.sizes, "auto", *(name for name in MODELS if name not in LLAMA_3_1.sizes))
 
 
 def _position(meaning: str, kind: Kind, example: str) -> Any:

@@ -137,8 +137,8 @@ def make_plan(
     if problems:
         return None, environment, problems
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
-    shape = dataclasses.asdict(plan.shape) | {"vocab_rows": plan.vocab_rows}
-    problems, changes = compare_values(plan.earlier, values_of(plan), shape)
+    model = dataclasses.asdict(plan.model) | {"vocab_rows": plan.vocab_rows}
+    problems, changes = compare_values(plan.earlier, values_of(plan), model)
     problems += kubernetes.problems_of(plan) if emit else []
     if not environment.dry_run and not emit:
         problems += _refusals(plan)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from megatron_patch.launch.machine import (
+from megatron_patch.common.machine import (
     Gpu,
     available_memory,
     installed_gpus,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_patch.families import Shape
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import PLAIN_ADAM, Adam, Load, Memory, Precision, estimate
+from megatron_patch.models import ModelConfig
 
 MOST_BF16_SUMS = 16
 """Micro batches of one iteration up to which gradients are summed in bf16 (MP_GRAD_REDUCE=auto)."""
@@ -25,7 +25,7 @@ class Fit:
 
 
 def fit_memory(
-    config: RunConfig, knobs: Knobs, shape: Shape, rows: int, layout: Layout, device: str, limit: int | None
+    config: RunConfig, knobs: Knobs, model: ModelConfig, rows: int, layout: Layout, device: str, limit: int | None
 ) -> Fit:
     """The best way to keep the optimizer that fits; the smallest if none does.
 
@@ -41,7 +41,7 @@ def fit_memory(
         ways = [(adams[0], fractions[-1])]
     for adam, fraction in ways:
         load = Load(
-            shape=shape,
+            model=model,
             vocab_rows=rows,
             layout=layout,
             precision=_precision(config, gradient_bf16, adam, device),

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from megatron_patch.common.values import Kind, choice, nearest, real, switch, text, whole
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.tp_overlap import METHODS
-from megatron_patch.launch.values import Kind, choice, nearest, real, switch, text, whole
 
 
 def _knob(default: Any, meaning: str, kind: Kind) -> Any:

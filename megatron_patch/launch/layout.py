@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_patch.families import VOCAB_ALIGNMENT, Shape
+from megatron_patch.models import VOCAB_ALIGNMENT, ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,30 +71,30 @@ def split_layers(num_layers: int, pp: int, vp: int) -> tuple[tuple[int, ...], bo
 
 
 def cut_layers(
-    shape: Shape, vocab_rows: int, seq_len: int, *, pp: int, vp: int, balance: bool
+    model: ModelConfig, vocab_rows: int, seq_len: int, *, pp: int, vp: int, balance: bool
 ) -> tuple[tuple[int, ...], bool] | None:
     """As split_layers; where the layers alone divide, balanced if that is asked for and leaves each chunk a layer."""
-    split = split_layers(shape.num_layers, pp, vp)
+    split = split_layers(model.num_layers, pp, vp)
     if split is None or split[1] or pp == 1 or not balance:
         return split
-    balanced = balanced_layers(shape, vocab_rows, seq_len, pp)
+    balanced = balanced_layers(model, vocab_rows, seq_len, pp)
     return (balanced, False) if min(balanced) >= vp else split
 
 
-def balanced_layers(shape: Shape, vocab_rows: int, seq_len: int, pp: int) -> tuple[int, ...]:
+def balanced_layers(model: ModelConfig, vocab_rows: int, seq_len: int, pp: int) -> tuple[int, ...]:
     """Layers of each pipeline rank so that all take about as long, the last with the LM head.
 
     Only the first and the last stage may differ from the others (`--decoder-first-pipeline-num-layers` and its twin).
     The head counts as many layers as it has their floating-point operations; attention's count 1.6 times, which is
     how much slower they run (docs/performance.md).
     """
-    attention = 1.6 * 2 * seq_len * shape.head_dim * shape.num_attention_heads
-    head = 2 * shape.hidden_size * vocab_rows / (2 * shape.parameters_per_layer() + attention)
+    attention = 1.6 * 2 * seq_len * model.head_dim * model.num_attention_heads
+    head = 2 * model.hidden_size * vocab_rows / (2 * model.parameters_per_layer() + attention)
     middle = max(1, pp - 2)
-    candidates = [(shape.num_layers // pp,) * pp]
+    candidates = [(model.num_layers // pp,) * pp]
     for last in range(1, candidates[0][0]):
-        for first in range(1, shape.num_layers - last + 1):
-            each, left = divmod(shape.num_layers - first - last, middle)
+        for first in range(1, model.num_layers - last + 1):
+            each, left = divmod(model.num_layers - first - last, middle)
             if left == 0 and (each > 0) == (pp > 2):
                 candidates.append((first, *(each,) * (pp - 2), last))
 
@@ -111,32 +111,32 @@ def chunk_layers(stage_layers: tuple[int, ...], vp: int) -> tuple[int, ...]:
     return tuple(layers // vp + (chunk < layers % vp) for chunk in range(vp) for layers in stage_layers)
 
 
-def tensor_parallel_problem(shape: Shape, tp: int) -> str | None:
+def tensor_parallel_problem(model: ModelConfig, tp: int) -> str | None:
     """Why a model cannot be cut over TP ranks; None if it can.
 
     TP may exceed the KV heads if it is a multiple of them: every rank then gets the whole key and value of its group
     by one more all-gather. Source: `get_query_key_value_tensors` in attention.py, megatron-core 0.19.2.
     """
-    if shape.num_attention_heads % tp:
-        return f"{shape.num_attention_heads} attention heads do not divide by it"
-    if shape.num_query_groups % tp and tp % shape.num_query_groups:
-        return f"{shape.num_query_groups} KV heads are neither a multiple nor a divisor of it"
-    if shape.ffn_hidden_size % tp:
-        return f"the FFN's {shape.ffn_hidden_size} columns do not divide by it"
+    if model.num_attention_heads % tp:
+        return f"{model.num_attention_heads} attention heads do not divide by it"
+    if model.num_query_groups % tp and tp % model.num_query_groups:
+        return f"{model.num_query_groups} KV heads are neither a multiple nor a divisor of it"
+    if model.ffn_hidden_size % tp:
+        return f"the FFN's {model.ffn_hidden_size} columns do not divide by it"
     if VOCAB_ALIGNMENT % tp:
         return f"the vocabulary, padded to a multiple of {VOCAB_ALIGNMENT}, does not divide by it"
     return None
 
 
-def valid_tensor_parallel(shape: Shape) -> list[int]:
+def valid_tensor_parallel(model: ModelConfig) -> list[int]:
     """Every TP that the model allows."""
-    return [tp for tp in range(1, shape.num_attention_heads + 1) if tensor_parallel_problem(shape, tp) is None]
+    return [tp for tp in range(1, model.num_attention_heads + 1) if tensor_parallel_problem(model, tp) is None]
 
 
-def valid_pipeline_parallel(shape: Shape, vp: int) -> list[int]:
+def valid_pipeline_parallel(model: ModelConfig, vp: int) -> list[int]:
     """Every PP that the model allows with this many chunks per rank."""
-    sizes = range(1 if vp == 1 else 2, shape.num_layers + 1)
-    return [pp for pp in sizes if split_layers(shape.num_layers, pp, vp) is not None]
+    sizes = range(1 if vp == 1 else 2, model.num_layers + 1)
+    return [pp for pp in sizes if split_layers(model.num_layers, pp, vp) is not None]
 
 
 def divisors(number: int) -> list[int]:

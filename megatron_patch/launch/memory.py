@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from megatron_patch.families import Shape
 from megatron_patch.launch.layout import Layout
+from megatron_patch.models import ModelConfig
 
 PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
@@ -92,7 +92,7 @@ class Memory:
 class Load:
     """What the ranks of a run have to hold: a model, how it is cut, and what passes through it."""
 
-    shape: Shape
+    model: ModelConfig
     vocab_rows: int
     """Padded."""
     layout: Layout
@@ -128,15 +128,15 @@ def _stage(load: Load, stage: int) -> Memory:
     The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them.
     Source: `_set_sub_optimizer_grads`, cpu_offloading/hybrid_optimizer.py of megatron-core 0.19.2.
     """
-    shape, layout, precision = load.shape, load.layout, load.precision
+    model, layout, precision = load.model, load.layout, load.precision
     layers, last = layout.stage_layers[stage], stage == layout.pp - 1
-    parameters = stage_parameters(shape, load.vocab_rows, layout, stage)
+    parameters = stage_parameters(model, load.vocab_rows, layout, stage)
     shards = layout.dp * layout.cp if load.distributed_optimizer else 1
     optimizer = parameters * precision.adam.bytes // shards
     offloaders_gradients = 4 * parameters // shards if load.offload_fraction > 0 else 0
     activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
     logits = logits_bytes(load) if last else 0
-    copies = step_copies(precision, parameters, layers * shape.parameters_per_layer() // layout.tp) // shards
+    copies = step_copies(precision, parameters, layers * model.parameters_per_layer() // layout.tp) // shards
     return Memory(
         weights=parameters * precision.weight,
         gradients=parameters * precision.gradient,
@@ -161,17 +161,17 @@ def step_copies(precision: Precision, parameters: int, in_layers: int) -> int:
     return gradients * parameters + (2 * in_layers if precision.fp8 else 0)
 
 
-def stage_parameters(shape: Shape, vocab_rows: int, layout: Layout, stage: int) -> int:
+def stage_parameters(model: ModelConfig, vocab_rows: int, layout: Layout, stage: int) -> int:
     """Parameters of one rank: matrices and embedding rows are cut over TP, norms are not.
 
     Tied embeddings exist once on a single stage, and on the first and the last of a pipeline.
     """
-    per_layer, norms = shape.parameters_per_layer(), 2 * shape.hidden_size
+    per_layer, norms = model.parameters_per_layer(), 2 * model.hidden_size
     total = layout.stage_layers[stage] * ((per_layer - norms) // layout.tp + norms)
-    table = vocab_rows * shape.hidden_size // layout.tp
+    table = vocab_rows * model.hidden_size // layout.tp
     first, last = stage == 0, stage == layout.pp - 1
-    tables = 1 if shape.tie_embeddings and (first or last) else first + last
-    return total + tables * table + (shape.hidden_size if last else 0)
+    tables = 1 if model.tie_embeddings and (first or last) else first + last
+    return total + tables * table + (model.hidden_size if last else 0)
 
 
 def in_flight(layout: Layout, stage: int) -> int:
@@ -208,7 +208,7 @@ def _activations(load: Load, layers: int, *, passes: int) -> int:
 
 def attention_input_bytes(load: Load) -> int:
     """What AC=offload moves in a pipeline: the inputs of qkv, attention and its projection."""
-    q, k = _attention_widths(load.shape)
+    q, k = _attention_widths(load.model)
     precision = load.precision
     linear = 1 if precision.fp8 else precision.activation
     heads = load.tokens * ((q + 2 * k) * precision.activation + q * linear)
@@ -225,8 +225,8 @@ def layer_bytes(load: Load) -> int:
     Under fp8 the inputs of the linear layers (2h, f) take one byte, and the attention output a second copy of q bytes.
     Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
     """
-    h, f = load.shape.hidden_size, load.shape.ffn_hidden_size
-    q, k = _attention_widths(load.shape)
+    h, f = load.model.hidden_size, load.model.ffn_hidden_size
+    q, k = _attention_widths(load.model)
     fp8, size = load.precision.fp8, load.precision.activation
     linear = 1 if fp8 else size
     outside = load.tokens * (2 * h * size + 2 * h * linear)
@@ -234,14 +234,14 @@ def layer_bytes(load: Load) -> int:
     return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp
 
 
-def _attention_widths(shape: Shape) -> tuple[int, int]:
+def _attention_widths(model: ModelConfig) -> tuple[int, int]:
     """Columns of all query heads, and of all KV heads."""
-    return shape.head_dim * shape.num_attention_heads, shape.head_dim * shape.num_query_groups
+    return model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
 
 
 def _residual_bytes(load: Load) -> int:
     """The residual stream at one place: a layer's input."""
-    return _cut_by_sequence(load.tokens * load.shape.hidden_size * load.precision.activation, load.layout)
+    return _cut_by_sequence(load.tokens * load.model.hidden_size * load.precision.activation, load.layout)
 
 
 def _cut_by_sequence(count: int, layout: Layout) -> int:
@@ -252,10 +252,10 @@ def logits_bytes(load: Load) -> int:
     """Logits, whose gradient takes their place, and the last hidden states (three times: raw, normed, their gradient).
 
     On the CPU there is also a softmax in fp32. The vocabulary is cut over TP.
-    Source: backend/te_cross_entropy.py; `cross_entropy.py` of megatron-core 0.19.2.
+    Source: backend/gpu/cross_entropy.py; `cross_entropy.py` of megatron-core 0.19.2.
     """
     precision = load.precision
-    hidden = _cut_by_sequence(3 * load.tokens * load.shape.hidden_size * precision.activation, load.layout)
+    hidden = _cut_by_sequence(3 * load.tokens * load.model.hidden_size * precision.activation, load.layout)
     each = precision.activation + (0 if precision.gpu else 4)
     return hidden + load.tokens * load.vocab_rows // load.layout.tp * each
 
@@ -269,11 +269,11 @@ def workspace_bytes(load: Load, *, last: bool) -> int:
     Args:
         last: the stage with the LM head.
     """
-    shape, tp = load.shape, load.layout.tp
+    model, tp = load.model, load.layout.tp
     if not load.precision.gpu:
         return 0
-    layer = (shape.parameters_per_layer() - 2 * shape.hidden_size) // tp
-    head = load.vocab_rows * shape.hidden_size // tp if last else 0
+    layer = (model.parameters_per_layer() - 2 * model.hidden_size) // tp
+    head = load.vocab_rows * model.hidden_size // tp if last else 0
     return WORKSPACE_BYTES + (layer + head) * 2
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from megatron_patch.common.machine import free_disk
 from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.handover import handover
-from megatron_patch.launch.machine import free_disk
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.warm_start import handover
 
 
 def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
@@ -67,8 +67,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
         )
     if plan.tp_overlap is not None:
         yield f"transfers of tensor parallelism run beside the products: {plan.tp_overlap} (MP_TP_OVERLAP=none)"
-    if layout.tp > plan.shape.num_query_groups:
-        yield f"TP is larger than the {plan.shape.num_query_groups} KV heads: ranks share one, at one more all-gather"
+    if layout.tp > plan.model.num_query_groups:
+        yield f"TP is larger than the {plan.model.num_query_groups} KV heads: ranks share one, at one more all-gather"
     if config.pr == "fp16" and plan.device == "cpu":
         yield "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32"
 

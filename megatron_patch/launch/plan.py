@@ -7,18 +7,18 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_patch.families import Shape
+from megatron_patch.common.machine import Gpu
 from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.corpus import Corpus
 from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.memory import Memory, Precision
 from megatron_patch.launch.resume import Earlier
 from megatron_patch.launch.schedule import Schedule
 from megatron_patch.launch.vocabulary import Tokenizer
 from megatron_patch.launch.weights import Weights
+from megatron_patch.models import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Plan:
     config: RunConfig
     knobs: Knobs
     cluster: Cluster | None
-    shape: Shape
+    model: ModelConfig
     vocab_size: int
     """Rows of the embedding before padding."""
     vocab_rows: int
@@ -91,6 +91,7 @@ class Plan:
 def to_json(plan: Plan) -> str:
     """plan.json: all facts of the run, and the values that the next start compares itself with."""
     content = dataclasses.asdict(plan)
+    content["shape"] = content.pop("model")
     content["values"] = values_of(plan)
     content["resume_iteration"] = plan.resume_iteration
     for inner in ("earlier", "config", "knobs"):  # `values` has the latter two, `earlier` would nest plan in plan

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.families import Shape, padded_vocab_size
+from megatron_patch.common.machine import Gpu
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.fit import fit_memory
 from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.layout import Layout, cut_layers
-from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.memory import (
     GPU_RESERVE_BYTES,
     PROCESS_BYTES,
@@ -26,6 +25,7 @@ from megatron_patch.launch.memory import (
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import Earlier
 from megatron_patch.launch.schedule import Schedule, count_iterations
+from megatron_patch.models import ModelConfig, padded_vocab_size
 
 
 def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
@@ -36,19 +36,19 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     """
     config = RunConfig(**{row.name: facts[row.name] for row in dataclasses.fields(RunConfig)})
     environment: Environment = facts["environment"]
-    shape, device = facts["shape"], facts["device"]
+    model, device = facts["model"], facts["device"]
     knobs = Knobs(**{row.name: facts[f"mp_{row.name}"] for row in dataclasses.fields(Knobs)})
     layout = _layout(config, knobs, facts)
     gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
-    overlap, buffers = overlap_of(config, knobs, shape, layout, device)
+    overlap, buffers = overlap_of(config, knobs, model, layout, device)
     limit = _memory_limit(environment, gpu, device, layout, buffers)
     rows = padded_vocab_size(facts["vocab_size"])
-    fit = fit_memory(config, knobs, shape, rows, layout, device, limit)
+    fit = fit_memory(config, knobs, model, rows, layout, device, limit)
     return Plan(
         config=config,
         knobs=knobs,
         cluster=facts["cluster"],
-        shape=shape,
+        model=model,
         vocab_size=facts["vocab_size"],
         vocab_rows=rows,
         tokenizer=facts["tokenizer"],
@@ -66,7 +66,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         tp_overlap=overlap,
         memory=fit.memory,
         memory_limit=limit,
-        checkpoint_bytes=checkpoint_bytes(shape.num_parameters(rows), fit.precision),
+        checkpoint_bytes=checkpoint_bytes(model.num_parameters(rows), fit.precision),
         background_save=_saves_in_background(knobs, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
         wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
@@ -77,7 +77,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
 
 def _layout(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Layout:
     rows, balance = padded_vocab_size(facts["vocab_size"]), balances(knobs, facts["device"])
-    cut = cut_layers(facts["shape"], rows, config.seq_len, pp=config.pp, vp=knobs.vp, balance=balance)
+    cut = cut_layers(facts["model"], rows, config.seq_len, pp=config.pp, vp=knobs.vp, balance=balance)
     assert cut is not None, "check_pipeline_parallel has let an impossible pipeline through"
     stage_layers, ends_count = cut
     return Layout(
@@ -117,7 +117,9 @@ def _schedule(config: RunConfig, knobs: Knobs, facts: Mapping[str, Any]) -> Sche
     )
 
 
-def overlap_of(config: RunConfig, knobs: Knobs, shape: Shape, layout: Layout, device: str) -> tuple[str | None, int]:
+def overlap_of(
+    config: RunConfig, knobs: Knobs, model: ModelConfig, layout: Layout, device: str
+) -> tuple[str | None, int]:
     """How transfers of tensor parallelism run beside products, None if they do not; and bytes of their buffers."""
     tokens = config.batch_size * config.seq_len // layout.cp
     name = tp_overlap.method(
@@ -130,7 +132,7 @@ def overlap_of(config: RunConfig, knobs: Knobs, shape: Shape, layout: Layout, de
         pr=config.pr,
         processes=layout.processes,
     )
-    return name, tp_overlap.buffer_bytes(name, tokens, shape.hidden_size)
+    return name, tp_overlap.buffer_bytes(name, tokens, model.hidden_size)
 
 
 def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout, buffers: int) -> int | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.knobs import VARIABLES
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
-from megatron_patch.launch.values import shown
 
 USAGE = "sh run_mcore_llama3_1.sh ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
 
@@ -61,14 +61,14 @@ def _row(name: str, text: str) -> str:
 
 
 def _title(plan: Plan) -> Iterator[str]:
-    shape, config = plan.shape, plan.config
-    parameters = shape.num_parameters(plan.vocab_size)
+    model, config = plan.model, plan.config
+    parameters = model.num_parameters(plan.vocab_size)
     size = f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
     padded = f" padded to {plan.vocab_rows}" if plan.vocab_rows != plan.vocab_size else ""
     yield _row(
         "model",
-        f"{shape.name}: {size} parameters, {shape.num_layers} layers, hidden {shape.hidden_size}, "
-        f"FFN {shape.ffn_hidden_size}, {shape.num_attention_heads} heads ({shape.num_query_groups} KV), "
+        f"{model.name}: {size} parameters, {model.num_layers} layers, hidden {model.hidden_size}, "
+        f"FFN {model.ffn_hidden_size}, {model.num_attention_heads} heads ({model.num_query_groups} KV), "
         f"vocabulary {plan.vocab_size}{padded}",
     )
     device = "CPU" if plan.device == "cpu" else plan.gpu.name if plan.gpu else "GPU"

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from megatron_patch.families import BESIDE_THE_WEIGHTS, SHAPES, ConfigError, Shape, shape_from_hf_config
 from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.corpus import CorpusError, read_blend
 from megatron_patch.launch.environment import Environment
@@ -18,6 +17,7 @@ from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.vocabulary import Tokenizer, TokenizerError, read_tokenizer, vocab_size_of_config
 from megatron_patch.launch.weights import EXPECTED, Weights, WeightsError, read_weights
+from megatron_patch.models import BESIDE_THE_WEIGHTS, MODELS, ConfigError, ModelConfig, model_from_hf_config
 
 Step = Iterator[Problem | tuple[str, Any]]
 """What a step yields: problems, and facts as (name, value)."""
@@ -57,35 +57,35 @@ def find_weights(*, pretrain_checkpoint_path: str) -> Step:
 def find_named_shape(*, model_size: str) -> Step:
     """The row of a named size."""
     if model_size != "auto":
-        yield "shape", SHAPES[model_size]
+        yield "model", MODELS[model_size]
 
 
 def find_auto_shape(*, model_size: str, weights: Weights) -> Step:
     """MODEL_SIZE=auto: the geometry of the checkpoint's config.json."""
     if model_size != "auto":
         return
-    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), f"{', '.join(SHAPES)}, or a checkpoint with it"
+    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), f"{', '.join(MODELS)}, or a checkpoint with it"
     if weights.config is None:
         yield Problem(names=names, what="auto needs a config.json in the checkpoint", valid=valid)
         return
     try:
-        shape = shape_from_hf_config(weights.config, "auto", f"{weights.path}/config.json")
+        model = model_from_hf_config(weights.config, "auto", f"{weights.path}/config.json")
     except (ConfigError, TypeError, ValueError) as error:
         yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
         return
-    unsupported = _unsupported(shape)
+    unsupported = _unsupported(model)
     for what in unsupported:
         yield Problem(names=names, what=what, valid="what Megatron's parser can express")
     if not unsupported:
-        yield "shape", shape
+        yield "model", model
 
 
-def _unsupported(shape: Shape) -> list[str]:
+def _unsupported(model: ModelConfig) -> list[str]:
     """Facts that a config.json can hold and Megatron's flags cannot."""
     found = []
-    if shape.rope_theta != int(shape.rope_theta):
-        found.append(f"rope_theta {shape.rope_theta} is not whole: --rotary-base takes whole numbers")
-    scaling = shape.rope_scaling
+    if model.rope_theta != int(model.rope_theta):
+        found.append(f"rope_theta {model.rope_theta} is not whole: --rotary-base takes whole numbers")
+    scaling = model.rope_scaling
     if scaling and (scaling.low_freq_factor, scaling.high_freq_factor) != (1.0, 4.0):
         found.append("RoPE frequency factors other than 1 and 4, which Megatron fixes")
     if scaling and scaling.original_max_position_embeddings != 8192:
@@ -93,18 +93,18 @@ def _unsupported(shape: Shape) -> list[str]:
     return found
 
 
-def compare_shape(*, model_size: str, shape: Shape, weights: Weights) -> Step:
+def compare_shape(*, model_size: str, model: ModelConfig, weights: Weights) -> Step:
     """A named size must be the checkpoint's."""
     if model_size == "auto" or weights.config is None:
         return
     names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
     try:
-        other = shape_from_hf_config(weights.config, model_size, "config.json")
+        other = model_from_hf_config(weights.config, model_size, "config.json")
     except (ConfigError, TypeError, ValueError) as error:
         yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
         return
-    for field in dataclasses.fields(Shape):
-        mine, theirs = getattr(shape, field.name), getattr(other, field.name)
+    for field in dataclasses.fields(ModelConfig):
+        mine, theirs = getattr(model, field.name), getattr(other, field.name)
         if field.name in BESIDE_THE_WEIGHTS or mine is None or mine == theirs:
             continue
         what = f"{field.name} is {mine} in {model_size} and {theirs} in the checkpoint's config.json"
@@ -138,9 +138,9 @@ def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
     yield Problem(names=names, what=f"no tokenizer: {wrong}", valid="MP_TOKENIZER_PATH=folder with tokenizer.json")
 
 
-def find_vocabulary(*, shape: Shape, tokenizer: Tokenizer, weights: Weights) -> Step:
+def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weights) -> Step:
     """Rows of the embedding, before padding; the tokenizer must fit in."""
-    size = shape.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
+    size = model.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
     if tokenizer.ids > size:
         what = f"the tokenizer has {tokenizer.ids} ids, the model {size} rows: {tokenizer.path}"
         valid = "a tokenizer with no more ids than the model"

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.families import BESIDE_THE_WEIGHTS
+from megatron_patch.common.values import shown
 from megatron_patch.launch.problems import Problem, label
-from megatron_patch.launch.values import shown
 from megatron_patch.launch.weights import is_complete, iteration_folder, iterations
+from megatron_patch.models import BESIDE_THE_WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +89,13 @@ def is_written(output: str) -> bool:
 
 
 def compare_values(
-    earlier: Earlier, values: Mapping[str, Any], shape: Mapping[str, Any]
+    earlier: Earlier, values: Mapping[str, Any], model: Mapping[str, Any]
 ) -> tuple[list[Problem], list[str]]:
     """What changed since the last start, if there is a checkpoint to go on from.
 
     Args:
         values: parsed values of this start, by position and variable name.
-        shape: of this start's model, as in plan.json.
+        model: of this start's model, as in plan.json.
     Returns:
         Changes that the checkpoint forbids, and notes about the others.
     """
@@ -103,12 +103,12 @@ def compare_values(
         return [], []
     if earlier.plan is None:
         return [], ["no plan.json beside the checkpoints: what changed since the last start cannot be told"]
-    problems = _compare_shape(earlier.plan.get("shape", {}), shape)
+    problems = _compare_shape(earlier.plan.get("shape", {}), model)
     notes = []
     before = earlier.plan.get("values", {})
     for name, value in values.items():
         old = before.get(name)
-        if name not in before or old == value or name == "MODEL_SIZE":  # the shape has said it, and better
+        if name not in before or old == value or name == "MODEL_SIZE":  # the model has said it, and better
             continue
         if name in FIXED:
             what = f"the checkpoints in OUTPUT_BASEPATH were made with {old}: {FIXED[name]}"

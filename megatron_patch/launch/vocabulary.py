@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.data.pieces import PiecesError, count_pieces, find_sentencepiece  # standard library only
+from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
 
 
 @dataclass(frozen=True, kw_only=True)

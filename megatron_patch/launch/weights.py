@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.families import shape_of_facts, shape_to_hf_config
+from megatron_patch.models import model_of_facts, model_to_hf_config
 
 TRACKER = "latest_checkpointed_iteration.txt"
 EXPECTED = (
@@ -161,7 +161,7 @@ def _mcore(folder: Path, step: int | None, target: Path) -> Weights:
 
 def _config_of_plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     """The geometry of an earlier run of ours, as a config.json says it."""
-    return shape_to_hf_config(shape_of_facts(plan["shape"]), dtype="bfloat16", vocab_size=plan["vocab_size"])
+    return model_to_hf_config(model_of_facts(plan["shape"]), dtype="bfloat16", vocab_size=plan["vocab_size"])
 
 
 def _tracker(folder: Path) -> str | None:

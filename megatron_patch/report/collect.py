@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.report.lines import Point
+from megatron_patch.charts.lines import Point
 
 SKIPPED = ("cache", "tensorboard", "logs", "data", "text", "node_modules")
 """Folders that hold nothing of interest, or far too much."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
+from megatron_patch.charts.lines import Point, Series, legend, line_chart
+from megatron_patch.charts.text import Text, Words, spans
 from megatron_patch.report.collect import Finding
-from megatron_patch.report.lines import Point, Series, legend, line_chart
-from megatron_patch.report.text import Text, Words, spans
 
 SAME, ACCUMULATED = "same input", "accumulated"
 """Modes of the check: each part on Hugging Face's input, or on what our own layers before it gave."""

@@ -7,10 +7,10 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
+from megatron_patch.charts.text import Text, Words, spans
 from megatron_patch.report import layer_check, scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, log_remarks, remarks
-from megatron_patch.report.text import Text, Words, spans
 
 HERE = Path(__file__).parent
 _SWITCH = """

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_patch.charts.text import Text, Words
 from megatron_patch.report.collect import Run
-from megatron_patch.report.text import Text, Words
 
 MOST_BYTES = 64 << 20
 """Of a run's logs that are read."""

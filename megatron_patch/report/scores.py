@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from megatron_patch.charts.bars import Bar, bar_chart
+from megatron_patch.charts.svg import COLORS
+from megatron_patch.charts.text import Text, Words, spans
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import INVENTED
-from megatron_patch.report.bars import Bar, bar_chart
 from megatron_patch.report.collect import Finding
-from megatron_patch.report.svg import COLORS
-from megatron_patch.report.text import Text, Words, spans
 
 CATEGORIES: dict[str, Words] = {
     "STEM": Text("STEM", "理工"),

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from megatron_patch.families import shape_of_facts
+from megatron_patch.charts.bars import stacked_bar
+from megatron_patch.charts.lines import Point, Series, legend, line_chart, smooth, value_range
+from megatron_patch.charts.svg import COLORS
+from megatron_patch.charts.text import Text, Words, compact, gigabytes, spans
+from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.launch.knobs import VARIABLES
 from megatron_patch.launch.memory import PROCESS_BYTES
-from megatron_patch.report.bars import stacked_bar
+from megatron_patch.models import model_of_facts
 from megatron_patch.report.collect import Run
-from megatron_patch.report.lines import Point, Series, legend, line_chart, smooth, value_range
-from megatron_patch.report.svg import COLORS
-from megatron_patch.report.text import Text, Words, compact, gigabytes, spans
-from megatron_patch.trainer.hardware import peak_tflops
 
 ITERATION = Text("iteration", "迭代")
 WIDE, HALF = 960.0, 470.0
@@ -122,7 +122,7 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
 
 
 def _model(facts: dict[str, Any], vocab_size: int) -> Words:
-    shape = shape_of_facts(facts)
+    shape = model_of_facts(facts)
     size, heads = compact(shape.num_parameters(vocab_size)), shape.num_attention_heads
     return Text(
         f"{shape.name}: {size} parameters, {shape.num_layers} layers, hidden {shape.hidden_size}, "

@@ -15,9 +15,9 @@ from megatron.core.utils import (
 )
 from megatron.training import get_args
 
-from ..backend.attention import rows_of_rank
-from ..backend.hooks import count_packed_tokens
-from .errors import DataError
+from megatron_patch.backend.cpu.attention import rows_of_rank
+from megatron_patch.backend.hooks import count_packed_tokens
+from megatron_patch.trainer.errors import DataError
 
 TOKEN_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 KEYS = (*TOKEN_KEYS, "attention_mask", "cu_seqlens", "max_seqlen")

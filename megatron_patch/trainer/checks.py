@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import TrainerError
+from megatron_patch.trainer.errors import TrainerError
 
 
 def refuse_contradictions(args: Any) -> None:

@@ -13,8 +13,8 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, Moc
 from megatron.training import get_args, get_tokenizer, print_rank_0
 from megatron.training.utils import get_blend_and_blend_per_split
 
-from .batch import reads_data
-from .index_cache import cache_folder, drop_torn_indices
+from megatron_patch.trainer.batch import reads_data
+from megatron_patch.trainer.index_cache import cache_folder, drop_torn_indices
 
 
 def provide_datasets(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:

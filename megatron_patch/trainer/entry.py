@@ -8,16 +8,16 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..backend import APPLIED, enable
-from . import BEGAN
-from .arguments import add_arguments, parse_early
-from .errors import TrainerError
-from .process import claim, end_with_launcher
-from .startup import Startup
-from .streams import Streams
+from megatron_patch.backend import APPLIED, enable
+from megatron_patch.trainer import BEGAN
+from megatron_patch.trainer.arguments import add_arguments, parse_early
+from megatron_patch.trainer.errors import TrainerError
+from megatron_patch.trainer.process import claim, end_with_launcher
+from megatron_patch.trainer.startup import Startup
+from megatron_patch.trainer.streams import Streams
 
 if TYPE_CHECKING:
-    from .reporter import Reporter
+    from megatron_patch.trainer.reporter import Reporter
 
 
 def main() -> None:
@@ -50,15 +50,15 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
 
     startup.done("torch")
 
-    from ..backend import wandb_fixes
+    from megatron_patch.backend import wandb_fixes
 
     wandb_fixes.hide_idle_wandb()
     enable(early.device)
     print("\n".join(["patches", *APPLIED]))
 
-    from ..backend import hooks
-    from .hardware import peak_tflops
-    from .reporter import Reporter
+    from megatron_patch.backend import hooks
+    from megatron_patch.common.hardware import peak_tflops
+    from megatron_patch.trainer.reporter import Reporter
 
     device = torch.cuda.get_device_name() if early.device == "cuda" else "CPU process"
     reporter = Reporter(streams, early.output_dir, peak_tflops(device), startup)
@@ -85,8 +85,8 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
 
 def _export(early: Any, reporter: Reporter) -> None:
     """Write the Hugging Face folder of the last iteration; a start that finds all iterations done comes here too."""
-    from ..checkpoint.errors import CheckpointError
-    from ..checkpoint.export import export_hf
+    from megatron_patch.checkpoint.errors import CheckpointError
+    from megatron_patch.checkpoint.export import export_hf
 
     try:
         for line in export_hf(early.output_dir, early.export_hf, overwrite=True):
@@ -102,13 +102,13 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
     from megatron.training.arguments import parse_and_validate_args
 
-    from ..backend import hooks, wheel_fixes
-    from .checks import refuse_contradictions
-    from .datasets import provide_datasets
-    from .sft import sft_provider
-    from .step import forward_step
-    from .summary import summary_lines
-    from .token_ids import token_ids
+    from megatron_patch.backend import hooks, wheel_fixes
+    from megatron_patch.trainer.checks import refuse_contradictions
+    from megatron_patch.trainer.datasets import provide_datasets
+    from megatron_patch.trainer.sft import sft_provider
+    from megatron_patch.trainer.step import forward_step
+    from megatron_patch.trainer.summary import summary_lines
+    from megatron_patch.trainer.token_ids import token_ids
 
     wheel_fixes.read_tokenizers_with(token_ids)
     gc.freeze()
@@ -131,7 +131,10 @@ def _pretrain(reporter: Reporter, device: str) -> None:
 
 def _prepare_backend(args: Any, reporter: Reporter) -> None:
     """What these arguments want of it."""
-    from ..backend import background_save, checkpoint_fixes, te_attention, wandb_fixes, z_loss
+    from megatron_patch.backend import wandb_fixes, z_loss
+    from megatron_patch.backend.gpu import attention as te_attention
+    from megatron_patch.backend.saving import asynchronous as background_save
+    from megatron_patch.backend.saving import checkpoint_fixes
 
     if args.background_save:
         background_save.save_in_the_background(args)
@@ -168,8 +171,8 @@ def _is_finished(args: Any) -> bool:
 
 def _after_construction(args: Any, reporter: Reporter, model_chunks: list[Any]) -> list[Any]:
     """Fill the fresh model from safetensors where asked to, each rank its slices."""
-    from ..backend.quantized import in_high_precision
-    from ..checkpoint.hf_start import load_hf_into
+    from megatron_patch.backend.gpu.quantized import in_high_precision
+    from megatron_patch.checkpoint.hf_start import load_hf_into
 
     reporter.built("model")
     if args.hf_checkpoint:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from .errors import DataError
+from megatron_patch.trainer.errors import DataError
 
 
 def cache_folder(root: Path, prefixes: Iterable[str]) -> Path:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..backend.hooks import Step
+from megatron_patch.backend.hooks import Step
 
 
 class MetricsFile:

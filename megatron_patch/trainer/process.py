@@ -8,7 +8,7 @@ import os
 import signal
 from pathlib import Path
 
-from .errors import TrainerError
+from megatron_patch.trainer.errors import TrainerError
 
 PR_SET_PDEATHSIG = 1
 """Source: prctl(2)."""

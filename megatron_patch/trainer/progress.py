@@ -9,8 +9,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from ..backend.hooks import Step
-from .metrics import step_record
+from megatron_patch.backend.hooks import Step
+from megatron_patch.trainer.metrics import step_record
 
 RECENT_STEPS = 20
 """How many steps the time left is estimated from."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..backend.hooks import Step
-from .metrics import MetricsFile, step_record
-from .progress import TrainingProgress
-from .startup import Startup
-from .streams import Streams
+from megatron_patch.backend.hooks import Step
+from megatron_patch.trainer.metrics import MetricsFile, step_record
+from megatron_patch.trainer.progress import TrainingProgress
+from megatron_patch.trainer.startup import Startup
+from megatron_patch.trainer.streams import Streams
 
 
 class Reporter:

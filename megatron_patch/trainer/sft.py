@@ -10,16 +10,16 @@ from typing import Any
 
 from megatron.core import mpu
 
-from ..data.jsonl import DataError as DataProblem
-from ..data.sft.chat_tokenizer import load_chat_tokenizer
-from ..data.sft.dataset import ValidationRows, training_rows
-from ..data.sft.layout import Layout
-from ..data.sft.prepare import Component, SFTData, open_components
-from ..data.sft.report import TooMuchLost
-from ..data.sft.template import TemplateError
-from ..data.tokenizer import TokenizerError
-from .batch import reads_data
-from .errors import DataError
+from megatron_patch.data.jsonl import DataError as DataProblem
+from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
+from megatron_patch.data.sft.dataset import ValidationRows, training_rows
+from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.prepare import Component, SFTData, open_components
+from megatron_patch.data.sft.report import TooMuchLost
+from megatron_patch.data.sft.template import TemplateError
+from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.trainer.batch import reads_data
+from megatron_patch.trainer.errors import DataError
 
 Say = Callable[[str], None]
 

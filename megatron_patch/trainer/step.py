@@ -12,9 +12,9 @@ from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args
 
-from ..backend import z_loss
-from ..backend.hooks import LOSS_KEY, Z_LOSS_KEY
-from .batch import get_batch
+from megatron_patch.backend import z_loss
+from megatron_patch.backend.hooks import LOSS_KEY, Z_LOSS_KEY
+from megatron_patch.trainer.batch import get_batch
 
 FAULTS = ((torch.isnan, "NaN"), (torch.isinf, "infinity"))
 

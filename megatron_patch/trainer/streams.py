@@ -9,9 +9,9 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
-from ..backend import BackendError
-from ..checkpoint.errors import CheckpointError
-from .errors import TrainerError
+from megatron_patch.backend import BackendError
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.trainer.errors import TrainerError
 
 EXPLAINED = (TrainerError, BackendError, CheckpointError)
 """Errors whose message says what to change: shown without a traceback."""

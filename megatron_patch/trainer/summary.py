@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..families.base import Shape
+from megatron_patch.models.config import ModelConfig
 
 
 def summary_lines(args: Any, device: str) -> list[str]:
@@ -26,7 +26,7 @@ def summary_lines(args: Any, device: str) -> list[str]:
 
 def describe_model(args: Any) -> str:
     """Geometry, parameters and precision."""
-    shape = Shape(
+    shape = ModelConfig(
         name="",
         num_layers=args.num_layers,
         hidden_size=args.hidden_size,

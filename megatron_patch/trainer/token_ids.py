@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.sft.chat_tokenizer import load_chat_tokenizer
-from ..data.tokenizer import TokenizerError
-from .errors import TrainerError
+from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
+from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.trainer.errors import TrainerError
 
 
 class TokenIds:

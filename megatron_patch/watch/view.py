@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from megatron_patch.charts.text import compact, english, gigabytes
 from megatron_patch.report.collect import Run
 from megatron_patch.report.remarks import log_remarks, remarks
-from megatron_patch.report.text import compact, english, gigabytes
 from megatron_patch.report.training import device_of, peak_of
 
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -11,8 +11,8 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.enums import AttnBackend, AttnMaskType
 from megatron.core.utils import get_batch_on_this_cp_rank
 
-from megatron_patch.backend import attention
-from megatron_patch.backend.attention import SDPACoreAttention, text_order
+from megatron_patch.backend.cpu import attention
+from megatron_patch.backend.cpu.attention import SDPACoreAttention, text_order
 
 HEADS, GROUPS, HEAD_DIM = 4, 2, 8
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.backend.checkpoint_fixes import remove_older
+from megatron_patch.backend.saving.checkpoint_fixes import remove_older
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [30, 40]), (2, [20, 30, 40]), (5, [5, 10, 20, 30, 40])])

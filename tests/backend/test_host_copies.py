@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from megatron_patch.backend import host_copies
-from megatron_patch.backend.optimizer_shards import Remainders
+from megatron_patch.backend.saving import host_copies
+from megatron_patch.backend.saving.optimizer_shards import Remainders
 
 
 def test_copies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from megatron_patch.backend.optimizer_shards import Remainders, rectangles
+from megatron_patch.backend.saving.optimizer_shards import Remainders, rectangles
 
 MIDDLE = 0x8000
 """Lower half of an fp32 number that lies in the middle between two of bf16."""

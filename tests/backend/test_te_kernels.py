@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_patch.backend.te_kernels import add_rows
+from megatron_patch.backend.gpu.kernels import add_rows
 
 
 @pytest.mark.parametrize(

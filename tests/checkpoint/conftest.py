@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 from .models import SMALL, make_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 Change = Callable[[Path], object]
 

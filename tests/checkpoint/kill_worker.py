@@ -20,7 +20,7 @@ from typing import Any
 import torch  # noqa: F401  # before the forks
 
 from megatron_patch.checkpoint import convert, manifest, store, torch_dist  # noqa: F401
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 
 def slowly(function: Callable[..., Any]) -> Callable[..., Any]:

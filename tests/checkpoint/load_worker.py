@@ -87,7 +87,7 @@ def exercise(folder: Path, name: str, layout: dict) -> None:
 
     from megatron_patch.checkpoint.hf_folder import read_config, shape_of
     from megatron_patch.checkpoint.hf_start import load_hf_into
-    from megatron_patch.families import LLAMA_3_1
+    from megatron_patch.models import LLAMA_3_1
 
     shape, hf = shape_of(read_config(folder / "hf"), str(folder), LLAMA_3_1, "auto"), read_weights(folder / "hf")
     chunks = build(shape, **layout)

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.families import LLAMA_3_1, Shape
+from megatron_patch.models import LLAMA_3_1, ModelConfig
 
 SMALL = replace(
-    LLAMA_3_1.shape("tiny"),
+    LLAMA_3_1.size("tiny"),
     hidden_size=64,
     ffn_hidden_size=96,
     num_attention_heads=8,
@@ -27,16 +27,16 @@ SMALL = replace(
 )
 """4 layers, grouped-query attention, Llama 3.1's RoPE scaling, untied."""
 
-SHAPES = {
+MODELS = {
     "untied": SMALL,
-    "tied": replace(SMALL, tie_embeddings=True, rope_scaling=LLAMA_3_1.shape("1B").rope_scaling),
+    "tied": replace(SMALL, tie_embeddings=True, rope_scaling=LLAMA_3_1.size("1B").rope_scaling),
     "multi head": replace(SMALL, num_query_groups=8),
     "multi query": replace(SMALL, num_query_groups=1, num_layers=3),
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def make_model(folder: Path, shape: Shape, precision: str = "bf16", *, shard_bytes: int | None = None) -> Path:
+def make_model(folder: Path, shape: ModelConfig, precision: str = "bf16", *, shard_bytes: int | None = None) -> Path:
     """A Hugging Face folder with everything that one has: weights, tokenizer, chat template, generation config."""
     tokenizer = folder.with_name(folder.name + "-tokenizer")
     make_tokenizer(tokenizer)
@@ -65,7 +65,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-def megatron_layer(hf: dict[str, torch.Tensor], shape: Shape, layer: int) -> dict[str, torch.Tensor]:
+def megatron_layer(hf: dict[str, torch.Tensor], shape: ModelConfig, layer: int) -> dict[str, torch.Tensor]:
     """One layer as Megatron holds it at TP 1, under the names of its checkpoint."""
     at = {name.removeprefix(f"model.layers.{layer}."): tensor for name, tensor in hf.items() if f".{layer}." in name}
     d, groups = shape.head_dim, shape.num_query_groups

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.checkpoint import store
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.store import staged

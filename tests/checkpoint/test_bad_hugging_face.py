@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 from .damage import Attack, Change, edit, flip, refused, truncate
 from .models import SMALL, make_model, read_weights, same_bits

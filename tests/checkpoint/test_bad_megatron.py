@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 from .damage import Attack, Change, edit, fill, flip, refused, truncate
-from .models import SHAPES, make_model
+from .models import MODELS, make_model
 
 
 def metadata(folder: Path) -> Path:
@@ -92,7 +92,7 @@ def test_every_file_that_is_not_as_its_manifest_says_is_named(
 
 
 def test_the_checkpoint_of_another_model(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other = make_model(tmp_path / "other", SHAPES["tied"])
+    other = make_model(tmp_path / "other", MODELS["tied"])
     said = refused(tmp_path, good / "megatron", capsys, "--hf-path", str(other))
     assert "disagree: tie_embeddings is True" in said
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
 from .models import DTYPES, SMALL, make_model
 from .mutations import CONFIGURATIONS, WEIGHTS, change_config, mutated, one_tensor_by_one_percent

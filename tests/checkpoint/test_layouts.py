@@ -11,28 +11,28 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
-from .models import SHAPES, make_model, read_weights, same_bits
+from .models import MODELS, make_model, read_weights, same_bits
 
 WORKER = Path(__file__).with_name("load_worker.py")
 LAYOUTS = re.findall(r'^    "(.+)": \{', WORKER.read_text(), re.M)
 
 
-MODELS = ("untied", "tied")
+NAMES = ("untied", "tied")
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Both models at every layout, in one launch of four processes: where they lie, and what was printed."""
     folder = tmp_path_factory.mktemp("models")
-    for model in MODELS:
-        hf = make_model(folder / model / "hf", SHAPES[model])
+    for model in NAMES:
+        hf = make_model(folder / model / "hf", MODELS[model])
         assert main(["--source", str(hf), "--output-path", str(folder / model / "megatron")]) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4"]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     done = subprocess.run(
-        [*torchrun, *rendezvous, str(WORKER), *(str(folder / model) for model in MODELS)],
+        [*torchrun, *rendezvous, str(WORKER), *(str(folder / model) for model in NAMES)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
@@ -43,7 +43,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", NAMES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_parameter_of_every_rank_is_the_slice_cut_by_hand(
     loaded: tuple[Path, str], layout: str, model: str
@@ -52,7 +52,7 @@ def test_every_parameter_of_every_rank_is_the_slice_cut_by_hand(
     assert int(count) >= 4 * 6 + 2  # four layers of six tensors, the norm, the embedding
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", NAMES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_a_layout_saved_comes_back_bit_for_bit(
     loaded: tuple[Path, str], layout: str, model: str, tmp_path: Path
@@ -61,7 +61,7 @@ def test_what_a_layout_saved_comes_back_bit_for_bit(
     comes_back(folder / "saved" / layout, folder / "hf", tmp_path / "back")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", NAMES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_per_rank_files_of_a_layout_come_back_bit_for_bit(
     loaded: tuple[Path, str], layout: str, model: str, tmp_path: Path

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from megatron_patch.checkpoint import sources
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 
-from .models import SHAPES, SMALL, make_model, megatron_layer, rank_slice, read_weights, same_bits
+from .models import MODELS, SMALL, make_model, megatron_layer, rank_slice, read_weights, same_bits
 
 
 @pytest.fixture(scope="module", params=["untied", "tied", "multi query"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """`hf` and `megatron`."""
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "-"))
-    hf = make_model(folder / "hf", SHAPES[request.param])
+    hf = make_model(folder / "hf", MODELS[request.param])
     assert main(["--source", str(hf), "--output-path", str(folder / "megatron")]) == 0
     return request.param, folder
 
@@ -46,7 +46,7 @@ def test_every_rank_has_the_slices_cut_by_hand(
     """From Hugging Face and from torch_dist alike; stages of 2 and 1 layers and more ranks than KV heads among them."""
     monkeypatch.setattr(sources, "BLOCK_BYTES", 3000)
     name, folder = world
-    shape, hf = SHAPES[name], read_weights(folder / "hf")
+    shape, hf = MODELS[name], read_weights(folder / "hf")
     one = per_rank(folder / "hf", tmp_path / "one", tp, pp)
     two = per_rank(folder / "megatron", tmp_path / "two", tp, pp)
     files = [json.loads((path / "manifest.json").read_text())["files"] for path in (one, two)]

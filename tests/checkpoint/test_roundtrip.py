@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from megatron_patch.checkpoint import sources
-from megatron_patch.checkpoint.door import main
+from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.torch_dist import TorchDistReader
 
-from .models import DTYPES, SHAPES, SMALL, make_model, megatron_layer, read_weights, same_bits
+from .models import DTYPES, MODELS, SMALL, make_model, megatron_layer, read_weights, same_bits
 
 
 def there_and_back(folder: Path, hf: Path, *more: str) -> Path:
@@ -31,7 +31,7 @@ def test_every_tensor_comes_back_bit_for_bit(
     tmp_path: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "BLOCK_BYTES", 4096)  # so that these tensors are cut into blocks too
-    hf = make_model(tmp_path / "hf", SHAPES[name], precision)
+    hf = make_model(tmp_path / "hf", MODELS[name], precision)
     back = there_and_back(tmp_path, hf)
     before, after = read_weights(hf), read_weights(back)
     assert before.keys() == after.keys()
@@ -65,7 +65,7 @@ def test_everything_else_of_the_folder_comes_back(tmp_path: Path) -> None:
 def test_transformers_loads_what_comes_back(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    back = there_and_back(tmp_path, make_model(tmp_path / "hf", SHAPES["tied"]), "--max-shard-size", "1MB")
+    back = there_and_back(tmp_path, make_model(tmp_path / "hf", MODELS["tied"]), "--max-shard-size", "1MB")
     model, facts = AutoModelForCausalLM.from_pretrained(back, output_loading_info=True, dtype="auto")
     assert not facts["missing_keys"] and not facts["unexpected_keys"] and not facts["mismatched_keys"]
     assert model.config.tie_word_embeddings and model.dtype == torch.bfloat16

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from megatron_patch.checkpoint.weights import hf_shapes, invert, megatron_tensors
-from megatron_patch.families import LLAMA_3_1, shape_to_hf_config
+from megatron_patch.models import LLAMA_3_1, model_to_hf_config
 
-from .models import SHAPES, megatron_layer, padded
+from .models import MODELS, megatron_layer, padded
 
 
-@pytest.mark.parametrize("size", LLAMA_3_1.shapes)
+@pytest.mark.parametrize("size", LLAMA_3_1.sizes)
 def test_lists_exactly_the_tensors_that_transformers_has(size: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = LLAMA_3_1.shape(size)
+    shape = LLAMA_3_1.size(size)
     vocab = shape.vocab_size or 1000
-    config = LlamaConfig.from_dict(shape_to_hf_config(shape, dtype="float32", vocab_size=vocab))
+    config = LlamaConfig.from_dict(model_to_hf_config(shape, dtype="float32", vocab_size=vocab))
     config.num_hidden_layers = 2
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -26,9 +26,9 @@ def test_lists_exactly_the_tensors_that_transformers_has(size: str) -> None:
     assert two_layers == theirs
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
 def test_makes_the_layouts_that_megatron_has(name: str) -> None:
-    shape = SHAPES[name]
+    shape = MODELS[name]
     vocab = shape.vocab_size or 0
     torch.manual_seed(0)
     hf = {name: torch.randn(size) for name, size in hf_shapes(shape, vocab).items()}
@@ -48,9 +48,9 @@ def test_makes_the_layouts_that_megatron_has(name: str) -> None:
     assert not made
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", MODELS)
 def test_turned_round_twice_is_itself(name: str) -> None:
-    shape = SHAPES[name]
+    shape = MODELS[name]
     there = megatron_tensors(shape, 512)  # no padding, which the way back leaves out
     back = invert(there)
     assert {tensor.name: tensor.shape for tensor in back} == hf_shapes(shape, 512)
@@ -59,7 +59,7 @@ def test_turned_round_twice_is_itself(name: str) -> None:
 
 
 def test_cuts_a_row_range_into_its_spans() -> None:
-    tensor = next(t for t in megatron_tensors(SHAPES["untied"], 500) if t.name.endswith("linear_qkv.weight"))
+    tensor = next(t for t in megatron_tensors(MODELS["untied"], 500) if t.name.endswith("linear_qkv.weight"))
     parts = list(tensor.cut(60, 40))  # 4 query heads of 16 rows, a key head, a value head, the next group
     assert [(offset, span.name.split(".")[-2], span.start, span.rows) for offset, span in parts] == [
         (0, "q_proj", 60, 4),

@@ -11,15 +11,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from megatron_patch.data import engines
-from megatron_patch.data.engines import (
-    EngineError,
-    Gigatoken,
-    HuggingFace,
-    SentencePiece,
-    battery,
-    choose,
-    compare,
-)
+from megatron_patch.data.engines import EngineError, Gigatoken, HuggingFace, SentencePiece, battery, choose, compare
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
 
 PIECES = (

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_patch.data.checksum import file_sha256
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.sidecar import Sidecar

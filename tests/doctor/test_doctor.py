@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from megatron_patch.common.machine import Gpu
 from megatron_patch.doctor import checks
 from megatron_patch.doctor.findings import Finding, is_wrong, report
-from megatron_patch.launch.machine import Gpu
 
 H200 = Gpu(name="NVIDIA H200", memory_bytes=150_754_820_096, uuid="GPU-1")
 HEALTHY: dict[str, Any] = {

@@ -15,7 +15,7 @@ from megatron_patch.evaluation import cards, data, synthetic
 from megatron_patch.evaluation.archives import ArchiveError, unpack
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU
 from megatron_patch.evaluation.data import DataError, find, find_all, verify
-from megatron_patch.evaluation.in_place import put_in_place
+from megatron_patch.evaluation.install_data import put_in_place
 
 from .conftest import HARNESS
 

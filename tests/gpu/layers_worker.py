@@ -25,7 +25,7 @@ from transformers import LlamaForCausalLM  # noqa: E402
 from megatron_patch.checkpoint.check.megatron import transformer_config  # noqa: E402
 from megatron_patch.checkpoint.hf_folder import open_hf_folder  # noqa: E402
 from megatron_patch.checkpoint.hf_start import load_hf_into  # noqa: E402
-from megatron_patch.families import LLAMA_3_1, padded_vocab_size  # noqa: E402
+from megatron_patch.models import LLAMA_3_1, padded_vocab_size  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from megatron_patch.common.machine import Gpu
 from megatron_patch.launch import advice, driver
 from megatron_patch.launch.argv import megatron_argv
-from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.plan import Plan
 
 LONG = {"SEQ_LEN": "8192", "PAD_LEN": "8192", "GLOBAL_BATCH_SIZE": "16", "TRAIN_TOKENS_OR_ITERS": "99999999"}

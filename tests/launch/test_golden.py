@@ -206,7 +206,7 @@ def test_megatron_understands_every_command(parsed: dict[str, Any], world: Path)
     expect("seed_sft_raw", **seed, train_iters=10000, sft_data="raw", train_data_path=raw, valid_data_path=raw)
 
     expect("cpu_one_process", num_layers=4, padded_vocab_size=384, bf16=False, fp16=False, attention_backend="flash")
-    expect("cpu_one_process", spec=["megatron_patch.backend.layers", "llama_layer_spec"], transformer_impl="local")
+    expect("cpu_one_process", spec=["megatron_patch.backend.cpu.layers", "local_layer_spec"], transformer_impl="local")
     expect("cpu_tp2_pp2_vp2", virtual_pipeline_model_parallel_size=2, attention_backend="unfused")
     expect("cpu_cp2_dp2_bf16", context_parallel_size=2, data_parallel_size=2, recompute_granularity="selective")
     expect("cpu_from_hf", load=None, valid_data_path=None, eval_iters=0)

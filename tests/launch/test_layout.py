@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.families import LLAMA_3_1
 from megatron_patch.launch.layout import (
     Layout,
     balanced_layers,
@@ -19,8 +18,9 @@ from megatron_patch.launch.layout import (
     valid_tensor_parallel,
 )
 from megatron_patch.launch.memory import Adam, Load, Precision, estimate, in_flight, save_bytes, stage_parameters
+from megatron_patch.models import LLAMA_3_1
 
-SHAPES = LLAMA_3_1.shapes
+MODELS = LLAMA_3_1.sizes
 
 
 def layout(
@@ -44,31 +44,31 @@ def test_split_layers() -> None:
 
 def test_balanced_layers() -> None:
     """The head of 8B takes as long as two of its layers; a single layer more or less must pay."""
-    assert balanced_layers(SHAPES["8B"], 128256, 8192, 2) == (17, 15)
-    assert balanced_layers(SHAPES["8B"], 128256, 8192, 4) == (9, 8, 8, 7)
-    assert balanced_layers(SHAPES["70B"], 128256, 8192, 4) == (20, 20, 20, 20)
-    assert balanced_layers(SHAPES["tiny"], 4096, 128, 2)[0] >= 2
+    assert balanced_layers(MODELS["8B"], 128256, 8192, 2) == (17, 15)
+    assert balanced_layers(MODELS["8B"], 128256, 8192, 4) == (9, 8, 8, 7)
+    assert balanced_layers(MODELS["70B"], 128256, 8192, 4) == (20, 20, 20, 20)
+    assert balanced_layers(MODELS["tiny"], 4096, 128, 2)[0] >= 2
 
 
-@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("size", MODELS)
 @pytest.mark.parametrize("pp", [2, 3, 4, 8])
 def test_balanced_layers_add_up(size: str, pp: int) -> None:
-    shape = SHAPES[size]
-    if shape.num_layers % pp:
+    model = MODELS[size]
+    if model.num_layers % pp:
         return
-    stages = balanced_layers(shape, 128256, 8192, pp)
-    assert (len(stages), sum(stages)) == (pp, shape.num_layers)
+    stages = balanced_layers(model, 128256, 8192, pp)
+    assert (len(stages), sum(stages)) == (pp, model.num_layers)
     assert min(stages) >= 1 and len(set(stages[1:-1])) <= 1
 
 
-@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("size", MODELS)
 @pytest.mark.parametrize("vp", [1, 2, 5])
 def test_layers_add_up_at_every_valid_pp(size: str, vp: int) -> None:
-    shape = SHAPES[size]
-    for pp in valid_pipeline_parallel(shape, vp):
-        split = split_layers(shape.num_layers, pp, vp)
+    model = MODELS[size]
+    for pp in valid_pipeline_parallel(model, vp):
+        split = split_layers(model.num_layers, pp, vp)
         assert split is not None
-        assert (len(split[0]), sum(split[0])) == (pp, shape.num_layers)
+        assert (len(split[0]), sum(split[0])) == (pp, model.num_layers)
         assert min(split[0]) >= 1
 
 
@@ -79,32 +79,32 @@ def test_chunks_of_uneven_stages() -> None:
 
 
 def test_valid_sizes() -> None:
-    assert valid_tensor_parallel(SHAPES["8B"]) == [1, 2, 4, 8, 16, 32]
-    assert valid_tensor_parallel(SHAPES["3B"]) == [1, 2, 4, 8]
-    assert valid_tensor_parallel(SHAPES["tiny"]) == [1, 2, 4, 8]
-    assert valid_pipeline_parallel(SHAPES["tiny"], 1) == [1, 2, 3, 4]
-    assert valid_pipeline_parallel(SHAPES["tiny"], 2) == [2]
-    assert 16 in valid_pipeline_parallel(SHAPES["405B"], 1)
+    assert valid_tensor_parallel(MODELS["8B"]) == [1, 2, 4, 8, 16, 32]
+    assert valid_tensor_parallel(MODELS["3B"]) == [1, 2, 4, 8]
+    assert valid_tensor_parallel(MODELS["tiny"]) == [1, 2, 4, 8]
+    assert valid_pipeline_parallel(MODELS["tiny"], 1) == [1, 2, 3, 4]
+    assert valid_pipeline_parallel(MODELS["tiny"], 2) == [2]
+    assert 16 in valid_pipeline_parallel(MODELS["405B"], 1)
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
 
 
 def test_why_a_tensor_parallel_size_is_impossible() -> None:
-    assert tensor_parallel_problem(SHAPES["8B"], 16) is None  # more than KV heads, a multiple of them
-    assert "32 attention heads" in str(tensor_parallel_problem(SHAPES["8B"], 3))
-    assert "8 KV heads" in str(tensor_parallel_problem(SHAPES["3B"], 12))
-    assert "FFN" in str(tensor_parallel_problem(replace(SHAPES["8B"], ffn_hidden_size=14338), 4))
+    assert tensor_parallel_problem(MODELS["8B"], 16) is None  # more than KV heads, a multiple of them
+    assert "32 attention heads" in str(tensor_parallel_problem(MODELS["8B"], 3))
+    assert "8 KV heads" in str(tensor_parallel_problem(MODELS["3B"], 12))
+    assert "FFN" in str(tensor_parallel_problem(replace(MODELS["8B"], ffn_hidden_size=14338), 4))
 
 
 @pytest.mark.parametrize("size", ["tiny", "1B", "8B", "405B"])
 def test_parameters_add_up_over_ranks(size: str) -> None:
     """Cut over TP and PP, every parameter is somewhere; norms are on every TP rank, tied tables on both ends."""
-    shape, rows = SHAPES[size], 128256
-    whole = shape.num_parameters(rows)
+    model, rows = MODELS[size], 128256
+    whole = model.num_parameters(rows)
     for tp, pp in ((1, 1), (2, 1), (1, 2), (4, 2)):
-        one = layout(tp=tp, pp=pp, layers=shape.num_layers)
-        total = sum(stage_parameters(shape, rows, one, stage) for stage in range(pp)) * tp
-        norms = (tp - 1) * shape.hidden_size * (2 * shape.num_layers + 1)
-        tied = rows * shape.hidden_size if shape.tie_embeddings and pp > 1 else 0
+        one = layout(tp=tp, pp=pp, layers=model.num_layers)
+        total = sum(stage_parameters(model, rows, one, stage) for stage in range(pp)) * tp
+        norms = (tp - 1) * model.hidden_size * (2 * model.num_layers + 1)
+        tied = rows * model.hidden_size if model.tie_embeddings and pp > 1 else 0
         assert total == whole + norms + tied
 
 
@@ -135,7 +135,7 @@ PEAKS = [
 
 
 LOAD = Load(
-    shape=SHAPES["8B"],
+    model=MODELS["8B"],
     vocab_rows=128256,
     layout=layout(),
     precision=BF16,
@@ -152,7 +152,7 @@ def test_estimate_is_near_measured_peaks(
 ) -> None:
     load = replace(
         LOAD,
-        shape=replace(SHAPES["8B"], num_layers=layers),
+        model=replace(MODELS["8B"], num_layers=layers),
         layout=layout(layers=layers),
         precision=precision,
         micro_batch=micro_batch,
@@ -187,10 +187,10 @@ def test_what_saves_memory_does() -> None:
 
 def test_ram_of_a_save() -> None:
     """Bytes a parameter: one rank moves its state; several gather the whole stage, and each copies what it writes."""
-    shape, sizes = SHAPES["8B"], {}
+    model, sizes = MODELS["8B"], {}
     for one in (layout(), layout(dp=4), layout(tp=2, pp=2)):
         memory = estimate(replace(LOAD, layout=one))
-        sizes[one.tp, one.dp] = save_bytes(memory, BF16, one) / shape.num_parameters(128256)
+        sizes[one.tp, one.dp] = save_bytes(memory, BF16, one) / model.num_parameters(128256)
     assert sizes[1, 1] == pytest.approx(14)
     assert sizes[1, 4] == pytest.approx(14 / 4)
     assert sizes[2, 1] == pytest.approx(14 / 4, rel=0.1)

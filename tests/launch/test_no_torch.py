@@ -13,7 +13,7 @@ HEAVY = {"torch", "megatron", "transformers", "tokenizers", "safetensors", "nump
 
 MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
-    for wing in ("launch", "families")
+    for wing in ("launch", "models")
     for path in (REPOSITORY / "megatron_patch" / wing).rglob("*.py")
     if path.stem not in ("__init__", "__main__")
 )

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.common.machine import Gpu
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import build_command
-from megatron_patch.launch.machine import Gpu
 from megatron_patch.launch.plan import Plan, to_json
 from megatron_patch.launch.render import full_plan
 from megatron_patch.launch.schedule import count_iterations
@@ -81,7 +81,7 @@ def test_geometry_of_auto_is_the_checkpoints(plan_of: Callable[..., Plan]) -> No
     plan = plan_of(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH="hf-1B", MP_TOKENIZER_PATH="")
     named = plan_of(MODEL_SIZE="1B", PRETRAIN_CHECKPOINT_PATH="hf-1B", MP_TOKENIZER_PATH="")
     loose = {"name": "", "source": ""}
-    assert dataclasses.replace(plan.shape, **loose) == dataclasses.replace(named.shape, **loose)
+    assert dataclasses.replace(plan.model, **loose) == dataclasses.replace(named.model, **loose)
     assert plan.tokenizer.path.endswith("/hf-1B")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.families import shape_from_hf_config
 from megatron_patch.launch.plan import Plan, to_json
 from megatron_patch.launch.weights import WeightsError, is_complete, iterations, read_weights
+from megatron_patch.models import model_from_hf_config
 
 
 def test_none() -> None:
@@ -65,9 +65,9 @@ def test_an_earlier_run(tmp_path: Path, mcore: Callable[..., None], plan_of: Cal
         assert (weights.kind, weights.path, weights.step) == ("mcore", str(tmp_path / "checkpoints"), 30)
         assert weights.homes[-1] == plan.tokenizer.path
         assert weights.config is not None
-        assert shape_from_hf_config(weights.config, "1B", plan.shape.source) == plan.shape
+        assert model_from_hf_config(weights.config, "1B", plan.model.source) == plan.model
     auto = plan_of(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH=str(tmp_path), MP_TOKENIZER_PATH="")
-    assert (auto.shape.num_layers, auto.tokenizer) == (16, plan.tokenizer)
+    assert (auto.model.num_layers, auto.tokenizer) == (16, plan.tokenizer)
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(WeightsError, match="is not a plan"):
         read_weights(str(tmp_path))

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.charts.lines import round_ticks, smooth, thin, value_range
+from megatron_patch.charts.svg import COLORS
+from megatron_patch.charts.text import compact
 from megatron_patch.report.collect import collect
-from megatron_patch.report.lines import round_ticks, smooth, thin, value_range
 from megatron_patch.report.page import render
-from megatron_patch.report.svg import COLORS
-from megatron_patch.report.text import compact
 from megatron_patch.report.training import PARTS
 
 from .conftest import SCRIPT, metrics, write_check, write_metrics

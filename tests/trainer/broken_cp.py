@@ -15,7 +15,7 @@ def break_attention(device: str) -> None:
     enable(device)
     import torch
 
-    from megatron_patch.backend import attention
+    from megatron_patch.backend.cpu import attention
 
     attention.text_order = lambda bounds, cp_size, rows_per_rank: torch.arange(cp_size * rows_per_rank)
 

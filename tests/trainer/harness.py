@@ -31,7 +31,7 @@ MODEL = """
 """
 CPU = """
 --device cpu --distributed-backend gloo --use-cpu-initialization --transformer-impl local
---spec megatron_patch.backend.layers llama_layer_spec --attention-backend flash --no-persist-layer-norm
+--spec megatron_patch.backend.cpu.layers local_layer_spec --attention-backend flash --no-persist-layer-norm
 --no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-rope-fusion
 --no-create-attention-mask-in-dataloader --num-workers 0
 """

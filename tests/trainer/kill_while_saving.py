@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron_patch.backend import background_save, checkpoint_fixes
+from megatron_patch.backend.saving import asynchronous as background_save
+from megatron_patch.backend.saving import checkpoint_fixes
 from megatron_patch.trainer.entry import main
 
 calls = []

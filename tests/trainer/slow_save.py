@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron_patch.backend import checkpoint_fixes
+from megatron_patch.backend.saving import checkpoint_fixes
 from megatron_patch.trainer.entry import main
 
 SECONDS = 3.0

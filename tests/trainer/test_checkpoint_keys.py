@@ -9,7 +9,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from .harness import Run, read_checkpoint
 
 LAYERS, HIDDEN, FFN, QKV, VOCAB = 4, 64, 128, 128, 256
-SHAPES = {
+MODELS = {
     "embedding.word_embeddings.weight": (VOCAB, HIDDEN),
     "decoder.layers.self_attention.linear_qkv.layer_norm_weight": (LAYERS, HIDDEN),
     "decoder.layers.self_attention.linear_qkv.weight": (LAYERS, QKV, HIDDEN),
@@ -37,7 +37,7 @@ def test_weights(first: Run) -> None:
     """Stacked over the layers, in fp32; nothing else is called a weight."""
     tensors = read_checkpoint(first.output / "checkpoints" / "iter_0000003")
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == SHAPES
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == MODELS
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
@@ -48,6 +48,6 @@ def test_extra_states(names: set[str]) -> None:
 
 def test_full_state(names: set[str]) -> None:
     """Both moments of every weight, random states, and the common state with scheduler and data position."""
-    moments = {f"optimizer.state.{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq") for name in SHAPES}
+    moments = {f"optimizer.state.{moment}.{name}" for moment in ("exp_avg", "exp_avg_sq") for name in MODELS}
     assert moments <= names
     assert {"rng_state/shard_0.0_1.1", "common_state/shard_0_1"} <= names

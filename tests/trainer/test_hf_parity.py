@@ -20,10 +20,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
-from megatron_patch.checkpoint.door import main as convert
+from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.data.idxmap import IdxmapWriter
-from megatron_patch.families import LLAMA_3_1
+from megatron_patch.models import LLAMA_3_1
 
 from .harness import REPOSITORY, environment, read_metrics
 
@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(facts))
-    shape = replace(LLAMA_3_1.shape("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
+    shape = replace(LLAMA_3_1.size("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
     make_hf_checkpoint(folder / "hf", shape, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
     assert convert(["--source", str(folder / "hf"), "--output-path", str(folder / "mcore")]) == 0
     with IdxmapWriter(folder / "data", VOCAB) as writer:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.backend.hooks import Step
-from megatron_patch.trainer.hardware import peak_tflops
+from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.trainer.metrics import MetricsFile, step_record
 from megatron_patch.trainer.progress import TrainingProgress
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.launch.started import VARIABLE
+from megatron_patch.launch.launch_time import VARIABLE
 from megatron_patch.trainer.startup import Startup
 
 

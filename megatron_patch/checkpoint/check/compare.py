@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.check.megatron import LAYER_PARTS, MegatronSide
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
-from megatron_patch.families import Shape
+from megatron_patch.models import ModelConfig
 
 FP32_TOLERANCE = 1e-5
 """Relative L2 error."""
@@ -82,7 +82,7 @@ class Streams:
 
 
 def open_sides(
-    folder: HFFolder, megatron: Path, shape: Shape, vocab_size: int, precision: str, tp: int, pp: int
+    folder: HFFolder, megatron: Path, shape: ModelConfig, vocab_size: int, precision: str, tp: int, pp: int
 ) -> Sides:
     """Build both sides on this rank.
 

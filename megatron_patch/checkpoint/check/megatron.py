@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from megatron_patch.checkpoint.hf_start import local_tensors
 from megatron_patch.checkpoint.layout import uneven_stages
-from megatron_patch.families import Shape, padded_vocab_size
+from megatron_patch.models import ModelConfig, padded_vocab_size
 
 LAYER_PARTS = ("input_norm", "query", "key", "value", "attention", "pre_mlp_norm", "mlp", "residual")
 """What is compared in a layer, in the order of the computation; query and key are after RoPE."""
@@ -45,7 +45,7 @@ def start_processes(tp: int, pp: int) -> None:
     model_parallel_cuda_manual_seed(1234)
 
 
-def transformer_config(shape: Shape, dtype: torch.dtype, tp: int, pp: int, **more: Any) -> Any:
+def transformer_config(shape: ModelConfig, dtype: torch.dtype, tp: int, pp: int, **more: Any) -> Any:
     """Megatron's `TransformerConfig` of a Llama: the facts of the shape, no dropout, nothing fused."""
     from megatron.core.transformer import TransformerConfig
 
@@ -80,7 +80,7 @@ def transformer_config(shape: Shape, dtype: torch.dtype, tp: int, pp: int, **mor
 
 
 def build_model(
-    shape: Shape, vocab_size: int, config: Any, *, vp_stage: int | None = None, without_memory: bool = False
+    shape: ModelConfig, vocab_size: int, config: Any, *, vp_stage: int | None = None, without_memory: bool = False
 ) -> Any:
     """Megatron's `GPTModel` for this rank, with the local layer spec.
 
@@ -91,7 +91,7 @@ def build_model(
     from megatron.core import parallel_state
     from megatron.core.models.gpt import GPTModel
 
-    from megatron_patch.backend.layers import llama_layer_spec
+    from megatron_patch.backend.cpu.layers import local_layer_spec
 
     class Skeleton(GPTModel):
         """For tied embeddings the original adds up the weights of two stages; on the meta device there are none."""
@@ -103,7 +103,7 @@ def build_model(
     with torch.device("meta") if without_memory else contextlib.nullcontext():
         model = (Skeleton if without_memory else GPTModel)(
             config,
-            llama_layer_spec(SimpleNamespace(transformer=config), vp_stage),
+            local_layer_spec(SimpleNamespace(transformer=config), vp_stage),
             padded_vocab_size(vocab_size),
             shape.max_position_embeddings,
             pre_process=parallel_state.is_pipeline_first_stage(**staging),
@@ -125,7 +125,7 @@ class MegatronSide:
     def __init__(
         self,
         folder: Path,
-        shape: Shape,
+        shape: ModelConfig,
         vocab_size: int,
         dtype: torch.dtype,
         weights_dtype: torch.dtype,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import disagreements, open_hf_folder, shape_of
-from megatron_patch.families import LLAMA_3_1, Shape
+from megatron_patch.models import LLAMA_3_1, ModelConfig
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.check.report import Report
@@ -134,7 +134,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _fits(request: CheckRequest, hf: Shape, ours: Shape) -> list[str]:
+def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[str]:
     """Refuse the checkpoint of another model before Megatron fails on it with a stack trace.
 
     Returns:

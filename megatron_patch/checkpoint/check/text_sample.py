@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from megatron_patch.data.pieces import find_sentencepiece
+from megatron_patch.data.sentencepiece import find_sentencepiece
 
 SEQUENCES, LENGTH = 3, 256
 MODULES = ("ast", "difflib", "statistics", "textwrap")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from megatron_patch.common.progress import WorkBar
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.progress import WorkBar
 from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
 from megatron_patch.data.sft.template import TemplateError
 

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 
-from megatron_patch.data.checksum import file_sha256
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import rows, tokenize

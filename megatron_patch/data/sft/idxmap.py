@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.checksum import file_sha256
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter, read_lengths
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar

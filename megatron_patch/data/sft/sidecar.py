@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.data.checksum import file_sha256
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data.index_head import HEAD, MAGIC
 
 KIND = "megatron_patch SFT idxmap, version 1"

@@ -10,11 +10,11 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from megatron_patch.common.values import shown
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan, values_of
 from megatron_patch.launch.problems import label
-from megatron_patch.launch.values import shown
 
 PACKAGES = (
     "torch",

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.launch.cluster.connection import Link, LinkError, interface_of, is_local, listen
 from megatron_patch.launch.cluster.identity import differences, identity
-from megatron_patch.launch.cluster.link import Link, LinkError, interface_of, is_local, listen
 from megatron_patch.launch.cluster.variables import Cluster
 from megatron_patch.launch.plan import Plan
 

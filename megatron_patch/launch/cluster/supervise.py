@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from megatron_patch.launch.cluster.others import Others
+from megatron_patch.launch.cluster.peers import Others
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.plan import Plan

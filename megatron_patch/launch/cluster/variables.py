@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_patch.common.values import Kind, text, whole
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.values import Kind, text, whole
 
 GPUS_VARIABLE = "KUBERNETES_CONTAINER_RESOURCE_GPU"
 

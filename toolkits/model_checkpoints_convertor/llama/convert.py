@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from megatron_patch.checkpoint.door import main  # the line above finds it
+from megatron_patch.checkpoint.cli import main  # the line above finds it
 
 sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Megatron's trainer on the CPU: device, attention, layers without Transformer Engine."""

@@ -1,0 +1,1 @@
+"""What Transformer Engine and Megatron need on a GPU."""

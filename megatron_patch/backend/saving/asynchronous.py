@@ -1,0 +1,216 @@
+"""Checkpoints that are written while training goes on.
+
+In the step everybody agrees on who writes what. Then threads copy this rank's part to RAM while the next forward and
+backward passes run; the optimizer waits for them, since it changes what they copy. Another thread writes, hears from
+all ranks, and rank 0 gives the checkpoint its name. Megatron 0.19.2 copies in the step, and writes in a process that
+imports all of torch.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_patch.backend.patching import BackendError, replace, wrap
+from megatron_patch.backend.saving.dcp_writer import without_crc32, write_items
+from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
+from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
+
+FILES = 2
+"""Of each rank, written side by side."""
+
+
+class Save:
+    """This rank's part of one checkpoint, planned and not yet written: what Megatron calls an AsyncRequest."""
+
+    def __init__(self, writer: Any, metadata: Any) -> None:
+        self.finalize_fns: list[Callable[[], None]] = []
+        """Called one after the other when all ranks have written, on every rank."""
+        self.copied = threading.Event()
+        """The optimizer may go on."""
+        self._writer, self._metadata = writer, metadata
+        self._started = time.monotonic()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def add_finalize_fn(self, function: Callable[[], None]) -> None:
+        """Megatron's way to add one."""
+        self.finalize_fns.append(function)
+
+    def execute_sync(self) -> None:
+        """Write now, tensor by tensor, without copies in RAM."""
+        self._write([[(item, _fetched(content)) for item, content in file] for file in self._writer.write_buckets])
+
+    def start(self) -> None:
+        """Copy and write in another thread."""
+        ready = torch.cuda.current_stream().record_event()
+        self._thread = threading.Thread(target=self._run, args=(torch.cuda.current_device(), ready), daemon=True)
+        self._thread.start()
+
+    def done(self, *, wait: bool) -> bool:
+        """Whether it is over.
+
+        Raises:
+            BackendError: some rank could not write its part; or whatever else ended the thread.
+        """
+        assert self._thread is not None
+        if wait:
+            self._thread.join()
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _run(self, device: int, ready: torch.cuda.Event) -> None:
+        try:
+            copies = _copier().copy(self._writer.write_buckets, device, ready)
+            self.copied.set()
+            copied = time.monotonic() - self._started
+            self._write(copies)
+            for function in self.finalize_fns:
+                function()
+            took = time.monotonic() - self._started
+            print(f"saved beside training: in RAM after {copied:.1f} s, written after {took:.1f} s", flush=True)
+        except BaseException as error:
+            self._error = error
+        finally:
+            self.copied.set()
+
+    def _write(self, files: list[list[tuple[Any, Callable[[], Content]]]]) -> None:
+        rank = torch.distributed.get_rank()
+        results: Any
+        try:
+            with without_crc32(), ThreadPoolExecutor(FILES) as pool:
+                jobs = [
+                    pool.submit(_write_file, Path(self._writer.checkpoint_dir) / f"__{rank}_{number}.distcp", items)
+                    for number, items in enumerate(files)
+                ]
+                results = [result for job in jobs for result in job.result()]
+        except Exception as error:
+            results = f"rank {rank}: {type(error).__name__}: {error}"
+        everybodys = [None] * torch.distributed.get_world_size() if rank == 0 else None
+        torch.distributed.gather_object(results, everybodys, dst=0, group=_group())
+        failures = [found for found in everybodys or () if isinstance(found, str)]
+        if rank == 0 and not failures:
+            self._writer.finish(self._metadata, everybodys)
+        verdict = [failures]
+        torch.distributed.broadcast_object_list(verdict, src=0, group=_group())
+        if verdict[0]:
+            raise BackendError(f"a checkpoint was not written: {'; '.join(verdict[0])}")
+
+
+_state: dict[str, Any] = {}
+"""`save` under way, `group` of gloo, `copier`."""
+
+
+def save_in_the_background(args: Any) -> None:
+    """Let Megatron's training loop hand every checkpoint over. Call it once, with Megatron's arguments."""
+    from megatron.training import checkpointing, training
+
+    args.async_save, args.async_strategy = True, "mcore"
+    replace(checkpointing, "schedule_async_save", _start, why="0.19.2 writes in another process")
+    replace(checkpointing, "is_empty_async_queue", lambda: True, why="0.19.2 warns of a save that waits for the last")
+    replace(training, "maybe_finalize_async_save", _finalize, why="0.19.2 asks all ranks' processes after each step")
+    _let_optimizers_wait()
+
+    @wrap(training, "train", why="groups can be made only while torchrun lives, and the last save may come after")
+    def train(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        _group()
+        return original(*args, **kwargs)
+
+
+def use_own_writer() -> None:
+    """Plan as Megatron does, and write as this module does, in the background or not."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+    from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+    why = "0.19.2 copies everything to RAM first, and turns all fp8 weights into bf16 on the GPU"
+
+    @wrap(filesystem_async.FileSystemWriterAsync, "prepare_write_data", why=why)
+    def prepare(original: Callable[..., Any], self: Any, plan: Any, planner: Any) -> None:
+        files = filesystem_async._split_by_size_and_type(FILES, plan.items)
+        self.write_buckets = [[(item, _content(item, planner)) for item in items] for items in files if items]
+        REMAINDERS.clear()
+
+    @wrap(TorchDistSaveShardedStrategy, "_get_save_and_finalize_callbacks", why=why)
+    def request(original: Callable[..., Any], self: Any, writer: Any, planned: Any, strategy: str) -> Save:
+        _, metadata, _ = planned
+        _group()  # made by all ranks together, before any thread needs it
+        return Save(writer, metadata)
+
+
+def wait_for_last_save() -> None:
+    """Until what is under way has its name; nothing to do without `save_in_the_background`."""
+    _finalize(blocking=True)
+
+
+def _start(save: Save) -> None:
+    _state["save"] = save
+    save.start()
+
+
+def _finalize(blocking: bool = False, terminate: bool = False) -> None:
+    save = _state.get("save")
+    if save is not None and save.done(wait=blocking):
+        del _state["save"]
+
+
+def _let_optimizers_wait() -> None:
+    from megatron.core.optimizer import optimizer
+
+    for kind in (optimizer.MixedPrecisionOptimizer, optimizer.FP32Optimizer, optimizer.ChainedOptimizer):
+
+        @wrap(kind, "step", why="0.19.2 has copied everything before the next step begins")
+        def step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+            if "save" in _state:
+                _state["save"].copied.wait()
+            return original(self, *args, **kwargs)
+
+
+def _group() -> Any:
+    """gloo's, of all ranks, for the threads: NCCL's belong to the training loop."""
+    if "group" not in _state:
+        _state["group"] = torch.distributed.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
+    return _state["group"]
+
+
+def _content(item: Any, planner: Any) -> Content:
+    content = planner.resolve_data(item)
+    if isinstance(content, torch.Tensor) and content.device.type == "meta":
+        return REMAINDERS[place_of(item.index)]
+    return content
+
+
+def _fetched(content: Content) -> Callable[[], Content]:
+    if isinstance(content, (torch.Tensor, Remainders)):
+        return lambda: _alone(values_of(content).cpu())
+    return constant(content)
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """torch.save writes the whole storage of a view."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
+
+
+def _write_file(path: Path, items: list[tuple[Any, Callable[[], Content]]]) -> list[Any]:
+    with path.open("wb") as stream:
+        results = write_items(stream, path.name, items)
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # nobody reads it soon
+    return results
+
+
+def _copier() -> Copier:
+    if "copier" not in _state:
+        _state["copier"] = Copier()
+    return _state["copier"]

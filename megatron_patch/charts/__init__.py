@@ -1,0 +1,1 @@
+"""Charts as SVG text, for the report and the evaluation."""

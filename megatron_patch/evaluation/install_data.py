@@ -1,0 +1,57 @@
+"""Put verified questions where the unmodified lm_eval looks, below LM-Evaluation-Harness.
+
+python -m megatron_patch.evaluation.install_data [PLACE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from megatron_patch.evaluation.benchmarks import BENCHMARKS
+from megatron_patch.evaluation.cards import with_fingerprint
+from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all, verify
+
+
+def put_in_place(data: LocalData, harness: Path = HARNESS) -> list[str]:
+    """Link the splits, and note their checksum for `datasets`; says what it did. What is no link stays.
+
+    Raises:
+        DataError: a folder that is there already holds other questions, with which these do not fit.
+    """
+    place = harness / data.benchmark.hub_path
+    place.mkdir(parents=True, exist_ok=True)
+    said = []
+    for split in data.benchmark.splits:
+        link, target = place / split, data.folder / split
+        if link.exists() and not link.is_symlink():
+            said.append(f"{link}: already there" + ("" if link.resolve() == target else f", NOT replaced by {target}"))
+            continue
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        said.append(f"{link} -> {target}")
+    fingerprint = verify(data.benchmark, place).fingerprint
+    (place / ".huggingface.yaml").write_text(with_fingerprint(data.benchmark, fingerprint), encoding="utf-8")
+    return said
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="prepare_data.sh",
+        description="Verifies copies of CMMLU and C-Eval, and links them to where lm_eval looks. Run it again whenever "
+        "questions changed: `datasets` does not see that by itself.",
+    )
+    parser.add_argument("places", nargs="*", type=Path, metavar="PLACE", help="a folder or an archive")
+    try:
+        for data in find_all(list(BENCHMARKS.values()), parser.parse_args().places).values():
+            print(data.describe(), *put_in_place(data), sep="\n  ")
+    except DataError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The converter under the names and flags of NeMo's two scripts. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from megatron_patch.checkpoint.cli import main as convert
+from megatron_patch.checkpoint.options import Usage, problem_text
+from megatron_patch.nemo.model_names import MODEL_CLASSES, listing, size_of
+
+HELP = """usage: python {script} --source DIR --output-path DIR [--overwrite] [flags]
+
+  --source DIR              what is converted
+  --output-path DIR         the folder that is written (--output_path too)
+  --model-name NAME         LlamaModel, or a size
+  --model-config-name NAME  such as Llama31Config8B, or a size; left out, config.json says it
+  --overwrite               replace the target, in one step, when everything is written
+  --list                    all names
+
+and the converter's own flags: sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh --help"""
+
+
+def main(argv: Sequence[str], direction: str, script: str) -> int:
+    """Run one of the scripts.
+
+    Args:
+        direction: hf2mcore or mcore2hf, as the script's name says.
+    Returns:
+        As the converter: 0 done, 1 the check failed, 2 refused.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(HELP.format(script=script))
+        return 0
+    if "--list" in argv:
+        print("\n".join(listing()))
+        return 0
+    try:
+        return convert([*_translated(argv), "--direction", direction])
+    except Usage as usage:
+        print(usage, file=sys.stderr)
+        return usage.status
+
+
+def _translated(argv: Sequence[str]) -> list[str]:
+    """The converter's flags: both names of the model become one size."""
+    words, kept, sizes, problems = list(argv), [], [], []
+    while words:
+        word, equals, value = words.pop(0).partition("=")
+        name = word.replace("_", "-") if word.startswith("--") else word
+        if name not in ("--model-name", "--model-config-name"):
+            kept += [f"{name}{equals}{value}"]
+            continue
+        value = value if equals else words.pop(0) if words else ""
+        if name == "--model-name" and value in MODEL_CLASSES:
+            continue
+        try:
+            sizes.append(size_of(value))
+        except ValueError as error:
+            problems.append(f'{name}: {error}: is "{value}"; valid: what --list shows')
+    if len(set(sizes)) > 1:
+        problems.append(f"--model-name and --model-config-name name two models: {' and '.join(sizes)}")
+    if problems:
+        raise Usage(problem_text(problems), 2)
+    return [*kept, *(["--model-name", sizes[0]] if sizes else [])]

@@ -1,0 +1,146 @@
+"""The NeMo tutorials' two scripts: the texts' commands as they stand, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.nemo.cli import main
+from megatron_patch.nemo.request import FINETUNE, PRETRAIN
+
+EXAMPLES = REPOSITORY / "examples" / "llama3_1"
+TINY = "--hf_model_id tokenizer -M tiny --dataset_path data -s 128 -g 8 --max_steps 10 --warmup_steps 1"
+
+
+COMMON = "--executor local --experiment llama31_pretraining --num_nodes 1 --num_gpus 8"
+PARALLEL = "--tensor_model_parallel_size {tp} --pipeline_model_parallel_size 1 --context_parallel_size 1"
+COMMANDS = {
+    "seed 000": f"{COMMON} --hf_model_id meta-llama/Llama-3.1-8B-Instruct --nemo_model nemo_ckpt/Llama-3.1-8B-Instruct "
+    f"--hf_token <HF_TOKEN> --max_steps 100 --global_batch_size 2048 {PARALLEL.format(tp=4)} "
+    "--dataset_path data/custom_dataset/preprocessed/",
+    "seed 001": "--executor local --experiment llama31_pretraining --num-gpus 8 --hf-model-id Llama-3.1-8B-Instruct "
+    "--nemo-model nemo2 --max-steps 100 --global-batch-size 2048 "
+    f"{PARALLEL.format(tp=4)} --dataset_path processed",
+    "seed 002": f"{COMMON} --model_size 8B --hf_model_id meta-llama/Llama-3.1-8B-Instruct "
+    "--nemo_model nemo_ckpt/Llama-3.1-8B-Instruct --hf_token <HF_TOKEN> --max_steps 100 --global_batch_size 2048 "
+    f"{PARALLEL.format(tp=2)} --dataset_path data/custom_dataset/preprocessed/",
+    "seed 002 finetune": "--executor local --experiment llama31_finetuning --num_nodes 1 --num_gpus 8 --model_size 8B "
+    "--hf_model_id meta-llama/Llama-3.1-8B-Instruct --hf_token <HF_TOKEN> --nemo_model --max_steps 100 "
+    f"--global_batch_size 128 {PARALLEL.format(tp=2)} --dataset_path data/alpaca",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_texts_commands(name: str, folders: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the folders that the texts describe: hub download, converted checkpoint, preprocessed data."""
+    for place in ("Llama-3.1-8B-Instruct", "nemo_ckpt/Llama-3.1-8B-Instruct", "nemo2"):
+        (folders / place).parent.mkdir(exist_ok=True)
+        (folders / place).symlink_to(world / "hf-8B")
+    for place in ("data/custom_dataset/preprocessed", "processed/preprocessed"):
+        (folders / place).mkdir(parents=True)
+        for suffix in (".bin", ".idx"):
+            (folders / place / f"wikinews_text_document{suffix}").symlink_to(world / f"text{suffix}")
+    (folders / "data" / "alpaca").symlink_to(folders / "alpaca")
+    stage = FINETUNE if "finetune" in name else PRETRAIN
+    environ = {"DRY_RUN": "1", "MP_DEVICE": "cuda", "MP_NPROC": "8"}
+    assert main(COMMANDS[name].split(), environ, stage) == 0
+    said = capsys.readouterr().out
+    assert "8 processes = TP" in said
+    assert f"--train-iters {100}" in said
+    assert "--global-batch-size " + ("128" if stage == FINETUNE else "2048") in said
+    assert str(folders / "experiments" / ("llama31_finetuning" if stage == FINETUNE else "llama31_pretraining")) in said
+
+
+BAD = [
+    ("--dataset_path data", "--hf_model_id: it is needed"),
+    ("--hf_model_id tokenizer -M tiny", "--dataset_path: it is needed"),
+    (f"{TINY} --exectuor local", "--exectuor: unknown flag; nearest: --executor"),
+    (f"{TINY} -g", "--global_batch_size: no value after it"),
+    (f"{TINY} -g 8 -gbs 8", "--global_batch_size: given twice"),
+    (f"{TINY} -T three", "--tensor_model_parallel_size: not a whole number"),
+    (f"{TINY} -T 3", "--tensor_model_parallel_size with --model_size: 8 attention heads"),
+    (f"{TINY} -N 2", "--num_nodes: --executor local is one machine, not 2"),
+    (f"{TINY} --fp8=true", "--fp8: a switch takes no value"),
+    (f"{TINY} --cpu-offloading-weights", "--cpu_offloading_weights: Transformer Engine does not move weights any more"),
+    (f"{TINY} --cpu-offloading", "--cpu_offloading_layers: --cpu_offloading needs it"),
+    (f"{TINY} --cpu-offloading --cpu-offloading-layers 1", "--cpu_offloading: nothing to move"),
+    (
+        f"{TINY} --recompute-granularity full --cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 1",
+        "--cpu_offloading: not together with --recompute_granularity",
+    ),
+    (f"{TINY} --model_size llama3_8b", "--model_size: given twice"),
+    ("--hf_model_id tokenizer --dataset_path data -M llama3_8b", "--model_size: this is Llama 3, not 3.1"),
+    ("--hf_model_id tokenizer --dataset_path data", "--model_size: neither tokenizer nor a config.json tells it"),
+    ("--hf_model_id nobody/nothing --dataset_path data -M tiny", "--hf_model_id: not in the hub's cache"),
+    (f"{TINY} --nemo_model absent", "--nemo_model: no such folder"),
+    ("--hf_model_id tokenizer -M tiny -s 128 --dataset_path data", "--max_steps: not given, and one epoch is less"),
+    (f"{TINY} --executor kubernetes", "--executor: unknown value"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), BAD)
+def test_bad_command_lines(command: str, message: str, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split(), {"DRY_RUN": "1", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_flag_and_a_variable_that_disagree(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY.split(), "-VPP", "2"], {"DRY_RUN": "1", "MP_VP": "4", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
+    assert "the command line makes MP_VP 2, the environment says 4" in capsys.readouterr().err
+
+
+def test_wandb_only_where_it_is_asked_for(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key in the environment alone sends nothing; the key itself stands nowhere."""
+    environ = {"DRY_RUN": "1", "WANDB_API_KEY": "k3y", "MP_DEVICE": "cpu"}
+    assert main(TINY.split(), environ, PRETRAIN) == 0
+    assert "--wandb" not in capsys.readouterr().out
+    assert main([*TINY.split(), "--wandb", "--wandb-project", "mine"], environ, PRETRAIN) == 0
+    said = capsys.readouterr().out
+    assert "--wandb-project mine" in said
+    assert "--wandb-exp-name pretraining" in said
+    assert "k3y" not in said
+
+
+def test_tokens_leave_the_process_list(folders: Path) -> None:
+    """The door starts itself again without them, in the environment that `ps` does not show to others."""
+    command = [sys.executable, str(EXAMPLES / "pretrain_llm.py"), *TINY.split(), "--dry-run"]
+    command += ["--hf_token", "hf_s3cret", "--wandb", "--wandb-token=w_s3cret"]
+    environ = {**os.environ, "MP_DEVICE": "cpu", "PYTHONPROFILEIMPORTTIME": ""}
+    seen = []
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            with Path(f"/proc/{process.pid}/cmdline").open("rb") as file:
+                seen.append(b"s3cret" in file.read())
+            time.sleep(0.001)
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    gone = len(seen) - seen[::-1].index(True) if True in seen else 0
+    assert len(seen) > gone, "they stayed until the end"
+    assert "s3cret" not in out + err
+    assert "tokens were visible in the process list until now; export HF_TOKEN, WANDB_API_KEY instead" in err
+
+
+def test_help_and_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"], {}, PRETRAIN) == 0
+    assert "--tensor_model_parallel_size" in capsys.readouterr().out
+    assert main(["--list"], {}, FINETUNE) == 0
+    assert "llama31_8b = 8B" in capsys.readouterr().out
+
+
+def test_any_python_finds_the_project() -> None:
+    """Started by the system's Python, which may be too old and has no torch, from another folder."""
+    command = ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "HOME=/nonexistent", f"PYTHON={sys.executable}"]
+    system = subprocess.run(["sh", "-c", "command -v python3"], capture_output=True, text=True, check=False)
+    if system.returncode:
+        pytest.skip("no other python3 here")
+    for name in ("pretrain_llm", "finetune_llm", "convert_from_hf_to_nemo2", "convert_from_nemo2_to_hf"):
+        run = [*command, system.stdout.strip(), str(EXAMPLES / f"{name}.py"), "--help"]
+        done = subprocess.run(run, capture_output=True, text=True, cwd="/", timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "--" in done.stdout
