@@ -1,0 +1,114 @@
+"""The rooms of the house: who may import whom (docs/decisions.md, DESIGN of the layout). Read from the sources alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "megatron_patch"
+
+FLOORS = (
+    ("common",),
+    ("models", "charts"),
+    ("data", "backend"),
+    ("peft",),
+    ("checkpoint",),
+    ("launch",),
+    ("nemo", "planner", "trainer", "doctor", "evaluation", "generate"),
+    ("report",),
+    ("watch",),
+    ("cli",),
+)
+"""From the ground up: a room imports rooms of lower floors, and nothing of its own floor or above."""
+
+LIGHT = ("launch", "models")
+"""Rooms that start in a tenth of a second: tests/launch/test_no_torch.py says what they may not import."""
+
+TOO_HIGH = {
+    ("megatron_patch.checkpoint.layout", "megatron_patch.launch.layout"),
+    ("megatron_patch.checkpoint.random_model", "megatron_patch.launch.vocabulary"),
+}
+"""Imports that still go up: remove the line together with the import."""
+
+CIRCULAR = {
+    ("megatron_patch.checkpoint.per_rank", "megatron_patch.checkpoint.convert"),
+    ("megatron_patch.evaluation.prefix", "megatron_patch.evaluation.scoring"),
+}
+"""Imports that still close a circle: remove the line together with the import."""
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Dotted names and files of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """Modules of the package that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules())
+        elif isinstance(node, ast.ImportFrom) and (node.module or "") in modules():
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in modules() else str(node.module)
+
+
+@cache
+def graph() -> dict[str, set[str]]:
+    return {module: set(imports_of(module)) - {module} for module in modules()}
+
+
+def test_imports_are_absolute() -> None:
+    relative = [
+        f"{path}:{node.lineno}"
+        for path in modules().values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert relative == []
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room_of(module) for module in modules() if module.count(".")} - {"torchrun"}
+    assert rooms <= {room for floor in FLOORS for room in floor}
+
+
+def test_no_import_goes_up() -> None:
+    inside = ((a, b) for a, targets in graph().items() for b in targets if a.count(".") and b.count("."))
+    between = {(a, b) for a, b in inside if room_of(a) != room_of(b) and "torchrun" not in (room_of(a), room_of(b))}
+    up = {(a, b) for a, b in between if floor_of(room_of(a)) <= floor_of(room_of(b))}
+    assert up == TOO_HIGH
+
+
+def test_no_import_circle() -> None:
+    assert {(a, b) for a, b in CIRCULAR if b in graph().get(a, ())} == CIRCULAR
+    straight = {a: {b for b in targets if (a, b) not in CIRCULAR} for a, targets in graph().items()}
+    try:
+        order = list(TopologicalSorter(straight).static_order())
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
+    assert len(order) == len(modules())
+
+
+def test_the_wall_is_seen() -> None:
+    """The graph that the tests above judge is really there."""
+    assert "megatron_patch.models" in {target for targets in graph().values() for target in targets}
+    assert sum(map(len, graph().values())) > 200
