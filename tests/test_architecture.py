@@ -1,4 +1,4 @@
-"""The rooms of the house: who may import whom (docs/decisions.md, DESIGN of the layout). Read from the sources alone."""
+"""The rooms of the house: who may import whom (docs/decisions.md says why). Read from the sources alone."""
 
 from __future__ import annotations
 
