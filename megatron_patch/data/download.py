@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.files import atomic_file
 from megatron_patch.data.jsonl import DataError
 
 Row = Mapping[str, Any]
@@ -82,12 +83,10 @@ def _local(source: Path) -> tuple[str, list[str]]:
 def _write_lines(path: Path, rows: Iterable[Row]) -> str:
     """JSON Lines, whole or not at all; returns a line for the report."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, count = path.with_name(f"{path.name}.partial"), 0
-    with partial.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(dict(row), ensure_ascii=False, default=str) + "\n")
-            count += 1
-    partial.replace(path)
+    count = 0
+    with atomic_file(path) as file:
+        for count, row in enumerate(rows, start=1):  # noqa: B007
+            file.write((json.dumps(dict(row), ensure_ascii=False, default=str) + "\n").encode())
     return f"{path}: {count:,} rows, {path.stat().st_size:,} bytes"
 
 

@@ -16,6 +16,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_patch.common.files import write_text
+
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 VALIDATION_SHARE = 20
 """One document in so many is for validation."""
@@ -61,12 +63,10 @@ def write_corpus(folder: Path) -> str:
 
 
 def write_splits(folder: Path, lines: dict[str, list[str]]) -> str:
-    """FOLDER/SPLIT.jsonl of each split, written beside its place and moved there; returns how many lines each has."""
+    """FOLDER/SPLIT.jsonl of each split, whole or not at all; returns how many lines each has."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in lines.items():
-        partial = folder / f"{split}.jsonl.partial"
-        partial.write_text("".join(rows), encoding="utf-8")
-        partial.replace(folder / f"{split}.jsonl")
+        write_text(folder / f"{split}.jsonl", "".join(rows))
     return ", ".join(f"{split} {len(rows)}" for split, rows in lines.items())
 
 

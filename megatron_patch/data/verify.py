@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.files import write_text
 from megatron_patch.data.index_head import HEAD, MAGIC, VERSION
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
@@ -226,7 +227,7 @@ def write_sums(prefix: str) -> Path:
     """Record checksums of both files, for later; `sha256sum -c` in their folder reads them."""
     path = Path(f"{prefix}.sha256")
     files = [Path(f"{prefix}.{suffix}") for suffix in ("bin", "idx")]
-    path.write_text("".join(f"{file_sha256(file)}  {file.name}\n" for file in files), encoding="utf-8")
+    write_text(path, "".join(f"{file_sha256(file)}  {file.name}\n" for file in files), durable=True)
     return path
 
 

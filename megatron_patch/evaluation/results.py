@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
+from megatron_patch.common.files import write_text
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
 from megatron_patch.evaluation.run import Evaluation, share_stderr
 
@@ -49,9 +49,8 @@ def write(evaluation: Evaluation, folder: Path) -> list[Path]:
 def put(file: Path, text: str) -> Path:
     """Write a text file in one step."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(file)
+    write_text(file, text)
+    return file
 
 
 def read(folder: Path) -> Evaluation:

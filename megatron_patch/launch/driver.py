@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from megatron_patch.common.files import write_text
 from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
@@ -189,12 +190,5 @@ def record(plan: Plan, command: Command) -> None:
     """Write plan.json and command.txt."""
     output = Path(plan.output)
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "plan.json", to_json(plan))
-    _write(output / "command.txt", command.shell() + "\n")
-
-
-def _write(path: Path, content: str) -> None:
-    """Whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    write_text(output / "plan.json", to_json(plan))
+    write_text(output / "command.txt", command.shell() + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.files import write_text
 
 
 class MetricsFile:
@@ -21,9 +22,7 @@ class MetricsFile:
             resumed_iteration: steps already done; 0 starts an empty file.
         """
         kept = _lines_until(path, resumed_iteration)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
+        write_text(path, "".join(kept))
         self._file = path.open("a", buffering=1)
 
     def write(self, record: dict[str, Any]) -> None:

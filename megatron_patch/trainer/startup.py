@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
+
+from megatron_patch.common.files import write_json
 
 
 class Startup:
@@ -43,4 +44,4 @@ class Startup:
     def write(self, folder: Path) -> None:
         """Put `startup.json`, of the newest start, into the run's folder."""
         record = {"began": self.began, "seconds": self.seconds, "parts": self.parts}
-        (folder / "startup.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_json(folder / "startup.json", record)

@@ -6,7 +6,7 @@ loaded is an error: 0.19.2 ends with status 0 in eight places, or trains from ra
 
 from __future__ import annotations
 
-import os
+import io
 import shutil
 import types
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 
 from megatron_patch.backend.patching import BackendError, replace, wrap
 from megatron_patch.backend.saving import asynchronous as background_save
+from megatron_patch.common.files import sync, write_text
 
 PARTIAL_PREFIX = ".incomplete_"
 """Of a folder that is being written; nothing that looks for `iter_NNNNNNN` finds it."""
@@ -74,22 +75,14 @@ def publish(partial: Path, final: Path) -> None:
     Between the two renames of a replacement neither name exists: complete or absent, never mixed.
     """
     for path in (*partial.rglob("*"), partial):
-        _flush(path)
+        sync(path)
     old = final.with_name(f"{PARTIAL_PREFIX}old_{final.name}")
     if final.exists():
         final.rename(old)
     partial.rename(final)
-    _flush(final.parent)
+    sync(final.parent)
     if old.exists():
         shutil.rmtree(old)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _AtomicTrackerFiles:
@@ -137,13 +130,9 @@ def remove_older(tracker: Path, keep: int) -> None:
 
 @contextmanager
 def _replaced_when_closed(path: Path) -> Iterator[IO[str]]:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _flush(path.parent)
+    text = io.StringIO()
+    yield text
+    write_text(path, text.getvalue(), durable=True)
 
 
 def _fail_instead_of_exit(checkpointing: Any) -> None:

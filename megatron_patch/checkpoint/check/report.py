@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.check.compare import ACCUMULATED, PARTS, SAME, Row
+from megatron_patch.common.files import write_json
 
 JSON_FILE, PNG_FILE = "check.json", "check.png"
 
@@ -74,7 +74,7 @@ class Report:
             "first_failure": asdict(first) if first else None,
             "rows": [{**asdict(row), "passed": row.passed} for row in self.rows],
         }
-        (folder / JSON_FILE).write_text(json.dumps(_without_nan(content), indent=1) + "\n")
+        write_json(folder / JSON_FILE, _without_nan(content), indent=1)
         self._draw(folder / PNG_FILE)
         return [folder / JSON_FILE, folder / PNG_FILE]
 

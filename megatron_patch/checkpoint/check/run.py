@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import disagreements, open_hf_folder, shape_of
+from megatron_patch.common.files import write_text
 from megatron_patch.models import LLAMA_3_1, ModelConfig
 
 if TYPE_CHECKING:
@@ -169,9 +170,7 @@ def _rank_main() -> None:
     except CheckpointError as error:
         found = {"refused": error.problems}
     if first:
-        partial = answer.with_suffix(".partial")
-        partial.write_text(json.dumps(found))
-        partial.rename(answer)
+        write_text(answer, json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from megatron_patch.common.files import write_json
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
 CAUSES = (MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED)
@@ -126,8 +127,7 @@ class Report:
     def write(self, path: Path) -> None:
         """As JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_json(path, asdict(self))
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Report:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.files import write_json
 from megatron_patch.data.index_head import HEAD, MAGIC
 
 KIND = "megatron_patch SFT idxmap, version 1"
@@ -49,9 +50,7 @@ def path_of(prefix: str | Path) -> Path:
 
 def write(prefix: str | Path, sidecar: Sidecar) -> None:
     """Write it whole or not at all."""
-    partial = Path(f"{path_of(prefix)}.partial")
-    partial.write_text(json.dumps({"kind": KIND, **asdict(sidecar)}, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path_of(prefix))
+    write_json(path_of(prefix), {"kind": KIND, **asdict(sidecar)}, durable=True)
 
 
 def read(prefix: str | Path) -> Sidecar | None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from megatron_patch.common.files import write_text
 from megatron_patch.launch.cluster.scontrol import SlurmError, ask, first_address, has_option
 from megatron_patch.launch.cluster.variables import slurm_port
 from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
@@ -98,7 +99,7 @@ def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int
     folder = Path(plan.output) / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.sh"
-    path.write_text(batch_script(plan, values, environ), encoding="utf-8")
+    write_text(path, batch_script(plan, values, environ))
     inherited = {name: value for name, value in environ.items() if name not in SECRETS}
     done = subprocess.run(
         ["sbatch", "--parsable", str(path)], env=inherited, capture_output=True, text=True, check=False
