@@ -34,11 +34,15 @@ class RMSNorm(torch.nn.RMSNorm):
         self.weight.sequence_parallel = config.sequence_parallel
 
 
-class FinalRMSNorm(RMSNorm):
-    """The norm after the last layer.
+class StandaloneRMSNorm(RMSNorm):
+    """A norm that Transformer Engine does not fuse into the linear that follows: after the last layer, and q/k norm.
 
     Transformer Engine's has an `_extra_state`, empty without fp8, and its loader asks for the key: we write it too, so
-    that a GPU loads what a CPU saved. The layers' norms need none, as TE fuses them into the linear that follows.
+    that a GPU loads what a CPU saved. The other norms of a layer need none.
+
+    The weights of q/k norm, [head_dim], act on each head: with tensor parallelism a rank's gradient covers its own
+    heads, and `finalize_model_grads` of 0.19.2 sums them over the group, with sequence parallelism and without (it
+    knows them by their names).
     """
 
     def get_extra_state(self) -> None:
