@@ -1,4 +1,4 @@
-"""q/k norm, qkv bias, a head_dim of its own and tied embeddings (what Qwen has) on the CPU: each layout as one process."""
+"""q/k norm, qkv bias, a head_dim of its own, tied embeddings (Qwen has them) on the CPU: each layout as one process."""
 
 from __future__ import annotations
 

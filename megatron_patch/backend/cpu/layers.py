@@ -1,4 +1,5 @@
-"""The layer of Llama and its relatives (qkv bias, q/k norm) without Transformer Engine: Megatron's local modules, our attention core and norm.
+"""The layer of Llama and its relatives (qkv bias, q/k norm) without Transformer Engine: Megatron's local modules,
+our attention core and norm.
 
 Reached by `--spec megatron_patch.backend.cpu.layers local_layer_spec`. On a GPU with Transformer Engine no `--spec` is
 given and Megatron builds its own; both write the same checkpoint keys.
