@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
-from megatron_patch.launch.vocabulary import count_ids
+from megatron_patch.launch.inputs import count_ids
 from megatron_patch.models import LLAMA_3_1, ModelConfig, model_to_hf_config
 
 PERIOD = 1_000_003

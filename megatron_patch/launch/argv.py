@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable
 
 from megatron_patch.launch import tp_overlap
-from megatron_patch.launch.corpus import Corpus
+from megatron_patch.launch.inputs import Corpus
 from megatron_patch.launch.layout import chunk_layers
 from megatron_patch.launch.plan import Plan
 
@@ -32,8 +32,8 @@ def megatron_argv(plan: Plan) -> Flags:
 def own_flags(plan: Plan) -> Flags:
     """Those that `trainer/arguments.py` declares."""
     flags = ["--device", plan.device, "--output-dir", plan.output]
-    flags += ["--z-loss", repr(plan.knobs.z_loss)] if plan.knobs.z_loss else []
-    flags += ["--export-hf", plan.export] if plan.knobs.export_hf else []
+    flags += ["--z-loss", repr(plan.variables.z_loss)] if plan.variables.z_loss else []
+    flags += ["--export-hf", plan.export] if plan.variables.export_hf else []
     if plan.weights.kind == "hf" and plan.resume_iteration is None:
         flags += ["--hf-checkpoint", plan.weights.path]
     return flags
@@ -42,7 +42,7 @@ def own_flags(plan: Plan) -> Flags:
 def model_flags(plan: Plan) -> Flags:
     """The Llama 3 architecture. Dropout is Megatron's 0.1 by default, Llama's is 0."""
     model = plan.model
-    std = plan.knobs.init_std or model.init_method_std
+    std = plan.variables.init_std or model.init_method_std
     flags = ["--num-layers", str(model.num_layers), "--hidden-size", str(model.hidden_size)]
     flags += ["--ffn-hidden-size", str(model.ffn_hidden_size)]
     flags += ["--num-attention-heads", str(model.num_attention_heads), "--kv-channels", str(model.head_dim)]
@@ -89,7 +89,7 @@ def parallel_flags(plan: Plan) -> Flags:
         first, last = layout.stage_layers[0], layout.stage_layers[-1]
         flags += ["--decoder-first-pipeline-num-layers", str(first), "--decoder-last-pipeline-num-layers", str(last)]
     flags += ["--distributed-backend", "nccl" if plan.device == "cuda" else "gloo"]
-    return [*flags, "--distributed-timeout-minutes", str(plan.knobs.distributed_timeout_minutes)]
+    return [*flags, "--distributed-timeout-minutes", str(plan.variables.distributed_timeout_minutes)]
 
 
 def batch_flags(plan: Plan) -> Flags:
@@ -98,19 +98,19 @@ def batch_flags(plan: Plan) -> Flags:
     return [
         *("--micro-batch-size", str(config.batch_size), "--global-batch-size", str(config.global_batch_size)),
         *("--seq-length", str(config.seq_len), "--train-iters", str(plan.schedule.train_iters)),
-        *("--seed", str(plan.knobs.seed)),
+        *("--seed", str(plan.variables.seed)),
     ]
 
 
 def optimizer_flags(plan: Plan) -> Flags:
     """AdamW with a cosine; Megatron's decay includes the warm-up."""
-    config, knobs, schedule = plan.config, plan.knobs, plan.schedule
+    config, variables, schedule = plan.config, plan.variables, plan.schedule
     flags = ["--optimizer", "adam", "--lr", repr(config.lr), "--min-lr", repr(config.min_lr)]
     flags += ["--lr-decay-style", "cosine", "--lr-decay-iters", str(schedule.decay_iters)]
     flags += ["--lr-warmup-iters", str(schedule.warmup_iters)]
-    flags += ["--weight-decay", repr(knobs.weight_decay), "--clip-grad", repr(knobs.clip_grad)]
-    flags += ["--adam-beta1", repr(knobs.adam_beta1), "--adam-beta2", repr(knobs.adam_beta2)]
-    flags += ["--adam-eps", repr(knobs.adam_eps)] if knobs.adam_eps != 1e-8 else []
+    flags += ["--weight-decay", repr(variables.weight_decay), "--clip-grad", repr(variables.clip_grad)]
+    flags += ["--adam-beta1", repr(variables.adam_beta1), "--adam-beta2", repr(variables.adam_beta2)]
+    flags += ["--adam-eps", repr(variables.adam_eps)] if variables.adam_eps != 1e-8 else []
     if config.do:
         # Any later layout can load it; the default restores step 0 at another one without a word.
         flags += ["--use-distributed-optimizer", "--dist-ckpt-optim-fully-reshardable"]
@@ -144,8 +144,8 @@ def precision_flags(plan: Plan) -> Flags:
         return ["--fp16", "--initial-loss-scale", "65536"]
     flags = ["--bf16"] + (["--grad-reduce-in-bf16"] if plan.gradient_bf16 else [])
     if pr == "fp8":
-        flags += ["--fp8-format", "hybrid", "--fp8-recipe", plan.knobs.fp8_recipe]
-        if plan.knobs.fp8_recipe == "delayed":
+        flags += ["--fp8-format", "hybrid", "--fp8-recipe", plan.variables.fp8_recipe]
+        if plan.variables.fp8_recipe == "delayed":
             flags += ["--fp8-amax-history-len", "1024", "--fp8-amax-compute-algo", "max"]
         if gathers_fp8(plan):
             flags += ["--fp8-param-gather"]
@@ -154,7 +154,7 @@ def precision_flags(plan: Plan) -> Flags:
 
 def gathers_fp8(plan: Plan) -> bool:
     """Whether weights travel in FP8: needs the distributed optimizer; offloaded, only `delayed` scaling allows it."""
-    return plan.config.do and (plan.offload_fraction == 0 or plan.knobs.fp8_recipe == "delayed")
+    return plan.config.do and (plan.offload_fraction == 0 or plan.variables.fp8_recipe == "delayed")
 
 
 def kernel_flags(plan: Plan) -> Flags:
@@ -165,10 +165,10 @@ def kernel_flags(plan: Plan) -> Flags:
         if plan.config.pr != "fp16":  # backend/gpu/cross_entropy.py puts its kernel in the place of `native`
             flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]
         if (
-            plan.knobs.clip_grad > 0
+            plan.variables.clip_grad > 0
         ):  # backend/gpu/gradient_guard.py checks the norm instead, without waiting for the GPU
             flags += ["--no-check-for-nan-in-loss-and-grad"]
-        flags += ["--allow-unfused-attention"] if plan.knobs.allow_unfused_attention else []
+        flags += ["--allow-unfused-attention"] if plan.variables.allow_unfused_attention else []
         return [*flags, "--no-masked-softmax-fusion", "--manual-gc", "--manual-gc-interval", "100"]
     flags += ["--transformer-impl", "local", "--spec", *CPU_LAYERS]
     flags += ["--use-cpu-initialization"]  # TP 1 and TP 2 start from the same weights only with it
@@ -181,8 +181,8 @@ def kernel_flags(plan: Plan) -> Flags:
 
 def attention_backend(plan: Plan) -> str:
     """MP_ATTENTION_BACKEND, else FL: on GPUs auto (flash-attn, else cuDNN) or cuDNN, on the CPU flash or math."""
-    if plan.knobs.attention_backend:
-        return plan.knobs.attention_backend
+    if plan.variables.attention_backend:
+        return plan.variables.attention_backend
     if plan.device == "cuda":
         return "auto" if plan.config.fl else "fused"
     return "flash" if plan.config.fl else "unfused"
@@ -190,11 +190,11 @@ def attention_backend(plan: Plan) -> str:
 
 def recompute_flags(plan: Plan) -> Flags:
     """AC."""
-    ac, layers = plan.config.ac, str(plan.knobs.ac_layers)
+    ac, layers = plan.config.ac, str(plan.variables.ac_layers)
     if ac == "sel":
         return ["--recompute-granularity", "selective"]
     if ac == "full":  # uniform, as in Pai-Megatron-Patch: every layer, in groups of MP_AC_LAYERS
-        method = ["--recompute-method", plan.knobs.ac_method, "--recompute-num-layers", layers]
+        method = ["--recompute-method", plan.variables.ac_method, "--recompute-num-layers", layers]
         return ["--recompute-granularity", "full", *method]
     if offloads_modules(plan):
         return ["--fine-grained-activation-offloading", "--offload-modules", *OFFLOADED_MODULES]
@@ -208,9 +208,11 @@ def offloads_modules(plan: Plan) -> bool:
 
 def data_flags(plan: Plan) -> Flags:
     """Where the samples come from."""
-    workers = plan.knobs.num_workers if plan.knobs.num_workers is not None else 2 if plan.device == "cuda" else 0
-    if plan.knobs.split:
-        shares = plan.knobs.split if plan.knobs.split.count(",") == 2 else f"{plan.knobs.split},0"
+    workers = plan.variables.num_workers
+    if workers is None:
+        workers = 2 if plan.device == "cuda" else 0
+    if plan.variables.split:
+        shares = plan.variables.split if plan.variables.split.count(",") == 2 else f"{plan.variables.split},0"
         flags = ["--data-path", *_blend(plan.train_data, sft=plan.config.sft), "--split", shares]
     else:
         flags = ["--train-data-path", *_blend(plan.train_data, sft=plan.config.sft)]
@@ -218,11 +220,11 @@ def data_flags(plan: Plan) -> Flags:
     flags += ["--data-cache-path", f"{plan.output}/cache", "--num-workers", str(workers)]
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
-        flags += ["--sft-data", plan.knobs.dataset_type]
-        flags += ["--sft-loss", plan.knobs.sft_loss, "--sft-average", plan.knobs.sft_average]
-        flags += ["--sft-overlong", plan.knobs.sft_overlong, "--sft-max-lost", repr(plan.knobs.sft_max_lost)]
+        flags += ["--sft-data", plan.variables.dataset_type]
+        flags += ["--sft-loss", plan.variables.sft_loss, "--sft-average", plan.variables.sft_average]
+        flags += ["--sft-overlong", plan.variables.sft_overlong, "--sft-max-lost", repr(plan.variables.sft_max_lost)]
         flags += ["--calculate-per-token-loss"]  # else each micro batch weighs the same, however few its labels
-        flags += ["--sft-packing"] if plan.knobs.sft_packing else []
+        flags += ["--sft-packing"] if plan.variables.sft_packing else []
     return flags
 
 
@@ -248,7 +250,7 @@ def checkpoint_flags(plan: Plan) -> Flags:
     flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
     flags += ["--save-interval", str(plan.schedule.save_interval)]
     flags += ["--background-save"] if plan.background_save else []
-    flags += ["--keep-checkpoints", str(keep)] if (keep := plan.knobs.keep_checkpoints) else []
+    flags += ["--keep-checkpoints", str(keep)] if (keep := plan.variables.keep_checkpoints) else []
     if plan.resume_iteration is not None:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]
@@ -263,19 +265,19 @@ def checkpoint_flags(plan: Plan) -> Flags:
 
 def logging_flags(plan: Plan) -> Flags:
     """Progress, TensorBoard, Weights & Biases."""
-    knobs = plan.knobs
-    flags = ["--log-interval", str(knobs.log_interval), "--tensorboard-dir", f"{plan.output}/tensorboard"]
+    variables = plan.variables
+    flags = ["--log-interval", str(variables.log_interval), "--tensorboard-dir", f"{plan.output}/tensorboard"]
     if plan.wandb:
-        flags += ["--wandb-project", knobs.wandb_project or "megatron-patch"]
-        flags += ["--wandb-exp-name", knobs.wandb_name or plan.output.rsplit("/", 1)[-1]]
+        flags += ["--wandb-project", variables.wandb_project or "megatron-patch"]
+        flags += ["--wandb-exp-name", variables.wandb_name or plan.output.rsplit("/", 1)[-1]]
         flags += ["--wandb-save-dir", plan.output]  # it makes its folder wandb/ there
-        flags += ["--wandb-entity", knobs.wandb_entity] if knobs.wandb_entity else []
+        flags += ["--wandb-entity", variables.wandb_entity] if variables.wandb_entity else []
     return flags
 
 
 def extra_flags(plan: Plan) -> Flags:
     """MP_MEGATRON_ARGS, last."""
-    return shlex.split(plan.knobs.megatron_args) if plan.knobs.megatron_args else []
+    return shlex.split(plan.variables.megatron_args) if plan.variables.megatron_args else []
 
 
 GROUPS: tuple[Callable[[Plan], Flags], ...] = (
@@ -294,3 +296,45 @@ GROUPS: tuple[Callable[[Plan], Flags], ...] = (
     logging_flags,
     extra_flags,
 )
+
+
+FIXED = frozenset(
+    """
+    --async-save --encoder-num-layers --encoder-seq-length --exit-on-missing-checkpoint --lr-decay-samples
+    --lr-warmup-fraction --lr-warmup-samples --make-vocab-size-divisible-by --mock-data --no-save-optim
+    --no-save-rng --rampup-batch-size --skip-train --test-data-path --train-samples --use-checkpoint-args
+    --vocab-size
+    """.split()  # noqa: SIM905
+)
+"""Flags that no plan gives and that would turn a plan into something else."""
+
+EMITTED = frozenset(
+    """
+    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2 --adam-eps
+    --allow-unfused-attention --attention-backend --attention-dropout --background-save --bf16
+    --calculate-per-token-loss --ckpt-format --ckpt-step --clip-grad --context-parallel-size --cpu-offloading-num-layers
+    --cross-entropy-fusion-impl --cross-entropy-loss-fusion --data-cache-path --data-path
+    --decoder-first-pipeline-num-layers --decoder-last-pipeline-num-layers --device --disable-bias-linear
+    --dist-ckpt-optim-fully-reshardable --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters
+    --exp-avg-dtype --exp-avg-sq-dtype --export-hf --ffn-hidden-size --fine-grained-activation-offloading --finetune
+    --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe
+    --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size
+    --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt --log-interval --lr
+    --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc --manual-gc-interval
+    --max-position-embeddings --micro-batch-size --min-lr --no-check-for-nan-in-loss-and-grad
+    --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
+    --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
+    --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
+    --offload-modules --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir
+    --overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler
+    --padded-vocab-size --pipeline-model-parallel-layout --pipeline-model-parallel-size --position-embedding-type
+    --recompute-granularity --recompute-method --recompute-num-layers --rope-scaling-factor --rotary-base --save
+    --save-interval --seed --seq-length --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost
+    --sft-overlong --sft-packing --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
+    --tokenizer-model --tokenizer-type --tp-comm-overlap --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad
+    --train-data-path --train-iters --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization
+    --use-distributed-optimizer --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity
+    --wandb-exp-name --wandb-project --wandb-save-dir --weight-decay --z-loss
+    """.split()  # noqa: SIM905
+)
+"""Every flag that some plan gives (`argv.py`); a test holds it against the golden files."""

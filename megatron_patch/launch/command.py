@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.launch.argv import megatron_argv, offloads_modules
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.launch_time import note
 from megatron_patch.launch.plan import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ class Command:
 
     def environment(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The environment of the new process, which is about to start."""
-        return {name: value for name, value in environ.items() if name not in self.unset} | dict(self.set) | note()
+        return {name: value for name, value in environ.items() if name not in self.unset} | dict(self.set) | started()
 
     def shell(self) -> str:
         """As it can be pasted into a shell: one flag a line."""
@@ -69,8 +70,8 @@ def rendezvous(plan: Plan) -> list[str]:
         master = ["--master-addr", plan.cluster.master_addr, "--master-port", str(plan.cluster.master_port)]
         place = ["--nnodes", str(plan.cluster.nodes), "--node-rank", str(plan.cluster.node_rank)]
         return [*place, *processes, *master]
-    if plan.knobs.master_port is not None:
-        return [*processes, "--master-addr", "127.0.0.1", "--master-port", str(plan.knobs.master_port)]
+    if plan.variables.master_port is not None:
+        return [*processes, "--master-addr", "127.0.0.1", "--master-port", str(plan.variables.master_port)]
     return ["--standalone", "--local-addr", "127.0.0.1", *processes]
 
 
@@ -105,3 +106,22 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
 def serialises_launches(plan: Plan) -> bool:
     """Megatron asserts CUDA_DEVICE_MAX_CONNECTIONS=1 under TP and CP before Blackwell; DP alone is 1 % faster at 32."""
     return plan.layout.tp > 1 or plan.layout.cp > 1
+
+
+STARTED_VARIABLE = "MEGATRON_PATCH_STARTED"
+"""Environment variable of the ranks: when the command was typed and when it became torchrun, in seconds since 1970."""
+IMPORTED = time.time()
+LONGEST_START = 10.0
+"""Seconds that a shell and Python may take to get here; a clock that says more is wrong."""
+
+
+def command_began() -> float:
+    """The start of this process, which was the shell's before `exec` made it Python's."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])  # since the machine's start
+    began = time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    return began if 0 <= IMPORTED - began < LONGEST_START else IMPORTED
+
+
+def started() -> dict[str, str]:
+    """The variable as it has to be when torchrun is started now."""
+    return {STARTED_VARIABLE: f"{command_began():.3f} {time.time():.3f}"}

@@ -11,18 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from megatron_patch.common.files import write_text
-from megatron_patch.launch.advice import cheapest_change
+from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
-from megatron_patch.launch.cluster.variables import LEAD, SUBMIT, slurm_stage
+from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
-from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.environment import Environment, facts_from_outside
 from megatron_patch.launch.memory import gigabytes
-from megatron_patch.launch.notes import annotate
-from megatron_patch.launch.outside import facts_from_outside
+from megatron_patch.launch.notes import annotate, cheapest_change
 from megatron_patch.launch.plan import Plan, to_json, values_of
-from megatron_patch.launch.planning import build_plan
 from megatron_patch.launch.problems import Problem, label, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
@@ -88,7 +86,7 @@ def run(
 
 def export_is_due(plan: Plan) -> bool:
     """Whether MP_EXPORT_HF asks for a folder that is not there, or is of another iteration."""
-    if not plan.knobs.export_hf:
+    if not plan.variables.export_hf:
         return False
     try:
         source = json.loads(Path(plan.export, "manifest.json").read_text())["source"]
@@ -161,7 +159,7 @@ def _refusals(plan: Plan) -> list[Problem]:
         )
         found.append(Problem(names=("MODEL_SIZE",), what=what, valid=cheapest_change(plan)))
     limit, total = plan.memory_limit, plan.memory.total
-    if plan.device == "cuda" and limit is not None and total > limit and plan.knobs.memory_check:
+    if plan.device == "cuda" and limit is not None and total > limit and plan.variables.memory_check:
         what = (
             f"a rank needs {gigabytes(total)}, the GPU has {gigabytes(limit)} to give "
             "(MP_MEMORY_CHECK=0 tries it all the same)"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from megatron_patch.common.machine import free_disk
-from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
+from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
+from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.memory import gigabytes, save_bytes
+from megatron_patch.launch.layout import Layout, cut_layers, tensor_parallel_problem
+from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.warm_start import handover
+from megatron_patch.launch.resume import handover
 
 
 def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
@@ -46,9 +50,9 @@ def _start_notes(plan: Plan) -> Iterator[str]:
 
 def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
     config, layout = plan.config, plan.layout
-    if plan.device == "cpu" and plan.knobs.device == "auto":
+    if plan.device == "cpu" and plan.variables.device == "auto":
         yield "no GPU here: the ranks compute on the CPU"
-    if plan.device == "cpu" and plan.knobs.nproc is None and plan.cluster is None:
+    if plan.device == "cpu" and plan.variables.nproc is None and plan.cluster is None:
         yield f"{layout.processes} processes = TP x PP x CP; MP_NPROC sets another number"
     if plan.device == "cpu" and layout.processes > environment.cores:
         yield f"{layout.processes} processes share {environment.cores} cores"
@@ -81,38 +85,38 @@ def _data_notes(plan: Plan) -> Iterator[str]:
         yield f"the tokenizer has {plan.tokenizer.ids} ids, the model {plan.vocab_size} rows: the rest stays unused"
     if plan.valid_data is not None and plan.valid_data == plan.train_data:
         yield "the validation data are the training data: their loss says nothing about other text"
-    if plan.valid_data is None and plan.knobs.split is None:
+    if plan.valid_data is None and plan.variables.split is None:
         yield "no validation (VALID_DATASET_PATH is none)"
 
 
 def _idle_notes(plan: Plan) -> Iterator[str]:
     """Values that do nothing beside the others."""
-    config, knobs = plan.config, plan.knobs
+    config, variables = plan.config, plan.variables
     if offloads_modules(plan):
         yield "AC=offload in a pipeline moves what attention reads, of every layer; MP_AC_LAYERS does nothing"
-    if knobs.ac_layers != 1 and config.ac not in ("full", "offload"):
-        yield f"MP_AC_LAYERS={knobs.ac_layers} does nothing under AC={config.ac}"
-    if knobs.ac_method != "uniform" and config.ac != "full":
-        yield f"MP_AC_METHOD={knobs.ac_method} does nothing under AC={config.ac}"
-    if knobs.optimizer_offload_fraction != 1 and config.optimizer_offload != "static":
+    if variables.ac_layers != 1 and config.ac not in ("full", "offload"):
+        yield f"MP_AC_LAYERS={variables.ac_layers} does nothing under AC={config.ac}"
+    if variables.ac_method != "uniform" and config.ac != "full":
+        yield f"MP_AC_METHOD={variables.ac_method} does nothing under AC={config.ac}"
+    if variables.optimizer_offload_fraction != 1 and config.optimizer_offload != "static":
         yield f"MP_OPTIMIZER_OFFLOAD_FRACTION does nothing under OPTIMIZER_OFFLOAD={config.optimizer_offload}"
-    if knobs.fp8_recipe != "tensorwise" and config.pr != "fp8":
-        yield f"MP_FP8_RECIPE={knobs.fp8_recipe} does nothing under PR={config.pr}"
-    if knobs.attention_backend is not None:
-        yield f"attention: MP_ATTENTION_BACKEND={knobs.attention_backend} goes before FL={str(config.fl).lower()}"
-    if knobs.allow_unfused_attention and plan.device == "cpu":
+    if variables.fp8_recipe != "tensorwise" and config.pr != "fp8":
+        yield f"MP_FP8_RECIPE={variables.fp8_recipe} does nothing under PR={config.pr}"
+    if variables.attention_backend is not None:
+        yield f"attention: MP_ATTENTION_BACKEND={variables.attention_backend} goes before FL={str(config.fl).lower()}"
+    if variables.allow_unfused_attention and plan.device == "cpu":
         yield "MP_ALLOW_UNFUSED_ATTENTION does nothing on the CPU"
 
 
 def _optimizer_notes(plan: Plan) -> Iterator[str]:
     """How gradients are summed, the optimizer's state is kept, and weights travel."""
-    config, knobs = plan.config, plan.knobs
-    if plan.gradient_bf16 and knobs.grad_reduce == "auto":
+    config, variables = plan.config, plan.variables
+    if plan.gradient_bf16 and variables.grad_reduce == "auto":
         yield f"gradients are summed in bf16, over {plan.schedule.micro_batches} micro batches (MP_GRAD_REDUCE=fp32)"
     if plan.precision.adam.compact and not plan.precision.fp8:
-        why = "MP_MOMENTS=bf16 brings it along" if knobs.moments == "bf16" else "otherwise it does not fit"
+        why = "MP_MOMENTS=bf16 brings it along" if variables.moments == "bf16" else "otherwise it does not fit"
         yield f"the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: {why}"
-    if plan.precision.adam.moments_bf16 and knobs.moments == "auto":
+    if plan.precision.adam.moments_bf16 and variables.moments == "auto":
         yield "Adam's moments are kept in bf16, as in fp32 they do not fit (MP_MOMENTS=fp32; OPTIMIZER_OFFLOAD=auto)"
     if config.pr == "fp8" and not gathers_fp8(plan):
         why = "DO is false" if not config.do else "the optimizer is offloaded"
@@ -122,7 +126,7 @@ def _optimizer_notes(plan: Plan) -> Iterator[str]:
 
 
 def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[str]:
-    if plan.knobs.background_save == "auto" and not plan.background_save:
+    if plan.variables.background_save == "auto" and not plan.background_save:
         yield _save_note(plan, environment)
     if environment.wandb_key and not environment.wandb_installed:
         yield "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there"
@@ -158,7 +162,7 @@ def _memory_warnings(plan: Plan) -> Iterator[str]:
 
 def _disk_warnings(plan: Plan) -> Iterator[str]:
     free, each, done = free_disk(plan.output), plan.checkpoint_bytes, plan.resume_iteration or 0
-    written, keep = plan.schedule.saves(done), plan.knobs.keep_checkpoints
+    written, keep = plan.schedule.saves(done), plan.variables.keep_checkpoints
     beside = 0 if done else 1  # an older one goes when a newer one is complete; of a run that goes on one is there
     most = min(written, keep + beside) if keep else written
     if each > free:
@@ -167,3 +171,122 @@ def _disk_warnings(plan: Plan) -> Iterator[str]:
         fits = free // each - beside
         change = f"MP_KEEP_CHECKPOINTS={fits}" if fits else "a larger SAVE_INTERVAL (position 19), or another disk"
         yield f"{most} checkpoints take about {gigabytes(most * each)}, the disk has {gigabytes(free)} free: {change}"
+
+
+MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
+"""How many times the GPUs are tried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Other values, and how a person is told."""
+
+    words: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    tp: int = 0
+    """0 leaves it."""
+    pp: int = 0
+    ranks: int = 1
+    """How many times as many."""
+
+
+def cheapest_change(plan: Plan) -> str:
+    """What makes the run fit at the least cost in speed, with what it takes then.
+
+    Args:
+        plan: one whose `memory_limit` is known.
+    """
+    for change in _changes(plan):
+        figures = _figures(plan, change)
+        if figures is not None and figures[0] <= figures[1]:
+            return f"{change.words}: {gigabytes(figures[0])}"
+    if plan.device == "cpu":
+        return "a smaller MODEL_SIZE (position 2), or a machine with more memory"
+    return "a smaller MODEL_SIZE (position 2) or SEQ_LEN (position 7), or GPUs with more memory"
+
+
+def _changes(plan: Plan) -> Iterator[Change]:
+    """In the order of what they cost."""
+    config, layout = plan.config, plan.layout
+    gpu, several = plan.device == "cuda", layout.dp * layout.cp > 1
+    splits = several and not config.do
+    if splits:
+        yield Change(words="DO true (position 14)", config={"do": True})
+    if config.batch_size > 1:
+        yield Change(words="BATCH_SIZE 1 (position 3)", config={"batch_size": 1})
+    wider = [size for size in (2, 4, 8) if size > layout.tp and layout.dp % (size // layout.tp or 1) == 0]
+    for size in wider:
+        sp = {"sp": True} if gpu else {}
+        yield Change(words=f"TP {size} and SP true (positions 10, 13), on the same ranks", config=sp, tp=size)
+    recomputes = config.ac not in ("full", "offload")
+    if recomputes:
+        yield Change(words="AC full (position 17)", config={"ac": "full"})
+    if gpu and config.optimizer_offload == "false" and config.pr in ("bf16", "fp16", "fp8"):
+        offload = {"do": True, "optimizer_offload": "auto"}
+        yield Change(words="OPTIMIZER_OFFLOAD auto (position 18)", config=offload)
+        if recomputes:
+            both = "AC full and OPTIMIZER_OFFLOAD auto (positions 17, 18)"
+            yield Change(words=both, config={**offload, "ac": "full"})
+    if recomputes:
+        for size in wider:
+            words = f"TP {size}, SP true and AC full (positions 10, 13, 17)"
+            yield Change(words=words, config={"ac": "full", "sp": gpu or config.sp}, tp=size)
+    for times in MORE_RANKS:
+        for tp in (layout.tp, 2, 4, 8):
+            if tp >= layout.tp and layout.tp * times % tp == 0:
+                yield from _larger(plan, times, tp)
+
+
+def _larger(plan: Plan, times: int, tp: int) -> Iterator[Change]:
+    layout, unit = plan.layout, "GPUs" if plan.device == "cuda" else "processes"
+    pp = layout.pp * (layout.tp * times // tp)
+    ranks = layout.world_size * times
+    words = f"TP {tp} x PP {pp} (positions 10, 11) on {ranks} {unit}"
+    yield Change(words=words, config={"do": True, "sp": tp > 1}, tp=tp, pp=pp, ranks=times)
+    full = {"do": True, "sp": tp > 1, "ac": "full"}
+    yield Change(words=f"{words}, AC full (position 17)", config=full, tp=tp, pp=pp, ranks=times)
+
+
+def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
+    """Bytes that a rank takes after a change, and that it may take then; None if the change cannot be made."""
+    config = replace(plan.config, **change.config)
+    layout = _layout(plan, change, sp=config.sp)
+    if layout is None or config.global_batch_size % (config.batch_size * layout.dp):
+        return None
+    if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
+        return None
+    limit = _limit(plan, config, layout)
+    fit = fit_memory(config, plan.variables, plan.model, plan.vocab_rows, layout, plan.device, limit)
+    return fit.memory.total, limit
+
+
+def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:
+    """More processes on the CPU share the same RAM; on GPUs the buffers of overlapping transfers come and go."""
+    assert plan.memory_limit is not None
+    if plan.device == "cpu":
+        ram = (plan.memory_limit + PROCESS_BYTES) * plan.layout.world_size
+        return ram // layout.world_size - PROCESS_BYTES
+    _, before = overlap_of(plan.config, plan.variables, plan.model, plan.layout, plan.device)
+    _, after = overlap_of(config, plan.variables, plan.model, layout, plan.device)
+    return plan.memory_limit + before - after
+
+
+def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
+    old = plan.layout
+    tp, pp = change.tp or old.tp, change.pp or old.pp
+    world = old.world_size * change.ranks
+    balance = balances(plan.variables, plan.device)
+    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, vp=old.vp, balance=balance)
+    if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.model, tp):
+        return None
+    return replace(
+        old,
+        nodes=1,
+        processes=world,
+        tp=tp,
+        pp=pp,
+        dp=world // (tp * pp * old.cp),
+        sequence_parallel=sp and tp > 1,
+        stage_layers=cut[0],
+        ends_count=cut[1],
+    )

@@ -4,21 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.common.machine import Gpu
-from megatron_patch.launch.cluster.variables import Cluster
+from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
-from megatron_patch.launch.corpus import Corpus
-from megatron_patch.launch.knobs import Knobs
+from megatron_patch.launch.inputs import Corpus, Tokenizer
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import Memory, Precision
-from megatron_patch.launch.resume import Earlier
-from megatron_patch.launch.schedule import Schedule
-from megatron_patch.launch.vocabulary import Tokenizer
+from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How long the run is; all counts in iterations unless said otherwise."""
+
+    train_iters: int
+    warmup_iters: int
+    """Linear from 0; inside the decay, which Megatron counts from iteration 0."""
+    decay_iters: int
+    """End of the cosine: the last iteration."""
+    tokens_per_iteration: int
+    micro_batches: int
+    """Forward and backward passes of one rank in one iteration."""
+    eval_interval: int
+    eval_iters: int
+    """0 = no validation."""
+    save_interval: int
+    arithmetic: tuple[str, ...]
+    """How the counts came about, for the plan."""
+
+    def saves(self, done: int = 0) -> int:
+        """Checkpoints that are written after `done` iterations: one in each interval, and the last."""
+        inside = self.train_iters // self.save_interval - done // self.save_interval
+        return inside + (self.train_iters % self.save_interval > 0)
+
+
+def count_iterations(value: int, sft: bool, global_batch_size: int, seq_len: int) -> tuple[int, str]:
+    """Turn TRAIN_ or WARMUP_TOKENS_OR_ITERS into iterations.
+
+    Returns:
+        Iterations, rounded down; and the arithmetic in words.
+    """
+    if sft:
+        return value, f"{value} iterations (under SFT the value counts iterations, not tokens)"
+    tokens = global_batch_size * seq_len
+    iterations, left = divmod(value, tokens)
+    rest = f", {left} tokens left over" if left else ""
+    return iterations, f"{value} tokens / ({global_batch_size} x {seq_len}) = {iterations} iterations{rest}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """The trace of earlier starts in an output folder."""
+
+    iteration: int | None
+    """Newest checkpoint that was written to its end; None if there is none."""
+    broken: tuple[str, ...]
+    """Checkpoints that were not; the run writes them anew."""
+    plan: Mapping[str, Any] | None
+    """plan.json of the last start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +75,7 @@ class Plan:
     """One run, resolved: the input of the argv and of what a dry run prints, and the content of plan.json."""
 
     config: RunConfig
-    knobs: Knobs
+    variables: Variables
     cluster: Cluster | None
     model: ModelConfig
     vocab_size: int
@@ -94,20 +143,22 @@ def to_json(plan: Plan) -> str:
     content["shape"] = content.pop("model")
     content["values"] = values_of(plan)
     content["resume_iteration"] = plan.resume_iteration
-    for inner in ("earlier", "config", "knobs"):  # `values` has the latter two, `earlier` would nest plan in plan
+    for inner in ("earlier", "config", "variables"):  # `values` has the latter two, `earlier` would nest plan in plan
         del content[inner]
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 PLACE = ("slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check")
-"""Beginnings of the knobs that say where a run takes place, not what it is."""
+"""Beginnings of the variables that say where a run takes place, not what it is."""
 
 
 def values_of(plan: Plan) -> dict[str, Any]:
     """Parsed values of this start by position and variable name; paths and blends made absolute."""
     values = {name.upper(): value for name, value in dataclasses.asdict(plan.config).items()}
-    knobs = {name: value for name, value in dataclasses.asdict(plan.knobs).items() if not name.startswith(PLACE)}
-    values |= {f"MP_{name.upper()}": value for name, value in knobs.items()}
+    variables = {
+        name: value for name, value in dataclasses.asdict(plan.variables).items() if not name.startswith(PLACE)
+    }
+    values |= {f"MP_{name.upper()}": value for name, value in variables.items()}
     values["DATASET_PATH"] = describe_blend(plan.train_data)
     values["VALID_DATASET_PATH"] = "none" if plan.valid_data is None else describe_blend(plan.valid_data)
     values["OUTPUT_BASEPATH"] = plan.output

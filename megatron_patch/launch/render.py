@@ -6,12 +6,12 @@ import textwrap
 from collections.abc import Iterator
 
 from megatron_patch.common.values import shown
-from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
+from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.knobs import VARIABLES
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
+from megatron_patch.launch.variables import VARIABLES
 
 USAGE = "sh run_mcore_llama3_1.sh ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
 
@@ -86,7 +86,7 @@ def _start(plan: Plan) -> str:
     if plan.weights.kind == "mcore":
         step = f"iteration {plan.weights.step}" if plan.weights.step else "the release"
         return f"weights from {step} of {plan.weights.path}"
-    return f"random weights, seed {plan.knobs.seed}"
+    return f"random weights, seed {plan.variables.seed}"
 
 
 def _layout_lines(plan: Plan) -> Iterator[str]:
@@ -122,8 +122,8 @@ def _data_lines(plan: Plan) -> Iterator[str]:
     yield _row("data", describe_blend(plan.train_data) + _epochs(plan))
     if plan.valid_data is not None:
         yield _row("", f"validation: {describe_blend(plan.valid_data)}")
-    elif plan.knobs.split:
-        yield _row("", f"shares for training and validation: {plan.knobs.split}")
+    elif plan.variables.split:
+        yield _row("", f"shares for training and validation: {plan.variables.split}")
     yield _row("tokenizer", f"{plan.tokenizer.model or plan.tokenizer.path} ({plan.tokenizer.ids} ids)")
 
 
@@ -154,9 +154,9 @@ def _file_lines(plan: Plan) -> Iterator[str]:
     yield _row("files", f"{plan.output}/")
     names = "plan.json, command.txt, startup.json, metrics.jsonl, logs/rank_N.log, tensorboard/, cache/"
     yield _row("", names + (", wandb/" if plan.wandb else ""))
-    if plan.knobs.export_hf:
+    if plan.variables.export_hf:
         yield _row("", "hf/: the Hugging Face folder, when training is done")
-    saves, keep = plan.schedule.saves(), plan.knobs.keep_checkpoints
+    saves, keep = plan.schedule.saves(), plan.variables.keep_checkpoints
     kept = f", {f'the newest {keep} are' if keep > 1 else 'the newest is'} kept" if keep and keep < saves else ""
     each = f"{saves} of about {gigabytes(plan.checkpoint_bytes)} each{kept}"
     yield _row("", f"checkpoints/: {each}, {_when_written(plan)}")

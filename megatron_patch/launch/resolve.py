@@ -1,7 +1,8 @@
 """From typed values to facts: what the paths hold, which model it is, how many processes there are.
 
-The first facts are those of `config.py` and `outside.py`. Each function here names the facts that it needs as keyword
-arguments (`mp_...` are the MP_* variables), and runs only if all of them could be had: one wrong value hides no other.
+The first facts are those of `config.py` and `environment.py`. Each function here names the facts that it needs as
+keyword arguments (`mp_...` are the MP_* variables), and runs only if all of them could be had: one wrong value hides
+no other.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from megatron_patch.launch.cluster.variables import Cluster
-from megatron_patch.launch.corpus import CorpusError, read_blend
+from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.inputs import (
+    CorpusError,
+    Tokenizer,
+    TokenizerError,
+    read_blend,
+    read_tokenizer,
+    vocab_size_of_config,
+)
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.vocabulary import Tokenizer, TokenizerError, read_tokenizer, vocab_size_of_config
 from megatron_patch.launch.weights import EXPECTED, Weights, WeightsError, read_weights
 from megatron_patch.models import BESIDE_THE_WEIGHTS, MODELS, ConfigError, ModelConfig, model_from_hf_config
 

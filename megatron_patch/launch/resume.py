@@ -1,32 +1,19 @@
-"""What an output folder already holds, and whether the same run can go on from it."""
+"""What an earlier run left: whether this one can go on from it, and what is different."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.values import shown
+from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem, label
 from megatron_patch.launch.weights import is_complete, iteration_folder, iterations
 from megatron_patch.models import BESIDE_THE_WEIGHTS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """The trace of earlier starts in an output folder."""
-
-    iteration: int | None
-    """Newest checkpoint that was written to its end; None if there is none."""
-    broken: tuple[str, ...]
-    """Checkpoints that were not; the run writes them anew."""
-    plan: Mapping[str, Any] | None
-    """plan.json of the last start."""
-
 
 NEW_RUN = "the old value; or a new OUTPUT_BASEPATH, with this one as PRETRAIN_CHECKPOINT_PATH"
 
@@ -126,3 +113,49 @@ def _compare_shape(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Pr
     facts = ", ".join(f"{key} {before[key]} there and {now[key]} here" for key in changed[:4])
     what = f"the checkpoints in OUTPUT_BASEPATH are of {before.get('name', 'another model')}: {facts}"
     return [Problem(names=("MODEL_SIZE", "OUTPUT_BASEPATH"), what=what, valid="that model, or a new OUTPUT_BASEPATH")]
+
+
+TOLD = (
+    "GLOBAL_BATCH_SIZE",
+    "LR",
+    "MIN_LR",
+    "SEQ_LEN",
+    "PR",
+    "SFT",
+    "DATASET_PATH",
+    "TRAIN_TOKENS_OR_ITERS",
+    "WARMUP_TOKENS_OR_ITERS",
+    "MP_LR_DECAY_ITERS",
+    "MP_SEED",
+    "MP_SPLIT",
+)
+"""Values whose change makes it another training: data and schedule."""
+
+
+def handover(plan: Plan) -> Iterator[str]:
+    """Lines for a first start from a Megatron checkpoint."""
+    weights = plan.weights
+    if weights.kind != "mcore" or plan.resume_iteration is not None:
+        return
+    where = f"iteration {weights.step} of {weights.path}" if weights.step else weights.path
+    yield f"kept from {where}: the weights, {plan.vocab_rows} rows of vocabulary"
+    yield "reset: optimizer state, iteration count, learning rate schedule, position in the data, random states"
+    before = _plan_of(Path(weights.path))
+    if before is None:
+        return
+    mine, theirs = values_of(plan), before.get("values", {})
+    changed = [name for name in TOLD if name in mine and name in theirs and mine[name] != theirs[name]]
+    lines = [f"{name} {shown(theirs[name])} -> {shown(mine[name])}" for name in changed]
+    if lines:
+        yield f"new beside that run: {', '.join(lines)}"
+    ids = (before.get("tokenizer") or {}).get("ids")
+    if isinstance(ids, int) and ids != plan.tokenizer.ids:
+        yield f"the tokenizer has {plan.tokenizer.ids} ids, that of the earlier run {ids}"
+
+
+def _plan_of(checkpoints: Path) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads((checkpoints.parent / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -48,17 +48,18 @@ def obstacle(*, device: str, tp: int, sp: bool, pr: str, processes: int) -> Obst
     return None
 
 
-def method(knob: str, *, tokens: int, ac: str, device: str, tp: int, sp: bool, pr: str, processes: int) -> str | None:
+def method(asked: str, *, tokens: int, ac: str, device: str, tp: int, sp: bool, pr: str, processes: int) -> str | None:
     """What MP_TP_OVERLAP comes to; None: nothing overlaps.
 
     Args:
+        asked: MP_TP_OVERLAP.
         tokens: of a micro batch on one context-parallel rank.
         ac: position 17; beside offloaded activations it was not tried.
     """
-    if knob == "auto":
+    if asked == "auto":
         free = obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes) is None
-        knob = AUTO if free and tokens >= FEWEST_TOKENS and ac != "offload" else "none"
-    return None if knob == "none" else knob
+        asked = AUTO if free and tokens >= FEWEST_TOKENS and ac != "offload" else "none"
+    return None if asked == "none" else asked
 
 
 def buffer_bytes(name: str | None, tokens: int, hidden_size: int) -> int:

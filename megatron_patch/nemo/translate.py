@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.machine import installed_gpus, visible_gpus
-from megatron_patch.launch.cluster.scontrol import SlurmError, has_option
-from megatron_patch.launch.corpus import CorpusError, read_blend
+from megatron_patch.launch.cluster.place import SlurmError, has_option
+from megatron_patch.launch.inputs import CorpusError, read_blend
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.weights import WeightsError, read_weights
 from megatron_patch.nemo.flags import SECRETS

@@ -12,8 +12,8 @@ from megatron_patch.charts.lines import Point, Series, legend, line_chart, smoot
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, compact, gigabytes, spans
 from megatron_patch.common.hardware import peak_tflops
-from megatron_patch.launch.knobs import VARIABLES
 from megatron_patch.launch.memory import PROCESS_BYTES
+from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import model_of_facts
 from megatron_patch.report.collect import Run
 
@@ -140,9 +140,9 @@ def driver_command(run: Run) -> str:
         return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
     usual = {variable.name: variable.default for variable in VARIABLES}
-    knobs = [f"{n}={typed(v)}" for n, v in values.items() if n.startswith("MP_") and v != usual.get(n)]
+    variables = [f"{n}={typed(v)}" for n, v in values.items() if n.startswith("MP_") and v != usual.get(n)]
     positions = [typed(value) for name, value in values.items() if not name.startswith("MP_")]
-    return " ".join([*knobs, "sh examples/llama3_1/run_mcore_llama3_1.sh", *positions]) if positions else ""
+    return " ".join([*variables, "sh examples/llama3_1/run_mcore_llama3_1.sh", *positions]) if positions else ""
 
 
 def curves(runs: Sequence[Run]) -> str:

@@ -248,7 +248,7 @@ def test_dry_run_in_place_of_a_value(values: Callable[..., list[str]], capsys: p
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from megatron_patch.launch.knobs import VARIABLES
+    from megatron_patch.launch.variables import VARIABLES
 
     assert main([flag], {}) == 0
     shown = capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_patch.launch.cluster.variables import Cluster, read_cluster
+from megatron_patch.launch.cluster.place import Cluster, read_cluster
 from megatron_patch.launch.environment import read_environment
 
 

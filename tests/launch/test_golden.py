@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.argv import EMITTED, FIXED, megatron_argv
 from megatron_patch.launch.command import REPOSITORY, build_command
 from megatron_patch.launch.driver import make_plan
-from megatron_patch.launch.reserved import EMITTED, FIXED
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "commands"
 

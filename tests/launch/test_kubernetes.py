@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from megatron_patch.launch.cluster.variables import read_cluster
+from megatron_patch.launch.cluster.place import read_cluster
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.config import read_values
 from megatron_patch.launch.driver import main

@@ -13,9 +13,8 @@ from megatron_patch.common.machine import Gpu
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import build_command
-from megatron_patch.launch.plan import Plan, to_json
+from megatron_patch.launch.plan import Plan, count_iterations, to_json
 from megatron_patch.launch.render import full_plan
-from megatron_patch.launch.schedule import count_iterations
 
 
 def test_tokens_become_iterations_in_the_open() -> None:

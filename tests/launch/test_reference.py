@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import re
 
-from megatron_patch.launch.cluster.variables import CLUSTER_VARIABLES
+from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.knobs import VARIABLES
+from megatron_patch.launch.variables import VARIABLES
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"
 MARKS = re.compile(r"(<!-- positions: begin[^\n]*-->\n)(.*?)(<!-- variables: end -->)", re.DOTALL)

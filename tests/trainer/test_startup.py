@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.launch.launch_time import VARIABLE
+from megatron_patch.launch.command import REPOSITORY, STARTED_VARIABLE
 from megatron_patch.trainer.startup import Startup
 
 
 def test_parts_follow_each_other_without_gaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "100.0 100.5")
+    monkeypatch.setenv(STARTED_VARIABLE, "100.0 100.5")
     startup = Startup(102.0)
     startup.done("torch", 103.25)
     startup.done("model", 103.26)
@@ -30,7 +29,7 @@ def test_parts_follow_each_other_without_gaps(tmp_path: Path, monkeypatch: pytes
 
 
 def test_without_a_launcher_the_rank_is_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(STARTED_VARIABLE, raising=False)
     startup = Startup(102.0)
     startup.done("torch", 103.0)
     assert startup.parts == {"torch": 1.0}
@@ -38,14 +37,14 @@ def test_without_a_launcher_the_rank_is_the_beginning(monkeypatch: pytest.Monkey
 
 def test_the_note_begins_with_the_shell() -> None:
     """It became Python by `exec`, so what it did before counts; a clock that tells of an hour is not believed."""
-    code = "from megatron_patch.launch import started; print(started.note()[started.VARIABLE], started.IMPORTED)"
+    code = "from megatron_patch.launch import command as c; print(c.started()[c.STARTED_VARIABLE], c.IMPORTED)"
     before = time.time()
     shell = ["sh", "-c", 'sleep 0.3; exec "$0" -c "$1"', sys.executable, code]
     run = subprocess.run(shell, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
     began, started, imported = map(float, run.stdout.split())
     assert before - 0.05 < began < imported - 0.25  # the kernel counts in hundredths
     assert started <= time.time()
-    code = code.replace("print", "started.LONGEST = 0.0; print")
+    code = code.replace("print", "c.LONGEST_START = 0.0; print")
     run = subprocess.run([*shell[:-1], code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=True)
     began, _, imported = map(float, run.stdout.split())
     assert began == pytest.approx(imported, abs=0.001)

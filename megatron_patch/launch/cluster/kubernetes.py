@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.launch.cluster.variables import GPUS_VARIABLE
+from megatron_patch.launch.cluster.place import GPUS_VARIABLE
 from megatron_patch.launch.command import REPOSITORY, SCRIPT
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
@@ -29,7 +29,7 @@ def problems_of(plan: Plan) -> list[Problem]:
     found = []
     if plan.config.env != "dlc":
         found.append(Problem(names=("ENV",), what="--emit k8s writes a job of ENV=dlc", valid="dlc"))
-    if plan.knobs.k8s_image is None:
+    if plan.variables.k8s_image is None:
         found.append(Problem(names=("MP_K8S_IMAGE",), what="a pod needs an image", valid="registry/name:tag"))
     name = job_name(plan)
     if not NAME.fullmatch(name) or len(name) > 63:
@@ -45,7 +45,7 @@ def problems_of(plan: Plan) -> list[Problem]:
 
 def job_name(plan: Plan) -> str:
     """MP_K8S_NAME, or the output folder's name made into a label."""
-    return plan.knobs.k8s_name or re.sub("[^a-z0-9]+", "-", Path(plan.output).name.lower()).strip("-")
+    return plan.variables.k8s_name or re.sub("[^a-z0-9]+", "-", Path(plan.output).name.lower()).strip("-")
 
 
 def manifests(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -66,7 +66,7 @@ def pytorch_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -
     """`nprocPerNode` stays unset: with it the operator's WORLD_SIZE counts processes."""
     container = {
         "name": "pytorch",  # the operator knows its container by this name
-        "image": plan.knobs.k8s_image,
+        "image": plan.variables.k8s_image,
         "command": _command(plan, values),
         "env": _environment(plan, environ),
         "resources": _resources(plan),
@@ -97,7 +97,7 @@ def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
     node = {"volumes": _volumes(plan), "containers": [{"name": "node", "volumeMounts": _mounts(plan)}]}
     template = {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": {"spec": node}}}}]}}
     trainer = {
-        "image": plan.knobs.k8s_image,
+        "image": plan.variables.k8s_image,
         "command": _command(plan, values),
         "env": _environment(plan, environ),
         "numNodes": plan.layout.nodes,
@@ -118,7 +118,7 @@ def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
 
 def _command(plan: Plan, values: Sequence[str]) -> list[str]:
     """The 25 values, from the same working directory. Kubernetes expands $(X) in commands: $$ is a plain $."""
-    script = Path(plan.knobs.k8s_project or REPOSITORY) / SCRIPT.relative_to(REPOSITORY)
+    script = Path(plan.variables.k8s_project or REPOSITORY) / SCRIPT.relative_to(REPOSITORY)
     words = ["sh", "-c", 'cd "$0" && exec sh "$@"', str(Path.cwd()), str(script), *values]
     return [word.replace("$(", "$$(") for word in words]
 
@@ -129,7 +129,7 @@ def _environment(plan: Plan, environ: Mapping[str, str]) -> list[dict[str, Any]]
     typed = {name: value for name, value in typed.items() if not name.startswith("MP_K8S_")}
     typed[GPUS_VARIABLE] = str(plan.layout.processes)
     found: list[dict[str, Any]] = [{"name": name, "value": value.replace("$(", "$$(")} for name, value in typed.items()]
-    if plan.knobs.wandb_project or plan.wandb:
+    if plan.variables.wandb_project or plan.wandb:
         key = {"name": "wandb", "key": "api-key", "optional": True}
         found.append({"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": key}})
     return found
@@ -140,7 +140,7 @@ def _resources(plan: Plan) -> dict[str, Any]:
 
 
 def _words(plan: Plan) -> list[str]:
-    return (plan.knobs.k8s_volumes or "").split()
+    return (plan.variables.k8s_volumes or "").split()
 
 
 def _claims(plan: Plan) -> list[tuple[str, str]]:

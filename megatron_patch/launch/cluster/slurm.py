@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megatron_patch.common.files import write_text
-from megatron_patch.launch.cluster.scontrol import SlurmError, ask, first_address, has_option
-from megatron_patch.launch.cluster.variables import slurm_port
+from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
 from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
-from megatron_patch.launch.knobs import Knobs
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.variables import Variables
 
 
 def batch_script(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -34,7 +33,7 @@ def batch_script(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) 
 
 def _options(plan: Plan) -> list[str]:
     """For sbatch. A node belongs to one run: its ranks want all cores, GPUs and memory."""
-    knobs, layout = plan.knobs, plan.layout
+    variables, layout = plan.variables, plan.layout
     options = [
         f"--job-name={_quoted(Path(plan.output).name)}",
         f"--nodes={layout.nodes}",
@@ -42,18 +41,18 @@ def _options(plan: Plan) -> list[str]:
         "--exclusive",
         "--mem=0",
     ]
-    options += [f"--account={_quoted(knobs.slurm_account)}"] if knobs.slurm_account else []
-    options += [f"--partition={_quoted(knobs.slurm_partition)}"] if knobs.slurm_partition else []
+    options += [f"--account={_quoted(variables.slurm_account)}"] if variables.slurm_account else []
+    options += [f"--partition={_quoted(variables.slurm_partition)}"] if variables.slurm_partition else []
     options += [f"--gpus-per-node={layout.processes}"] if plan.device == "cuda" else []
-    options += [f"--time={_quoted(knobs.slurm_time)}"] if knobs.slurm_time else []
+    options += [f"--time={_quoted(variables.slurm_time)}"] if variables.slurm_time else []
     options += [
         "--requeue",
-        f"--signal=B:USR1@{knobs.slurm_signal_seconds}",  # to the batch script, which passes it on
+        f"--signal=B:USR1@{variables.slurm_signal_seconds}",  # to the batch script, which passes it on
         "--open-mode=append",
         f"--output={_quoted(plan.output.replace('%', '%%') + '/slurm/%j.log')}",
         f"--chdir={_quoted(str(Path.cwd()))}",
     ]
-    return options + (shlex.split(knobs.slurm_args) if knobs.slurm_args else [])
+    return options + (shlex.split(variables.slurm_args) if variables.slurm_args else [])
 
 
 def _quoted(value: str) -> str:
@@ -73,7 +72,7 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
             found.append(
                 Problem(names=(name,), what="no #SBATCH line can hold it", valid='a path without " \\ or line ends')
             )
-    image = container_image(plan.knobs)
+    image = container_image(plan.variables)
     try:
         if asks and image and not has_option("srun", "--container-image"):
             what = "srun has no --container-image here: the pyxis plug-in is not installed"
@@ -83,9 +82,9 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
     return found
 
 
-def container_image(knobs: Knobs) -> str | None:
+def container_image(variables: Variables) -> str | None:
     """MP_SLURM_IMAGE; `none` is none."""
-    return None if knobs.slurm_image in (None, "none") else knobs.slurm_image
+    return None if variables.slurm_image in (None, "none") else variables.slurm_image
 
 
 def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -158,7 +157,7 @@ def srun(plan: Plan, environ: Mapping[str, str]) -> list[str]:
         f"--nodes={environ.get('SLURM_JOB_NUM_NODES', '1')}",
     ]
     command += [f"--cpus-per-task={min(map(int, cores))}"] if cores else []
-    image = container_image(plan.knobs)
+    image = container_image(plan.variables)
     if image:
         mounts = ",".join(f"{folder}:{folder}" for folder in _folders(plan))
         command += [f"--container-image={image}", f"--container-mounts={mounts}", f"--container-workdir={Path.cwd()}"]

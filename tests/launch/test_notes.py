@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from megatron_patch.common.machine import Gpu
-from megatron_patch.launch import advice, driver
+from megatron_patch.launch import driver, notes
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.plan import Plan
 
@@ -65,7 +65,7 @@ def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> N
     """AC=offload moves other things in a pipeline than without one; the last stage gets fewer layers."""
     typed = {"TP": "8", "SP": "true", "PR": "bf16", "DO": "true", "OPTIMIZER_OFFLOAD": "auto"}
     for more in ({"MODEL_SIZE": "70B", "AC": "offload"}, {"MODEL_SIZE": "8B"}):
-        offered = advice._figures(planned(100, 8, typed | more), advice.Change(words="PP 2", pp=2, ranks=2))
+        offered = notes._figures(planned(100, 8, typed | more), notes.Change(words="PP 2", pp=2, ranks=2))
         changed = planned(100, 16, typed | more | {"PP": "2"})
         assert offered == (changed.memory.total, changed.memory_limit)
 
@@ -109,4 +109,6 @@ def test_what_is_said_about_the_optimizer(planned: Planned) -> None:
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:
     plan = planned(20, 1, {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
     assert driver._refusals(plan)
-    assert not driver._refusals(dataclasses.replace(plan, knobs=dataclasses.replace(plan.knobs, memory_check=False)))
+    assert not driver._refusals(
+        dataclasses.replace(plan, variables=dataclasses.replace(plan.variables, memory_check=False))
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.data.index_head import HEAD, MAGIC
-from megatron_patch.launch.corpus import CorpusError, count, read_blend
+from megatron_patch.launch.inputs import CorpusError, count, read_blend
 
 
 @pytest.fixture

@@ -1,0 +1,266 @@
+"""From the values of a command line to its plan: layout, schedule, memory and how it is made to fit, saving."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.common.machine import Gpu
+from megatron_patch.launch import tp_overlap
+from megatron_patch.launch.config import RunConfig
+from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.layout import Layout, cut_layers
+from megatron_patch.launch.memory import (
+    GPU_RESERVE_BYTES,
+    PLAIN_ADAM,
+    PROCESS_BYTES,
+    Adam,
+    Load,
+    Memory,
+    Precision,
+    checkpoint_bytes,
+    estimate,
+    save_bytes,
+)
+from megatron_patch.launch.plan import Earlier, Plan, Schedule, count_iterations
+from megatron_patch.launch.variables import Variables
+from megatron_patch.models import ModelConfig, padded_vocab_size
+
+
+def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
+    """Put the facts of a command line without problems together.
+
+    Args:
+        facts: what `resolve.py` and `checks.py` found.
+    """
+    config = RunConfig(**{row.name: facts[row.name] for row in dataclasses.fields(RunConfig)})
+    environment: Environment = facts["environment"]
+    model, device = facts["model"], facts["device"]
+    variables = Variables(**{row.name: facts[f"mp_{row.name}"] for row in dataclasses.fields(Variables)})
+    layout = _layout(config, variables, facts)
+    gpu = min(environment.gpus, key=lambda gpu: gpu.memory_bytes) if device == "cuda" and environment.gpus else None
+    overlap, buffers = overlap_of(config, variables, model, layout, device)
+    limit = _memory_limit(environment, gpu, device, layout, buffers)
+    rows = padded_vocab_size(facts["vocab_size"])
+    fit = fit_memory(config, variables, model, rows, layout, device, limit)
+    return Plan(
+        config=config,
+        variables=variables,
+        cluster=facts["cluster"],
+        model=model,
+        vocab_size=facts["vocab_size"],
+        vocab_rows=rows,
+        tokenizer=facts["tokenizer"],
+        weights=facts["weights"],
+        earlier=earlier,
+        device=device,
+        gpu=gpu,
+        layout=layout,
+        schedule=_schedule(config, variables, facts),
+        train_data=facts["train_data"],
+        valid_data=facts["valid_data"],
+        precision=fit.precision,
+        gradient_bf16=fit.precision.gradient == 2,
+        offload_fraction=fit.offload_fraction,
+        tp_overlap=overlap,
+        memory=fit.memory,
+        memory_limit=limit,
+        checkpoint_bytes=checkpoint_bytes(model.num_parameters(rows), fit.precision),
+        background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
+        output=str(Path(config.output_basepath).resolve()),
+        wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
+        notes=(),
+        warnings=(),
+    )
+
+
+def _layout(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -> Layout:
+    rows, balance = padded_vocab_size(facts["vocab_size"]), balances(variables, facts["device"])
+    cut = cut_layers(facts["model"], rows, config.seq_len, pp=config.pp, vp=variables.vp, balance=balance)
+    assert cut is not None, "check_pipeline_parallel has let an impossible pipeline through"
+    stage_layers, ends_count = cut
+    return Layout(
+        nodes=facts["nodes"],
+        processes=facts["processes"],
+        tp=config.tp,
+        pp=config.pp,
+        vp=variables.vp,
+        cp=config.cp,
+        dp=facts["dp"],
+        sequence_parallel=config.sp and config.tp > 1,
+        stage_layers=stage_layers,
+        ends_count=ends_count,
+    )
+
+
+def balances(variables: Variables, device: str) -> bool:
+    """Whether stages of a pipeline get layers by the time that they take (MP_PP_BALANCE)."""
+    return variables.pp_balance and device == "cuda"
+
+
+def _schedule(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -> Schedule:
+    batch = (config.sft, config.global_batch_size, config.seq_len)
+    train, train_words = count_iterations(config.train_tokens_or_iters, *batch)
+    warmup, warmup_words = count_iterations(config.warmup_tokens_or_iters, *batch)
+    validates = facts["valid_data"] is not None or variables.split is not None
+    return Schedule(
+        train_iters=train,
+        warmup_iters=warmup,
+        decay_iters=variables.lr_decay_iters or train,
+        tokens_per_iteration=config.global_batch_size * config.seq_len,
+        micro_batches=facts["micro_batches"],
+        eval_interval=variables.eval_interval or min(1000, -(-train // 10)),
+        eval_iters=variables.eval_iters if validates else 0,
+        save_interval=config.save_interval,
+        arithmetic=(train_words, warmup_words),
+    )
+
+
+def overlap_of(
+    config: RunConfig, variables: Variables, model: ModelConfig, layout: Layout, device: str
+) -> tuple[str | None, int]:
+    """How transfers of tensor parallelism run beside products, None if they do not; and bytes of their buffers."""
+    tokens = config.batch_size * config.seq_len // layout.cp
+    name = tp_overlap.method(
+        variables.tp_overlap,
+        tokens=tokens,
+        ac=config.ac,
+        device=device,
+        tp=layout.tp,
+        sp=layout.sequence_parallel,
+        pr=config.pr,
+        processes=layout.processes,
+    )
+    return name, tp_overlap.buffer_bytes(name, tokens, model.hidden_size)
+
+
+def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout, buffers: int) -> int | None:
+    if device == "cpu":
+        return environment.memory_bytes // layout.processes - PROCESS_BYTES
+    return gpu.memory_bytes - GPU_RESERVE_BYTES - buffers if gpu and gpu.memory_bytes else None
+
+
+MOST_RAM_FOR_COPIES = 2 / 3
+"""Part of a machine's RAM that copies of a checkpoint may take."""
+
+
+def _saves_in_background(
+    variables: Variables, environment: Environment, memory: Memory, precision: Precision, layout: Layout
+) -> bool:
+    """All machines of a run must find the same: asked for is all their RAM, not what is free of it."""
+    if variables.background_save != "auto" or environment.only_plans:
+        return variables.background_save != "false"
+    needed = layout.processes * save_bytes(memory, precision, layout)
+    return needed <= MOST_RAM_FOR_COPIES * environment.memory_total_bytes
+
+
+MOST_BF16_SUMS = 16
+"""Micro batches of one iteration up to which gradients are summed in bf16 (MP_GRAD_REDUCE=auto)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What was chosen, and what it takes."""
+
+    precision: Precision
+    offload_fraction: float
+    """Part of the optimizer's state that lives in RAM."""
+    memory: Memory
+
+
+def fit_memory(
+    config: RunConfig,
+    variables: Variables,
+    model: ModelConfig,
+    rows: int,
+    layout: Layout,
+    device: str,
+    limit: int | None,
+) -> Fit:
+    """The best way to keep the optimizer that fits; the smallest if none does.
+
+    Args:
+        rows: of the embedding, padded.
+        limit: bytes that one rank may take; None takes the best form, and under OPTIMIZER_OFFLOAD=auto moves all.
+    """
+    micro_batches = config.global_batch_size // (config.batch_size * layout.dp)
+    gradient_bf16 = _sums_in_bf16(config, variables, device, micro_batches)
+    adams, fractions = _adams(config, variables, device), _fractions(config, variables)
+    ways = [(adam, fraction) for adam in adams for fraction in fractions]
+    if limit is None:
+        ways = [(adams[0], fractions[-1])]
+    for adam, fraction in ways:
+        load = Load(
+            model=model,
+            vocab_rows=rows,
+            layout=layout,
+            precision=_precision(config, gradient_bf16, adam, device),
+            micro_batch=config.batch_size,
+            seq_len=config.seq_len,
+            micro_batches=micro_batches,
+            distributed_optimizer=config.do,
+            offload_fraction=fraction,
+            recompute=_recompute(config, variables, layout),
+            recompute_layers=variables.ac_layers,
+        )
+        memory = estimate(load)
+        if limit is not None and memory.total <= limit:
+            break
+    return Fit(precision=load.precision, offload_fraction=fraction, memory=memory)
+
+
+def _sums_in_bf16(config: RunConfig, variables: Variables, device: str, micro_batches: int) -> bool:
+    """bf16 sums are 1 % faster and save 2 bytes a parameter; each addition rounds by up to 1 / 256, so not too many."""
+    if variables.grad_reduce != "auto":
+        return variables.grad_reduce == "bf16"
+    return device == "cuda" and config.pr in ("bf16", "fp8") and micro_batches <= MOST_BF16_SUMS
+
+
+def _precision(config: RunConfig, gradient_bf16: bool, adam: Adam, device: str) -> Precision:
+    size = 4 if config.pr == "fp32" else 2
+    return Precision(
+        weight=size,
+        gradient=2 if gradient_bf16 else 4,
+        activation=size,
+        fp8=config.pr == "fp8",
+        adam=adam,
+        gpu=device == "cuda",
+    )
+
+
+def _adams(config: RunConfig, variables: Variables, device: str) -> list[Adam]:
+    """Ways to keep the optimizer's state, best first: the plan takes the first that fits.
+
+    The compact ways need Transformer Engine's Adam and the distributed optimizer. Under fp8 Megatron keeps whole
+    fp32 copies, and only the moments can shrink; with delayed scaling Transformer Engine would keep the copies, in a
+    form that no checkpoint can hold.
+    """
+    if config.pr == "fp32":
+        return [Adam(bytes=8)]
+    delayed = config.pr == "fp8" and variables.fp8_recipe == "delayed"
+    if device != "cuda" or not config.do or config.pr == "fp16" or delayed or config.optimizer_offload != "false":
+        return [PLAIN_ADAM]
+    remainders = [Adam(bytes=10, compact=True)] if config.pr == "bf16" else []
+    small = Adam(bytes=6 if config.pr == "bf16" else 8, compact=True, moments_bf16=True)
+    return {"auto": [PLAIN_ADAM, *remainders, small], "fp32": [PLAIN_ADAM, *remainders], "bf16": [small]}[
+        variables.moments
+    ]
+
+
+def _fractions(config: RunConfig, variables: Variables) -> list[float]:
+    """Parts of the optimizer to move to RAM, least first: under OPTIMIZER_OFFLOAD=auto in tenths."""
+    if config.optimizer_offload == "auto":
+        return [tenth / 10 for tenth in range(11)]
+    return [variables.optimizer_offload_fraction if config.optimizer_offload == "static" else 0.0]
+
+
+def _recompute(config: RunConfig, variables: Variables, layout: Layout) -> str:
+    """AC, as `Load.recompute` has it."""
+    if config.ac == "full":
+        return "block" if variables.ac_method == "block" else "full"
+    if config.ac == "offload":
+        return "modules" if layout.pp > 1 else "offload"
+    return "none" if config.ac == "false" else config.ac
