@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
+from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -58,7 +58,7 @@ def fit(head: str, parts: Sequence[Part], columns: int) -> tuple[str, int]:
         kept.remove(least)
 
 
-def is_live(stream: TextIO) -> bool:
+def is_live(stream: IO[str]) -> bool:
     """Whether a line can be drawn over on this stream."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
@@ -66,7 +66,7 @@ def is_live(stream: TextIO) -> bool:
 class LiveLine:
     """The last line of a terminal, drawn over again and again; other lines go above it."""
 
-    def __init__(self, stream: TextIO, total: int) -> None:
+    def __init__(self, stream: IO[str], total: int) -> None:
         from rich.console import Console
         from rich.live import Live
 
@@ -135,7 +135,7 @@ class WorkBar:
         bar.advance(1 << 20)
     """
 
-    def __init__(self, what: str, total: int, *, unit: str = "bytes", stream: TextIO | None = None) -> None:
+    def __init__(self, what: str, total: int, *, unit: str = "bytes", stream: IO[str] | None = None) -> None:
         """
         Args:
             what: `writing`, as the first word.
