@@ -6,4 +6,5 @@ while [ -L "$script" ]; do
     case $target in /*) script=$target ;; *) script=$(dirname -- "$script")/$target ;; esac
 done
 here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd)
-exec sh "$here/../../toolkits/python.sh" -m megatron_patch.launch "$@"
+# A json.py in your working directory is not Python's: -m would put that folder first without PYTHONSAFEPATH.
+PYTHONSAFEPATH=1 exec sh "$here/../../toolkits/python.sh" -m megatron_patch.launch "$@"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.job import AS_TYPED, Job, cast_notes, space_problems, vocab_alignment
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.common.progress import WorkBar
+from megatron_patch.checkpoint.progress import Bar
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.convert import Conversion
@@ -67,8 +66,8 @@ def _convert(job: Job, verification: Verification) -> float:
         _say_notes(reader, conversion)
     elif job.folder is not None:
         job.folder.files.on_open = verification.begin
-    with WorkBar("writing", job.nbytes) as bar:
-        _write(job, conversion, reader, bar.advance)
+    with Bar("writing", job.nbytes) as bar:
+        _write(job, conversion, reader, bar)
     return time.monotonic() - started
 
 
@@ -102,20 +101,20 @@ def _say_notes(reader: MegatronReader, conversion: Conversion) -> None:
         print(note, flush=True)
 
 
-def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, advance: Callable[[int], None]) -> None:
+def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, bar: Bar) -> None:
     from megatron_patch.checkpoint.convert import hf_side, megatron_side, to_hf, to_megatron, to_per_rank
 
     options = job.options
     if reader is not None:
         assert job.configuration is not None
         if options.direction == TO_HF:
-            to_hf(reader, job.configuration, options.target, conversion, advance, options.max_shard_bytes)
+            to_hf(reader, job.configuration, options.target, conversion, bar, options.max_shard_bytes)
             return
         side = megatron_side(reader, job.configuration, conversion)
     else:
         assert job.folder is not None
         side = hf_side(job.folder, conversion)
     if options.per_rank_files:
-        to_per_rank(side, options.target, conversion, options.tp, options.pp, advance)
+        to_per_rank(side, options.target, conversion, options.tp, options.pp, bar)
     else:
-        to_megatron(side, options.target, conversion, advance)
+        to_megatron(side, options.target, conversion, bar)

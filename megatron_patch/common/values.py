@@ -8,15 +8,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
+
+
+class ValueProblem(UserError, ValueError):
+    """A text that is not a value of its kind; the code says why."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of value: how text becomes it, and what to tell somebody whose text does not."""
 
     parse: Callable[[str], Any]
-    """Raises ValueError, whose message says what is wrong with the text."""
-    valid: str
+    """Raises ValueProblem."""
+    expects: Message
     """What would be right, as shown in errors and in the tables."""
+
+    @property
+    def valid(self) -> str:
+        """The same in English."""
+        return str(self.expects)
 
 
 def choice(*names: str) -> Kind:
@@ -24,33 +36,30 @@ def choice(*names: str) -> Kind:
 
     def parse(text: str) -> str:
         if text not in names:
-            raise ValueError(f"unknown value{nearest(text, names)}")
+            near = nearest_word(text, names)
+            raise ValueProblem("unknown-value-nearest", nearest=near) if near else ValueProblem("unknown-value")
         return text
 
-    return Kind(parse=parse, valid=", ".join(names))
+    return Kind(parse=parse, expects=Message("expect-choice", words=names))
 
 
 def boolean() -> Kind:
     """`true` or `false`, in any case."""
-
-    def parse(text: str) -> bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError("neither true nor false")
-        return text.lower() == "true"
-
-    return Kind(parse=parse, valid="true, false")
+    return _switch({"true": True, "false": False})
 
 
 def switch() -> Kind:
     """As boolean, and the 1 and 0 that people give to variables."""
-    words = {"1": True, "true": True, "0": False, "false": False}
+    return _switch({"true": True, "false": False, "1": True, "0": False})
 
+
+def _switch(words: dict[str, bool]) -> Kind:
     def parse(text: str) -> bool:
         if text.lower() not in words:
-            raise ValueError("neither true nor false")
+            raise ValueProblem("not-boolean")
         return words[text.lower()]
 
-    return Kind(parse=parse, valid="true, false, 1, 0")
+    return Kind(parse=parse, expects=Message("expect-choice", words=tuple(words)))
 
 
 def whole(minimum: int, maximum: int | None = None) -> Kind:
@@ -58,13 +67,14 @@ def whole(minimum: int, maximum: int | None = None) -> Kind:
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            raise ValueError("not a whole number")
+            raise ValueProblem("not-whole")
         if int(text) < minimum or (maximum is not None and int(text) > maximum):
-            raise ValueError("out of range")
+            raise ValueProblem("out-of-range")
         return int(text)
 
-    bounds = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-    return Kind(parse=parse, valid=f"whole number {bounds}")
+    if maximum is None:
+        return Kind(parse=parse, expects=Message("expect-whole", minimum=minimum))
+    return Kind(parse=parse, expects=Message("expect-whole-between", minimum=minimum, maximum=maximum))
 
 
 def real(minimum: float = 0.0, maximum: float | None = None, *, above: bool = False) -> Kind:
@@ -72,27 +82,38 @@ def real(minimum: float = 0.0, maximum: float | None = None, *, above: bool = Fa
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text):
-            raise ValueError("not a number")
+            raise ValueProblem("not-number")
         value = float(text)
         if not math.isfinite(value):
-            raise ValueError("not finite")
+            raise ValueProblem("not-finite")
         if value < minimum or (above and value == minimum) or (maximum is not None and value > maximum):
-            raise ValueError("out of range")
+            raise ValueProblem("out-of-range")
         return value
 
-    bounds = f"{'>' if above else '>='} {minimum:g}" + ("" if maximum is None else f" and <= {maximum:g}")
-    return Kind(parse=parse, valid=f"number {bounds}")
+    return Kind(parse=parse, expects=_bounds(minimum, maximum, above=above))
 
 
-def text(valid: str) -> Kind:
-    """Any text that is not empty and that a process may get as an argument."""
+def _bounds(minimum: float, maximum: float | None, *, above: bool) -> Message:
+    if maximum is None:
+        return Message("expect-number-above" if above else "expect-number", minimum=minimum)
+    code = "expect-number-above-between" if above else "expect-number-between"
+    return Message(code, minimum=minimum, maximum=maximum)
+
+
+def text(expected: str, **values: object) -> Kind:
+    """Any text that is not empty and that a process may get as an argument.
+
+    Args:
+        expected: a code of the catalogue (`expect-...`), or the same in words that every language shares.
+    """
 
     def parse(value: str) -> str:
         if not value.strip():
-            raise ValueError("empty")
+            raise ValueProblem("empty")
         return value
 
-    return Kind(parse=parse, valid=valid)
+    coded = expected.startswith("expect-")
+    return Kind(parse=parse, expects=Message(expected, **values) if coded else Message("uncoded", text=expected))
 
 
 def shown(value: object) -> str:
@@ -102,8 +123,17 @@ def shown(value: object) -> str:
 
 def nearest(word: str, known: tuple[str, ...]) -> str:
     """`; nearest: X`, or nothing where no known word is like this one."""
+    found = nearest_word(word, known)
+    return f"; nearest: {found}" if found else ""
+
+
+def nearest_word(word: str, known: tuple[str, ...]) -> str | None:
+    """The known word that is most like this one, in any case of its letters; None where none is."""
     import difflib  # only errors need it: 10 ms that a good command line does not pay
 
     folded = {name.lower(): name for name in known}
+    begun = [name for name in known if len(word) > 3 and name.lower().startswith(word.lower())]
+    if begun:
+        return begun[0]
     found = difflib.get_close_matches(word.lower(), folded, n=1)
-    return f"; nearest: {folded[found[0]]}" if found else ""
+    return folded[found[0]] if found else None

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.files import atomic_file
-from megatron_patch.data.jsonl import DataError
+from megatron_patch.common.network import require_hub
 
 Row = Mapping[str, Any]
 SHARES = (("training", 0.98), ("validation", 0.01), ("test", 0.01))
 """Of the instructions; the rest of rounding goes to the last."""
+WIKI_DATE = "20231101"
+WIKINEWS = "wikinews-zhtw.jsonl"
+WIKI = f"zh_classicalwiki-{WIKI_DATE}-pages-articles-multistream.jsonl"
+ALPACA = "gpt4-chinese-zhtw.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +41,14 @@ class Example:
     """Of a row; other copies than the hub's must have them too."""
     folder: str
     """Where it goes, under the working directory: as the tutorials say."""
+    files: tuple[str, ...]
+    """What is written there."""
     write: Callable[[Iterable[Row], Path], list[str]]
     """Writes the files and returns lines for the report."""
+
+
+class DownloadError(UserError, ValueError):
+    """A corpus that cannot be had, or would overwrite one."""
 
 
 def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
@@ -47,8 +58,10 @@ def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
         source: a local copy: a file, or a folder of files, of JSON Lines, JSON or Parquet; None asks the hub.
         cache: where `datasets` may keep its own copy of local files.
     Raises:
-        DataError: not reachable, not readable, or without the columns.
+        UserError: not reachable, not readable, or without the columns.
     """
+    if source is None:
+        require_hub(example.repository, os.environ)
     import datasets  # type: ignore[import-untyped]
 
     datasets.disable_progress_bars()
@@ -58,13 +71,15 @@ def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
         else:
             kind, files = _local(source)
             rows = datasets.load_dataset(kind, data_files=files, split="train", cache_dir=str(cache))
-    except DataError:
+    except UserError:
         raise
     except Exception as error:  # network, hub and parsers raise what they like
-        where = f"{source}" if source else f"{example.repository} on the hub (no network? --input takes a local copy)"
-        raise DataError(f"cannot read {where}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if source is None:
+            raise DownloadError("download-hub", repository=example.repository, error=reason) from None
+        raise DownloadError("download-unreadable", source=source, error=reason) from None
     if missing := [column for column in example.columns if column not in rows.column_names]:
-        raise DataError(f"no column {', '.join(missing)}; there are: {', '.join(rows.column_names)}")
+        raise DownloadError("download-columns", missing=missing, found=rows.column_names)
     found: Iterable[Row] = rows
     return found
 
@@ -74,9 +89,9 @@ def _local(source: Path) -> tuple[str, list[str]]:
     inside = sorted(source.rglob("*")) if source.is_dir() else [source]
     files = [path for path in inside if path.is_file() and path.suffix in kinds]
     if not source.exists() or not files:
-        raise DataError(f"--input: {source} is not, and does not hold, a file that ends in {', '.join(kinds)}")
+        raise DownloadError("download-no-file", source=source, suffixes=tuple(kinds))
     if len(found := {kinds[path.suffix] for path in files}) > 1:
-        raise DataError(f"--input: {source} holds files of several kinds; give one of them")
+        raise DownloadError("download-several-kinds", source=source)
     return found.pop(), [str(path) for path in files]
 
 
@@ -91,14 +106,11 @@ def _write_lines(path: Path, rows: Iterable[Row]) -> str:
 
 
 def _wikinews(rows: Iterable[Row], folder: Path) -> list[str]:
-    return [_write_lines(folder / "wikinews-zhtw.jsonl", rows)]
-
-
-WIKI_DATE = "20231101"
+    return [_write_lines(folder / WIKINEWS, rows)]
 
 
 def _wiki(rows: Iterable[Row], folder: Path) -> list[str]:
-    return [_write_lines(folder / f"zh_classicalwiki-{WIKI_DATE}-pages-articles-multistream.jsonl", rows)]
+    return [_write_lines(folder / WIKI, rows)]
 
 
 def _alpaca(rows: Iterable[Row], folder: Path) -> list[str]:
@@ -107,7 +119,7 @@ def _alpaca(rows: Iterable[Row], folder: Path) -> list[str]:
     for row in rows:
         parts = (str(row["instruction"] or "").strip(), str(row.get("input") or "").strip())
         pairs.append({"input": "\n".join(parts).strip(), "output": str(row["output"] or "").strip()})
-    lines = [_write_lines(folder / "gpt4-chinese-zhtw.jsonl", pairs)]
+    lines = [_write_lines(folder / ALPACA, pairs)]
     random.Random(0).shuffle(pairs)
     start = 0
     for name, share in SHARES:
@@ -123,6 +135,7 @@ EXAMPLES = {
         config=None,
         columns=("text",),
         folder="data/custom_dataset/json",
+        files=(WIKINEWS,),
         write=_wikinews,
     ),
     "wiki": Example(
@@ -130,6 +143,7 @@ EXAMPLES = {
         config=f"{WIKI_DATE}.zh-classical",
         columns=("text",),
         folder="wiki_data_zh-classical",
+        files=(WIKI,),
         write=_wiki,
     ),
     "alpaca": Example(
@@ -137,22 +151,27 @@ EXAMPLES = {
         config=None,
         columns=("instruction", "output"),
         folder="data/alpaca",
+        files=(ALPACA, *(f"{name}.jsonl" for name, _ in SHARES)),
         write=_alpaca,
     ),
 }
 
 
 def main(name: str, argv: list[str]) -> int:
-    """The command for one of EXAMPLES; 0 done, 1 not readable."""
+    """The command for one of EXAMPLES; 0 done, 1 not readable, or files are there already."""
     example = EXAMPLES[name]
     parser = argparse.ArgumentParser(description=f"Fetch {example.repository} as JSON Lines.", allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=Path(example.folder), help="folder (%(default)s)")
     parser.add_argument("--input", type=Path, help="a local copy instead of the hub: .jsonl, .json, .parquet, a folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     args = parser.parse_args(argv)
+    there = [str(args.output / file) for file in example.files if (args.output / file).exists()]
     try:
+        if there and not args.overwrite:
+            raise DownloadError("download-there", files=there)
         with tempfile.TemporaryDirectory(prefix="datasets-") as cache:
             print(*example.write(load(example, args.input, Path(cache)), args.output), sep="\n")
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except UserError as error:
+        print_error(error, os.environ)
         return 1
     return 0

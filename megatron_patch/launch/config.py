@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from megatron_patch.common.values import Kind, boolean, choice, real, text, whole
+from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, real, text, whole
 from megatron_patch.models import LLAMA_3_1, MODELS
 
 SIZES = (*LLAMA_3_1.sizes, "auto", *(name for name in MODELS if name not in LLAMA_3_1.sizes))
@@ -55,22 +55,20 @@ class RunConfig:
     save_interval: int = _position("iterations between two checkpoints; the last is saved anyway", whole(1), "100000")
     dataset_path: str = _position(
         "training data: a prefix of .bin and .idx, several, a blend `0.3 A 0.7 B`, or a folder: all prefixes in it",
-        text("one prefix or folder, several, or weights and prefixes; as one argument"),
+        text("expect-data"),
         "/data/wudao_text_document",
     )
     valid_dataset_path: str = _position(
-        "validation data, in the same form; none = no validation", text("like DATASET_PATH, or none"), "none"
+        "validation data, in the same form; none = no validation", text("expect-valid-data"), "none"
     )
     pretrain_checkpoint_path: str = _position(
         "weights to start from: a Hugging Face folder, a Megatron torch_dist folder, or none",
-        text("folder with config.json and *.safetensors, torch_dist checkpoint, none"),
+        text("expect-checkpoint"),
         "none",
     )
     train_tokens_or_iters: int = _position("tokens to train on; under SFT, iterations", whole(1), "10000")
     warmup_tokens_or_iters: int = _position("tokens of linear warm-up; under SFT, iterations", whole(0), "100")
-    output_basepath: str = _position(
-        "folder that everything is written to", text("a folder, new or yours"), "runs/my-run"
-    )
+    output_basepath: str = _position("folder that everything is written to", text("expect-output"), "runs/my-run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +88,7 @@ POSITIONS = tuple(
 )
 
 
-def read_values(values: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def read_values(values: Sequence[str]) -> tuple[dict[str, Any], dict[str, ValueProblem]]:
     """Read each value by its position.
 
     Args:
@@ -99,12 +97,12 @@ def read_values(values: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
         What could be read, by field name of RunConfig; and for the rest, by position name, what is wrong.
     """
     facts: dict[str, Any] = {}
-    wrong: dict[str, str] = {}
+    wrong: dict[str, ValueProblem] = {}
     for position, value in zip(POSITIONS, values, strict=True):
         try:
             facts[position.name.lower()] = position.kind.parse(value)
-        except ValueError as error:
-            wrong[position.name] = str(error)
+        except ValueProblem as error:
+            wrong[position.name] = error
     return facts, wrong
 
 

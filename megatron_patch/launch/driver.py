@@ -8,9 +8,9 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
@@ -21,7 +21,7 @@ from megatron_patch.launch.environment import Environment, facts_from_outside
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
 from megatron_patch.launch.plan import Plan, to_json, values_of
-from megatron_patch.launch.problems import Problem, label, quoted, render_all
+from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, is_written, read_earlier
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     dry_run, emit = len(values) < len(arguments), values[-2:] == ["--emit", "k8s"]
     values = values[:-2] if emit else values
     if len(values) != len(POSITIONS):
-        return _wrong_number(values)
+        return _wrong_number(values, driver_wording(language_of(environ)))
     return run(values, environ, dry_run=dry_run, emit=emit)
 
 
@@ -52,20 +52,21 @@ def run(
     *,
     dry_run: bool = False,
     emit: bool = False,
-    labels: Mapping[str, str] = MappingProxyType({}),
+    wording: Wording | None = None,
 ) -> int:
-    """Do what 25 values say: the one way that every front door takes.
+    """Do what 25 values say: the one way that every CLI takes.
 
     Args:
         dry_run: show the plan and the command only.
         emit: write the job down for Kubernetes, on standard output.
-        labels: how a front door of its own calls the positions and variables, for messages.
+        wording: how a CLI with flags of its own speaks; else as the driver does.
     Returns:
         As main; 1 where the run itself failed.
     """
+    wording = wording or driver_wording(language_of(environ))
     plan, environment, problems = make_plan(values, environ, dry_run=dry_run, emit=emit)
     if plan is None:
-        print(render_all(problems, {**environ, **typed_values(values)}, labels), file=sys.stderr)
+        print(render_all(problems, {**environ, **typed_values(values)}, wording), file=sys.stderr)
         return USAGE_ERROR
     if emit:
         print(kubernetes.manifests(plan, values, environ), end="")
@@ -95,18 +96,17 @@ def export_is_due(plan: Plan) -> bool:
     return bool(source != f"iter_{plan.resume_iteration:07d}")
 
 
-def _wrong_number(values: list[str]) -> int:
-    lines = [USAGE, "", *table(), ""]
-    if len(values) < len(POSITIONS):
-        missing = " or ".join(label(position.name) for position in missing_positions(values)[:3])
-        rest = ", and what follows it" if len(values) < len(POSITIONS) - 1 else ""
-        lines.append(f"{len(values)} of {len(POSITIONS)} values are given; missing: {missing}{rest}")
+def _wrong_number(values: list[str], wording: Wording) -> int:
+    given, wanted = len(values), len(POSITIONS)
+    if given < wanted:
+        missing: object = wording.heading(missing_positions(values)[0].name)
+        for position in missing_positions(values)[1:3]:
+            missing = Message("either", first=missing, second=wording.heading(position.name))
+        code = "values-missing" if given == wanted - 1 else "values-missing-and-more"
+        said = Message(code, given=given, wanted=wanted, missing=missing)
     else:
-        left = ", ".join(map(quoted, values[len(POSITIONS) :]))
-        lines.append(
-            f"more than {len(POSITIONS)} values are given; left over: {left}; valid after them: --dry-run, --emit k8s"
-        )
-    print("\n".join(lines), file=sys.stderr)
+        said = Message("values-left-over", wanted=wanted, left=[quoted(one, wording) for one in values[wanted:]])
+    print("\n".join([USAGE, "", *table(), "", wording.text(said)]), file=sys.stderr)
     return USAGE_ERROR
 
 
@@ -125,9 +125,10 @@ def make_plan(
     """
     facts, wrong = read_values(values)
     problems = [
-        Problem(names=(position.name,), what=wrong[position.name], valid=position.kind.valid)
+        problem
         for position in POSITIONS
         if position.name in wrong
+        for problem in Problem.of(wrong[position.name], position.name, expected=position.kind.expects)
     ]
     outside, more = facts_from_outside(environ, facts.get("env"), dry_run, emit)
     facts |= outside

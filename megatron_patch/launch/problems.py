@@ -1,64 +1,97 @@
-"""What is wrong with a command line, said so that it can be mended at once."""
+"""What is wrong with a command line, said so that it can be put right at once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from megatron_patch.common.errors import UserError, tag
+from megatron_patch.common.messages import Message, Wording
 from megatron_patch.launch.config import POSITIONS
 
 NUMBERS = {position.name: position.number for position in POSITIONS}
 
 
-@dataclass(frozen=True, kw_only=True)
 class Problem:
     """One thing that is wrong: which values are involved, why, and what would be right."""
 
-    names: tuple[str, ...]
-    """Positions (`TP`) and variables (`MP_VP`, `WORLD_SIZE`); the first is the one to change."""
-    what: str
-    valid: str
+    __slots__ = ("message", "names")
+
+    def __init__(self, code: str = "in-words", /, *names: str, **values: Any) -> None:
+        """
+        Args:
+            code: of the catalogue (`common/texts/`).
+            names: positions (`TP`), variables (`MP_VP`, `WORLD_SIZE`) and flags; the first is the one to change.
+            values: what the text's placeholders stand for; `expected` where the text does not say what would be right.
+        """
+        self.names = names or tuple(values.pop("names"))  # not all callers have codes yet
+        self.message = Message(code, **values)
+
+    @classmethod
+    def of(cls, error: UserError, *names: str, expected: Message) -> list[Problem]:
+        """One for each thing that an error says."""
+        return [cls(one.code, *names, **{"expected": expected, **one.values}) for one in error.messages]
+
+    @property
+    def code(self) -> str:
+        """Of its text."""
+        return self.message.code
+
+    @property
+    def what(self) -> str:
+        """What is wrong, in English."""
+        return Wording().problem(self.message)[0]
+
+    @property
+    def valid(self) -> str:
+        """What would be right, in English."""
+        return Wording().problem(self.message)[1]
+
+    def __repr__(self) -> str:
+        return f"Problem({self.code!r}, {', '.join(self.names)}: {self.message})"
 
 
-def label(name: str, labels: Mapping[str, str] = MappingProxyType({})) -> str:
-    """`position 10 TP` for one of the 25, the bare name for a variable; or what a front door calls it."""
-    if name in labels:
-        return labels[name]
-    return f"position {NUMBERS[name]} {name}" if name in NUMBERS else name
+def label(name: str) -> str:
+    """`position 10 TP` for one of the 25, the bare name for a variable."""
+    return driver_wording().heading(name)
 
 
-def render(problem: Problem, typed: Mapping[str, str], labels: Mapping[str, str] = MappingProxyType({})) -> str:
-    """One line: `position 10 TP: not a whole number: is "three"; valid: whole number >= 1`.
+def driver_wording(language: str = "en") -> Wording:
+    """The driver knows its values by number."""
+    return Wording(language=language, numbers=NUMBERS)
+
+
+def render(problem: Problem, typed: Mapping[str, str], wording: Wording) -> str:
+    """One line: `position 10 TP: not a whole number: is "three"; valid: whole number >= 1 [not-whole]`.
 
     Args:
         typed: what the user wrote, by position or variable name; a name without an entry is shown as not set.
     """
-    where = " with ".join(label(name, labels) for name in problem.names)
-    if len(problem.names) == 1:
-        shown = f"is {quoted(typed.get(problem.names[0]))}"
+    names = {wording.name(name): name for name in reversed(problem.names)}  # two positions may be one flag
+    names = dict(reversed(names.items()))
+    where: object = wording.heading(next(iter(names.values())))
+    for name in list(names.values())[1:]:
+        where = Message("problem-names", first=where, second=wording.heading(name))
+    values = {shown: quoted(typed.get(name), wording) for shown, name in names.items()}
+    if len(values) == 1:
+        told = [Message("problem-value", value=value) for value in values.values()]
     else:
-        shown = ", ".join(f"{labels.get(name, name)} is {quoted(typed.get(name))}" for name in problem.names)
-    return f"{where}: {problem.what}: {shown}; valid: {problem.valid}"
+        told = [Message("problem-value-of", name=name, value=value) for name, value in values.items()]
+    what, valid = wording.problem(problem.message)
+    line = Message("problem-line", where=where, what=what, shown=told, valid=valid)
+    return wording.text(line) + tag(problem.code)
 
 
-def quoted(value: str | None) -> str:
+def quoted(value: str | None, wording: Wording) -> str:
     """A value in double quotes on one line, control characters escaped."""
-    return "not set" if value is None else json.dumps(value, ensure_ascii=False)
+    return wording.text(Message("not-set")) if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def render_all(
-    problems: list[Problem], typed: Mapping[str, str], labels: Mapping[str, str] = MappingProxyType({})
-) -> str:
-    """All problems in the order of the positions, one line each, under a line that counts them.
-
-    Args:
-        labels: what a front door of its own calls positions and variables.
-    """
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = [f"{count}; nothing was started."]
+def render_all(problems: Sequence[Problem], typed: Mapping[str, str], wording: Wording) -> str:
+    """All problems in the order of the positions, one line each, under a line that counts them."""
+    lines = [wording.text(Message("problem-count", count=len(problems)))]
     ordered = sorted(problems, key=lambda problem: NUMBERS.get(problem.names[0], len(NUMBERS) + 1))
-    lines += [f"  {render(problem, typed, labels)}" for problem in ordered]
-    lines.append("  `--help` shows all flags." if labels else "  `--help` shows all 25 positions.")
+    lines += [f"  {render(problem, typed, wording)}" for problem in ordered]
+    lines.append(f"  {wording.text(Message('see-flags' if wording.flags else 'see-positions'))}")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
+from megatron_patch.common.messages import Message, Wording
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
@@ -167,6 +168,11 @@ def _when_written(plan: Plan) -> str:
         return "written between steps"
     copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
     return f"written while training goes on, from a copy in RAM ({gigabytes(copies)} a machine)"
+
+
+def remark(note: Message, wording: Wording) -> str:
+    """A note as the plan shows it."""
+    return _row(wording.text(Message("row-note")), wording.text(note))
 
 
 def _remarks(plan: Plan) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The NeMo tutorials' front door: named flags become the 25 values and MP_ variables, and go the driver's way."""
+"""The NeMo tutorials' CLIs: named flags become the 25 values and MP_ variables, and go the driver's way."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.launch import driver
 from megatron_patch.launch.problems import render_all
-from megatron_patch.nemo.command_line import parse
-from megatron_patch.nemo.flags import SECRETS, table
+from megatron_patch.launch.render import remark
+from megatron_patch.nemo.flags import SECRETS, parse, table, wording
 from megatron_patch.nemo.model_names import listing
-from megatron_patch.nemo.request import LABELS, Request
-from megatron_patch.nemo.translate import translate
+from megatron_patch.nemo.translate import Request, translate
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> int:
@@ -23,28 +23,29 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
     Returns:
         As the driver: 0, 1 for a failed run, 2 for a wrong command line.
     """
+    language = language_of(environ)
     if "--help" in arguments or "-h" in arguments:
-        print(f"python {stage}_llm.py FLAGS; the flags, with what the tutorials document as default:")
+        print(Wording(language=language).text(Message("nemo-help", script=f"{stage}_llm.py")))
         print("\n".join(table()))
         return 0
-    _hide_secrets(environ)
-    given, typed, problems = parse(arguments)
-    if given.get("list"):
+    _hide_secrets(environ, language)
+    line = parse(arguments)
+    if line.given.get("list"):
         print("\n".join(listing()))
         return 0
-    asked = Request(given=given, environ=dict(environ), stage=stage)
+    words = wording(line, language)
+    asked = Request(given=line.given, environ=dict(environ), stage=stage)
     translate(asked)
-    problems += asked.problems
+    problems = line.problems + asked.problems
     if problems:
-        print(render_all(problems, typed, LABELS), file=sys.stderr)
+        print(render_all(problems, line.typed, words), file=sys.stderr)
         return driver.USAGE_ERROR
     for note in asked.notes:
-        print(f"note        {note}", flush=True)
-    dry_run = bool(given.get("dry_run"))
-    return driver.run(asked.command_line(), asked.environ, dry_run=dry_run, labels=LABELS)
+        print(remark(note, words), flush=True)
+    return driver.run(asked.command_line(), asked.environ, dry_run=bool(line.given.get("dry_run")), wording=words)
 
 
-def _hide_secrets(environ: Mapping[str, str]) -> None:
+def _hide_secrets(environ: Mapping[str, str], language: str) -> None:
     """Take tokens off the command line, which `ps` shows to everybody: start again with them in the environment."""
     found: dict[str, str] = {}
     kept: list[str] = []
@@ -58,7 +59,7 @@ def _hide_secrets(environ: Mapping[str, str]) -> None:
         else:
             kept.append(word)
     if found:
-        names = ", ".join(found)
-        print(f"note        tokens were visible in the process list until now; export {names} instead", file=sys.stderr)
+        note = Message("nemo-secrets", names=tuple(found))
+        print(remark(note, Wording(language=language)), file=sys.stderr)
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *kept], {**environ, **found})

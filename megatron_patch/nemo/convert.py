@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from megatron_patch.checkpoint.cli import main as convert
-from megatron_patch.checkpoint.options import Usage, problem_text
-from megatron_patch.nemo.model_names import MODEL_CLASSES, listing, size_of
+from megatron_patch.checkpoint.options import Usage
+from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.launch.problems import Problem, render_all
+from megatron_patch.nemo.model_names import MODEL_CLASSES, NameProblem, listing, size_of
 
 HELP = """usage: python {script} --source DIR --output-path DIR [--overwrite] [flags]
 
@@ -43,23 +46,30 @@ def main(argv: Sequence[str], direction: str, script: str) -> int:
 
 
 def _translated(argv: Sequence[str]) -> list[str]:
-    """The converter's flags: both names of the model become one size."""
-    words, kept, sizes, problems = list(argv), [], [], []
+    """The converter's flags: both names of the model become one size.
+
+    Raises:
+        Usage: with status 2 and every problem.
+    """
+    words, kept, sizes = list(argv), [], {}
+    problems: list[Problem] = []
+    typed: dict[str, str] = {}
     while words:
         word, equals, value = words.pop(0).partition("=")
         name = word.replace("_", "-") if word.startswith("--") else word
         if name not in ("--model-name", "--model-config-name"):
             kept += [f"{name}{equals}{value}"]
             continue
-        value = value if equals else words.pop(0) if words else ""
-        if name == "--model-name" and value in MODEL_CLASSES:
+        typed[word] = value if equals else words.pop(0) if words else ""
+        if name == "--model-name" and typed[word] in MODEL_CLASSES:
             continue
         try:
-            sizes.append(size_of(value))
-        except ValueError as error:
-            problems.append(f'{name}: {error}: is "{value}"; valid: what --list shows')
-    if len(set(sizes)) > 1:
-        problems.append(f"--model-name and --model-config-name name two models: {' and '.join(sizes)}")
+            sizes[word] = size_of(typed[word])
+        except NameProblem as error:
+            problems += Problem.of(error, word, expected=Message("expect-model"))
+    if len(set(sizes.values())) > 1:
+        problems.append(Problem("nemo-two-sizes", *sizes, sizes=tuple(sizes.values())))
     if problems:
-        raise Usage(problem_text(problems), 2)
-    return [*kept, *(["--model-name", sizes[0]] if sizes else [])]
+        words_of = Wording(language=language_of(os.environ), flags={word: word for word in typed})
+        raise Usage(render_all(problems, typed, words_of), 2)
+    return [*kept, *(["--model-name", next(iter(sizes.values()))] if sizes else [])]

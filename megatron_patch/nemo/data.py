@@ -1,14 +1,16 @@
-"""NeMo's two preprocessing commands, as front doors of ours: they only rename flags."""
+"""NeMo's two preprocessing commands: they only rename flags."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.data import preprocess
 from megatron_patch.data.corpus import SUFFIXES
-from megatron_patch.data.jsonl import DataError
+from megatron_patch.nemo.hub import find_model
 
 
 def preprocess_data(argv: list[str]) -> int:
@@ -26,8 +28,8 @@ def preprocess_data(argv: list[str]) -> int:
     args, rest = parser.parse_known_args(argv)
     try:
         source, tokenizer = _named_file(args.input_dir, args.data_prefix), find_tokenizer(args.hf_tokenizer)
-    except DataError as error:
-        return _fail(str(error))
+    except UserError as error:
+        return _fail(error)
     output = args.output_dir / "preprocessed" / args.data_prefix
     return preprocess.main([str(source), str(tokenizer), str(output), *rest])
 
@@ -36,8 +38,10 @@ def _named_file(folder: Path, name: str) -> Path:
     names = [name, *(f"{name}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz", ".zst"))]
     found = [folder / candidate for candidate in names if (folder / candidate).is_file()]
     if len(found) != 1:
-        there = "several: " + ", ".join(path.name for path in found) if found else "none"
-        raise DataError(f"--data-prefix: wanted one {folder / name}.jsonl; there are {there}")
+        wanted = f"{folder / name}.jsonl"
+        if found:
+            raise UserError("nemo-data-files", wanted=wanted, found=[path.name for path in found])
+        raise UserError("nemo-data-file", wanted=wanted)
     return found[0]
 
 
@@ -57,14 +61,15 @@ def preprocess_data_for_megatron(argv: list[str]) -> int:
     parser.add_argument("--output-prefix", required=True, help="FOLDER/NAME")
     parser.add_argument("--append-eod", action="store_true", help="end each document with EOD")
     args, rest = parser.parse_known_args(argv)
-    wanted = args.tokenizer_type if args.tokenizer_library == "huggingface" else args.tokenizer_model
-    if not wanted:
-        flag = "type" if args.tokenizer_library == "huggingface" else "model"
-        return _fail(f"--tokenizer-library {args.tokenizer_library} needs --tokenizer-{flag}")
+    hub = args.tokenizer_library == "huggingface"
+    wanted = args.tokenizer_type if hub else args.tokenizer_model
     try:
-        tokenizer = find_tokenizer(str(wanted)) if args.tokenizer_library == "huggingface" else Path(wanted)
-    except DataError as error:
-        return _fail(str(error))
+        if not wanted:
+            flag = "--tokenizer-type" if hub else "--tokenizer-model"
+            raise UserError("nemo-tokenizer-flag", library=args.tokenizer_library, flag=flag)
+        tokenizer = find_tokenizer(str(wanted)) if hub else Path(wanted)
+    except UserError as error:
+        return _fail(error)
     ends = [] if args.append_eod else ["--no-append-eod"]
     values = [str(args.input), str(tokenizer), args.output_prefix, *ends, *rest]
     statuses = [preprocess.main([*values, "--json-key", key]) for key in args.json_keys]
@@ -75,26 +80,17 @@ def find_tokenizer(name: str) -> Path:
     """A folder as it is; a hub id from the local cache, or from the hub where there is a network.
 
     Raises:
-        DataError: neither.
+        UserError: neither.
     """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    patterns = ["tokenizer*", "special_tokens_map.json", "chat_template.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # network and hub raise what they like
-        reason = str(error).splitlines()[0]
-        raise DataError(f"tokenizer {name!r} is no folder here, and the hub does not give it: {reason}") from None
+    return Path(name) if Path(name).is_dir() else Path(find_model(name, None, os.environ, download=True).folder)
 
 
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def _fail(error: UserError) -> int:
+    print_error(error, os.environ)
     return 2
 
 
-DOORS = {"preprocess_data": preprocess_data, "preprocess_data_for_megatron": preprocess_data_for_megatron}
+COMMANDS = {"preprocess_data": preprocess_data, "preprocess_data_for_megatron": preprocess_data_for_megatron}
 
 if __name__ == "__main__":
-    sys.exit(DOORS[sys.argv[1]](sys.argv[2:]))
+    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))

@@ -1,15 +1,17 @@
-"""The flags of the NeMo tutorials' scripts: one table that `command_line.py`, `--help` and the README are made from.
+"""The flags of the NeMo tutorials' scripts: one table for the parser, `--help` and the README, and the parser.
 
 Three texts (seeds 000, 001, 002) describe one script with different spellings; all of them are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_patch.common.values import Kind, choice, real, text, whole
+from megatron_patch.common.messages import Message, Wording
+from megatron_patch.common.values import Kind, ValueProblem, choice, nearest_word, real, text, whole
+from megatron_patch.launch.problems import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Flag:
         return ", ".join((*self.also, f"--{self.name}"))
 
 
-SIZE, FOLDER = whole(1), text("a folder")
+SIZE, FOLDER = whole(1), text("expect-folder")
 FLAGS = (
     Flag(
         name="executor",
@@ -48,7 +50,7 @@ FLAGS = (
     Flag(
         name="experiment",
         also=("-E",),
-        kind=text("a name"),
+        kind=text("expect-name"),
         default="pretraining",
         becomes="OUTPUT_BASEPATH",
         meaning="everything goes to experiments/NAME, which is resumed from if it is there (finetune_llm: finetuning)",
@@ -56,7 +58,7 @@ FLAGS = (
     Flag(
         name="account",
         also=("-a", "-A"),
-        kind=text("a name"),
+        kind=text("expect-name"),
         default="root",
         becomes="MP_SLURM_ACCOUNT",
         meaning="Slurm's account",
@@ -64,7 +66,7 @@ FLAGS = (
     Flag(
         name="partition",
         also=("-p", "-P"),
-        kind=text("a name"),
+        kind=text("expect-name"),
         default="defq",
         becomes="MP_SLURM_PARTITION",
         meaning="Slurm's partition (-P with a number is the pipeline, as in seed 000)",
@@ -72,14 +74,14 @@ FLAGS = (
     Flag(
         name="container_image",
         also=("-i", "-I"),
-        kind=text("an image, or none"),
+        kind=text("expect-image"),
         default="nvcr.io/nvidia/nemo:dev",
         becomes="MP_SLURM_IMAGE",
         meaning="container of the job, where Slurm has pyxis",
     ),
     Flag(
         name="time",
-        kind=text("MINUTES, HH:MM:SS or DAYS-HH:MM:SS"),
+        kind=text("expect-time"),
         becomes="MP_SLURM_TIME",
         meaning="Slurm's time limit; the run saves, requeues itself and goes on",
     ),
@@ -102,13 +104,13 @@ FLAGS = (
     Flag(
         name="model_size",
         also=("-M", "--model_name", "--model"),
-        kind=text("see --list"),
+        kind=text("expect-model"),
         becomes="MODEL_SIZE",
         meaning="model; not given, it is told from --hf_model_id or the checkpoint",
     ),
     Flag(
         name="hf_model_id",
-        kind=text("a hub name such as meta-llama/Llama-3.1-8B-Instruct, or a folder"),
+        kind=text("expect-hub-name"),
         becomes="MP_TOKENIZER_PATH",
         meaning="where the tokenizer comes from (required)",
     ),
@@ -122,7 +124,7 @@ FLAGS = (
     ),
     Flag(
         name="hf_token",
-        kind=text("a token; better in HF_TOKEN"),
+        kind=text("expect-hub-token"),
         default="$HF_TOKEN",
         becomes="HF_TOKEN",
         meaning="for downloading the tokenizer; stays in this process",
@@ -180,7 +182,7 @@ FLAGS = (
     ),
     Flag(
         name="split",
-        kind=text("such as 998,1,1"),
+        kind=text("expect-split", example="998,1,1"),
         becomes="MP_SPLIT",
         meaning="shares of the data for training, validation and test; not given, no validation",
     ),
@@ -275,19 +277,19 @@ FLAGS = (
     Flag(name="wandb", becomes="WANDB_API_KEY", meaning="log to Weights & Biases; without it, its key is not used"),
     Flag(
         name="wandb_project",
-        kind=text("a name"),
+        kind=text("expect-name"),
         becomes="MP_WANDB_PROJECT",
         meaning="project; not given, the experiment's name",
     ),
     Flag(
         name="wandb_name",
-        kind=text("a name"),
+        kind=text("expect-name"),
         becomes="MP_WANDB_NAME",
         meaning="name of the run; not given, the experiment's",
     ),
     Flag(
         name="wandb_token",
-        kind=text("a key; better in WANDB_API_KEY"),
+        kind=text("expect-wandb-key"),
         default="$WANDB_API_KEY",
         becomes="WANDB_API_KEY",
         meaning="reaches the ranks in their environment, nothing else",
@@ -305,3 +307,160 @@ def table() -> Iterator[str]:
         default = "" if flag.default is None else f" [{flag.default}]"
         yield f"  {flag.shown}"
         yield f"      {flag.meaning}{default}" + (f": {flag.kind.valid}" if flag.kind else "")
+
+
+def _spellings() -> dict[str, Flag]:
+    found: dict[str, Flag] = {}
+    for flag in FLAGS:
+        for word in (f"--{flag.name}", *flag.also):
+            found.setdefault(word, flag)
+    return found
+
+
+SPELLINGS = _spellings()
+PIPELINE = SPELLINGS["--pipeline_model_parallel_size"]
+
+
+@dataclass(kw_only=True)
+class CommandLine:
+    """A command line, read."""
+
+    given: dict[str, Any] = field(default_factory=dict)
+    """Values of the flags that were given, by the flag's name; True for a switch."""
+    spelled: dict[str, str] = field(default_factory=dict)
+    """`-mbs` by `--micro_batch_size`: how each of them was typed, for messages."""
+    typed: dict[str, str] = field(default_factory=dict)
+    """The text after each of them."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def wrong(self, code: str, flag: Flag, **values: object) -> None:
+        """Note what is wrong with a flag."""
+        self.problems.append(Problem(code, f"--{flag.name}", **values))
+
+
+def parse(arguments: Sequence[str]) -> CommandLine:
+    """Read a command line, with everything that is wrong with its words."""
+    line, words = CommandLine(), list(arguments)
+    while words:
+        word = words.pop(0)
+        spelled, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        flag = _flag(spelled)
+        if flag is None:
+            _unknown(line, spelled)
+            follows = not equals and words and not words[0].startswith("-")
+            line.typed[spelled] = words.pop(0) if follows else value  # its value, or what it would be
+            continue
+        flag = PIPELINE if spelled == "-P" and not equals and words and words[0].isdigit() else flag
+        line.spelled[f"--{flag.name}"] = spelled
+        if flag.kind is None:
+            line.given[flag.name] = True
+            if equals:
+                line.typed[f"--{flag.name}"] = value
+                line.wrong("flag-is-switch", flag)
+        elif not equals and _ends_here(words):
+            if not flag.may_be_empty:
+                line.wrong("flag-without-value", flag, expected=flag.kind.expects)
+        else:
+            _take(line, flag, value if equals else words.pop(0))
+    return line
+
+
+def _flag(spelled: str) -> Flag | None:
+    """Long flags may have `-` where the table has `_`."""
+    if spelled.startswith("--"):
+        spelled = "--" + spelled.removeprefix("--").replace("-", "_")
+    return SPELLINGS.get(spelled)
+
+
+def _unknown(line: CommandLine, spelled: str) -> None:
+    near = nearest_word(spelled, tuple(SPELLINGS)) if spelled.startswith("-") else None
+    if near is None:
+        line.problems.append(Problem("flag-unknown", spelled))
+    else:
+        line.problems.append(Problem("flag-unknown-nearest", spelled, nearest=near))
+
+
+def _ends_here(words: list[str]) -> bool:
+    """Whether no value follows: another flag, or nothing."""
+    return not words or words[0] in SPELLINGS or words[0].startswith("--")
+
+
+def _take(line: CommandLine, flag: Flag, value: str) -> None:
+    """Read a flag's value."""
+    assert flag.kind is not None
+    if flag.may_be_empty and not value:
+        return
+    name = f"--{flag.name}"
+    line.typed[name] = "(hidden)" if flag.name in SECRETS else value
+    if flag.name in line.given:
+        line.wrong("flag-twice", flag)
+        return
+    try:
+        line.given[flag.name] = flag.kind.parse(value)
+    except ValueProblem as error:
+        line.problems += Problem.of(error, name, expected=flag.kind.expects)
+
+
+NAMES = {
+    "ENV": "--executor",
+    "MODEL_SIZE": "--model_size",
+    "BATCH_SIZE": "--micro_batch_size",
+    "GLOBAL_BATCH_SIZE": "--global_batch_size",
+    "LR": "--lr",
+    "MIN_LR": "--min_lr",
+    "SEQ_LEN": "--seq_length",
+    "PAD_LEN": "--seq_length",
+    "PR": "--precision",
+    "TP": "--tensor_model_parallel_size",
+    "PP": "--pipeline_model_parallel_size",
+    "CP": "--context_parallel_size",
+    "SP": "--sequence_parallel",
+    "AC": "--recompute_granularity",
+    "OPTIMIZER_OFFLOAD": "--optim_cpu_offloading",
+    "SAVE_INTERVAL": "--save_interval",
+    "DATASET_PATH": "--dataset_path",
+    "VALID_DATASET_PATH": "--dataset_path",
+    "PRETRAIN_CHECKPOINT_PATH": "--nemo_model",
+    "TRAIN_TOKENS_OR_ITERS": "--max_steps",
+    "WARMUP_TOKENS_OR_ITERS": "--warmup_steps",
+    "OUTPUT_BASEPATH": "--experiment",
+    "MP_TOKENIZER_PATH": "--hf_model_id",
+    "MP_NPROC": "--num_gpus",
+    "MP_SLURM_ACCOUNT": "--account",
+    "MP_SLURM_GPUS": "--num_gpus",
+    "MP_SLURM_IMAGE": "--container_image",
+    "MP_SLURM_NODES": "--num_nodes",
+    "MP_SLURM_PARTITION": "--partition",
+    "MP_SLURM_TIME": "--time",
+    "MP_VP": "--virtual_pipeline_model_parallel_size",
+    "MP_AC_LAYERS": "--recompute_num_layers",
+    "MP_AC_METHOD": "--recompute_method",
+    "MP_FP8_RECIPE": "--fp8_recipe",
+    "MP_OPTIMIZER_OFFLOAD_FRACTION": "--optim_cpu_offloading_frac",
+    "MP_SPLIT": "--split",
+    "MP_WANDB_PROJECT": "--wandb",
+    "MP_WANDB_NAME": "--wandb",
+}
+"""The flag that sets each position and variable."""
+
+SWITCHES = {
+    ("SP", "true"): ("--sequence_parallel",),
+    ("PR", "fp8"): ("--fp8",),
+    ("AC", "sel"): ("--recompute_granularity", "selective"),
+    ("AC", "offload"): ("--cpu_offloading",),
+    ("OPTIMIZER_OFFLOAD", "static"): ("--optim_cpu_offloading",),
+    ("OPTIMIZER_OFFLOAD", "auto"): ("--optim_cpu_offloading",),
+    ("ENV", "dsw"): ("--executor", "local"),
+}
+"""Values that another flag sets, or a flag without a value, or in another word."""
+LEFT_OUT = {("SP", "false"), ("AC", "false"), ("AC", "none"), ("OPTIMIZER_OFFLOAD", "false")}
+"""Values that a flag has by not being given."""
+
+
+def wording(line: CommandLine, language: str) -> Wording:
+    """The positions and variables as this command line calls them: as typed, else by the flag's long name."""
+    flags = {name: line.spelled.get(flag, flag) for name, flag in NAMES.items()}
+    words = {setting: " ".join((line.spelled.get(flag, flag), *more)) for setting, (flag, *more) in SWITCHES.items()}
+    without = Wording(language=language)
+    words |= {(name, value): without.text(Message("flag-left-out", flag=flags[name])) for name, value in LEFT_OUT}
+    return Wording(language=language, flags={**flags, **line.spelled}, settings=words)

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
+from megatron_patch.common.network import require_hub
+
 FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -19,7 +23,7 @@ FILES = (
 """What is downloaded: the tokenizer and the configuration, never weights."""
 
 
-class HubError(Exception):
+class HubError(UserError):
     """No tokenizer under that name; the message says where it was looked for."""
 
 
@@ -28,8 +32,8 @@ class Found:
     """A folder with a tokenizer."""
 
     folder: str
-    how: str
-    """Where it came from, for a note; empty if the name was the folder."""
+    how: Message | None
+    """Where it came from, for a note; None if the name was the folder."""
 
 
 def find_model(name: str, checkpoint: str | None, environ: Mapping[str, str], *, download: bool) -> Found:
@@ -41,22 +45,22 @@ def find_model(name: str, checkpoint: str | None, environ: Mapping[str, str], *,
         environ: for HF_TOKEN and the cache's place.
         download: ask the hub if nothing is here.
     Raises:
-        HubError: it is nowhere.
+        UserError: it is nowhere, or the hub cannot be reached.
     """
     if has_tokenizer(Path(name)):
-        return Found(folder=name, how="")
+        return Found(folder=name, how=None)
     short = name.rsplit("/", 1)[-1]
     if has_tokenizer(Path(short)):
-        return Found(folder=short, how=f"the folder {short} here is taken for {name}")
+        return Found(folder=short, how=Message("hub-folder-here", folder=short, name=name))
     if checkpoint is not None and has_tokenizer(Path(checkpoint)):
-        return Found(folder=checkpoint, how=f"the tokenizer in {checkpoint} is taken for {name}'s")
+        return Found(folder=checkpoint, how=Message("hub-checkpoint", folder=checkpoint, name=name))
     cached = cached_snapshot(name, environ)
     if cached is not None:
-        return Found(folder=str(cached), how=f"the tokenizer of {name} is taken from the hub's cache: {cached}")
+        return Found(folder=str(cached), how=Message("hub-cache", name=name, folder=str(cached)))
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise HubError("no such folder with a tokenizer, and no name on the hub")
+        raise HubError("hub-nowhere")
     if not download:
-        raise HubError("not in the hub's cache, and a dry run downloads nothing")
+        raise HubError("hub-not-cached")
     return _download(name, environ)
 
 
@@ -78,6 +82,7 @@ def cached_snapshot(name: str, environ: Mapping[str, str]) -> Path | None:
 
 
 def _download(name: str, environ: Mapping[str, str]) -> Found:
+    require_hub(name, environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
 
@@ -85,7 +90,7 @@ def _download(name: str, environ: Mapping[str, str]) -> Found:
         folder = snapshot_download(name, allow_patterns=list(FILES), token=environ.get("HF_TOKEN") or None)
     except Exception as error:  # two dozen types, all meaning that the files are not here
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HubError(f"cannot be downloaded: {type(error).__name__}: {reason}") from None
+        raise HubError("hub-fails", kind=type(error).__name__, error=reason) from None
     if not has_tokenizer(Path(folder)):
-        raise HubError(f"has no tokenizer on the hub: {folder}")
-    return Found(folder=folder, how=f"the tokenizer of {name} was downloaded to {folder}")
+        raise HubError("hub-without-tokenizer", folder=folder)
+    return Found(folder=folder, how=Message("hub-downloaded", name=name, folder=folder))

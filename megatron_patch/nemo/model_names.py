@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.values import nearest_word
 from megatron_patch.models import BESIDE_THE_WEIGHTS, LLAMA_3_1, MODELS, ConfigError, ModelConfig, model_from_hf_config
 
 RECIPES = {
@@ -30,18 +32,23 @@ WITHOUT_SCALING = ("llama3_8b", "llama3_70b", "Llama3Config8B", "Llama3Config70B
 """Llama 3, which has no RoPE scaling: trained as 3.1 it would read wrong positions without a word."""
 
 
+class NameProblem(UserError, ValueError):
+    """Not the name of a model that we know."""
+
+
 def size_of(name: str) -> str:
     """Our size for any of these names, in any case.
 
     Raises:
-        ValueError: not one of them; the message says why.
+        NameProblem: not one of them; the message says why.
     """
-    known = {spelling.lower(): size for spelling, size in (RECIPES | CONFIGS).items()}
-    known |= {size.lower(): size for size in (*MODELS, "auto")}
+    sizes = {**RECIPES, **CONFIGS, **{size: size for size in (*MODELS, "auto")}}
+    known = {spelling.lower(): size for spelling, size in sizes.items()}
     if name.lower() in {one.lower() for one in WITHOUT_SCALING}:
-        raise ValueError("this is Llama 3, not 3.1: auto takes its geometry, without RoPE scaling, from a checkpoint")
+        raise NameProblem("nemo-size-llama3")
     if name.lower() not in known:
-        raise ValueError("unknown model")
+        near = nearest_word(name, tuple(sizes))
+        raise NameProblem("nemo-size-unknown-nearest", nearest=near) if near else NameProblem("nemo-size-unknown")
     return known[name.lower()]
 
 

@@ -1,20 +1,76 @@
-"""Named flags into positions and MP_ variables, one function for each group of flags."""
+"""Named flags into the 25 values and MP_ variables, one function for each group of flags."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.machine import installed_gpus, visible_gpus
+from megatron_patch.common.messages import Message, Name
+from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import SlurmError, has_option
+from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.inputs import CorpusError, read_blend
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.weights import WeightsError, read_weights
-from megatron_patch.nemo.flags import SECRETS
-from megatron_patch.nemo.hub import HubError, find_model
-from megatron_patch.nemo.model_names import size_of, size_of_config, size_of_hub_name
-from megatron_patch.nemo.request import FINETUNE, Request
+from megatron_patch.nemo.flags import FLAGS, NAMES, SECRETS
+from megatron_patch.nemo.hub import find_model
+from megatron_patch.nemo.model_names import NameProblem, size_of, size_of_config, size_of_hub_name
+
+PRETRAIN, FINETUNE = "pretrain", "finetune"
+
+
+@dataclass(kw_only=True)
+class Request:
+    """What was asked for, on its way to 25 values."""
+
+    given: dict[str, Any]
+    environ: dict[str, str]
+    stage: str
+    values: dict[str, str] = field(default_factory=dict)
+    """By position name."""
+    notes: list[Message] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def get(self, name: str) -> Any:
+        """A flag's value, or its documented default."""
+        default = next(flag.default for flag in FLAGS if flag.name == name)
+        if self.stage == FINETUNE:
+            default = {"experiment": "finetuning", "lr": 5e-6}.get(name, default)
+        return self.given.get(name, default)
+
+    @property
+    def dry_run(self) -> bool:
+        """Nothing will be started, so nothing is fetched either."""
+        return bool(self.given.get("dry_run")) or self.environ.get("DRY_RUN", "") not in ("", "0", "false")
+
+    def command_line(self) -> list[str]:
+        """The 25 values in their order."""
+        return [self.values[position.name] for position in POSITIONS]
+
+    def wrong(self, code: str, name: str, **values: object) -> None:
+        """Something that cannot be translated."""
+        self.problems.append(Problem(code, f"--{name}", **values))
+
+    def say(self, code: str, **values: object) -> None:
+        """Something to know."""
+        self.notes.append(Message(code, **values))
+
+    def idle(self, code: str, *names: str) -> None:
+        """Flags that were given and do nothing beside the others."""
+        self.notes += [Message(code, name=Name(f"--{name}")) for name in names if name in self.given]
+
+    def variable(self, name: str, value: object) -> None:
+        """Set an MP_ variable; one of the user's that says something else is a contradiction."""
+        text = shown(value)
+        before = self.environ.get(name, "")
+        if before not in ("", text):
+            flag = NAMES.get(name, name)
+            self.problems.append(Problem("flag-and-variable", flag, name=name, now=text, before=before))
+        self.environ[name] = text
 
 
 def translate(asked: Request) -> None:
@@ -40,11 +96,9 @@ def _place(asked: Request) -> None:
             asked.variable("MP_SLURM_TIME", asked.get("time"))
         _container(asked)
         return
-    idle = [name for name in ("account", "partition", "container_image", "time") if name in asked.given]
-    asked.notes += [f"--{name} does nothing under --executor local" for name in idle]
+    asked.idle("nemo-idle-local", "account", "partition", "container_image", "time")
     if asked.get("num_nodes") > 1:
-        what = f"--executor local is one machine, not {asked.get('num_nodes')}"
-        asked.wrong("num_nodes", what, "1, or --executor slurm (or run_mcore_llama3_1.sh with ENV dlc)")
+        asked.wrong("nemo-local-nodes", "num_nodes", nodes=asked.get("num_nodes"))
     _processes(asked)
 
 
@@ -54,7 +108,7 @@ def _processes(asked: Request) -> None:
     elif asked.environ.get("MP_DEVICE") != "cpu" and "MP_NPROC" not in asked.environ:
         gpus = len(visible_gpus(installed_gpus(), asked.environ.get("CUDA_VISIBLE_DEVICES")))
         if gpus:
-            asked.notes.append(f"--num_gpus is not given: all {gpus} GPUs of this machine")
+            asked.say("nemo-all-gpus", gpus=gpus)
 
 
 def _container(asked: Request) -> None:
@@ -68,21 +122,20 @@ def _container(asked: Request) -> None:
         pyxis = False  # the driver says what is wrong with Slurm
     asked.variable("MP_SLURM_IMAGE", asked.get("container_image") if pyxis else "none")
     if not pyxis:
-        asked.notes.append("no container: srun has no --container-image (pyxis is not installed)")
+        asked.say("nemo-no-container")
 
 
 def _model(asked: Request) -> None:
     checkpoint, name = asked.get("nemo_model"), asked.get("hf_model_id")
     if name is None:
-        asked.wrong("hf_model_id", "it is needed: the tokenizer comes from there", "a folder, or a name on the hub")
+        asked.wrong("nemo-tokenizer-needed", "hf_model_id")
     else:
         try:
             found = find_model(name, checkpoint, asked.environ, download=not asked.dry_run)
             asked.variable("MP_TOKENIZER_PATH", found.folder)
             asked.notes += [found.how] if found.how else []
-        except HubError as error:
-            valid = "a folder with a tokenizer, or a name that the hub knows"
-            asked.problems.append(Problem(names=("--hf_model_id",), what=str(error), valid=valid))
+        except UserError as error:
+            asked.problems += Problem.of(error, "--hf_model_id", expected=Message("expect-tokenizer-or-hub"))
     if checkpoint is None and asked.stage == FINETUNE:
         checkpoint = _start_of_finetuning(asked)
     asked.values["PRETRAIN_CHECKPOINT_PATH"] = checkpoint or "none"
@@ -93,13 +146,13 @@ def _start_of_finetuning(asked: Request) -> str | None:
     """Without --nemo_model: the weights beside the tokenizer, else the newest pretraining."""
     folder = Path(asked.environ.get("MP_TOKENIZER_PATH", ""))
     if any(folder.glob("*.safetensors")):
-        asked.notes.append(f"--nemo_model is not given: the weights in {folder} are the start")
+        asked.say("nemo-start-folder", folder=str(folder))
         return str(folder)
     for name in ("pretraining", "llama31_pretraining"):
         if any(Path("experiments", name, "checkpoints").glob("iter_*")):
-            asked.notes.append(f"--nemo_model is not given: experiments/{name} is the start")
+            asked.say("nemo-start-folder", folder=f"experiments/{name}")
             return f"experiments/{name}"
-    asked.wrong("nemo_model", "finetuning needs weights to start from", "a checkpoint, or a folder of safetensors")
+    asked.wrong("nemo-weights-needed", "nemo_model")
     return None
 
 
@@ -108,8 +161,8 @@ def _size(asked: Request, checkpoint: str | None) -> str:
     if typed is not None:
         try:
             return size_of(typed)
-        except ValueError as error:
-            asked.wrong("model_size", str(error), "a name that --list shows")
+        except NameProblem as error:
+            asked.problems += Problem.of(error, "--model_size", expected=Message("expect-model"))
             return "auto"
     try:
         if checkpoint is not None and read_weights(checkpoint).config is not None:
@@ -119,9 +172,9 @@ def _size(asked: Request, checkpoint: str | None) -> str:
     name = asked.get("hf_model_id") or ""
     size = size_of_hub_name(name) or size_of_config(_config(asked.environ.get("MP_TOKENIZER_PATH", "")) or {})
     if size is None:
-        asked.wrong("model_size", f"neither {name} nor a config.json tells it", "a name that --list shows")
+        asked.wrong("nemo-size-not-told", "model_size", model=name)
         return "auto"
-    asked.notes.append(f"--model_size is not given: {name} is {size}")
+    asked.say("nemo-size-told", name=name, size=size)
     return size
 
 
@@ -148,33 +201,28 @@ def _memory(asked: Request) -> None:
             if flag in asked.given:
                 asked.variable(name, asked.given[flag])
     else:
-        idle = [flag for flag in ("recompute_method", "recompute_num_layers") if flag in asked.given]
-        asked.notes += [f"--{flag} does nothing without --recompute_granularity full" for flag in idle]
+        asked.idle("nemo-idle-recompute", "recompute_method", "recompute_num_layers")
     if asked.get("cpu_offloading_weights"):
-        what = "Transformer Engine does not move weights any more: its switch has no effect"
-        asked.wrong(
-            "cpu_offloading_weights", what, "--optim_cpu_offloading, a larger TP or PP, or --recompute_granularity"
-        )
+        asked.wrong("nemo-offload-weights", "cpu_offloading_weights")
     if offloads and granularity:
-        asked.wrong("cpu_offloading", "not together with --recompute_granularity", "one of them")
+        asked.wrong("nemo-offload-and-recompute", "cpu_offloading")
     if offloads:
         _offload_activations(asked)
-    elif any(f"cpu_offloading_{what}" in asked.given for what in ("layers", "activations")):
-        asked.notes.append("--cpu_offloading_layers and _activations do nothing without --cpu_offloading")
+    else:
+        asked.idle("nemo-idle-offload", "cpu_offloading_layers", "cpu_offloading_activations")
     asked.values["OPTIMIZER_OFFLOAD"] = "static" if asked.get("optim_cpu_offloading") else "false"
     if asked.get("optim_cpu_offloading"):
         asked.variable("MP_OPTIMIZER_OFFLOAD_FRACTION", asked.get("optim_cpu_offloading_frac"))
-    elif "optim_cpu_offloading_frac" in asked.given:
-        asked.notes.append("--optim_cpu_offloading_frac does nothing without --optim_cpu_offloading")
+    else:
+        asked.idle("nemo-idle-optimizer", "optim_cpu_offloading_frac")
 
 
 def _offload_activations(asked: Request) -> None:
     asked.values["AC"] = "offload"
     if not asked.get("cpu_offloading_activations"):
-        what = "nothing to move: of activations and weights, neither is chosen"
-        asked.wrong("cpu_offloading", what, "with --cpu_offloading_activations")
+        asked.wrong("nemo-offload-nothing", "cpu_offloading")
     if asked.get("cpu_offloading_layers") is None:
-        asked.wrong("cpu_offloading_layers", "--cpu_offloading needs it", "1 to the number of layers - 1")
+        asked.wrong("nemo-offload-layers", "cpu_offloading_layers")
     else:
         asked.variable("MP_AC_LAYERS", asked.given["cpu_offloading_layers"])
 
@@ -184,16 +232,14 @@ def _data(asked: Request) -> None:
     folder = asked.get("dataset_path")
     asked.values |= {"DATASET_PATH": folder or "none", "VALID_DATASET_PATH": "none"}
     if folder is None:
-        asked.wrong("dataset_path", "it is needed", "the folder of the training data")
+        asked.wrong("nemo-data-needed", "dataset_path")
     elif asked.stage == FINETUNE and (Path(folder) / "training.jsonl").is_file():
         asked.variable("MP_DATASET_TYPE", "raw")
         asked.values["DATASET_PATH"] = str(Path(folder) / "training.jsonl")
         if (Path(folder) / "validation.jsonl").is_file():
             asked.values["VALID_DATASET_PATH"] = str(Path(folder) / "validation.jsonl")
     elif asked.stage == FINETUNE and not any(Path(folder).rglob("*.idx")):
-        asked.wrong(
-            "dataset_path", f"neither training.jsonl nor .bin and .idx in {folder}", "a folder with one of them"
-        )
+        asked.wrong("nemo-data-missing", "dataset_path", folder=folder)
     if asked.get("split"):
         asked.variable("MP_SPLIT", asked.get("split"))
 
@@ -224,19 +270,15 @@ def _one_epoch(asked: Request, batch: int, length: int) -> int:
         corpora = read_blend(path, raw=raw)
     except (CorpusError, OSError):
         return 1
-    if asked.stage == FINETUNE:
-        count = sum(_count_lines(one.path) for one in corpora) if raw else sum((one.tokens or 0) for one in corpora)
-        size, unit = (1, "conversations") if raw else (2 * length, "tokens and labels")
-        steps = count // (batch * size)
-        words = f"{count} {unit} / {batch if raw else f'({batch} x 2 x {length})'}"
-    else:
-        count = sum(one.tokens or 0 for one in corpora)
-        steps, words = count // (batch * length), f"{count} tokens / ({batch} x {length})"
+    count = sum(_count_lines(one.path) if raw else one.tokens or 0 for one in corpora)
+    size = {"epoch-rows": 1, "epoch-labels": 2 * length, "epoch-tokens": length}
+    code = "epoch-tokens" if asked.stage != FINETUNE else "epoch-rows" if raw else "epoch-labels"
+    steps = count // (batch * size[code])
+    values = {"count": count, "batch": batch, "steps": steps} | ({} if raw else {"length": length})
+    arithmetic = Message(code, **values)
     if steps == 0:
-        asked.wrong(
-            "max_steps", f"not given, and one epoch is less than a step: {words}", "a smaller --global_batch_size"
-        )
-    asked.notes.append(f"--max_steps is not given: one epoch = {words} = {steps} steps")
+        asked.wrong("nemo-epoch-too-short", "max_steps", arithmetic=arithmetic)
+    asked.say("nemo-one-epoch", arithmetic=arithmetic)
     return max(1, steps)
 
 
@@ -245,11 +287,12 @@ def _logging(asked: Request) -> None:
     if not asked.get("wandb"):
         for key in ("WANDB_API_KEY", "WANDB_MODE"):
             asked.environ.pop(key, None)
-        idle = [name for name in names if name in asked.given]
-        asked.notes += [f"--{name} does nothing without --wandb" for name in idle]
-        return
-    for name in names:
-        asked.variable(f"MP_{name.upper()}", asked.given.get(name, asked.get("experiment")))
+        asked.idle("nemo-idle-wandb", *names)
+    elif not asked.environ.get("WANDB_API_KEY") and asked.environ.get("WANDB_MODE") != "offline":
+        asked.wrong("nemo-wandb-no-key", "wandb")
+    else:
+        for name in names:
+            asked.variable(f"MP_{name.upper()}", asked.given.get(name, asked.get("experiment")))
 
 
 def _boolean(value: object) -> str:

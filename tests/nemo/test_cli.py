@@ -12,7 +12,7 @@ import pytest
 
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.nemo.cli import main
-from megatron_patch.nemo.request import FINETUNE, PRETRAIN
+from megatron_patch.nemo.translate import FINETUNE, PRETRAIN
 
 EXAMPLES = REPOSITORY / "examples" / "llama3_1"
 TINY = "--hf_model_id tokenizer -M tiny --dataset_path data -s 128 -g 8 --max_steps 10 --warmup_steps 1"
@@ -58,41 +58,70 @@ def test_the_texts_commands(name: str, folders: Path, world: Path, capsys: pytes
 
 
 BAD = [
-    ("--dataset_path data", "--hf_model_id: it is needed"),
-    ("--hf_model_id tokenizer -M tiny", "--dataset_path: it is needed"),
-    (f"{TINY} --exectuor local", "--exectuor: unknown flag; nearest: --executor"),
-    (f"{TINY} -g", "--global_batch_size: no value after it"),
-    (f"{TINY} -g 8 -gbs 8", "--global_batch_size: given twice"),
-    (f"{TINY} -T three", "--tensor_model_parallel_size: not a whole number"),
-    (f"{TINY} -T 3", "--tensor_model_parallel_size with --model_size: 8 attention heads"),
-    (f"{TINY} -N 2", "--num_nodes: --executor local is one machine, not 2"),
-    (f"{TINY} --fp8=true", "--fp8: a switch takes no value"),
-    (f"{TINY} --cpu-offloading-weights", "--cpu_offloading_weights: Transformer Engine does not move weights any more"),
-    (f"{TINY} --cpu-offloading", "--cpu_offloading_layers: --cpu_offloading needs it"),
-    (f"{TINY} --cpu-offloading --cpu-offloading-layers 1", "--cpu_offloading: nothing to move"),
+    # the command line, what the error calls the flags (as they were typed), its code
+    ("--dataset_path data", "--hf_model_id", "nemo-tokenizer-needed"),
+    ("--hf_model_id tokenizer -M tiny", "--dataset_path", "nemo-data-needed"),
+    (f"{TINY} --exectuor local", "--exectuor", "flag-unknown-nearest"),
+    (f"{TINY} -g", "-g", "flag-without-value"),
+    (f"{TINY} -gbs 8", "-gbs", "flag-twice"),
+    (f"{TINY} -T three", "-T", "not-whole"),
+    (f"{TINY} --tensor-model-parallel-size three", "--tensor-model-parallel-size", "not-whole"),
+    (f"{TINY} -T 3", "-T with -M", "tp-heads"),
+    (f"{TINY} -mbs 3", "-g with -mbs", "batch-multiple"),
+    (f"{TINY} -s 200000", "-s", "flag-twice"),
+    (f"{TINY} -N 2", "-N", "nemo-local-nodes"),
+    (f"{TINY} --fp8=true", "--fp8", "flag-is-switch"),
+    (f"{TINY} --cpu-offloading-weights", "--cpu-offloading-weights", "nemo-offload-weights"),
+    (f"{TINY} --cpu-offloading", "--cpu_offloading_layers", "nemo-offload-layers"),
+    (f"{TINY} --cpu-offloading --cpu-offloading-layers 1", "--cpu-offloading", "nemo-offload-nothing"),
     (
         f"{TINY} --recompute-granularity full --cpu-offloading --cpu-offloading-activations --cpu-offloading-layers 1",
-        "--cpu_offloading: not together with --recompute_granularity",
+        "--cpu-offloading",
+        "nemo-offload-and-recompute",
     ),
-    (f"{TINY} --model_size llama3_8b", "--model_size: given twice"),
-    ("--hf_model_id tokenizer --dataset_path data -M llama3_8b", "--model_size: this is Llama 3, not 3.1"),
-    ("--hf_model_id tokenizer --dataset_path data", "--model_size: neither tokenizer nor a config.json tells it"),
-    ("--hf_model_id nobody/nothing --dataset_path data -M tiny", "--hf_model_id: not in the hub's cache"),
-    (f"{TINY} --nemo_model absent", "--nemo_model: no such folder"),
-    ("--hf_model_id tokenizer -M tiny -s 128 --dataset_path data", "--max_steps: not given, and one epoch is less"),
-    (f"{TINY} --executor kubernetes", "--executor: unknown value"),
+    (f"{TINY} --model_size llama3_8b", "--model_size", "flag-twice"),
+    ("--hf_model_id tokenizer --dataset_path data -M llama3_8b", "-M", "nemo-size-llama3"),
+    ("--hf_model_id tokenizer --dataset_path data --model-name llama31", "--model-name", "nemo-size-unknown-nearest"),
+    ("--hf_model_id tokenizer --dataset_path data -M zzz", "-M", "nemo-size-unknown"),
+    ("--hf_model_id tokenizer --dataset_path data", "--model_size", "nemo-size-not-told"),
+    ("--hf_model_id nobody/nothing --dataset_path data -M tiny", "--hf_model_id", "hub-not-cached"),
+    ("--hf_model_id nothing --dataset_path data -M tiny", "--hf_model_id", "hub-nowhere"),
+    (f"{TINY} --nemo_model absent", "--nemo_model", "no-such-folder"),
+    ("--hf_model_id tokenizer -M tiny -s 128 --dataset_path data", "--max_steps", "nemo-epoch-too-short"),
+    (f"{TINY} --executor kubernetes", "--executor", "unknown-value"),
+    (f"{TINY} --wandb", "--wandb", "nemo-wandb-no-key"),
 ]
 
 
-@pytest.mark.parametrize(("command", "message"), BAD)
-def test_bad_command_lines(command: str, message: str, folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("command", "label", "code"), BAD)
+def test_bad_command_lines(
+    command: str, label: str, code: str, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is one problem, under the names that were typed."""
     assert main(command.split(), {"DRY_RUN": "1", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "position" not in said
+    lines = [line for line in said.splitlines() if line.startswith(f"  {label}: ")]
+    if code in PLACES_OF_THE_DRIVER:
+        assert lines, said
+    else:
+        assert [line.endswith(f"[{code}]") for line in lines] == [True], said
+
+
+PLACES_OF_THE_DRIVER = {"tp-heads", "batch-multiple", "no-such-folder"}
+
+
+def test_the_nearest_name(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "--hf_model_id tokenizer --dataset_path data --model-name llama31"
+    assert main(command.split(), {"DRY_RUN": "1", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
+    assert "nearest: llama31_8b" in capsys.readouterr().err
 
 
 def test_a_flag_and_a_variable_that_disagree(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY.split(), "-VPP", "2"], {"DRY_RUN": "1", "MP_VP": "4", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
-    assert "the command line makes MP_VP 2, the environment says 4" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "  -VPP: " in said
+    assert "[flag-and-variable]" in said
 
 
 def test_wandb_only_where_it_is_asked_for(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,8 @@ import os
 import pytest
 
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.nemo.command_line import parse
-from megatron_patch.nemo.flags import FLAGS, Flag
-from megatron_patch.nemo.request import PRETRAIN, Request
+from megatron_patch.nemo.flags import FLAGS, Flag, parse
+from megatron_patch.nemo.translate import PRETRAIN, Request
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"
 
@@ -58,8 +57,8 @@ DOCUMENTED = {
 def test_every_spelling_of_the_texts_is_known(word: str) -> None:
     both = {word, word[:2] + word[2:].replace("-", "_"), word[:2] + word[2:].replace("_", "-")}
     for spelling in both if word.startswith("--") else {word}:
-        _, _, problems = parse([spelling, "1"] if spelling != "--executor" else [spelling, "local"])
-        assert not [one for one in problems if "unknown flag" in one.what and one.names[0] == spelling]
+        line = parse([spelling, "1"] if spelling != "--executor" else [spelling, "local"])
+        assert not [one for one in line.problems if one.code.startswith("flag-unknown") and one.names[0] == spelling]
 
 
 def test_documented_defaults() -> None:
@@ -70,8 +69,8 @@ def test_documented_defaults() -> None:
 
 def test_short_p_is_two_things() -> None:
     """Seed 000 means the pipeline by it, seed 001 the partition."""
-    assert parse(["-P", "4"])[0] == {"pipeline_model_parallel_size": 4}
-    assert parse(["-P", "gpu"])[0] == {"partition": "gpu"}
+    assert parse(["-P", "4"]).given == {"pipeline_model_parallel_size": 4}
+    assert parse(["-P", "gpu"]).given == {"partition": "gpu"}
 
 
 def test_no_two_flags_share_a_spelling() -> None:

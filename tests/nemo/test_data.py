@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,20 +73,51 @@ def test_preprocess_data_for_megatron(tokenizer_folder: Path, tmp_path: Path) ->
     assert json.loads(Path(f"{prefix}.build.json").read_text())["eod"] is not None
 
 
-def test_what_the_doors_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_what_the_commands_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_lines(tmp_path / "a.jsonl", ROWS)
     write_lines(tmp_path / "a.json", ROWS)
     common = ["--hf-tokenizer", str(tmp_path), "--output-dir", str(tmp_path), "--input-dir", str(tmp_path)]
     assert nemo.preprocess_data([*common, "--data-prefix", "none"]) == 2
-    assert "there are none" in capsys.readouterr().err
+    assert "[nemo-data-file]" in capsys.readouterr().err
     assert nemo.preprocess_data([*common, "--data-prefix", "a"]) == 2
-    assert "several: a.jsonl, a.json" in capsys.readouterr().err
+    assert "a.jsonl, a.json [nemo-data-files]" in capsys.readouterr().err
     values = ["--input", str(tmp_path / "a.jsonl"), "--output-prefix", str(tmp_path / "x")]
     assert nemo.preprocess_data_for_megatron([*values, "--tokenizer-library=sentencepiece"]) == 2
-    assert "needs --tokenizer-model" in capsys.readouterr().err
+    assert "needs --tokenizer-model [nemo-tokenizer-flag]" in capsys.readouterr().err
     assert nemo.preprocess_data_for_megatron([*values, "--tokenizer-type", "no-such/tokenizer"]) == 2
-    assert "is no folder here, and the hub does not give it" in capsys.readouterr().err
+    assert "[hub-fails]" in capsys.readouterr().err
+
+
+def test_without_a_network_it_says_so_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    """A hub that takes no connections: one line, and none of its library's retries."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        values = ["--input", str(tmp_path), "--output-prefix", str(tmp_path / "x"), "--tokenizer-type", "one/two"]
+        assert nemo.preprocess_data_for_megatron(values) == 2
+        assert "[hub-unreachable]" in capsys.readouterr().err
+        for name in download.EXAMPLES:
+            assert download.main(name, ["--output", str(tmp_path / "out")]) == 1
+            assert "[hub-unreachable]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_download_does_not_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, target = write_lines(tmp_path / "copy" / "a.jsonl", ROWS), tmp_path / "out" / "wikinews-zhtw.jsonl"
+    write_lines(target, [{"text": "mine"}])
+    values = ["--input", str(source), "--output", str(tmp_path / "out")]
+    assert download.main("wikinews", values) == 1
+    said = capsys.readouterr().err
+    assert str(target) in said and "[download-there]" in said
+    assert json.loads(target.read_text()) == {"text": "mine"}
+    assert download.main("wikinews", [*values, "--overwrite"]) == 0
+    assert len(target.read_text(encoding="utf-8").splitlines()) == len(ROWS)
 
 
 ALPACA = [{"instruction": f" 題目 {i} ", "input": "輸入" if i % 2 else "", "output": f"答案 {i}"} for i in range(200)]
@@ -131,7 +163,7 @@ def test_download_helpers_with_a_local_copy(tmp_path: Path, door: str, rows: lis
 def test_download_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_lines(tmp_path / "a.jsonl", [{"body": "x"}])
     assert download.main("wiki", ["--input", str(tmp_path / "a.jsonl"), "--output", str(tmp_path / "out")]) == 1
-    assert "no column text; there are: body" in capsys.readouterr().err
+    assert "no column text; there are: body [download-columns]" in capsys.readouterr().err
     assert download.main("wiki", ["--input", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == 1
-    assert "none is not, and does not hold" in capsys.readouterr().err
+    assert "[download-no-file]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

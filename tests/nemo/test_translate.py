@@ -9,19 +9,18 @@ import pytest
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import values_of
-from megatron_patch.nemo.command_line import parse
-from megatron_patch.nemo.request import FINETUNE, PRETRAIN, Request
-from megatron_patch.nemo.translate import translate
+from megatron_patch.nemo.flags import parse
+from megatron_patch.nemo.translate import FINETUNE, PRETRAIN, Request, translate
 
 TINY = "--hf_model_id tokenizer -M tiny --dataset_path data -s 128 -g 8 --max_steps 10 --warmup_steps 1"
 
 
 def asked_for(command: str, stage: str = PRETRAIN, **environ: str) -> Request:
     """A command line, translated; no problem in it."""
-    given, _, problems = parse(command.split())
-    asked = Request(given=given, environ={"DRY_RUN": "1", **environ}, stage=stage)
+    line = parse(command.split())
+    asked = Request(given=line.given, environ={"DRY_RUN": "1", **environ}, stage=stage)
     translate(asked)
-    assert not problems + asked.problems
+    assert not line.problems + asked.problems
     return asked
 
 
@@ -96,7 +95,7 @@ def test_one_epoch(folders: Path) -> None:
     common = "--hf_model_id tokenizer -M tiny -s 128 -g 4 --dataset_path"
     asked = asked_for(f"{common} data")
     assert asked.values["TRAIN_TOKENS_OR_ITERS"] == str(7 * 4 * 128)
-    assert "--max_steps is not given: one epoch = 4000 tokens / (4 x 128) = 7 steps" in asked.notes
+    assert "--max_steps is not given: one epoch = 4000 tokens / (4 x 128) = 7 steps" in map(str, asked.notes)
     asked = asked_for(f"{common} alpaca --nemo_model hf-tiny", FINETUNE)
     assert asked.values["TRAIN_TOKENS_OR_ITERS"] == "5"
-    assert "--max_steps is not given: one epoch = 20 conversations / 4 = 5 steps" in asked.notes
+    assert "--max_steps is not given: one epoch = 20 conversations / 4 = 5 steps" in map(str, asked.notes)

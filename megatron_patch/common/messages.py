@@ -1,0 +1,147 @@
+"""What we say to a person: a code with values, written out in his language and in the names that he typed.
+
+The texts stand in `texts/english.py` and `texts/chinese.py`, by code. Their placeholders:
+
+- `{layers}` is a value; lists are joined by commas, messages inside of messages are written out too.
+- `{processes:process|processes}` is a count with its noun: `1 process`, `2 processes`; `{n:?is|are}` the word alone.
+- `{SAVE_INTERVAL}` is a position or variable as the reader's CLI calls it; `{SAVE_INTERVAL:@}` says its number too;
+  `{AC:=full}` is that value given to it: `AC=full` for the driver, `--recompute_granularity full` for NeMo's scripts.
+
+Standard library only: a refused command line takes a tenth of a second.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from megatron_patch.common.texts import chinese, english
+
+LANGUAGES = {"en": english, "zh": chinese}
+"""By the value of MP_LANG."""
+
+
+class Message:
+    """One thing to say: which text, and what stands in its gaps."""
+
+    __slots__ = ("code", "values")
+
+    def __init__(self, code: str, /, **values: object) -> None:
+        self.code = code
+        self.values: dict[str, object] = values
+
+    def __str__(self) -> str:
+        """In English, in the driver's names: for plan.json, logs and exceptions."""
+        return Wording().text(self)
+
+    def __repr__(self) -> str:
+        return f"Message({self.code!r}, {self.values!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Message) and (self.code, self.values) == (other.code, other.values)
+
+    def __hash__(self) -> int:
+        return hash(self.code)
+
+
+class Name(str):
+    """The name of a position (`TP`), a variable (`MP_VP`) or a flag (`--num_gpus`) inside of a message."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How a CLI speaks: its language, and what it calls the positions and variables."""
+
+    language: str = "en"
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    """Positions that are told by their number."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Positions, variables and flags that have been typed by another name."""
+    settings: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """What a value of a position is there, where that is not the flag followed by the value."""
+
+    def text(self, message: Message) -> str:
+        """A message, written out."""
+        return self._fill(self._template(message.code)[0], message.values)
+
+    def problem(self, message: Message) -> tuple[str, str]:
+        """What is wrong, and what would be right: the text's second half, or else the value `expected`."""
+        what, valid = self._template(message.code)
+        return self._fill(what, message.values), self._fill(valid or "{expected}", message.values)
+
+    def heading(self, name: str) -> str:
+        """`position 10 TP` for one of the 25, a flag as it was typed, the bare name for a variable."""
+        if name in self.flags or name not in self.numbers:
+            return self.name(name)
+        return self.text(Message("position", number=self.numbers[name], name=name))
+
+    def name(self, name: str) -> str:
+        """In the middle of a sentence."""
+        return self.flags.get(name, name)
+
+    def setting(self, name: str, value: str) -> str:
+        """A value that is given to a position or variable."""
+        if (name, value) in self.settings:
+            return self.settings[name, value]
+        return f"{self.flags[name]} {value}" if name in self.flags else f"{name}={value}"
+
+    def _template(self, code: str) -> tuple[str, str]:
+        """The text of a code; in English where it is not translated yet."""
+        found = LANGUAGES[self.language].TEXTS.get(code) or english.TEXTS[code]
+        return (found, "") if isinstance(found, str) else found
+
+    def _fill(self, template: str, values: Mapping[str, object]) -> str:
+        return _Formatter(self).vformat(template, (), values)
+
+
+class _Formatter(string.Formatter):
+    """Python's format strings with the placeholders that are described above."""
+
+    def __init__(self, wording: Wording) -> None:
+        self._wording = wording
+
+    def get_value(self, key: int | str, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        if isinstance(key, str) and key not in kwargs and key.isupper():
+            return Name(key)
+        return super().get_value(key, args, kwargs)
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Name):
+            return self._name(value, format_spec)
+        if "|" in format_spec:
+            one, many = format_spec.removeprefix("?").split("|")
+            word = one if value == 1 else many
+            return word if format_spec.startswith("?") else f"{value} {word}"
+        if isinstance(value, Message):
+            return self._wording.text(value)
+        if isinstance(value, (list, tuple)):
+            comma = self._wording.text(Message("comma"))
+            return comma.join(self.format_field(one, format_spec) for one in value)
+        return str(super().format_field("" if value is None else value, format_spec))
+
+    def _name(self, name: str, spec: str) -> str:
+        setting, numbered = spec.removesuffix("@"), spec.endswith("@")
+        shown = self._wording.setting(name, setting[1:]) if setting else self._wording.name(name)
+        number = self._wording.numbers.get(name)
+        if not numbered or number is None or name in self._wording.flags:
+            return shown
+        return self._wording.text(Message("numbered", name=shown, number=number))
+
+
+def language_of(environ: Mapping[str, str]) -> str:
+    """MP_LANG, else what the locale says: LC_ALL goes before LC_MESSAGES and LANG; English for all but Chinese."""
+    asked = environ.get("MP_LANG", "")
+    if asked in LANGUAGES:
+        return asked
+    names = ("LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next((environ[name] for name in names if environ.get(name)), "")
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+def listed(messages: Iterable[Message], wording: Wording | None = None) -> list[str]:
+    """Several messages, written out."""
+    return [(wording or Wording()).text(message) for message in messages]
