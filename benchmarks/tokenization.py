@@ -24,7 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tokenization_methods import METHODS, VOCABULARY, make_tokenizer, write_corpus  # noqa: E402
+from benchmarks.tokenization_methods import METHODS, VOCABULARY, make_tokenizer, write_corpus  # noqa: E402
 
 
 def main() -> int:

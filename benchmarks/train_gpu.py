@@ -25,9 +25,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
-from gpu_table import compare, measure, table  # noqa: E402
-
+from benchmarks.gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
+from benchmarks.gpu_table import compare, measure, table  # noqa: E402
 from megatron_patch.models import LLAMA_3_1, MODELS  # noqa: E402
 
 for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes the list of valid sizes

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from toolkits.project_python import use_project_python
+from megatron_patch.common.project_python import use_project_python
 
 if __name__ == "__main__":
     use_project_python()

@@ -6,5 +6,4 @@ while [ -L "$script" ]; do
     case $target in /*) script=$target ;; *) script=$(dirname -- "$script")/$target ;; esac
 done
 here=$(CDPATH='' cd -- "$(dirname -- "$script")" && pwd)
-# A json.py in your working directory is not Python's: -m would put that folder first without PYTHONSAFEPATH.
-PYTHONSAFEPATH=1 exec sh "$here/../../toolkits/python.sh" -m megatron_patch.launch "$@"
+exec sh "$here/../../toolkits/python.sh" -m megatron_patch.launch "$@"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.job import AS_TYPED, Job, cast_notes, space_problems, vocab_alignment
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.progress import Bar
+from megatron_patch.common.progress import WorkBar
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.convert import Conversion
@@ -66,8 +67,8 @@ def _convert(job: Job, verification: Verification) -> float:
         _say_notes(reader, conversion)
     elif job.folder is not None:
         job.folder.files.on_open = verification.begin
-    with Bar("writing", job.nbytes) as bar:
-        _write(job, conversion, reader, bar)
+    with WorkBar("writing", job.nbytes) as bar:
+        _write(job, conversion, reader, bar.advance)
     return time.monotonic() - started
 
 
@@ -101,20 +102,20 @@ def _say_notes(reader: MegatronReader, conversion: Conversion) -> None:
         print(note, flush=True)
 
 
-def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, bar: Bar) -> None:
+def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, advance: Callable[[int], None]) -> None:
     from megatron_patch.checkpoint.convert import hf_side, megatron_side, to_hf, to_megatron, to_per_rank
 
     options = job.options
     if reader is not None:
         assert job.configuration is not None
         if options.direction == TO_HF:
-            to_hf(reader, job.configuration, options.target, conversion, bar, options.max_shard_bytes)
+            to_hf(reader, job.configuration, options.target, conversion, advance, options.max_shard_bytes)
             return
         side = megatron_side(reader, job.configuration, conversion)
     else:
         assert job.folder is not None
         side = hf_side(job.folder, conversion)
     if options.per_rank_files:
-        to_per_rank(side, options.target, conversion, options.tp, options.pp, bar)
+        to_per_rank(side, options.target, conversion, options.tp, options.pp, advance)
     else:
-        to_megatron(side, options.target, conversion, bar)
+        to_megatron(side, options.target, conversion, advance)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 
 class DataError(ValueError):
@@ -23,20 +25,42 @@ class ReadCounts:
     """Read from the files, line ends included."""
 
 
+def parse(line: bytes) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        DataError: what is wrong with it; the caller knows which line it is.
+    """
+    try:
+        return loads(line.decode())  # given bytes, json would guess the encoding
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line") from None
+
+
+def loads(text: str) -> Any:
+    """As `json.loads`.
+
+    Raises:
+        DataError: not JSON, nested too deep, or an integer that Python does not read (4,300 digits, as it takes
+            quadratic time).
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"bad JSON at column {error.colno}: {error.msg}") from None
+    except ValueError:
+        raise DataError(f"an integer of more than {sys.get_int_max_str_digits()} digits; wanted fewer") from None
+    except RecursionError:
+        raise DataError("JSON nested too deep") from None
+
+
 def text_of(line: bytes, key: str) -> str:
     """The text of one JSON Lines document.
 
     Raises:
         DataError: what is wrong with the line; the caller knows which one it is.
     """
-    try:
-        document = json.loads(line.rstrip(b"\r\n").decode())  # given bytes, json would guess the encoding
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"bad JSON at column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise DataError("JSON nested too deep") from None
+    document = parse(line)
     if not isinstance(document, dict):
         raise DataError(f"a JSON {json_kind(document)}; wanted an object with the key {key!r}")
     if key not in document:

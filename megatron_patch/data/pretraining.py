@@ -161,7 +161,7 @@ def _build(
     began, worked = time.monotonic(), Counter[str]()
     workers = int(request.workers) or len(os.sched_getaffinity(0))
     with (
-        WorkBar(console, "tokenizing", corpus.total()) as bar,
+        WorkBar("tokenizing", corpus.total(), stream=console.file) as bar,
         ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer,
     ):
         bar.advance(writer.journal.counts.get("bytes", 0), writer.resumed)

@@ -17,7 +17,7 @@ from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import Streams
 
 if TYPE_CHECKING:
-    from megatron_patch.trainer.reporter import Reporter
+    from megatron_patch.trainer.callbacks import Callbacks, End, Rank
 
 
 def main() -> None:
@@ -50,53 +50,57 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
 
     startup.done("torch")
 
-    from megatron_patch.backend import wandb_fixes
+    from megatron_patch.backend.wandb_fixes import hide_idle_wandb
 
-    wandb_fixes.hide_idle_wandb()
+    hide_idle_wandb()
     enable(early.device)
     print("\n".join(["patches", *APPLIED]))
 
     from megatron_patch.backend import hooks
-    from megatron_patch.common.hardware import peak_tflops
-    from megatron_patch.trainer.reporter import Reporter
+    from megatron_patch.trainer.callbacks import Rank, make_all
+    from megatron_patch.trainer.screen import Screen
 
-    device = torch.cuda.get_device_name() if early.device == "cuda" else "CPU process"
-    reporter = Reporter(streams, early.output_dir, peak_tflops(device), startup)
-    hooks.observe(reporter)
-    done = False
+    rank = Rank(
+        rank=streams.rank,
+        world_size=streams.world_size,
+        output_dir=early.output_dir,
+        device=torch.cuda.get_device_name() if early.device == "cuda" else "CPU process",
+        unit="GPU" if early.device == "cuda" else "process",
+        screen=Screen(streams.stdout, speaks=streams.rank == streams.world_size - 1),
+        startup=startup,
+    )
+    callbacks = make_all(rank)
+    hooks.observe(callbacks)
     try:
-        _pretrain(reporter, device)
-        done = True
-    except SystemExit as stop:
-        if stop.code:
-            raise
-        if not reporter.started:
-            raise TrainerError("Megatron ended without training; see the log") from stop
-        cause = "a signal" if hooks.stopped_by_signal() else "an --exit flag"
-        reporter.say(f"stopped by {cause} after iteration {reporter.iteration}; the same command goes on from there")
+        end = _pretrain_to_an_end(rank, callbacks)
     finally:
-        reporter.close()
+        callbacks.close()
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    if done and early.export_hf and streams.rank == 0:  # the others need not wait for it
-        _export(early, reporter)
+    callbacks.end(end)
 
 
-def _export(early: Any, reporter: Reporter) -> None:
-    """Write the Hugging Face folder of the last iteration; a start that finds all iterations done comes here too."""
-    from megatron_patch.checkpoint.errors import CheckpointError
-    from megatron_patch.checkpoint.export import export_hf
+def _pretrain_to_an_end(rank: Rank, callbacks: Callbacks) -> End:
+    """Train; Megatron ends the process where it is asked to stop, and this function does not let it."""
+    from megatron_patch.backend.hooks import stopped_by_signal
+    from megatron_patch.trainer.callbacks import End
 
     try:
-        for line in export_hf(early.output_dir, early.export_hf, overwrite=True):
-            reporter.say_here(line)
-    except CheckpointError as error:
-        problems = ["training is done and saved, but not exported:", *error.problems]
-        raise CheckpointError(problems) from None
+        _pretrain(rank, callbacks)
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        if not callbacks.started:
+            raise TrainerError("Megatron ended without training; see the log") from stop
+        cause = "a signal" if stopped_by_signal() else "an --exit flag"
+        iteration = callbacks.iteration
+        rank.screen.say(f"stopped by {cause} after iteration {iteration}; the same command goes on from there")
+        return End(how="stopped", cause=cause, iteration=iteration)
+    return End(how="finished", cause="", iteration=callbacks.iteration)
 
 
-def _pretrain(reporter: Reporter, device: str) -> None:
+def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
     from megatron.core.enums import ModelType
     from megatron.training import pretrain
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
@@ -105,7 +109,6 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     from megatron_patch.backend import hooks, wheel_fixes
     from megatron_patch.trainer.checks import refuse_contradictions
     from megatron_patch.trainer.datasets import provide_datasets
-    from megatron_patch.trainer.sft import sft_provider
     from megatron_patch.trainer.step import forward_step
     from megatron_patch.trainer.summary import summary_lines
     from megatron_patch.trainer.token_ids import token_ids
@@ -113,44 +116,44 @@ def _pretrain(reporter: Reporter, device: str) -> None:
     wheel_fixes.read_tokenizers_with(token_ids)
     gc.freeze()
     gc.enable()
-    reporter.built("Megatron")
+    callbacks.built("Megatron")
     args = parse_and_validate_args(extra_args_provider=add_arguments)
-    reporter.built("arguments and tokenizer")
+    callbacks.built("arguments and tokenizer")
     hooks.interrupt_like_termination(args)
     refuse_contradictions(args)
-    _prepare_backend(args, reporter)
-    for line in summary_lines(args, device):
-        reporter.say(line)
+    _prepare_backend(args)
+    callbacks.arguments(args)
+    for line in summary_lines(args, rank.device):
+        rank.screen.say(line)
     if _is_finished(args):
-        reporter.say(f"finished: all {args.train_iters} iterations are done, nothing to train")
+        rank.screen.say(f"finished: all {args.train_iters} iterations are done, nothing to train")
         return
-    config = pretrain_cfg_container_from_args(args, _model_config(args, reporter))
-    provider = sft_provider(args, reporter.say_here) if args.sft_data else provide_datasets
+    config = pretrain_cfg_container_from_args(args, _model_config(args, callbacks))
+    provider = _sft_provider(args, rank) if args.sft_data else provide_datasets
     pretrain(config, provider, ModelType.encoder_or_decoder, forward_step)
 
 
-def _prepare_backend(args: Any, reporter: Reporter) -> None:
+def _sft_provider(args: Any, rank: Rank) -> Any:
+    """Pretraining imports nothing of this: readers of conversations, templates, pyarrow, zstandard."""
+    from megatron_patch.trainer.sft import sft_provider
+
+    return sft_provider(args, rank.screen.say_here)
+
+
+def _prepare_backend(args: Any) -> None:
     """What these arguments want of it."""
-    from megatron_patch.backend import wandb_fixes, z_loss
-    from megatron_patch.backend.gpu import attention as te_attention
-    from megatron_patch.backend.saving import asynchronous as background_save
-    from megatron_patch.backend.saving import checkpoint_fixes
+    from megatron_patch.backend import z_loss
+    from megatron_patch.backend.saving import asynchronous, checkpoint_fixes
 
     if args.background_save:
-        background_save.save_in_the_background(args)
-    if args.wandb_project:
-        wandb_fixes.log_complete_checkpoints()
+        asynchronous.save_in_the_background(args)
     if args.keep_checkpoints:
         checkpoint_fixes.keep_newest(args.keep_checkpoints)
     if args.z_loss:
         z_loss.keep_log_z()
-    if args.transformer_impl == "transformer_engine":
-        te_attention.watch_attention(
-            reporter.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
-        )
 
 
-def _model_config(args: Any, reporter: Reporter) -> Any:
+def _model_config(args: Any, callbacks: Callbacks) -> Any:
     """Megatron's configuration of the model, with what its own function leaves out."""
     from megatron.training.argument_utils import gpt_config_from_args
 
@@ -161,7 +164,7 @@ def _model_config(args: Any, reporter: Reporter) -> Any:
     model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
     # Weights that are read next need no random values first; fp8 weights take their scales from what is there.
     model_config.transformer.perform_initialization = bool(args.fp8) or not (args.hf_checkpoint or args.load)
-    model_config.pre_wrap_hooks.append(partial(_after_construction, args, reporter))
+    model_config.pre_wrap_hooks.append(partial(_after_construction, args, callbacks))
     return model_config
 
 
@@ -169,14 +172,14 @@ def _is_finished(args: Any) -> bool:
     return bool(args.load and not args.finetune and args.ckpt_step and args.ckpt_step >= args.train_iters)
 
 
-def _after_construction(args: Any, reporter: Reporter, model_chunks: list[Any]) -> list[Any]:
+def _after_construction(args: Any, callbacks: Callbacks, model_chunks: list[Any]) -> list[Any]:
     """Fill the fresh model from safetensors where asked to, each rank its slices."""
     from megatron_patch.backend.gpu.quantized import in_high_precision
     from megatron_patch.checkpoint.hf_start import load_hf_into
 
-    reporter.built("model")
+    callbacks.built("model")
     if args.hf_checkpoint:
         with in_high_precision(model_chunks):
             load_hf_into(model_chunks, args.hf_checkpoint)
-        reporter.built("weights")
+        callbacks.built("weights")
     return model_chunks

@@ -27,14 +27,20 @@ class MetricsFile:
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one object; NaN and infinity, which JSON does not have, become null."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-        self._file.write(json.dumps(clean) + "\n")
+        self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Put the file on the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity, at any depth, as None."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, Any]:

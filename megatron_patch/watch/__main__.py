@@ -1,50 +1,11 @@
-"""`python -m megatron_patch.watch RUN`: follow a run live in a terminal; elsewhere print where it is, once."""
+"""`python -m megatron_patch.watch RUN`, by any Python: see `cli.py`."""
 
-from __future__ import annotations
-
-import argparse
 import sys
-import time
-from pathlib import Path
 
-from rich.console import Console
-from rich.live import Live
-
-from megatron_patch.watch.follow import Follower
-from megatron_patch.watch.view import frame
-
-
-def main() -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m megatron_patch.watch",
-        description="Follows a training run: loss, throughput, memory, time left, warnings. Ctrl-C ends the view only.",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="OUTPUT_BASEPATH of a run, or its metrics.jsonl")
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks; default 1")
-    parser.add_argument("--once", action="store_true", help="print where it is and end, as without a terminal")
-    args = parser.parse_args()
-    console = Console(highlight=False)
-    live = console.is_terminal and not args.once
-    follower = Follower(args.run.parent if args.run.is_file() else args.run)
-    if not follower.exists() and not (live and follower.folder.is_dir()):
-        print(f"RUN: {args.run} is no run: neither plan.json nor metrics.jsonl is there", file=sys.stderr)
-        return 2
-    follower.look()
-    if not live:
-        console.print(frame(follower.run, now=time.time(), width=console.width))
-        return 0
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
-        try:
-            while True:
-                screen.update(frame(follower.run, now=time.time(), width=console.width), refresh=True)
-                if follower.run.finished:
-                    return 0
-                time.sleep(args.every)
-                follower.look()
-        except KeyboardInterrupt:
-            return 0
-
+from megatron_patch.common.project_python import use_project_python
 
 if __name__ == "__main__":
+    use_project_python("megatron_patch.watch")
+    from megatron_patch.watch.cli import main
+
     sys.exit(main())

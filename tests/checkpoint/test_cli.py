@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -162,18 +161,6 @@ def test_a_training_output_folder_is_a_source(tmp_path: Path) -> None:
         assert main([*command, *more]) == 0
         after = read_weights(tmp_path / name)
         assert all(same_bits(tensor, after[key]) for key, tensor in read_weights(hf).items())
-
-
-def test_progress_is_lines_where_there_is_no_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from megatron_patch.checkpoint import progress
-
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    with progress.Bar("writing", 100) as bar:
-        time.sleep(0.01)
-        bar(50)
-    assert re.match(r"writing: 50 %, [\d.]+ GB/s, 0 s left\n", capsys.readouterr().err)
 
 
 def test_manifest_lists_every_file_but_itself(tmp_path: Path) -> None:

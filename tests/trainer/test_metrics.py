@@ -6,13 +6,17 @@ import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.hardware import peak_tflops
+from megatron_patch.trainer.callbacks.base import Rank
+from megatron_patch.trainer.callbacks.progress import Progress
 from megatron_patch.trainer.metrics import MetricsFile, step_record
-from megatron_patch.trainer.progress import TrainingProgress
+from megatron_patch.trainer.screen import Screen
+from megatron_patch.trainer.startup import Startup
 
 from .harness import SEQ_LENGTH, Run, complete_iterations, launch, train
 
@@ -119,10 +123,13 @@ def test_numbers_that_json_lacks(tmp_path: Path) -> None:
     """NaN and infinity would make the file unreadable for everything but Python."""
     file = MetricsFile(tmp_path / "m.jsonl", 0)
     file.write(step_record(step(1, loss=math.nan, grad_norm=math.inf), seq_length=64, world_size=2))
+    file.write({"iteration": 1, "validation_loss": 1.0, "validation_losses": {"a": math.nan, "b": 1.0}})
     file.close()
-    record = json.loads((tmp_path / "m.jsonl").read_text(), parse_constant=pytest.fail)
-    assert record["loss"] is None
-    assert record["grad_norm"] is None
+    lines = (tmp_path / "m.jsonl").read_text().splitlines()
+    of_step, of_evaluation = (json.loads(line, parse_constant=pytest.fail) for line in lines)
+    assert of_step["loss"] is None
+    assert of_step["grad_norm"] is None
+    assert of_evaluation["validation_losses"] == {"a": None, "b": 1.0}, "a set that had no row"
 
 
 def test_rates_are_per_device() -> None:
@@ -143,12 +150,15 @@ class Terminal(io.StringIO):
 
 def show(stream: io.StringIO, steps: list[Step], peak: float | None = None) -> str:
     """What a run over these steps shows."""
-    progress = TrainingProgress(
-        stream, total=20, done=0, interval=5, seq_length=64, world_size=2, unit="GPU", peak_tflops=peak
-    )
+    screen = Screen(stream, speaks=True)
+    rank = Rank(
+        rank=1, world_size=2, output_dir=Path(), device="H200", unit="GPU", screen=screen, startup=Startup(0.0)
+    )  # fmt: skip
+    progress = Progress(rank, peak)
+    progress.train_start(SimpleNamespace(train_iters=20, iteration=0, log_interval=5, seq_length=64), [])
     for one in steps:
         progress.step(one)
-    progress.say("saved")
+    screen.say("saved")
     progress.close()
     return stream.getvalue()
 

@@ -162,6 +162,6 @@ def _read_until(terminal: int, words: str) -> str:
 
 
 def test_it_does_not_wait_for_torch() -> None:
-    code = "import sys, megatron_patch.watch.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, megatron_patch.watch.cli; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, timeout=60, check=False)
     assert done.returncode == 0

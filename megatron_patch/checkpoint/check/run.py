@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import disagreements, open_hf_folder, shape_of
 from megatron_patch.common.files import write_text
+from megatron_patch.common.progress import WorkBar
 from megatron_patch.models import LLAMA_3_1, ModelConfig
 
 if TYPE_CHECKING:
@@ -111,7 +112,6 @@ def run(request: CheckRequest) -> Report:
     from megatron_patch.checkpoint.check.megatron import start_processes
     from megatron_patch.checkpoint.check.report import Report
     from megatron_patch.checkpoint.check.text_sample import sample_tokens
-    from megatron_patch.checkpoint.progress import Bar
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     try:
@@ -122,8 +122,8 @@ def run(request: CheckRequest) -> Report:
     print(what, flush=True)
     start_processes(request.tp, request.pp)
     sides = open_sides(hf, Path(request.megatron), shape, shape.vocab_size, request.precision, request.tp, request.pp)
-    with Bar("checking", shape.num_layers + 2, unit="parts") as bar:
-        found = compare(sides, tokens, bar)
+    with WorkBar("checking", shape.num_layers + 2, unit="parts") as bar:
+        found = compare(sides, tokens, bar.advance)
     about = {**asdict(request), "tokens": what}
     return Report(rows=found, about=about, configuration=configuration)
 

@@ -10,8 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
@@ -28,7 +26,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     try:
         source = Source.of(args.files, args.tokenizer)
-        with WorkBar(Console(stderr=True), "tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
+        with WorkBar("tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
             workers = args.workers or len(os.sched_getaffinity(0))
             build(source, args.target, workers=workers, advance=bar.advance)
     except TemplateError as error:

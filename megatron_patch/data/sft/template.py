@@ -94,8 +94,8 @@ class ChatTemplate:
         return "strftime_now" in self.text and "date_string" not in self.text
 
     def spells_special_tokens(self, conversation: Conversation) -> bool:
-        """Whether a text of it holds what the tokenizer takes for a special token, as Hugging Face does too."""
-        return any(self._special.search(str(message.get("content", ""))) for message in conversation.messages)
+        """Whether a text, tool or call of it holds what the tokenizer takes for a special token."""
+        return any(self._special.search(text) for text in conversation.texts())
 
     def render(self, conversation: Conversation) -> Rendered:
         """The text, and where the assistant's turns are.
@@ -104,12 +104,21 @@ class ChatTemplate:
             MalformedRow: the template refuses this conversation; its own words are the message.
             TemplateError: the turns cannot be told apart.
         """
+        numbers = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
         if self.marked:
             text, spans = self._render(conversation.messages, conversation.tools, tracked=True)
+            if conversation.context:
+                spans = [span for number, span in self._by_turn(numbers, spans) if number not in conversation.context]
             return Rendered(text=text, spans=[span for span in spans if span[0] < span[1]])
         text, _ = self._render(conversation.messages, conversation.tools)
-        numbers = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
-        return Rendered(text=text, spans=[self._turn(conversation, number, text) for number in numbers])
+        turns = [self._turn(conversation, number, text) for number in numbers if number not in conversation.context]
+        return Rendered(text=text, spans=turns)
+
+    def _by_turn(self, numbers: list[int], spans: list[Span]) -> list[tuple[int, Span]]:
+        if len(numbers) != len(spans):
+            what = f"{len(spans)} blocks of {{% generation %}} for {len(numbers)} turns of the assistant"
+            raise MalformedRow(f"the chat template has {what}: which of them is not to be trained cannot be told")
+        return list(zip(numbers, spans, strict=True))
 
     def _render(
         self, messages: list[Message], tools: Any, *, tracked: bool = False, prompt: bool = False
@@ -128,7 +137,9 @@ class ChatTemplate:
             )
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"the chat template {self.source}: line {error.lineno}: {error.message}") from None
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except RecursionError:
+            raise MalformedRow("nested too deep for the chat template") from None
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
             raise MalformedRow(f"the chat template refuses it: {error}") from None
         texts, spans = rendered
         return str(texts[0]), list(spans[0]) if tracked else []
@@ -142,6 +153,8 @@ class ChatTemplate:
         except MalformedRow:
             if number > 0:
                 raise
+            before = self._without_prompt(messages[0], through)
+        if number == 0 and not through.startswith(before):  # a default system turn, say, in front of no messages only
             before = self._without_prompt(messages[0], through)
         if not (whole.startswith(through) and through.startswith(before)):
             other = through if not whole.startswith(through) else before

@@ -66,13 +66,48 @@ def test_alpaca_joins_instruction_and_input_and_keeps_history_and_system() -> No
     ]
 
 
-@pytest.mark.parametrize("arguments", [{"zone": "UTC"}, '{"zone": "UTC"}'])
-def test_tool_calls_of_both_spellings(arguments: object) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "now", "arguments": arguments}}
-    record = {"messages": [MESSAGES[0], {"role": "assistant", "content": None, "tool_calls": [call]}], "tools": [TOOL]}
-    _, conversation = convert(record)
-    assert conversation.messages[1] == {"role": "assistant", "tool_calls": [CALL]}
-    assert conversation.tools == [TOOL]
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input"])
+@pytest.mark.parametrize("arguments", [{"zone": "UTC"}, '{"zone": "UTC"}', {}])
+def test_tool_calls_of_every_spelling(key: str, arguments: object) -> None:
+    function = {"name": "now", key: arguments}
+    given = json.loads(arguments) if isinstance(arguments, str) else arguments
+    wanted = {"type": "function", "function": {"name": "now", "arguments": given}}
+    for call, kept in (
+        ({"type": "function", "function": function}, wanted),
+        (function, wanted),
+        ({"id": "call_1", "type": "function", "function": function, "index": 0}, {"id": "call_1", **wanted}),
+    ):
+        turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+        _, conversation = convert({"messages": [MESSAGES[0], turn], "tools": [TOOL]})
+        assert conversation.messages[1] == {"role": "assistant", "tool_calls": [kept]}
+        assert conversation.tools == [TOOL]
+    turns = [{"from": "human", "value": "When?"}, {"from": "function_call", "value": json.dumps(function)}]
+    assert convert({"conversations": turns})[1].messages[1] == {"role": "assistant", "tool_calls": [wanted]}
+
+
+def test_openai_s_older_functions() -> None:
+    turns = [
+        MESSAGES[0],
+        {"role": "assistant", "content": None, "function_call": {"name": "now", "arguments": '{"zone": "UTC"}'}},
+        {"role": "function", "name": "now", "content": "12:00"},
+        {"role": "assistant", "content": "Noon."},
+    ]
+    for functions in ([TOOL["function"]], json.dumps([TOOL["function"]]), [json.dumps(TOOL["function"])]):
+        _, conversation = convert({"messages": turns, "functions": functions})
+        assert conversation.messages[1] == {"role": "assistant", "tool_calls": [CALL]}
+        assert conversation.messages[2] == {"role": "tool", "name": "now", "content": "12:00"}
+        assert conversation.tools == [TOOL]
+
+
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"weight": 0.0}, {"loss": False}, {"train": False, "weight": 0}])
+def test_turns_that_are_not_trained(flag: dict[str, Any]) -> None:
+    answer, share = MESSAGES[1], {"from": "gpt", "value": "Because."}
+    for key in ("messages", "conversations"):
+        _, conversation = convert({key: [MESSAGES[0], answer | flag, *MESSAGES], "system": "s"})
+        assert conversation.context == {2} and conversation.messages[1:] == [*MESSAGES, *MESSAGES]
+    _, conversation = convert({"conversations": [share | flag, {"from": "human", "value": "?"}, share | {"weight": 1}]})
+    assert conversation.context == {0}
+    assert convert({"messages": [MESSAGES[0] | flag, answer | {"train": True}]})[1].context == frozenset()
 
 
 def test_sharegpt_function_calls_and_tools_as_json_text() -> None:
@@ -112,7 +147,34 @@ def test_empty_rows(record: dict[str, Any], says: str) -> None:
         ({"messages": ["hello"]}, "message 1 is a JSON string; wanted an object"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has role 'robot'; valid: system, developer, us"),
         ({"messages": [{"role": "user"}]}, r"content of message 1 \(user\) is a JSON null; wanted a string"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "a part that is no text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "a part that is not text"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"name": "f"}]}]},
+            "has none of arguments, para",
+        ),
+        ({"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": None}]}]}, "has none of argum"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f", "args": [1]}}]}]},
+            "array",
+        ),
+        ({"messages": [{"role": "assistant", "function_call": {"name": "f", "args": {"x": 1e999}}}]}, "as JSON"),
+        (
+            {"messages": [{"role": "assistant", "function_call": {"name": "f", "args": '{"x": 1' + "1" * 5000}}]},
+            "dig",
+        ),
+        ({"messages": [{"role": "assistant", "function_call": CALL, "tool_calls": [CALL]}]}, "both tool_calls and"),
+        ({"messages": MESSAGES, "tools": [{"x": float("nan")}]}, "tools cannot be written as JSON"),
+        ({"messages": MESSAGES, "tools": [TOOL], "functions": [TOOL]}, "both tools and functions"),
+        (
+            {"messages": [MESSAGES[0], MESSAGES[1] | {"weight": 0.5}]},
+            "weight of message 2 is 0.5; wanted true",
+        ),
+        ({"messages": [MESSAGES[0], MESSAGES[1] | {"weight": [0]}]}, "weight of message 2 is"),
+        (
+            {"messages": [MESSAGES[0], MESSAGES[1] | {"weight": 0, "loss": True}]},
+            "message 2 says weight 0 and loss",
+        ),
+        ({"messages": [MESSAGES[0] | {"train": True}, MESSAGES[1]]}, "message 1 .user. asks to be trained"),
         ({"messages": MESSAGES, "tools": "not json"}, "tools: bad JSON"),
         ({"messages": MESSAGES, "tools": {"name": "f"}}, "tools is not a list"),
         ({"messages": [{"role": "system", "content": "a"}, *MESSAGES], "system": "b"}, "two system turns"),
@@ -120,7 +182,7 @@ def test_empty_rows(record: dict[str, Any], says: str) -> None:
         ({"conversations": [{"from": "alien", "value": "x"}]}, "turn 1 is from 'alien'; valid: system, human"),
         ({"conversations": [{"from": "human", "value": 3}]}, r"value of turn 1 \(human\) is a JSON number"),
         ({"instruction": "a", "output": 5}, "output is a JSON number; wanted a string"),
-        ({"instruction": ["a"], "output": "b"}, "instruction has a part that is no text"),
+        ({"instruction": ["a"], "output": "b"}, "instruction has a part that is not text"),
         ({"instruction": "a", "output": "b", "history": [["only one"]]}, "entry 1 of history is not a"),
         ({"instruction": "a", "output": "b", "system": 3}, "system is a JSON number"),
         ({"prompt": "a", "completion": {"x": 1}}, "completion is a JSON object"),

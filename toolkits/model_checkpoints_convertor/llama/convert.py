@@ -5,6 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from megatron_patch.checkpoint.cli import main  # the line above finds it
+from megatron_patch.common.project_python import use_project_python
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    use_project_python()
+    from megatron_patch.checkpoint.cli import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_patch.data.jsonl import json_kind
+from megatron_patch.data.jsonl import DataError, json_kind, loads
 
 Record = Mapping[str, Any]
 Message = dict[str, Any]
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "ipython")
-COMMON = frozenset(("tools", "system"))
+ROLES = ("system", "developer", "user", "assistant", "tool", "ipython", "function")
+"""The last is that of OpenAI's older interface: `tool` to the templates."""
+COMMON = frozenset(("tools", "functions", "system"))
 """Keys that every format may have."""
+ARGUMENTS = ("arguments", "parameters", "args", "input")
+"""What the arguments of a call are called: by OpenAI, by Llama's own format, by others."""
+WEIGHTS = ("weight", "loss", "train")
+"""Keys of a turn that say whether it is trained."""
+TEXT_TYPES = ("text", "input_text", "output_text")
+"""Types of content parts that hold text, in OpenAI's interfaces."""
+CONTEXT = "__context__"
+"""Marks a message that is not trained, until `conversation_of` has counted it."""
 
 
 class MalformedRow(ValueError):
@@ -33,6 +42,24 @@ class Conversation:
     """Each has `role` and, unless it calls tools, `content` as a string; keys whose value is None are left out."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the functions the assistant may call."""
+    context: frozenset[int] = frozenset()
+    """Messages of the assistant, by their number from 0, that are read and not trained."""
+
+    def texts(self) -> Iterator[str]:
+        """Every string in it, names and values of tools and calls among them."""
+        return _strings([self.messages, self.tools])
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _strings(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,33 +101,88 @@ def message_of(turn: object, number: int) -> Message:
         raise MalformedRow(f"message {number} is a JSON {json_kind(turn)}; wanted an object with role and content")
     role = turn.get("role")
     if role not in ROLES:
-        raise MalformedRow(f"message {number} has role {role!r}; valid: {', '.join(ROLES)}")
-    message = {str(key): value for key, value in turn.items() if value is not None}
-    if calls := message.get("tool_calls"):
-        if not isinstance(calls, list):
-            raise MalformedRow(f"tool_calls of message {number} is a JSON {json_kind(calls)}; wanted a list")
-        message["tool_calls"] = [tool_call_of(call, number) for call in calls]
-    else:
-        message.pop("tool_calls", None)
+        raise MalformedRow(f"message {number} has role {str(role)[:40]!r}; valid: {', '.join(ROLES)}")
+    message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHTS}
+    message["role"] = "tool" if role == "function" else role
+    if calls := _calls_of(message, number):
+        message["tool_calls"] = calls
+    if not calls or "content" in message:
         message["content"] = text_of(turn.get("content"), f"content of message {number} ({role})")
-    return message
+    return weighted(message, turn, f"message {number}")
+
+
+def _calls_of(message: Message, number: int) -> list[dict[str, Any]]:
+    """What it calls, taken out of it: OpenAI's `tool_calls`, or `function_call` of its older interface."""
+    calls, call = message.pop("tool_calls", None), message.pop("function_call", None)
+    if calls and call:
+        raise MalformedRow(f"message {number} has both tool_calls and function_call; wanted one of them")
+    if call:
+        return [tool_call_of(call, number)]
+    if calls and not isinstance(calls, list):
+        raise MalformedRow(f"tool_calls of message {number} is a JSON {json_kind(calls)}; wanted a list")
+    return [tool_call_of(call, number) for call in calls or []]
+
+
+def weighted(message: Message, turn: Mapping[str, Any], what: str) -> Message:
+    """The message, with CONTEXT where the turn says that it is not trained: `weight: 0`, `loss: false`.
+
+    Raises:
+        MalformedRow: another value, several that differ, or a turn to be trained that is not the assistant's.
+    """
+    flags = {key: turn[key] for key in WEIGHTS if turn.get(key) is not None}
+    for key, value in flags.items():
+        if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+            raise MalformedRow(f"{key} of {what} is {str(value)[:40]}; wanted true or false, 1 or 0")
+    if len(set(map(bool, flags.values()))) > 1:
+        raise MalformedRow(f"{what} says {' and '.join(f'{key} {value}' for key, value in flags.items())}")
+    if any(flags.values()) and message["role"] != "assistant":
+        raise MalformedRow(f"{what} ({message['role']}) asks to be trained; only turns of the assistant are")
+    context = message["role"] == "assistant" and flags and not any(flags.values())
+    return message | {CONTEXT: True} if context else message
 
 
 def tool_call_of(call: object, number: int) -> dict[str, Any]:
-    """OpenAI writes the arguments as a JSON string, templates want the object.
+    """A call as templates want it: its arguments an object (OpenAI writes a JSON string), its id if it has one.
 
     Raises:
-        MalformedRow: no object, or without the name of a function.
+        MalformedRow: not an object, without the name of a function, or without arguments under a known name.
     """
     if not isinstance(call, Mapping):
         raise MalformedRow(f"message {number}: a tool call is a JSON {json_kind(call)}; wanted an object")
     function = call.get("function", call)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise MalformedRow(f"message {number}: a tool call without a function name")
-    arguments = function.get("arguments", {})
+    given = {"type": "function", "function": {"name": function["name"], "arguments": _arguments(function, number)}}
+    return {"id": call["id"], **given} if isinstance(call.get("id"), str) and call["id"] else given
+
+
+def _arguments(function: Mapping[str, Any], number: int) -> dict[str, Any]:
+    what = f"message {number}: the call of {str(function['name'])[:40]!r}"
+    keys = [key for key in ARGUMENTS if function.get(key) is not None]
+    if len(keys) != 1:
+        found = f"has {' and '.join(keys)}" if keys else f"has none of {', '.join(ARGUMENTS)}"
+        raise MalformedRow(f"{what} {found}; wanted `arguments`, {{}} where there are none")
+    arguments = function[keys[0]]
     if isinstance(arguments, str):
-        arguments = parse_json(arguments, f"arguments of the tool call in message {number}")
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+        arguments = parse_json(arguments, f"{what}: {keys[0]}")
+    if not isinstance(arguments, dict):
+        raise MalformedRow(f"{what}: {keys[0]} is a JSON {json_kind(arguments)}; wanted an object")
+    return checked(arguments, f"{what}: {keys[0]}")
+
+
+def checked[Value](value: Value, what: str) -> Value:
+    """A value that a template can write as JSON.
+
+    Raises:
+        MalformedRow: NaN or infinity stand in it, or what JSON does not have (from a Parquet column).
+    """
+    try:
+        json.dumps(value, allow_nan=False)
+    except RecursionError:
+        raise MalformedRow(f"{what}: nested too deep") from None
+    except (ValueError, TypeError) as error:
+        raise MalformedRow(f"{what} cannot be written as JSON: {error}") from None
+    return value
 
 
 def text_of(value: object, what: str) -> str:
@@ -110,31 +192,40 @@ def text_of(value: object, what: str) -> str:
         MalformedRow: neither.
     """
     if isinstance(value, list):
-        strange = [part for part in value if not _is_text(part)]
-        if strange:
-            raise MalformedRow(f"{what} has a part that is no text: {str(strange[0])[:80]}")
-        value = "".join(part["text"] for part in value)
+        value = "".join(_part(part, what) for part in value)
     if not isinstance(value, str):
         raise MalformedRow(f"{what} is a JSON {json_kind(value)}; wanted a string")
     return value
 
 
-def _is_text(part: object) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+def _part(part: object, what: str) -> str:
+    """One part of a content: an object of a text type, whose text may be an object with a value."""
+    if isinstance(part, Mapping) and part.get("type", "text") in TEXT_TYPES:
+        text = part.get("text")
+        text = text.get("value") if isinstance(text, Mapping) else text
+        if isinstance(text, str):
+            return text
+    raise MalformedRow(f"{what} has a part that is not text: {shown(part)}")
+
+
+def shown(value: object) -> str:
+    """The beginning of a value, for messages; of any depth."""
+    try:
+        return str(value)[:80]
+    except RecursionError:
+        return "JSON nested too deep"
 
 
 def parse_json(text: str, what: str) -> Any:
     """JSON within JSON.
 
     Raises:
-        MalformedRow: it is none.
+        MalformedRow: it is not JSON, or has numbers that Python does not read.
     """
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MalformedRow(f"{what}: bad JSON: {error.msg}") from None
-    except RecursionError:
-        raise MalformedRow(f"{what}: JSON nested too deep") from None
+        return loads(text)
+    except DataError as error:
+        raise MalformedRow(f"{what}: {error}") from None
 
 
 def conversation_of(messages: list[Message], record: Record) -> Conversation:
@@ -156,15 +247,25 @@ def conversation_of(messages: list[Message], record: Record) -> Conversation:
     answers = [message for message in messages if message["role"] == "assistant"]
     if answers and not any(answer.get("tool_calls") or answer["content"].strip() for answer in answers):
         raise EmptyRow("every assistant turn is empty")
-    return Conversation(messages=messages, tools=_tools(record))
+    context = frozenset(number for number, message in enumerate(messages) if message.pop(CONTEXT, False))
+    return Conversation(messages=messages, tools=_tools(record), context=context)
 
 
 def _tools(record: Record) -> list[dict[str, Any]] | None:
-    tools = record.get("tools")
+    """Those of `tools`, or of `functions` (OpenAI's older interface); either may be JSON text."""
+    if record.get("tools") and record.get("functions"):
+        raise MalformedRow("both tools and functions; wanted one of them")
+    name = "functions" if record.get("functions") else "tools"
+    tools = record.get(name)
     if isinstance(tools, str):
-        tools = parse_json(tools, "tools") if tools.strip() else None
+        tools = parse_json(tools, name) if tools.strip() else None
     if not tools:
         return None
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise MalformedRow("tools is not a list of JSON schemas")
-    return tools
+    if not isinstance(tools, list) or not all(isinstance(tool, (dict, str)) for tool in tools):
+        raise MalformedRow(f"{name} is not a list of JSON schemas")
+    schemas = [parse_json(tool, name) if isinstance(tool, str) else tool for tool in tools]
+    if not all(isinstance(schema, dict) for schema in schemas):
+        raise MalformedRow(f"{name} is not a list of JSON schemas")
+    if name == "functions":
+        schemas = [{"type": "function", "function": schema} for schema in schemas]
+    return checked(schemas, name)

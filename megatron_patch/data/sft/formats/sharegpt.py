@@ -18,6 +18,7 @@ from megatron_patch.data.sft.formats.common import (
     text_of,
     tool_call_of,
     turns_of,
+    weighted,
 )
 
 ROLES = {
@@ -54,13 +55,14 @@ def _turn(turn: object, number: int) -> Message:
     if not isinstance(speaker, str) or speaker not in ROLES:
         raise MalformedRow(f"turn {number} is from {speaker!r}; valid: {', '.join(ROLES)}")
     value = text_of(turn.get("value"), f"value of turn {number} ({speaker})")
+    message: Message = {"role": ROLES[speaker], "content": value}
     if speaker == "function_call":
         calls = parse_json(value, f"function_call in turn {number}")
         calls = calls if isinstance(calls, list) else [calls]
         if not calls:
             raise MalformedRow(f"function_call in turn {number} calls nothing")
-        return {"role": "assistant", "tool_calls": [tool_call_of(call, number) for call in calls]}
-    return {"role": ROLES[speaker], "content": value}
+        message = {"role": "assistant", "tool_calls": [tool_call_of(call, number) for call in calls]}
+    return weighted(message, turn, f"turn {number}")
 
 
 FORMAT = Format(

@@ -1,0 +1,27 @@
+"""Which attention kernel Transformer Engine chose, and an end of the run where it is the slow one at long sequences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron_patch.trainer.callbacks.base import Callback, Rank
+
+
+def make(rank: Rank) -> Callback | None:
+    """On every rank: each chooses for itself."""
+    return AttentionChoice(rank)
+
+
+class AttentionChoice(Callback):
+    """Has every choice said once."""
+
+    def __init__(self, rank: Rank) -> None:
+        self._rank = rank
+
+    def arguments(self, args: Any) -> None:
+        if args.transformer_impl == "transformer_engine":
+            from megatron_patch.backend.gpu.attention import watch_attention
+
+            watch_attention(
+                self._rank.screen.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
+            )
