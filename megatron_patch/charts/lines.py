@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from html import escape
 
 from megatron_patch.charts import svg
-from megatron_patch.charts.text import Words, compact, english, spans
+from megatron_patch.charts.text import Words, compact, english
 
 Point = tuple[float, float]
 MOST_POINTS = 700
 """Of a line; more are thinned."""
+SMALLEST = 1e-300
+"""Of a step between ticks, and on a logarithmic axis: below it floats lose their digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def line_chart(
     width: float = 720,
     height: float = 250,
 ) -> str:
-    """The chart as SVG; empty if there is no point.
+    """The chart as SVG; empty if there is no point. Values are finite, and below 1e300.
 
     Args:
         title: what the vertical axis shows, unit included.
@@ -100,13 +102,6 @@ def line_chart(
     parts.append(svg.text(axes.left - 7, axes.height - 10, x_label, "muted", "end"))
     parts += [_drawn(axes, one) for one in series if one.points]
     return svg.picture(parts, axes.width, axes.height, title, axes.attributes())
-
-
-def legend(series: Sequence[Series]) -> str:
-    """The names of the lines as HTML; empty if there is only one."""
-    shown = [one for one in series if one.legend and one.points]
-    items = (f'<span><i class="swatch f{one.color} {one.kind}"></i>{spans(one.label)}</span>' for one in shown)
-    return f'<div class="legend">{"".join(items)}</div>' if len(shown) > 1 else ""
 
 
 def _grid(axes: Axes, lowest: Words | None) -> list[str]:
@@ -152,7 +147,7 @@ def value_range(values: Sequence[float], log: bool) -> Point:
     """A range that shows all values, with a little room; from zero where that costs less than half the height."""
     low, high = min(values), max(values)
     if log:
-        low = min((v for v in values if v > 0), default=1e-12)
+        low = max(SMALLEST, min((v for v in values if v > 0), default=1e-12))
         return 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(max(high, low * 1.01)))
     flat = high - low < 1e-9 * abs(high)  # sums of equal numbers differ in their last bits
     room = (0.0 if flat else (high - low) * 0.06) or abs(high) * 0.1 or 1.0
@@ -161,11 +156,13 @@ def value_range(values: Sequence[float], log: bool) -> Point:
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
     """Round numbers between two values."""
-    rough = (high - low) / most or 1.0
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * 0.999)
+    rough = max((high - low) / most, SMALLEST) if high > low else 1.0
+    exponent = math.floor(math.log10(rough))
+    step = next(
+        (10.0**exponent * m for m in (1, 2, 2.5, 5) if 10.0**exponent * m >= rough * 0.999), 10.0 ** (exponent + 1)
+    )
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(n * step, 12) for n in range(first, last + 1)]
+    return [round(n * step, 2 - exponent) for n in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from megatron_patch.charts.text import Words, english, spans
+from megatron_patch.charts.text import Words, english, tspans
 
 COLORS = ("#2f6db5", "#d9772b", "#3f9b6c", "#a05195", "#c8443f", "#8a7340", "#3a9aa3", "#7f7f7f")
 """Told apart with every common colour blindness, on white and on black."""
@@ -22,7 +22,7 @@ _STANDALONE = (
 def text(x: float, y: float, words: Words, kind: str = "", anchor: str = "start") -> str:
     """Words at a place."""
     where = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {where}>{spans(words, "tspan")}</text>'
+    return f'<text class="{kind}" {where}>{tspans(words)}</text>'
 
 
 def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:

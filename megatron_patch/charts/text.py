@@ -17,12 +17,12 @@ Words = str | Text
 """Names and numbers are the same in both languages."""
 
 
-def spans(words: Words, tag: str = "span") -> str:
-    """Escaped HTML, or with `tag="tspan"` SVG."""
+def tspans(words: Words) -> str:
+    """Escaped SVG."""
     if isinstance(words, str):
         return escape(words)
     return "".join(
-        f'<{tag} lang="{lang}">{escape(word)}</{tag}>' for lang, word in zip(("en", "zh"), words, strict=True)
+        f'<tspan lang="{lang}">{escape(word)}</tspan>' for lang, word in zip(("en", "zh"), words, strict=True)
     )
 
 

@@ -180,7 +180,8 @@ def _indexed(path: Path) -> dict[str, TensorEntry]:
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / INDEX}: not a safetensors index ({error!r})") from None
-    problems, entries = [], {}
+    problems: list[str] = []
+    entries: dict[str, Any] = {}
     for name in names:
         file = path / name
         if Path(name).name != name or not file.is_file():

@@ -121,6 +121,11 @@ def shown(value: object) -> str:
     return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def printable(text: str) -> str:
+    """One line that a terminal only shows: escapes, control, bidirectional and unpaired characters as `\\x1b`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def nearest(word: str, known: tuple[str, ...]) -> str:
     """`; nearest: X`, or nothing where no known word is like this one."""
     found = nearest_word(word, known)

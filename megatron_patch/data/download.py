@@ -62,7 +62,7 @@ def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
     """
     if source is None:
         require_hub(example.repository, os.environ)
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     datasets.disable_progress_bars()
     try:

@@ -42,10 +42,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
     """
     if problems := _differences(first.summary, second.summary):
         raise NotComparable(problems)
-    others = {(answer["task"], answer["doc_id"]): answer for answer in second.answers}
-    pairs = [(answer, others[answer["task"], answer["doc_id"]]) for answer in first.answers]
-    if wrong := [a["task"] for a, b in pairs if a["prompt_hash"] != b["prompt_hash"]]:
-        raise NotComparable([f"{len(wrong)} prompts differ, the first in {wrong[0]}"])
+    pairs = _paired(first.answers, second.answers)
     gaps = [abs(x - y) for a, b in pairs for x, y in zip(a["logprobs"], b["logprobs"], strict=True)]
     return {
         "labels": _labels(first.summary, second.summary),
@@ -60,6 +57,23 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
         "categories": sorted(_rows(pairs, _category), key=_place),
         "subjects": _rows(pairs, lambda a: a["task"]),
     }
+
+
+def _paired(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> list[Pair]:
+    """The two answers to each question."""
+    others = {(answer["task"], answer["doc_id"]): answer for answer in second}
+    asked = {(answer["task"], answer["doc_id"]) for answer in first}
+    if not first or asked != others.keys() or not len(asked) == len(first) == len(second):
+        alone = len(asked ^ others.keys())
+        raise NotComparable(
+            [f"{len(first)} answers against {len(second)}, {alone} to questions that only one was asked"]
+        )
+    pairs = [(answer, others[answer["task"], answer["doc_id"]]) for answer in first]
+    if wrong := [a["task"] for a, b in pairs if a["prompt_hash"] != b["prompt_hash"]]:
+        raise NotComparable([f"{len(wrong)} prompts differ, the first in {wrong[0]}"])
+    if wrong := [a["task"] for a, b in pairs if len(a["logprobs"]) != len(b["logprobs"])]:
+        raise NotComparable([f"{len(wrong)} questions have another number of choices, the first in {wrong[0]}"])
+    return pairs
 
 
 def _labels(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
@@ -184,11 +198,16 @@ def main() -> None:
     except NotComparable as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         sys.exit(2)
-    except (OSError, ValueError, KeyError) as error:
-        print(f"not what evaluate.sh wrote: {error!r}", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"RESULTS: not what evaluate.sh wrote: {error}", file=sys.stderr)
         sys.exit(2)
     print(markdown({**comparison, "subjects": []}))
-    print(*(f"wrote {file}" for file in write(comparison, args.output or args.results[1])), sep="\n")
+    folder = args.output or args.results[1]
+    try:
+        print(*(f"wrote {file}" for file in write(comparison, folder)), sep="\n")
+    except OSError as error:
+        print(f"--output: {folder} cannot be written: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megatron_patch.common.values import Kind, choice, whole
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_problems
@@ -72,7 +73,7 @@ def parse(argv: Sequence[str]) -> Request:
     folders = {"CHECKPOINT": args["checkpoint"], "--against": args["against"], "--hf-path": args["hf_path"]}
     problems += [f"{name}: {path} is not a folder" for name, path in folders.items() if path and not path.is_dir()]
     problems += [f"DATA: {place} does not exist" for place in args["data"] if not place.exists()]
-    values = {}
+    values: dict[str, Any] = {}
     for name, (kind, default, _) in VALUES.items():
         typed = args[name.replace("-", "_")]
         try:

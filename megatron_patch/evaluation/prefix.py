@@ -11,22 +11,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from megatron_patch.evaluation.scoring import Context, Scores, pad_right, to_device
-
-if TYPE_CHECKING:
-    from megatron_patch.evaluation.scoring import FastHFLM
+from megatron_patch.evaluation.contexts import Context, Scores, pad_right, to_device
 
 KEPT = 4
 """Cached tokens, as a multiple of the tokens of a batch: bounds the memory of keys and values."""
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, `[row, kv head, token, head dim]`."""
+
+
+class Scorer(Protocol):
+    """What is needed of scoring.FastHFLM."""
+
+    model: Any
+    """Of transformers, decoder only."""
+    tokens_per_batch: int
+    softmax_dtype: torch.dtype | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of a forward pass."""
 
 
 @dataclass(kw_only=True)
@@ -37,14 +50,14 @@ class Group:
     contexts: list[Context]
 
 
-def score_shared(lm: FastHFLM, contexts: list[Context], tasks: Sequence[str], bar: tqdm) -> Scores:
+def score_shared(lm: Scorer, contexts: list[Context], tasks: Sequence[str], bar: tqdm[Any]) -> Scores:
     """Score all contexts.
 
     Args:
         tasks: of each request; contexts of one task are taken to begin alike as far as they do.
     """
     scores = Scores()
-    with bar, torch.no_grad(), lm._autocast():
+    with bar, torch.no_grad(), lm.autocast():
         for groups in _fitting(group_by_prefix(contexts, tasks), KEPT * lm.tokens_per_batch):
             kept = _prefix_layers(lm, [group.prefix for group in groups])
             rows = [(i, context) for i, group in enumerate(groups) for context in group.contexts]
@@ -100,7 +113,7 @@ def _batches(rows: list[tuple[int, Context]], groups: list[Group], tokens: int) 
         begin += size
 
 
-def _prefix_layers(lm: FastHFLM, prefixes: list[list[int]]) -> Layers:
+def _prefix_layers(lm: Scorer, prefixes: list[list[int]]) -> Layers:
     """Keys and values of the prefixes, padded to the longest; empty if there is no common beginning."""
     longest = max(map(len, prefixes))
     if longest == 0:
@@ -117,7 +130,7 @@ def _prefix_layers(lm: FastHFLM, prefixes: list[list[int]]) -> Layers:
     ]
 
 
-def _forward(lm: FastHFLM, batch: list[tuple[int, Context]], prefixes: list[list[int]], kept: Layers) -> torch.Tensor:
+def _forward(lm: Scorer, batch: list[tuple[int, Context]], prefixes: list[list[int]], kept: Layers) -> torch.Tensor:
     """Last hidden states `[scored positions, hidden]` of a batch, in its order."""
     lengths = to_device([len(prefix) for prefix in prefixes], lm.device)
     own = pad_right([c.tokens[len(p) :] for (_, c), p in zip(batch, prefixes, strict=True)], lm.device)
@@ -127,7 +140,7 @@ def _forward(lm: FastHFLM, batch: list[tuple[int, Context]], prefixes: list[list
     chosen = to_device([group for group, _ in batch], lm.device)
     for number, (keys, values) in enumerate(kept if width else []):
         cache.update(keys[chosen, :, :width], values[chosen, :, :width], number)
-    hidden = lm.model.base_model(
+    hidden: torch.Tensor = lm.model.base_model(
         own,
         attention_mask=_mask(lengths, width, own.shape[1], lm.model.dtype),
         position_ids=positions,

@@ -9,7 +9,10 @@ from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.common.files import write_text
+from megatron_patch.common.records import Record
+from megatron_patch.common.records import read as read_record
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
+from megatron_patch.evaluation.records import Answer, Results
 from megatron_patch.evaluation.run import Evaluation, share_stderr
 
 SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
@@ -57,11 +60,22 @@ def read(folder: Path) -> Evaluation:
     """An evaluation that `write` wrote.
 
     Raises:
-        OSError, ValueError: there is none.
+        OSError, ValueError: there is none, or a value is not what it must be; the file is named.
     """
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    answers = [json.loads(line) for line in (folder / ANSWERS).read_text(encoding="utf-8").splitlines()]
+    summary = _parsed(Results, folder / SUMMARY, (folder / SUMMARY).read_bytes())
+    lines = enumerate((folder / ANSWERS).read_bytes().splitlines(), 1)
+    answers = [_parsed(Answer, f"{folder / ANSWERS}, line {number}", line) for number, line in lines]
     return Evaluation(summary=summary, answers=answers)
+
+
+def _parsed(kind: type[Record], where: object, text: bytes) -> dict[str, Any]:
+    """A JSON object that is a record of that kind, with the keys that the record does not know."""
+    try:
+        read_record(kind, text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def bars(summary: dict[str, Any]) -> list[Bar]:

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_patch.evaluation.results import put
+from megatron_patch.common.files import write_text
+from megatron_patch.common.values import printable
 from megatron_patch.report.collect import collect
 from megatron_patch.report.page import render
 
@@ -23,21 +24,26 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="default: report.html in the first RUN")
     args = parser.parse_args()
     if missing := [run for run in args.runs if not run.is_dir()]:
-        print(*(f"RUN: {run} is not a folder" for run in missing), sep="\n", file=sys.stderr)
+        print(*(printable(f"RUN: {run} is not a folder") for run in missing), sep="\n", file=sys.stderr)
         return 2
     material = collect(args.runs)
     if not (material.runs or material.checks or material.evaluations):
-        print(
-            f"nothing to report in {', '.join(map(str, args.runs))}: no plan.json, metrics.jsonl, check.json or "
-            "results.json",
-            file=sys.stderr,
-        )
+        where = printable(", ".join(map(str, args.runs)))
+        print(f"nothing to report in {where}: no plan.json, metrics.jsonl, check.json or results.json", file=sys.stderr)
+        print(*map(printable, material.problems), sep="\n", end="", file=sys.stderr)
         return 2
-    file = put(args.output or args.runs[0] / "report.html", render(material))
-    kinds = (("runs", material.runs), ("checks", material.checks), ("evaluations", material.evaluations))
-    print(f"{file}: {', '.join(f'{len(found)} {name}' for name, found in kinds)}, {file.stat().st_size / 1e3:.0f} kB")
-    for problem in material.problems:
-        print(problem, file=sys.stderr)
+    output = args.output or args.runs[0] / "report.html"
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(output, render(material), errors="replace")
+    except OSError as error:
+        print(printable(f"--output: {output} cannot be written: {error}"), file=sys.stderr)
+        return 1
+    counts = (("run", material.runs), ("check", material.checks), ("evaluation", material.evaluations))
+    found = ", ".join(f"{len(several)} {name}{'' if len(several) == 1 else 's'}" for name, several in counts)
+    print(printable(f"{output}: {found}, {output.stat().st_size / 1e3:.0f} kB"))
+    for problem in [*material.problems, *(f"{run.name}: {line}" for run in material.runs for line in run.problems)]:
+        print(printable(problem), file=sys.stderr)
     return 0
 
 

@@ -6,15 +6,16 @@ out. Everything that cannot be read is said, not guessed.
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from megatron_patch.charts.lines import Point
+from megatron_patch.common.records import Record, read, read_file
+from megatron_patch.evaluation.records import Results
+from megatron_patch.report.records import Check, Plan, Startup, Step
 
 SKIPPED = ("cache", "tensorboard", "logs", "data", "text", "node_modules")
 """Folders that hold nothing of interest, or far too much."""
@@ -28,13 +29,13 @@ class Run:
     folder: Path
     name: str
     """Shortest path that tells it from the others."""
-    plan: dict[str, Any] = field(default_factory=dict)
-    """Of plan.json; empty if there is none."""
+    plan: Plan | None = None
+    """None if there is none that can be read."""
     command: str = ""
     """Of command.txt."""
-    startup: dict[str, Any] = field(default_factory=dict)
-    """Of startup.json; empty if there is none."""
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    startup: Startup | None = None
+    """None if there is none that can be read."""
+    steps: list[Step] = field(default_factory=list)
     """One for each iteration, of metrics.jsonl."""
     validation: list[Point] = field(default_factory=list)
     """Iteration and loss."""
@@ -44,31 +45,30 @@ class Run:
 
     def points(self, key: str, scale: float = 1.0) -> list[Point]:
         """Iteration and value, where there is one."""
-        return [(s["iteration"], s[key] * scale) for s in self.steps if isinstance(s.get(key), int | float)]
+        found = ((step.iteration, getattr(step, key)) for step in self.steps)
+        return [(iteration, value * scale) for iteration, value in found if value is not None]
 
-    def take(self, line: str | bytes) -> bool:
-        """Take in a line of metrics.jsonl; False if it cannot be read."""
-        try:
-            record = json.loads(line)
-            iteration = int(record["iteration"])
-        except (ValueError, KeyError, TypeError):
-            return False
-        if "loss" in record:
+    def take(self, line: str | bytes) -> None:
+        """Take in a line of metrics.jsonl.
+
+        Raises:
+            ValueError: it cannot be read, and why.
+        """
+        record = read(Step, line)
+        if record.is_step:
             self.steps.append(record)
-        elif isinstance(loss := record.get("validation_loss"), int | float):
-            self.validation.append((iteration, loss))
-        return True
+        elif record.validation_loss is not None:
+            self.validation.append((record.iteration, record.validation_loss))
 
     @property
     def total(self) -> int | None:
         """Iterations that the run is to have."""
-        schedule = self.plan.get("schedule") or {}
-        return schedule.get("train_iters")
+        return self.plan.schedule.train_iters if self.plan else None
 
     @property
     def done(self) -> int:
         """Iterations that it has."""
-        return self.steps[-1]["iteration"] if self.steps else 0
+        return self.steps[-1].iteration if self.steps else 0
 
     @property
     def finished(self) -> bool:
@@ -82,12 +82,12 @@ class Run:
 
 
 @dataclass(kw_only=True)
-class Finding:
+class Finding[R: Record]:
     """A JSON file of a layer check or an evaluation."""
 
     file: Path
     name: str
-    content: dict[str, Any]
+    content: R
 
 
 @dataclass(kw_only=True)
@@ -96,8 +96,8 @@ class Material:
 
     folders: list[Path]
     runs: list[Run] = field(default_factory=list)
-    checks: list[Finding] = field(default_factory=list)
-    evaluations: list[Finding] = field(default_factory=list)
+    checks: list[Finding[Check]] = field(default_factory=list)
+    evaluations: list[Finding[Results]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     """Of commands.txt, where a script that runs several noted them; each once, in their order."""
     problems: list[str] = field(default_factory=list)
@@ -107,22 +107,20 @@ class Material:
 def collect(folders: Sequence[Path]) -> Material:
     """Read everything below the folders, in the order in which it was made."""
     material = Material(folders=[folder.resolve() for folder in folders])
-    places = sorted({place for folder in material.folders for place in _walk(folder)}, key=_age)
-    for place in places:
-        name = _name(place, material.folders)
-        if (place / "commands.txt").is_file():
-            lines = (place / "commands.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-            material.commands = list(dict.fromkeys([*material.commands, *lines]))
+    for place in sorted({place for folder in material.folders for place in _walk(folder)}, key=_age):
+        name, problems = _name(place, material.folders), material.problems
+        commands = _text(place / "commands.txt", problems).splitlines()
+        material.commands = list(dict.fromkeys([*material.commands, *commands]))
         if (place / "plan.json").is_file() or (place / "metrics.jsonl").is_file():
             material.runs.append(read_run(place, name))
-        for file, found, valid in (
-            ("check.json", material.checks, lambda content: isinstance(content["rows"], list)),
-            ("results.json", material.evaluations, lambda content: isinstance(content["subjects"], list)),
-        ):
-            if (place / file).is_file():
-                content = _read_json(place / file, material.problems, valid)
-                found += [Finding(file=place / file, name=name, content=content)] if content else []
+        material.checks += _findings(Check, place / "check.json", name, problems)
+        material.evaluations += _findings(Results, place / "results.json", name, problems)
     return material
+
+
+def _findings[R: Record](kind: type[R], file: Path, name: str, problems: list[str]) -> list[Finding[R]]:
+    content = read_file(kind, file, problems) if file.is_file() else None
+    return [Finding(file=file, name=name, content=content)] if content else []
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -148,45 +146,51 @@ def _name(place: Path, folders: Sequence[Path]) -> str:
     return below if len(folders) == 1 else f"{folder.name}/{below}"
 
 
-def _read_json(file: Path, problems: list[str], valid: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+def _text(file: Path, problems: list[str]) -> str:
+    """Of a file that may be missing."""
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if not valid(content):
-            raise ValueError("it has another form than expected")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problems.append(f"{file}: not used: {error!r}")
-        return None
-    return content
+        return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
+    except OSError as error:
+        problems.append(f"{file}: not used: {error}")
+        return ""
 
 
 def read_run(folder: Path, name: str) -> Run:
     """One run, as far as it goes."""
     run = Run(folder=folder, name=name)
     if (folder / "plan.json").is_file():
-        run.plan = _read_json(folder / "plan.json", run.problems, lambda content: isinstance(content, dict)) or {}
+        run.plan = read_file(Plan, folder / "plan.json", run.problems)
     else:
         run.problems.append("plan.json is missing: nothing is known about model, layout, memory and schedule")
-    if (folder / "command.txt").is_file():
-        run.command = (folder / "command.txt").read_text(encoding="utf-8", errors="replace").strip()
+    run.command = _text(folder / "command.txt", run.problems)
     if (folder / "startup.json").is_file():
-        run.startup = _read_json(folder / "startup.json", run.problems, _is_startup) or {}
+        run.startup = read_file(Startup, folder / "startup.json", run.problems)
     if (folder / "metrics.jsonl").is_file():
-        run.written = (folder / "metrics.jsonl").stat().st_mtime
-        _read_metrics(run, (folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace"))
+        _read_metrics(run, folder / "metrics.jsonl")
     else:
         run.problems.append("metrics.jsonl is missing: no step was recorded")
     return run
 
 
-def _is_startup(content: dict[str, Any]) -> bool:
-    return content["seconds"] >= 0 and isinstance(content["parts"], dict)
-
-
-def _read_metrics(run: Run, text: str) -> None:
-    lines = text.split("\n")
-    torn = lines.pop()
-    if torn.strip():
-        run.problems.append("the last line of metrics.jsonl is not complete yet: left out")
-    bad = sum(not run.take(line) for line in lines if line.strip())
+def _read_metrics(run: Run, file: Path) -> None:
+    bad: list[str] = []
+    try:
+        run.written = file.stat().st_mtime
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.endswith(b"\n"):
+                    run.problems.append("the last line of metrics.jsonl is not complete yet: left out")
+                elif line.strip():
+                    bad += _unreadable(run, number, line)
+    except OSError as error:
+        run.problems.append(f"metrics.jsonl: {error}")
     if bad:
-        run.problems.append(f"{bad} lines of metrics.jsonl are not readable: left out")
+        run.problems.append(f"{len(bad)} lines of metrics.jsonl are not readable: left out; {bad[0]}")
+
+
+def _unreadable(run: Run, number: int, line: bytes) -> list[str]:
+    try:
+        run.take(line)
+    except ValueError as error:
+        return [f"line {number}: {error}"]
+    return []

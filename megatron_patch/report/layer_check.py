@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
-from typing import Any
+from dataclasses import dataclass
 
-from megatron_patch.charts.lines import Point, Series, legend, line_chart
-from megatron_patch.charts.text import Text, Words, spans
+from megatron_patch.charts.lines import Point, Series, line_chart
+from megatron_patch.charts.text import Text, Words
 from megatron_patch.report.collect import Finding
+from megatron_patch.report.records import Check, Comparison
+from megatron_patch.report.training import Figure, Tile
 
 SAME, ACCUMULATED = "same input", "accumulated"
 """Modes of the check: each part on Hugging Face's input, or on what our own layers before it gave."""
@@ -22,41 +23,45 @@ _GROUPS: tuple[tuple[Text, tuple[str, ...]], ...] = (
 """Parts of a layer that share a line of the chart."""
 FLOOR = 1e-9
 """The chart's lower edge, for errors of 0 too."""
-Row = dict[str, Any]
-"""Of check.json: one comparison."""
 
 
-def facts(checks: Sequence[Finding]) -> list[tuple[Words, Words, Words]]:
-    """Name, value and remark of the headline: checks that passed."""
+@dataclass(kw_only=True)
+class CheckPart:
+    """One layer check."""
+
+    name: str
+    passed: bool
+    lines: list[str]
+    """What was compared, and what is wrong."""
+    figures: list[Figure]
+    """For each precision."""
+
+
+def tiles(checks: Sequence[Finding[Check]]) -> list[Tile]:
+    """Of the headline: checks that passed."""
     if not checks:
         return []
-    passed = sum(bool(one.content["passed"]) for one in checks)
+    passed = sum(one.content.passed for one in checks)
     remark = Text("layer by layer against HF", "与 HF 逐层比较")
-    return [(Text("checks passed", "检查通过"), f"{passed} / {len(checks)}", remark)]
+    return [Tile(Text("checks passed", "检查通过"), f"{passed} / {len(checks)}", remark)]
 
 
-def check(finding: Finding) -> str:
-    """Verdict and chart of one layer check."""
+def check(finding: Finding[Check]) -> CheckPart:
+    """Verdict and charts of one layer check."""
     content = finding.content
-    said = Text("passed", "通过") if content["passed"] else Text("FAILED", "未通过")
-    badge = f'<span class="badge {"good" if content["passed"] else "bad"}">{spans(said)}</span>'
-    lines = [
-        f"{content.get('precision') or ''}, TP {content.get('tp')}, PP {content.get('pp')}, {content.get('tokens')}"
-    ]
-    lines += [f"configuration: {line}" for line in content.get("configuration") or []]
-    if first := content.get("first_failure"):
-        layer = "model" if first["layer"] is None else f"layer {first['layer']}"
-        lines.append(f"first out of tolerance: {layer} {first['part']}: {first['relative_l2']} > {first['tolerance']}")
-    about = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    charts = "".join(
-        _error_over_depth(content["rows"], p) for p in dict.fromkeys(r["precision"] for r in content["rows"])
-    )
-    return f"<h3>{escape(finding.name)} {badge}</h3>{about}{charts}"
+    lines = [f"{content.precision or ''}, TP {content.tp}, PP {content.pp}, {content.tokens}"]
+    lines += [f"configuration: {line}" for line in content.configuration]
+    if first := content.first_failure:
+        layer = "model" if first.layer is None else f"layer {first.layer}"
+        lines.append(f"first out of tolerance: {layer} {first.part}: {first.relative_l2} > {first.tolerance}")
+    precisions = dict.fromkeys(row.precision for row in content.rows)
+    figures = [_error_over_depth(content.rows, precision) for precision in precisions]
+    return CheckPart(name=finding.name, passed=content.passed, lines=lines, figures=figures)
 
 
-def _error_over_depth(rows: Sequence[Row], precision: str) -> str:
-    rows = [row for row in rows if row["precision"] == precision]
-    layers = sorted({row["layer"] for row in rows if row["layer"] is not None})
+def _error_over_depth(every: Sequence[Comparison], precision: str) -> Figure:
+    rows = [row for row in every if row.precision == precision]
+    layers = sorted({row.layer for row in rows if row.layer is not None})
     last = max(layers, default=0)
     series = [*_errors(rows, last), _tolerance(rows, last)]
     names: dict[float, Words] = {float(layer): str(layer) for layer in layers[:: max(1, last // 16)]}
@@ -65,9 +70,9 @@ def _error_over_depth(rows: Sequence[Row], precision: str) -> str:
         f"relative L2 error against Hugging Face, {precision} (dashed: accumulated)",
         f"相对 Hugging Face 的 L2 误差，{precision}（虚线：逐层累积）",
     )
-    bitwise = not any(_finite(row["relative_l2"]) for row in rows)
+    bitwise = not any(_finite(row.relative_l2) for row in rows)
     top = max((y for one in series for _, y in one.points), default=1.0)
-    return legend(series) + line_chart(
+    chart = line_chart(
         series,
         title=title,
         x_label=Text("layer", "层"),
@@ -78,28 +83,29 @@ def _error_over_depth(rows: Sequence[Row], precision: str) -> str:
         width=960,
         height=150 if bitwise else 250,
     )
+    return Figure(legend=series, wide=chart)
 
 
-def _errors(rows: Sequence[Row], last: int) -> Iterator[Series]:
+def _errors(rows: Sequence[Comparison], last: int) -> Iterator[Series]:
     """Two lines for each group of parts: each part on Hugging Face's input, and on our own."""
     for color, (name, parts) in enumerate(_GROUPS):
         for mode, kind in ((SAME, "line"), (ACCUMULATED, "dash")):
-            chosen = [row for row in rows if row["part"] in parts and row["mode"] == mode]
+            chosen = [row for row in rows if row.part in parts and row.mode == mode]
             points = _highest(chosen, "relative_l2", last, FLOOR)
             yield Series(label=name, points=points, color=color, kind=kind, legend=kind == "line")
 
 
-def _tolerance(rows: Sequence[Row], last: int) -> Series:
-    points = _highest([row for row in rows if row["mode"] == SAME], "tolerance", last, 0.0)
+def _tolerance(rows: Sequence[Comparison], last: int) -> Series:
+    points = _highest([row for row in rows if row.mode == SAME], "tolerance", last, 0.0)
     return Series(label=Text("tolerance", "容差"), points=points, color=5, kind="limit")
 
 
-def _highest(rows: Iterable[Row], key: str, last: int, least: float) -> list[Point]:
+def _highest(rows: Iterable[Comparison], key: str, last: int, least: float) -> list[Point]:
     """At each place of the model the highest value, and `least` at least; the head is behind the `last` layer."""
     found: dict[float, float] = {}
     for row in rows:
-        place = float(row["layer"]) if row["layer"] is not None else -1.0 if row["part"] == "embedding" else last + 1.0
-        found[place] = max(found.get(place, least), _finite(row[key]))
+        place = float(row.layer) if row.layer is not None else -1.0 if row.part == "embedding" else last + 1.0
+        found[place] = max(found.get(place, least), _finite(getattr(row, key)))
     return sorted(found.items())
 
 

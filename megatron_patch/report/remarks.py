@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -31,9 +30,8 @@ class Remark:
 
 def remarks(run: Run) -> Iterator[Remark]:
     """What the plan said and what the metrics show; worst first."""
-    numbers = [(step["iteration"], step.get("loss")) for step in run.steps]
-    lost = [iteration for iteration, loss in numbers if loss is None or not math.isfinite(loss)]
-    skipped = [step["iteration"] for step in run.steps if step.get("skipped")]
+    lost = [step.iteration for step in run.steps if step.loss is None]
+    skipped = [step.iteration for step in run.steps if step.skipped]
     if lost:
         words = Text(
             f"no finite loss in {len(lost)} iterations, first in {lost[0]}",
@@ -48,10 +46,10 @@ def remarks(run: Run) -> Iterator[Remark]:
         yield Remark(kind="warning", words=words, where="metrics.jsonl")
     for problem in run.problems:
         yield Remark(kind="warning", words=problem, where=run.name)
-    for kind, key in (("warning", "warnings"), ("note", "notes")):
-        for line in run.plan.get(key) or []:
-            yield Remark(kind=kind, words=str(line), where="plan.json")
-    if len({iteration for iteration, _ in numbers}) < len(numbers):
+    if run.plan:
+        yield from (Remark(kind="warning", words=line, where="plan.json") for line in run.plan.warnings)
+        yield from (Remark(kind="note", words=line, where="plan.json") for line in run.plan.notes)
+    if len({step.iteration for step in run.steps}) < len(run.steps):
         yield Remark(
             kind="warning", words=Text("iterations are recorded twice", "有重复记录的迭代"), where="metrics.jsonl"
         )
@@ -70,15 +68,20 @@ def log_remarks(run: Run) -> list[Remark]:
     found: dict[str, Remark] = {}
     left = MOST_BYTES
     for file in sorted((run.folder / "logs").glob("*.log")):
-        size = file.stat().st_size
-        if size > left:
-            words = Text(
+        if not file.is_file():
+            continue
+        try:
+            size = file.stat().st_size
+            if size <= left:
+                left -= size
+                _scan(file, found)
+                continue
+            words: Words = Text(
                 f"not read: the logs are larger than {MOST_BYTES >> 20} MiB", f"未读取：日志超过 {MOST_BYTES >> 20} MiB"
             )
-            found[str(file)] = Remark(kind="warning", words=words, where=f"logs/{file.name}")
-            continue
-        left -= size
-        _scan(file, found)
+        except OSError as error:
+            words = f"not read: {error}"
+        found[str(file)] = Remark(kind="warning", words=words, where=f"logs/{file.name}")
     return sorted(found.values(), key=lambda remark: (remark.kind != "bad", -remark.count))
 
 

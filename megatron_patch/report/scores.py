@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
-from megatron_patch.charts.svg import COLORS
-from megatron_patch.charts.text import Text, Words, spans
+from megatron_patch.charts.text import Text, Words
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import INVENTED
+from megatron_patch.evaluation.records import Results
 from megatron_patch.report.collect import Finding
+from megatron_patch.report.training import Tile
 
 CATEGORIES: dict[str, Words] = {
     "STEM": Text("STEM", "理工"),
@@ -27,65 +28,120 @@ _MEANINGLESS = Text(
 )
 
 
-def facts(found: Sequence[Finding]) -> list[tuple[Words, Words, Words]]:
-    """Name, value and remark of the headlines: scores of the newest evaluation, beside the first comparable one."""
-    tiles: list[tuple[Words, Words, Words]] = []
+@dataclass(kw_only=True)
+class Difference:
+    """One row of a paired comparison, its numbers as they are shown."""
+
+    name: Words
+    questions: int
+    scores: list[str]
+    difference: str
+    kind: str
+    """up, down, or empty where the difference is within two standard errors."""
+    error: str
+    gained: int
+    lost: int
+
+
+@dataclass(kw_only=True)
+class Pair:
+    """Two evaluations compared; or `refused` says why they are not."""
+
+    labels: list[str]
+    verdict: Words = ""
+    rows: Sequence[Difference] = ()
+    refused: str = ""
+
+
+@dataclass(kw_only=True)
+class SubjectRow:
+    """A subject, and its score in each evaluation."""
+
+    name: Words
+    benchmark: str
+    questions: int
+    scores: list[str]
+
+
+@dataclass(kw_only=True)
+class EvaluationPart:
+    """Evaluations of the same questions."""
+
+    about: Words
+    notes: list[Words]
+    labels: list[str]
+    bars: str
+    pairs: list[Pair]
+    subjects: list[SubjectRow]
+
+
+def tiles(found: Sequence[Finding[Results]]) -> list[Tile]:
+    """Of the headline: scores of the newest evaluation, beside the first comparable one."""
+    made: list[Tile] = []
     for group in comparable(found)[-1:]:
         first, last = group[0].content, group[-1].content
-        for row, before in zip(last["groups"], first["groups"], strict=True):
-            error = f" ± {100 * row['stderr']:.1f}" if row["stderr"] is not None else ""
-            was = f"; {first['label']}: {100 * before['acc']:.1f}%" if len(group) > 1 else ""
-            tiles.append((row["title"].split()[0], f"{100 * row['acc']:.1f}%", f"{error}{was}".strip(" ;")))
-    return tiles
+        for row, before in zip(last.groups, first.groups, strict=True):
+            error = f" ± {100 * row.stderr:.1f}" if row.stderr is not None else ""
+            was = f"; {first.label}: {100 * before.acc:.1f}%" if len(group) > 1 else ""
+            made.append(
+                Tile(BENCHMARKS[row.group].title.split()[0], f"{100 * row.acc:.1f}%", f"{error}{was}".strip(" ;"))
+            )
+    return made
 
 
-def evaluations(found: Sequence[Finding]) -> str:
+def evaluations(found: Sequence[Finding[Results]]) -> list[EvaluationPart]:
     """Scores side by side, the differences to the first, every subject on demand."""
-    parts = []
-    for group in comparable(found):
-        labels: list[Words] = [one.content["label"] for one in group]
-        keys = "".join(
-            f'<span><i class="swatch f{n % len(COLORS)}"></i>{spans(label)}</span>' for n, label in enumerate(labels)
-        )
-        parts += [_about(group[0].content), f'<div class="legend">{keys}</div>', _bars(group)]
-        first = group[0]
-        for other in group[1:]:
-            parts.append(_differences(first, other))
-        parts.append(_all_subjects(group))
-    return "".join(parts)
+    return [_part(group) for group in comparable(found)]
 
 
-def comparable(found: Sequence[Finding]) -> list[list[Finding]]:
+def _part(group: Sequence[Finding[Results]]) -> EvaluationPart:
+    first, *others = group
+    return EvaluationPart(
+        about=_about(first.content),
+        notes=_notes(first.content),
+        labels=[one.content.label for one in group],
+        bars=_bars(group),
+        pairs=[_pair(first, other) for other in others],
+        subjects=_all_subjects(group),
+    )
+
+
+def comparable(found: Sequence[Finding[Results]]) -> list[list[Finding[Results]]]:
     """Evaluations of the same questions under the same settings, put together, the newest of each checkpoint."""
-    groups: dict[str, dict[str, Finding]] = {}
-    for one in sorted(found, key=lambda one: one.content["date"]):
-        content = one.content
-        data = {name: about["fingerprint"] for name, about in content["data"].items()}
-        key = repr([data, [content["settings"][name] for name in ("tasks", "num_fewshot", "limit")]])
-        groups.setdefault(key, {})[content["identity"]] = one
+    groups: dict[str, dict[str, Finding[Results]]] = {}
+    for one in sorted(found, key=lambda one: one.content.date):
+        groups.setdefault(_what_was_asked(one.content), {})[one.content.identity] = one
     return [list(group.values()) for group in groups.values()]
 
 
-def _about(content: dict[str, Any]) -> str:
-    settings = content["settings"]
-    tool = f"lm_eval {content['versions']['lm-eval']}, {settings['num_fewshot']}-shot, {content['dtype']}"
-    device, rate = f"{content['devices']} × {content['device']}", f"{content['choices_per_second']:g}"
-    said = Text(
-        f"{tool}, scoring {content['scoring_used']}: {rate} choices/s on {device}",
-        f"{tool}，计分方式 {content['scoring_used']}：{device} 上每秒 {rate} 个选项",
+def _what_was_asked(content: Results) -> str:
+    """Equal where scores can stand side by side."""
+    data = {name: about.fingerprint for name, about in content.data.items()}
+    rows = [[row.group for row in content.groups], [(row.task, row.category) for row in content.subjects]]
+    return repr([data, content.settings, rows])
+
+
+def _about(content: Results) -> Words:
+    tool = f"lm_eval {content.versions.get('lm-eval', '?')}, {content.settings.num_fewshot}-shot, {content.dtype}"
+    device, rate = f"{content.devices} × {content.device}", f"{content.choices_per_second:g}"
+    return Text(
+        f"{tool}, scoring {content.scoring_used}: {rate} choices/s on {device}",
+        f"{tool}，计分方式 {content.scoring_used}：{device} 上每秒 {rate} 个选项",
     )
-    invented = any(INVENTED in data["notes"] for data in content["data"].values())
-    notes: list[Words] = [_MEANINGLESS] if invented else []
-    for data in [] if invented else content["data"].values():
-        notes += [f"{data['title']}: {'; '.join(data['notes'])}"] if data["notes"] else []
-    if limit := settings["limit"]:
+
+
+def _notes(content: Results) -> list[Words]:
+    if any(INVENTED in data.notes for data in content.data.values()):
+        notes: list[Words] = [_MEANINGLESS]
+    else:
+        notes = [f"{data.title}: {'; '.join(data.notes)}" for data in content.data.values() if data.notes]
+    if limit := content.settings.limit:
         notes.append(Text(f"only the first {limit} questions of each subject", f"每个科目只取前 {limit} 题"))
-    warned = "".join(f'<p class="note">{spans(note)}</p>' for note in notes)
-    return f"<p>{spans(said)}</p>{warned}"
+    return notes
 
 
-def _bars(group: Sequence[Finding]) -> str:
-    rows = [results.bars(one.content) for one in group]
+def _bars(group: Sequence[Finding[Results]]) -> str:
+    rows = [results.bars(one.content.model_dump()) for one in group]
     merged = [
         Bar(
             label=CATEGORIES.get(str(row.label), row.label),
@@ -97,31 +153,29 @@ def _bars(group: Sequence[Finding]) -> str:
     return bar_chart(merged)
 
 
-def _differences(first: Finding, second: Finding) -> str:
-    """The paired comparison of two evaluations; a line that says why, where that cannot be made."""
+def _pair(first: Finding[Results], second: Finding[Results]) -> Pair:
+    """The paired comparison of two evaluations, or why that cannot be made."""
+    labels = [first.content.label, second.content.label]
     try:
         content = compare.compare(results.read(first.file.parent), results.read(second.file.parent))
-    except (OSError, ValueError, KeyError) as reason:
-        return f'<p class="note">{escape(f"{second.name} is not compared with {first.name}: {reason}")}</p>'
-    heads = (
-        Text("questions", "题数"),
-        content["labels"][0],
-        content["labels"][1],
-        Text("difference", "差值"),
-        Text("standard error (paired)", "标准误（配对）"),
-        Text("gained / lost", "答对增加 / 减少"),
+    except (OSError, ValueError) as reason:
+        return Pair(labels=labels, refused=f"{second.name} is not compared with {first.name}: {reason}")
+    rows = [_difference(row) for row in (*content["groups"], *content["categories"])]
+    return Pair(labels=content["labels"], verdict=_verdict(content), rows=rows)
+
+
+def _difference(row: dict[str, Any]) -> Difference:
+    clear = row["stderr"] is not None and abs(row["difference"]) > 2 * row["stderr"]
+    return Difference(
+        name=_row_name(row["name"]),
+        questions=row["questions"],
+        scores=[f"{100 * share:.1f}" for share in row["acc"]],
+        difference=f"{100 * row['difference']:+.1f}",
+        kind=("up" if row["difference"] > 0 else "down") if clear else "",
+        error="–" if row["stderr"] is None else f"{100 * row['stderr']:.1f}",
+        gained=row["gained"],
+        lost=row["lost"],
     )
-    lines = [f"<tr><th></th>{''.join(f'<th>{spans(head)}</th>' for head in heads)}</tr>"]
-    for row in [*content["groups"], *content["categories"]]:
-        error = "–" if row["stderr"] is None else f"{100 * row['stderr']:.1f}"
-        clear = row["stderr"] is not None and abs(row["difference"]) > 2 * row["stderr"]
-        kind = ("up" if row["difference"] > 0 else "down") if clear else ""
-        cells = f"<td>{row['questions']}</td><td>{100 * row['acc'][0]:.1f}</td><td>{100 * row['acc'][1]:.1f}</td>"
-        cells += f'<td class="{kind}">{100 * row["difference"]:+.1f}</td><td>{error}</td>'
-        lines.append(
-            f"<tr><th>{spans(_row_name(row['name']))}</th>{cells}<td>{row['gained']} / {row['lost']}</td></tr>"
-        )
-    return f'<p>{spans(_verdict(content))}</p><div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
 def _verdict(content: dict[str, Any]) -> Words:
@@ -142,24 +196,22 @@ def _row_name(name: str) -> Words:
     return Text(name, f"{benchmark}：{known.zh}") if isinstance(known, Text) else name
 
 
-def _all_subjects(group: Sequence[Finding]) -> str:
-    lines = []
-    for benchmark in BENCHMARKS.values():
-        for row in [row for row in group[0].content["subjects"] if row["benchmark"] == benchmark.name]:
-            scores = [_subject(one.content, row["task"]) for one in group]
-            name = spans(Text(row["title"], row["title_zh"]))
-            cells = "".join(f"<td>{score}</td>" for score in scores)
-            lines.append(
-                f"<tr><th>{name}</th><td>{escape(benchmark.title)}</td><td>{row['questions']}</td>{cells}</tr>"
-            )
-    heads = "".join(f"<th>{escape(one.content['label'])}</th>" for one in group)
-    title = spans(Text(f"All {len(lines)} subjects", f"全部 {len(lines)} 个科目"))
-    table = f"<tr><th></th><th></th><th>{spans(Text('questions', '题数'))}</th>{heads}</tr>{''.join(lines)}"
-    return f'<details><summary>{title}</summary><div class="scroll"><table>{table}</table></div></details>'
+def _all_subjects(group: Sequence[Finding[Results]]) -> list[SubjectRow]:
+    return [
+        SubjectRow(
+            name=Text(row.title, row.title_zh),
+            benchmark=benchmark.title,
+            questions=row.questions,
+            scores=[_score(one.content, row.task) for one in group],
+        )
+        for benchmark in BENCHMARKS.values()
+        for row in group[0].content.subjects
+        if row.benchmark == benchmark.name
+    ]
 
 
-def _subject(content: dict[str, Any], task: str) -> str:
-    row = next((row for row in content["subjects"] if row["task"] == task), None)
+def _score(content: Results, task: str) -> str:
+    row = next((row for row in content.subjects if row.task == task), None)
     if row is None:
         return "–"
-    return f"{100 * row['acc']:.1f}" + ("" if row["stderr"] is None else f" ± {100 * row['stderr']:.1f}")
+    return f"{100 * row.acc:.1f}" + ("" if row.stderr is None else f" ± {100 * row.stderr:.1f}")

@@ -1,21 +1,21 @@
-"""The parts of the page about training runs: facts, curves, speed, memory, commands."""
+"""The parts of the page about training runs: tiles, description, curves, speed, memory, commands."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from megatron_patch.charts.bars import stacked_bar
-from megatron_patch.charts.lines import Point, Series, legend, line_chart, smooth, value_range
+from megatron_patch.charts.lines import Point, Series, line_chart, smooth, value_range
 from megatron_patch.charts.svg import COLORS
-from megatron_patch.charts.text import Text, Words, compact, gigabytes, spans
+from megatron_patch.charts.text import Text, Words, compact, gigabytes
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
-from megatron_patch.models import model_of_facts
 from megatron_patch.report.collect import Run
+from megatron_patch.report.records import Architecture, Plan
 
 ITERATION = Text("iteration", "迭代")
 WIDE, HALF = 960.0, 470.0
@@ -32,6 +32,37 @@ PARTS: dict[str, Words] = {
 """Of the plan's memory, all that lies on the device."""
 
 
+class Tile(NamedTuple):
+    """What a reader wants first."""
+
+    name: Words
+    value: Words
+    remark: Words
+
+
+@dataclass(kw_only=True)
+class Figure:
+    """Charts with a common legend, as SVG text."""
+
+    legend: list[Series]
+    wide: str = ""
+    """Empty: there is none."""
+    pair: list[str] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class MemoryBar:
+    """What the plan foresaw for one rank, and what was measured."""
+
+    name: str
+    """Of the run."""
+    keys: list[Words]
+    """Names and sizes of the segments, in their order."""
+    bar: str
+    limit: Words
+    """What there was to give; empty where that is not known."""
+
+
 def color_of(number: int) -> int:
     """Of a run."""
     return number % len(COLORS)
@@ -39,13 +70,15 @@ def color_of(number: int) -> int:
 
 def device_of(run: Run) -> str:
     """Name of one device."""
-    return (run.plan.get("gpu") or {}).get("name") or str(run.plan.get("device", "")).upper()
+    if run.plan is None:
+        return ""
+    return (run.plan.gpu.name if run.plan.gpu else "") or run.plan.device.upper()
 
 
 def peak_of(run: Run) -> float | None:
     """Dense bf16 TFLOP/s of one device, where the data sheet is known."""
-    gpu = run.plan.get("gpu") or {}
-    return peak_tflops(gpu["name"]) if gpu.get("name") else None
+    gpu = run.plan.gpu if run.plan else None
+    return peak_tflops(gpu.name) if gpu and gpu.name else None
 
 
 def median(values: Sequence[float]) -> float | None:
@@ -54,87 +87,103 @@ def median(values: Sequence[float]) -> float | None:
     return later[len(later) // 2] if later else None
 
 
-def facts(run: Run) -> list[tuple[Words, Words, Words]]:
-    """Name, value and remark of what a reader wants first."""
-    losses, memory = run.points("loss"), run.points("peak_memory_bytes")
-    rate = median([v for _, v in run.points("tokens_per_s_per_gpu")])
-    speed = median([v for _, v in run.points("tflops_per_gpu")])
-    found: list[tuple[Words, Words, Words]] = []
-    if losses:
-        found.append(
-            (Text("loss", "损失"), f"{losses[-1][1]:.3f}", Text(f"from {losses[0][1]:.3f}", f"起始 {losses[0][1]:.3f}"))
-        )
+def tiles(run: Run) -> list[Tile]:
+    """Loss, validation, tokens, throughput, memory: what there is of them."""
+    return [*_progress_tiles(run), *_speed_tiles(run), *_memory_tiles(run)]
+
+
+def _progress_tiles(run: Run) -> list[Tile]:
+    found: list[Tile] = []
+    if losses := run.points("loss"):
+        first = f"{losses[0][1]:.3f}"
+        found.append(Tile(Text("loss", "损失"), f"{losses[-1][1]:.3f}", Text(f"from {first}", f"起始 {first}")))
     if run.validation:
         at, loss = run.validation[-1]
-        found.append((Text("validation loss", "验证损失"), f"{loss:.3f}", Text(f"iteration {at}", f"第 {at} 次迭代")))
+        where = Text(f"iteration {at}", f"第 {at} 次迭代")
+        found.append(Tile(Text("validation loss", "验证损失"), f"{loss:.3f}", where))
     if run.steps:
-        tokens = run.steps[-1].get("tokens") or 0
         of = f"{run.done} / {run.total}" if run.total else str(run.done)
-        found.append((Text("tokens", "词元"), compact(tokens), Text(f"iteration {of}", f"迭代 {of}")))
-    if rate:
-        unit = Text("per device, median", "每设备，中位数")
-        found.append((Text("tokens/s", "词元/秒"), compact(rate), unit))
-    if speed:
-        peak = peak_of(run)
-        if peak:
-            found.append(("MFU", f"{100 * speed / peak:.1f}%", f"{compact(speed)} / {compact(peak)} TFLOP/s"))
-        else:
-            why = Text("peak unknown: no MFU", "峰值未知，无法计算 MFU")
-            found.append((Text("TFLOP/s per device", "每设备 TFLOP/s"), compact(speed), why))
-    if memory:
-        found.append(
-            (Text("peak memory", "内存峰值"), gigabytes(max(v for _, v in memory)), Text("highest rank", "最高的进程"))
-        )
+        tokens = compact(run.steps[-1].tokens or 0)
+        found.append(Tile(Text("tokens", "词元"), tokens, Text(f"iteration {of}", f"迭代 {of}")))
     return found
+
+
+def _speed_tiles(run: Run) -> list[Tile]:
+    rate = median([v for _, v in run.points("tokens_per_s_per_gpu")])
+    speed, peak = median([v for _, v in run.points("tflops_per_gpu")]), peak_of(run)
+    found: list[Tile] = []
+    if rate:
+        found.append(Tile(Text("tokens/s", "词元/秒"), compact(rate), Text("per device, median", "每设备，中位数")))
+    if speed and peak:
+        found.append(Tile("MFU", f"{100 * speed / peak:.1f}%", f"{compact(speed)} / {compact(peak)} TFLOP/s"))
+    elif speed:
+        why = Text("peak unknown: no MFU", "峰值未知，无法计算 MFU")
+        found.append(Tile(Text("TFLOP/s per device", "每设备 TFLOP/s"), compact(speed), why))
+    return found
+
+
+def _memory_tiles(run: Run) -> list[Tile]:
+    used = [value for _, value in run.points("peak_memory_bytes")]
+    remark = Text("highest rank", "最高的进程")
+    return [Tile(Text("peak memory", "内存峰值"), gigabytes(max(used)), remark)] if used else []
 
 
 def describe(run: Run) -> list[tuple[Words, Words]]:
     """What ran, in one line each, from the plan."""
-    if not run.plan:
+    plan = run.plan
+    if plan is None:
         return []
-    shape, layout, schedule, values = (run.plan[key] for key in ("shape", "layout", "schedule", "values"))
-    sizes = [f"{name.upper()} {layout[name]}" for name in ("tp", "pp", "cp", "dp")]
-    sizes += [f"VP {layout['vp']}"] if layout["vp"] > 1 else []
-    sizes += ["SP"] if layout["sequence_parallel"] else []
-    sizes += ["distributed optimizer"] if values["DO"] else []
-    task = Text("finetuning", "指令微调") if values["SFT"] else Text("pretraining", "预训练")
-    rates, warmup = f"{values['LR']:g} → {values['MIN_LR']:g}", schedule["warmup_iters"]
-    arithmetic = schedule["arithmetic"][0]
-    parts = ", ".join(f"{part} {took:.1f}" for part, took in run.startup.get("parts", {}).items() if took >= 0.05)
-    return [
-        (Text("model", "模型"), _model(shape, run.plan["vocab_size"])),
-        (Text("task", "任务"), Text(f"{task.en} in {values['PR']}", f"{task.zh}，{values['PR']}")),
-        (
-            Text("devices", "设备"),
-            f"{layout['nodes']} × {layout['processes']} {device_of(run)}: {', '.join(sizes)}",
-        ),
-        (
-            Text("schedule", "计划"),
-            Text(
-                f"{arithmetic}; learning rate {rates}, {warmup} iterations of warm-up",
-                f"{arithmetic}；学习率 {rates}，预热 {warmup} 次迭代",
-            ),
-        ),
-        (Text("data", "数据"), str(values["DATASET_PATH"])),
-        (Text("start", "起点"), str(values["PRETRAIN_CHECKPOINT_PATH"])),
-        *([(Text("first step", "首次迭代"), f"{run.startup['seconds']:.1f} s: {parts}")] if parts else []),
-    ]
+    found: list[tuple[Words, Words]] = [(Text("model", "模型"), _model(plan.shape, plan.vocab_size))]
+    if "SFT" in plan.values:
+        task = Text("finetuning", "指令微调") if plan.values["SFT"] else Text("pretraining", "预训练")
+        precision = plan.values.get("PR")
+        found.append((Text("task", "任务"), Text(f"{task.en} in {precision}", f"{task.zh}，{precision}")))
+    found.append((Text("devices", "设备"), _devices(run, plan)))
+    if words := _schedule(plan):
+        found.append((Text("schedule", "计划"), words))
+    for name, key in ((Text("data", "数据"), "DATASET_PATH"), (Text("start", "起点"), "PRETRAIN_CHECKPOINT_PATH")):
+        found += [(name, str(plan.values[key]))] if key in plan.values else []
+    if run.startup:
+        parts = ", ".join(f"{part} {took:.1f}" for part, took in run.startup.parts.items() if took >= 0.05)
+        found += [(Text("first step", "首次迭代"), f"{run.startup.seconds:.1f} s: {parts}")] if parts else []
+    return found
 
 
-def _model(facts: dict[str, Any], vocab_size: int) -> Words:
-    shape = model_of_facts(facts)
-    size, heads = compact(shape.num_parameters(vocab_size)), shape.num_attention_heads
+def _model(shape: Architecture, vocab_size: int | None) -> Words:
+    known, vocab = shape.config(), vocab_size or shape.vocab_size
+    if known is None or vocab is None:
+        return shape.name
+    size, heads = compact(known.num_parameters(vocab)), known.num_attention_heads
     return Text(
-        f"{shape.name}: {size} parameters, {shape.num_layers} layers, hidden {shape.hidden_size}, "
-        f"{heads} heads ({shape.num_query_groups} KV), vocabulary {vocab_size}",
-        f"{shape.name}：{size} 参数，{shape.num_layers} 层，隐藏维度 {shape.hidden_size}，"
-        f"{heads} 个注意力头（{shape.num_query_groups} 个 KV），词表 {vocab_size}",
+        f"{known.name}: {size} parameters, {known.num_layers} layers, hidden {known.hidden_size}, "
+        f"{heads} heads ({known.num_query_groups} KV), vocabulary {vocab}",
+        f"{known.name}：{size} 参数，{known.num_layers} 层，隐藏维度 {known.hidden_size}，"
+        f"{heads} 个注意力头（{known.num_query_groups} 个 KV），词表 {vocab}",
     )
+
+
+def _devices(run: Run, plan: Plan) -> str:
+    layout = plan.layout
+    sizes = [f"TP {layout.tp}", f"PP {layout.pp}", f"CP {layout.cp}", f"DP {layout.dp}"]
+    sizes += [f"VP {layout.vp}"] if layout.vp > 1 else []
+    sizes += ["SP"] if layout.sequence_parallel else []
+    sizes += ["distributed optimizer"] if plan.values.get("DO") else []
+    return f"{layout.nodes} × {layout.processes} {device_of(run)}: {', '.join(sizes)}"
+
+
+def _schedule(plan: Plan) -> Words:
+    schedule, first, last = plan.schedule, plan.values.get("LR"), plan.values.get("MIN_LR")
+    english, chinese = list(schedule.arithmetic[:1]), list(schedule.arithmetic[:1])
+    if isinstance(first, int | float) and isinstance(last, int | float):
+        rates, warmup = f"{first:g} → {last:g}", schedule.warmup_iters or 0
+        english.append(f"learning rate {rates}, {warmup} iterations of warm-up")
+        chinese.append(f"学习率 {rates}，预热 {warmup} 次迭代")
+    return Text("; ".join(english), "；".join(chinese)) if english else ""
 
 
 def driver_command(run: Run) -> str:
     """The 25 values that were typed, and the MP_ variables that are not as they would be anyway."""
-    values = run.plan.get("values") or {}
+    values = run.plan.values if run.plan else {}
 
     def typed(value: object) -> str:
         return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
@@ -145,7 +194,7 @@ def driver_command(run: Run) -> str:
     return " ".join([*variables, "sh examples/llama3_1/run_mcore_llama3_1.sh", *positions]) if positions else ""
 
 
-def curves(runs: Sequence[Run]) -> str:
+def curves(runs: Sequence[Run]) -> Figure:
     """Loss, learning rate and gradient norm of all runs."""
     loss: list[Series] = []
     for number, run in enumerate(runs):
@@ -159,10 +208,10 @@ def curves(runs: Sequence[Run]) -> str:
     chart = line_chart(loss, title=title, x_label=ITERATION, y_range=limits, width=WIDE, height=320)
     rate = _half(_plain(runs, "lr"), Text("learning rate", "学习率"))
     norm = _half(_plain(runs, "grad_norm"), Text("gradient norm, before clipping", "梯度范数（裁剪前）"), log_y=True)
-    return f'{legend(loss)}{chart}<div class="pair">{rate}{norm}</div>'
+    return Figure(legend=loss, wide=chart, pair=[rate, norm])
 
 
-def speed(runs: Sequence[Run]) -> str:
+def speed(runs: Sequence[Run]) -> Figure:
     """Tokens per second, and MFU; TFLOP/s where no peak is known."""
     rates: list[Series] = []
     shares: list[Series] = []
@@ -177,7 +226,7 @@ def speed(runs: Sequence[Run]) -> str:
     else:
         second = _half(flops, Text("TFLOP/s per device", "每设备 TFLOP/s"))
     first = _half(rates, Text("tokens/s per device", "每设备词元/秒"))
-    return f'{legend(rates)}<div class="pair">{first}{second}</div>'
+    return Figure(legend=rates, pair=[first, second])
 
 
 def _smoothed(run: Run, points: list[Point], number: int) -> list[Series]:
@@ -197,26 +246,25 @@ def _half(series: Sequence[Series], title: Words, *, log_y: bool = False) -> str
     return line_chart(series, title=title, x_label=ITERATION, log_y=log_y, width=HALF)
 
 
-def memory(run: Run) -> str:
-    """What the plan foresaw for one rank, and what was measured."""
-    planned = run.plan.get("memory")
-    measured = max((value for _, value in run.points("peak_memory_bytes")), default=None)
-    if not planned:
-        return ""
-    segments: list[tuple[Words, float]] = [(name, planned[key]) for key, name in PARTS.items() if planned.get(key)]
-    if run.plan.get("device") == "cpu":
+def memory(run: Run) -> MemoryBar | None:
+    """The plan's parts side by side, with a mark for their sum and one for what was measured."""
+    plan = run.plan
+    if plan is None or not plan.memory:
+        return None
+    segments: list[tuple[Words, float]] = [
+        (name, plan.memory[key]) for key, name in PARTS.items() if plan.memory.get(key)
+    ]
+    if plan.device == "cpu":
         segments.append((Text("Python and libraries", "Python 与各库"), PROCESS_BYTES))
     total = sum(size for _, size in segments)
+    measured = max((value for _, value in run.points("peak_memory_bytes")), default=None)
     marks: list[tuple[Words, float]] = [(_sized(Text("plan", "计划"), total), total)]
     if measured is not None:
         marks.append((_sized(Text("measured", "实测"), measured), measured))
-    keys = "".join(
-        f'<span><i class="swatch f{number}"></i>{spans(_sized(name, size))}</span>'
-        for number, (name, size) in enumerate(segments)
-    )
-    limit = run.plan.get("memory_limit")
-    free = Text(f"There were {gigabytes(limit)} to give.", f"可用 {gigabytes(limit)}。") if limit else ""
-    return f'<div class="legend">{keys}</div>{stacked_bar(segments, marks)}<p class="muted">{spans(free)}</p>'
+    size = gigabytes(plan.memory_limit) if plan.memory_limit else ""
+    limit = Text(f"There were {size} to give.", f"可用 {size}。") if size else ""
+    keys = [_sized(name, size) for name, size in segments]
+    return MemoryBar(name=run.name, keys=keys, bar=stacked_bar(segments, marks), limit=limit)
 
 
 def _sized(name: Words, size: float) -> Words:
@@ -224,12 +272,10 @@ def _sized(name: Words, size: float) -> Words:
     return f"{name} {said}" if isinstance(name, str) else Text(f"{name.en} {said}", f"{name.zh} {said}")
 
 
-def overview(runs: Sequence[Run], cell: Callable[[Words], str] = spans) -> str:
-    """One row per run."""
-    heads = dict.fromkeys(name for run in runs for name, _, _ in facts(run))
-    lines = [f"<tr><th></th>{''.join(f'<th>{cell(name)}</th>' for name in heads)}</tr>"]
-    for number, run in enumerate(runs):
-        known = {name: value for name, value, _ in facts(run)}
-        cells = "".join(f"<td>{cell(known[name]) if name in known else '–'}</td>" for name in heads)
-        lines.append(f'<tr><th><i class="swatch f{color_of(number)}"></i>{escape(run.name)}</th>{cells}</tr>')
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+def overview(runs: Sequence[Run]) -> tuple[list[Words], list[tuple[str, list[Words]]]]:
+    """A table with one row for each run: its heads, and name and values of each."""
+    found = [{tile.name: tile.value for tile in tiles(run)} for run in runs]
+    heads = list(dict.fromkeys(name for values in found for name in values))
+    return heads, [
+        (run.name, [values.get(head, "–") for head in heads]) for run, values in zip(runs, found, strict=True)
+    ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
+from megatron_patch.common.records import read_file
 from megatron_patch.report.collect import Run
+from megatron_patch.report.records import Plan
+
+MOST_PROBLEMS = 5
+"""That are shown."""
 
 
 class Follower:
@@ -41,15 +45,24 @@ class Follower:
         whole = text[: text.rfind(b"\n") + 1]  # a line that is still being written is left for the next look
         self._file, self.run.written = (facts.st_ino, done + len(whole)), facts.st_mtime
         for line in whole.splitlines():
-            if not self.run.take(line):
+            try:
+                self.run.take(line)
+            except ValueError as error:
                 said = line[:60].decode(errors="replace")
-                self.run.problems.append(f"a line of metrics.jsonl cannot be read: {said}")
+                self._note(f"a line of metrics.jsonl cannot be read: {said}: {error}")
+
+    def _note(self, problem: str) -> None:
+        """Keep a problem; of many the first ones, which the screen has room for."""
+        if len(self.run.problems) < MOST_PROBLEMS:
+            self.run.problems.append(problem)
 
     def _look_at_plan(self) -> None:
         try:
             written = (self.folder / "plan.json").stat().st_mtime
             if written != self._plan_written:
-                self.run.plan = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
-                self._plan_written = written
-        except (OSError, ValueError):
+                problems: list[str] = []
+                self.run.plan, self._plan_written = read_file(Plan, self.folder / "plan.json", problems), written
+                for problem in problems:
+                    self._note(problem)
+        except OSError:
             return

@@ -26,6 +26,8 @@ LABEL = 12
 """Columns of the names on the left."""
 SILENT_SECONDS = 30.0
 """No step for so long, or for ten usual steps if that is longer, is worth a warning: a save may take some seconds."""
+CENTURY = 3.2e9
+"""Seconds."""
 SLOWER = 1.5
 """Recent steps that take so much longer than the run's median are worth one too."""
 SPIKE = 0.5
@@ -62,11 +64,12 @@ def _rows(run: Run, now: float, width: int) -> Iterator[tuple[str, RenderableTyp
 def _what(run: Run) -> str:
     if not run.plan:
         return "no plan.json: model and length are not known"
-    layout, values = run.plan["layout"], run.plan["values"]
-    sizes = [f"{name.upper()} {layout[name]}" for name in ("tp", "pp", "cp", "dp") if layout[name] > 1]
-    devices = f"{layout['nodes']} x {layout['processes']} {device_of(run)}"
-    task = "finetuning" if values["SFT"] else "pretraining"
-    return ", ".join([f"{task} {run.plan['shape']['name']} in {values['PR']}", devices, *sizes])
+    layout, values = run.plan.layout, run.plan.values
+    degrees = {"TP": layout.tp, "PP": layout.pp, "CP": layout.cp, "DP": layout.dp}
+    sizes = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1]
+    devices = f"{layout.nodes} x {layout.processes} {device_of(run)}"
+    task = "finetuning" if values.get("SFT") else "pretraining"
+    return ", ".join([f"{task} {run.plan.shape.name} in {values.get('PR')}", devices, *sizes])
 
 
 def _state(run: Run, now: float) -> Text:
@@ -74,13 +77,13 @@ def _state(run: Run, now: float) -> Text:
         return Text("waiting for the first step")
     of = f"{run.done} of {run.total}" if run.total else f"{run.done}"
     percent = f", {run.done / run.total:.0%}" if run.total else ""
-    tokens = f", {compact(run.steps[-1].get('tokens') or 0)} tokens"
+    tokens = f", {compact(run.steps[-1].tokens or 0)} tokens"
     if run.finished:
         return Text(f"finished: iteration {of}{tokens}", style="green")
-    left = f", {timedelta(seconds=round(_seconds(run) * (run.total - run.done)))} left" if run.total else ""
+    left = f", {_duration(_seconds(run) * (run.total - run.done))} left" if run.total else ""
     silent = now - run.written
     if silent > _patience(run):
-        words = f"no step for {timedelta(seconds=round(silent))} (usually {_seconds(run):.2g} s): stopped, or stuck"
+        words = f"no step for {_duration(silent)} (usually {_seconds(run):.2g} s): stopped, or stuck"
         return Text(f"iteration {of}{percent}; {words}", style="yellow")
     return Text(f"iteration {of}{percent}{tokens}{left}")
 
@@ -89,9 +92,9 @@ def _loss(run: Run, width: int) -> Iterator[tuple[str, RenderableType]]:
     points = [value for _, value in run.points("loss")]
     last = run.steps[-1]
     so_far = f" (first {points[0]:.4f}, lowest {min(points):.4f})" if points else ""
-    words = [f"{_shown(last.get('loss'))}{so_far}", f"lr {_shown(last.get('lr'), '.2e')}"]
-    words += [f"norm {_shown(last.get('grad_norm'), '.2f')}"]
-    words += [f"z {last['z_loss']:.2f}"] if "z_loss" in last else []
+    words = [f"{_shown(last.loss)}{so_far}", f"lr {_shown(last.lr, '.2e')}"]
+    words += [f"norm {_shown(last.grad_norm, '.2f')}"]
+    words += [f"z {last.z_loss:.2f}"] if last.z_loss is not None else []
     if run.validation:
         words.append(f"validation {run.validation[-1][1]:.4f} at {run.validation[-1][0]}")
     yield "loss", Text(" | ".join(words))
@@ -103,18 +106,18 @@ def _speed(run: Run, width: int) -> Iterator[tuple[str, RenderableType]]:
     rates = [value for _, value in run.points("tokens_per_s_per_gpu")]
     if not rates:
         return
-    unit = "GPU" if run.plan.get("device") == "cuda" else "process"
+    unit = "GPU" if run.plan and run.plan.device == "cuda" else "process"
     words = [f"{median(rates[-RECENT:]):,.0f} tokens/s/{unit}", f"{_seconds(run):.3g} s a step"]
-    speed = median([value for _, value in run.points("tflops_per_gpu")][-RECENT:])
-    peak = peak_of(run)
-    words.append(f"{speed:.3g} TFLOP/s/{unit}" + (f", MFU {speed / peak:.1%}" if peak else ""))
+    if flops := [value for _, value in run.points("tflops_per_gpu")][-RECENT:]:
+        speed, peak = median(flops), peak_of(run)
+        words.append(f"{speed:.3g} TFLOP/s/{unit}" + (f", MFU {speed / peak:.1%}" if peak else ""))
     yield "throughput", Text(" | ".join(words))
     yield "", Text(sparkline(rates, width, lowest=0.0), style="magenta")
 
 
 def _memory(run: Run) -> str:
     used = max(value for _, value in run.points("peak_memory_bytes") or [(0, 0.0)])
-    total = (run.plan.get("gpu") or {}).get("memory_bytes")
+    total = run.plan.gpu.memory_bytes if run.plan and run.plan.gpu else None
     return f"{gigabytes(used)} at most" + (f" of {gigabytes(total)}, {used / total:.0%}" if total else "")
 
 
@@ -123,11 +126,12 @@ def warnings(run: Run, now: float) -> Iterator[tuple[str, str]]:
     for remark in remarks(run):
         if remark.kind != "note":
             yield ("red" if remark.kind == "bad" else "yellow"), f"{english(remark.words)} ({remark.where})"
-    if len(run.steps) > 2 * RECENT:
-        usual = median(step["step_ms"] for step in run.steps)
-        recent = median(step["step_ms"] for step in run.steps[-RECENT:])
-        if recent > SLOWER * usual:
+    times = [value for _, value in run.points("step_ms")]
+    if len(times) > 2 * RECENT:
+        usual, recent = median(times), median(times[-RECENT:])
+        if recent > SLOWER * usual > 0:
             yield "yellow", f"steps take {recent / usual:.1f} times as long as usual"
+    if len(run.steps) > 2 * RECENT:
         means = _means([value for _, value in run.points("loss")], RECENT)
         if means and means[-1] > min(means) + SPIKE:
             yield "yellow", f"the loss has risen by {means[-1] - min(means):.2f} from its lowest"
@@ -152,8 +156,13 @@ def _means(values: Sequence[float], size: int) -> list[float]:
 
 def _seconds(run: Run) -> float:
     """Of a usual step, recently."""
-    recent = [step["step_ms"] for step in run.steps[-RECENT:] if "step_ms" in step]
+    recent = [value for _, value in run.points("step_ms")[-RECENT:]]
     return median(recent) / 1e3 if recent else 0.0
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds; a run that would take longer than a century is said to."""
+    return str(timedelta(seconds=round(seconds))) if seconds < CENTURY else "more than a century"
 
 
 def _patience(run: Run) -> float:

@@ -182,7 +182,7 @@ def test_files_that_cannot_be_used_are_named(copy: Path) -> None:
 def test_command_line(copy: Path, tmp_path: Path) -> None:
     done = report(copy)
     assert done.returncode == 0, done.stderr
-    assert f"{copy}/report.html: 2 runs, 1 checks, 2 evaluations" in done.stdout
+    assert f"{copy}/report.html: 2 runs, 1 check, 2 evaluations" in done.stdout
     assert (copy / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     (tmp_path / "empty").mkdir()
     done = report(tmp_path / "empty")

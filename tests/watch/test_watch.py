@@ -109,7 +109,7 @@ def test_each_line_is_read_once_and_a_resume_cuts(run: Path) -> None:
     (run / "new").write_text("".join(map(step, range(1, 41))))
     (run / "new").replace(path)
     follower.look()
-    assert [record["iteration"] for record in follower.run.steps] == list(range(1, 41))
+    assert [record.iteration for record in follower.run.steps] == list(range(1, 41))
 
 
 def watch(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,134 @@
+"""What runs and checks leave behind, as the report reads it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from megatron_patch.common.records import Count, Positive, Real, Record, Size, Word
+from megatron_patch.models import ModelConfig, model_of_facts
+
+
+class Step(Record):
+    """A line of metrics.jsonl: one iteration, or one validation."""
+
+    iteration: Count
+    loss: Real | None = None
+    """None where it was NaN or inf, too: JSON has neither."""
+    validation_loss: Real | None = None
+    lr: Real | None = None
+    grad_norm: Real | None = None
+    z_loss: Real | None = None
+    tokens: Count | None = None
+    """Of the whole run so far."""
+    step_ms: Positive | None = None
+    tokens_per_s_per_gpu: Positive | None = None
+    tflops_per_gpu: Positive | None = None
+    peak_memory_bytes: Positive | None = None
+    skipped: bool | int = False
+
+    @property
+    def is_step(self) -> bool:
+        """Not a validation."""
+        return "loss" in self.model_fields_set
+
+
+class Startup(Record):
+    """startup.json."""
+
+    seconds: Positive
+    parts: dict[str, Positive]
+
+
+class Architecture(Record):
+    """Of plan.json: the model config."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
+    name: Word = "?"
+    num_layers: Size | None = None
+    hidden_size: Size | None = None
+    ffn_hidden_size: Size | None = None
+    num_attention_heads: Size | None = None
+    num_query_groups: Size | None = None
+    head_dim: Size | None = None
+    vocab_size: Size | None = None
+
+    def config(self) -> ModelConfig | None:
+        """The whole of it; None where this version cannot read it."""
+        try:
+            found = model_of_facts(self.model_dump())
+            found.num_parameters(1)  # fails where a size is missing
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+class Layout(Record):
+    """Of plan.json."""
+
+    nodes: Size = 1
+    processes: Size = 1
+    tp: Size = 1
+    pp: Size = 1
+    cp: Size = 1
+    dp: Size = 1
+    vp: Size = 1
+    sequence_parallel: bool = False
+
+
+class Schedule(Record):
+    """Of plan.json."""
+
+    train_iters: Count | None = None
+    warmup_iters: Count | None = None
+    arithmetic: tuple[Word, ...] = ()
+
+
+class Gpu(Record):
+    """Of plan.json."""
+
+    name: Word = ""
+    memory_bytes: Positive | None = None
+
+
+class Plan(Record):
+    """plan.json, as far as the page shows it."""
+
+    shape: Architecture = Architecture()
+    vocab_size: Size | None = None
+    layout: Layout = Layout()
+    schedule: Schedule = Schedule()
+    device: Word = ""
+    gpu: Gpu | None = None
+    memory: dict[str, Positive] = Field(default_factory=dict)
+    memory_limit: Positive | None = None
+    values: dict[str, str | int | Real | bool | None] = Field(default_factory=dict)
+    """As typed: the 25 positions, then the MP_ variables."""
+    notes: tuple[Word, ...] = ()
+    warnings: tuple[Word, ...] = ()
+
+
+class Comparison(Record):
+    """A row of check.json."""
+
+    layer: Annotated[int, Field(ge=0, le=100_000)] | None
+    part: Word
+    mode: Word
+    precision: Word
+    relative_l2: Positive | str
+    """Text where it is NaN or inf."""
+    tolerance: Positive
+
+
+class Check(Record):
+    """check.json."""
+
+    passed: bool
+    rows: list[Comparison]
+    precision: Word | None = None
+    tp: Count | None = None
+    pp: Count | None = None
+    tokens: Word | None = None
+    configuration: tuple[Word, ...] = ()
+    first_failure: Comparison | None = None
