@@ -1,0 +1,107 @@
+"""What a GPU and a network can do: rows of rates, each with its source.
+
+Rates of H100 and H200 are our own measurements (docs/performance.md): what the kernels of a training step reach under
+the 700 W limit, not what one large matmul reaches alone for a second. Those of A100 and B200 are the data sheet's peak
+times the part of it that the H200 reaches, and are marked `measured=False`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuKind:
+    """One kind of GPU; FLOP/s are dense."""
+
+    name: str
+    memory_bytes: int
+    matmul_bf16: float
+    """FLOP/s of a matmul's arithmetic; what its results cost in memory traffic is counted apart."""
+    matmul_fp8: float | None
+    """None: it has no FP8 units."""
+    attention_forward: float
+    """FLOP/s of the fused causal kernel at 8192 tokens; only the lower triangle counts."""
+    attention_backward: float
+    bandwidth: float
+    """Bytes/s of its memory, by the data sheet."""
+    nvlink: float
+    """Bytes/s that a rank gets through a collective within one machine (NCCL's bus bandwidth)."""
+    measured: bool
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Between machines."""
+
+    name: str
+    bytes_per_s: float
+    """Of one GPU's network card, as collectives reach it: nine tenths of the line rate."""
+
+
+GPUS_PER_MACHINE = 8
+HOPPER_MATMUL_BF16 = 709e12
+"""8B's matmuls of a micro batch: 369 TFLOP in 535.8 ms, of which 15.7 ms are the traffic of their results."""
+HOPPER_MATMUL_FP8 = 1420e12
+"""The same in fp8, LM head left out: 343 TFLOP in 258.6 ms, of which 17 ms traffic."""
+ATTENTION = (494e12, 431e12)
+"""cuDNN 9.19, 8192 tokens, causal, in a training step."""
+_PEAK_BF16, _PEAK_FP8 = 989.4e12, 1979e12
+
+H100 = GpuKind(
+    name="h100",
+    memory_bytes=85_000_000_000,
+    matmul_bf16=HOPPER_MATMUL_BF16,
+    matmul_fp8=HOPPER_MATMUL_FP8,
+    attention_forward=ATTENTION[0],
+    attention_backward=ATTENTION[1],
+    bandwidth=3.35e12,
+    nvlink=360e9,
+    measured=True,
+    source="the H200's kernels (the same chip and power limit); memory by NVIDIA's data sheet; NCCL all-reduce, 8 GPUs",
+)
+H200 = GpuKind(
+    name="h200",
+    memory_bytes=150_000_000_000,
+    matmul_bf16=HOPPER_MATMUL_BF16,
+    matmul_fp8=HOPPER_MATMUL_FP8,
+    attention_forward=ATTENTION[0],
+    attention_backward=ATTENTION[1],
+    bandwidth=4.8e12,
+    nvlink=360e9,
+    measured=True,
+    source="docs/performance.md, profile of a step of 8B, 2026-11-21",
+)
+
+
+def _by_data_sheet(
+    name: str, memory: float, bf16: float, fp8: float | None, bandwidth: float, nvlink: float
+) -> GpuKind:
+    """Peaks in TFLOP/s and TB/s, scaled by what the H200 reaches of its own."""
+    share = bf16 * 1e12 / _PEAK_BF16
+    return GpuKind(
+        name=name,
+        memory_bytes=round(memory * 1e9),
+        matmul_bf16=HOPPER_MATMUL_BF16 * share,
+        matmul_fp8=None if fp8 is None else HOPPER_MATMUL_FP8 * fp8 * 1e12 / _PEAK_FP8,
+        attention_forward=ATTENTION[0] * share,
+        attention_backward=ATTENTION[1] * share,
+        bandwidth=bandwidth * 1e12,
+        nvlink=nvlink,
+        measured=False,
+        source="NVIDIA's data sheet, times the part of its peak that an H200 reaches; not measured",
+    )
+
+
+A100 = _by_data_sheet("a100", 85.0, 312.0, None, 2.04, 230e9)
+B200 = _by_data_sheet("b200", 191.0, 2250.0, 4500.0, 8.0, 720e9)
+
+KINDS = {kind.name: kind for kind in (H100, H200, A100, B200)}
+NETWORKS = {
+    "400Gb": Network(name="400Gb", bytes_per_s=45e9),
+    "800Gb": Network(name="800Gb", bytes_per_s=90e9),
+    "200Gb": Network(name="200Gb", bytes_per_s=22.5e9),
+    "100Gb": Network(name="100Gb", bytes_per_s=11.25e9),
+}
+"""Line rate of each GPU's own card."""

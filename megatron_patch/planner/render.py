@@ -1,0 +1,148 @@
+"""What the planner shows: a table, JSON, a bar."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from megatron_patch.charts.parts import parts_of_a_step
+from megatron_patch.launch.command import SCRIPT
+from megatron_patch.launch.memory import checkpoint_bytes, gigabytes
+from megatron_patch.planner.failures import Outlook
+from megatron_patch.planner.layouts import Job, Prediction, values_of, variables_of
+from megatron_patch.planner.search import Found
+
+PEAK_BF16 = 989.4e12
+"""What MFU is counted against, in bf16 and fp8 alike, as published figures do."""
+DISK = 1.9e9
+"""Bytes/s that one machine writes of a checkpoint (the lent machines' disk; a parallel file system is faster)."""
+
+
+def flops_per_token(job: Job) -> float:
+    """Of the model, forward and backward, attention counted below the diagonal (Megatron's count)."""
+    model = job.model
+    queries, keys = model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
+    layer = 2 * model.hidden_size * (2 * queries + 2 * keys + 3 * model.ffn_hidden_size) + 2 * job.seq_len * queries
+    return 3.0 * (model.num_layers * layer + 2 * model.hidden_size * job.vocab_rows)
+
+
+def rates(job: Job, prediction: Prediction) -> dict[str, float]:
+    """Tokens/s and TFLOP/s of one GPU, and MFU."""
+    tokens = job.global_batch * job.seq_len / prediction.time.total / job.gpus
+    flops = tokens * flops_per_token(job)
+    return {"tokens_per_s_per_gpu": tokens, "tflops_per_gpu": flops / 1e12, "mfu": flops / PEAK_BF16}
+
+
+def training(job: Job, prediction: Prediction, tokens: float) -> dict[str, float]:
+    """Of the whole training."""
+    steps = tokens / (job.global_batch * job.seq_len)
+    seconds = steps * prediction.time.total
+    return {"steps": steps, "days": seconds / 86400, "gpu_hours": seconds * job.gpus / 3600}
+
+
+def saving(job: Job, prediction: Prediction) -> dict[str, float]:
+    """One checkpoint, written asynchronously by all machines at once."""
+    size = checkpoint_bytes(job.model.num_parameters(job.vocab_rows), prediction.fit.precision)
+    return {"checkpoint_bytes": size, "save_seconds": size / DISK / prediction.candidate.layout.nodes}
+
+
+def as_json(job: Job, found: Found, tokens: float | None, future: Outlook | None) -> dict[str, Any]:
+    """Of the best, and the others in short."""
+    best = found.best[0]
+    content = _one(job, best) | saving(job, best) | {"command": command(job, best), "tried": found.tried}
+    content |= {"training": training(job, best, tokens)} if tokens else {}
+    content |= {"failures": future.__dict__} if future else {}
+    return content | {"others": [_one(job, other) for other in found.best[1:]]}
+
+
+def _one(job: Job, prediction: Prediction) -> dict[str, Any]:
+    candidate, memory = prediction.candidate, prediction.fit.memory
+    layout = candidate.layout
+    return {
+        "step_seconds": prediction.time.total,
+        **rates(job, prediction),
+        "memory_bytes_per_gpu": memory.total,
+        "memory_components": memory.components(),
+        "layout": {
+            **{name: getattr(layout, name) for name in ("tp", "pp", "cp", "dp")},
+            "vpp": layout.vp,
+            "stage_layers": list(layout.stage_layers),
+            "micro_batch": candidate.micro_batch,
+            "micro_batches": candidate.micro_batches,
+            "recompute": candidate.ac,
+            "optimizer_offload": candidate.offload,
+        },
+        "step_components": prediction.time.components(),
+        "measured_rates": job.kind.measured,
+    }
+
+
+def table(job: Job, found: Found, tokens: float | None, future: Outlook | None) -> str:
+    """For a person."""
+    best = found.best[0]
+    lines = [
+        f"{job.size}, {job.gpus} {job.kind.name.upper()}, {job.precision}, {job.seq_len} tokens, "
+        f"global batch {job.global_batch}: {found.tried} layouts tried"
+    ]
+    if not job.kind.measured:
+        lines.append(f"note: {job.kind.name.upper()}'s rates are the data sheet's, scaled; not measured")
+    lines += ["", "   s/step  tokens/s/GPU  TFLOP/s    MFU   GB/GPU  layout"]
+    lines += [_row(job, one) for one in found.best]
+    lines += ["", "where the step of the first goes", *_components(best), "", "memory of a rank", *_memory(best)]
+    size = saving(job, best)
+    lines += [
+        "",
+        f"checkpoint   {gigabytes(round(size['checkpoint_bytes']))}, written in {size['save_seconds']:.0f} s "
+        "at 1.9 GB/s a machine",
+    ]
+    if tokens:
+        whole = training(job, best, tokens)
+        lines.append(f"training     {tokens:.3g} tokens: {whole['days']:.1f} days, {whole['gpu_hours']:,.0f} GPU hours")
+    if future:
+        lines.append(_outlook(future, best))
+    return "\n".join([*lines, "", "type", command(job, best)])
+
+
+def _row(job: Job, one: Prediction) -> str:
+    rate, layout, candidate = rates(job, one), one.candidate.layout, one.candidate
+    words = f"TP {layout.tp} PP {layout.pp} CP {layout.cp} DP {layout.dp}"
+    words += f" chunks {layout.vp}" if layout.vp > 1 else ""
+    words += f" micro batch {candidate.micro_batch} AC {candidate.ac}"
+    words += f" OPTIMIZER_OFFLOAD {candidate.offload}" if candidate.offload != "false" else ""
+    return (
+        f"{one.time.total:9.3f} {rate['tokens_per_s_per_gpu']:13,.0f} {rate['tflops_per_gpu']:8.0f} "
+        f"{rate['mfu']:6.1%} {one.fit.memory.total / 1e9:8.1f}  {words}"
+    )
+
+
+def _components(one: Prediction) -> list[str]:
+    parts = sorted(one.time.components().items(), key=lambda item: -item[1])
+    return [
+        f"{seconds:9.3f} s {seconds / one.time.total:6.1%}  {name.replace('_', ' ')}"
+        for name, seconds in parts
+        if seconds > 0
+    ]
+
+
+def _memory(one: Prediction) -> list[str]:
+    return [f"{size / 1e9:9.1f} GB  {name}" for name, size in one.fit.memory.components().items() if size]
+
+
+def _outlook(future: Outlook, best: Prediction) -> str:
+    steps = max(1, round(future.save_interval / best.time.total))
+    return (
+        f"failures     one every {future.between_failures / 3600:.1f} h: {future.effective:.1%} effective, "
+        f"with a save every {future.save_interval / 60:.0f} min (SAVE_INTERVAL {steps})"
+    )
+
+
+def command(job: Job, prediction: Prediction) -> str:
+    """What to type: DATA, CKPT and OUT, and the rates, are to be replaced."""
+    variables = [f"{name}={value}" for name, value in variables_of(prediction.candidate).items()]
+    return shlex.join([*variables, "sh", SCRIPT.name, *values_of(job, prediction.candidate)])
+
+
+def bar(prediction: Prediction) -> str:
+    """SVG: where a step goes."""
+    parts = [(name.replace("_", " "), seconds) for name, seconds in prediction.time.components().items() if seconds > 0]
+    return parts_of_a_step(parts)

@@ -1,0 +1,67 @@
+"""The fastest layouts that fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from megatron_patch.planner.layouts import Choice, Job, Prediction, candidates, predict
+
+
+class NothingFits(ValueError):
+    """No layout of the choice can run; the message says what is closest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search saw."""
+
+    best: list[Prediction]
+    """Fastest first; all of them fit."""
+    tried: int
+    """Layouts whose time was predicted."""
+
+
+def search(job: Job, choice: Choice, most: int = 5) -> Found:
+    """The fastest layouts by predicted step time.
+
+    Where nothing fits, the optimizer may move to RAM (position 18), which costs time that is not predicted well: it is
+    tried last.
+
+    Raises:
+        NothingFits: with the layout that needs the least memory, or what does not divide.
+    """
+    for offload in (choice.offload, ("auto",)):
+        predictions = [predict(job, one) for one in candidates(job, replace(choice, offload=offload))]
+        if not predictions:
+            raise NothingFits(_does_not_divide(job))
+        fitting = sorted((one for one in predictions if one.fits), key=_order)
+        if fitting:
+            return Found(best=_different(fitting, most), tried=len(predictions))
+    least = min(predictions, key=lambda one: one.fit.memory.total - one.limit)
+    raise NothingFits(
+        f"no layout fits: the smallest (TP {least.candidate.layout.tp}, PP {least.candidate.layout.pp}, CP "
+        f"{least.candidate.layout.cp}, AC {least.candidate.ac}) needs {least.fit.memory.total / 1e9:.0f} GB a rank, a "
+        f"{job.kind.name.upper()} has {least.limit / 1e9:.0f} to give"
+    )
+
+
+def _order(prediction: Prediction) -> tuple[float, int]:
+    return prediction.time.total, prediction.fit.memory.total
+
+
+def _different(fitting: list[Prediction], most: int) -> list[Prediction]:
+    """The best of each TP, PP and CP: five chunk counts of one layout would say nothing."""
+    kept: dict[tuple[int, int, int], Prediction] = {}
+    for one in fitting:
+        layout = one.candidate.layout
+        kept.setdefault((layout.tp, layout.pp, layout.cp), one)
+        if len(kept) == most:
+            break
+    return list(kept.values())
+
+
+def _does_not_divide(job: Job) -> str:
+    return (
+        f"no layout divides: {job.gpus} GPUs, global batch {job.global_batch}, {job.seq_len} tokens. The global batch has "
+        "to be a multiple of the micro batch times the data-parallel ranks, which are GPUs / (TP x PP x CP)"
+    )

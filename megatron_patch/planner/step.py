@@ -1,0 +1,311 @@
+"""The time of one training step, term by term.
+
+Every term is a formula over the architecture and the layout, and a rate of `kinds.py`. Constants of this file are
+measurements of ours with their place in docs/performance.md, or counts; none is fitted to the published runs that
+benchmarks/plan_accuracy.py holds the result against.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+from megatron_patch.launch.layout import Layout
+from megatron_patch.models import ModelConfig
+from megatron_patch.planner.kinds import GPUS_PER_MACHINE, GpuKind, Network
+
+SWIGLU, NORM, RESULTS, ADAM = 0.79, 0.8, 0.85, 0.75
+"""Part of the memory's bandwidth that kernels of each kind reach (the H200's profile: SwiGLU 3.8 of 4.8 TB/s)."""
+ROPE = 0.56
+"""RoPE and the copies around it, 11.7 ms of a micro batch, as a part of the bandwidth for 8 passes over q, k and v."""
+CAST = 0.75
+"""fp8: a tensor is read for its largest value, read again and written twice in one byte: 6 bytes an element."""
+KERNELS = {"bf16": 59, "fp8": 95}
+"""Kernels of one layer, forward and backward, and ..."""
+GAP = 5.3e-6
+"""... seconds from the end of one to the next."""
+SHORT_ATTENTION = 800
+"""Tokens at which attention has half of its speed on endless sequences: FlashAttention-3's published curves."""
+ATTENTION_EXTRA = 1.04
+"""Measured time of attention in the step over the kernels alone (143 of 138 ms): preparation and reductions."""
+TP_EXPOSED = 0.4
+"""Part of tensor-parallel communication that is not hidden by matmuls where it overlaps them: at TP2 the overlap takes
+15 of 24 ms away (9,838 -> 10,211 tokens/s)."""
+TP_OPERATIONS = 8
+"""All-gathers and reduce-scatters of one layer, forward and backward, that something waits for; two more are behind
+the gradients of the weights."""
+CP_CORRECTION = 26
+"""Bytes moved for each query element and ring step: fp32 partial results forward, fp32 gradients backward."""
+CP_LAUNCH = 80e-6
+"""Seconds of kernels and events of one ring step, forward and backward, of one layer."""
+SMS_OF_NCCL = 16 / 132
+"""Part of a GPU's multiprocessors that a collective takes from the kernels beside it."""
+FIXED = 0.03
+"""Seconds of a step that no kernel fills: batch, gradient norm's wait, Python."""
+SPREAD = 0.005
+"""Standard deviation of the speed of machines of one kind (the lent ones differ by 1 to 2 % from best to worst)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one step computes, and how."""
+
+    model: ModelConfig
+    vocab_rows: int
+    """Padded."""
+    seq_len: int
+    micro_batch: int
+    micro_batches: int
+    """Of one data-parallel rank."""
+    precision: str
+    """bf16 or fp8."""
+    gradient_bytes: int = 2
+    """Of the buffer that gradients are summed in."""
+    recompute: str = "none"
+    """none, sel, full, block."""
+    recompute_layers: int = 0
+    """block: layers of each stage."""
+    distributed_optimizer: bool = True
+    tp_overlap: bool = True
+    sample_tokens: int | None = None
+    """Packed finetuning: mean tokens of a sample, which attention does not leave; None: whole sequences."""
+    adam_bytes: int = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of one step, by what they go to; the sum is the step."""
+
+    matmul: float
+    attention: float
+    elementwise: float
+    """Norms, SwiGLU, RoPE, residuals, casts to fp8, cross-entropy: bound by memory."""
+    launch: float
+    """Gaps between kernels."""
+    recompute: float
+    tensor_parallel: float
+    """Communication that is not hidden; so are the next three."""
+    context_parallel: float
+    pipeline_parallel: float
+    data_parallel: float
+    bubble: float
+    """Stages that wait at the beginning and the end."""
+    imbalance: float
+    """Stages that wait for the slowest, which has the LM head."""
+    optimizer: float
+    fixed: float
+    stragglers: float
+
+    @property
+    def total(self) -> float:
+        """Seconds."""
+        return sum(self.components().values())
+
+    def components(self) -> dict[str, float]:
+        """By name."""
+        return {row.name: getattr(self, row.name) for row in fields(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """Seconds that one micro batch takes in some layers, or in the LM head: forward and backward."""
+
+    matmul: float = 0.0
+    attention: float = 0.0
+    elementwise: float = 0.0
+    launch: float = 0.0
+    recompute: float = 0.0
+    tensor_parallel: float = 0.0
+    context_parallel: float = 0.0
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, row.name) for row in fields(self))
+
+    def __add__(self, other: _Pass) -> _Pass:
+        return _Pass(**{row.name: getattr(self, row.name) + getattr(other, row.name) for row in fields(self)})
+
+    def times(self, count: float) -> _Pass:
+        return _Pass(**{row.name: getattr(self, row.name) * count for row in fields(self)})
+
+
+def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> StepTime:
+    """Seconds of one step on the slowest stage.
+
+    Raises:
+        ValueError: fp8 on a GPU without FP8 units.
+    """
+    layer, head = _layer(work, layout, kind), _head(work, layout, kind)
+    stages = [layer.times(layers) for layers in layout.stage_layers]
+    stages[-1] = stages[-1] + head
+    slowest = max(stages, key=lambda stage: stage.total)
+    mean = sum(stage.total for stage in stages) / layout.pp
+    bubble = (layout.pp - 1) / layout.vp * mean
+    own = slowest.times(work.micro_batches * mean / slowest.total)
+    times = {row.name: getattr(own, row.name) for row in fields(own)}
+    body = {
+        "bubble": bubble,
+        "imbalance": work.micro_batches * (slowest.total - mean),
+        "pipeline_parallel": _pipeline_parallel(work, layout, kind, network),
+        "data_parallel": _data_parallel(work, layout, kind, network, slowest.total),
+        "optimizer": _optimizer(work, layout, kind),
+        "fixed": FIXED,
+    }
+    machines = max(1, layout.world_size // GPUS_PER_MACHINE)
+    before = sum(times.values()) + sum(body.values())
+    return StepTime(**times, **body, stragglers=before * SPREAD * math.sqrt(2 * math.log(machines)))
+
+
+def tokens_of_rank(work: Work, layout: Layout) -> int:
+    """Tokens of a micro batch on one context-parallel rank."""
+    return work.micro_batch * work.seq_len // layout.cp
+
+
+def layer_parameters(model: ModelConfig) -> int:
+    """Weights of the matmuls of one layer."""
+    queries, keys = _widths(model)
+    return model.hidden_size * (2 * queries + 2 * keys + 3 * model.ffn_hidden_size)
+
+
+def _widths(model: ModelConfig) -> tuple[int, int]:
+    """Columns of all query heads, and of all KV heads."""
+    return model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
+
+
+def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
+    """One transformer layer, forward and backward, on one rank."""
+    matmul, attention = _layer_matmul(work, layout, kind), _attention(work, layout, kind)
+    elementwise = _elementwise(work, layout, kind)
+    plain = _Pass(
+        matmul=matmul,
+        attention=sum(attention),
+        elementwise=elementwise,
+        launch=KERNELS[work.precision] * GAP,
+        tensor_parallel=_tensor_parallel(work, layout, kind),
+        context_parallel=_context_parallel(work, layout, kind),
+    )
+    again = {"sel": attention[0], "full": plain.total / 3, "block": plain.total / 3}.get(work.recompute, 0.0)
+    share = min(1.0, work.recompute_layers / max(layout.stage_layers)) if work.recompute == "block" else 1.0
+    return plain + _Pass(recompute=again * share)
+
+
+def _layer_matmul(work: Work, layout: Layout, kind: GpuKind) -> float:
+    """Arithmetic, and the traffic of results: each output written once, each weight's gradient read and written."""
+    model, tokens = work.model, tokens_of_rank(work, layout)
+    rate = kind.matmul_fp8 if work.precision == "fp8" else kind.matmul_bf16
+    if rate is None:
+        raise ValueError(f"{kind.name} has no FP8 units")
+    queries, keys = _widths(model)
+    forward = (queries + 2 * keys + 2 * model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
+    backward = (queries + model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
+    weights = layer_parameters(model) / layout.tp
+    traffic = 2 * tokens * (forward + backward) + 2 * work.gradient_bytes * weights
+    return 6 * weights * tokens / rate + traffic / (RESULTS * kind.bandwidth)
+
+
+def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]:
+    """Forward and backward; the backward pass has 2.5 times the arithmetic."""
+    length = work.seq_len if work.sample_tokens is None else min(work.seq_len, work.sample_tokens)
+    queries, _ = _widths(work.model)
+    forward = 2 * work.micro_batch * work.seq_len * length * queries / layout.cp / layout.tp
+    visible = length / layout.cp
+    slower = (8192 / (8192 + SHORT_ATTENTION)) / (visible / (visible + SHORT_ATTENTION)) * ATTENTION_EXTRA
+    return slower * forward / kind.attention_forward, slower * 2.5 * forward / kind.attention_backward
+
+
+def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:
+    """Passes over activations: SwiGLU reads 2 and writes 1 columns, its gradient reads 3 and writes 2; and so on."""
+    model, rows = work.model, 2 * tokens_of_rank(work, layout) / layout.tp
+    queries, keys = _widths(model)
+    swiglu = 8 * rows * model.ffn_hidden_size / SWIGLU
+    rope = 8 * rows * (queries + 2 * keys) / ROPE
+    norms = 24 * rows * model.hidden_size / NORM
+    casts = 0.0
+    if work.precision == "fp8":
+        inputs = 2 * model.hidden_size + queries + model.ffn_hidden_size
+        gradients = queries + 2 * keys + 2 * model.ffn_hidden_size + 2 * model.hidden_size
+        casts = 3 * rows * (inputs + gradients) / CAST
+    return (swiglu + rope + norms + casts) / kind.bandwidth
+
+
+def _tensor_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
+    """Activations of the residual stream, gathered and scattered in bf16 around each pair of matmuls."""
+    if layout.tp == 1:
+        return 0.0
+    one = (layout.tp - 1) / layout.tp * 2 * tokens_of_rank(work, layout) * work.model.hidden_size / kind.nvlink
+    return TP_OPERATIONS * one * (TP_EXPOSED if work.tp_overlap else 1.0)
+
+
+def _context_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
+    """The ring's K and V travel behind attention; putting partial results together does not."""
+    if layout.cp == 1:
+        return 0.0
+    queries, keys = _widths(work.model)
+    tokens = tokens_of_rank(work, layout)
+    corrections = CP_CORRECTION * tokens * queries / layout.tp / (NORM * kind.bandwidth)
+    travel = 4 * tokens * 2 * keys / layout.tp / kind.nvlink
+    hidden = sum(_attention(work, layout, kind)) / layout.cp
+    return (layout.cp - 1) * (corrections + CP_LAUNCH + max(0.0, 3 * travel - hidden))
+
+
+def _head(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
+    """LM head, always in bf16, and cross-entropy over its logits."""
+    tokens, table = tokens_of_rank(work, layout), work.model.hidden_size * work.vocab_rows / layout.tp
+    traffic = 2 * work.gradient_bytes * table / (RESULTS * kind.bandwidth)
+    logits = 8 * tokens * work.vocab_rows / layout.tp / (NORM * kind.bandwidth)
+    return _Pass(matmul=6 * table * tokens / kind.matmul_bf16 + traffic, elementwise=logits)
+
+
+def _pipeline_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network) -> float:
+    """Without chunks a stage waits for what it sends and gets, twice a micro batch; with chunks it travels behind."""
+    if layout.pp == 1:
+        return 0.0
+    link = kind.nvlink if layout.world_size <= GPUS_PER_MACHINE else network.bytes_per_s
+    one = 2 * tokens_of_rank(work, layout) * work.model.hidden_size / layout.tp / link
+    return one * (2 * work.micro_batches if layout.vp == 1 else 2 * (layout.pp - 1))
+
+
+def stage_weights(work: Work, layout: Layout) -> float:
+    """Weights of one rank of the fullest stage."""
+    table = work.vocab_rows * work.model.hidden_size
+    tables = table * (1 if layout.pp > 1 or work.model.tie_embeddings else 2)
+    return (max(layout.stage_layers) * layer_parameters(work.model) + tables) / layout.tp
+
+
+def _data_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network, pass_seconds: float) -> float:
+    """Gradients are scattered behind the last backward pass, weights gathered behind the first forward pass.
+
+    A ring over machines passes the border of each with all the cards of its members there at once. The first and the
+    last bucket are not hidden, and what is hidden takes multiprocessors from what hides it.
+    """
+    shards = layout.dp * layout.cp
+    if shards == 1:
+        return 0.0
+    link = data_parallel_link(layout, kind, network)
+    weights = stage_weights(work, layout) * (shards - 1) / shards
+    scatter, gather = 2 * weights / link, (1 if work.precision == "fp8" else 2) * weights / link
+    buckets = layout.vp if layout.pp > 1 else max(layout.stage_layers)
+    waits = _uncovered(scatter, buckets, pass_seconds * 2 / 3) + _uncovered(gather, buckets, pass_seconds / 3)
+    return waits + SMS_OF_NCCL * (scatter + gather - waits)
+
+
+def data_parallel_link(layout: Layout, kind: GpuKind, network: Network) -> float:
+    """Bytes/s of one rank in a collective over data- and context-parallel ranks."""
+    group = layout.dp * layout.cp
+    if layout.tp * group <= GPUS_PER_MACHINE:
+        return kind.nvlink
+    return min(kind.nvlink, network.bytes_per_s * max(1, GPUS_PER_MACHINE // layout.tp))
+
+
+def _uncovered(seconds: float, buckets: int, cover: float) -> float:
+    """The last bucket has nothing left to hide behind; nor has what takes longer than the pass."""
+    return max(seconds / buckets, seconds - cover * (1 - 1 / buckets))
+
+
+def _optimizer(work: Work, layout: Layout, kind: GpuKind) -> float:
+    """Adam's reads and writes of one shard: master copy, two moments, gradient, new weight; and clearing gradients."""
+    weights = stage_weights(work, layout)
+    shards = layout.dp * layout.cp if work.distributed_optimizer else 1
+    return (
+        weights / shards * (2 * work.adam_bytes + 4) / ADAM + 2 * weights * work.gradient_bytes / NORM
+    ) / kind.bandwidth
