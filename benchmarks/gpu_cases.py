@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-CUT_SHAPES = {"8B-L2": ("8B", 2), "8B-L4": ("8B", 4), "8B-L8": ("8B", 8), "8B-L16": ("8B", 16), "tiny-L8": ("tiny", 8)}
+CUT_SHAPES = {
+    "8B-L2": ("8B", 2),
+    "8B-L4": ("8B", 4),
+    "8B-L8": ("8B", 8),
+    "8B-L16": ("8B", 16),
+    "70B-L2": ("70B", 2),
+    "tiny-L8": ("tiny", 8),
+}
 """Models of full width and few layers, by name: size and layers."""
 DETERMINISTIC = {"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
 """cuDNN's backward pass adds in one order."""
@@ -238,6 +245,21 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="save-L16-dp2", size="8B-L16", save_interval=5, processes=2),
         replace(PLAIN, name="save-L16-dp4", size="8B-L16", save_interval=5, processes=4),
         replace(PLAIN, name="save-L16-tp2-pp2", size="8B-L16", tp=2, pp=2, sp=True, save_interval=5, processes=4),
+    ],
+    "planner-one": [
+        replace(PLAIN, name="one-L8-bf16", size="8B-L8", batch=16),
+        replace(FP8, name="one-L8-fp8", size="8B-L8", batch=16),
+        replace(PLAIN, name="one-L8-4096", size="8B-L8", seq=4096, batch=32, micro=2),
+        replace(PLAIN, name="one-70B-L2-bf16", size="70B-L2"),
+        replace(FP8, name="one-70B-L2-fp8", size="70B-L2"),
+    ],
+    "planner-two": [
+        replace(PLAIN, name="two-L8-dp2", size="8B-L8", batch=32, processes=2),
+        replace(FP8, name="two-L8-dp2-fp8", size="8B-L8", batch=32, processes=2),
+        replace(PLAIN, name="two-L8-tp2", size="8B-L8", tp=2, sp=True, batch=16, processes=2),
+        replace(PLAIN, name="two-L8-cp2", size="8B-L8", cp=2, batch=16, processes=2),
+        replace(PLAIN, name="two-L8-pp2", size="8B-L8", pp=2, batch=16, processes=2),
+        replace(PLAIN, name="two-70B-L2-tp2", size="70B-L2", tp=2, sp=True, batch=16, processes=2),
     ],
     "fit": [
         replace(PLAIN, name="8B-optimizer-auto", size="8B", offload="auto", batch=4, steps=4),

@@ -12,11 +12,12 @@ WARM_UP = 3
 """First steps that no figure counts: compilation, autotuning, allocation."""
 
 
-def measure(folder: Path, expected_bytes: int | None) -> dict[str, Any]:
+def measure(folder: Path, expected_bytes: int | None, expected_seconds: float | None = None) -> dict[str, Any]:
     """Figures from a run's metrics.jsonl and phases.json.
 
     Args:
         expected_bytes: of one rank, by the memory plan.
+        expected_seconds: of one step, by the planner.
     """
     path = folder / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -27,6 +28,11 @@ def measure(folder: Path, expected_bytes: int | None) -> dict[str, Any]:
         settled = times[WARM_UP:] or times[-1:]
         middle = statistics.median(settled)
         share = times[-1] / middle  # rates are given for the last step; scale them to the median
+        if expected_seconds:
+            result |= {
+                "predicted_ms": round(1e3 * expected_seconds, 1),
+                "time_ratio": round(1e3 * expected_seconds / middle, 3),
+            }
         result |= {
             "step_ms": round(middle, 1),
             "slowest_ms": round(max(settled), 1),
@@ -60,6 +66,8 @@ def compare(result: dict[str, Any], reference: str, earlier: Sequence[dict[str, 
 COLUMNS = (
     ("configuration", "name", "<22"),
     ("step ms", "step_ms", ">9"),
+    ("predicted", "predicted_ms", ">9"),
+    ("ratio", "time_ratio", ">6"),
     ("slowest", "slowest_ms", ">9"),
     ("tok/s/GPU", "tokens_per_s_per_gpu", ">9"),
     ("TFLOP/s", "tflops_per_gpu", ">8"),

@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, KINDS, NETWORKS, GpuKind
 from megatron_patch.launch.layout import Layout, split_layers
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
+from megatron_patch.launch.step_time import StepTime, Work, layer_parameters, step_time
 from megatron_patch.models import MODELS, ModelConfig
-from megatron_patch.planner.kinds import GPUS_PER_MACHINE, KINDS, NETWORKS, GpuKind
-from megatron_patch.planner.step import StepTime, Work, step_time
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(__file__).with_name("published_runs.csv")
 PAGE = ROOT / "docs" / "scaling.md"
 PACKED_SAMPLE = 1200
 """Tokens of a packed sample where a source says only that it packs: about the mean of common conversation data."""
-WEAK = {"8B": (1, 1, 1, 1), "70B": (4, 4, 5, 1), "405B": (8, 8, 8, 2)}
+WEAK = {"8B": (1, 1, 1, 2), "70B": (4, 4, 5, 1), "405B": (8, 8, 8, 2)}
 """TP, PP, chunks and CP of the weak scaling."""
 
 
@@ -62,8 +62,12 @@ def rows() -> list[Row]:
     return [row for facts in found if (row := predict(facts)) is not None]
 
 
-def predict(facts: dict[str, str]) -> Row | None:
-    """None where the row does not give a whole layout of Megatron's."""
+def predict(facts: dict[str, str], overlap: bool = True) -> Row | None:
+    """None where the row does not give a whole layout of Megatron's.
+
+    Args:
+        overlap: tensor-parallel communication runs beside the matmuls, as in all published recipes of NVIDIA's.
+    """
     try:
         numbers = {name: int(facts[name] or 1) for name in (*CUTS, "gpus", "seq")}
     except ValueError:
@@ -87,6 +91,7 @@ def predict(facts: dict[str, str]) -> Row | None:
             precision=facts["precision"],
             recompute="block" if recomputed else "none",
             recompute_layers=recomputed,
+            tp_overlap=overlap,
             sample_tokens=PACKED_SAMPLE if "packed" in facts["note"] else None,
         ),
         layout,
@@ -156,108 +161,163 @@ def of_layouts(judged: list[Row]) -> dict[tuple[str, ...], float]:
     return {row.layout: row.error or 0.0 for row in judged}
 
 
+HEAD = """\
+# What a run takes, predicted
+
+Made by `sh toolkits/python.sh benchmarks/plan_accuracy.py --write` from `benchmarks/published_runs.csv`, which names
+each run's source. The terms are in `megatron_patch/launch/step_time.py`, the rates in `gpu_kinds.py`: measured by us on
+H200s and H100s, none fitted to these rows.
+
+**{rows} judged rows, {layouts} layouts: mean error {mean:.1%}, worst {worst:.1%}.** The error is the distance from the
+band of published step times of that layout.
+"""
+MISSES = """
+## Where it misses
+- 8B on H100s is predicted slow: memory-bound kernels are scaled by the data sheet's bandwidth (3.35 to 4.8 TB/s).
+- 8B on 64 GPUs with one micro batch a step (MLPerf) is predicted fast: nothing repeats in such a step, so what our
+  measurements do not see (its data pipeline, its logging, its network) is a tenth of it.
+- 405B in few layers (proxy models of 8 and 30 layers) is predicted fast; the whole model is not.
+"""
+LLAMA3_HEAD = """
+## Llama 3's own training
+Table 4 of the paper does not say how many chunks its pipeline had, nor whether its tensor-parallel communication
+overlapped: four and eight chunks are shown, without overlap.
+"""
+WEAK_HEAD = """
+## Weak scaling
+bf16 on H100s, 400 Gb/s for each GPU, 8192 tokens, 64 sequences for each data-parallel rank; of the speed on the fewest
+GPUs on which the layout fits without recomputation:
+"""
+
+
 def page() -> Iterator[str]:
     """docs/scaling.md."""
     everything = rows()
     judged = [row for row in everything if row.judged]
     errors = [abs(error) for error in of_layouts(judged).values()]
-    yield "# What a run takes, predicted"
-    yield ""
-    yield "Made by `sh toolkits/python.sh benchmarks/plan_accuracy.py --write` from `benchmarks/published_runs.csv`, which names each run's source. The terms are in `megatron_patch/planner/step.py`, the rates in `kinds.py`: ours, measured on H200s and H100s, none fitted to these rows."
-    yield ""
-    yield (
-        f"**{len(judged)} judged rows, {len(errors)} layouts: mean error {sum(errors) / len(errors):.1%}, worst "
-        f"{max(errors):.1%}.** The error is the distance from the band of published step times of that layout."
-    )
-    yield ""
+    yield HEAD.format(rows=len(judged), layouts=len(errors), mean=sum(errors) / len(errors), worst=max(errors))
     yield from _table(judged)
-    yield ""
-    yield "## Where it misses"
-    yield from MISSES
-    yield ""
-    yield "## Llama 3's own training"
+    yield MISSES
+    yield LLAMA3_HEAD
     yield from _llama3()
-    yield ""
-    yield "## Weak scaling"
-    yield "bf16 on H100s, 400 Gb/s for each GPU, 8192 tokens, 64 sequences for each data-parallel rank; of the speed on the fewest GPUs:"
-    yield ""
+    yield WEAK_HEAD
     yield from _weak()
-    yield ""
-    yield "## Rows that are not judged"
+    yield "\n## Rows that are not judged\n"
     yield from _table([row for row in everything if not row.judged], why=True)
 
 
-MISSES = (
-    "- 8B at CP 2 on H100s is predicted 5 to 7 % slow: memory-bound kernels are scaled by the data sheet's bandwidth (3.35 to 4.8 TB/s), and the published runs fuse more of them.",
-    "- 8B on 64 GPUs with one micro batch a step (MLPerf) is predicted fast: nothing repeats in that step, so what our measurements cannot see (its data pipeline, its logging, a cold network) is a tenth of it.",
-    "- 405B in few layers (proxy models of 8 and 30 layers) is predicted fast, the whole model is not.",
-)
-
-
 def _table(shown: list[Row], *, why: bool = False) -> Iterator[str]:
-    last = "why not" if why else "recomputed"
-    yield f"| source | GPUs | model | precision | TP PP chunks CP DP | batch | published s | predicted s | error | {last} |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    columns = [
+        "source",
+        "GPUs",
+        "model",
+        "precision",
+        "TP PP chunks CP DP",
+        "batch",
+        "published s",
+        "predicted s",
+        "error",
+    ]
+    yield _line([*columns, "why not" if why else "recomputed"])
+    yield _line(["---"] * (len(columns) + 1))
     for row in shown:
         facts = row.facts
-        cut = " ".join(facts[name] or "1" for name in ("tp", "pp", "vpp", "cp", "dp"))
         layers = f" ({facts['layers']} layers)" if facts["layers"] else ""
-        error = "" if row.error is None else f"{row.error:+.1%}"
-        remark = facts["judged"].removeprefix("no: ") if why else (f"{row.recomputed} layers" if row.recomputed else "")
-        yield (
-            f"| {facts['source']} | {facts['gpus']} {facts['kind']} | {facts['model']}{layers} | {facts['precision']} | {cut} "
-            f"| {facts['mbs']}, {facts['gbs']} x {facts['seq']} | {facts['band_s'] or facts['step_s']} | {row.time.total:.3f} "
-            f"| {error} | {remark} |"
+        recomputed = f"{row.recomputed} layers" if row.recomputed else ""
+        yield _line(
+            [
+                facts["source"],
+                f"{facts['gpus']} {facts['kind']}",
+                f"{facts['model']}{layers}",
+                facts["precision"],
+                " ".join(facts[name] or "1" for name in ("tp", "pp", "vpp", "cp", "dp")),
+                f"{facts['mbs']}, {facts['gbs']} x {facts['seq']}",
+                facts["band_s"] or facts["step_s"],
+                f"{row.time.total:.3f}",
+                "" if row.error is None else f"{row.error:+.1%}",
+                facts["judged"].removeprefix("no: ") if why else recomputed,
+            ]
         )
 
 
-LLAMA3 = ((8192, 8, 16, 1, 64, 2048, 8192, 430), (16384, 8, 16, 1, 128, 2048, 8192, 400), (16384, 8, 16, 16, 8, 128, 131072, 380))
-"""GPUs, TP, PP, CP, DP, global batch, tokens, published TFLOP/s: table 4 of the paper; chunks are not given."""
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def llama3_errors() -> list[tuple[float, float]]:
-    """Published and predicted TFLOP/s of a GPU; their count takes attention's full square, as the paper's MFU does."""
-    found = []
+LLAMA3 = (
+    (8192, 8, 16, 1, 64, 2048, 8192, 430),
+    (16384, 8, 16, 1, 128, 2048, 8192, 400),
+    (16384, 8, 16, 16, 8, 128, 131072, 380),
+)
+"""GPUs, TP, PP, CP, DP, global batch, tokens, published TFLOP/s."""
+UNPUBLISHED = {
+    "layers": "",
+    "kind": "H100",
+    "precision": "bf16",
+    "band_s": "",
+    "step_s": "",
+    "note": "",
+    "judged": "no",
+}
+
+
+def imagined(model: str, numbers: dict[str, int], *, overlap: bool = True) -> Row:
+    """A layout that nobody published.
+
+    Args:
+        numbers: `CUTS`, gpus and seq.
+    """
+    facts = {"model": model, "judged": "no", **{name: str(value) for name, value in numbers.items()}}
+    row = predict({**UNPUBLISHED, **facts}, overlap)
+    assert row is not None, numbers
+    return row
+
+
+LLAMA3_CHUNKS = (4, 8)
+
+
+def llama3_rates() -> Iterator[tuple[float, list[float]]]:
+    """Published TFLOP/s of a GPU, and predicted with each number of chunks; attention counted below the diagonal."""
     for gpus, tp, pp, cp, dp, batch, seq, published in LLAMA3:
-        facts = {"model": "405B", "layers": "", "kind": "H100", "precision": "bf16", "band_s": "", "step_s": "", "note": ""}
-        cuts = {"tp": tp, "pp": pp, "vpp": 8, "cp": cp, "dp": dp, "mbs": 1, "gbs": batch, "gpus": gpus, "seq": seq}
-        row = predict({**facts, **{name: str(value) for name, value in cuts.items()}, "judged": "no"})
-        assert row is not None
-        model = MODELS["405B"]
-        queries = model.head_dim * model.num_attention_heads
-        flops = 6 * (model.num_parameters() - (model.vocab_size or 0) * model.hidden_size) + 6 * model.num_layers * seq * queries
-        found.append((float(published), flops * batch * seq / gpus / row.time.total / 1e12))
-    return found
+        cuts = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "mbs": 1, "gbs": batch, "gpus": gpus, "seq": seq}
+        work = flops_per_token(MODELS["405B"], seq) * batch * seq / gpus / 1e12
+        times = (imagined("405B", {**cuts, "vpp": chunks}, overlap=False).time for chunks in LLAMA3_CHUNKS)
+        yield float(published), [work / time.total for time in times]
+
+
+def flops_per_token(model: ModelConfig, seq: int) -> float:
+    """Forward and backward."""
+    queries = model.head_dim * model.num_attention_heads
+    weights = model.num_layers * layer_parameters(model) + model.hidden_size * (model.vocab_size or 0)
+    return 6.0 * weights + 6.0 * model.num_layers * seq * queries
 
 
 def _llama3() -> Iterator[str]:
-    yield "| GPUs, tokens | published TFLOP/s | predicted | error |"
-    yield "| --- | --- | --- | --- |"
-    for (gpus, *_, seq, _), (published, predicted) in zip(LLAMA3, llama3_errors(), strict=True):
-        yield f"| {gpus}, {seq} | {published:.0f} | {predicted:.0f} | {predicted / published - 1:+.1%} |"
+    yield _line(["GPUs, tokens", "published TFLOP/s", *(f"{chunks} chunks" for chunks in LLAMA3_CHUNKS)])
+    yield _line(["---"] * (2 + len(LLAMA3_CHUNKS)))
+    for (gpus, *_, seq, _), (published, predicted) in zip(LLAMA3, llama3_rates(), strict=True):
+        yield _line([f"{gpus}, {seq}", f"{published:.0f}", *(f"{x:.0f} ({x / published - 1:+.1%})" for x in predicted)])
 
 
 def weak_scaling(size: str, gpus: int) -> float | None:
-    """Tokens/s of one GPU; None where the layout does not fit on so few."""
+    """Tokens/s of one GPU; None where the layout does not fit without recomputation."""
     tp, pp, chunks, cp = WEAK[size]
     dp = gpus // (tp * pp * cp)
     if dp == 0:
         return None
-    facts = {"model": size, "layers": "", "kind": "H100", "precision": "bf16", "band_s": "", "step_s": "", "note": ""}
     cuts = {"tp": tp, "pp": pp, "vpp": chunks, "cp": cp, "dp": dp, "mbs": 1, "gbs": 64 * dp, "gpus": gpus, "seq": 8192}
-    row = predict({**facts, **{name: str(value) for name, value in cuts.items()}, "judged": "no"})
-    assert row is not None
-    return 64 * dp * 8192 / gpus / row.time.total
+    row = imagined(size, cuts)
+    return None if row.recomputed else 64 * dp * 8192 / gpus / row.time.total
 
 
 def _weak() -> Iterator[str]:
-    counts = [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192]
-    yield f"| | {' | '.join(map(str, counts))} |"
-    yield "| --- " * (len(counts) + 1) + "|"
+    counts = [2**power for power in range(3, 14)]
+    yield _line(["GPUs", *map(str, counts)])
+    yield _line(["---"] * (len(counts) + 1))
     for size in WEAK:
         speeds = [weak_scaling(size, gpus) for gpus in counts]
         first = next(speed for speed in speeds if speed)
-        yield f"| {size} | {' | '.join(f'{speed / first:.1%}' if speed else '' for speed in speeds)} |"
+        yield _line([size, *(f"{speed / first:.1%}" if speed else "" for speed in speeds)])
 
 
 def main() -> None:

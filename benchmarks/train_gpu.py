@@ -36,6 +36,7 @@ for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes
 
 from megatron_patch.launch.command import build_command  # noqa: E402
 from megatron_patch.launch.driver import make_plan  # noqa: E402
+from megatron_patch.launch.step_time import time_of_plan  # noqa: E402
 
 AHEAD = 1
 """Configurations whose ranks are started before their turn."""
@@ -49,6 +50,8 @@ class Running:
     folder: Path
     expected_bytes: int | None = None
     """By the memory plan."""
+    expected_seconds: float | None = None
+    """Of a step, by the planner."""
     refused: str = ""
     """Why the driver does not start it."""
     ranks: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -125,6 +128,8 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
         run.refused = "refused: " + "; ".join(f"{', '.join(p.names)}: {p.what}" for p in problems)
         return run
     run.expected_bytes = plan.memory.total
+    predicted = time_of_plan(plan)
+    run.expected_seconds = predicted.total if predicted else None
     command = build_command(plan, environment)
     flags = list(command.argv[command.argv.index("--device") :])
     if case.save_interval is None:
@@ -185,7 +190,9 @@ def execute(run: Running, args: argparse.Namespace) -> dict[str, Any]:
     status = wait(run, run.case.seconds)
     (run.folder / "console_0.txt").open("a").write(stdout.read() or "")
     result = {"name": run.case.name, "status": status, "waited_s": round(waited, 1)}
-    result |= {"seconds": round(time.monotonic() - begin, 1)} | measure(run.folder, run.expected_bytes)
+    result |= {"seconds": round(time.monotonic() - begin, 1)} | measure(
+        run.folder, run.expected_bytes, run.expected_seconds
+    )
     if status != "ok":
         result["tail"] = tail(run.folder)
         print(f"--- {run.case.name}: {status}\n{result['tail']}", flush=True)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import MODELS
 from megatron_patch.planner.failures import outlook
-from megatron_patch.planner.kinds import KINDS, NETWORKS
 from megatron_patch.planner.layouts import Choice, Job, default_choice
 from megatron_patch.planner.render import as_json, bar, table
 from megatron_patch.planner.search import NothingFits, search

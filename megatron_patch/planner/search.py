@@ -62,6 +62,6 @@ def _different(fitting: list[Prediction], most: int) -> list[Prediction]:
 
 def _does_not_divide(job: Job) -> str:
     return (
-        f"no layout divides: {job.gpus} GPUs, global batch {job.global_batch}, {job.seq_len} tokens. The global batch has "
-        "to be a multiple of the micro batch times the data-parallel ranks, which are GPUs / (TP x PP x CP)"
+        f"no layout divides: {job.gpus} GPUs, global batch {job.global_batch}, {job.seq_len} tokens. The global batch "
+        "has to be a multiple of the micro batch times the data-parallel ranks, which are GPUs / (TP x PP x CP)"
     )

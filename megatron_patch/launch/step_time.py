@@ -1,6 +1,6 @@
 """The time of one training step, term by term.
 
-Every term is a formula over the architecture and the layout, and a rate of `kinds.py`. Constants of this file are
+Every term is a formula over the architecture and the layout, and a rate of `gpu_kinds.py`. Constants of this file are
 measurements of ours with their place in docs/performance.md, or counts; none is fitted to the published runs that
 benchmarks/plan_accuracy.py holds the result against.
 """
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, NETWORKS, GpuKind, Network, kind_of
 from megatron_patch.launch.layout import Layout
+from megatron_patch.launch.plan import Plan
 from megatron_patch.models import ModelConfig
-from megatron_patch.planner.kinds import GPUS_PER_MACHINE, GpuKind, Network
 
 SWIGLU, NORM, RESULTS, ADAM = 0.79, 0.8, 0.85, 0.75
 """Part of the memory's bandwidth that kernels of each kind reach (the H200's profile: SwiGLU 3.8 of 4.8 TB/s)."""
@@ -120,7 +121,7 @@ class _Pass:
 
     @property
     def total(self) -> float:
-        return sum(getattr(self, row.name) for row in fields(self))
+        return float(sum(getattr(self, row.name) for row in fields(self)))
 
     def __add__(self, other: _Pass) -> _Pass:
         return _Pass(**{row.name: getattr(self, row.name) + getattr(other, row.name) for row in fields(self)})
@@ -154,6 +155,40 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
     machines = max(1, layout.world_size // GPUS_PER_MACHINE)
     before = sum(times.values()) + sum(body.values())
     return StepTime(**times, **body, stragglers=before * SPREAD * math.sqrt(2 * math.log(machines)))
+
+
+def time_of_plan(plan: Plan) -> StepTime | None:
+    """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, and where
+    parts of the optimizer or of the activations move to RAM, which is not predicted."""
+    config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
+    predicted = config.pr in ("bf16", "fp8") and config.ac != "offload" and plan.offload_fraction == 0
+    if kind is None or not predicted or (config.pr == "fp8" and kind.matmul_fp8 is None):
+        return None
+    return step_time(
+        Work(
+            model=plan.model,
+            vocab_rows=plan.vocab_rows,
+            seq_len=config.seq_len,
+            micro_batch=config.batch_size,
+            micro_batches=plan.schedule.micro_batches,
+            precision=config.pr,
+            gradient_bytes=plan.precision.gradient,
+            recompute=_recompute(plan),
+            recompute_layers=plan.variables.ac_layers,
+            distributed_optimizer=config.do,
+            tp_overlap=plan.tp_overlap is not None,
+            adam_bytes=plan.precision.adam.bytes,
+        ),
+        plan.layout,
+        kind,
+        NETWORKS["400Gb"],
+    )
+
+
+def _recompute(plan: Plan) -> str:
+    if plan.config.ac == "full" and plan.variables.ac_method == "block":
+        return "block"
+    return {"full": "full", "sel": "sel"}.get(plan.config.ac, "none")
 
 
 def tokens_of_rank(work: Work, layout: Layout) -> int:

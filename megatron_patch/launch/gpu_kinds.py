@@ -105,3 +105,14 @@ NETWORKS = {
     "100Gb": Network(name="100Gb", bytes_per_s=11.25e9),
 }
 """Line rate of each GPU's own card."""
+
+
+def kind_of(gpu_name: str) -> GpuKind | None:
+    """The row of a GPU by the name that its driver gives, such as `NVIDIA H100 80GB HBM3`; None if there is none.
+
+    Variants with other clocks or memory (`H100 PCIe`, `H100 NVL`) are not these rows.
+    """
+    words = gpu_name.replace("-", " ").lower().split()
+    if {"pcie", "nvl", "mig"} & set(words):
+        return None
+    return next((kind for name, kind in KINDS.items() if name in words), None)
