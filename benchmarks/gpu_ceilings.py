@@ -1,8 +1,11 @@
 """What one GPU can do at most for Llama 3.1 8B at 8192 tokens: its products one by one, attention, memory.
 
-    python benchmarks/gpu_ceilings.py [--seconds 0.4]
+    python benchmarks/gpu_ceilings.py [--seconds 0.4] [--sustained 20]
 
-Every product runs back to back for a while before it is measured, so that power and clocks are those of training.
+Every matmul runs back to back for a while before it is measured, so that power and clocks are those of training. A
+burst of a second is not what a card sustains under its power limit: `--sustained` runs matmuls, attention, and both in
+turn as in a layer, in bf16 and fp8, for so many seconds each, and prints clock, power and why the clock is held back.
+The mix is the practical ceiling of a training step (train_gpu.py's column `of the mix`).
 """
 
 from __future__ import annotations
@@ -34,9 +37,14 @@ COUNTS = {"qkv": 32, "proj": 32, "fc1": 32, "fc2": 32, "head": 1}
 def main() -> None:
     """Print one line for each measurement, and the sum over a micro batch of 8B."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.4, help="how long each product runs")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--seconds", type=float, default=0.4, help="how long each matmul runs")
+    parser.add_argument("--sustained", type=float, help="only: seconds of each sustained measurement")
+    options = parser.parse_args()
+    seconds = options.seconds
     use_torchs_libraries()
+    if options.sustained:
+        measure_sustained(options.sustained)
+        return
     measure_memory(seconds)
     square = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
     show("8192-cubed bf16, torch", 2 * 8192.0**3, lambda: square @ square, 3 * seconds)
@@ -128,6 +136,78 @@ def measure_attention(seconds: float) -> float:
     with torch.no_grad():
         show("attention forward", flops, lambda: layer(query, key, value, qkv_format="sbhd"), seconds)
     return 32e3 * show("attention both", 3.5 * flops, both, seconds)
+
+
+def measure_sustained(seconds: float) -> None:
+    """TFLOP/s of matmuls, attention and their mix as in a layer of 8B, in bf16 and fp8, over many seconds each."""
+    from transformer_engine.pytorch import DotProductAttention
+
+    core = DotProductAttention(32, 128, num_gqa_groups=8, attention_dropout=0.0, attn_mask_type="causal")
+    query, key, value = (
+        torch.randn(TOKENS, 1, heads, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for heads in (32, 8, 8)
+    )
+    grad = torch.randn(TOKENS, 1, 4096, device="cuda", dtype=torch.bfloat16)
+    attention_flops = 3.5 * 2.0 * TOKENS * TOKENS * 4096
+
+    def attention() -> None:
+        core(query, key, value, qkv_format="sbhd").backward(grad)
+
+    sustain("attention", attention_flops, attention, seconds)
+    for precision in ("bf16", "fp8"):
+        runs = [run for widths in LAYER for run in layer_matmuls(*widths, fp8=precision == "fp8")]
+        flops = 6.0 * TOKENS * sum(width_in * width_out for width_in, width_out in LAYER)
+
+        def matmuls(runs: list[Callable[[], object]] = runs) -> None:
+            for run in runs:
+                run()
+
+        def layer(matmuls: Callable[[], None] = matmuls) -> None:
+            matmuls()
+            attention()
+
+        sustain(f"{precision} matmuls", flops, matmuls, seconds)
+        sustain(f"{precision} mix", flops + attention_flops, layer, seconds)
+
+
+LAYER = tuple(widths for name, widths in LINEARS.items() if name != "head")
+
+
+def layer_matmuls(width_in: int, width_out: int, *, fp8: bool) -> list[Callable[[], object]]:
+    """Forward, gradient of the input, gradient of the weight summed in bf16."""
+    return [run for part, run in products(width_in, width_out, fp8=fp8).items() if part != "weight+fp32"]
+
+
+def sustain(name: str, flops: float, run: Callable[[], object], seconds: float) -> None:
+    """Run for so long, and print what the second half reached."""
+    begin, states = time.perf_counter(), []
+    half = begin + seconds / 2
+    calls, since = 0, begin
+    while time.perf_counter() < begin + seconds:
+        for _ in range(5):
+            run()
+        torch.cuda.synchronize()
+        calls += 5
+        states.append(clocks())
+        if since < half <= time.perf_counter():
+            calls, since = 0, time.perf_counter()
+    rate = flops * calls / (time.perf_counter() - since) / 1e12
+    print(f"{name:<14} {rate:7.1f} TFLOP/s sustained over {seconds / 2:.0f} s  {states[-1]}, {throttled()}", flush=True)
+
+
+THROTTLE_REASONS = {0x4: "power cap", 0x8: "slowed by hardware", 0x20: "temperature", 0x40: "temperature (hardware)"}
+
+
+def throttled() -> str:
+    """Why the clock is held back now."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except Exception as error:  # nvidia-ml-py is not installed, or the container may not ask
+        return f"throttling unknown ({error})"
+    return ", ".join(word for bit, word in THROTTLE_REASONS.items() if reasons & bit) or "not held back"
 
 
 def show(name: str, flops: float, run: Callable[[], object], seconds: float) -> float:
