@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_patch.common.machine import installed_gpus, visible_gpus
+from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
 from megatron_patch.evaluation.models import Model, ModelError, prepare, remote_code
@@ -25,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: threads sleep while they wait
     try:
         request = parse(argv)
+        if RANK == 0 and request.output and (problems := results.try_folder(request.output)):
+            raise UsageError(problems)
         names = request.settings.benchmarks()
         found = list(find_all([BENCHMARKS[name] for name in names], request.places, request.cache).values())
         paths = [path for path in (request.against, request.checkpoint) if path]
@@ -35,14 +38,24 @@ def main(argv: Sequence[str]) -> int:
     except ModelError as error:
         print(error, file=sys.stderr)
         return error.status
+    places = [_output(request, model) for model in models]
+    if RANK == 0 and (
+        problems := [problem for place in dict.fromkeys(places) for problem in results.try_folder(place)]
+    ):
+        print(*problems, sep="\n", file=sys.stderr)
+        return 2
     if "LOCAL_RANK" not in os.environ and (gpus := _gpus(request.settings)) > 1:
         return _on_all_gpus(gpus, argv)
     if RANK == 0:
         print(*(data.describe() for data in found), sep="\n")
     command = shlex.join(["sh", "LM-Evaluation-Harness/evaluate.sh", *argv])
-    done = [_one(request, model, found, command) for model in models]
-    if len(done) == 2 and RANK == 0:
-        _compare(done)
+    try:
+        done = [_one(request, *each, found, command) for each in zip(models, places, strict=True)]
+        if len(done) == 2 and RANK == 0:
+            _compare(done)
+    except (ModelError, results.Unwritten) as error:
+        print(error, file=sys.stderr)
+        return error.status
     return 0
 
 
@@ -60,10 +73,10 @@ def _on_all_gpus(gpus: int, argv: Sequence[str]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def _one(request: Request, model: Model, found: list[LocalData], command: str) -> tuple[Evaluation, Path] | None:
+def _one(
+    request: Request, model: Model, folder: Path, found: list[LocalData], command: str
+) -> tuple[Evaluation, Path] | None:
     """Evaluate one model, and write what it scored; None on ranks that only help."""
-    from megatron_patch.evaluation import results
-
     if RANK == 0:
         print(f"\n{model.label}: {model.folder}")
         _say_remote_code(model, request.settings)
@@ -71,15 +84,13 @@ def _one(request: Request, model: Model, found: list[LocalData], command: str) -
     if evaluation is None:
         return None
     evaluation.summary["command"] = command
-    folder = _output(request, model)
-    files = results.write(evaluation, folder)
     head, rows = ("Group", "groups") if evaluation.summary["groups"] else ("Subject", "subjects")
     print(results.table(head, evaluation.summary[rows], lambda row: row["title"]))
     seconds, rate = evaluation.summary["seconds"]["evaluation"], evaluation.summary["choices_per_second"]
     print(
         f"{evaluation.summary['choices']} choices in {seconds:.1f} s, {rate:.0f} a second, after the model was loaded"
     )
-    print(*(f"wrote {file}" for file in files), sep="\n", flush=True)
+    print(*(f"wrote {file}" for file in results.write(evaluation, folder)), sep="\n", flush=True)
     return evaluation, folder
 
 
@@ -101,8 +112,6 @@ def _output(request: Request, model: Model) -> Path:
 
 
 def _compare(done: Sequence[tuple[Evaluation, Path] | None]) -> None:
-    from megatron_patch.evaluation import compare
-
     (first, _), (second, folder) = (one for one in done if one is not None)
     comparison = compare.compare(first, second)
     print("\n" + compare.markdown({**comparison, "subjects": []}))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import lzma
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
-from pathlib import Path
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.evaluation.benchmarks import KNOWN_ARCHIVES
 
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
@@ -28,7 +31,10 @@ def unpack(archive: Path, below: Path) -> Path:
     """
     if not archive.name.endswith(ENDINGS):
         raise ArchiveError(f"{archive}: is neither a folder nor an archive ({', '.join(ENDINGS)})")
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    try:
+        digest = file_sha256(archive)
+    except OSError as error:
+        raise ArchiveError(f"{archive}: cannot be read: {error.strerror}") from error
     target = below / f"{archive.name.split('.')[0]}-{digest[:12]}"
     if target.is_dir():
         return target
@@ -37,7 +43,7 @@ def unpack(archive: Path, below: Path) -> Path:
     try:
         _extract(archive, partial)
         partial.replace(target)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
         raise ArchiveError(f"{archive}: cannot be unpacked: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -46,16 +52,29 @@ def unpack(archive: Path, below: Path) -> Path:
 
 
 def _extract(archive: Path, folder: Path) -> None:
+    """Regular files and folders below `folder`; anything else in the archive refuses all of it."""
     if archive.name.endswith(".zip"):
-        with zipfile.ZipFile(archive) as members:
-            _check_size(archive, sum(info.file_size for info in members.infolist()))
-            members.extractall(folder)  # drops "..", and leading slashes
+        with zipfile.ZipFile(archive) as zipped:
+            size = 0
+            for info in zipped.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                size = _checked(archive, info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), size + info.file_size)
+            zipped.extractall(folder)
         return
     with tarfile.open(archive) as members:
-        _check_size(archive, sum(member.size for member in members))
-        members.extractall(folder, filter="data")  # refuses links and paths to the outside, and devices
+        size = 0
+        for member in members:
+            size = _checked(archive, member.name, member.isreg() or member.isdir(), size + member.size)
+        members.extractall(folder, filter="data")
 
 
-def _check_size(archive: Path, size: int) -> None:
+def _checked(archive: Path, name: str, usual: bool, size: int) -> int:
+    """The size so far, of an archive whose next member may be unpacked."""
+    where = f"{archive}: {name!r}"
+    if not usual:
+        raise ArchiveError(f"{where} is a link or a device; data sets have files and folders only")
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PureWindowsPath(name).parts:
+        raise ArchiveError(f"{where} points outside of the folder that it is unpacked into")
     if size > _LIMIT:
-        raise ArchiveError(f"{archive}: holds {size} bytes; the published data sets have a few MB")
+        raise ArchiveError(f"{archive}: holds more than {_LIMIT >> 30} GiB; the published data sets have a few MB")
+    return size

@@ -128,13 +128,19 @@ def _row(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def write(comparison: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the comparison as JSON, Markdown and chart."""
-    chart = bar_chart(bars(comparison), names=comparison["labels"], standalone=True)
-    return [
-        results.put(folder / SUMMARY, json.dumps(comparison, indent=1, ensure_ascii=False) + "\n"),
-        results.put(folder / TABLE, markdown(comparison)),
-        results.put(folder / CHART, chart),
-    ]
+    """Write the comparison as JSON, Markdown and chart.
+
+    Raises:
+        results.Unwritten: they could not be written there; says where they are instead.
+    """
+    return results.put(
+        folder,
+        {
+            SUMMARY: json.dumps(comparison, indent=1, ensure_ascii=False) + "\n",
+            TABLE: markdown(comparison),
+            CHART: bar_chart(bars(comparison), names=comparison["labels"], standalone=True),
+        },
+    )
 
 
 def bars(comparison: dict[str, Any]) -> list[Bar]:
@@ -202,12 +208,11 @@ def main() -> None:
         print(f"RESULTS: not what evaluate.sh wrote: {error}", file=sys.stderr)
         sys.exit(2)
     print(markdown({**comparison, "subjects": []}))
-    folder = args.output or args.results[1]
     try:
-        print(*(f"wrote {file}" for file in write(comparison, folder)), sep="\n")
-    except OSError as error:
-        print(f"--output: {folder} cannot be written: {error}", file=sys.stderr)
-        sys.exit(1)
+        print(*(f"wrote {file}" for file in write(comparison, args.output or args.results[1])), sep="\n")
+    except results.Unwritten as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.status)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,15 @@ def _folders(root: Path, depth: int) -> Iterator[Path]:
     level = [root] if root.is_dir() else []
     for _ in range(depth):
         yield from level
-        level = [p for folder in level for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] != "."]
+        level = [inner for folder in level for inner in _below(folder)]
+
+
+def _below(folder: Path) -> list[Path]:
+    """Folders in a folder; none where it may not be read."""
+    try:
+        return [inner for inner in sorted(folder.iterdir()) if inner.is_dir() and inner.name[0] != "."]
+    except OSError:
+        return []
 
 
 def verify(benchmark: Benchmark, folder: Path) -> LocalData:
@@ -169,6 +177,8 @@ def _read(benchmark: Benchmark, file: Path) -> tuple[Rows, list[str]]:
                 rows.append({column: row[column] for column in benchmark.columns})
     except (UnicodeDecodeError, csv.Error) as error:
         return [], [f"{name} is not CSV in UTF-8: {error}"]
+    except OSError as error:
+        return [], [f"{name} cannot be read: {error.strerror}"]
     return rows, problems if rows else [f"{name} has no rows"]
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from megatron_patch.checkpoint.configuration import Configuration, find_configuration
 from megatron_patch.checkpoint.errors import CheckpointError
@@ -123,8 +124,17 @@ def remote_code(folder: Path) -> list[str]:
         for file in sorted(folder.glob("**/*.py"))
     ]
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            for entry, target in json.loads((folder / name).read_text()).get("auto_map", {}).items():
-                for one in target if isinstance(target, Sequence) and not isinstance(target, str) else [target]:
-                    lines += [f"{name} maps {entry} to {one}"] if one else []
+        for entry, target in _auto_map(folder / name).items():
+            for one in target if isinstance(target, Sequence) and not isinstance(target, str) else [target]:
+                lines += [f"{name} maps {entry} to {one}"] if one else []
     return lines
+
+
+def _auto_map(file: Path) -> dict[str, Any]:
+    """Of a JSON file: which of its code transformers would run; empty if the file is missing or has none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = content.get("auto_map", {})
+        return dict(found.items())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise ModelError(f"CHECKPOINT: {file} is not what transformers writes: {error}") from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,66 @@ def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
+class Unwritten(OSError):
+    """Results that could not be put where they belong."""
+
+    status = 1
+    """Exit status."""
+
+
+def try_folder(folder: Path) -> list[str]:
+    """What stands against writing into a folder, before hours are spent on what belongs there; empty if nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / ".try", "\n" * 4096)
+        (folder / ".try").unlink()
+    except OSError as error:
+        return [f"--output: {folder} cannot be written: {error.strerror or error}"]
+    return []
+
+
 def write(evaluation: Evaluation, folder: Path) -> list[Path]:
-    """Write all four files; each appears whole or not at all."""
+    """Write all four files; each appears whole or not at all.
+
+    Raises:
+        Unwritten: they could not be written there; says where they are instead.
+    """
     summary = evaluation.summary
     lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in evaluation.answers)
-    return [
-        put(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n"),
-        put(folder / ANSWERS, lines),
-        put(folder / TABLE, markdown(summary)),
-        put(folder / CHART, bar_chart(bars(summary), standalone=True)),
-    ]
+    return put(
+        folder,
+        {
+            SUMMARY: json.dumps(summary, indent=1, ensure_ascii=False) + "\n",
+            ANSWERS: lines,
+            TABLE: markdown(summary),
+            CHART: bar_chart(bars(summary), standalone=True),
+        },
+    )
 
 
-def put(file: Path, text: str) -> Path:
-    """Write a text file in one step."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)
-    return file
+def put(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write files by name; if the folder cannot be written by now, they are kept in a temporary one.
+
+    Raises:
+        Unwritten: with that place.
+    """
+    try:
+        return _put(folder, texts)
+    except OSError as error:
+        problem = f"--output: {folder} cannot be written: {error.strerror or error}"
+    try:
+        kept = Path(tempfile.mkdtemp(prefix="evaluation-"))
+        _put(kept, texts)
+    except OSError as error:
+        raise Unwritten(f"{problem}; nor can {tempfile.gettempdir()}: {error.strerror or error}") from error
+    raise Unwritten(f"{problem}; what was to be written is in {kept}")
+
+
+def _put(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text, errors="backslashreplace")
+    return [folder / name for name in texts]
 
 
 def read(folder: Path) -> Evaluation:

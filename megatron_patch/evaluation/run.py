@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
 from megatron_patch.evaluation.data import LocalData
-from megatron_patch.evaluation.models import Model
+from megatron_patch.evaluation.models import Model, ModelError
 
 if TYPE_CHECKING:
     from megatron_patch.evaluation.scoring import FastHFLM
@@ -58,7 +58,11 @@ class Evaluation:
 
 
 def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Evaluation | None:
-    """Score a model; None on the ranks other than the first, where several GPUs share the work."""
+    """Score a model; None on the ranks other than the first, where several GPUs share the work.
+
+    Raises:
+        ModelError: it cannot be loaded, does not fit, or gives NaN or inf.
+    """
     started = time.monotonic()
     lm = _load(model, settings)
     loaded = time.monotonic()
@@ -68,6 +72,12 @@ def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Ev
     asked = time.monotonic() - loaded
     samples = {task: sorted(rows, key=lambda row: row["doc_id"]) for task, rows in results["samples"].items()}
     answers = [_answer(task, sample) for task, rows in samples.items() for sample in rows]
+    if wrong := sum(not all(map(math.isfinite, answer["logprobs"])) for answer in answers):
+        raise ModelError(
+            f"CHECKPOINT: {model.folder} gives NaN or inf as log-likelihood in {wrong} of {len(answers)} questions: "
+            "its scores would mean nothing, and none are written",
+            1,
+        )
     choices = sum(len(answer["logprobs"]) for answer in answers)
     summary = {
         **_about_model(model, lm),
@@ -93,32 +103,45 @@ def _load(model: Model, settings: Settings) -> FastHFLM:
     from megatron_patch.evaluation.scoring import FastHFLM
 
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return FastHFLM(
-        pretrained=str(model.folder),
-        batch_size=settings.batch_size,
-        device=device,
-        dtype=settings.dtype,
-        trust_remote_code=settings.trust_remote_code,
-        scoring=settings.scoring,
-        tokens_per_batch=settings.tokens_per_batch or TOKENS_PER_BATCH.get(device, 16384),
-    )
+    try:
+        return FastHFLM(
+            pretrained=str(model.folder),
+            batch_size=settings.batch_size,
+            device=device,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            scoring=settings.scoring,
+            tokens_per_batch=settings.tokens_per_batch or TOKENS_PER_BATCH.get(device, 16384),
+        )
+    except Exception as error:  # whatever transformers makes of a foreign folder
+        raise ModelError(f"CHECKPOINT: {model.folder} cannot be loaded on {device}: {_in_a_line(error)}", 1) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    """Kind and first line of an exception."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}".removesuffix(": ")
 
 
 def _ask(lm: FastHFLM, found: Sequence[LocalData], settings: Settings) -> dict[str, Any] | None:
     """lm_eval's own results, each answer among them; None on ranks that only help."""
     import lm_eval
+    import torch
 
     from megatron_patch.evaluation.tasks import local_questions, task_manager
 
     with local_questions(found):
-        results: dict[str, Any] | None = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=list(settings.tasks),
-            task_manager=task_manager(),
-            num_fewshot=settings.num_fewshot or None,
-            batch_size=settings.batch_size,
-            limit=settings.limit,
-        )
+        try:
+            results: dict[str, Any] | None = lm_eval.simple_evaluate(
+                model=lm,
+                tasks=list(settings.tasks),
+                task_manager=task_manager(),
+                num_fewshot=settings.num_fewshot or None,
+                batch_size=settings.batch_size,
+                limit=settings.limit,
+            )
+        except torch.OutOfMemoryError as error:
+            raise ModelError(f"--batch-size: {settings.batch_size} does not fit: {_in_a_line(error)}", 1) from error
     return results
 
 

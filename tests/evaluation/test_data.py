@@ -144,11 +144,40 @@ def test_bad_archives(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("below/*"))
 
 
+@pytest.mark.parametrize(
+    "kind", ["link", "hard link", "device", "absolute", "climbing", "zip link", "zip climbing", "zip"]
+)
+def test_archives_that_reach_outside(tmp_path: Path, kind: str) -> None:
+    """Nothing of them is unpacked (CVE-2025-4517 went around tarfile's own filter)."""
+    archive, name = tmp_path / ("a.zip" if "zip" in kind else "a.tar"), "inner/a.csv"
+    name = {"absolute": str(tmp_path / "outside"), "climbing": "a/../../outside", "zip climbing": "../outside"}.get(
+        kind, name
+    )
+    if "zip" in kind:
+        with zipfile.ZipFile(archive, "w") as zipped:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (0o120777 if kind == "zip link" else 0o100644) << 16
+            zipped.writestr(info, "x")
+    else:
+        member = tarfile.TarInfo(name)
+        types = {"link": tarfile.SYMTYPE, "hard link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE}
+        member.type, member.linkname = types.get(kind, tarfile.REGTYPE), "/etc/passwd"
+        with tarfile.open(archive, "w") as tar:
+            tar.addfile(member)
+    if kind == "zip":
+        assert (unpack(archive, tmp_path / "below") / name).read_text() == "x"
+        return
+    with pytest.raises(ArchiveError, match=r"is a link or a device|points outside"):
+        unpack(archive, tmp_path / "below")
+    assert not (tmp_path / "outside").exists()
+    assert not list(tmp_path.glob("below/*"))
+
+
 def test_a_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("megatron_patch.evaluation.archives._LIMIT", 1000)
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.csv", "0" * 5000)
-    with pytest.raises(ArchiveError, match="holds 5000 bytes"):
+    with pytest.raises(ArchiveError, match="holds more than"):
         unpack(tmp_path / "a.zip", tmp_path / "below")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save
 
 from megatron_patch.evaluation import models, results
 from megatron_patch.evaluation.__main__ import main
@@ -159,6 +161,62 @@ def test_refusals_have_status_2(model: Path, questions: Path, tmp_path: Path) ->
     done = sh("evaluate.sh", model, "cmmlu", tmp_path, cwd=tmp_path)
     assert done.returncode == 2
     assert "CMMLU: no test/SUBJECT.csv" in done.stderr
+
+
+def test_output_is_tried_before_anything_is_scored(
+    model: Path, questions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main([str(model), "ceval-valid_law", str(questions), "--output", str(tmp_path / "file/out")]) == 2
+    said = capfd.readouterr()
+    assert said.err == f"--output: {tmp_path}/file/out cannot be written: Not a directory\n"
+    assert "Law" not in said.out
+
+
+def test_results_are_kept_where_their_place_is_lost(both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder could be written before, and is gone when the scores are there."""
+    folder, _ = both
+    evaluation = results.read(next(file.parent for file in folder.glob("out/*/results.json")))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "out").write_text("")
+    with pytest.raises(results.Unwritten, match="what was to be written is in") as caught:
+        results.write(evaluation, tmp_path / "out")
+    kept = Path(str(caught.value).rsplit(" ", 1)[1])
+    assert results.read(kept).answers == evaluation.answers
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(results.Unwritten, match="nor can"):
+        results.write(evaluation, tmp_path / "out")
+
+
+def damaged(model: Path, folder: Path, name: str, content: bytes) -> str:
+    """A copy of the model with another file."""
+    shutil.copytree(model, folder)
+    (folder / name).write_bytes(content)
+    return str(folder)
+
+
+def test_checkpoints_that_cannot_be_scored(
+    model: Path, questions: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence each, and no results."""
+    torn = damaged(model, tmp_path / "torn", "model.safetensors", (model / "model.safetensors").read_bytes()[:5000])
+    empty = damaged(model, tmp_path / "empty", "config.json", b"{")
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    lost = damaged(model, tmp_path / "lost", "model.safetensors", save(weights, {"format": "pt"}))
+    for folder, problem in (
+        (torn, f"CHECKPOINT: {torn} cannot be loaded on cpu: "),
+        (empty, f"CHECKPOINT: {empty}/config.json is not what transformers writes: "),
+        (lost, f"CHECKPOINT: {lost} gives NaN or inf as log-likelihood in 2 of 2 questions"),
+    ):
+        assert main([folder, "ceval-valid_law", str(questions), "--output", f"{folder}/out", "--device", "cpu"]) in (
+            1,
+            2,
+        )
+        said = capfd.readouterr().err
+        assert problem in said, said
+        assert "Traceback" not in said
+        assert not list(Path(folder).glob("out/*"))
 
 
 def test_code_that_a_checkpoint_brings_is_listed(tmp_path: Path) -> None:
