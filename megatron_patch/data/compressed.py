@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import gzip
 import io
+import zlib
 from collections.abc import Buffer
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import zstandard
 
-SUFFIXES = (".gz", ".zst")
 BLOCK = 1 << 20
 """Bytes read at once."""
 
-ReadErrors = (EOFError, OSError, zstandard.ZstdError)
+LONGEST_WINDOW = 1 << 31
+"""Of `zstd --long=31`; the library refuses more than 128 MiB unless told. The memory is taken where a file needs it."""
+
+ReadErrors = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 """What reading a damaged file raises."""
-
-
-def plain_suffix(path: Path) -> str:
-    """The suffix under that of the compression: `.jsonl` of `a.jsonl.zst`."""
-    return path.with_suffix("").suffix if path.suffix in SUFFIXES else path.suffix
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -38,7 +36,7 @@ class _ZstdReader(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("rb", buffering=0)
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._frame = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()
         self._inside = False
         self._ready = memoryview(b"")
 
@@ -54,7 +52,7 @@ class _ZstdReader(io.RawIOBase):
                     raise EOFError(f"{self._path} is cut off in the middle of a Zstandard frame")
                 return 0
             if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._frame = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()
             self._ready = memoryview(self._frame.decompress(block))
             self._inside = not self._frame.eof
         view = memoryview(buffer).cast("B")

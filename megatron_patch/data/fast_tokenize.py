@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.corpus import Chunk, Corpus, Position, read
+from megatron_patch.data.corpus import Corpus, read
 from megatron_patch.data.engines import PIECE_CHARACTERS, Engine, Gigatoken, HuggingFace, compare
 from megatron_patch.data.idxmap import token_type
+from megatron_patch.data.rows import Chunk, Position
 from megatron_patch.data.workers import in_order
 
 

@@ -1,4 +1,4 @@
-"""One line of a JSON Lines file as a document; what is wrong with it in words."""
+"""One JSON value, and one document of a corpus; what is wrong with it in words. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class DataError(ValueError):
-    """A line that is not what was asked for; the message starts with FILE:LINE."""
+    """A line that is not what was asked for; the message starts with FILE:LINE where it is about a row."""
 
 
 @dataclass(kw_only=True)
@@ -54,18 +54,17 @@ def loads(text: str) -> Any:
         raise DataError("JSON nested too deep") from None
 
 
-def text_of(line: bytes, key: str) -> str:
-    """The text of one JSON Lines document.
+def text_in(document: object, key: str) -> str:
+    """The text of one document of a corpus.
 
     Raises:
-        DataError: what is wrong with the line; the caller knows which one it is.
+        DataError: what is wrong with it; the caller knows which one it is.
     """
-    document = parse(line)
     if not isinstance(document, dict):
         raise DataError(f"a JSON {json_kind(document)}; wanted an object with the key {key!r}")
     if key not in document:
         have = ", ".join(map(repr, document)) or "none"
-        raise DataError(f"no key {key!r}; the keys of this line: {have}; --json-key selects another")
+        raise DataError(f"no key {key!r}; its keys: {have}; --json-key selects another")
     text = document[key]
     if not isinstance(text, str):
         raise DataError(f"the value of {key!r} is a JSON {json_kind(text)}; wanted a string")
@@ -76,13 +75,6 @@ def text_of(line: bytes, key: str) -> str:
             lone = f"\\u{ord(text[error.start]):04x}"
             raise DataError(f"{lone} in the value of {key!r} is half a character (a lone surrogate)") from None
     return text
-
-
-def hint_of(line: bytes, number: int) -> str:
-    """The usual reason of a complaint, where the first line shows it."""
-    if number == 1 and line.strip() in (b"[", b"{"):
-        return "; this looks like one JSON document over several lines, wanted one JSON object per line"
-    return ""
 
 
 def json_kind(value: object) -> str:

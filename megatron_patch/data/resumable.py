@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.corpus import Position
 from megatron_patch.data.idxmap import flush_and_close, partial, publish, token_type, write_index
+from megatron_patch.data.rows import Position
 
 COMMIT_BYTES = 1 << 26
 """Of tokens, between two entries of the journal: a second or two of work to lose."""
@@ -104,7 +104,7 @@ class ResumableWriter:
             position: behind them.
             counts: what was met since the last call.
         """
-        data = np.ascontiguousarray(ids, dtype=self.dtype).data.cast("B")
+        data = np.ascontiguousarray(ids, dtype=self.dtype).view(np.uint8)
         self._bin.write(data)
         self._sum.update(data)
         self._lengths.write(lengths.astype(np.int32).tobytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.data import preprocess
-from megatron_patch.data.corpus import SUFFIXES
+from megatron_patch.data.sources import SUFFIXES
 from megatron_patch.nemo.hub import find_model
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from megatron_patch.data.corpus import Corpus, Position, find_corpus, read
+from megatron_patch.data.corpus import Corpus, find_corpus, read
 from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.rows import Position
 
 from .mixed import TEXTS, json_lines, write_parquet
 
@@ -76,7 +77,7 @@ def test_parquet_columns(tmp_path: Path) -> None:
     for key, says in (
         ("body", "no column 'body'; its columns: n, text"),
         ("n", "column 'n' holds int64; wanted string"),
-        ("text", "row 2: the value of 'text' is null"),
+        ("text", "row 2: the value of 'text' is a JSON null; wanted a string"),
     ):
         with pytest.raises(DataError, match=says):
             texts_of(Corpus(files=[tmp_path / "a.parquet"], key=key))

@@ -14,9 +14,9 @@ from megatron_patch.data.sft.idxmap import write_idxmap
 from megatron_patch.data.sft.layout import Layout
 from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
-from megatron_patch.data.sft.rows import find_sources
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
 from megatron_patch.data.sft.template import LOSSES, TemplateError
+from megatron_patch.data.sources import find_sources
 from megatron_patch.data.tokenizer import TokenizerError
 
 PAI_NAMES = ("LLama3Tokenizer", "LLamaTokenizer", "Qwen2Tokenizer", "DeepSeekV2Tokenizer")

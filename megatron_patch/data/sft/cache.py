@@ -3,7 +3,7 @@
     sft-KEY/  tokens.bin   int32[tokens]
               turns.bin    uint8[tokens]     the turn of each token: see `template.PROMPT`
               offsets.bin  int64[rows + 1]   first token of each row, and the end
-              origins.bin  int64[rows, 2]    file and line of each row
+              origins.bin  int64[rows, 3]    file, line and row of each row: see `rows.Row`
               meta.json    report, sizes and SHA-256 of the four; written last
 
 KEY is made of the content of the data, the tokenizer, the template and the code that turns one into the other, so
@@ -34,14 +34,16 @@ import tokenizers
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft import rows, tokenize
+from megatron_patch.data.sft import tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.report import FileReport, Report
 from megatron_patch.data.sft.template import ChatTemplate, TemplateError, Tokens, Turns
+from megatron_patch.data.sources import find_sources
 
 HERE = Path(__file__).parent
-CODE = [HERE / f"{name}.py" for name in ("encoder", "report", "rows", "template", "tokenize")]
+CODE = [HERE / f"{name}.py" for name in ("encoder", "report", "template", "tokenize")]
+CODE += [HERE.parent / f"{name}.py" for name in ("jsonl", "parquet", "rows")]
 CODE += sorted((HERE / "formats").glob("*.py"))
 """What turns rows into tokens: a change of any of it makes other caches."""
 DTYPES: dict[str, type[np.generic]] = {
@@ -72,7 +74,7 @@ class TokenizedCache:
         self.tokens: Tokens = self._map("tokens")
         self.turns: Turns = self._map("turns")
         self.offsets: npt.NDArray[np.int64] = self._map("offsets")
-        self.origins: npt.NDArray[np.int64] = self._map("origins").reshape(-1, 2)
+        self.origins: npt.NDArray[np.int64] = self._map("origins").reshape(-1, 3)
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         path = self.folder / f"{name}.bin"
@@ -88,10 +90,10 @@ class TokenizedCache:
         start, end = self.offsets[number], self.offsets[number + 1]
         return self.tokens[start:end], self.turns[start:end]
 
-    def origin(self, number: int) -> tuple[str, int]:
-        """File and line of one row."""
-        file, line = self.origins[number]
-        return str(self.files[file]), int(line)
+    def origin(self, number: int) -> tuple[str, int, int]:
+        """File, line and row of one row: see `rows.Row`."""
+        file, line, row = map(int, self.origins[number])
+        return str(self.files[file]), line, row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ class Source:
             DataError, TokenizerError, TemplateError: what is missing.
         """
         loaded = load_chat_tokenizer(tokenizer)
-        return cls(files=rows.find_sources(paths), tokenizer=loaded, template=ChatTemplate.of(loaded))
+        return cls(files=find_sources(paths), tokenizer=loaded, template=ChatTemplate.of(loaded))
 
     def key(self) -> str:
         """64 hex digits; reads all data."""
@@ -241,7 +243,7 @@ def _write_parts(
         for piece in tokenize.tokenize_files(source.files, encoder, source.template, workers):
             parts["tokens"].write(piece.tokens)
             parts["turns"].write(piece.turns)
-            parts["origins"].write(np.stack([np.full_like(piece.lines, piece.file), piece.lines], axis=1))
+            parts["origins"].write(np.column_stack([np.full(len(piece.places), piece.file), piece.places]))
             lengths.append(piece.lengths)
             _account(found, piece)
             if advance:
@@ -258,8 +260,8 @@ def _account(found: Report, piece: tokenize.Piece) -> None:
     for counted, into in ((piece.formats, file.formats), (piece.unused_keys, file.unused_keys)):
         for name, count in counted.items():
             into[name] = into.get(name, 0) + count
-    for cause, line, why in piece.lost:
-        found.lose(cause, file.path, line, why)
+    for cause, line, row, why in piece.lost:
+        found.lose(cause, file.path, line, row, why)
 
 
 class _Part:
@@ -271,7 +273,7 @@ class _Part:
         self._file: BinaryIO = path.open("wb")
 
     def write(self, values: npt.NDArray[Any]) -> None:
-        data = np.ascontiguousarray(values).data.cast("B")
+        data = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         self.digest.update(data)
         self.bytes += len(data)
         self._file.write(data)

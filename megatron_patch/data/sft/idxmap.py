@@ -141,7 +141,7 @@ def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -
     report = Report(rows=len(rows))
     useless = kept == 0
     for row, start in zip(rows[useless], starts[useless], strict=True):
-        report.lose("no trainable token", str(prefix), int(row), f"the sample at position {start} has no label")
+        report.lose("no trainable token", str(prefix), 0, int(row) + 1, f"the sample at position {start} has no label")
     used = ~useless
     report.samples, report.tokens, report.trained_tokens = int(used.sum()), int(kept.sum()), int(targets.sum())
     samples = IdxmapSamples(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.files import write_json
+from megatron_patch.data.rows import place
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
 CAUSES = (MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED)
@@ -24,11 +25,13 @@ class Example:
 
     file: str
     line: int
-    """From 1; in Parquet the number of the row."""
+    """From 1; 0 where there are none (Parquet, idxmap)."""
+    row: int
+    """From 1; 0 where the line alone says which it is."""
     why: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.why}"
+        return f"{place(self.file, self.line, self.row)}: {self.why}"
 
 
 @dataclass(kw_only=True)
@@ -38,11 +41,11 @@ class Cause:
     count: int = 0
     first: list[Example] = field(default_factory=list)
 
-    def add(self, file: str, line: int, why: str) -> None:
+    def add(self, file: str, line: int, row: int, why: str) -> None:
         """Count one row."""
         self.count += 1
         if len(self.first) < SHOWN:
-            self.first.append(Example(file=file, line=line, why=why))
+            self.first.append(Example(file=file, line=line, row=row, why=why))
 
 
 @dataclass(kw_only=True)
@@ -83,9 +86,9 @@ class Report:
         """Rows not used, of all causes."""
         return sum(cause.count for cause in self.lost.values())
 
-    def lose(self, cause: str, file: str, line: int, why: str) -> None:
+    def lose(self, cause: str, file: str, line: int, row: int, why: str) -> None:
         """Count one row that is not used."""
-        self.lost.setdefault(cause, Cause()).add(file, line, why)
+        self.lost.setdefault(cause, Cause()).add(file, line, row, why)
 
     def lines(self) -> list[str]:
         """For people: one line of totals, then causes with their first examples."""

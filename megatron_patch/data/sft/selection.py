@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data.rows import place
 from megatron_patch.data.sft.cache import TokenizedCache
 from megatron_patch.data.sft.report import NOTHING_TRAINED, TOO_LONG, Report, TooMuchLost
 from megatron_patch.data.sft.template import EARLIER_TURN, LAST_TURN, Tokens, trained
@@ -54,7 +55,7 @@ class SelectedRows:
 
     def origin(self, number: int) -> str:
         """See `Samples`."""
-        return "{}:{}".format(*self.cache.origin(int(self.rows[number])))
+        return place(*self.cache.origin(int(self.rows[number])))
 
 
 def select(
@@ -104,12 +105,11 @@ def _report_too_long(
     seq_length: int,
 ) -> None:
     for row in too_long:
-        file, line = cache.origin(int(row))
         why = f"{lengths[row]} tokens; a row holds {seq_length + 1}"
         if overlong == "truncate":
-            report.truncated.add(file, line, why)
+            report.truncated.add(*cache.origin(int(row)), why)
         else:
-            report.lose(TOO_LONG, file, line, why)
+            report.lose(TOO_LONG, *cache.origin(int(row)), why)
     if overlong == "error" and len(too_long):
         raise TooMuchLost("\n".join(["rows are too long, and MP_SFT_OVERLONG is error", *report.lines()]))
 

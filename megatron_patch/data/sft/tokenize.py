@@ -10,12 +10,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data import rows
+from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
-from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, describe, recognise
+from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, MalformedRow, describe, recognise
+from megatron_patch.data.sft.formats.common import COMMON
 from megatron_patch.data.sft.report import EMPTY, MALFORMED
-from megatron_patch.data.sft.rows import Chunk, Row, parse, read_chunks
 from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns
 from megatron_patch.data.workers import in_order
+
+CHUNK_BYTES = 1 << 19
+"""Of text in one chunk: about a tenth of a second of one worker."""
+ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON
+"""Keys of which every row has one."""
 
 
 @dataclass(kw_only=True)
@@ -31,11 +38,11 @@ class Piece:
     """[sum of lengths], see `template.PROMPT`."""
     lengths: npt.NDArray[np.int64]
     """[rows used]"""
-    lines: npt.NDArray[np.int64]
-    """[rows used], line in the file."""
+    places: npt.NDArray[np.int64]
+    """[rows used, 2], line and row in the file: see `rows.Row`."""
     rows: int
-    lost: list[tuple[str, int, str]]
-    """Cause, line and reason of each row that is not used."""
+    lost: list[tuple[str, int, int, str]]
+    """Cause, line, row and reason of each row that is not used."""
     formats: Counter[str] = field(default_factory=Counter)
     unused_keys: Counter[str] = field(default_factory=Counter)
     special_rows: int = 0
@@ -49,34 +56,36 @@ def tokenize_chunk(chunk: Chunk, path: Path, encoder: Encoder, template: ChatTem
         TemplateError: the template cannot be masked; names file and line.
         EngineError: see `Encoder.encode`.
     """
-    lost: list[tuple[str, int, str]] = []
+    lost: list[tuple[str, int, int, str]] = []
     formats: Counter[str] = Counter()
     unused: Counter[str] = Counter()
     rendered: list[Rendered] = []
-    lines: list[int] = []
-    rows = special = 0
-    for row in parse(chunk):
-        rows += 1
+    places: list[tuple[int, int]] = []
+    special = 0
+    parsed = rows.parse(chunk, path).rows
+    for row in parsed:
         try:
             conversation = _conversation(row, formats, unused)
             rendered.append(_encodable(template.render(conversation)))
             special += template.spells_special_tokens(conversation)
-            lines.append(row.line)
+            places.append((row.line, row.row))
         except EmptyRow as error:
-            lost.append((EMPTY, row.line, str(error)))
+            lost.append((EMPTY, row.line, row.row, str(error)))
         except MalformedRow as error:
-            lost.append((MALFORMED, row.line, str(error)))
+            lost.append((MALFORMED, row.line, row.row, str(error)))
+        except RecursionError:
+            lost.append((MALFORMED, row.line, row.row, "JSON nested too deep"))
         except TemplateError as error:
-            raise TemplateError(f"{path}:{row.line}: {error}") from None
+            raise TemplateError(f"{rows.place(path, row.line, row.row)}: {error}") from None
     encoded = encoder.encode(rendered)
     return Piece(
-        file=chunk.file,
+        file=chunk.start.file,
         size=chunk.size,
         tokens=np.concatenate([tokens for tokens, _ in encoded] or [np.zeros(0, np.int32)]),
         turns=np.concatenate([turns for _, turns in encoded] or [np.zeros(0, np.uint8)]),
         lengths=np.array([len(tokens) for tokens, _ in encoded], dtype=np.int64),
-        lines=np.array(lines, dtype=np.int64),
-        rows=rows,
+        places=np.array(places, dtype=np.int64).reshape(-1, 2),
+        rows=len(parsed),
         lost=lost,
         formats=formats,
         unused_keys=unused,
@@ -117,6 +126,8 @@ def tokenize_files(files: list[Path], encoder: Encoder, template: ChatTemplate, 
     """
 
     def work(chunk: Chunk) -> Piece:
-        return tokenize_chunk(chunk, files[chunk.file], encoder, template)
+        return tokenize_chunk(chunk, files[chunk.start.file], encoder, template)
 
-    return in_order(work, read_chunks(files), workers)
+    cut = Cut(chunk_bytes=CHUNK_BYTES, row_keys=ROW_KEYS, numbered=True)
+    every = (chunk for number, path in enumerate(files) for chunk in rows.chunks(number, path, cut))
+    return in_order(work, every, workers)

@@ -56,7 +56,7 @@ def test_a_cache_is_what_encoding_gives_at_any_number_of_workers(
     for number, (tokens, turns) in enumerate(expected):
         assert cache.row(number)[0].tolist() == tokens.tolist()
         assert cache.row(number)[1].tolist() == turns.tolist()
-        assert cache.origin(number) == (str(data), number + 1)
+        assert cache.origin(number) == (str(data), number + 1, 0)
     assert len(cache) == len(expected)
     other, _ = build(data, tokenizer_folder, tmp_path / "three", workers=3)
     for name in ("tokens", "turns", "offsets", "origins"):
@@ -67,7 +67,7 @@ def test_errors_of_the_building_process_are_raised_here(
     tokenizer_folder: Path, tmp_path: Path, write_json_lines: Write
 ) -> None:
     (tmp_path / "list.json").write_text('[{"instruction": "a", "output": "b"},\n{"instruction"}]')
-    with pytest.raises(DataError, match=r"list\.json:2: bad JSON"):
+    with pytest.raises(DataError, match=r"list\.json:2: row 2: bad JSON"):
         build(tmp_path / "list.json", tokenizer_folder, tmp_path / "cache", workers=2)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 

@@ -1,0 +1,51 @@
+"""Which files of a folder are data. Standard library only: the launcher asks too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from megatron_patch.data.jsonl import DataError
+
+SUFFIXES = (".jsonl", ".json", ".parquet")
+PACKED = (".gz", ".zst")
+"""Suffixes of compressed files, behind one of the others."""
+WANTED = "a file that ends in .jsonl or .json (also .gz, .zst), or .parquet"
+
+
+def plain_suffix(path: Path) -> str:
+    """The suffix under that of the compression: `.jsonl` of `a.jsonl.zst`. A link's own, not that of its target."""
+    return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
+
+
+def is_source(path: Path) -> bool:
+    """Whether a path is a file that the row reader takes."""
+    return path.is_file() and plain_suffix(path) in SUFFIXES
+
+
+def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
+    """Files in a folder and below it, by path, without hidden ones: `.ipynb_checkpoints` holds copies of the others."""
+    for path in sorted(folder.rglob(pattern)):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file():
+            yield path
+
+
+def find_sources(paths: Sequence[str | Path]) -> list[Path]:
+    """The data files that these files and folders hold, folders sorted by path.
+
+    Raises:
+        DataError: every path that does not exist, has another suffix, or holds nothing, all in one go.
+    """
+    found: list[Path] = []
+    wrong = []
+    for path in map(Path, paths):
+        inside = [file for file in visible(path) if is_source(file)] if path.is_dir() else [path]
+        if not path.exists():
+            wrong.append(f"{path} does not exist")
+        elif not inside or not is_source(inside[0]):
+            wrong.append(f"{path} is not, and does not hold, {WANTED}")
+        found += inside
+    if wrong:
+        raise DataError("; ".join(wrong))
+    return found
