@@ -167,7 +167,7 @@ def import_bridge(size: str, cache: Path) -> None:
     from megatron_patch.backend.gpu import libraries as te_libraries
 
     te_libraries.use_torchs_libraries()
-    wheel_fixes.stand_in_for_fused_wgrad()
+    wheel_fixes.provide_fused_wgrad()
     wheel_fixes.use_compiled_helpers()
     import megatron.bridge.recipes.llama
     import megatron.bridge.training.gpt_step

@@ -49,48 +49,53 @@ def _enable_cpu() -> None:
     if "megatron.core" in sys.modules:
         raise BackendError("enable('cpu') must be called before megatron is imported")
     cpu_megatron.hide_gpu_libraries()
-    cpu_megatron.stand_in_for_triton()
+    cpu_megatron.stub_triton_kernels()
     cpu_megatron.run_eagerly()
     cpu_megatron.patch_megatron_for_cpu()
-    _mend_everywhere()
-    cpu_device.pretend_cuda_is_cpu()
+    _fix_everywhere()
+    cpu_device.alias_cuda_to_cpu()
 
 
 def _enable_cuda() -> None:
     import torch
 
     from megatron_patch.backend import wheel_fixes
-    from megatron_patch.backend.gpu import gradient_guard, offload_fixes
-    from megatron_patch.backend.gpu import libraries as te_libraries
+    from megatron_patch.backend.gpu import gradient_guard, libraries, offload_fixes
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything makes a context on the first one
-    APPLIED.extend(te_libraries.use_torchs_libraries())
-    wheel_fixes.stand_in_for_fused_wgrad()
+    APPLIED.extend(libraries.use_torchs_libraries())
+    wheel_fixes.provide_fused_wgrad()
     gradient_guard.refuse_non_finite_gradients()
-    offload_fixes.mend_fine_grained_offloading()
-    _mend_everywhere()
+    offload_fixes.fix_fine_grained_offloading()
+    _fix_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:
-        from megatron_patch.backend.gpu import adam as te_adam
-        from megatron_patch.backend.gpu import cross_entropy as te_cross_entropy
-        from megatron_patch.backend.gpu import kernels as te_kernels
+        from megatron_patch.backend.gpu import adam, cross_entropy, kernels, quantized_state
 
-        te_adam.leave_state_in_place()
-        te_cross_entropy.use_in_place_cross_entropy()
-        te_kernels.use_ready_made_kernels()
+        adam.leave_state_in_place()
+        cross_entropy.use_in_place_cross_entropy()
+        kernels.use_ready_made_kernels()
+        quantized_state.restrict_unpickling()
 
 
-def _mend_everywhere() -> None:
+def _fix_everywhere() -> None:
     from megatron_patch.backend import wheel_fixes
-    from megatron_patch.backend.saving import asynchronous as background_save
-    from megatron_patch.backend.saving import checkpoint_fixes, dcp_reader, optimizer_fixes, optimizer_shards
+    from megatron_patch.backend.saving import (
+        asynchronous,
+        checkpoint_fixes,
+        dcp_reader,
+        optimizer_fixes,
+        optimizer_shards,
+        restricted,
+    )
 
     wheel_fixes.use_compiled_helpers()
-    optimizer_fixes.mend_native_adam_resume()
-    optimizer_fixes.mend_offloaded_adam_resume()
+    restricted.restrict_unpickling()
+    optimizer_fixes.fix_native_adam_resume()
+    optimizer_fixes.fix_offloaded_adam_resume()
     optimizer_shards.save_where_it_lies()
     optimizer_shards.read_where_it_lies()
-    background_save.use_own_writer()
+    asynchronous.use_own_writer()
     dcp_reader.read_in_threads()
-    checkpoint_fixes.mend_checkpoints()
+    checkpoint_fixes.fix_checkpoints()

@@ -42,7 +42,7 @@ def read_tokenizers_with(read: Callable[[Any], Any | None]) -> None:
         return read(args) or original(args, **kwargs)
 
 
-def stand_in_for_fused_wgrad() -> None:
+def provide_fused_wgrad() -> None:
     """Give `--gradient-accumulation-fusion` its kernel from Transformer Engine where apex is absent.
 
     0.19.2's LM head asks for apex's extension `fused_weight_gradient_mlp_cuda`; TE has the same GEMM.

@@ -8,7 +8,6 @@ with tensors that are made when their turn comes.
 from __future__ import annotations
 
 import math
-import pickle
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ from torch.distributed.checkpoint import metadata as dcp_metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
 from megatron_patch.backend.saving.dcp_writer import stream_items
+from megatron_patch.backend.saving.errors import DamagedCheckpoint
+from megatron_patch.backend.saving.restricted import parse_metadata
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.store import HashingFile, Stage
@@ -31,63 +32,21 @@ METADATA = ".metadata"
 RECORDS_BYTES = 1 << 16
 """More than what torch.save writes around the numbers of one tensor."""
 
-SAFE_GLOBALS: dict[tuple[str, str], str] = {
-    (module, name): module
-    for module, names in {
-        "torch.distributed.checkpoint.metadata": (
-            "Metadata TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata TensorProperties "
-            "MetadataIndex StorageMeta _MEM_FORMAT_ENCODING"
-        ),
-        "torch.distributed.checkpoint.filesystem": "_StorageInfo",
-        "torch.serialization": "_get_layout",
-        "torch": "Size device float32 float16 bfloat16 float64 int64 int32 int16 int8 uint8 bool strided",
-        "collections": "OrderedDict",
-        "pathlib": "Path PosixPath PurePosixPath",
-        "pathlib._local": "Path PosixPath PurePosixPath",
-    }.items()
-    for name in names.split()
-}
-"""Everything that the `.metadata` of an honest checkpoint refers to."""
-MCORE_PLACEHOLDERS = ("MCoreMetadata", "MCoreSavePlan")
-"""Empty classes that Megatron up to 0.15 stored; their state is dropped."""
-
-
-class _Placeholder:
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in SAFE_GLOBALS:
-            return super().find_class(module, name)
-        if module == "megatron.core.dist_checkpointing.strategies.torch" and name in MCORE_PLACEHOLDERS:
-            return _Placeholder
-        raise CheckpointError(f"it asks for {module}.{name}, which no checkpoint needs: it may be an attack")
-
 
 def read_metadata(folder: Path) -> dcp_metadata.Metadata:
     """The `.metadata` of a torch_dist folder, unpickled with nothing but its own classes allowed.
 
-    Megatron unpickles this file unrestricted: call this before Megatron loads a folder that somebody else wrote.
-
     Raises:
         CheckpointError: absent, damaged, or it refers to anything else.
     """
-    file = folder / METADATA
     try:
-        with file.open("rb") as stream:
-            found = _SafeUnpickler(stream).load()
+        return parse_metadata((folder / METADATA).read_bytes(), folder / METADATA)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: has no {METADATA}, so it is not a torch_dist checkpoint") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: refused, nothing was run: {error}") from None
-    except Exception as error:
-        raise CheckpointError(f"{file}: damaged ({error!r})") from None
-    if not isinstance(found, dcp_metadata.Metadata) or not isinstance(found.storage_data, dict):
-        raise CheckpointError(f"{file}: not the metadata of a torch_dist checkpoint")
-    return found
+    except OSError as error:
+        raise CheckpointError(f"{folder / METADATA}: {error.strerror}") from None
+    except DamagedCheckpoint as error:
+        raise CheckpointError(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

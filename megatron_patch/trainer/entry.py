@@ -17,6 +17,8 @@ from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import Streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from megatron_patch.trainer.callbacks import Callbacks, End, Rank
 
 
@@ -57,6 +59,7 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     print("\n".join(["patches", *APPLIED]))
 
     from megatron_patch.backend import hooks
+    from megatron_patch.backend.saving.asynchronous import wait_for_last_save
     from megatron_patch.trainer.callbacks import Rank, make_all
     from megatron_patch.trainer.screen import Screen
 
@@ -76,6 +79,7 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     finally:
         callbacks.close()
     if torch.distributed.is_initialized():
+        wait_for_last_save()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     callbacks.end(end)
@@ -121,7 +125,7 @@ def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
     callbacks.built("arguments and tokenizer")
     hooks.interrupt_like_termination(args)
     refuse_contradictions(args)
-    _prepare_backend(args)
+    _prepare_backend(args, rank.screen.say)
     callbacks.arguments(args)
     for line in summary_lines(args, rank.device):
         rank.screen.say(line)
@@ -140,15 +144,16 @@ def _sft_provider(args: Any, rank: Rank) -> Any:
     return sft_provider(args, rank.screen.say_here)
 
 
-def _prepare_backend(args: Any) -> None:
+def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     """What these arguments want of it."""
     from megatron_patch.backend import z_loss
-    from megatron_patch.backend.saving import asynchronous, checkpoint_fixes
+    from megatron_patch.backend.saving import asynchronous, fallback, retention
 
     if args.background_save:
         asynchronous.save_in_the_background(args)
     if args.keep_checkpoints:
-        checkpoint_fixes.keep_newest(args.keep_checkpoints)
+        retention.keep_newest(args.keep_checkpoints, say)
+    fallback.fall_back(args, say)
     if args.z_loss:
         z_loss.keep_log_z()
 

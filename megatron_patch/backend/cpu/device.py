@@ -33,7 +33,7 @@ COMPUTE_CAPABILITY = (10, 0)
 """What the fake device claims: below 10, Megatron asks for CUDA_DEVICE_MAX_CONNECTIONS=1."""
 
 
-def pretend_cuda_is_cpu() -> None:
+def alias_cuda_to_cpu() -> None:
     """Turn every CUDA device argument of torch into the CPU. Call it after Megatron's modules are imported.
 
     The order matters: importing Megatron imports torch._dynamo, which inspects torch's functions and rejects ours.
@@ -49,8 +49,8 @@ def pretend_cuda_is_cpu() -> None:
         replace(owner, "cuda", lambda self, *args, **kwargs: self, why=why)
     replace(torch.Tensor, "record_stream", lambda self, stream: None, why="there are no streams on a CPU")
     replace(torch.Tensor, "pin_memory", lambda self, *args, **kwargs: self, why="pinning needs a CUDA driver")
-    _pretend_cuda_types()
-    _pretend_cuda_module()
+    _alias_cuda_types()
+    _alias_cuda_module()
 
 
 def _means_cuda(device: Any) -> bool:
@@ -84,7 +84,7 @@ def _to_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
     return to
 
 
-def _pretend_cuda_types() -> None:
+def _alias_cuda_types() -> None:
     """Megatron's optimizers switch on `param.type() == "torch.cuda.FloatTensor"`."""
     original = torch.Tensor.type
 
@@ -133,7 +133,7 @@ def _always(names: str, result: Any = None) -> dict[str, Callable[..., Any]]:
     return {name: (lambda *args, **kwargs: result) for name in names.split()}
 
 
-def _pretend_cuda_module() -> None:
+def _alias_cuda_module() -> None:
     cuda, stream, generator = torch.cuda, FakeStream(), torch.default_generator
     properties = types.SimpleNamespace(
         name="cpu", major=COMPUTE_CAPABILITY[0], minor=COMPUTE_CAPABILITY[1], total_memory=0, multi_processor_count=0

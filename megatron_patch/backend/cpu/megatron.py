@@ -34,7 +34,7 @@ def hide_gpu_libraries() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of it fails as if it were not there
 
 
-def stand_in_for_triton() -> None:
+def stub_triton_kernels() -> None:
     """Let `schedules.py` be imported where torch comes without triton, as its CPU wheels do.
 
     Megatron 0.19.2 imports one mixture-of-experts kernel file from `pipeline_parallel/schedules.py`.

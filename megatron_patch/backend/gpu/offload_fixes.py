@@ -8,7 +8,7 @@ from typing import Any
 from megatron_patch.backend.patching import wrap
 
 
-def mend_fine_grained_offloading() -> None:
+def fix_fine_grained_offloading() -> None:
     """Let a micro batch keep its place in the queue until all its groups are through.
 
     0.19.2 takes the next micro batch's place as soon as nothing of this one is on its way. The only layer of a stage

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.patching import BackendError, replace, wrap
-from megatron_patch.backend.saving.dcp_writer import without_crc32, write_items
+from megatron_patch.backend.saving.dcp_writer import note_checksums, without_crc32, write_items
+from megatron_patch.backend.saving.folders import final_of
 from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
 from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
+from megatron_patch.common.stored_chunks import iteration_of
 
 FILES = 2
 """Of each rank, written side by side."""
@@ -37,6 +39,7 @@ class Save:
         self.copied = threading.Event()
         """The optimizer may go on."""
         self._writer, self._metadata = writer, metadata
+        self._folder = Path(writer.checkpoint_dir)
         self._started = time.monotonic()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -79,7 +82,9 @@ class Save:
             for function in self.finalize_fns:
                 function()
             took = time.monotonic() - self._started
-            print(f"saved beside training: in RAM after {copied:.1f} s, written after {took:.1f} s", flush=True)
+            print(f"asynchronous checkpoint: in RAM after {copied:.1f} s, written after {took:.1f} s", flush=True)
+            for function in AFTERWARDS:
+                function(final_of(self._folder))
         except BaseException as error:
             self._error = error
         finally:
@@ -91,25 +96,58 @@ class Save:
         try:
             with without_crc32(), ThreadPoolExecutor(FILES) as pool:
                 jobs = [
-                    pool.submit(_write_file, Path(self._writer.checkpoint_dir) / f"__{rank}_{number}.distcp", items)
+                    pool.submit(_write_file, self._folder / f"__{rank}_{number}.distcp", items)
                     for number, items in enumerate(files)
                 ]
                 results = [result for job in jobs for result in job.result()]
         except Exception as error:
             results = f"rank {rank}: {type(error).__name__}: {error}"
         everybodys = [None] * torch.distributed.get_world_size() if rank == 0 else None
-        torch.distributed.gather_object(results, everybodys, dst=0, group=_group())
+        torch.distributed.gather_object(results, everybodys, dst=0, group=thread_group())
         failures = [found for found in everybodys or () if isinstance(found, str)]
         if rank == 0 and not failures:
-            self._writer.finish(self._metadata, everybodys)
+            self._finish(everybodys or [])
         verdict = [failures]
-        torch.distributed.broadcast_object_list(verdict, src=0, group=_group())
+        torch.distributed.broadcast_object_list(verdict, src=0, group=thread_group())
         if verdict[0]:
             raise BackendError(f"a checkpoint was not written: {'; '.join(verdict[0])}")
+
+    def _finish(self, by_rank: list[Any]) -> None:
+        self._writer.finish(self._metadata, by_rank)
+        results = [result for of_rank in by_rank for result in of_rank]
+        note_checksums(self._folder, results, iteration=iteration_of(final_of(self._folder)))
+
+
+class Errand:
+    """Something that a thread does while training goes on; stands where a Save stands."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self.copied = threading.Event()
+        self.copied.set()
+        self._function = function
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def done(self, *, wait: bool) -> bool:
+        """See Save.done."""
+        if wait:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error
 
 
 _state: dict[str, Any] = {}
 """`save` under way, `group` of gloo, `copier`."""
+AFTERWARDS: list[Callable[[Path], None]] = []
+"""Called by all ranks' threads with the folder of each asynchronous checkpoint that is complete."""
 
 
 def save_in_the_background(args: Any) -> None:
@@ -124,7 +162,7 @@ def save_in_the_background(args: Any) -> None:
 
     @wrap(training, "train", why="groups can be made only while torchrun lives, and the last save may come after")
     def train(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        _group()
+        thread_group()
         return original(*args, **kwargs)
 
 
@@ -144,13 +182,18 @@ def use_own_writer() -> None:
     @wrap(TorchDistSaveShardedStrategy, "_get_save_and_finalize_callbacks", why=why)
     def request(original: Callable[..., Any], self: Any, writer: Any, planned: Any, strategy: str) -> Save:
         _, metadata, _ = planned
-        _group()  # made by all ranks together, before any thread needs it
+        thread_group()  # made by all ranks together, before any thread needs it
         return Save(writer, metadata)
 
 
 def wait_for_last_save() -> None:
-    """Until what is under way has its name; nothing to do without `save_in_the_background`."""
+    """Until what is under way has its name, and what follows is done."""
     _finalize(blocking=True)
+
+
+def do_meanwhile(function: Callable[[], None]) -> None:
+    """Do something in another thread, on all ranks, before the next save begins."""
+    _state["save"] = Errand(function)
 
 
 def _start(save: Save) -> None:
@@ -176,7 +219,7 @@ def _let_optimizers_wait() -> None:
             return original(self, *args, **kwargs)
 
 
-def _group() -> Any:
+def thread_group() -> Any:
     """gloo's, of all ranks, for the threads: NCCL's belong to the training loop."""
     if "group" not in _state:
         _state["group"] = torch.distributed.new_group(backend="gloo", timeout=datetime.timedelta(days=1))

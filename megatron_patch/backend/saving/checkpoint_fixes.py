@@ -7,26 +7,20 @@ loaded is an error: 0.19.2 ends with status 0 in eight places, or trains from ra
 from __future__ import annotations
 
 import io
-import shutil
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from megatron_patch.backend.patching import BackendError, replace, wrap
-from megatron_patch.backend.saving import asynchronous as background_save
-from megatron_patch.common.files import sync, write_text
-
-PARTIAL_PREFIX = ".incomplete_"
-"""Of a folder that is being written; nothing that looks for `iter_NNNNNNN` finds it."""
-
-
-class CheckpointError(BackendError):
-    """A checkpoint that was asked for cannot be loaded."""
+from megatron_patch.backend.patching import replace, wrap
+from megatron_patch.backend.saving.asynchronous import wait_for_last_save
+from megatron_patch.backend.saving.errors import CheckpointError
+from megatron_patch.backend.saving.folders import partial_of, publish, remove_leftovers
+from megatron_patch.common.files import write_text
 
 
-def mend_checkpoints() -> None:
+def fix_checkpoints() -> None:
     """Patch saving and loading. Call it once, before training."""
     from megatron.core import dist_checkpointing
     from megatron.training import checkpointing
@@ -42,12 +36,12 @@ def _save_beside_and_rename(dist_checkpointing: Any) -> None:
 
     @wrap(dist_checkpointing, "save", why="0.19.2 writes into the final folder, over what is there")
     def save(original: Callable[..., Any], state_dict: Any, checkpoint_dir: str, *args: Any, **kwargs: Any) -> Any:
-        background_save.wait_for_last_save()
+        wait_for_last_save()
         final = Path(checkpoint_dir)
-        partial = final.with_name(PARTIAL_PREFIX + final.name)
+        partial = partial_of(final)
         rank = torch.distributed.get_rank()
         if rank == 0:
-            _remove_leftovers(final.parent)
+            remove_leftovers(final.parent)
             partial.mkdir(parents=True)
         torch.distributed.barrier()
         request = original(state_dict, str(partial), *args, **kwargs)
@@ -63,69 +57,18 @@ def _save_beside_and_rename(dist_checkpointing: Any) -> None:
         return None
 
 
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob(PARTIAL_PREFIX + "*"):
-        print(f"removing {leftover}, which an earlier run did not finish", flush=True)
-        shutil.rmtree(leftover)
-
-
-def publish(partial: Path, final: Path) -> None:
-    """Put `partial` on the disk and give it its name; what had the name before is removed.
-
-    Between the two renames of a replacement neither name exists: complete or absent, never mixed.
-    """
-    for path in (*partial.rglob("*"), partial):
-        sync(path)
-    old = final.with_name(f"{PARTIAL_PREFIX}old_{final.name}")
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    sync(final.parent)
-    if old.exists():
-        shutil.rmtree(old)
-
-
 class _AtomicTrackerFiles:
     """Stands for the module's file functions; a file opened for writing appears whole or not at all."""
 
     def __init__(self, files: Any) -> None:
         self._files = files
-        self.keep: int | None = None
-        """How many checkpoints stay when the tracker has been replaced; None: all."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._files, name)
 
     def open(self, path: str, mode: str = "r") -> Any:
         """As the built-in; used by 0.19.2 for the tracker alone."""
-        return self._tracker(Path(path)) if mode == "w" else self._files.open(path, mode)
-
-    @contextmanager
-    def _tracker(self, path: Path) -> Iterator[IO[str]]:
-        with _replaced_when_closed(path) as file:
-            yield file
-        if self.keep is not None:
-            remove_older(path, self.keep)
-
-
-def keep_newest(count: int) -> None:
-    """Keep only so many checkpoints of this run: older ones go when the tracker names a newer one."""
-    from megatron.training import checkpointing
-
-    checkpointing.maybe_msc.keep = count
-
-
-def remove_older(tracker: Path, keep: int) -> None:
-    """Remove the oldest checkpoints; the one that the tracker names stays, and those of later iterations.
-
-    Each loses its name first, so that a kill in between leaves no half of one.
-    """
-    named = tracker.read_text().strip()
-    older = {int(path.name[5:]): path for path in tracker.parent.glob("iter_*") if path.name[5:].isdigit()}
-    for iteration in sorted(number for number in older if number < int(named))[: 1 - keep or None]:
-        nameless = tracker.with_name(f"{PARTIAL_PREFIX}old_{older[iteration].name}")
-        older[iteration].rename(nameless)
-        shutil.rmtree(nameless)
+        return _replaced_when_closed(Path(path)) if mode == "w" else self._files.open(path, mode)
 
 
 @contextmanager
@@ -139,8 +82,8 @@ def _fail_instead_of_exit(checkpointing: Any) -> None:
     def fail(code: Any = None) -> NoReturn:
         raise CheckpointError("the checkpoint cannot be loaded; the reason is in the last lines of the log")
 
-    stand_in = types.SimpleNamespace(exit=fail)
-    replace(checkpointing, "sys", stand_in, why="0.19.2 calls sys.exit() with status 0 when a checkpoint is unreadable")
+    without_exit = types.SimpleNamespace(exit=fail)
+    replace(checkpointing, "sys", without_exit, why="0.19.2 exits with 0 when a checkpoint is unreadable")
 
     @wrap(checkpointing, "read_metadata", why="0.19.2 reads the tracker even when --ckpt-step names the iteration")
     def read_metadata(original: Callable[..., Any], tracker: str) -> tuple[int, bool]:

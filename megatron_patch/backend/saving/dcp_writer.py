@@ -8,10 +8,12 @@ nobody is told. Here every large item is a file of its own, and the first error 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystem, _StorageInfo
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta
 from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
+
+from megatron_patch.common.stored_chunks import StoredChunk, write_checksums
 
 Maker = Callable[[], Any]
 """Makes a tensor, or the object of an item that is not one, when its turn comes."""
@@ -59,16 +63,27 @@ class _FileSystem(FileSystem):
             yield stream
 
 
-class _DeferredErrors:
-    """A stream for torch.save, whose C++ writer crashes the process when Python's write raises (a full disk)."""
+@dataclass(frozen=True)
+class HashedResult(WriteResult):
+    """Where an item was written, and the SHA-256 of its bytes."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    sha256: str = ""
+
+
+class _ChunkStream:
+    """A stream for torch.save, whose C++ writer crashes the process when Python's write raises (a full disk).
+
+    Hashes what passes.
+    """
+
+    def __init__(self, stream: Any, digest: Any) -> None:
+        self._stream, self._digest = stream, digest
         self._error: OSError | None = None
 
     def write(self, data: Any) -> int:
         if self._error is None:
             try:
+                self._digest.update(data)  # leaves the GIL to the other file's thread
                 self._stream.write(data)
             except OSError as error:
                 self._error = error
@@ -91,24 +106,46 @@ def write_items(stream: Any, name: str, items: Iterable[tuple[WriteItem, Maker]]
         name: of the file, for the checkpoint's index.
         items: tensors must come out on the CPU and alone in their storage; bytes are written as they are.
     """
-    results = []
+    results: list[WriteResult] = []
     for item, make in items:
-        content, start = make(), stream.tell()
+        content, start, digest = make(), stream.tell(), hashlib.sha256()
+        chunk = _ChunkStream(stream, digest)
         # an archive is made in memory unless it is large: small writes cost a system call each
         if isinstance(content, io.BytesIO):
-            stream.write(content.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
+            chunk.write(content.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
         elif isinstance(content, torch.Tensor) and content.nbytes > 1 << 20:
-            deferred = _DeferredErrors(stream)
-            torch.save(content, deferred)
-            deferred.check()
+            torch.save(content, chunk)
         else:
             archive = io.BytesIO()
             torch.save(content, archive)
-            stream.write(archive.getvalue())
+            chunk.write(archive.getvalue())
+        chunk.check()
         del content
         length = stream.tell() - start
-        results.append(WriteResult(item.index, length, _StorageInfo(name, start, length)))
+        place = _StorageInfo(name, start, length)
+        results.append(HashedResult(item.index, length, place, digest.hexdigest()))
     return results
+
+
+def note_checksums(folder: Path, results: Iterable[WriteResult], *, iteration: int | None) -> None:
+    """Write `checksums.json` beside what `write_items` has written, after `.metadata`."""
+    chunks = (
+        StoredChunk(
+            file=result.storage_data.relative_path,
+            offset=result.storage_data.offset,
+            length=result.storage_data.length,
+            sha256=result.sha256,
+            item=item_name(result.index),
+        )
+        for result in results
+        if isinstance(result, HashedResult)
+    )
+    write_checksums(folder, chunks, iteration=iteration)
+
+
+def item_name(index: MetadataIndex) -> str:
+    """Key of an item, and where in its tensor it begins."""
+    return index.fqn + (f" at {list(index.offset)}" if index.offset and any(index.offset) else "")
 
 
 class _Writer(dcp.FileSystemWriter):

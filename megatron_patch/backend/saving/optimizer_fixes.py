@@ -10,10 +10,10 @@ import torch
 from megatron_patch.backend.patching import wrap
 
 
-def mend_native_adam_resume() -> None:
+def fix_native_adam_resume() -> None:
     """Make `DistributedOptimizer` save and load torch's Adam state, where neither Transformer Engine nor apex gives it.
 
-    Not about the CPU: whoever trains with torch's Adam meets this. Without the mend a resume asserts, and once past
+    Not about the CPU: whoever trains with torch's Adam meets this. Without this fix a resume asserts, and once past
     that silently restores step 0 (6e-2 of loss drift after ten iterations).
     """
     from megatron.core.optimizer import distrib_optimizer
@@ -46,7 +46,7 @@ def mend_native_adam_resume() -> None:
         return original(self, model_param, {**tensors, "step": None})  # None is skipped
 
 
-def mend_offloaded_adam_resume() -> None:
+def fix_offloaded_adam_resume() -> None:
     """Let the step of an optimizer that is partly on the processor go on after a resume.
 
     Before every step 0.19.2 copies all attributes of the whole optimizer's groups to its parts, and after a load these

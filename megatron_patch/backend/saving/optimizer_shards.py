@@ -67,16 +67,18 @@ class Remainders:
         middle = (self.low == -0x8000).nonzero(as_tuple=True)
         upper = (bits[middle] >> 16).to(torch.int16)
 
-        def mend() -> None:
+        def finish() -> None:
             down = self.weights.view(torch.int16)[middle] == upper
             self.low[middle] = self.low[middle].masked_fill(down, 0x7FFF)
 
-        return mend
+        return finish
 
 
 REMAINDERS: dict[Place, Remainders] = {}
 """Blocks of fp32 copies that are put together when they are written, and taken apart when they are read: in what
 Megatron saves and loads, their tensors are on `meta`."""
+UNFINISHED: list[Callable[[], None]] = []
+"""What is left to do of copies that have been read, when the weights are there."""
 
 
 def save_where_it_lies() -> None:
@@ -108,8 +110,6 @@ def read_where_it_lies() -> None:
     from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
-    to_mend: list[Callable[[], None]] = []
-
     @wrap(MCoreLoadPlanner, "resolve_tensor", why=GATHERS)
     def resolve(original: Callable[..., Any], self: Any, item: Any) -> torch.Tensor:
         kept = REMAINDERS.get(place_of(item.dest_index))
@@ -121,7 +121,7 @@ def read_where_it_lies() -> None:
         if kept is None:
             original(self, item, tensor)
         else:
-            to_mend.append(kept.narrowed(item.dest_offsets, item.lengths).keep(tensor))
+            UNFINISHED.append(kept.narrowed(item.dest_offsets, item.lengths).keep(tensor))
 
     @wrap(DistributedOptimizer, "load_parameter_state_from_fully_reshardable", why=GATHERS)
     def load(original: Callable[..., Any], self: Any, loaded: dict[int, dict[str, list[torch.Tensor]]]) -> None:
@@ -129,9 +129,15 @@ def read_where_it_lies() -> None:
             for number, parameter, start, end in _own_ranges(self):
                 for key, state in _states(self, parameter, start, end).items():
                     _was_read_in_place(key, state, loaded[number][key])
-        while to_mend:
-            to_mend.pop()()
+        while UNFINISHED:
+            UNFINISHED.pop()()
         REMAINDERS.clear()
+
+
+def forget_unfinished_load() -> None:
+    """Before another checkpoint is loaded in the place of one that could not be read to its end."""
+    UNFINISHED.clear()
+    REMAINDERS.clear()
 
 
 def place_of(index: Any) -> Place:

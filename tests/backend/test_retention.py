@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.backend.saving.checkpoint_fixes import remove_older
+from megatron_patch.backend.saving.folders import remove
+from megatron_patch.backend.saving.retention import too_old
 
 
 @pytest.mark.parametrize(("keep", "left"), [(1, [30, 40]), (2, [20, 30, 40]), (5, [5, 10, 20, 30, 40])])
@@ -15,12 +16,14 @@ def test_remove_older(tmp_path: Path, keep: int, left: list[int]) -> None:
     for iteration in (5, 10, 20, 30, 40):
         (tmp_path / f"iter_{iteration:07d}").mkdir()
         (tmp_path / f"iter_{iteration:07d}" / "metadata.json").touch()
-    (tmp_path / "release").mkdir()
+    (tmp_path / "iter_0000007").touch()
+    strays = ["iter_0000007", "iter_99999999999999999999", "release"]
+    for stray in strays[1:]:
+        (tmp_path / stray).mkdir()
     tracker = tmp_path / "latest_checkpointed_iteration.txt"
     tracker.write_text("30")
-    remove_older(tracker, keep)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *(f"iter_{iteration:07d}" for iteration in left),
-        tracker.name,
-        "release",
-    ]
+    for folder in too_old(tracker, keep):
+        remove(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*(f"iter_{iteration:07d}" for iteration in left), tracker.name, *strays]
+    )

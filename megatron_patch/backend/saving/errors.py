@@ -1,0 +1,13 @@
+"""What can go wrong with a run's checkpoints."""
+
+from __future__ import annotations
+
+from megatron_patch.backend.patching import BackendError
+
+
+class CheckpointError(BackendError):
+    """A checkpoint that was asked for cannot be loaded."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """It is there, and its files are not what was written, or would run code: an earlier one may do."""

@@ -1,0 +1,78 @@
+"""MP_KEEP_CHECKPOINTS: older checkpoints go when the newest one has been read back and found to be what was written.
+
+Each rank reads back the files that it wrote while training goes on: one more read of every byte of a checkpoint, and
+none where nothing is to be removed. A save that comes before that is done waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_patch.backend.patching import wrap
+from megatron_patch.backend.saving import asynchronous, folders
+from megatron_patch.common.stored_chunks import ChunkError, find_damage, read_checksums
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+def keep_newest(count: int, say: Callable[[str], object]) -> None:
+    """Keep only so many checkpoints of this run. Call it once, before training.
+
+    Args:
+        say: shows a line to the user, on the rank that speaks.
+    """
+    from megatron.training import checkpointing, training
+
+    def prune(newest: Path) -> None:
+        remove_when_verified(newest, count, say)
+
+    asynchronous.AFTERWARDS.append(prune)
+
+    @wrap(training, "save_checkpoint", why="0.19.2 keeps all checkpoints")
+    def save_checkpoint(original: Callable[..., Any], iteration: int, *args: Any, **kwargs: Any) -> Any:
+        original(iteration, *args, **kwargs)
+        run = checkpointing.get_args()
+        if not run.async_save:
+            newest = Path(checkpointing.get_checkpoint_name(run.save, iteration, return_base_dir=True))
+            asynchronous.do_meanwhile(lambda: prune(newest))
+
+
+def remove_when_verified(newest: Path, keep: int, say: Callable[[str], object]) -> None:
+    """Read `newest` back, each rank its own files, and remove the oldest. To be called by all ranks, in any thread."""
+    rank, group = torch.distributed.get_rank(), asynchronous.thread_group()
+    doomed = too_old(newest.parent / TRACKER, keep) if rank == 0 else []
+    wanted = [bool(doomed)]
+    torch.distributed.broadcast_object_list(wanted, src=0, group=group)
+    if not wanted[0]:
+        return
+    everybodys: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everybodys, _read_back(newest, rank), group=group)
+    damage = [line for lines in everybodys for line in lines]
+    if damage:
+        say(f"{damage[0]} ({len(damage)} in all): older checkpoints are kept")
+        return
+    for folder in doomed:
+        folders.remove(folder)
+
+
+def _read_back(newest: Path, rank: int) -> list[str]:
+    """What is wrong with the files that this rank wrote."""
+    try:
+        checksums = read_checksums(newest)
+        assert checksums is not None  # every checkpoint of this process has them
+        files = [name for name in checksums.sizes() if name.startswith(f"__{rank}_")]
+        return list(find_damage(newest, checksums, files=files, threads=asynchronous.FILES))
+    except (ChunkError, OSError) as error:
+        return [str(error)]
+
+
+def too_old(tracker: Path, keep: int) -> list[Path]:
+    """The checkpoints to remove: the one that the tracker names stays, and those of later iterations."""
+    named = tracker.read_text().strip()
+    checkpoints = folders.numbered(tracker.parent)
+    older = [number for number in checkpoints if named.isdecimal() and number < int(named)]
+    return [checkpoints[number] for number in sorted(older)[: 1 - keep or None]]

@@ -1,0 +1,261 @@
+"""`checksums.json` of a run's checkpoint: the SHA-256 of every stored chunk, and holding the files against it.
+
+A chunk is what torch wrote of one tensor or object into a `.distcp` file: whoever reads a slice of it reads and hashes
+that chunk alone. Standard library only, so that the launcher can look too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.common.files import write_text
+
+FILE = "checksums.json"
+METADATA = ".metadata"
+"""torch's index of a checkpoint: which chunk lies where."""
+BLOCK_BYTES = 4 << 20
+"""Read at a time; a thread holds one."""
+DISK_PAGE = 4096
+"""Bytes: what a disk or file system loses at a time."""
+
+
+class ChunkError(ValueError):
+    """A stored chunk, or the index of them, is not what was written: file, item and kind of damage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredChunk:
+    """One tensor or object in a file of a checkpoint."""
+
+    file: str
+    """Its name in the folder."""
+    offset: int
+    length: int
+    """Bytes."""
+    sha256: str
+    item: str
+    """Its key, and where in the tensor it begins."""
+
+    @property
+    def end(self) -> int:
+        """Of its last byte, plus one."""
+        return self.offset + self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checksums:
+    """What `checksums.json` says."""
+
+    iteration: int | None
+    """Of a folder called iter_NNNNNNN when it was written."""
+    metadata_sha256: str
+    chunks: Mapping[tuple[str, int], StoredChunk]
+    """By file and offset."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        found: dict[str, int] = {}
+        for chunk in self.chunks.values():
+            found[chunk.file] = max(found.get(chunk.file, 0), chunk.end)
+        return found
+
+
+def iteration_of(folder: Path) -> int | None:
+    """The number in `iter_NNNNNNN`; None for other names, and for numbers that no run reaches."""
+    found = re.fullmatch(r"iter_([0-9]{7,12})", folder.name)
+    return int(found[1]) if found else None
+
+
+def write_checksums(folder: Path, chunks: Iterable[StoredChunk], *, iteration: int | None) -> None:
+    """Write `checksums.json` into a folder that has its `.metadata`."""
+    files: dict[str, list[list[Any]]] = {}
+    for chunk in sorted(chunks, key=lambda chunk: (chunk.file, chunk.offset)):
+        files.setdefault(chunk.file, []).append([chunk.offset, chunk.length, chunk.sha256, chunk.item])
+    metadata = hashlib.sha256((folder / METADATA).read_bytes()).hexdigest()
+    body = {"algorithm": "sha256", "iteration": iteration, METADATA: metadata, "files": files}
+    write_text(folder / FILE, json.dumps({"self": _digest_of(body), **body}, separators=(",", ":")) + "\n")
+
+
+def _digest_of(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def read_checksums(folder: Path) -> Checksums | None:
+    """What was noted when the checkpoint was written; None for one that was written without.
+
+    Raises:
+        ChunkError: it is damaged itself.
+    """
+    try:
+        body = json.loads((folder / FILE).read_bytes())
+        if body.pop("self") != _digest_of(body):
+            raise ValueError("its own SHA-256 is another")
+        chunks = {
+            (name, offset): StoredChunk(file=name, offset=offset, length=length, sha256=sha256, item=item)
+            for name, entries in body["files"].items()
+            for offset, length, sha256, item in entries
+        }
+        return Checksums(iteration=body["iteration"], metadata_sha256=body[METADATA], chunks=chunks)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        raise ChunkError(
+            f"{folder / FILE}: damaged ({error}); without this file the checkpoint is read unverified"
+        ) from None
+
+
+def find_structural_damage(folder: Path) -> list[str]:
+    """What is wrong with a torch_dist folder that can be seen without reading its tensors.
+
+    Returns:
+        A sentence for each: absent or empty files, wrong sizes, another iteration's name. Empty for a sound folder.
+    """
+    problems = []
+    try:
+        described = json.loads((folder / "metadata.json").read_bytes())
+        if not isinstance(described, dict) or described.get("sharded_backend") != "torch_dist":
+            problems.append(f"{folder / 'metadata.json'}: does not say torch_dist")
+    except FileNotFoundError:
+        problems.append(f"{folder}: has no metadata.json: not written to its end")
+    except (OSError, ValueError, RecursionError) as error:
+        problems.append(f"{folder / 'metadata.json'}: damaged ({str(error)[:80]})")
+    if not _size(folder / METADATA):
+        problems.append(f"{folder / METADATA}: missing or empty")
+    try:
+        checksums = read_checksums(folder)
+    except ChunkError as error:
+        return [*problems, str(error)]
+    if checksums is None:
+        return problems if any(folder.glob("*.distcp")) else [*problems, f"{folder}: has no .distcp files"]
+    return problems + list(_wrong_names_and_sizes(folder, checksums))
+
+
+def _wrong_names_and_sizes(folder: Path, checksums: Checksums) -> Iterator[str]:
+    named = iteration_of(folder)
+    if None not in (named, checksums.iteration) and named != checksums.iteration:
+        yield f"{folder}: is the checkpoint of iteration {checksums.iteration}: the folder was renamed"
+    for name, size in checksums.sizes().items():
+        found = _size(folder / name)
+        if found is None:
+            yield f"{folder / name}: missing"
+        elif found != size:
+            yield f"{folder / name}: {found} bytes, {size} were written"
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size if file.is_file() else None
+    except OSError:
+        return None
+
+
+def check_metadata(folder: Path, checksums: Checksums, content: bytes) -> None:
+    """Hold the content of `.metadata` against its SHA-256.
+
+    Raises:
+        ChunkError: it is not what was written.
+    """
+    if hashlib.sha256(content).hexdigest() != checksums.metadata_sha256:
+        raise ChunkError(f"{folder / METADATA}: not the bytes that were written (SHA-256 differs)")
+
+
+def check_chunk(folder: Path, checksums: Checksums, file: str, offset: int, length: int) -> None:
+    """Read a chunk and hold it against its SHA-256. Threads may do it side by side: both leave the GIL.
+
+    Raises:
+        ChunkError: it is absent, cut off, or not what was written.
+        OSError: it cannot be read.
+    """
+    chunk = checksums.chunks.get((file, offset))
+    if chunk is None or chunk.length != length:
+        raise ChunkError(f"{folder / file}: {FILE} knows no chunk of {length} bytes at byte {offset}")
+    try:
+        found, nbytes = _hash_range(folder / file, offset, length)
+    except FileNotFoundError:
+        raise ChunkError(f"{folder / file}: missing; it holds {chunk.item}") from None
+    if found != chunk.sha256:
+        raise ChunkError(f"{folder / file}: {chunk.item}: {_kind_of_damage(folder, chunk, found, nbytes)}")
+
+
+def _hash_range(file: Path, offset: int, length: int) -> tuple[str, int]:
+    """SHA-256 of some bytes, and how many there are."""
+    digest, at, end = hashlib.sha256(), offset, offset + length
+    block = memoryview(bytearray(min(BLOCK_BYTES, max(length, 1))))
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        while at < end and (got := os.preadv(descriptor, [block[: min(len(block), end - at)]], at)):
+            digest.update(block[:got])
+            at += got
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest(), at - offset
+
+
+def _kind_of_damage(folder: Path, chunk: StoredChunk, found: str, nbytes: int) -> str:
+    if nbytes < chunk.length:
+        return f"cut off, {nbytes} of {chunk.length} bytes are there"
+    for other in folder.parent.glob("iter_*"):
+        try:
+            theirs = read_checksums(other) if other != folder else None
+        except ChunkError:
+            continue
+        if theirs and (twin := theirs.chunks.get((chunk.file, chunk.offset))) and twin.sha256 == found:
+            return f"it is that of {other.name}"
+    zeros = _first_zero_page(folder / chunk.file, chunk)
+    at = f"; bytes {zeros} to {zeros + DISK_PAGE} are all zero" if zeros is not None else ""
+    return f"not the bytes that were written (SHA-256 differs{at})"
+
+
+def _first_zero_page(file: Path, chunk: StoredChunk) -> int | None:
+    """Where the first page of zeros begins."""
+    with file.open("rb") as stream:
+        for at in range(-(-chunk.offset // DISK_PAGE) * DISK_PAGE, chunk.end - DISK_PAGE + 1, DISK_PAGE):
+            stream.seek(at)
+            if not any(stream.read(DISK_PAGE)):
+                return at
+    return None
+
+
+def find_damage(
+    folder: Path,
+    checksums: Checksums,
+    *,
+    files: Sequence[str] | None = None,
+    threads: int = 1,
+    progress: Callable[[int], object] | None = None,
+) -> Iterator[str]:
+    """Read chunks again and hold them against their SHA-256.
+
+    Args:
+        files: only the chunks of these; all, and the index, if None.
+        progress: told the bytes of each chunk that has been read.
+    Returns:
+        A sentence for each damaged one.
+    """
+
+    def look(chunk: StoredChunk) -> str | None:
+        try:
+            check_chunk(folder, checksums, chunk.file, chunk.offset, chunk.length)
+        except (ChunkError, OSError) as error:
+            return str(error)
+        finally:
+            if progress:
+                progress(chunk.length)
+        return None
+
+    if files is None:
+        try:
+            check_metadata(folder, checksums, (folder / METADATA).read_bytes())
+        except (ChunkError, OSError) as error:
+            yield str(error)
+    wanted = [chunk for chunk in checksums.chunks.values() if files is None or chunk.file in files]
+    with ThreadPoolExecutor(threads) as pool:
+        yield from filter(None, pool.map(look, wanted))
