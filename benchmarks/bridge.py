@@ -35,8 +35,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from megatron_patch.models import LLAMA_3_1
-from megatron_patch.models.config import model_to_hf_config
+from megatron_patch.models import model_of_size, model_to_hf_config
 
 CUT = {
     "datasets": "data of finetuning",
@@ -176,7 +175,7 @@ def import_bridge(size: str, cache: Path) -> None:
 
 def hf_config(size: str) -> str:
     """`config.json` of a size."""
-    shape = LLAMA_3_1.size(size)
+    shape = model_of_size(size)
     return json.dumps(model_to_hf_config(shape, dtype="bfloat16", vocab_size=shape.vocab_size or 1024))
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import AUTO, model_of_size, size_names
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = """
@@ -137,7 +137,7 @@ def measure(folder: Path, rounds: int, warm: bool) -> dict[str, list[Measured]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", nargs="?", choices=list(LLAMA_3_1.sizes), default="1B")
+    parser.add_argument("size", nargs="?", choices=[name for name in size_names() if name != AUTO], default="1B")
     parser.add_argument("--folder", type=Path, help="where to work; needs three times the model's size")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm", action="store_true", help="with the source in the page cache")
@@ -146,7 +146,7 @@ def main() -> None:
         "--untied", action="store_true", help="with an output layer of its own, where the size has none"
     )
     args = parser.parse_args()
-    shape = LLAMA_3_1.size(args.size)
+    shape = model_of_size(args.size)
     shape = replace(
         shape,
         num_layers=args.layers or shape.num_layers,

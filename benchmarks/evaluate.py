@@ -39,7 +39,7 @@ from megatron_patch.data.train_tokenizer import save, train  # noqa: E402
 from megatron_patch.evaluation import cards, synthetic  # noqa: E402
 from megatron_patch.evaluation.benchmarks import BENCHMARKS  # noqa: E402
 from megatron_patch.evaluation.data import find_all  # noqa: E402
-from megatron_patch.models import LLAMA_3_1  # noqa: E402
+from megatron_patch.models import AUTO, model_of_size, size_names  # noqa: E402
 
 VOCABULARY = 2048
 """Of the tokenizer: gives prompts of about the length that Llama 3.1's gives the published questions."""
@@ -88,7 +88,7 @@ def prepare(args: argparse.Namespace) -> Path:
         lines = [json.dumps({"text": file.read_text(encoding="utf-8")}) + "\n" for file in files]
         corpus.write_text("".join([*lines, json.dumps({"text": "答案： A B C D"}) + "\n"]))
         save(train([corpus], vocab_size=VOCABULARY), tokenizer)
-    shape = LLAMA_3_1.size(args.size)
+    shape = model_of_size(args.size)
     shape = replace(shape, num_layers=args.layers or shape.num_layers)
     vocab = shape.vocab_size or VOCABULARY
     target = args.work / f"{args.size}-{shape.num_layers}-{args.precision}"
@@ -198,7 +198,7 @@ def difference(plain: list[list[float]], other: list[list[float]]) -> dict[str, 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="tiny", choices=list(LLAMA_3_1.sizes))
+    parser.add_argument("--size", default="tiny", choices=[name for name in size_names() if name != AUTO])
     parser.add_argument("--layers", type=int, help="default: the size's own")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--model", type=Path, help="a Hugging Face folder, instead of a random model")

@@ -27,12 +27,11 @@ sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
 from benchmarks.gpu_table import compare, measure, table  # noqa: E402
-from megatron_patch.models import LLAMA_3_1, MODELS  # noqa: E402
+from megatron_patch.models import model_of_size  # noqa: E402
+from megatron_patch.models.names import default_family  # noqa: E402
 
 for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes the list of valid sizes
-    MODELS[_name] = LLAMA_3_1.sizes[_name] = replace(  # type: ignore[index]
-        LLAMA_3_1.size(_size), name=_name, num_layers=_layers
-    )
+    default_family().sizes[_name] = replace(model_of_size(_size), name=_name, num_layers=_layers)
 
 from megatron_patch.launch.command import build_command  # noqa: E402
 from megatron_patch.launch.driver import make_plan  # noqa: E402

@@ -1,5 +1,5 @@
 """Checkpoints: Hugging Face <-> Megatron-Core, streamed and checked.
 
-`weights.py` is the one table of names and layouts; everything else here reads it. Importing this package
+`models/weight_map.py` is the one table of names and layouts; everything else here reads it. Importing this package
 imports no torch, so that a bad command line is refused at once.
 """

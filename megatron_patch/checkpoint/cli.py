@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
+from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.job import Job, inspect, needed_bytes, precision_of
-from megatron_patch.checkpoint.locate import resolve_iteration
 from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.run_conversion import carry_out, stored_precision
 from megatron_patch.checkpoint.store import free_bytes
-from megatron_patch.models import LLAMA_3_1
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -66,11 +65,11 @@ def _dry_run(job: Job) -> None:
         from megatron_patch.checkpoint.per_rank_reader import open_megatron
 
         assert job.iteration is not None
-        job.precision = stored_precision(open_megatron(job.iteration, tied=job.shape.tie_embeddings))
+        job.precision = stored_precision(open_megatron(job.iteration, tied=job.model.tie_embeddings))
     print(f"{options.source} -> {options.target} ({options.direction}, {job.precision or 'its own precision'})")
     for note in job.notes:
         print(f"  {note}")
-    print(f"  layers {job.shape.num_layers}, hidden {job.shape.hidden_size}, vocabulary {job.vocab_size}")
+    print(f"  layers {job.model.num_layers}, hidden {job.model.hidden_size}, vocabulary {job.vocab_size}")
     if options.check_only:
         print("  checks only: writes check.json and check.png into the target")
         return
@@ -116,9 +115,9 @@ def _check(job: Job) -> int:
     from megatron_patch.checkpoint.check.run import CheckRequest, check
 
     options, to_hf = job.options, job.options.direction == TO_HF
-    megatron = job.iteration or resolve_iteration(options.target)
+    megatron = job.iteration or look_for_megatron(options.target)
     if job.precision is None:  # CHECK_ONLY of mcore2hf: what the Hugging Face side has
-        job.precision = precision_of(open_hf_folder(options.target, LLAMA_3_1, options.size))
+        job.precision = precision_of(open_hf_folder(options.target, options.size))
     # Megatron's side is built from what lies with it, so that a configuration that differs is seen
     own = own_configuration(megatron)
     if own is None:

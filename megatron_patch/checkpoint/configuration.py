@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.checkpoint.contents import PLAN, own_config, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import read_config
 from megatron_patch.data.sentencepiece import find_sentencepiece
-from megatron_patch.models import model_of_facts, model_to_hf_config
-
-PLAN = "plan.json"
-"""What a training run of ours leaves in its output folder."""
-ARCHITECTURE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "vocab_size",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "tie_word_embeddings",
-)
-"""What must be the same for two `config.json` to be of one model."""
+from megatron_patch.models import ConfigError, differences, model_from_hf_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,29 +46,32 @@ def find_configuration(iteration: Path, explicit: Path | None = None) -> Configu
 
 
 def own_configuration(iteration: Path) -> Configuration | None:
-    """What lies with the checkpoint itself, None if nothing does."""
-    for folder in (iteration, iteration.parent, iteration.parent.parent):
-        if (folder / "config.json").is_file():
-            return Configuration(config=read_config(folder), origin=str(folder / "config.json"), companions=folder)
-    plan = iteration.parent.parent / PLAN
-    return _of_plan(plan) if plan.is_file() else None
+    """What lies with the checkpoint itself, None if nothing does.
 
-
-def _of_plan(file: Path) -> Configuration:
-    """The architecture that a run was planned with, and the tokenizer that it used."""
-    try:
-        plan = json.loads(file.read_text())
-        tokenizer = Path(plan["tokenizer"]["path"])
-        config = model_to_hf_config(model_of_facts(plan["shape"]), dtype="bfloat16", vocab_size=plan["vocab_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: says no architecture ({error!r}): give HF_CKPT_PATH") from None
+    Raises:
+        CheckpointError: it is not a configuration, or the run's tokenizer is gone.
+    """
+    found = own_config(iteration)
+    if found is None:
+        return None
+    if found.origin.name != PLAN:
+        return Configuration(config=dict(found.config), origin=str(found.origin), companions=found.home)
+    tokenizer = found.home
     if not tokenizer.is_dir():
-        raise CheckpointError(f"{file}: the run's tokenizer {tokenizer} is no longer there: give HF_CKPT_PATH")
+        raise CheckpointError(f"{found.origin}: the run's tokenizer {tokenizer} is no longer there: give HF_CKPT_PATH")
     if (tokenizer / "config.json").is_file():  # the folder that the run started from: it knows more than the plan
         theirs = read_config(tokenizer)
-        if all(theirs.get(key) == value for key, value in config.items() if key in ARCHITECTURE):
+        if _same_model(theirs, found.config):
             return Configuration(config=theirs, origin=str(tokenizer / "config.json"), companions=tokenizer)
-    return Configuration(config=config | special_token_ids(tokenizer), origin=str(file), companions=tokenizer)
+    config = {**found.config, **special_token_ids(tokenizer)}
+    return Configuration(config=config, origin=str(found.origin), companions=tokenizer)
+
+
+def _same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    try:
+        return not differences(*(model_from_hf_config(config, "", "") for config in (one, other)))
+    except ConfigError:
+        return False
 
 
 def special_token_ids(tokenizer: Path) -> dict[str, int]:

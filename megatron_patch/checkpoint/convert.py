@@ -19,14 +19,15 @@ from typing import Any
 import torch
 
 from megatron_patch.checkpoint.configuration import Configuration
+from megatron_patch.checkpoint.contents import RELEASE, TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
-from megatron_patch.checkpoint.locate import RELEASE, TRACKER
 from megatron_patch.checkpoint.sources import BLOCK_BYTES, BlockMaker, MegatronReader, open_source, rows_per_block
 from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, Block, write_torch_dist
-from megatron_patch.checkpoint.weights import (
+from megatron_patch.models import VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size
+from megatron_patch.models.weight_map import (
     Tensor,
     extra_state_names,
     from_megatron,
@@ -36,14 +37,13 @@ from megatron_patch.checkpoint.weights import (
     pad_vocabulary,
     stacked_shape,
 )
-from megatron_patch.models import VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
     """What both directions need to know."""
 
-    shape: ModelConfig
+    model: ModelConfig
     vocab_size: int
     """Unpadded."""
     precision: str
@@ -67,7 +67,7 @@ class Conversion:
     def tensors(self) -> list[Tensor]:
         """The Megatron side, made of the Hugging Face side."""
         rows = padded_vocab_size(self.vocab_size, self.vocab_alignment)
-        return pad_vocabulary(megatron_tensors(self.shape, self.vocab_size), rows)
+        return pad_vocabulary(megatron_tensors(self.model, self.vocab_size), rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ def to_megatron(side: Side, target: Path, conversion: Conversion, progress: Prog
     Raises:
         CheckpointError: a value is NaN or infinite, or a file ends too soon.
     """
-    facts = {"format": "torch_dist", "precision": conversion.precision, "layers": conversion.shape.num_layers}
+    facts = {"format": "torch_dist", "precision": conversion.precision, "layers": conversion.model.num_layers}
     with staged(target, facts, conversion.before_publishing) as stage:
         release = stage.path / RELEASE
         release.mkdir()
@@ -142,7 +142,7 @@ def _objects(conversion: Conversion) -> dict[str, object]:
     # checkpoint_version below 3 makes Megatron reorder qkv; content_metadata is what its own save writes
     content = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
     common = {"checkpoint_version": 3.0, "iteration": 0, "content_metadata": content}
-    empty = {name: [None] for name in extra_state_names(conversion.shape.num_layers)}
+    empty = {name: [None] for name in extra_state_names(conversion.model)}
     return {"common_state/shard_0_1": [common], **empty}
 
 
@@ -155,7 +155,7 @@ def _integrity(stage: Stage) -> str:
 
 def _megatron_blocks(conversion: Conversion, side: Side, progress: Progress) -> dict[Block, Callable[[], torch.Tensor]]:
     """Every block of the checkpoint. The norms of all layers are one block, large tensors are several."""
-    layers = conversion.shape.num_layers
+    layers = conversion.model.num_layers
     norms: dict[str, list[Tensor]] = {}
     blocks: dict[Block, Callable[[], torch.Tensor]] = {}
 
@@ -217,7 +217,7 @@ def check_megatron_shapes(reader: MegatronReader, conversion: Conversion) -> lis
         CheckpointError: it is the checkpoint of another model; each line names both values.
     """
     problems, notes = [], []
-    wanted = {t.name: (stacked_shape(t, conversion.shape.num_layers), t) for t in conversion.tensors()}
+    wanted = {t.name: (stacked_shape(t, conversion.model.num_layers), t) for t in conversion.tensors()}
     for name, (shape, tensor) in wanted.items():
         found = reader.shapes.get(name)
         padded = tensor.layer is None and bool(tensor.row_shape)
@@ -253,7 +253,7 @@ def to_hf(
         CheckpointError: a value is NaN or infinite, or the checkpoint is damaged.
     """
     by_name = {tensor.name: tensor for tensor in invert(conversion.tensors())}
-    tensors = [by_name[name] for name in hf_shapes(conversion.shape, conversion.vocab_size)]
+    tensors = [by_name[name] for name in hf_shapes(conversion.model, conversion.vocab_size)]
     maker = BlockMaker(reader, conversion.dtype, reader.folder)
     facts = {"format": "huggingface", "precision": conversion.precision, "source": reader.folder.name}
     with staged(target, facts, conversion.before_publishing) as stage:

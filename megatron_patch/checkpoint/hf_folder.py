@@ -6,16 +6,16 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.checkpoint.contents import TRACKER, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.locate import TRACKER
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
-from megatron_patch.checkpoint.weights import hf_shapes
 from megatron_patch.data.sentencepiece import find_sentencepiece
-from megatron_patch.models import BESIDE_THE_WEIGHTS, ConfigError, Family, ModelConfig, model_from_hf_config
+from megatron_patch.models import ConfigError, ModelConfig, model_as_named
+from megatron_patch.models.weight_map import hf_shapes
 
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -31,8 +31,6 @@ NOT_COMPANIONS = (
     TRACKER,
     ".*",
 )
-MEGATRON_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""Llama 3's RoPE facts that `RotaryEmbedding` of megatron-core 0.19.2 has as constants."""
 
 
 @dataclass(kw_only=True)
@@ -41,7 +39,7 @@ class HFFolder:
 
     path: Path
     config: dict[str, Any]
-    shape: ModelConfig
+    model: ModelConfig
     tensors: dict[str, TensorEntry]
     """By name; empty for a pickle folder, whose tensors only torch can list."""
     pickles: list[Path] = field(default_factory=list)
@@ -54,8 +52,8 @@ class HFFolder:
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding, unpadded."""
-        assert self.shape.vocab_size is not None  # model_from_hf_config demands it
-        return self.shape.vocab_size
+        assert self.model.vocab_size is not None  # model_from_hf_config demands it
+        return self.model.vocab_size
 
     @property
     def nbytes(self) -> int:
@@ -77,70 +75,22 @@ class HFFolder:
         self.files.read_into(entry.file, entry.offset + start * entry.row_bytes, view)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a folder.
-
-    Raises:
-        CheckpointError: absent or not JSON.
-    """
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: has no config.json, so it is not a Hugging Face model folder") from None
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file}: not a JSON object")
-    return config
-
-
-def shape_of(config: Mapping[str, Any], file: str, family: Family, size: str) -> ModelConfig:
-    """The architecture facts of a `config.json`, held against the named size.
+def model_of(config: Mapping[str, Any], file: str, size: str) -> ModelConfig:
+    """The model that a `config.json` describes, held against the named size.
 
     Args:
         file: where the config comes from, for messages.
-        size: a size of the family, or `auto` to take the facts as they are.
+        size: of any family, or `auto` to take what the config says.
     Raises:
-        CheckpointError: they disagree (each line names both values), or Megatron cannot represent them.
+        CheckpointError: they disagree (each line names both values), or Megatron cannot represent the model.
     """
-    problems = []
-    if config.get("model_type") != family.hf_model_type:
-        problems.append(f"{file}: model_type is {config.get('model_type')!r}; supported: {family.hf_model_type!r}")
     try:
-        shape = model_from_hf_config(config, size, file)
-    except (ConfigError, TypeError, KeyError) as error:
-        raise CheckpointError([*problems, str(error)]) from None
-    if size != "auto":
-        problems += [f"{file}: {line}" for line in disagreements(shape, family.size(size))]
-    for name, wanted in MEGATRON_ROPE.items():
-        if shape.rope_scaling and getattr(shape.rope_scaling, name) != wanted:
-            found = getattr(shape.rope_scaling, name)
-            problems.append(f"{file}: rope_scaling {name} is {found}; Megatron 0.19.2 has {wanted} as a constant")
-    if shape.num_attention_heads % shape.num_query_groups:
-        problems.append(
-            f"{file}: {shape.num_attention_heads} attention heads do not divide by {shape.num_query_groups} KV heads"
-        )
-    if problems:
-        raise CheckpointError(problems)
-    return shape
+        return model_as_named(config, size, file)
+    except ConfigError as error:
+        raise CheckpointError(error.problems) from None
 
 
-def disagreements(found: ModelConfig, named: ModelConfig) -> list[str]:
-    """One line for each architecture fact in which `found` is not `named`. Longer vocabularies are accepted."""
-    lines = []
-    for fact in fields(ModelConfig):
-        if fact.name in BESIDE_THE_WEIGHTS:
-            continue
-        mine, theirs = getattr(found, fact.name), getattr(named, fact.name)
-        if fact.name == "vocab_size" and (theirs is None or mine >= theirs):
-            continue  # added tokens
-        if mine != theirs:
-            lines.append(f"{fact.name} is {mine}, but MODEL_SIZE {named.name} has {theirs}")
-    return lines
-
-
-def open_hf_folder(path: Path, family: Family, size: str, *, allow_pickle: bool = False) -> HFFolder:
+def open_hf_folder(path: Path, size: str, *, allow_pickle: bool = False) -> HFFolder:
     """Open a model folder and check all of it that can be checked without reading the weights.
 
     Raises:
@@ -149,14 +99,14 @@ def open_hf_folder(path: Path, family: Family, size: str, *, allow_pickle: bool 
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such folder")
     config = read_config(path)
-    shape = shape_of(config, str(path / "config.json"), family, size)
-    folder = HFFolder(path=path, config=config, shape=shape, tensors={})
+    model = model_of(config, str(path / "config.json"), size)
+    folder = HFFolder(path=path, config=config, model=model, tensors={})
     if not any((path / name).exists() for name in (INDEX, SINGLE_FILE)):
         folder.pickles = _pickles(path, allow_pickle)
         return folder
     entries = _indexed(path) if (path / INDEX).exists() else read_header(path / SINGLE_FILE)
-    folder.tensors = select_tensors(entries, shape, path, folder.notes)
-    folder.tied_twin = entries.get("lm_head.weight") if shape.tie_embeddings else None
+    folder.tensors = select_tensors(entries, model, path, folder.notes)
+    folder.tied_twin = entries.get("lm_head.weight") if model.tie_embeddings else None
     return folder
 
 
@@ -202,21 +152,21 @@ def _indexed(path: Path) -> dict[str, TensorEntry]:
 
 
 def select_tensors(
-    entries: dict[str, TensorEntry], shape: ModelConfig, path: Path, notes: list[str]
+    entries: dict[str, TensorEntry], model: ModelConfig, path: Path, notes: list[str]
 ) -> dict[str, TensorEntry]:
     """Of what a folder holds, the tensors of the architecture; everything else is a problem or a note.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape, or is not one of a Llama.
+        CheckpointError: a tensor is missing, has another shape, or is not one of the architecture.
     """
-    assert shape.vocab_size is not None
-    wanted = hf_shapes(shape, shape.vocab_size)
+    assert model.vocab_size is not None
+    wanted = hf_shapes(model, model.vocab_size)
     missing, extra = sorted(wanted.keys() - entries.keys()), sorted(entries.keys() - wanted.keys())
     problems = [f"{path}: {name} is missing" for name in missing]
     for name in extra:
         if name.endswith("rotary_emb.inv_freq"):
             notes.append(f"{name} is left out: Megatron computes it from config.json")
-        elif name == "lm_head.weight" and shape.tie_embeddings:
+        elif name == "lm_head.weight" and model.tie_embeddings:
             notes.append(f"{name} is left out: config.json ties it to the embedding")
         else:
             problems.append(f"{path}: {name} is not a weight of this architecture")

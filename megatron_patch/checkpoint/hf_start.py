@@ -18,14 +18,14 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.sources import BlockMaker, open_source, rows_per_block
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES
-from megatron_patch.checkpoint.weights import Tensor, megatron_tensors, stacked_shape
-from megatron_patch.models import LLAMA_3_1, Family
+from megatron_patch.models import AUTO
+from megatron_patch.models.weight_map import Tensor, megatron_tensors, stacked_shape
 
 THREADS = 8
 """Most threads of a rank; each holds 64 MiB where it fuses, and as much again where it casts."""
 
 
-def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path, family: Family = LLAMA_3_1) -> int:
+def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path) -> int:
     """Fill the parameters of this rank's model chunks from safetensors.
 
     Args:
@@ -37,9 +37,9 @@ def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path, family
     Raises:
         CheckpointError: the folder is damaged, or is not of this model; each line names both values.
     """
-    folder = open_hf_folder(Path(hf_dir), family, "auto")
-    table = {(t.name, t.layer): t for t in megatron_tensors(folder.shape, folder.vocab_size)}
-    wholes = {t.name: stacked_shape(t, folder.shape.num_layers) for t in table.values()}
+    folder = open_hf_folder(Path(hf_dir), AUTO)
+    table = {(t.name, t.layer): t for t in megatron_tensors(folder.model, folder.vocab_size)}
+    wholes = {t.name: stacked_shape(t, folder.model.num_layers) for t in table.values()}
     wanted = [piece for chunk in model_chunks for piece in local_tensors(chunk)]
     problems = [line for piece in wanted for line in _mismatches(piece, wholes, folder.vocab_size)]
     if problems:

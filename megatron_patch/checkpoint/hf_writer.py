@@ -12,7 +12,7 @@ from megatron_patch.checkpoint.hf_folder import INDEX, SINGLE_FILE
 from megatron_patch.checkpoint.safetensors_io import header_bytes
 from megatron_patch.checkpoint.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.store import HashingFile, Stage
-from megatron_patch.checkpoint.weights import Tensor
+from megatron_patch.models.weight_map import Tensor
 
 LARGEST_SHARD = 5_000_000_000
 """Bytes of a safetensors file, as Hugging Face cuts them."""

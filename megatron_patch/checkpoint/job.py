@@ -6,22 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_patch.checkpoint.configuration import Configuration, find_configuration, own_configuration
+from megatron_patch.checkpoint.contents import is_per_rank, look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import (
     DTYPES,
     SAFETENSORS_DTYPES,
     HFFolder,
-    disagreements,
+    model_of,
     open_hf_folder,
-    shape_of,
 )
 from megatron_patch.checkpoint.layout import layout_problems
-from megatron_patch.checkpoint.locate import is_per_rank, resolve_iteration
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import BETWEEN, TO_MEGATRON
 from megatron_patch.checkpoint.safetensors_io import ITEM_SIZES
 from megatron_patch.checkpoint.store import check_target, free_bytes
-from megatron_patch.models import LLAMA_3_1, VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size
+from megatron_patch.models import AUTO, VOCAB_ALIGNMENT, ModelConfig, disagreements, padded_vocab_size
 
 AS_TYPED = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
 """PR as typed, by safetensors' spelling of the element type."""
@@ -32,7 +31,7 @@ class Job:
     """Everything that is known before the first byte is written."""
 
     options: Options
-    shape: ModelConfig
+    model: ModelConfig
     precision: str | None
     """fp32, fp16 or bf16; None until the Megatron checkpoint is opened that is to keep its own."""
     numel: int
@@ -54,8 +53,8 @@ class Job:
     @property
     def vocab_size(self) -> int:
         """Rows of the embedding, unpadded."""
-        assert self.shape.vocab_size is not None
-        return self.shape.vocab_size
+        assert self.model.vocab_size is not None
+        return self.model.vocab_size
 
 
 def inspect(options: Options) -> Job:
@@ -67,7 +66,7 @@ def inspect(options: Options) -> Job:
     job = _inspect_hf(options) if options.direction == TO_MEGATRON else _inspect_megatron(options)
     checks = options.check or options.check_only
     uses_layout = checks or options.per_rank_files
-    problems = layout_problems(job.shape, options.tp, options.pp) if uses_layout else []
+    problems = layout_problems(job.model, options.tp, options.pp) if uses_layout else []
     if checks and job.iteration is not None and is_per_rank(job.iteration):
         problems.append(
             f"{job.iteration}: per-rank files of the old format, and the check reads torch_dist: convert it to that "
@@ -98,7 +97,7 @@ def needed_bytes(job: Job) -> int:
 
 
 def _inspect_hf(options: Options) -> Job:
-    folder = open_hf_folder(options.source, LLAMA_3_1, options.size, allow_pickle=options.allow_pickle)
+    folder = open_hf_folder(options.source, options.size, allow_pickle=options.allow_pickle)
     if options.hf_path is not None:
         folder.notes.append("HF_CKPT_PATH is for mg2hf=true: not used")
     types = sorted({entry.dtype for entry in folder.tensors.values()})
@@ -109,8 +108,8 @@ def _inspect_hf(options: Options) -> Job:
     if padding:
         what = f"as TP {options.tp} wants it" if options.per_rank_files else "the same for every TP"
         notes.append(f"vocabulary {folder.vocab_size} is padded with {padding} rows of zeros, {what}")
-    numel = folder.shape.num_parameters(padded_vocab_size(folder.vocab_size, alignment))
-    return Job(options=options, shape=folder.shape, precision=precision, numel=numel, folder=folder, notes=notes)
+    numel = folder.model.num_parameters(padded_vocab_size(folder.vocab_size, alignment))
+    return Job(options=options, model=folder.model, precision=precision, numel=numel, folder=folder, notes=notes)
 
 
 def vocab_alignment(options: Options) -> int:
@@ -143,23 +142,23 @@ def cast_notes(types: list[str], precision: str) -> list[str]:
 
 
 def _inspect_megatron(options: Options) -> Job:
-    iteration = resolve_iteration(options.source, options.iteration)
+    iteration = look_for_megatron(options.source, options.iteration)
     configuration = find_configuration(iteration, options.hf_path)
-    shape = shape_of(configuration.config, configuration.origin, LLAMA_3_1, options.size)
+    model = model_of(configuration.config, configuration.origin, options.size)
     own = own_configuration(iteration) if options.hf_path is not None else None
     if own is not None:
-        lines = disagreements(shape, shape_of(own.config, own.origin, LLAMA_3_1, "auto"))
+        lines = disagreements(model, model_of(own.config, own.origin, AUTO))
         if lines:
             raise CheckpointError([f"{configuration.origin} and {own.origin} disagree: {line}" for line in lines])
-    assert shape.vocab_size is not None
-    rows = shape.vocab_size
+    assert model.vocab_size is not None
+    rows = model.vocab_size
     if options.direction == BETWEEN:
         rows = padded_vocab_size(rows, vocab_alignment(options))
     return Job(
         options=options,
-        shape=shape,
+        model=model,
         precision=options.precision,
-        numel=shape.num_parameters(rows),
+        numel=model.num_parameters(rows),
         iteration=iteration,
         configuration=configuration,
         notes=[f"reading {iteration}; architecture from {configuration.origin}"],

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from megatron_patch.launch.layout import tensor_parallel_problem
 from megatron_patch.models import ModelConfig
+from megatron_patch.models.megatron import tensor_parallel_problem
 
 
-def layout_problems(shape: ModelConfig, tp: int, pp: int) -> list[str]:
+def layout_problems(model: ModelConfig, tp: int, pp: int) -> list[str]:
     """Why Megatron could not load a model at this TP and PP; empty if it could."""
     problems = []
-    why = tensor_parallel_problem(shape, tp)
+    why = tensor_parallel_problem(model, tp)
     if why is not None:
         problems.append(f"TP is {tp}: {why}")
-    if not stage_layers(shape.num_layers, pp, pp - 1):
-        problems.append(f"PP is {pp}: of {shape.num_layers} layers the last stage would get none")
+    if not stage_layers(model.num_layers, pp, pp - 1):
+        problems.append(f"PP is {pp}: of {model.num_layers} layers the last stage would get none")
     return problems
 
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.checkpoint.contents import is_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.locate import TRACKER, is_iteration
 from megatron_patch.checkpoint.positions import (
     BETWEEN,
     DIRECTIONS,
     POSITIONS,
     PRECISIONS,
-    SIZES,
     TO_HF,
     TO_MEGATRON,
     help_text,
     list_text,
 )
-from megatron_patch.common.values import nearest, whole
+from megatron_patch.common.values import whole
+from megatron_patch.models import AUTO, size_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,22 +182,21 @@ def _from_flags(named: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     for name, flag in (("source", "--source"), ("target", "--output-path")):
         if named[name] is None:
             problems.append(f"{flag} is missing (or the {len(POSITIONS) - 1} positions: --help shows them)")
-    size = named["size"] or "auto"
-    if size not in SIZES:
-        problems.append(f'--model-name: unknown{nearest(size, SIZES)}: is "{size}"; valid: {", ".join(SIZES)}')
+    size = named["size"] or AUTO
+    kind = size_kind()
+    try:
+        size = kind.parse(size)
+    except ValueError as error:
+        problems.append(f'--model-name: {error}: is "{size}"; valid: {kind.valid}')
     direction = named["direction"]
     if direction is None and named["source"] is not None:
         from_megatron = BETWEEN if named["per_rank_files"] else TO_HF
-        direction = from_megatron if _looks_like_megatron(named["source"]) else TO_MEGATRON
+        direction = from_megatron if is_megatron(named["source"]) else TO_MEGATRON
     elif direction not in (None, *DIRECTIONS):
         problems.append(f'--direction: unknown: is "{direction}"; valid: {", ".join(DIRECTIONS)}')
     if named["precision"] not in (None, *PRECISIONS):
         problems.append(f'--precision: unknown: is "{named["precision"]}"; valid: {", ".join(PRECISIONS)}')
     return {"size": size, "direction": direction}
-
-
-def _looks_like_megatron(path: Path) -> bool:
-    return is_iteration(path) or any((folder / TRACKER).is_file() for folder in (path, path / "checkpoints"))
 
 
 def problem_text(problems: Sequence[str]) -> str:

@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 
 from megatron_patch.backend.saving.torch_archive import ArchiveWriter, Promised
+from megatron_patch.checkpoint.contents import PER_RANK_FILE
 from megatron_patch.checkpoint.convert import Conversion
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.layout import stage_layers
-from megatron_patch.checkpoint.locate import PER_RANK_FILE
-from megatron_patch.checkpoint.per_rank_reader import COLUMN_PARALLEL, HALVES
 from megatron_patch.checkpoint.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.store import HashingFile, Stage
-from megatron_patch.checkpoint.weights import MEGATRON_LAYER, Tensor
+from megatron_patch.models.weight_map import COLUMNS, HALVES, MEGATRON_LAYER, WHOLE, Tensor, split_of
 
 
 def write_per_rank(
@@ -50,7 +49,7 @@ def write_per_rank(
 
 def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int) -> dict[str, Tensor]:
     """What a pipeline stage holds, by the names that it has there."""
-    layers, last = stage_layers(conversion.shape.num_layers, pp, stage), stage == pp - 1
+    layers, last = stage_layers(conversion.model.num_layers, pp, stage), stage == pp - 1
     found = {}
     for tensor in tensors:
         if tensor.layer is not None:
@@ -60,7 +59,7 @@ def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int
             found |= {tensor.name: tensor} if last else {}
         elif stage == 0:
             found[tensor.name] = tensor
-        elif last and conversion.shape.tie_embeddings:  # the last stage has its own copy
+        elif last and conversion.model.tie_embeddings:  # the last stage has its own copy
             found["output_layer.weight"] = tensor
     return found
 
@@ -90,9 +89,10 @@ def _write_stage(
 
 
 def _rank_shape(tensor: Tensor, tp: int) -> tuple[int, ...]:
-    if not tensor.row_shape:
+    split = split_of(tensor.name, len(tensor.shape))
+    if split == WHOLE:
         return tensor.shape
-    if tensor.name.endswith(COLUMN_PARALLEL):
+    if split == COLUMNS:
         return (tensor.rows, tensor.row_shape[0] // tp)
     return (tensor.rows // tp, *tensor.row_shape)
 
@@ -106,14 +106,15 @@ def _blocks(tensor: Tensor, maker: BlockMaker, tp: int) -> Iterator[tuple[range,
             rows = min(step, first + count - start)
             yield maker.make([(tensor, start)], rows, (rows, *tensor.row_shape))
 
-    if not tensor.row_shape:
+    split = split_of(tensor.name, len(tensor.shape))
+    if split == WHOLE:
         for block in made(0, tensor.rows):
             yield range(tp), [block] * tp
-    elif tensor.name.endswith(COLUMN_PARALLEL):
+    elif split == COLUMNS:
         for block in made(0, tensor.rows):
             yield range(tp), [part.contiguous() for part in block.chunk(tp, dim=1)]
     else:
-        halves = 2 if tensor.name.endswith(HALVES) else 1
+        halves = 2 if split == HALVES else 1
         rows = tensor.rows // halves // tp
         for half in range(halves):
             for rank in range(tp):

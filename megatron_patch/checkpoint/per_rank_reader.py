@@ -16,16 +16,12 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.saving.torch_archive import Stored, read_archive
+from megatron_patch.checkpoint.contents import PER_RANK_FILE, is_per_rank
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.locate import PER_RANK_FILE, is_per_rank
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.sources import MegatronReader, bytes_of
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES, TorchDistReader
-from megatron_patch.checkpoint.weights import MEGATRON_LAYER
-
-COLUMN_PARALLEL = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
-"""Split by columns over TP; other matrices by rows, fc1 in each of its halves; norms are on every rank."""
-HALVES = ("mlp.linear_fc1.weight",)
+from megatron_patch.models.weight_map import COLUMNS, HALVES, LAYER_WEIGHTS, MEGATRON_LAYER, WHOLE, split_of
 
 OTHER_NAMES = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",
@@ -34,12 +30,14 @@ OTHER_NAMES = {
     "post_attention_norm.weight": "mlp.linear_fc1.layer_norm_weight",
     "post_attention_layernorm.weight": "mlp.linear_fc1.layer_norm_weight",
     "self_attention.query_key_value.weight": "self_attention.linear_qkv.weight",
+    "self_attention.query_key_value.bias": "self_attention.linear_qkv.bias",
     "self_attention.dense.weight": "self_attention.linear_proj.weight",
     "mlp.dense_h_to_4h.weight": "mlp.linear_fc1.weight",
     "mlp.dense_4h_to_h.weight": "mlp.linear_fc2.weight",
     "final_norm.weight": "final_layernorm.weight",
 }
 """Of the local layer spec and of Megatron before megatron-core, without what stands in front."""
+BIASES = {MEGATRON_LAYER + weight.megatron for weight in LAYER_WEIGHTS if weight.megatron.endswith(".bias")}
 OTHER_PREFIXES = {"language_model.encoder.": "decoder.", "language_model.": ""}
 LEFT_OUT = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq", "word_embeddings_for_head.weight")
 
@@ -101,21 +99,7 @@ class PerRankReader(MegatronReader):
             if (piece.dtype, piece.shape) != (first.dtype, first.shape):
                 raise CheckpointError(f"{where} differs between ranks: {list(first.shape)} and {list(piece.shape)}")
         assert first.dtype is not None
-        tp, itemsize, boxes = len(pieces), first.dtype.itemsize, []
-        if len(first.shape) == 1:
-            boxes.append(_Box(row=0, rows=first.shape[0], column=0, columns=1, file=pieces[0][0], start=first.start))
-            shape: tuple[int, ...] = first.shape
-        else:
-            rows, columns = first.shape
-            by_columns = name.endswith(COLUMN_PARALLEL)
-            shape = (rows, columns * tp) if by_columns else (rows * tp, columns)
-            halves = 2 if name.endswith(HALVES) else 1
-            part = rows // halves
-            for rank, (file, piece) in enumerate(pieces):
-                for half in range(halves):
-                    row, column = (0, rank * columns) if by_columns else ((half * tp + rank) * part, 0)
-                    start = piece.start + half * part * columns * itemsize
-                    boxes.append(_Box(row=row, rows=part, column=column, columns=columns, file=file, start=start))
+        shape, boxes = _placed(name, pieces, first.dtype.itemsize)
         element_type = SAFETENSORS_NAMES[first.dtype]
         if self._element_types.setdefault(name, element_type) != element_type or self.shapes.get(name, shape) != shape:
             raise CheckpointError(f"{where} is {list(shape)} {element_type}, unlike that of other layers")
@@ -146,6 +130,23 @@ class PerRankReader(MegatronReader):
             self.files.read_into(box.file, offset, bytes_of(target))
             if target is not part:
                 part.copy_(target)
+
+
+def _placed(name: str, pieces: list[tuple[Path, Stored]], itemsize: int) -> tuple[tuple[int, ...], list[_Box]]:
+    """The shape of the whole tensor, and where each rank's piece of it lies."""
+    rows, *rest = pieces[0][1].shape
+    columns, tp, split = (rest[0] if rest else 1), len(pieces), split_of(name, 1 + len(rest))
+    if split == WHOLE:
+        file, piece = pieces[0]
+        return (rows, *rest), [_Box(row=0, rows=rows, column=0, columns=columns, file=file, start=piece.start)]
+    halves = 2 if split == HALVES else 1
+    part, boxes = rows // halves, []
+    for rank, (file, piece) in enumerate(pieces):
+        for half in range(halves):
+            row, column = (0, rank * columns) if split == COLUMNS else ((half * tp + rank) * part, 0)
+            start = piece.start + half * part * columns * itemsize
+            boxes.append(_Box(row=row, rows=part, column=column, columns=columns, file=file, start=start))
+    return (rows, columns * tp) if split == COLUMNS else (rows * tp, *rest), boxes
 
 
 def _weights_of_ranks(folder: Path) -> dict[tuple[str, int | None], list[tuple[Path, Stored]]]:
@@ -227,6 +228,6 @@ def _known(name: str, value: Stored, file: Path) -> tuple[str, int | None, Store
     else:
         front, _, rest = name.partition(".")
         name = f"{front}.{OTHER_NAMES.get(rest, rest)}"
-    if name.endswith((".bias", "position_embeddings.weight")):
-        raise CheckpointError(f"{file}: {name} is not a weight of a Llama")
+    if name.endswith(("position_embeddings.weight", ".bias")) and name not in BIASES:
+        raise CheckpointError(f"{file}: {name} is not a weight of an architecture that is supported")
     return name, layer, value

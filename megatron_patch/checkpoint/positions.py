@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_patch.common.values import Kind, boolean, choice, text, whole
-from megatron_patch.models import FAMILIES, LLAMA_3_1
+from megatron_patch.models import families, size_kind
 
-SIZES = (*LLAMA_3_1.sizes, "auto")
 TO_MEGATRON, TO_HF, BETWEEN = "hf2mcore", "mcore2hf", "mcore2mcore"
 DIRECTIONS = (TO_MEGATRON, TO_HF, BETWEEN)
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -28,7 +27,7 @@ POSITIONS = (
     Position(
         name="MODEL_SIZE",
         meaning="size of the model; auto takes what config.json says",
-        kind=choice(*SIZES),
+        kind=size_kind(),
         example="8B",
     ),
     Position(
@@ -85,19 +84,20 @@ POSITIONS = (
 def list_text() -> str:
     """The models and sizes that are supported."""
     lines = []
-    for family in FAMILIES.values():
-        lines.append(f"{family.name}  ({family.hf_architecture})")
-        for shape in family.sizes.values():
-            vocab = shape.vocab_size
+    for family in families().values():
+        lines.append(f"{family.name}  ({family.architecture})")
+        for model in family.sizes.values():
+            vocab = model.vocab_size
             parameters = (
-                f"{shape.num_parameters() / 1e9:8.2f} B parameters" if vocab else "  vocabulary of its tokenizer"
+                f"{model.num_parameters() / 1e9:8.2f} B parameters" if vocab else "  vocabulary of its tokenizer"
             )
             lines.append(
-                f"  {shape.name:5} {parameters}  {shape.num_layers} layers, hidden {shape.hidden_size}, "
-                f"{shape.num_attention_heads} heads, {shape.num_query_groups} KV heads"
-                f"{', tied embeddings' if shape.tie_embeddings else ''}"
+                f"  {model.name:5} {parameters}  {model.num_layers} layers, hidden {model.hidden_size}, "
+                f"{model.num_attention_heads} heads, {model.num_query_groups} KV heads"
+                f"{', tied embeddings' if model.tie_embeddings else ''}"
             )
-    return "\n".join([*lines, "  auto  any Llama whose config.json says what Megatron can do"])
+    types = ", ".join(dict.fromkeys(family.model_type for family in families().values()))
+    return "\n".join([*lines, f"  auto  any model_type of {types} whose config.json says what Megatron can do"])
 
 
 def help_text() -> str:
@@ -108,7 +108,7 @@ def help_text() -> str:
     ]
     return "\n".join(
         [
-            "Converts a Llama between Hugging Face and Megatron-Core, streamed, and checks it layer by layer.",
+            "Converts a model between Hugging Face and Megatron-Core, streamed, and checks it layer by layer.",
             "",
             "usage: hf2mcore_convertor_llama3_1.sh POSITIONS 1-9 [HF_CKPT_PATH] [flags]",
             "       hf2mcore_convertor_llama3_1.sh --source DIR --output-path DIR [flags]",

@@ -1,4 +1,4 @@
-"""A Hugging Face model folder with random weights, of any geometry, without the hub.
+"""A Hugging Face model folder with random weights, of any size, without the hub.
 
     python -m megatron_patch.checkpoint.random_model SIZE FOLDER [--tokenizer FOLDER] [--layers N] ...
 
@@ -21,16 +21,16 @@ from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
-from megatron_patch.checkpoint.weights import Span, Tensor, hf_shapes
 from megatron_patch.launch.inputs import count_ids
-from megatron_patch.models import LLAMA_3_1, ModelConfig, model_to_hf_config
+from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, size_names
+from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
 
 PERIOD = 1_000_003
 """Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
 
 
 class _RandomSource(Source):
-    """Normal numbers of the shape's initial standard deviation; norms near one."""
+    """Normal numbers of the model's initial standard deviation; norms near one."""
 
     def __init__(self, std: float, element_type: str, seed: int) -> None:
         self._std, self._element_type, self._seed = std, element_type, seed
@@ -51,7 +51,7 @@ class _RandomSource(Source):
 
 def make_hf_checkpoint(
     target: Path,
-    shape: ModelConfig,
+    model: ModelConfig,
     *,
     precision: str = "bf16",
     vocab_size: int | None = None,
@@ -64,23 +64,23 @@ def make_hf_checkpoint(
     """Write a model folder that transformers loads.
 
     Args:
-        vocab_size: rows of the embedding; the shape's own if None.
+        vocab_size: rows of the embedding; the model's own if None.
         tokenizer: a folder whose tokenizer files are copied.
         shard_bytes: most bytes of one safetensors file; None lets the size decide.
     """
-    vocab = vocab_size or shape.vocab_size
+    vocab = vocab_size or model.vocab_size
     if vocab is None:
-        raise ValueError(f"{shape.name} takes its vocabulary from the tokenizer: pass vocab_size")
+        raise ValueError(f"{model.name} takes its vocabulary from the tokenizer: pass vocab_size")
     tensors = [
         Tensor(name=name, rows=size[0], row_shape=size[1:], spans=(Span(name=name, start=0, rows=size[0]),))
-        for name, size in hf_shapes(shape, vocab).items()
+        for name, size in hf_shapes(model, vocab).items()
     ]
     element_type = SAFETENSORS_DTYPES[precision]
-    source = _RandomSource(shape.init_method_std, element_type, seed)
+    source = _RandomSource(model.init_method_std, element_type, seed)
     maker = BlockMaker(source, TORCH_DTYPES[element_type], target)
     with staged(target, {"format": "huggingface", "precision": precision, "random_seed": seed}) as stage:
         write_safetensors(stage, tensors, maker, workers, progress, shard_bytes)
-        config = model_to_hf_config(shape, dtype=DTYPES[precision], vocab_size=vocab)
+        config = model_to_hf_config(model, dtype=DTYPES[precision], vocab_size=vocab)
         if tokenizer is not None:
             config |= special_token_ids(tokenizer)
         copy_companions(tokenizer or stage.path, stage.path, config, precision)
@@ -94,7 +94,7 @@ def tokenizer_vocab_size(folder: Path) -> int:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
-    parser.add_argument("size", choices=list(LLAMA_3_1.sizes))
+    parser.add_argument("size", choices=[name for name in size_names() if name != AUTO])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, copied along")
     parser.add_argument("--vocab-size", type=int, help="default: the size's own, else the tokenizer's")
@@ -102,18 +102,18 @@ def main() -> None:
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     parser.add_argument("--seed", type=int, default=1234)
     args = parser.parse_args()
-    shape = LLAMA_3_1.size(args.size)
+    model = model_of_size(args.size)
     if args.layers:
-        shape = replace(shape, num_layers=args.layers)
+        model = replace(model, num_layers=args.layers)
     if args.tokenizer and not companions(args.tokenizer):
         parser.error(f"--tokenizer {args.tokenizer}: has no tokenizer files")
-    vocab = args.vocab_size or shape.vocab_size or (tokenizer_vocab_size(args.tokenizer) if args.tokenizer else None)
+    vocab = args.vocab_size or model.vocab_size or (tokenizer_vocab_size(args.tokenizer) if args.tokenizer else None)
     if vocab is None:
         parser.error(f"{args.size} takes its vocabulary from the tokenizer: give --tokenizer or --vocab-size")
     make_hf_checkpoint(
-        args.folder, shape, precision=args.precision, vocab_size=vocab, tokenizer=args.tokenizer, seed=args.seed
+        args.folder, model, precision=args.precision, vocab_size=vocab, tokenizer=args.tokenizer, seed=args.seed
     )
-    print(f"{args.folder}: {shape.num_parameters(vocab):,} parameters in {args.precision}, vocabulary {vocab}")
+    print(f"{args.folder}: {model.num_parameters(vocab):,} parameters in {args.precision}, vocabulary {vocab}")
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def _convert(job: Job, verification: Verification) -> float:
     from megatron_patch.checkpoint.per_rank_reader import open_megatron
 
     torch.set_num_threads(1)  # the workers are the parallelism
-    reader = open_megatron(job.iteration, tied=job.shape.tie_embeddings) if job.iteration else None
+    reader = open_megatron(job.iteration, tied=job.model.tie_embeddings) if job.iteration else None
     conversion = Conversion(
-        shape=job.shape,
+        model=job.model,
         vocab_size=job.vocab_size,
         precision=_settle_precision(job, reader),
         workers=job.options.workers or default_workers(),

@@ -18,7 +18,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import HFFolder, select_tensors
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES, TORCH_DTYPES
-from megatron_patch.checkpoint.weights import Tensor
+from megatron_patch.models.weight_map import Tensor
 
 BLOCK_BYTES = 64 << 20
 """Most bytes of a block: what one worker thread holds, twice where it casts."""
@@ -89,7 +89,7 @@ class PickleSource(Source):
                 if dtype is None:
                     raise CheckpointError(f"{file}: {name} is {tensor.dtype}; supported: {', '.join(TORCH_DTYPES)}")
                 entries[name] = TensorEntry(name=name, file=file, dtype=dtype, shape=tuple(tensor.shape), offset=0)
-        folder.tensors = select_tensors(entries, folder.shape, folder.path, folder.notes)
+        folder.tensors = select_tensors(entries, folder.model, folder.path, folder.notes)
 
     def element_type(self, name: str) -> str:
         """F32, F16 or BF16."""

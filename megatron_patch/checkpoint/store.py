@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from megatron_patch.checkpoint.contents import TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.locate import TRACKER
 from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
 
 INTEGRITY = "integrity.json"

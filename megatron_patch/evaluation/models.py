@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.configuration import Configuration, find_configuration
+from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import companions
-from megatron_patch.checkpoint.locate import resolve_iteration
 from megatron_patch.evaluation.data import HARNESS
 
 
@@ -63,7 +63,7 @@ def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> M
     if (path / "config.json").is_file() and _weights(path):
         return Model(given=given, folder=path.resolve(), identity=identity_of(path))
     try:
-        iteration = resolve_iteration(path).resolve()
+        iteration = look_for_megatron(path)
         configuration = find_configuration(iteration, hf_path)
     except CheckpointError as error:
         raise ModelError(

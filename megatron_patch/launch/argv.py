@@ -12,6 +12,7 @@ from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.inputs import Corpus
 from megatron_patch.launch.layout import chunk_layers
 from megatron_patch.launch.plan import Plan
+from megatron_patch.models.megatron import architecture_flags
 
 Flags = list[str]
 
@@ -40,22 +41,8 @@ def own_flags(plan: Plan) -> Flags:
 
 
 def model_flags(plan: Plan) -> Flags:
-    """The Llama 3 architecture. Dropout is Megatron's 0.1 by default, Llama's is 0."""
-    model = plan.model
-    std = plan.variables.init_std or model.init_method_std
-    flags = ["--num-layers", str(model.num_layers), "--hidden-size", str(model.hidden_size)]
-    flags += ["--ffn-hidden-size", str(model.ffn_hidden_size)]
-    flags += ["--num-attention-heads", str(model.num_attention_heads), "--kv-channels", str(model.head_dim)]
-    flags += ["--group-query-attention", "--num-query-groups", str(model.num_query_groups)]
-    flags += ["--max-position-embeddings", str(model.max_position_embeddings)]
-    flags += ["--position-embedding-type", "rope", "--rotary-base", str(int(model.rope_theta))]
-    if model.rope_scaling:
-        flags += ["--use-rope-scaling", "--rope-scaling-factor", repr(model.rope_scaling.factor)]
-    flags += ["--normalization", "RMSNorm", "--norm-epsilon", repr(model.norm_epsilon)]
-    flags += ["--swiglu", "--disable-bias-linear", "--attention-dropout", "0", "--hidden-dropout", "0"]
-    if not model.tie_embeddings:
-        flags += ["--untie-embeddings-and-output-weights"]
-    return [*flags, "--init-method-std", repr(std)]
+    """The architecture."""
+    return architecture_flags(plan.model, plan.variables.init_std)
 
 
 def tokenizer_flags(plan: Plan) -> Flags:

@@ -14,7 +14,6 @@ from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import Corpus, Tokenizer
 from megatron_patch.launch.layout import (
     split_layers,
-    tensor_parallel_problem,
     valid_pipeline_parallel,
     valid_tensor_parallel,
 )
@@ -22,6 +21,7 @@ from megatron_patch.launch.plan import count_iterations
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Step
 from megatron_patch.models import ModelConfig
+from megatron_patch.models.megatron import tensor_parallel_problem
 
 
 def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
@@ -78,7 +78,7 @@ def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step
 
 def check_length(*, seq_len: int, model: ModelConfig) -> Step:
     """No longer than the model was made for."""
-    limit = model.max_position_embeddings
+    limit = model.context_length
     if seq_len > limit:
         yield Problem(
             names=("SEQ_LEN", "MODEL_SIZE"), what=f"the model reads {limit} tokens at most", valid=f"<= {limit}"

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, real, text, whole
-from megatron_patch.models import LLAMA_3_1, MODELS
-
-SIZES = (*LLAMA_3_1.sizes, "auto", *(name for name in MODELS if name not in LLAMA_3_1.sizes))
+from megatron_patch.models import size_kind
 
 
 def _position(meaning: str, kind: Kind, example: str) -> Any:
@@ -26,7 +24,7 @@ class RunConfig:
         "dsw",
     )
     model_size: str = _position(
-        "size of the model; auto takes the geometry from the checkpoint's config.json", choice(*SIZES), "8B"
+        "size of the model; auto takes the architecture from the checkpoint's config.json", size_kind(), "8B"
     )
     batch_size: int = _position("micro batch: sequences that one rank processes at once", whole(1), "1")
     global_batch_size: int = _position("sequences of one iteration, over all ranks", whole(1), "8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -25,8 +24,10 @@ from megatron_patch.launch.problems import Problem, driver_wording, quoted, rend
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, is_written, read_earlier
+from megatron_patch.models import resolve_size
 
 USAGE_ERROR = 2
+MODEL_SIZE = next(position.number - 1 for position in POSITIONS if position.name == "MODEL_SIZE")
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -41,9 +42,17 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     values = [argument for argument in arguments if argument != "--dry-run"]
     dry_run, emit = len(values) < len(arguments), values[-2:] == ["--emit", "k8s"]
     values = values[:-2] if emit else values
+    family, values = _family_of_script(values)
     if len(values) != len(POSITIONS):
         return _wrong_number(values, driver_wording(language_of(environ)))
+    if family is not None:
+        values[MODEL_SIZE] = resolve_size(values[MODEL_SIZE], family) or f"{family}-{values[MODEL_SIZE]}"
     return run(values, environ, dry_run=dry_run, emit=emit)
+
+
+def _family_of_script(words: list[str]) -> tuple[str | None, list[str]]:
+    """`--family NAME`, which example scripts put before the values: the family whose sizes need no name in front."""
+    return (words[1], words[2:]) if words[:1] == ["--family"] and len(words) > 1 else (None, words)
 
 
 def run(
@@ -137,8 +146,7 @@ def make_plan(
     if problems:
         return None, environment, problems
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
-    model = dataclasses.asdict(plan.model) | {"vocab_rows": plan.vocab_rows}
-    problems, changes = compare_values(plan.earlier, values_of(plan), model)
+    problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
     problems += kubernetes.problems_of(plan) if emit else []
     if not environment.dry_run and not emit:
         problems += _refusals(plan)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_patch.models import VOCAB_ALIGNMENT, ModelConfig
+from megatron_patch.models import ModelConfig
+from megatron_patch.models.megatron import tensor_parallel_problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,23 +110,6 @@ def balanced_layers(model: ModelConfig, vocab_rows: int, seq_len: int, pp: int) 
 def chunk_layers(stage_layers: tuple[int, ...], vp: int) -> tuple[int, ...]:
     """Layers of every chunk in the model's order: first the first chunk of each pipeline rank, then the second."""
     return tuple(layers // vp + (chunk < layers % vp) for chunk in range(vp) for layers in stage_layers)
-
-
-def tensor_parallel_problem(model: ModelConfig, tp: int) -> str | None:
-    """Why a model cannot be cut over TP ranks; None if it can.
-
-    TP may exceed the KV heads if it is a multiple of them: every rank then gets the whole key and value of its group
-    by one more all-gather. Source: `get_query_key_value_tensors` in attention.py, megatron-core 0.19.2.
-    """
-    if model.num_attention_heads % tp:
-        return f"{model.num_attention_heads} attention heads do not divide by it"
-    if model.num_query_groups % tp and tp % model.num_query_groups:
-        return f"{model.num_query_groups} KV heads are neither a multiple nor a divisor of it"
-    if model.ffn_hidden_size % tp:
-        return f"the FFN's {model.ffn_hidden_size} columns do not divide by it"
-    if VOCAB_ALIGNMENT % tp:
-        return f"the vocabulary, padded to a multiple of {VOCAB_ALIGNMENT}, does not divide by it"
-    return None
 
 
 def valid_tensor_parallel(model: ModelConfig) -> list[int]:

@@ -162,11 +162,11 @@ def step_copies(precision: Precision, parameters: int, in_layers: int) -> int:
 
 
 def stage_parameters(model: ModelConfig, vocab_rows: int, layout: Layout, stage: int) -> int:
-    """Parameters of one rank: matrices and embedding rows are cut over TP, norms are not.
+    """Parameters of one rank: matrices, biases and embedding rows are sharded over TP, norms are not.
 
     Tied embeddings exist once on a single stage, and on the first and the last of a pipeline.
     """
-    per_layer, norms = model.parameters_per_layer(), 2 * model.hidden_size
+    per_layer, norms = model.parameters_per_layer(), model.norms_per_layer()
     total = layout.stage_layers[stage] * ((per_layer - norms) // layout.tp + norms)
     table = vocab_rows * model.hidden_size // layout.tp
     first, last = stage == 0, stage == layout.pp - 1
@@ -208,7 +208,7 @@ def _activations(load: Load, layers: int, *, passes: int) -> int:
 
 def attention_input_bytes(load: Load) -> int:
     """What AC=offload moves in a pipeline: the inputs of qkv, attention and its projection."""
-    q, k = _attention_widths(load.model)
+    q, k = load.model.query_width, load.model.kv_width
     precision = load.precision
     linear = 1 if precision.fp8 else precision.activation
     heads = load.tokens * ((q + 2 * k) * precision.activation + q * linear)
@@ -226,17 +226,12 @@ def layer_bytes(load: Load) -> int:
     Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
     """
     h, f = load.model.hidden_size, load.model.ffn_hidden_size
-    q, k = _attention_widths(load.model)
+    q, k = load.model.query_width, load.model.kv_width
     fp8, size = load.precision.fp8, load.precision.activation
     linear = 1 if fp8 else size
     outside = load.tokens * (2 * h * size + 2 * h * linear)
     inside = load.tokens * ((2 * q + 2 * k + 2 * f) * size + f * linear + (q if fp8 else 0))
     return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp
-
-
-def _attention_widths(model: ModelConfig) -> tuple[int, int]:
-    """Columns of all query heads, and of all KV heads."""
-    return model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
 
 
 def _residual_bytes(load: Load) -> int:
@@ -272,7 +267,7 @@ def workspace_bytes(load: Load, *, last: bool) -> int:
     model, tp = load.model, load.layout.tp
     if not load.precision.gpu:
         return 0
-    layer = (model.parameters_per_layer() - 2 * model.hidden_size) // tp
+    layer = (model.parameters_per_layer() - model.norms_per_layer()) // tp
     head = load.vocab_rows * model.hidden_size // tp if last else 0
     return WORKSPACE_BYTES + (layer + head) * 2
 

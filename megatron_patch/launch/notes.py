@@ -12,10 +12,11 @@ from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.layout import Layout, cut_layers, tensor_parallel_problem
+from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import handover
+from megatron_patch.models.megatron import tensor_parallel_problem
 
 
 def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:

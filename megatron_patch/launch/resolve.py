@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import (
@@ -23,8 +24,16 @@ from megatron_patch.launch.inputs import (
 )
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.weights import EXPECTED, Weights, WeightsError, read_weights
-from megatron_patch.models import BESIDE_THE_WEIGHTS, MODELS, ConfigError, ModelConfig, model_from_hf_config
+from megatron_patch.launch.weights import EXPECTED, Weights, read_weights
+from megatron_patch.models import (
+    AUTO,
+    ConfigError,
+    ModelConfig,
+    model_as_named,
+    model_from_hf_config,
+    model_of_size,
+    sizes,
+)
 
 Step = Iterator[Problem | tuple[str, Any]]
 """What a step yields: problems, and facts as (name, value)."""
@@ -57,65 +66,46 @@ def find_weights(*, pretrain_checkpoint_path: str) -> Step:
     """What PRETRAIN_CHECKPOINT_PATH holds."""
     try:
         yield "weights", read_weights(pretrain_checkpoint_path)
-    except (WeightsError, OSError) as error:
-        yield Problem(names=("PRETRAIN_CHECKPOINT_PATH",), what=str(error), valid=EXPECTED)
+    except (CheckpointError, OSError) as error:
+        what = str(error).removeprefix(f"{pretrain_checkpoint_path}: ")
+        yield Problem(names=("PRETRAIN_CHECKPOINT_PATH",), what=what, valid=EXPECTED)
 
 
-def find_named_shape(*, model_size: str) -> Step:
+def find_named_model(*, model_size: str) -> Step:
     """The row of a named size."""
-    if model_size != "auto":
-        yield "model", MODELS[model_size]
+    if model_size != AUTO:
+        yield "model", model_of_size(model_size)
 
 
-def find_auto_shape(*, model_size: str, weights: Weights) -> Step:
-    """MODEL_SIZE=auto: the geometry of the checkpoint's config.json."""
-    if model_size != "auto":
+def find_auto_model(*, model_size: str, weights: Weights) -> Step:
+    """MODEL_SIZE=auto: the architecture of the checkpoint's config.json."""
+    if model_size != AUTO:
         return
-    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), f"{', '.join(MODELS)}, or a checkpoint with it"
+    names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
     if weights.config is None:
+        valid = f"{', '.join(sizes())}, or a checkpoint with it"
         yield Problem(names=names, what="auto needs a config.json in the checkpoint", valid=valid)
         return
     try:
-        model = model_from_hf_config(weights.config, "auto", f"{weights.path}/config.json")
-    except (ConfigError, TypeError, ValueError) as error:
-        yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
+        yield "model", model_from_hf_config(weights.config, AUTO, weights.origin)
+    except ConfigError as error:
+        for what in error.problems:
+            yield Problem(names=names, what=what, valid="a model that can be trained here, or one of the named sizes")
+
+
+def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> Step:
+    """A named size must be the checkpoint's, which may have more vocabulary: tokens were added."""
+    if model_size == AUTO or weights.config is None:
         return
-    unsupported = _unsupported(model)
-    for what in unsupported:
-        yield Problem(names=names, what=what, valid="what Megatron's parser can express")
-    if not unsupported:
-        yield "model", model
-
-
-def _unsupported(model: ModelConfig) -> list[str]:
-    """Facts that a config.json can hold and Megatron's flags cannot."""
-    found = []
-    if model.rope_theta != int(model.rope_theta):
-        found.append(f"rope_theta {model.rope_theta} is not whole: --rotary-base takes whole numbers")
-    scaling = model.rope_scaling
-    if scaling and (scaling.low_freq_factor, scaling.high_freq_factor) != (1.0, 4.0):
-        found.append("RoPE frequency factors other than 1 and 4, which Megatron fixes")
-    if scaling and scaling.original_max_position_embeddings != 8192:
-        found.append("an original context other than 8192, which Megatron fixes")
-    return found
-
-
-def compare_shape(*, model_size: str, model: ModelConfig, weights: Weights) -> Step:
-    """A named size must be the checkpoint's."""
-    if model_size == "auto" or weights.config is None:
-        return
-    names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
+    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), "the checkpoint's size, or auto to take what it is"
     try:
-        other = model_from_hf_config(weights.config, model_size, "config.json")
-    except (ConfigError, TypeError, ValueError) as error:
-        yield Problem(names=names, what=str(error), valid="the config.json of a Llama 3 model")
+        found = model_as_named(weights.config, model_size, weights.origin)
+    except ConfigError as error:
+        for what in error.problems:
+            yield Problem(names=names, what=what, valid=valid)
         return
-    for field in dataclasses.fields(ModelConfig):
-        mine, theirs = getattr(model, field.name), getattr(other, field.name)
-        if field.name in BESIDE_THE_WEIGHTS or mine is None or mine == theirs:
-            continue
-        what = f"{field.name} is {mine} in {model_size} and {theirs} in the checkpoint's config.json"
-        yield Problem(names=names, what=what, valid="the checkpoint's size, or auto to take its geometry")
+    if model.vocab_size is not None:
+        yield "model", dataclasses.replace(model, vocab_size=found.vocab_size)
 
 
 def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
@@ -227,9 +217,9 @@ def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: 
 
 STEPS: tuple[Callable[..., Step], ...] = (
     find_weights,
-    find_named_shape,
-    find_auto_shape,
-    compare_shape,
+    find_named_model,
+    find_auto_model,
+    compare_model,
     find_tokenizer,
     find_vocabulary,
     find_training_data,

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.checkpoint.contents import is_complete, iteration_folder, iterations
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem, label
-from megatron_patch.launch.weights import is_complete, iteration_folder, iterations
-from megatron_patch.models import BESIDE_THE_WEIGHTS
+from megatron_patch.models import ModelConfig, differences, model_from_dict
 
 NEW_RUN = "the old value; or a new OUTPUT_BASEPATH, with this one as PRETRAIN_CHECKPOINT_PATH"
 
@@ -76,13 +76,13 @@ def is_written(output: str) -> bool:
 
 
 def compare_values(
-    earlier: Earlier, values: Mapping[str, Any], model: Mapping[str, Any]
+    earlier: Earlier, values: Mapping[str, Any], model: ModelConfig, vocab_rows: int
 ) -> tuple[list[Problem], list[str]]:
     """What changed since the last start, if there is a checkpoint to go on from.
 
     Args:
         values: parsed values of this start, by position and variable name.
-        model: of this start's model, as in plan.json.
+        vocab_rows: of this start's embedding, with its padding.
     Returns:
         Changes that the checkpoint forbids, and notes about the others.
     """
@@ -90,7 +90,7 @@ def compare_values(
         return [], []
     if earlier.plan is None:
         return [], ["no plan.json beside the checkpoints: what changed since the last start cannot be told"]
-    problems = _compare_shape(earlier.plan.get("shape", {}), model)
+    problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
     before = earlier.plan.get("values", {})
     for name, value in values.items():
@@ -106,12 +106,20 @@ def compare_values(
     return problems, notes
 
 
-def _compare_shape(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Problem]:
-    changed = [key for key in now if key not in BESIDE_THE_WEIGHTS and key in before and before[key] != now[key]]
+def _compare_model(plan: Mapping[str, Any], model: ModelConfig, vocab_rows: int) -> list[Problem]:
+    """A vocabulary that one of the two takes from the tokenizer (`tiny`, not `auto`) is told by its rows."""
+    try:
+        before = model_from_dict(plan["shape"])
+    except (KeyError, TypeError):
+        return []
+    changed = differences(before, model)
+    rows = plan.get("vocab_rows", vocab_rows)
+    if rows != vocab_rows and not any(name == "vocab_size" for name, _, _ in changed):
+        changed.append(("vocab_rows", rows, vocab_rows))
     if not changed:
         return []
-    facts = ", ".join(f"{key} {before[key]} there and {now[key]} here" for key in changed[:4])
-    what = f"the checkpoints in OUTPUT_BASEPATH are of {before.get('name', 'another model')}: {facts}"
+    facts = ", ".join(f"{name} {old} there and {new} here" for name, old, new in changed[:4])
+    what = f"the checkpoints in OUTPUT_BASEPATH are of {before.name}: {facts}"
     return [Problem(names=("MODEL_SIZE", "OUTPUT_BASEPATH"), what=what, valid="that model, or a new OUTPUT_BASEPATH")]
 
 

@@ -1,39 +1,50 @@
-"""Model families as data. A second family is one file of rows and one line here."""
+"""The model: what it is (config), what it is called (names), how it is written down by Hugging Face (hf_config,
+weight_map) and by Megatron (megatron, weight_map). A family is one file of facts; a new file registers itself.
+
+Imports no torch. Nothing outside this folder names a family.
+"""
 
 from __future__ import annotations
 
 from megatron_patch.models.config import (
-    BESIDE_THE_WEIGHTS,
     VOCAB_ALIGNMENT,
     ConfigError,
-    Family,
     ModelConfig,
     RopeScaling,
-    model_from_hf_config,
-    model_of_facts,
-    model_to_hf_config,
+    differences,
+    model_from_dict,
     padded_vocab_size,
 )
-from megatron_patch.models.llama import LLAMA_3_1
-from megatron_patch.models.tanuki import TANUKI
-
-FAMILIES = {family.name: family for family in (LLAMA_3_1, TANUKI)}
-MODELS = {name: model for family in FAMILIES.values() for name, model in family.sizes.items()}
-"""Every size of every family; a test keeps their names apart."""
+from megatron_patch.models.family import Family, families, family_of
+from megatron_patch.models.hf_config import (
+    disagreements,
+    model_as_named,
+    model_from_hf_config,
+    model_to_hf_config,
+    read_json_config,
+)
+from megatron_patch.models.names import AUTO, model_of_size, resolve_size, size_kind, size_names, sizes
 
 __all__ = [
-    "BESIDE_THE_WEIGHTS",
-    "FAMILIES",
-    "LLAMA_3_1",
-    "MODELS",
-    "TANUKI",
+    "AUTO",
     "VOCAB_ALIGNMENT",
     "ConfigError",
     "Family",
     "ModelConfig",
     "RopeScaling",
+    "differences",
+    "disagreements",
+    "families",
+    "family_of",
+    "model_as_named",
+    "model_from_dict",
     "model_from_hf_config",
-    "model_of_facts",
+    "model_of_size",
     "model_to_hf_config",
     "padded_vocab_size",
+    "read_json_config",
+    "resolve_size",
+    "size_kind",
+    "size_names",
+    "sizes",
 ]

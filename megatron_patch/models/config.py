@@ -1,36 +1,55 @@
-"""What a model family is: facts, no behaviour beyond arithmetic on them.
+"""What a model is: the numbers of its architecture, and arithmetic on them. Imports no torch.
 
-Nothing here imports torch: the launcher, the converter and the ranks all read the same rows.
+The launcher, the converter, the layer check, the ranks and the reports all describe a model by one `ModelConfig`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 VOCAB_ALIGNMENT = 128
 """Padded vocabulary sizes are multiples of this at every TP, so that a checkpoint fits every layout."""
+LLAMA3, YARN = "llama3", "yarn"
+"""Kinds of RoPE scaling, as `config.json` spells `rope_type`."""
+
+
+class ConfigError(ValueError):
+    """A model that this project does not train, or a `config.json` that describes none; one line a problem."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's frequency-dependent RoPE scaling, as in `config.json` under `rope_scaling`."""
+    """How RoPE's frequencies are stretched over a longer context: `rope_scaling` of `config.json`."""
 
+    kind: str = LLAMA3
+    """`llama3` (frequency bands; Llama 3.1) or `yarn` (arXiv:2309.00071)."""
     factor: float
-    """Divisor of the low frequencies: 8 for Llama 3.1, 32 for Llama 3.2."""
+    """Divisor of the low frequencies: 8 for Llama 3.1, 32 for Llama 3.2, 4 in Qwen's model cards."""
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+    """`llama3`: Megatron 0.19.2 has both as constants."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    """`yarn`: rotations over the original context at which a frequency is kept, and at which it is divided."""
     original_max_position_embeddings: int = 8192
     """Context length in tokens before scaling."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One size of a family: the architecture facts of its Hugging Face `config.json`."""
+    """One model: what its Hugging Face `config.json` says about the architecture."""
 
     name: str
     """What the user types as MODEL_SIZE."""
+    model_type: str = "llama"
+    """`model_type` of `config.json`, which names the family (plans of earlier versions do not say it)."""
     num_layers: int
     hidden_size: int
     ffn_hidden_size: int
@@ -38,16 +57,40 @@ class ModelConfig:
     num_query_groups: int
     """KV heads of grouped-query attention."""
     head_dim: int
+    """Columns of one head; need not be hidden_size / num_attention_heads."""
     vocab_size: int | None
     """Unpadded; None takes the tokenizer's."""
     tie_embeddings: bool
+    """The LM head is the embedding."""
+    qkv_bias: bool = False
+    """The projections to queries, keys and values have biases."""
+    qk_norm: bool = False
+    """Queries and keys are normalized head by head, before RoPE."""
     max_position_embeddings: int
     rope_theta: float = 500000.0
     rope_scaling: RopeScaling | None = None
     norm_epsilon: float = 1e-5
     init_method_std: float = 0.02
     source: str
-    """Where the row comes from."""
+    """Where these numbers come from."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads at most: YaRN stretches the original context, whatever `config.json` repeats."""
+        scaling = self.rope_scaling
+        if scaling is None or scaling.kind != YARN:
+            return self.max_position_embeddings
+        return max(self.max_position_embeddings, int(scaling.factor * scaling.original_max_position_embeddings))
+
+    @property
+    def query_width(self) -> int:
+        """Columns of all query heads."""
+        return self.head_dim * self.num_attention_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Columns of all key heads, and of all value heads."""
+        return self.head_dim * self.num_query_groups
 
     def num_parameters(self, vocab_size: int | None = None) -> int:
         """Parameters of the whole model, tied embeddings counted once.
@@ -64,170 +107,38 @@ class ModelConfig:
         return embeddings + self.num_layers * self.parameters_per_layer() + self.hidden_size
 
     def parameters_per_layer(self) -> int:
-        """Parameters of one transformer layer, its two norms included."""
-        h = self.hidden_size
-        qkv = h * self.head_dim * (self.num_attention_heads + 2 * self.num_query_groups)
-        out = h * self.head_dim * self.num_attention_heads
-        return qkv + out + 3 * h * self.ffn_hidden_size + 2 * h
+        """Parameters of one transformer layer, norms and biases included."""
+        qkv = self.query_width + 2 * self.kv_width
+        attention = self.hidden_size * (qkv + self.query_width) + (qkv if self.qkv_bias else 0)
+        return attention + 3 * self.hidden_size * self.ffn_hidden_size + self.norms_per_layer()
+
+    def norms_per_layer(self) -> int:
+        """Those of them that every tensor-parallel rank has whole: the norms."""
+        return 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
 
 
-BESIDE_THE_WEIGHTS = frozenset({"name", "source", "max_position_embeddings", "init_method_std"})
+NOT_COMPARED = frozenset({"name", "source", "max_position_embeddings", "init_method_std"})
 """Fields of ModelConfig that may differ between two checkpoints of one model."""
 
 
-def model_of_facts(facts: Mapping[str, Any]) -> ModelConfig:
-    """A model that `dataclasses.asdict` took apart, as plan.json keeps it.
+def differences(one: ModelConfig, other: ModelConfig) -> list[tuple[str, Any, Any]]:
+    """The fields that make two models two, with both values. A vocabulary that one does not know is not among them."""
+    fields = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in NOT_COMPARED]
+    pairs = [(name, getattr(one, name), getattr(other, name)) for name in fields]
+    unknown = one.vocab_size is None or other.vocab_size is None
+    return [pair for pair in pairs if pair[1] != pair[2] and not (unknown and pair[0] == "vocab_size")]
+
+
+def model_from_dict(content: Mapping[str, Any]) -> ModelConfig:
+    """A model that `dataclasses.asdict` took apart, as plan.json keeps it; also of plans with fewer fields.
 
     Raises:
-        KeyError, TypeError: these are not the facts of one.
+        KeyError, TypeError: this is not one.
     """
-    scaling = facts["rope_scaling"]
-    return ModelConfig(**{**facts, "rope_scaling": RopeScaling(**scaling) if scaling else None})
+    scaling = content["rope_scaling"]
+    return ModelConfig(**{**content, "rope_scaling": RopeScaling(**scaling) if scaling else None})
 
 
 def padded_vocab_size(vocab_size: int, alignment: int = VOCAB_ALIGNMENT) -> int:
     """Rows of the embedding in a checkpoint: the vocabulary rounded up, the same at every TP that divides it."""
     return -(-vocab_size // alignment) * alignment
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A set of sizes that share one architecture, one chat template and one set of scripts."""
-
-    name: str
-    hf_model_type: str
-    """`model_type` in `config.json`."""
-    hf_architecture: str
-    """The one entry of `architectures` in `config.json`."""
-    sizes: Mapping[str, ModelConfig]
-
-    def size(self, name: str) -> ModelConfig:
-        """The row of one size.
-
-        Raises:
-            KeyError: with the list of the sizes that exist.
-        """
-        if name not in self.sizes:
-            raise KeyError(f"{name!r} is not a size of {self.name}; valid: {', '.join(self.sizes)}")
-        return self.sizes[name]
-
-
-class ConfigError(ValueError):
-    """A `config.json` that does not describe a model this project trains."""
-
-
-NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-COUNTS = (*NEEDED, "num_key_value_heads", "head_dim", "max_position_embeddings")
-"""Keys of `config.json` that are whole numbers; those that are not needed may be null."""
-
-
-def model_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> ModelConfig:
-    """Read the architecture facts of a Hugging Face Llama `config.json`.
-
-    Accepts both spellings of the RoPE facts: `rope_theta` with `rope_scaling` (transformers 4), and
-    `rope_parameters` (transformers 5).
-
-    Raises:
-        ConfigError: a missing key, a value that is none, or a feature that the Llama 3 architecture does not have.
-    """
-    _check(config, source)
-    heads = config["num_attention_heads"]
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise ConfigError(f"{source}: the RoPE facts are {rope!r}, not an object")
-    theta = config.get("rope_theta") or rope.get("rope_theta") or 10000.0
-    _check_number(theta, "rope_theta", source)
-    return ModelConfig(
-        name=name,
-        num_layers=config["num_hidden_layers"],
-        hidden_size=config["hidden_size"],
-        ffn_hidden_size=config["intermediate_size"],
-        num_attention_heads=heads,
-        num_query_groups=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        vocab_size=config["vocab_size"],
-        tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-        max_position_embeddings=config.get("max_position_embeddings") or 2048,
-        rope_theta=float(theta),
-        rope_scaling=_rope_scaling(rope, source),
-        norm_epsilon=config.get("rms_norm_eps", 1e-6),
-        init_method_std=config.get("initializer_range", 0.02),
-        source=source,
-    )
-
-
-def _check(config: Mapping[str, Any], source: str) -> None:
-    """Raises ConfigError: see model_from_hf_config."""
-    missing = [key for key in NEEDED if key not in config]
-    if missing:
-        raise ConfigError(f"{source}: missing {', '.join(missing)}")
-    for key in COUNTS:
-        found = config.get(key)
-        counts = isinstance(found, int) and not isinstance(found, bool) and found > 0
-        if not counts and (key in NEEDED or found is not None):
-            raise ConfigError(f"{source}: {key} is {found!r}, not a whole number above 0")
-    for key in ("rms_norm_eps", "initializer_range"):
-        _check_number(config.get(key, 1.0), key, source)
-    for key, wanted in (("attention_bias", False), ("mlp_bias", False), ("hidden_act", "silu")):
-        if config.get(key, wanted) != wanted:
-            raise ConfigError(f"{source}: {key} is {config[key]!r}, Llama 3 has {wanted!r}")
-
-
-def _check_number(value: object, key: str, source: str) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-        raise ConfigError(f"{source}: {key} is {value!r}, not a number above 0")
-
-
-def _rope_scaling(rope: Mapping[str, Any], source: str) -> RopeScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ConfigError(f"{source}: rope_type is {kind!r}; supported: default, llama3")
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    facts = {key: rope[key] for key in keys if key in rope}
-    for key, value in facts.items():
-        _check_number(value, f"rope_scaling {key}", source)
-    return RopeScaling(**facts)
-
-
-def model_to_hf_config(model: ModelConfig, *, dtype: str, vocab_size: int | None = None) -> dict[str, Any]:
-    """The `config.json` of a model, in the transformers 4 spelling that every reader understands.
-
-    Args:
-        dtype: `float32`, `bfloat16` or `float16`, written as `torch_dtype`.
-        vocab_size: rows of the embedding; the model's own if None.
-    """
-    scaling = model.rope_scaling
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "head_dim": model.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": model.hidden_size,
-        "initializer_range": model.init_method_std,
-        "intermediate_size": model.ffn_hidden_size,
-        "max_position_embeddings": model.max_position_embeddings,
-        "mlp_bias": False,
-        "model_type": "llama",
-        "num_attention_heads": model.num_attention_heads,
-        "num_hidden_layers": model.num_layers,
-        "num_key_value_heads": model.num_query_groups,
-        "pretraining_tp": 1,
-        "rms_norm_eps": model.norm_epsilon,
-        "rope_scaling": None
-        if scaling is None
-        else {
-            "factor": scaling.factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "original_max_position_embeddings": scaling.original_max_position_embeddings,
-            "rope_type": "llama3",
-        },
-        "rope_theta": model.rope_theta,
-        "tie_word_embeddings": model.tie_embeddings,
-        "torch_dtype": dtype,
-        "use_cache": True,
-        "vocab_size": vocab_size or model.vocab_size,
-    }

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.values import nearest_word
-from megatron_patch.models import BESIDE_THE_WEIGHTS, LLAMA_3_1, MODELS, ConfigError, ModelConfig, model_from_hf_config
+from megatron_patch.models import (
+    AUTO,
+    ConfigError,
+    differences,
+    families,
+    model_from_hf_config,
+    resolve_size,
+    size_names,
+    sizes,
+)
 
-RECIPES = {
-    "llama31_8b": "8B",
-    "llama31_70b": "70B",
-    "llama31_405b": "405B",
-    "llama32_1b": "1B",
-    "llama32_3b": "3B",
-}
+RECIPES = {name: one.sizes[size].name for one in families().values() for name, size in one.nemo_recipes.items()}
 """NeMo's recipes, as `pretrain_llm.py --model-name` took them."""
-CONFIGS = {
-    "Llama31Config8B": "8B",
-    "Llama31Config70B": "70B",
-    "Llama31Config405B": "405B",
-    "Llama32Config1B": "1B",
-    "Llama32Config3B": "3B",
-}
+CONFIGS = {name: one.sizes[size].name for one in families().values() for name, size in one.nemo_configs.items()}
 """NeMo's configuration classes, as its converter's `--model-config-name` took them."""
-MODEL_CLASSES = ("LlamaModel", "llama")
+MODEL_CLASSES = tuple(name for family in families().values() for name in family.nemo_classes)
 """NeMo's model classes, as its converter's `--model-name` took them: the size comes from the other flag."""
-WITHOUT_SCALING = ("llama3_8b", "llama3_70b", "Llama3Config8B", "Llama3Config70B")
-"""Llama 3, which has no RoPE scaling: trained as 3.1 it would read wrong positions without a word."""
+REFUSED = {name.lower(): why for family in families().values() for name, why in family.nemo_refused.items()}
+"""NeMo's names of models that have no named size, and why not."""
 
 
 class NameProblem(UserError, ValueError):
@@ -42,51 +38,58 @@ def size_of(name: str) -> str:
     Raises:
         NameProblem: not one of them; the message says why.
     """
-    sizes = {**RECIPES, **CONFIGS, **{size: size for size in (*MODELS, "auto")}}
-    known = {spelling.lower(): size for spelling, size in sizes.items()}
-    if name.lower() in {one.lower() for one in WITHOUT_SCALING}:
-        raise NameProblem("nemo-size-llama3")
-    if name.lower() not in known:
-        near = nearest_word(name, tuple(sizes))
+    spellings = {**RECIPES, **CONFIGS, **{size: size for size in size_names()}}
+    known = {spelling.lower(): size for spelling, size in spellings.items()}
+    if name.lower() in REFUSED:
+        raise NameProblem(REFUSED[name.lower()])
+    size = known.get(name.lower()) or resolve_size(name)
+    if size is None:
+        near = nearest_word(name, tuple(spellings))
         raise NameProblem("nemo-size-unknown-nearest", nearest=near) if near else NameProblem("nemo-size-unknown")
-    return known[name.lower()]
+    return size
 
 
 def size_of_hub_name(name: str) -> str | None:
     """The size of a repository such as meta-llama/Llama-3.1-8B-Instruct, from the rows' sources."""
     wanted = name.rsplit("/", 1)[-1].lower().removeprefix("meta-").removesuffix("-instruct")
-    for size, model in MODELS.items():
+    for size, model in sizes().items():
         repository = model.source.split("/blob/")[0].rsplit("/", 1)[-1].lower()
         if model.source.startswith("https://") and wanted == repository:
             return size
-    return "70B" if wanted == "llama-3.3-70b" else None  # the same architecture
+    others = {hub.lower(): one.sizes[size].name for one in families().values() for hub, size in one.hub_names.items()}
+    return others.get(wanted)
 
 
 def size_of_config(config: Mapping[str, Any]) -> str | None:
     """The named size that a config.json describes, if any does."""
     try:
         model = model_from_hf_config(config, "", "")
-    except (ConfigError, TypeError, ValueError):
+    except ConfigError:
         return None
-    facts = {field.name for field in fields(ModelConfig)} - BESIDE_THE_WEIGHTS - {"vocab_size"}
-    for size, row in MODELS.items():
-        if all(getattr(row, fact) == getattr(model, fact) for fact in facts):
+    for size, row in sizes().items():
+        if all(name == "vocab_size" for name, _, _ in differences(row, model)):
             return size
     return None
 
 
 def listing() -> Iterator[str]:
     """All names, one line each."""
-    yield "sizes          " + ", ".join((*LLAMA_3_1.sizes, "auto (as the checkpoint's config.json says)"))
+    named = (f"{name} (as the checkpoint's config.json says)" if name == AUTO else name for name in size_names())
+    yield "sizes          " + ", ".join(named)
     yield "NeMo's recipes " + ", ".join(f"{name} = {size}" for name, size in RECIPES.items())
     yield "NeMo's configs " + ", ".join(f"{name} = {size}" for name, size in CONFIGS.items())
 
 
 def supported_models() -> list[str]:
     """The lines of examples/llama3_1/supported_model.txt."""
-    return [*MODEL_CLASSES, *RECIPES, *LLAMA_3_1.sizes, "auto"]
+    return [*MODEL_CLASSES, *RECIPES, *_sizes_of_example()]
 
 
 def supported_configs() -> list[str]:
     """The lines of examples/llama3_1/supported_config.txt."""
-    return [*CONFIGS, *LLAMA_3_1.sizes, "auto"]
+    return [*CONFIGS, *_sizes_of_example()]
+
+
+def _sizes_of_example() -> list[str]:
+    """The bare names: NeMo's CLIs stand in the example of the family that has them."""
+    return [name for name in size_names() if "-" not in name]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.messages import Message, Name
@@ -15,7 +16,7 @@ from megatron_patch.launch.cluster.place import SlurmError, has_option
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.inputs import CorpusError, read_blend
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.weights import WeightsError, read_weights
+from megatron_patch.launch.weights import read_weights
 from megatron_patch.nemo.flags import FLAGS, NAMES, SECRETS
 from megatron_patch.nemo.hub import find_model
 from megatron_patch.nemo.model_names import NameProblem, size_of, size_of_config, size_of_hub_name
@@ -167,7 +168,7 @@ def _size(asked: Request, checkpoint: str | None) -> str:
     try:
         if checkpoint is not None and read_weights(checkpoint).config is not None:
             return "auto"
-    except (WeightsError, OSError):  # the driver says what is wrong there
+    except (CheckpointError, OSError):  # the driver says what is wrong there
         return "auto"
     name = asked.get("hf_model_id") or ""
     size = size_of_hub_name(name) or size_of_config(_config(asked.environ.get("MP_TOKENIZER_PATH", "")) or {})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
-from megatron_patch.models import MODELS
+from megatron_patch.models import sizes
 from megatron_patch.planner.failures import outlook
 from megatron_patch.planner.layouts import Choice, Job, default_choice
 from megatron_patch.planner.render import as_json, bar, table
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """All flags."""
     made = argparse.ArgumentParser(prog="python -m megatron_patch.planner", description=__doc__)
-    made.add_argument("size", choices=sorted(MODELS), metavar="SIZE", help=", ".join(MODELS))
+    made.add_argument("size", choices=sorted(sizes()), metavar="SIZE", help=", ".join(sizes()))
     made.add_argument("--gpus", type=_whole, required=True)
     made.add_argument("--kind", choices=sorted(KINDS), default="h100")
     made.add_argument("--network", choices=sorted(NETWORKS), default="400Gb", help="of each GPU's card (400Gb)")
@@ -86,7 +86,7 @@ _whole.__name__ = "whole number from 1"  # argparse says it: invalid whole numbe
 
 
 def _job(options: argparse.Namespace) -> Job:
-    model, kind = MODELS[options.size], KINDS[options.kind]
+    model, kind = sizes()[options.size], KINDS[options.kind]
     vocabulary = options.vocab_size or model.vocab_size
     if vocabulary is None:
         raise ValueError(f"{options.size} takes its vocabulary from the tokenizer: give --vocab-size")

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from megatron_patch.common.records import Count, Positive, Real, Record, Size, Word
-from megatron_patch.models import ModelConfig, model_of_facts
+from megatron_patch.models import ModelConfig, model_from_dict
 
 
 class Step(Record):
@@ -57,7 +57,7 @@ class Architecture(Record):
     def config(self) -> ModelConfig | None:
         """The whole of it; None where this version cannot read it."""
         try:
-            found = model_of_facts(self.model_dump())
+            found = model_from_dict(self.model_dump())
             found.num_parameters(1)  # fails where a size is missing
             return found
         except (KeyError, TypeError, ValueError, AttributeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.models.config import ModelConfig
+from megatron_patch.models.megatron import model_of_arguments
 
 
 def summary_lines(args: Any, device: str) -> list[str]:
@@ -25,25 +25,13 @@ def summary_lines(args: Any, device: str) -> list[str]:
 
 
 def describe_model(args: Any) -> str:
-    """Geometry, parameters and precision."""
-    shape = ModelConfig(
-        name="",
-        num_layers=args.num_layers,
-        hidden_size=args.hidden_size,
-        ffn_hidden_size=args.ffn_hidden_size,
-        num_attention_heads=args.num_attention_heads,
-        num_query_groups=args.num_query_groups if args.group_query_attention else args.num_attention_heads,
-        head_dim=args.kv_channels,
-        vocab_size=args.padded_vocab_size,
-        tie_embeddings=not args.untie_embeddings_and_output_weights,
-        max_position_embeddings=args.max_position_embeddings,
-        source="the arguments of this run",
-    )
-    millions = shape.num_parameters() / 1e6
+    """Architecture, parameters and precision."""
+    model = model_of_arguments(args)
+    millions = model.num_parameters() / 1e6
     size = f"{millions / 1e3:.2f} B" if millions >= 1e3 else f"{millions:.1f} M"
     return (
-        f"{size} parameters: {shape.num_layers} layers, hidden {shape.hidden_size}, FFN {shape.ffn_hidden_size}, "
-        f"{shape.num_attention_heads} heads ({shape.num_query_groups} KV), vocabulary {shape.vocab_size}; "
+        f"{size} parameters: {model.num_layers} layers, hidden {model.hidden_size}, FFN {model.ffn_hidden_size}, "
+        f"{model.num_attention_heads} heads ({model.num_query_groups} KV), vocabulary {model.vocab_size}; "
         f"{describe_precision(args)}"
     )
 

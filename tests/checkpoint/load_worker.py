@@ -85,11 +85,10 @@ def exercise(folder: Path, name: str, layout: dict) -> None:
     from megatron.core import dist_checkpointing
     from models import read_weights
 
-    from megatron_patch.checkpoint.hf_folder import read_config, shape_of
+    from megatron_patch.checkpoint.hf_folder import model_of, read_config
     from megatron_patch.checkpoint.hf_start import load_hf_into
-    from megatron_patch.models import LLAMA_3_1
 
-    shape, hf = shape_of(read_config(folder / "hf"), str(folder), LLAMA_3_1, "auto"), read_weights(folder / "hf")
+    shape, hf = model_of(read_config(folder / "hf"), str(folder), "auto"), read_weights(folder / "hf")
     chunks = build(shape, **layout)
     spoil(chunks)
     state = {f"model{i}": chunk.sharded_state_dict() for i, chunk in enumerate(chunks)}

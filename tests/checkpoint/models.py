@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.models import LLAMA_3_1, ModelConfig
+from megatron_patch.models import ModelConfig, model_of_size
 
 SMALL = replace(
-    LLAMA_3_1.size("tiny"),
+    model_of_size("tiny"),
     hidden_size=64,
     ffn_hidden_size=96,
     num_attention_heads=8,
@@ -29,7 +29,7 @@ SMALL = replace(
 
 MODELS = {
     "untied": SMALL,
-    "tied": replace(SMALL, tie_embeddings=True, rope_scaling=LLAMA_3_1.size("1B").rope_scaling),
+    "tied": replace(SMALL, tie_embeddings=True, rope_scaling=model_of_size("1B").rope_scaling),
     "multi head": replace(SMALL, num_query_groups=8),
     "multi query": replace(SMALL, num_query_groups=1, num_layers=3),
 }

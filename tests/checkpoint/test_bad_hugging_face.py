@@ -71,7 +71,7 @@ BAD_HF: dict[str, tuple[Change, str]] = {
     "config.json is not JSON": (lambda f: (f / "config.json").write_text("no"), "not JSON"),
     "another architecture": (
         lambda f: edit(f / "config.json", lambda c: c.update(model_type="mixtral")),
-        "model_type is 'mixtral'; supported: 'llama'",
+        "model_type is 'mixtral'; it must be one of llama",
     ),
     "a configuration that disagrees with the tensors": (
         lambda f: edit(f / "config.json", lambda c: c.update(intermediate_size=128)),
@@ -84,12 +84,12 @@ BAD_HF: dict[str, tuple[Change, str]] = {
     ),
     "biases": (lambda f: edit(f / "config.json", lambda c: c.update(attention_bias=True)), "attention_bias is True"),
     "another RoPE scaling": (
-        lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(rope_type="yarn")),
-        "rope_type is 'yarn'; supported: default, llama3",
+        lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(rope_type="linear")),
+        "rope_type is 'linear'; it must be default, llama3 or yarn",
     ),
     "a RoPE fact that Megatron has as a constant": (
         lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(original_max_position_embeddings=4096)),
-        "original_max_position_embeddings is 4096; Megatron 0.19.2 has 8192 as a constant",
+        "original_max_position_embeddings is 4096; it must be 8192, a constant in Megatron 0.19.2",
     ),
     "ties that are none": (
         lambda f: edit(f / "config.json", lambda c: c.update(tie_word_embeddings=True)),

@@ -11,7 +11,7 @@ import pytest
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint, tokenizer_vocab_size
 from megatron_patch.data.train_tokenizer import save, train
 from megatron_patch.evaluation import synthetic
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import model_of_size
 
 ROOT = Path(__file__).resolve().parents[2]
 HARNESS = ROOT / "LM-Evaluation-Harness"
@@ -39,7 +39,7 @@ def tokenizer(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def make_model(folder: Path, tokenizer: Path, seed: int) -> Path:
     """A Llama of two layers with random weights large enough that its answers differ."""
     shape = replace(
-        LLAMA_3_1.size("tiny"), num_layers=2, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4,
+        model_of_size("tiny"), num_layers=2, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4,
         num_query_groups=2, head_dim=16, init_method_std=0.08,
     )  # fmt: skip
     vocab = tokenizer_vocab_size(tokenizer)

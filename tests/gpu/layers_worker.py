@@ -25,7 +25,7 @@ from transformers import LlamaForCausalLM  # noqa: E402
 from megatron_patch.checkpoint.check.megatron import transformer_config  # noqa: E402
 from megatron_patch.checkpoint.hf_folder import open_hf_folder  # noqa: E402
 from megatron_patch.checkpoint.hf_start import load_hf_into  # noqa: E402
-from megatron_patch.models import LLAMA_3_1, padded_vocab_size  # noqa: E402
+from megatron_patch.models import padded_vocab_size  # noqa: E402
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -35,7 +35,7 @@ def ours(folder: Path, dtype: torch.dtype, tokens: torch.Tensor) -> list[torch.T
     torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
     parallel_state.initialize_model_parallel(1, 1)
     model_parallel_cuda_manual_seed(1234)
-    hf = open_hf_folder(folder, LLAMA_3_1, "auto")
+    hf = open_hf_folder(folder, "auto")
     shape = hf.shape
     model = GPTModel(
         transformer_config(shape, dtype, 1, 1),
@@ -67,7 +67,7 @@ def main() -> None:
     """Compare."""
     folder, dtype = Path(sys.argv[1]), DTYPES[sys.argv[2]]
     torch.manual_seed(0)
-    tokens = torch.randint(0, open_hf_folder(folder, LLAMA_3_1, "auto").vocab_size, (2, 1024), device="cuda")
+    tokens = torch.randint(0, open_hf_folder(folder, "auto").vocab_size, (2, 1024), device="cuda")
     exact, theirs = hugging_face(folder, torch.float32, tokens), hugging_face(folder, dtype, tokens)
     *layers, _, logits = ours(folder, dtype, tokens)
     errors = [

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import model_of_size
 
 from ..trainer.harness import VOCAB_SIZE
 from .harness import BF16, FP8, train
 
 SHAPE = replace(
-    LLAMA_3_1.size("tiny"),
+    model_of_size("tiny"),
     hidden_size=64,
     ffn_hidden_size=128,
     num_attention_heads=4,

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import model_of_size
 
 from .conftest import Once
 from .harness import EXACT
 
-SHAPE = replace(LLAMA_3_1.size("8B"), num_layers=3, vocab_size=2048)
+SHAPE = replace(model_of_size("8B"), num_layers=3, vocab_size=2048)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

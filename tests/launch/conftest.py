@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan
-from megatron_patch.models import LLAMA_3_1, model_to_hf_config
+from megatron_patch.models import model_of_size, model_to_hf_config
 
 VALUES = (
     "dsw tiny 1 8 1e-3 1e-4 128 128 fp32 1 1 1 false false true false false false 100 text valid none 10240 1024 out"
@@ -56,7 +56,7 @@ def write_mcore(folder: Path, tracker: str = "1") -> None:
 def write_hf(folder: Path, size: str) -> None:
     """What a Hugging Face folder looks like from outside: config, index, two shards, tokenizer."""
     write_tokenizer(folder)
-    config = model_to_hf_config(LLAMA_3_1.size(size), dtype="bfloat16", vocab_size=258 if size == "tiny" else None)
+    config = model_to_hf_config(model_of_size(size), dtype="bfloat16", vocab_size=258 if size == "tiny" else None)
     (folder / "config.json").write_text(json.dumps(config))
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     index = {"weight_map": {"model.embed_tokens.weight": shards[0], "lm_head.weight": shards[1]}}

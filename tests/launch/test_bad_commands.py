@@ -98,7 +98,7 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str]] = [
     (
         {"MODEL_SIZE": "8B", "PRETRAIN_CHECKPOINT_PATH": "hf-1B"},
         ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"),
-        "num_layers is 32 in 8B and 16 in the checkpoint's config.json",
+        "config.json: num_layers is 16, but MODEL_SIZE 8B has 32",
     ),
     ({"SFT": "true"}, ("DATASET_PATH", "SEQ_LEN"), "not 128"),
     ({"SFT": "true", "MP_SPLIT": "9,1", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT", "SFT"), "no splitting"),

@@ -13,14 +13,14 @@ from megatron_patch.launch.layout import (
     chunk_layers,
     divisors,
     split_layers,
-    tensor_parallel_problem,
     valid_pipeline_parallel,
     valid_tensor_parallel,
 )
 from megatron_patch.launch.memory import Adam, Load, Precision, estimate, in_flight, save_bytes, stage_parameters
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models.megatron import tensor_parallel_problem
+from megatron_patch.models.names import default_family
 
-MODELS = LLAMA_3_1.sizes
+MODELS = default_family().sizes
 
 
 def layout(

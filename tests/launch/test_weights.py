@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.checkpoint.contents import is_complete, iterations
+from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.launch.plan import Plan, to_json
-from megatron_patch.launch.weights import WeightsError, is_complete, iterations, read_weights
+from megatron_patch.launch.weights import read_weights
 from megatron_patch.models import model_from_hf_config
 
 
@@ -69,7 +71,7 @@ def test_an_earlier_run(tmp_path: Path, mcore: Callable[..., None], plan_of: Cal
     auto = plan_of(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH=str(tmp_path), MP_TOKENIZER_PATH="")
     assert (auto.model.num_layers, auto.tokenizer) == (16, plan.tokenizer)
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(WeightsError, match="is not a plan"):
+    with pytest.raises(CheckpointError, match="says no architecture"):
         read_weights(str(tmp_path))
 
 
@@ -117,6 +119,7 @@ def mcore_bad_tracker(folder: Path, source: Path) -> None:
 
 def mcore_old_format(folder: Path, source: Path) -> None:
     (folder / "iter_0000005" / "mp_rank_00").mkdir(parents=True)
+    (folder / "iter_0000005" / "mp_rank_00" / "model_optim_rng.pt").write_bytes(b"x")
     (folder / "latest_checkpointed_iteration.txt").write_text("5")
 
 
@@ -131,7 +134,7 @@ def mcore_renamed(folder: Path, source: Path) -> None:
         (hf_without_weights, "config.json, but no weights"),
         (hf_pickle, "pickled"),
         (hf_without_config, "without a config.json"),
-        (hf_config_no_json, "config.json is not JSON"),
+        (hf_config_no_json, "config.json: not JSON"),
         (hf_index_of_nothing, "names no shard"),
         (mcore_cut, "not written to its end"),
         (mcore_elsewhere, "points to iter_0000002, which does not exist; whole: 1"),
@@ -142,7 +145,7 @@ def mcore_renamed(folder: Path, source: Path) -> None:
 )
 def test_what_is_wrong_is_said(make: Callable[[Path, Path], None], found: str, world: Path, tmp_path: Path) -> None:
     make(tmp_path, world)
-    with pytest.raises(WeightsError, match=found):
+    with pytest.raises(CheckpointError, match=found):
         read_weights(str(tmp_path))
 
 

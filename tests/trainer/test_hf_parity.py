@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.data.idxmap import IdxmapWriter
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import model_of_size
 
 from .harness import REPOSITORY, environment, read_metrics
 
@@ -55,7 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(facts))
-    shape = replace(LLAMA_3_1.size("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
+    shape = replace(model_of_size("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
     make_hf_checkpoint(folder / "hf", shape, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
     assert convert(["--source", str(folder / "hf"), "--output-path", str(folder / "mcore")]) == 0
     with IdxmapWriter(folder / "data", VOCAB) as writer:

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.data.train_tokenizer import save, train
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import model_of_size
 
 from ..data.sft.conftest import MARKED, WORDS, conversation
 from .harness import REPOSITORY, environment, read_metrics
@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sft-parity")
     (folder / "corpus.jsonl").write_text(json.dumps({"text": " ".join(WORDS) + " user assistant system"}) + "\n")
     save(train([folder / "corpus.jsonl"], vocab_size=640), folder / "tokenizer")
-    shape = replace(LLAMA_3_1.size("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
+    shape = replace(model_of_size("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
     vocab = len(AutoTokenizer.from_pretrained(folder / "tokenizer"))
     make_hf_checkpoint(
         folder / "hf", shape, precision="fp32", vocab_size=-(-vocab // 128) * 128, tokenizer=folder / "tokenizer"

@@ -81,21 +81,19 @@ class Streams:
     ours: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def open_sides(
-    folder: HFFolder, megatron: Path, shape: ModelConfig, vocab_size: int, precision: str, tp: int, pp: int
-) -> Sides:
+def open_sides(folder: HFFolder, megatron: Path, model: ModelConfig, precision: str, tp: int, pp: int) -> Sides:
     """Build both sides on this rank.
 
     Args:
         megatron: a torch_dist folder whose metadata has been read safely.
         precision: what both sides' weights are rounded to, so that a cast is not taken for an error.
-        shape: of the Megatron side, from the configuration beside it.
+        model: of the Megatron side, from the configuration beside it.
     """
     from megatron.core import parallel_state
 
     stored = TORCH_DTYPES[SAFETENSORS_DTYPES[precision]]
     ours = {
-        name: MegatronSide(megatron, shape, vocab_size, dtype, stored, tp, pp)
+        name: MegatronSide(megatron, model, dtype, stored, tp, pp)
         for name, dtype in {"fp32": torch.float32, precision: stored}.items()
     }
     first = parallel_state.get_tensor_model_parallel_rank() == 0

@@ -1,8 +1,9 @@
-"""Hugging Face's side of the layer check: transformers' own Llama modules, one in memory at a time."""
+"""Hugging Face's side of the layer check: transformers' own modules of the family, one in memory at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from megatron_patch.checkpoint.hf_folder import HFFolder
 from megatron_patch.checkpoint.sources import open_source
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.models import family_of
 
 ATTENTION = "megatron_patch_observed"
 
@@ -22,10 +24,11 @@ class HFSide:
         Args:
             weights_dtype: what the weights are rounded to before they are computed with in any other type.
         """
-        from transformers import AttentionInterface, LlamaConfig
+        import transformers
+        from transformers import AttentionInterface
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
-        from transformers.models.llama import modeling_llama
 
+        family = family_of(folder.model)
         self._seen: dict[str, torch.Tensor] = {}
 
         def observed(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **more: Any):
@@ -34,10 +37,14 @@ class HFSide:
             return sdpa_attention_forward(module, query, key, value, *args, **more)
 
         AttentionInterface.register(ATTENTION, observed)
-        self._modules, self._weights_dtype = modeling_llama, weights_dtype
+        modules = import_module(family.transformers_module)
+        self._layer_class = getattr(modules, family.transformers_class("DecoderLayer"))
+        self._norm_class = getattr(modules, family.transformers_class("RMSNorm"))
+        self._weights_dtype = weights_dtype
         self._source, self._folder = open_source(folder), folder
-        self._config = LlamaConfig.from_dict(folder.config, attn_implementation=ATTENTION)
-        self._rotary = modeling_llama.LlamaRotaryEmbedding(self._config)
+        config_class = getattr(transformers, family.transformers_class("Config"))
+        self._config = config_class.from_dict(folder.config, attn_implementation=ATTENTION)
+        self._rotary = getattr(modules, family.transformers_class("RotaryEmbedding"))(self._config)
 
     def _load(self, module: torch.nn.Module, prefix: str, dtype: torch.dtype) -> Any:
         """Give memory to a module built on the meta device, and fill it tensor by tensor."""
@@ -61,7 +68,7 @@ class HFSide:
     def run_layer(self, number: int, inputs: list[torch.Tensor], dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
         """One layer over several residual streams; the tensors of LAYER_PARTS (`megatron.py`) for each."""
         with torch.device("meta"):
-            layer = self._modules.LlamaDecoderLayer(self._config, number)
+            layer = self._layer_class(self._config, number)
         self._load(layer, f"model.layers.{number}.", dtype)
         return [self._run(layer, stream.to(dtype)) for stream in inputs]
 
@@ -86,9 +93,9 @@ class HFSide:
 
     def run_head(self, inputs: list[torch.Tensor], dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
         """Final norm and logits [batch, sequence, vocabulary] of several residual streams."""
-        config, tied = self._config, self._folder.shape.tie_embeddings
+        config, tied = self._config, self._folder.model.tie_embeddings
         with torch.device("meta"):
-            norm = self._modules.LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            norm = self._norm_class(config.hidden_size, eps=config.rms_norm_eps)
             head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._load(norm, "model.norm.", dtype)
         self._load(head, "model.embed_tokens." if tied else "lm_head.", dtype)

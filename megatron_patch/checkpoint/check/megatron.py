@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from megatron_patch.checkpoint.hf_start import local_tensors
 from megatron_patch.checkpoint.layout import uneven_stages
 from megatron_patch.models import ModelConfig, padded_vocab_size
+from megatron_patch.models.megatron import gpt_fields, transformer_fields, yarn_attributes
 
 LAYER_PARTS = ("input_norm", "query", "key", "value", "attention", "pre_mlp_norm", "mlp", "residual")
 """What is compared in a layer, in the order of the computation; query and key are after RoPE."""
@@ -45,24 +46,13 @@ def start_processes(tp: int, pp: int) -> None:
     model_parallel_cuda_manual_seed(1234)
 
 
-def transformer_config(shape: ModelConfig, dtype: torch.dtype, tp: int, pp: int, **more: Any) -> Any:
-    """Megatron's `TransformerConfig` of a Llama: the facts of the shape, no dropout, nothing fused."""
+def transformer_config(model: ModelConfig, dtype: torch.dtype, tp: int, pp: int, **more: Any) -> Any:
+    """Megatron's `TransformerConfig` of a model, nothing fused."""
     from megatron.core.transformer import TransformerConfig
 
-    return TransformerConfig(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.num_attention_heads,
-        num_query_groups=shape.num_query_groups,
-        kv_channels=shape.head_dim,
-        normalization="RMSNorm",
-        layernorm_epsilon=shape.norm_epsilon,
-        gated_linear_unit=True,
+    config = TransformerConfig(
+        **transformer_fields(model),
         activation_func=F.silu,
-        add_bias_linear=False,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
@@ -77,10 +67,13 @@ def transformer_config(shape: ModelConfig, dtype: torch.dtype, tp: int, pp: int,
         persist_layer_norm=False,
         **more,
     )
+    for name, value in yarn_attributes(model).items():
+        setattr(config, name, value)
+    return config
 
 
 def build_model(
-    shape: ModelConfig, vocab_size: int, config: Any, *, vp_stage: int | None = None, without_memory: bool = False
+    model: ModelConfig, vocab_size: int, config: Any, *, vp_stage: int | None = None, without_memory: bool = False
 ) -> Any:
     """Megatron's `GPTModel` for this rank, with the local layer spec.
 
@@ -101,22 +94,17 @@ def build_model(
 
     staging = {"ignore_virtual": vp_stage is None, "vp_stage": vp_stage}
     with torch.device("meta") if without_memory else contextlib.nullcontext():
-        model = (Skeleton if without_memory else GPTModel)(
+        built = (Skeleton if without_memory else GPTModel)(
             config,
             local_layer_spec(SimpleNamespace(transformer=config), vp_stage),
             padded_vocab_size(vocab_size),
-            shape.max_position_embeddings,
             pre_process=parallel_state.is_pipeline_first_stage(**staging),
             post_process=parallel_state.is_pipeline_last_stage(**staging),
             parallel_output=False,
-            share_embeddings_and_output_weights=shape.tie_embeddings,
-            position_embedding_type="rope",
-            rotary_base=shape.rope_theta,
-            rope_scaling=shape.rope_scaling is not None,
-            rope_scaling_factor=shape.rope_scaling.factor if shape.rope_scaling else 8.0,
             vp_stage=vp_stage,
+            **gpt_fields(model),
         )
-    return model.eval()
+    return built.eval()
 
 
 class MegatronSide:
@@ -125,8 +113,7 @@ class MegatronSide:
     def __init__(
         self,
         folder: Path,
-        shape: ModelConfig,
-        vocab_size: int,
+        model: ModelConfig,
         dtype: torch.dtype,
         weights_dtype: torch.dtype,
         tp: int,
@@ -138,10 +125,11 @@ class MegatronSide:
             dtype: what is computed in.
             weights_dtype: what the weights are rounded to first.
         """
-        self._folder, self._dtype, self._vocab_size = folder, dtype, vocab_size
+        assert model.vocab_size is not None  # model_from_hf_config demands it
+        self._folder, self._dtype, self._vocab_size = folder, dtype, model.vocab_size
         self._weights_dtype = weights_dtype
-        config = transformer_config(shape, dtype, tp, pp, **uneven_stages(shape.num_layers, pp))
-        self._model = build_model(shape, vocab_size, config, without_memory=True)
+        config = transformer_config(model, dtype, tp, pp, **uneven_stages(model.num_layers, pp))
+        self._model = build_model(model, model.vocab_size, config, without_memory=True)
 
     @property
     def layers(self) -> range:
@@ -212,6 +200,7 @@ class MegatronSide:
         ]
         try:
             rotary = self._model.rotary_pos_emb(stream.shape[1])
+            rotary = rotary[0] if isinstance(rotary, tuple) else rotary  # YaRN's comes with its factor
             output, _ = layer(stream.transpose(0, 1).contiguous(), attention_mask=None, rotary_pos_emb=rotary)
         finally:
             for handle in handles:

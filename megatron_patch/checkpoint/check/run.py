@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import disagreements, open_hf_folder, shape_of
+from megatron_patch.checkpoint.hf_folder import model_of, open_hf_folder
 from megatron_patch.common.files import write_text
 from megatron_patch.common.progress import WorkBar
-from megatron_patch.models import LLAMA_3_1, ModelConfig
+from megatron_patch.models import AUTO, ModelConfig, disagreements
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.check.report import Report
@@ -98,9 +98,9 @@ def run(request: CheckRequest) -> Report:
     Raises:
         CheckpointError: one of the sides cannot be read.
     """
-    hf = open_hf_folder(Path(request.hf), LLAMA_3_1, request.size, allow_pickle=request.allow_pickle)
-    shape = shape_of(request.megatron_config, request.megatron_origin, LLAMA_3_1, "auto")
-    configuration = _fits(request, hf.shape, shape)
+    hf = open_hf_folder(Path(request.hf), request.size, allow_pickle=request.allow_pickle)
+    model = model_of(request.megatron_config, request.megatron_origin, AUTO)
+    configuration = _fits(request, hf.model, model)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the check is the same on every machine
     _quiet()
     from megatron_patch.backend import enable
@@ -115,14 +115,14 @@ def run(request: CheckRequest) -> Report:
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     try:
-        rows, what = sample_tokens(hf.path, min(hf.vocab_size, shape.vocab_size or hf.vocab_size))
+        rows, what = sample_tokens(hf.path, min(hf.vocab_size, model.vocab_size or hf.vocab_size))
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     tokens = torch.tensor(rows)
     print(what, flush=True)
     start_processes(request.tp, request.pp)
-    sides = open_sides(hf, Path(request.megatron), shape, shape.vocab_size, request.precision, request.tp, request.pp)
-    with WorkBar("checking", shape.num_layers + 2, unit="parts") as bar:
+    sides = open_sides(hf, Path(request.megatron), model, request.precision, request.tp, request.pp)
+    with WorkBar("checking", model.num_layers + 2, unit="parts") as bar:
         found = compare(sides, tokens, bar.advance)
     about = {**asdict(request), "tokens": what}
     return Report(rows=found, about=about, configuration=configuration)
@@ -145,7 +145,7 @@ def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[str
     from megatron_patch.checkpoint.torch_dist import TorchDistReader
 
     assert ours.vocab_size is not None
-    conversion = Conversion(shape=ours, vocab_size=ours.vocab_size, precision=request.precision, workers=1)
+    conversion = Conversion(model=ours, vocab_size=ours.vocab_size, precision=request.precision, workers=1)
     check_megatron_shapes(TorchDistReader(Path(request.megatron)), conversion)
     lines = [line.replace("but MODEL_SIZE auto has", "in Megatron's") for line in disagreements(hf, ours)]
     if ours.vocab_size != hf.vocab_size:

@@ -1,0 +1,250 @@
+"""What a path holds: the one answer that driver, converter and evaluation share. Imports no torch and no numpy.
+
+Paths are made absolute, and links are followed only where the name of a folder matters and the link's does not do: a
+file of a Hugging Face cache is a link into `blobs/`, where neither its name nor its neighbours are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
+
+RELEASE, TRACKER, PLAN = "release", "latest_checkpointed_iteration.txt", "plan.json"
+CHECKPOINTS = "checkpoints"
+"""Of a run's output folder: where its iterations are."""
+PER_RANK_FILE = "model_optim_rng.pt"
+"""Of Megatron's old format: one in each `mp_rank_XX_YYY`."""
+HUGGING_FACE, TORCH_DIST, PER_RANK = "hugging face", "torch_dist", "per rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Weights that a path leads to."""
+
+    kind: str
+    """HUGGING_FACE, TORCH_DIST or PER_RANK."""
+    path: Path
+    """The folder of the weights, absolute: of Hugging Face's files, or of one iteration."""
+    tracked: bool = False
+    """The tracker beside the iteration names it."""
+
+    @property
+    def root(self) -> Path:
+        """Of an iteration: the folder of the tracker and of the other iterations."""
+        return self.path.parent
+
+    @property
+    def iteration(self) -> int | None:
+        """What Megatron's name of the folder says; None for `release`, and for names that are not Megatron's."""
+        return number_of(self.path.name)
+
+
+def look(path: str | Path, iteration: int | None = None) -> Contents:
+    """Find out what a path holds: a Hugging Face folder, an iteration, a folder of iterations, or a run's output.
+
+    Of several iterations it is the one that the tracker names; where there is no tracker, the newest whole one.
+
+    Args:
+        iteration: another than that.
+    Raises:
+        CheckpointError: nothing there, or something else, or not all of it; says what was found.
+    """
+    folder = Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps `..`
+    if not folder.exists():
+        raise CheckpointError(f"{path}: no such folder")
+    if not folder.is_dir():
+        raise CheckpointError(f"{path}: a file, not a folder")
+    if iteration is None and _holds_iteration(folder):
+        return _one_iteration(folder)
+    for root in (folder, folder / CHECKPOINTS):
+        if (root / TRACKER).is_file() or iterations(root) or _holds_iteration(root / RELEASE):
+            return _one_of(root, iteration)
+    if (folder / "config.json").is_file() or any(folder.glob("*.safetensors*")):
+        _check_hugging_face(folder)
+        return Contents(kind=HUGGING_FACE, path=folder)
+    found = sorted(entry.name for entry in folder.iterdir())
+    shown = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
+    raise CheckpointError(f"{path}: no checkpoint: it holds {shown or 'nothing'}")
+
+
+def look_for_megatron(path: str | Path, iteration: int | None = None) -> Path:
+    """The folder of one iteration that a path leads to.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = look(path, iteration)
+    if found.kind == HUGGING_FACE:
+        raise CheckpointError(
+            f"{path}: a Hugging Face folder, not a Megatron checkpoint: no {TRACKER} and no .metadata"
+        )
+    return found.path
+
+
+def is_megatron(path: Path) -> bool:
+    """Whether a path looks like a Megatron checkpoint, whole or not."""
+    roots = (path, path / CHECKPOINTS)
+    return _holds_iteration(path) or any((root / TRACKER).is_file() or iterations(root) for root in roots)
+
+
+def iterations(folder: Path) -> list[int]:
+    """Iterations of the iter_NNNNNNN folders, whole or not, ascending."""
+    names = (number_of(entry.name) for entry in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(number for number in names if number is not None)
+
+
+def iteration_folder(root: Path, iteration: int) -> Path:
+    """Megatron's name for the checkpoint of one iteration."""
+    return root / f"iter_{iteration:07d}"
+
+
+def number_of(name: str) -> int | None:
+    """The iteration that a folder's name says, None if it is not Megatron's."""
+    found = re.fullmatch(r"iter_(\d{7,})", name)
+    return int(found[1]) if found else None
+
+
+def is_per_rank(folder: Path) -> bool:
+    """Whether a folder is an iteration in Megatron's old format."""
+    return any(folder.glob(f"mp_rank_*/{PER_RANK_FILE}"))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a torch_dist checkpoint was written to its end.
+
+    megatron-core 0.19.2 writes the tensors, then `.metadata`, and `metadata.json` last and in place: a save that was
+    killed leaves the last one out, or cut. (`common.pt` is no longer written.)
+    """
+    try:
+        described = json.loads((folder / "metadata.json").read_text())
+        whole = isinstance(described, dict) and "sharded_backend" in described
+        return whole and (folder / ".metadata").stat().st_size > 0 and any(folder.glob("*.distcp"))
+    except (OSError, ValueError):
+        return False
+
+
+def read_tracker(root: Path) -> str | None:
+    """What the tracker says, None if there is none."""
+    try:
+        return (root / TRACKER).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _holds_iteration(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("metadata.json", ".metadata")) or any(folder.glob("mp_rank_*"))
+
+
+def _one_iteration(folder: Path) -> Contents:
+    known = folder.name == RELEASE or number_of(folder.name) is not None
+    target = folder if known else folder.resolve()  # a link called `latest`: Megatron needs the name behind it
+    if target.name != RELEASE and number_of(target.name) is None:
+        target = folder
+    tracked = read_tracker(target.parent) in (target.name, str(number_of(target.name)))
+    if is_per_rank(target):
+        return Contents(kind=PER_RANK, path=target, tracked=tracked)
+    if not is_complete(target):
+        raise CheckpointError(f"{target}: a torch_dist checkpoint that was not written to its end")
+    return Contents(kind=TORCH_DIST, path=target, tracked=tracked)
+
+
+def _one_of(root: Path, iteration: int | None) -> Contents:
+    """The iteration that is asked for, that the tracker names, or the newest whole one."""
+    said = read_tracker(root)
+    usable = [step for step in iterations(root) if _is_usable(iteration_folder(root, step))]
+    if iteration is not None:
+        target = iteration_folder(root, iteration)
+    elif said is not None:
+        if said != RELEASE and not said.isdigit():
+            raise CheckpointError(f"{root / TRACKER}: says {said!r}; a number or {RELEASE!r} is needed")
+        target = root / RELEASE if said == RELEASE else iteration_folder(root, int(said))
+    elif usable:  # killed between the checkpoint and its tracker
+        target = iteration_folder(root, usable[-1])
+    else:
+        target = root / RELEASE
+    if not _is_usable(target):
+        state = "was not written to its end" if target.exists() else "does not exist"
+        points = f"{TRACKER} points to {target.name}, which" if iteration is None and said else target.name
+        whole = [*map(str, usable), *([RELEASE] if _is_usable(root / RELEASE) else [])]
+        raise CheckpointError(f"{root}: {points} {state}; whole: {', '.join(whole) or 'none'}")
+    tracked = said is not None and said in (target.name, str(number_of(target.name)))
+    return Contents(kind=PER_RANK if is_per_rank(target) else TORCH_DIST, path=target, tracked=tracked)
+
+
+def _is_usable(folder: Path) -> bool:
+    return is_per_rank(folder) or is_complete(folder)
+
+
+def _check_hugging_face(folder: Path) -> None:
+    """That the configuration can be read, and that the weights are there, by their names."""
+    index = folder / "model.safetensors.index.json"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: safetensors without a config.json")
+    read_config(folder)
+    if index.is_file():
+        try:
+            table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{index}: not a safetensors index ({error!r})") from None
+        shards = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
+        missing = [name for name in shards if not (folder / name).is_file()]
+        if missing or not shards:
+            what = f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}"
+            raise CheckpointError(f"{folder}: {what if shards else f'{index.name} names no shard'}")
+    elif not (folder / "model.safetensors").is_file():
+        pickles = any(folder.glob("*.bin"))
+        found = "pickled *.bin weights, which may run code: save them as safetensors" if pickles else "no weights"
+        raise CheckpointError(f"{folder}: config.json, but {found}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig:
+    """The configuration that lies with an iteration."""
+
+    config: Mapping[str, Any]
+    """As `config.json` says it."""
+    origin: Path
+    """The file that it comes from."""
+    home: Path
+    """The folder in which tokenizer and chat template may lie."""
+
+
+def own_config(iteration: Path) -> OwnConfig | None:
+    """What lies with an iteration: its config.json, that of the two folders above it, or its run's plan.
+
+    Raises:
+        CheckpointError: it is not a configuration.
+    """
+    for folder in (iteration, iteration.parent, iteration.parent.parent):
+        if (folder / "config.json").is_file():
+            return OwnConfig(config=read_config(folder), origin=folder / "config.json", home=folder)
+    plan = iteration.parent.parent / PLAN
+    if not plan.is_file():
+        return None
+    try:
+        content = json.loads(plan.read_text(encoding="utf-8"))
+        model = model_from_dict(content["shape"])
+        config = model_to_hf_config(model, dtype="bfloat16", vocab_size=content["vocab_size"])
+        return OwnConfig(config=config, origin=plan, home=Path(content["tokenizer"]["path"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{plan}: says no architecture ({error!r})") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a folder.
+
+    Raises:
+        CheckpointError: absent or not a JSON object.
+    """
+    try:
+        return read_json_config(folder)
+    except ConfigError as error:
+        raise CheckpointError(error.problems) from None

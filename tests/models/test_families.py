@@ -1,0 +1,181 @@
+"""The rows against Hugging Face: their config class reads them, their model has as many parameters and tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from megatron_patch.models import (
+    ModelConfig,
+    families,
+    family_of,
+    model_from_dict,
+    model_from_hf_config,
+    model_of_size,
+    model_to_hf_config,
+    padded_vocab_size,
+    resolve_size,
+    size_names,
+    sizes,
+)
+from megatron_patch.models.weight_map import hf_shapes
+
+MODELS = list(sizes().values())
+FAMILIES = list(families().values())
+
+PUBLISHED = {
+    # Layers, hidden, FFN, heads, KV heads, head, vocabulary, tied, base of RoPE, epsilon, parameters: from each
+    # config.json on the hub, and the parameters that the hub counts in its safetensors.
+    "1B": (16, 2048, 8192, 32, 8, 64, 128256, True, 5e5, 1e-5, 1_235_814_400),
+    "3B": (28, 3072, 8192, 24, 8, 128, 128256, True, 5e5, 1e-5, 3_212_749_824),
+    "8B": (32, 4096, 14336, 32, 8, 128, 128256, False, 5e5, 1e-5, 8_030_261_248),
+    "70B": (80, 8192, 28672, 64, 8, 128, 128256, False, 5e5, 1e-5, 70_553_706_496),
+    "405B": (126, 16384, 53248, 128, 8, 128, 128256, False, 5e5, 1e-5, 405_853_388_800),
+}
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_published_numbers(size: str) -> None:
+    layers, hidden, ffn, heads, groups, head, vocabulary, tied, theta, epsilon, parameters = PUBLISHED[size]
+    model = model_of_size(size)
+    assert (model.num_layers, model.hidden_size, model.ffn_hidden_size) == (layers, hidden, ffn)
+    assert (model.num_attention_heads, model.num_query_groups, model.head_dim) == (heads, groups, head)
+    assert (model.vocab_size, model.tie_embeddings) == (vocabulary, tied)
+    assert (model.rope_theta, model.norm_epsilon) == (theta, epsilon)
+    assert model.num_parameters() == parameters
+
+
+def test_llamas_rope() -> None:
+    factors = {size: model_of_size(size).rope_scaling for size in ("1B", "3B", "8B", "70B", "405B")}
+    assert {size: one.factor for size, one in factors.items() if one} == {
+        "1B": 32.0, "3B": 32.0, "8B": 8.0, "70B": 8.0, "405B": 8.0,
+    }  # fmt: skip
+    assert {model_of_size(size).max_position_embeddings for size in factors} == {131072}
+
+
+def config_of(model: ModelConfig) -> Any:
+    config_class = getattr(transformers, family_of(model).transformers_class("Config"))
+    return config_class(**model_to_hf_config(model, dtype="bfloat16", vocab_size=model.vocab_size or 1000))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_hugging_face_reads_every_row(model: ModelConfig) -> None:
+    """Row -> config.json -> transformers -> its own config.json -> row: nothing is lost in either spelling of RoPE."""
+    ours = model_to_hf_config(model, dtype="bfloat16", vocab_size=model.vocab_size or 1000)
+    theirs = config_of(model).to_dict()
+    for config in (ours, theirs):
+        again = model_from_hf_config(config, model.name, model.source)
+        assert again == dataclasses.replace(model, vocab_size=model.vocab_size or 1000)
+    assert "rope_parameters" in theirs  # the spelling of transformers 5 was really read
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_parameters_and_tensors_are_hugging_faces(model: ModelConfig) -> None:
+    """A meta-device model has all shapes and no memory: 405B takes a second."""
+    model_class = getattr(transformers, family_of(model).architecture)
+    vocab = model.vocab_size or 1000
+    with torch.device("meta"):
+        theirs = model_class(config_of(model))
+    assert {name: tuple(one.shape) for name, one in theirs.named_parameters()} == hf_shapes(model, vocab)
+    assert model.num_parameters(vocab) == sum(parameter.numel() for parameter in theirs.parameters())
+    assert model.parameters_per_layer() == sum(one.numel() for one in theirs.model.layers[0].parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_the_check_finds_the_familys_classes(family: Any) -> None:
+    module = import_module(family.transformers_module)
+    assert all(hasattr(module, family.transformers_class(part)) for part in ("DecoderLayer", "RMSNorm", "ForCausalLM"))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_what_a_config_leaves_out_is_what_transformers_takes(family: Any) -> None:
+    """A config.json with the needed keys alone means the same model here and there."""
+    needed = {
+        "model_type": family.model_type, "hidden_size": 1024, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 32, "vocab_size": 500,
+    }  # fmt: skip
+    theirs = getattr(transformers, family.transformers_class("Config"))(**needed).to_dict()
+    theirs = {key: value for key, value in theirs.items() if value is not None}
+    assert model_from_hf_config(needed, "", "") == model_from_hf_config(theirs, "", "")
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_tiny_has_what_the_large_ones_have(family: Any) -> None:
+    if "tiny" not in family.sizes:
+        pytest.skip("its debug size is a published one")
+    tiny, *others = family.sizes.values()
+    assert tiny.num_query_groups < tiny.num_attention_heads
+    assert (tiny.qkv_bias, tiny.qk_norm) == (others[-1].qkv_bias, others[-1].qk_norm)
+    assert tiny.rope_scaling == others[-1].rope_scaling
+    with pytest.raises(ValueError, match="vocabulary from the tokenizer"):
+        tiny.num_parameters()
+
+
+def test_padding() -> None:
+    assert padded_vocab_size(128256) == 128256
+    assert padded_vocab_size(258) == 384
+    assert padded_vocab_size(1, 8) == 8
+
+
+def test_one_family_has_the_bare_names() -> None:
+    assert [family.name for family in FAMILIES if family.bare_names] == [FAMILIES[0].name] == ["llama3_1"]
+    assert size_names()[:7] == ("tiny", "1B", "3B", "8B", "70B", "405B", "auto")
+
+
+def test_names_are_apart() -> None:
+    names = [model.name for family in FAMILIES for model in family.sizes.values()]
+    assert len(set(names)) == len(names) == len(MODELS)
+
+
+def test_families_of_one_model_type_differ_in_their_sizes_only() -> None:
+    """A config.json does not say which of them it is."""
+    named = {"name", "bare_names", "rows", "every_size", "hub_names"}
+    for family in FAMILIES:
+        first = family_of(next(iter(family.sizes.values())))
+        for field in dataclasses.fields(family):
+            if field.name not in named and not field.name.startswith("nemo_"):
+                assert getattr(family, field.name) == getattr(first, field.name), (family.name, field.name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "family", "name"),
+    [
+        ("8B", None, "8B"),
+        ("llama3_1-8B", None, "8B"),
+        ("llama3.1-8B", None, "8B"),
+        ("tanuki-8B", None, "tanuki-8B"),
+        ("8B", "tanuki", "tanuki-8B"),
+        ("8B", "llama3_1", "8B"),
+        ("llama3_1-70B", "tanuki", "70B"),
+        ("auto", "tanuki", "auto"),
+        ("70B", "tanuki", None),
+        ("7B", None, None),
+        ("tanuki", None, None),
+        ("-8B", None, None),
+        ("", None, None),
+    ],
+)
+def test_size_names(typed: str, family: str | None, name: str | None) -> None:
+    assert resolve_size(typed, family) == name
+
+
+def test_an_unknown_size_lists_the_known() -> None:
+    with pytest.raises(KeyError, match=re.escape("valid: tiny, 1B, 3B, 8B, 70B, 405B")):
+        model_of_size("7B")
+
+
+def test_a_plan_of_an_earlier_version_is_read() -> None:
+    """plan.json of 2026-11-25: fields that came later have the values that were the only ones."""
+    model = model_of_size("8B")
+    old = dataclasses.asdict(model)
+    for field in ("model_type", "qkv_bias", "qk_norm"):
+        del old[field]
+    for field in ("kind", "beta_fast", "beta_slow"):
+        del old["rope_scaling"][field]
+    assert model_from_dict(old) == model
