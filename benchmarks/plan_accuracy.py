@@ -19,7 +19,7 @@ from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, KINDS, NETWORKS, G
 from megatron_patch.launch.layout import Layout, split_layers
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
 from megatron_patch.launch.step_time import StepTime, Work, layer_parameters, step_time
-from megatron_patch.models import MODELS, ModelConfig
+from megatron_patch.models import ModelConfig, model_of_size, sizes
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = Path(__file__).with_name("published_runs.csv")
@@ -58,7 +58,7 @@ CUTS = ("tp", "pp", "vpp", "cp", "dp", "mbs", "gbs")
 def rows() -> list[Row]:
     """All rows with a whole layout of a model that we have."""
     with RUNS.open(newline="", encoding="utf-8") as file:
-        found = [facts for facts in csv.DictReader(file) if facts["model"] in MODELS]
+        found = [facts for facts in csv.DictReader(file) if facts["model"] in sizes()]
     return [row for facts in found if (row := predict(facts)) is not None]
 
 
@@ -74,7 +74,7 @@ def predict(facts: dict[str, str], overlap: bool = True) -> Row | None:
         return None
     if not facts["mbs"] or math.prod(numbers[name] for name in ("tp", "pp", "cp", "dp")) != numbers["gpus"]:
         return None
-    model = MODELS[facts["model"]]
+    model = model_of_size(facts["model"])
     model = replace(model, num_layers=int(facts["layers"] or model.num_layers))
     kind = KINDS.get(facts["kind"].split()[0].lower())
     if kind is None:
@@ -280,7 +280,7 @@ def llama3_rates() -> Iterator[tuple[float, list[float]]]:
     """Published TFLOP/s of a GPU, and predicted with each number of chunks; attention counted below the diagonal."""
     for gpus, tp, pp, cp, dp, batch, seq, published in LLAMA3:
         cuts = {"tp": tp, "pp": pp, "cp": cp, "dp": dp, "mbs": 1, "gbs": batch, "gpus": gpus, "seq": seq}
-        work = flops_per_token(MODELS["405B"], seq) * batch * seq / gpus / 1e12
+        work = flops_per_token(model_of_size("405B"), seq) * batch * seq / gpus / 1e12
         times = (imagined("405B", {**cuts, "vpp": chunks}, overlap=False).time for chunks in LLAMA3_CHUNKS)
         yield float(published), [work / time.total for time in times]
 
