@@ -1,8 +1,8 @@
 """What a GPU and a network can do: rows of rates, each with its source.
 
-Rates of H100 and H200 are our own measurements (docs/performance.md): what the kernels of a training step reach under
-the 700 W limit, not what one large matmul reaches alone for a second. Those of A100 and B200 are the data sheet's peak
-times the part of it that the H200 reaches, and are marked `measured=False`.
+Rates of H100 and H200 are our own measurements (docs/performance.md): what is sustained under the 700 W limit, not what
+one large matmul reaches for a second. Those of A100 and B200 are the data sheet's peak times the part of it that the
+H200 reaches, and are marked `measured=False`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ class GpuKind:
     name: str
     memory_bytes: int
     matmul_bf16: float
-    """FLOP/s of a matmul's arithmetic; what its results cost in memory traffic is counted apart."""
+    """FLOP/s of the matmuls of a layer, sustained alone; what their results cost in memory traffic is counted apart."""
     matmul_fp8: float | None
     """None: it has no FP8 units."""
     attention_forward: float
     """FLOP/s of the fused causal kernel at 8192 tokens; only the lower triangle counts."""
     attention_backward: float
     bandwidth: float
-    """Bytes/s of its memory, by the data sheet."""
+    """Bytes/s that kernels which only stream reach (SwiGLU): 0.79 of the data sheet's on an H200, 0.91 on an H100."""
     nvlink: float
     """Bytes/s that a rank gets through a collective within one machine (NCCL's bus bandwidth)."""
     measured: bool
@@ -41,34 +41,30 @@ class Network:
 
 
 GPUS_PER_MACHINE = 8
-HOPPER_MATMUL_BF16 = 709e12
-"""8B's matmuls of a micro batch: 369 TFLOP in 535.8 ms, of which 15.7 ms are the traffic of their results."""
-HOPPER_MATMUL_FP8 = 1420e12
-"""The same in fp8, LM head left out: 343 TFLOP in 258.6 ms, of which 17 ms traffic."""
 ATTENTION = (494e12, 431e12)
-"""cuDNN 9.19, 8192 tokens, causal, in a training step."""
-_PEAK_BF16, _PEAK_FP8 = 989.4e12, 1979e12
+"""cuDNN 9.19, 8192 tokens, causal, in a training step; the same on both."""
+_PEAK_BF16, _PEAK_FP8, _PEAK_BANDWIDTH = 989.4e12, 1979e12, 4.8e12
 
 H100 = GpuKind(
     name="h100",
     memory_bytes=85_000_000_000,
-    matmul_bf16=HOPPER_MATMUL_BF16,
-    matmul_fp8=HOPPER_MATMUL_FP8,
+    matmul_bf16=706e12,  # 678 with the traffic of results: gpu_ceilings.py --sustained, 2026-11-26
+    matmul_fp8=1299e12,  # 1,210
     attention_forward=ATTENTION[0],
     attention_backward=ATTENTION[1],
-    bandwidth=3.35e12,
+    bandwidth=3.06e12,
     nvlink=360e9,
     measured=True,
-    source="the H200's kernels (the same chip and power limit); memory by NVIDIA's data sheet; NCCL all-reduce, 8 GPUs",
+    source="gpu_ceilings.py --sustained and the profile of a step of 4 layers, 2026-11-26; NCCL all-reduce, 8 GPUs",
 )
 H200 = GpuKind(
     name="h200",
     memory_bytes=150_000_000_000,
-    matmul_bf16=HOPPER_MATMUL_BF16,
-    matmul_fp8=HOPPER_MATMUL_FP8,
+    matmul_bf16=688e12,  # 667 with the traffic of results
+    matmul_fp8=1322e12,  # 8B's layers in a step: 343 TFLOP in 258.6 ms, less traffic, less what others' power gave
     attention_forward=ATTENTION[0],
     attention_backward=ATTENTION[1],
-    bandwidth=4.8e12,
+    bandwidth=3.8e12,
     nvlink=360e9,
     measured=True,
     source="docs/performance.md, profile of a step of 8B, 2026-11-21",
@@ -83,11 +79,11 @@ def _by_data_sheet(
     return GpuKind(
         name=name,
         memory_bytes=round(memory * 1e9),
-        matmul_bf16=HOPPER_MATMUL_BF16 * share,
-        matmul_fp8=None if fp8 is None else HOPPER_MATMUL_FP8 * fp8 * 1e12 / _PEAK_FP8,
+        matmul_bf16=H200.matmul_bf16 * share,
+        matmul_fp8=None if fp8 is None or H200.matmul_fp8 is None else H200.matmul_fp8 * fp8 * 1e12 / _PEAK_FP8,
         attention_forward=ATTENTION[0] * share,
         attention_backward=ATTENTION[1] * share,
-        bandwidth=bandwidth * 1e12,
+        bandwidth=H200.bandwidth * bandwidth * 1e12 / _PEAK_BANDWIDTH,
         nvlink=nvlink,
         measured=False,
         source="NVIDIA's data sheet, times the part of its peak that an H200 reaches; not measured",

@@ -15,12 +15,13 @@ from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.plan import Plan
 from megatron_patch.models import ModelConfig
 
-SWIGLU, NORM, RESULTS, ADAM = 0.79, 0.8, 0.85, 0.75
-"""Part of the memory's bandwidth that kernels of each kind reach (the H200's profile: SwiGLU 3.8 of 4.8 TB/s)."""
-ROPE = 0.56
-"""RoPE and the copies around it, 11.7 ms of a micro batch, as a part of the bandwidth for 8 passes over q, k and v."""
-CAST = 0.75
-"""fp8: a tensor is read for its largest value, read again and written twice in one byte: 6 bytes an element."""
+ROPE, CAST, ADAM = 0.62, 0.9, 0.88
+"""Part of the bandwidth that kernels of a kind reach, where they do not simply stream: RoPE with the copies around it,
+casts to fp8 (a tensor is read for its largest value, read again, and written twice in one byte: 6 bytes an element),
+Adam."""
+POWER = 0.13
+"""How much faster matmuls run beside kernels that draw less power, by the part of the time that those take: 8B on an
+H200 688 TFLOP/s for 667 alone, where 0.28 of a micro batch is not matmuls."""
 KERNELS = {"bf16": 59, "fp8": 95}
 """Kernels of one layer, forward and backward, and ..."""
 GAP = 5.3e-6
@@ -210,18 +211,22 @@ def _widths(model: ModelConfig) -> tuple[int, int]:
 def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
     """One transformer layer, forward and backward, on one rank."""
     matmul, attention = _layer_matmul(work, layout, kind), _attention(work, layout, kind)
-    elementwise = _elementwise(work, layout, kind)
-    plain = _Pass(
-        matmul=matmul,
+    others = _Pass(
         attention=sum(attention),
-        elementwise=elementwise,
+        elementwise=_elementwise(work, layout, kind),
         launch=KERNELS[work.precision] * GAP,
         tensor_parallel=_tensor_parallel(work, layout, kind),
         context_parallel=_context_parallel(work, layout, kind),
     )
+    plain = others + _Pass(matmul=_with_power_of(others.total, matmul))
     again = {"sel": attention[0], "full": plain.total / 3, "block": plain.total / 3}.get(work.recompute, 0.0)
     share = min(1.0, work.recompute_layers / max(layout.stage_layers)) if work.recompute == "block" else 1.0
     return plain + _Pass(recompute=again * share)
+
+
+def _with_power_of(others: float, matmul: float) -> float:
+    """Seconds of matmuls beside so many seconds of other kernels."""
+    return matmul / (1 + POWER * others / (others + matmul))
 
 
 def _layer_matmul(work: Work, layout: Layout, kind: GpuKind) -> float:
@@ -235,7 +240,7 @@ def _layer_matmul(work: Work, layout: Layout, kind: GpuKind) -> float:
     backward = (queries + model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
     weights = layer_parameters(model) / layout.tp
     traffic = 2 * tokens * (forward + backward) + 2 * work.gradient_bytes * weights
-    return 6 * weights * tokens / rate + traffic / (RESULTS * kind.bandwidth)
+    return 6 * weights * tokens / rate + traffic / kind.bandwidth
 
 
 def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]:
@@ -252,9 +257,9 @@ def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:
     """Passes over activations: SwiGLU reads 2 and writes 1 columns, its gradient reads 3 and writes 2; and so on."""
     model, rows = work.model, 2 * tokens_of_rank(work, layout) / layout.tp
     queries, keys = _widths(model)
-    swiglu = 8 * rows * model.ffn_hidden_size / SWIGLU
+    swiglu = 8 * rows * model.ffn_hidden_size
     rope = 8 * rows * (queries + 2 * keys) / ROPE
-    norms = 24 * rows * model.hidden_size / NORM
+    norms = 24 * rows * model.hidden_size
     casts = 0.0
     if work.precision == "fp8":
         inputs = 2 * model.hidden_size + queries + model.ffn_hidden_size
@@ -277,7 +282,7 @@ def _context_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
         return 0.0
     queries, keys = _widths(work.model)
     tokens = tokens_of_rank(work, layout)
-    corrections = CP_CORRECTION * tokens * queries / layout.tp / (NORM * kind.bandwidth)
+    corrections = CP_CORRECTION * tokens * queries / layout.tp / kind.bandwidth
     travel = 4 * tokens * 2 * keys / layout.tp / kind.nvlink
     hidden = sum(_attention(work, layout, kind)) / layout.cp
     return (layout.cp - 1) * (corrections + CP_LAUNCH + max(0.0, 3 * travel - hidden))
@@ -286,9 +291,10 @@ def _context_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
 def _head(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
     """LM head, always in bf16, and cross-entropy over its logits."""
     tokens, table = tokens_of_rank(work, layout), work.model.hidden_size * work.vocab_rows / layout.tp
-    traffic = 2 * work.gradient_bytes * table / (RESULTS * kind.bandwidth)
-    logits = 8 * tokens * work.vocab_rows / layout.tp / (NORM * kind.bandwidth)
-    return _Pass(matmul=6 * table * tokens / kind.matmul_bf16 + traffic, elementwise=logits)
+    traffic = 2 * work.gradient_bytes * table / kind.bandwidth
+    logits = 8 * tokens * work.vocab_rows / layout.tp / kind.bandwidth
+    arithmetic = 6 * table * tokens / kind.matmul_bf16
+    return _Pass(matmul=_with_power_of(logits, arithmetic + traffic), elementwise=logits)
 
 
 def _pipeline_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network) -> float:
@@ -338,9 +344,8 @@ def _uncovered(seconds: float, buckets: int, cover: float) -> float:
 
 
 def _optimizer(work: Work, layout: Layout, kind: GpuKind) -> float:
-    """Adam's reads and writes of one shard: master copy, two moments, gradient, new weight; and clearing gradients."""
+    """Adam's reads and writes of one shard, its gradients in fp32 and their norm; and clearing all gradients."""
     weights = stage_weights(work, layout)
     shards = layout.dp * layout.cp if work.distributed_optimizer else 1
-    return (
-        weights / shards * (2 * work.adam_bytes + 4) / ADAM + 2 * weights * work.gradient_bytes / NORM
-    ) / kind.bandwidth
+    of_shard = weights / shards * ((2 * work.adam_bytes + 4) / ADAM + 14)
+    return (of_shard + 2 * weights * work.gradient_bytes) / kind.bandwidth
