@@ -131,7 +131,7 @@ def _same(case: Case) -> Case:
 
 def _chunked(case: Case) -> Case:
     """The same, each stage in two chunks."""
-    return replace(case, name=f"{case.name}-vp", env={**case.env, "MP_VP": "2"})
+    return replace(case, name=f"{case.name}-vp", env={**case.env, "MP_VP_CHUNKS": "2"})
 
 
 CURVE = replace(PLAIN, name="curve", start="given", steps=20, env=DETERMINISTIC)
@@ -148,7 +148,7 @@ CURVES = [
     replace(CURVE, name="curve-cp2", cp=2, processes=2),
     replace(CURVE, name="curve-pp2", pp=2, processes=2),
     replace(CURVE, name="curve-pp2-even", pp=2, processes=2, env=DETERMINISTIC | {"MP_PP_BALANCE": "false"}),
-    replace(CURVE, name="curve-pp2-vp2", pp=2, processes=2, env=DETERMINISTIC | {"MP_VP": "2"}),
+    replace(CURVE, name="curve-pp2-vp2", pp=2, processes=2, env=DETERMINISTIC | {"MP_VP_CHUNKS": "2"}),
     replace(CURVE, name="curve-pp2-offload", pp=2, ac="offload", processes=2),
     replace(CURVE, name="curve-cp4", cp=4, processes=4),
     replace(CURVE, name="curve-tp4-sp", tp=4, sp=True, processes=4),
@@ -206,7 +206,7 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="8B-tp2-sp", size="8B", tp=2, sp=True, batch=8, steps=6, processes=2),
         replace(PLAIN, name="8B-pp2", size="8B", pp=2, batch=16, steps=5, processes=2),
         replace(PLAIN, name="8B-cp2", size="8B", cp=2, batch=8, steps=6, processes=2),
-        replace(PLAIN, name="8B-pp2-vp2", size="8B", pp=2, batch=16, steps=5, processes=2, env={"MP_VP": "2"}),
+        replace(PLAIN, name="8B-pp2-vp2", size="8B", pp=2, batch=16, steps=5, processes=2, env={"MP_VP_CHUNKS": "2"}),
         replace(PLAIN, name="L8-pp2-offload", size="8B-L8", pp=2, ac="offload", processes=2),
         replace(PLAIN, name="L4-dp2-do-false", do=False, processes=2),
     ],

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.checkpoint.contents import PLAN, own_config, read_config
+from megatron_patch.checkpoint.contents import own_config, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.run_folder import PLAN
 from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.models import ConfigError, differences, model_from_hf_config
 

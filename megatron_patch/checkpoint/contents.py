@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.run_folder import CHECKPOINTS, PLAN, PlanError, read_plan
 from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
 
-RELEASE, TRACKER, PLAN = "release", "latest_checkpointed_iteration.txt", "plan.json"
-CHECKPOINTS = "checkpoints"
-"""Of a run's output folder: where its iterations are."""
+RELEASE, TRACKER = "release", "latest_checkpointed_iteration.txt"
 PER_RANK_FILE = "model_optim_rng.pt"
 """Of Megatron's old format: one in each `mp_rank_XX_YYY`."""
 HUGGING_FACE, TORCH_DIST, PER_RANK = "hugging face", "torch_dist", "per rank"
@@ -217,25 +216,29 @@ class OwnConfig:
     """The folder in which tokenizer and chat template may lie."""
 
 
+class DamagedPlan(CheckpointError):
+    """A plan.json that cannot be read: it says nothing, and speaks against no checkpoint."""
+
+
 def own_config(iteration: Path) -> OwnConfig | None:
     """What lies with an iteration: its config.json, that of the two folders above it, or its run's plan.
 
     Raises:
         CheckpointError: it is not a configuration.
+        DamagedPlan: a run's plan is all there is, and cannot be read.
     """
     for folder in (iteration, iteration.parent, iteration.parent.parent):
         if (folder / "config.json").is_file():
             return OwnConfig(config=read_config(folder), origin=folder / "config.json", home=folder)
-    plan = iteration.parent.parent / PLAN
-    if not plan.is_file():
-        return None
+    run = iteration.parent.parent
     try:
-        content = json.loads(plan.read_text(encoding="utf-8"))
-        model = model_from_dict(content["shape"])
-        config = model_to_hf_config(model, dtype="bfloat16", vocab_size=content["vocab_size"])
-        return OwnConfig(config=config, origin=plan, home=Path(content["tokenizer"]["path"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{plan}: says no architecture ({error!r})") from None
+        plan = read_plan(run)
+        if plan is None:
+            return None
+        config = model_to_hf_config(model_from_dict(plan.model), dtype="bfloat16", vocab_size=plan.vocab_size)
+    except (PlanError, KeyError, TypeError) as error:
+        raise DamagedPlan(f"{run / PLAN}: says no architecture ({error})") from None
+    return OwnConfig(config=config, origin=run / PLAN, home=Path(plan.tokenizer.path))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_patch.common.machine import installed_gpus, visible_gpus
+from megatron_patch.common.run_folder import PLAN
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
@@ -107,7 +108,7 @@ def _output(request: Request, model: Model) -> Path:
     if request.output is not None:
         return request.output / name if request.against else request.output
     above = (request.checkpoint.resolve(), *request.checkpoint.resolve().parents)
-    run = next((folder for folder in above if (folder / "plan.json").is_file()), None)
+    run = next((folder for folder in above if (folder / PLAN).is_file()), None)
     return run / "evaluation" / name if run else HARNESS / "results" / name
 
 

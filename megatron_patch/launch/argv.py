@@ -8,9 +8,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 
+from megatron_patch.common.run_folder import CACHE, TENSORBOARD
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.inputs import Corpus
-from megatron_patch.launch.layout import chunk_layers
 from megatron_patch.launch.plan import Plan
 from megatron_patch.models.megatron import architecture_flags
 
@@ -65,14 +65,14 @@ def parallel_flags(plan: Plan) -> Flags:
     if plan.tp_overlap is not None:
         flags += tp_overlap.flags(plan.tp_overlap)
     uneven = not layout.ends_count and len(set(layout.stage_layers)) > 1
-    if layout.vp > 1 and uneven:
-        chunks = "|".join(f"t*{layers}" for layers in chunk_layers(layout.stage_layers, layout.vp))
+    if layout.chunks > 1 and uneven:
+        chunks = "|".join(f"t*{layers}" for layers in layout.chunk_layers())
         flags += ["--pipeline-model-parallel-layout", f"E{chunks}L"]
-    elif layout.vp > 1:
-        flags += ["--num-virtual-stages-per-pipeline-rank", str(layout.vp)]
+    elif layout.chunks > 1:
+        flags += ["--num-virtual-stages-per-pipeline-rank", str(layout.chunks)]
     if layout.ends_count:
         flags += ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"]
-    elif layout.vp == 1 and uneven:
+    elif layout.chunks == 1 and uneven:
         first, last = layout.stage_layers[0], layout.stage_layers[-1]
         flags += ["--decoder-first-pipeline-num-layers", str(first), "--decoder-last-pipeline-num-layers", str(last)]
     flags += ["--distributed-backend", "nccl" if plan.device == "cuda" else "gloo"]
@@ -204,7 +204,7 @@ def data_flags(plan: Plan) -> Flags:
     else:
         flags = ["--train-data-path", *_blend(plan.train_data, sft=plan.config.sft)]
         flags += ["--valid-data-path", *_blend(plan.valid_data, sft=plan.config.sft)] if plan.valid_data else []
-    flags += ["--data-cache-path", f"{plan.output}/cache", "--num-workers", str(workers)]
+    flags += ["--data-cache-path", f"{plan.output}/{CACHE}", "--num-workers", str(workers)]
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
         flags += ["--sft-data", plan.variables.dataset_type]
@@ -253,7 +253,7 @@ def checkpoint_flags(plan: Plan) -> Flags:
 def logging_flags(plan: Plan) -> Flags:
     """Progress, TensorBoard, Weights & Biases."""
     variables = plan.variables
-    flags = ["--log-interval", str(variables.log_interval), "--tensorboard-dir", f"{plan.output}/tensorboard"]
+    flags = ["--log-interval", str(variables.log_interval), "--tensorboard-dir", f"{plan.output}/{TENSORBOARD}"]
     if plan.wandb:
         flags += ["--wandb-project", variables.wandb_project or "megatron-patch"]
         flags += ["--wandb-exp-name", variables.wandb_name or plan.output.rsplit("/", 1)[-1]]

@@ -79,7 +79,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
 
 def _layout(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -> Layout:
     rows, balance = padded_vocab_size(facts["vocab_size"]), balances(variables, facts["device"])
-    cut = cut_layers(facts["model"], rows, config.seq_len, pp=config.pp, vp=variables.vp, balance=balance)
+    cut = cut_layers(facts["model"], rows, config.seq_len, pp=config.pp, chunks=facts["chunks"], balance=balance)
     assert cut is not None, "check_pipeline_parallel has let an impossible pipeline through"
     stage_layers, ends_count = cut
     return Layout(
@@ -87,7 +87,7 @@ def _layout(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -
         processes=facts["processes"],
         tp=config.tp,
         pp=config.pp,
-        vp=variables.vp,
+        chunks=facts["chunks"],
         cp=config.cp,
         dp=facts["dp"],
         sequence_parallel=config.sp and config.tp > 1,

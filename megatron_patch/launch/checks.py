@@ -13,7 +13,11 @@ from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import Corpus, Tokenizer
 from megatron_patch.launch.layout import (
+    chunks_of,
     split_layers,
+    stage_words,
+    valid_chunk_layers,
+    valid_chunks,
     valid_pipeline_parallel,
     valid_tensor_parallel,
 )
@@ -32,16 +36,42 @@ def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
         yield Problem(names=("TP", "MODEL_SIZE"), what=why, valid=f"TP {valid}")
 
 
-def check_pipeline_parallel(*, pp: int, model: ModelConfig, mp_vp: int) -> Step:
-    """The layers have to divide by PP, and by its chunks."""
-    if mp_vp > 1 and pp == 1:
-        yield Problem(names=("MP_VP", "PP"), what="chunks need a pipeline", valid="MP_VP 1, or PP > 1")
-    elif split_layers(model.num_layers, pp, mp_vp) is None:
-        valid = ", ".join(map(str, valid_pipeline_parallel(model, mp_vp)))
-        names = ("PP", "MODEL_SIZE") if mp_vp == 1 else ("PP", "MODEL_SIZE", "MP_VP")
-        cut = f"PP {pp}" if mp_vp == 1 else f"PP {pp} x MP_VP {mp_vp}"
-        what = f"neither {model.num_layers} layers nor {model.num_layers + 2} (with embedding and loss) divide by {cut}"
-        yield Problem(names=names, what=what, valid=f"PP {valid or 'with a smaller MP_VP'}")
+def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
+    """The layers have to divide by PP."""
+    if split_layers(model.num_layers, pp, 1) is None:
+        valid = ", ".join(map(str, valid_pipeline_parallel(model)))
+        what = f"neither {model.num_layers} layers nor {model.num_layers + 2} (with embedding and loss) divide by {pp}"
+        yield Problem(names=("PP", "MODEL_SIZE"), what=what, valid=f"PP {valid}")
+    else:
+        yield "layers_divide", True
+
+
+def check_chunks(
+    *, pp: int, model: ModelConfig, layers_divide: bool, mp_vp: int | None, mp_vp_chunks: int | None
+) -> Step:
+    """Virtual pipeline stages: MP_VP says how many layers one has, MP_VP_CHUNKS how many of them a rank has."""
+    chunks = 1 if mp_vp_chunks is None else mp_vp_chunks
+    name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
+    if mp_vp is not None:
+        found = chunks_of(model.num_layers, pp, mp_vp)
+        if found is None:
+            what = f"a stage of {stage_words(model.num_layers, pp)} is not a whole number of chunks of {mp_vp}"
+            valid = ", ".join(map(str, valid_chunk_layers(model.num_layers, pp)))
+            yield Problem(names=("MP_VP", "PP", "MODEL_SIZE"), what=what, valid=f"MP_VP {valid}")
+            return
+        if mp_vp_chunks not in (None, found):
+            what = f"MP_VP {mp_vp} makes {found} chunks a stage, MP_VP_CHUNKS says {mp_vp_chunks}"
+            yield Problem(names=("MP_VP", "MP_VP_CHUNKS"), what=what, valid="one of them")
+            return
+        chunks = found
+    if chunks > 1 and pp == 1:
+        yield Problem(names=(name, "PP"), what="chunks need a pipeline", valid=f"{name} unset, or PP > 1")
+    elif split_layers(model.num_layers, pp, chunks) is None:
+        counts = valid_chunks(model.num_layers, pp)
+        what = f"a stage of {stage_words(model.num_layers, pp)} does not divide into {chunks} chunks"
+        yield Problem(names=(name, "PP", "MODEL_SIZE"), what=what, valid=f"{name} {', '.join(map(str, counts))}")
+    else:
+        yield "chunks", chunks
 
 
 def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
@@ -54,12 +84,13 @@ def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
         yield "micro_batches", global_batch_size // step
 
 
-def check_interleaving(*, micro_batches: int, pp: int, mp_vp: int) -> Step:
+def check_interleaving(*, micro_batches: int, pp: int, chunks: int, mp_vp: int | None) -> Step:
     """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
-    if mp_vp > 1 and pp > 1 and micro_batches % pp:
-        what = f"MP_VP needs a multiple of PP as micro batches per iteration, here {micro_batches}"
+    if chunks > 1 and micro_batches % pp:
+        name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
+        what = f"chunks need a multiple of PP as micro batches per iteration, here {micro_batches}"
         valid = "a GLOBAL_BATCH_SIZE that is a multiple of BATCH_SIZE x data parallel x PP"
-        yield Problem(names=("MP_VP", "GLOBAL_BATCH_SIZE", "PP"), what=what, valid=valid)
+        yield Problem(names=(name, "GLOBAL_BATCH_SIZE", "PP"), what=what, valid=valid)
 
 
 def check_sequence(*, seq_len: int, cp: int) -> Step:
@@ -123,12 +154,12 @@ def check_schedule(
         yield Problem(names=("WARMUP_TOKENS_OR_ITERS", end), what=what, valid=valid)
 
 
-def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, mp_vp: int, mp_ac_layers: int) -> Step:
+def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chunks: int, mp_ac_layers: int) -> Step:
     """What recomputation and offloading need. Source: transformer_config.py, megatron-core 0.19.2."""
     if ac == "offload" and device == "cpu":
         what = "activations are already on the CPU, and offloading needs Transformer Engine"
         yield Problem(names=("AC",), what=what, valid="sel, full, false, none on the CPU")
-    limit = model.num_layers - 1 if ac == "offload" else model.num_layers // (pp * mp_vp)
+    limit = model.num_layers - 1 if ac == "offload" else model.num_layers // (pp * chunks)
     counts = ac == "full" or (ac == "offload" and pp == 1)
     if counts and mp_ac_layers > max(1, limit):
         what = f"more layers than {'can be offloaded' if ac == 'offload' else 'one model chunk has'}"
@@ -324,6 +355,7 @@ def _documents(shares: list[float], documents: int) -> list[int]:
 CHECKS: tuple[Callable[..., Step], ...] = (
     check_tensor_parallel,
     check_pipeline_parallel,
+    check_chunks,
     check_batch,
     check_interleaving,
     check_sequence,

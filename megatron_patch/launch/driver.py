@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.run_folder import COMMAND, write_plan
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
@@ -19,7 +20,7 @@ from megatron_patch.launch.config import POSITIONS, missing_positions, read_valu
 from megatron_patch.launch.environment import Environment, facts_from_outside
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
-from megatron_patch.launch.plan import Plan, to_json, values_of
+from megatron_patch.launch.plan import Plan, content_of, values_of
 from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
@@ -197,5 +198,5 @@ def record(plan: Plan, command: Command) -> None:
     """Write plan.json and command.txt."""
     output = Path(plan.output)
     output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "plan.json", to_json(plan))
-    write_text(output / "command.txt", command.shell() + "\n")
+    write_plan(output, content_of(plan))
+    write_text(output / COMMAND, command.shell() + "\n")

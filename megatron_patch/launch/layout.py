@@ -18,7 +18,7 @@ class Layout:
     """Processes of each machine."""
     tp: int
     pp: int
-    vp: int
+    chunks: int
     """Model chunks of each pipeline rank."""
     cp: int
     dp: int
@@ -44,12 +44,22 @@ class Layout:
         if self.dp > 1:
             lines.append(f"DP {self.dp}: ranks {_span(0, self.dp, inner)} see different sequences, and so on")
         if self.pp > 1:
-            chunks = f", in {self.vp} chunks each" if self.vp > 1 else ""
             lines.append(
                 f"PP {self.pp}: stages start at ranks {_span(0, self.pp, inner * self.dp)}; "
-                f"layers {', '.join(map(str, self.stage_layers))}{chunks}"
+                f"layers {', '.join(map(str, self.stage_layers))}"
             )
+        if self.chunks > 1:
+            sizes = self.chunk_layers()
+            each = f"{sizes[0]}" if len(set(sizes)) == 1 else ", ".join(map(str, sizes))
+            lines.append(f"each stage in {self.chunks} chunks (MP_VP_CHUNKS), of {each} layers (MP_VP)")
         return lines
+
+    def chunk_layers(self) -> tuple[int, ...]:
+        """Layers of every chunk in the model's order: first the first chunk of each pipeline rank, then the second."""
+        if self.ends_count:
+            each = (sum(self.stage_layers) + 2) // (self.pp * self.chunks)
+            return (each - 1, *(each,) * (self.pp * self.chunks - 2), each - 1)
+        return deal_layers(self.stage_layers, self.chunks)
 
 
 def _span(start: int, count: int, step: int) -> str:
@@ -57,29 +67,29 @@ def _span(start: int, count: int, step: int) -> str:
     return ", ".join(ranks if count <= 8 else [*ranks[:3], "...", ranks[-1]])
 
 
-def split_layers(num_layers: int, pp: int, vp: int) -> tuple[tuple[int, ...], bool] | None:
+def split_layers(num_layers: int, pp: int, chunks: int) -> tuple[tuple[int, ...], bool] | None:
     """Layers of each pipeline rank, and whether embedding and loss had to count as layers; None if it cannot be cut.
 
     megatron-core 0.19.2 wants equal chunks; `--account-for-embedding-in-pipeline-split` and its twin for the loss take
     one layer off the first and the last chunk. Source: `get_num_layers_to_build` in transformer_block.py.
     """
-    if num_layers % (pp * vp) == 0:
+    if num_layers % (pp * chunks) == 0:
         return (num_layers // pp,) * pp, False
-    if pp > 1 and (num_layers + 2) % (pp * vp) == 0 and (num_layers + 2) // (pp * vp) > 1:
+    if pp > 1 and (num_layers + 2) % (pp * chunks) == 0 and (num_layers + 2) // (pp * chunks) > 1:
         each = (num_layers + 2) // pp
         return (each - 1, *(each,) * (pp - 2), each - 1), True
     return None
 
 
 def cut_layers(
-    model: ModelConfig, vocab_rows: int, seq_len: int, *, pp: int, vp: int, balance: bool
+    model: ModelConfig, vocab_rows: int, seq_len: int, *, pp: int, chunks: int, balance: bool
 ) -> tuple[tuple[int, ...], bool] | None:
     """As split_layers; where the layers alone divide, balanced if that is asked for and leaves each chunk a layer."""
-    split = split_layers(model.num_layers, pp, vp)
+    split = split_layers(model.num_layers, pp, chunks)
     if split is None or split[1] or pp == 1 or not balance:
         return split
     balanced = balanced_layers(model, vocab_rows, seq_len, pp)
-    return (balanced, False) if min(balanced) >= vp else split
+    return (balanced, False) if min(balanced) >= chunks else split
 
 
 def balanced_layers(model: ModelConfig, vocab_rows: int, seq_len: int, pp: int) -> tuple[int, ...]:
@@ -107,9 +117,9 @@ def balanced_layers(model: ModelConfig, vocab_rows: int, seq_len: int, pp: int) 
     return best if cost(best)[0] < 0.99 * cost(even)[0] else even
 
 
-def chunk_layers(stage_layers: tuple[int, ...], vp: int) -> tuple[int, ...]:
-    """Layers of every chunk in the model's order: first the first chunk of each pipeline rank, then the second."""
-    return tuple(layers // vp + (chunk < layers % vp) for chunk in range(vp) for layers in stage_layers)
+def deal_layers(stage_layers: tuple[int, ...], chunks: int) -> tuple[int, ...]:
+    """Layers of every chunk in the model's order, where each rank's layers are dealt over its chunks."""
+    return tuple(layers // chunks + (chunk < layers % chunks) for chunk in range(chunks) for layers in stage_layers)
 
 
 def valid_tensor_parallel(model: ModelConfig) -> list[int]:
@@ -117,10 +127,43 @@ def valid_tensor_parallel(model: ModelConfig) -> list[int]:
     return [tp for tp in range(1, model.num_attention_heads + 1) if tensor_parallel_problem(model, tp) is None]
 
 
-def valid_pipeline_parallel(model: ModelConfig, vp: int) -> list[int]:
+def valid_pipeline_parallel(model: ModelConfig, chunks: int = 1) -> list[int]:
     """Every PP that the model allows with this many chunks per rank."""
-    sizes = range(1 if vp == 1 else 2, model.num_layers + 1)
-    return [pp for pp in sizes if split_layers(model.num_layers, pp, vp) is not None]
+    sizes = range(1 if chunks == 1 else 2, model.num_layers + 1)
+    return [pp for pp in sizes if split_layers(model.num_layers, pp, chunks) is not None]
+
+
+def chunks_of(num_layers: int, pp: int, chunk_layers: int) -> int | None:
+    """Chunks of a pipeline rank if one has so many layers (MP_VP); None if they do not divide a stage.
+
+    As `--num-layers-per-virtual-pipeline-stage` of megatron-core 0.19.2: where embedding and loss count as layers, they
+    count here too. Stages that are balanced later keep this number of chunks, and their layers are dealt over them.
+    """
+    for counted, ends in ((num_layers, False), (num_layers + 2, True)):
+        stage, left = divmod(counted, pp)
+        chunks, rest = divmod(stage, chunk_layers)
+        if not left and not rest and chunks:
+            split = split_layers(num_layers, pp, chunks)
+            if split is not None and split[1] == ends:
+                return chunks
+    return None
+
+
+def valid_chunk_layers(num_layers: int, pp: int) -> list[int]:
+    """Every MP_VP."""
+    return [layers for layers in range(1, num_layers + 3) if chunks_of(num_layers, pp, layers) is not None]
+
+
+def valid_chunks(num_layers: int, pp: int) -> list[int]:
+    """Every MP_VP_CHUNKS."""
+    return [chunks for chunks in range(1, num_layers + 1) if split_layers(num_layers, pp, chunks) is not None]
+
+
+def stage_words(num_layers: int, pp: int) -> str:
+    """How many layers a stage has, for messages: `16 layers`, or `8 layers (embedding and loss count)`."""
+    split = split_layers(num_layers, pp, 1)
+    assert split is not None
+    return f"{(num_layers + 2) // pp} layers (embedding and loss count)" if split[1] else f"{num_layers // pp} layers"
 
 
 def divisors(number: int) -> list[int]:

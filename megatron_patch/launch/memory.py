@@ -180,10 +180,10 @@ def in_flight(layout: Layout, stage: int) -> int:
     With chunks the first stage warms up longer: `2 (PP - 1) + (VP - 1) PP + 1` chunk passes of 1 / VP of the layers.
     Source: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; schedules.py, `get_pp_rank_microbatches`.
     """
-    if layout.vp == 1:
+    if layout.chunks == 1:
         return layout.pp - stage
-    chunk_passes = 2 * (layout.pp - stage - 1) + (layout.vp - 1) * layout.pp + 1
-    return -(-chunk_passes // layout.vp)
+    chunk_passes = 2 * (layout.pp - stage - 1) + (layout.chunks - 1) * layout.pp + 1
+    return -(-chunk_passes // layout.chunks)
 
 
 def _activations(load: Load, layers: int, *, passes: int) -> int:

@@ -277,7 +277,7 @@ def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
     tp, pp = change.tp or old.tp, change.pp or old.pp
     world = old.world_size * change.ranks
     balance = balances(plan.variables, plan.device)
-    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, vp=old.vp, balance=balance)
+    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, chunks=old.chunks, balance=balance)
     if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.model, tp):
         return None
     return replace(

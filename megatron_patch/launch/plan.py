@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.common.machine import Gpu
+from megatron_patch.common.run_folder import CHECKPOINTS, HF, PlanRecord
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import Corpus, Tokenizer
@@ -66,8 +65,13 @@ class Earlier:
     """Newest checkpoint that was written to its end; None if there is none."""
     broken: tuple[str, ...]
     """Checkpoints that were not; the run writes them anew."""
-    plan: Mapping[str, Any] | None
+    plan: PlanRecord | None
     """plan.json of the last start."""
+    plan_problem: str = ""
+    """Why there is one and it is not used."""
+
+
+NOTHING = Earlier(iteration=None, broken=(), plan=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,23 +133,21 @@ class Plan:
     @property
     def export(self) -> str:
         """The Hugging Face folder of MP_EXPORT_HF."""
-        return f"{self.output}/hf"
+        return f"{self.output}/{HF}"
 
     @property
     def checkpoints(self) -> str:
         """Folder that checkpoints are saved to and resumed from."""
-        return f"{self.output}/checkpoints"
+        return f"{self.output}/{CHECKPOINTS}"
 
 
-def to_json(plan: Plan) -> str:
-    """plan.json: all facts of the run, and the values that the next start compares itself with."""
-    content = dataclasses.asdict(plan)
-    content["shape"] = content.pop("model")
-    content["values"] = values_of(plan)
-    content["resume_iteration"] = plan.resume_iteration
-    for inner in ("earlier", "config", "variables"):  # `values` has the latter two, `earlier` would nest plan in plan
+def content_of(plan: Plan) -> dict[str, Any]:
+    """Of plan.json: all that is known of the run, and the values that the next start compares itself with."""
+    content = dataclasses.asdict(dataclasses.replace(plan, earlier=NOTHING))  # a plan within the plan is of no use
+    content |= {"values": values_of(plan), "resume_iteration": plan.resume_iteration}
+    for inner in ("earlier", "config", "variables"):  # `values` has the latter two
         del content[inner]
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return content
 
 
 PLACE = ("slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check")
@@ -159,6 +161,8 @@ def values_of(plan: Plan) -> dict[str, Any]:
         name: value for name, value in dataclasses.asdict(plan.variables).items() if not name.startswith(PLACE)
     }
     values |= {f"MP_{name.upper()}": value for name, value in variables.items()}
+    del values["MP_VP"]  # one of two ways to say it
+    values["MP_VP_CHUNKS"] = plan.layout.chunks if plan.layout.chunks > 1 else None
     values["DATASET_PATH"] = describe_blend(plan.train_data)
     values["VALID_DATASET_PATH"] = "none" if plan.valid_data is None else describe_blend(plan.valid_data)
     values["OUTPUT_BASEPATH"] = plan.output

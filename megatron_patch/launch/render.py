@@ -6,6 +6,19 @@ import textwrap
 from collections.abc import Iterator
 
 from megatron_patch.common.messages import Message, Wording
+from megatron_patch.common.run_folder import (
+    CACHE,
+    CHECKPOINTS,
+    COMMAND,
+    HF,
+    LOGS,
+    METRICS,
+    PLAN,
+    STARTUP,
+    TENSORBOARD,
+    WANDB,
+    rank_log,
+)
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
@@ -96,7 +109,7 @@ def _layout_lines(plan: Plan) -> Iterator[str]:
     yield _row(
         "ranks",
         f"{machines} processes = TP {layout.tp} x PP {layout.pp} x CP {layout.cp} x DP {layout.dp}"
-        + (f", VP {layout.vp}" if layout.vp > 1 else "")
+        + (f", {layout.chunks} chunks a stage" if layout.chunks > 1 else "")
         + (", sequence parallel" if layout.sequence_parallel else "")
         + (", distributed optimizer" if plan.config.do else ""),
     )
@@ -153,14 +166,14 @@ def _memory_lines(plan: Plan) -> Iterator[str]:
 
 def _file_lines(plan: Plan) -> Iterator[str]:
     yield _row("files", f"{plan.output}/")
-    names = "plan.json, command.txt, startup.json, metrics.jsonl, logs/rank_N.log, tensorboard/, cache/"
-    yield _row("", names + (", wandb/" if plan.wandb else ""))
+    files = (PLAN, COMMAND, STARTUP, METRICS, f"{LOGS}/{rank_log('N')}", f"{TENSORBOARD}/", f"{CACHE}/")
+    yield _row("", ", ".join([*files, *([f"{WANDB}/"] if plan.wandb else [])]))
     if plan.variables.export_hf:
-        yield _row("", "hf/: the Hugging Face folder, when training is done")
+        yield _row("", f"{HF}/: the Hugging Face folder, when training is done")
     saves, keep = plan.schedule.saves(), plan.variables.keep_checkpoints
     kept = f", {f'the newest {keep} are' if keep > 1 else 'the newest is'} kept" if keep and keep < saves else ""
     each = f"{saves} of about {gigabytes(plan.checkpoint_bytes)} each{kept}"
-    yield _row("", f"checkpoints/: {each}, {_when_written(plan)}")
+    yield _row("", f"{CHECKPOINTS}/: {each}, {_when_written(plan)}")
 
 
 def _when_written(plan: Plan) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.contents import is_complete, iteration_folder, iterations
+from megatron_patch.common.run_folder import CHECKPOINTS, LOGS, PlanError, PlanRecord, read_plan
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem, label
@@ -46,7 +46,7 @@ REMARKS = {
 
 def read_earlier(output: str) -> Earlier:
     """Look into an output folder; no folder is an empty one."""
-    folder = Path(output) / "checkpoints"
+    folder = Path(output) / CHECKPOINTS
     steps = iterations(folder)
     whole = [step for step in steps if is_complete(iteration_folder(folder, step))]
     newest = whole[-1] if whole else None
@@ -54,16 +54,16 @@ def read_earlier(output: str) -> Earlier:
     if folder.is_dir():
         broken += sorted(entry.name for entry in folder.glob(".incomplete_*"))
     try:
-        plan = json.loads((Path(output) / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        plan = None
-    return Earlier(iteration=newest, broken=tuple(broken), plan=plan if isinstance(plan, dict) else None)
+        plan, problem = read_plan(Path(output)), ""
+    except PlanError as error:
+        plan, problem = None, str(error)
+    return Earlier(iteration=newest, broken=tuple(broken), plan=plan, plan_problem=problem)
 
 
 def is_written(output: str) -> bool:
     """Whether a run holds this output folder (`trainer/process.py`)."""
     try:
-        descriptor = os.open(Path(output) / "logs", os.O_RDONLY)
+        descriptor = os.open(Path(output) / LOGS, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -89,10 +89,11 @@ def compare_values(
     if earlier.iteration is None:
         return [], []
     if earlier.plan is None:
-        return [], ["no plan.json beside the checkpoints: what changed since the last start cannot be told"]
+        why = earlier.plan_problem or "no plan.json beside the checkpoints"
+        return [], [f"{why}: what changed since the last start cannot be told"]
     problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
-    before = earlier.plan.get("values", {})
+    before = earlier.plan.values
     for name, value in values.items():
         old = before.get(name)
         if name not in before or old == value or name == "MODEL_SIZE":  # the model has said it, and better
@@ -106,14 +107,14 @@ def compare_values(
     return problems, notes
 
 
-def _compare_model(plan: Mapping[str, Any], model: ModelConfig, vocab_rows: int) -> list[Problem]:
+def _compare_model(plan: PlanRecord, model: ModelConfig, vocab_rows: int) -> list[Problem]:
     """A vocabulary that one of the two takes from the tokenizer (`tiny`, not `auto`) is told by its rows."""
     try:
-        before = model_from_dict(plan["shape"])
+        before = model_from_dict(plan.model)
     except (KeyError, TypeError):
         return []
     changed = differences(before, model)
-    rows = plan.get("vocab_rows", vocab_rows)
+    rows = plan.vocab_rows or vocab_rows
     if rows != vocab_rows and not any(name == "vocab_size" for name, _, _ in changed):
         changed.append(("vocab_rows", rows, vocab_rows))
     if not changed:
@@ -148,22 +149,17 @@ def handover(plan: Plan) -> Iterator[str]:
     where = f"iteration {weights.step} of {weights.path}" if weights.step else weights.path
     yield f"kept from {where}: the weights, {plan.vocab_rows} rows of vocabulary"
     yield "reset: optimizer state, iteration count, learning rate schedule, position in the data, random states"
-    before = _plan_of(Path(weights.path))
+    try:
+        before = read_plan(Path(weights.path).parent)
+    except PlanError as error:
+        yield str(error)
+        return
     if before is None:
         return
-    mine, theirs = values_of(plan), before.get("values", {})
+    mine, theirs = values_of(plan), before.values
     changed = [name for name in TOLD if name in mine and name in theirs and mine[name] != theirs[name]]
     lines = [f"{name} {shown(theirs[name])} -> {shown(mine[name])}" for name in changed]
     if lines:
         yield f"new beside that run: {', '.join(lines)}"
-    ids = (before.get("tokenizer") or {}).get("ids")
-    if isinstance(ids, int) and ids != plan.tokenizer.ids:
-        yield f"the tokenizer has {plan.tokenizer.ids} ids, that of the earlier run {ids}"
-
-
-def _plan_of(checkpoints: Path) -> Mapping[str, Any] | None:
-    try:
-        found = json.loads((checkpoints.parent / "plan.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    if before.tokenizer.ids != plan.tokenizer.ids:
+        yield f"the tokenizer has {plan.tokenizer.ids} ids, that of the earlier run {before.tokenizer.ids}"

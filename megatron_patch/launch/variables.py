@@ -135,7 +135,14 @@ class Variables:
         "folder of the tokenizer; else PRETRAIN_CHECKPOINT_PATH",
         text("folder with tokenizer.json, or a SentencePiece .model"),
     )
-    vp: int = _row(1, "virtual pipeline: model chunks on each pipeline rank", whole(1))
+    vp: int | None = _row(
+        None,
+        "virtual pipeline: layers of one chunk, as --num-layers-per-virtual-pipeline-stage; else no chunks",
+        whole(1),
+    )
+    vp_chunks: int | None = _row(
+        None, "virtual pipeline: chunks of each pipeline rank, in the place of MP_VP", whole(1)
+    )
     wandb_entity: str | None = _row(None, "Weights & Biases: team or user", text("a name"))
     wandb_name: str | None = _row(None, "Weights & Biases: name of the run; else the output folder's", text("a name"))
     wandb_project: str | None = _row(

@@ -11,6 +11,7 @@ from megatron_patch.checkpoint.contents import (
     PER_RANK,
     TRACKER,
     Contents,
+    DamagedPlan,
     look,
     own_config,
     read_config,
@@ -72,7 +73,10 @@ def _torch_dist(found: Contents) -> Weights:
     if not found.iteration and not found.tracked:
         pointed = name if found.iteration is None else "0"
         raise CheckpointError(f"{found.path}: Megatron loads {name} only if ../{TRACKER} says {pointed}")
-    own = own_config(found.path)
+    try:
+        own = own_config(found.path)
+    except DamagedPlan:
+        own = None
     homes = [str(found.root), str(found.path), *([str(own.home)] if own else [])]
     return Weights(
         kind="mcore",

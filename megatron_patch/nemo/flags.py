@@ -221,7 +221,7 @@ FLAGS = (
         also=("-VPP",),
         kind=SIZE,
         default=1,
-        becomes="MP_VP",
+        becomes="MP_VP_CHUNKS",
         meaning="model chunks of each pipeline rank",
     ),
     Flag(
@@ -432,7 +432,7 @@ NAMES = {
     "MP_SLURM_NODES": "--num_nodes",
     "MP_SLURM_PARTITION": "--partition",
     "MP_SLURM_TIME": "--time",
-    "MP_VP": "--virtual_pipeline_model_parallel_size",
+    "MP_VP_CHUNKS": "--virtual_pipeline_model_parallel_size",
     "MP_AC_LAYERS": "--recompute_num_layers",
     "MP_AC_METHOD": "--recompute_method",
     "MP_FP8_RECIPE": "--fp8_recipe",

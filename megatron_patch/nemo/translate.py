@@ -11,6 +11,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.messages import Message, Name
+from megatron_patch.common.run_folder import CHECKPOINTS
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import SlurmError, has_option
 from megatron_patch.launch.config import POSITIONS
@@ -150,7 +151,7 @@ def _start_of_finetuning(asked: Request) -> str | None:
         asked.say("nemo-start-folder", folder=str(folder))
         return str(folder)
     for name in ("pretraining", "llama31_pretraining"):
-        if any(Path("experiments", name, "checkpoints").glob("iter_*")):
+        if any(Path("experiments", name, CHECKPOINTS).glob("iter_*")):
             asked.say("nemo-start-folder", folder=f"experiments/{name}")
             return f"experiments/{name}"
     asked.wrong("nemo-weights-needed", "nemo_model")
@@ -187,7 +188,7 @@ def _parallel(asked: Request) -> None:
     asked.values["SP"] = _boolean(asked.get("sequence_parallel"))
     asked.values |= {"DO": "true", "FL": "true"}
     if "virtual_pipeline_model_parallel_size" in asked.given:
-        asked.variable("MP_VP", asked.given["virtual_pipeline_model_parallel_size"])
+        asked.variable("MP_VP_CHUNKS", asked.given["virtual_pipeline_model_parallel_size"])
     asked.values["PR"] = "fp8" if asked.get("fp8") else asked.get("precision")
     if asked.get("fp8_recipe"):
         recipes = {"delayed_scaling": "delayed", "current_scaling": "tensorwise", "subchannel_scaling": "blockwise"}

@@ -6,6 +6,7 @@ out. Everything that cannot be read is said, not guessed.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from megatron_patch.charts.lines import Point
 from megatron_patch.common.records import Record, read, read_file
+from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, STARTUP, PlanError, is_run, load_plan
 from megatron_patch.evaluation.records import Results
 from megatron_patch.report.records import Check, Plan, Startup, Step
 
@@ -111,7 +113,7 @@ def collect(folders: Sequence[Path]) -> Material:
         name, problems = _name(place, material.folders), material.problems
         commands = _text(place / "commands.txt", problems).splitlines()
         material.commands = list(dict.fromkeys([*material.commands, *commands]))
-        if (place / "plan.json").is_file() or (place / "metrics.jsonl").is_file():
+        if is_run(place):
             material.runs.append(read_run(place, name))
         material.checks += _findings(Check, place / "check.json", name, problems)
         material.evaluations += _findings(Results, place / "results.json", name, problems)
@@ -133,7 +135,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _age(place: Path) -> tuple[float, str]:
     """What was made first comes first; the path decides between equals."""
-    files = [place / name for name in ("plan.json", "check.json", "results.json", "metrics.jsonl")]
+    files = [place / name for name in (PLAN, "check.json", "results.json", METRICS)]
     return min((file.stat().st_mtime for file in files if file.is_file()), default=0.0), str(place)
 
 
@@ -158,18 +160,27 @@ def _text(file: Path, problems: list[str]) -> str:
 def read_run(folder: Path, name: str) -> Run:
     """One run, as far as it goes."""
     run = Run(folder=folder, name=name)
-    if (folder / "plan.json").is_file():
-        run.plan = read_file(Plan, folder / "plan.json", run.problems)
-    else:
+    run.plan = read_plan_of(folder, run.problems)
+    if not (folder / PLAN).is_file():
         run.problems.append("plan.json is missing: nothing is known about model, layout, memory and schedule")
-    run.command = _text(folder / "command.txt", run.problems)
-    if (folder / "startup.json").is_file():
-        run.startup = read_file(Startup, folder / "startup.json", run.problems)
-    if (folder / "metrics.jsonl").is_file():
-        _read_metrics(run, folder / "metrics.jsonl")
+    run.command = _text(folder / COMMAND, run.problems)
+    if (folder / STARTUP).is_file():
+        run.startup = read_file(Startup, folder / STARTUP, run.problems)
+    if (folder / METRICS).is_file():
+        _read_metrics(run, folder / METRICS)
     else:
         run.problems.append("metrics.jsonl is missing: no step was recorded")
     return run
+
+
+def read_plan_of(folder: Path, problems: list[str]) -> Plan | None:
+    """A run's plan.json as the page shows it; None, and perhaps a line in `problems`, where there is none."""
+    try:
+        content = load_plan(folder)
+        return None if content is None else read(Plan, json.dumps(content))
+    except ValueError as error:
+        problems.append(str(error) if isinstance(error, PlanError) else f"{folder / PLAN}: not used: {error}")
+        return None
 
 
 def _read_metrics(run: Run, file: Path) -> None:

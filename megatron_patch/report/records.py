@@ -73,7 +73,7 @@ class Layout(Record):
     pp: Size = 1
     cp: Size = 1
     dp: Size = 1
-    vp: Size = 1
+    chunks: Size = 1
     sequence_parallel: bool = False
 
 
@@ -95,7 +95,7 @@ class Gpu(Record):
 class Plan(Record):
     """plan.json, as far as the page shows it."""
 
-    shape: Architecture = Architecture()
+    model: Architecture = Architecture()
     vocab_size: Size | None = None
     layout: Layout = Layout()
     schedule: Schedule = Schedule()

@@ -133,7 +133,7 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
     plan = run.plan
     if plan is None:
         return []
-    found: list[tuple[Words, Words]] = [(Text("model", "模型"), _model(plan.shape, plan.vocab_size))]
+    found: list[tuple[Words, Words]] = [(Text("model", "模型"), _model(plan.model, plan.vocab_size))]
     if "SFT" in plan.values:
         task = Text("finetuning", "指令微调") if plan.values["SFT"] else Text("pretraining", "预训练")
         precision = plan.values.get("PR")
@@ -165,7 +165,7 @@ def _model(shape: Architecture, vocab_size: int | None) -> Words:
 def _devices(run: Run, plan: Plan) -> str:
     layout = plan.layout
     sizes = [f"TP {layout.tp}", f"PP {layout.pp}", f"CP {layout.cp}", f"DP {layout.dp}"]
-    sizes += [f"VP {layout.vp}"] if layout.vp > 1 else []
+    sizes += [f"{layout.chunks} chunks a stage"] if layout.chunks > 1 else []
     sizes += ["SP"] if layout.sequence_parallel else []
     sizes += ["distributed optimizer"] if plan.values.get("DO") else []
     return f"{layout.nodes} × {layout.processes} {device_of(run)}: {', '.join(sizes)}"

@@ -8,6 +8,7 @@ import os
 import signal
 from pathlib import Path
 
+from megatron_patch.common.run_folder import LOGS
 from megatron_patch.trainer.errors import TrainerError
 
 PR_SET_PDEATHSIG = 1
@@ -31,7 +32,7 @@ def claim(folder: Path) -> None:
     Raises:
         TrainerError: another run does.
     """
-    descriptor = os.open(folder / "logs", os.O_RDONLY)  # stays open
+    descriptor = os.open(folder / LOGS, os.O_RDONLY)  # stays open
     os.register_at_fork(after_in_child=lambda: os.close(descriptor))  # data loaders outlive this process by seconds
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from megatron_patch.common.files import write_json
+from megatron_patch.common.run_folder import STARTUP
 
 
 class Startup:
@@ -44,4 +45,4 @@ class Startup:
     def write(self, folder: Path) -> None:
         """Put `startup.json`, of the newest start, into the run's folder."""
         record = {"began": self.began, "seconds": self.seconds, "parts": self.parts}
-        write_json(folder / "startup.json", record)
+        write_json(folder / STARTUP, record)

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from megatron_patch.backend import BackendError
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.run_folder import LOGS, rank_log
 from megatron_patch.trainer.errors import TrainerError
 
 EXPLAINED = (TrainerError, BackendError, CheckpointError)
@@ -34,7 +35,7 @@ class Streams:
     def __init__(self, output_dir: Path, rank: int, world_size: int) -> None:
         """Send file descriptors 1 and 2, of this process and its children, to `logs/rank_N.log`."""
         self.rank, self.world_size = rank, world_size
-        self.log_path = output_dir / "logs" / f"rank_{rank}.log"
+        self.log_path = output_dir / LOGS / rank_log(rank)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()

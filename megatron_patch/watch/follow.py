@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from megatron_patch.common.records import read_file
-from megatron_patch.report.collect import Run
-from megatron_patch.report.records import Plan
+from megatron_patch.common.run_folder import METRICS, PLAN, is_run
+from megatron_patch.report.collect import Run, read_plan_of
 
 MOST_PROBLEMS = 5
 """That are shown."""
@@ -25,12 +24,12 @@ class Follower:
 
     def exists(self) -> bool:
         """Whether there is anything of a run."""
-        return any((self.folder / name).is_file() for name in ("plan.json", "metrics.jsonl"))
+        return is_run(self.folder)
 
     def look(self) -> None:
         """Take in what is new."""
         self._look_at_plan()
-        path = self.folder / "metrics.jsonl"
+        path = self.folder / METRICS
         try:
             with path.open("rb") as file:
                 facts = os.fstat(file.fileno())
@@ -58,10 +57,10 @@ class Follower:
 
     def _look_at_plan(self) -> None:
         try:
-            written = (self.folder / "plan.json").stat().st_mtime
+            written = (self.folder / PLAN).stat().st_mtime
             if written != self._plan_written:
                 problems: list[str] = []
-                self.run.plan, self._plan_written = read_file(Plan, self.folder / "plan.json", problems), written
+                self.run.plan, self._plan_written = read_plan_of(self.folder, problems), written
                 for problem in problems:
                     self._note(problem)
         except OSError:

@@ -69,7 +69,7 @@ def _what(run: Run) -> str:
     sizes = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1]
     devices = f"{layout.nodes} x {layout.processes} {device_of(run)}"
     task = "finetuning" if values.get("SFT") else "pretraining"
-    return ", ".join([f"{task} {run.plan.shape.name} in {values.get('PR')}", devices, *sizes])
+    return ", ".join([f"{task} {run.plan.model.name} in {values.get('PR')}", devices, *sizes])
 
 
 def _state(run: Run, now: float) -> Text:

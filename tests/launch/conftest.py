@@ -121,7 +121,7 @@ def surroundings(world: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 @pytest.fixture
 def plan_of(values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]) -> Callable[..., Plan]:
-    """The plan of right values with changes: positions and MP_ variables, as in `plan_of(TP="2", MP_VP="2")`."""
+    """The plan of right values with changes: positions and MP_ variables, as in `plan_of(TP="2", MP_VP="1")`."""
 
     def build(**changes: str) -> Plan:
         environ = {name: changes.pop(name) for name in list(changes) if name not in {row.name for row in POSITIONS}}

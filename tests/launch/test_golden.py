@@ -56,7 +56,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "VALID_DATASET_PATH": "chat.json",
     },
     "cpu_one_process": {},
-    "cpu_tp2_pp2_vp2": {"TP": "2", "PP": "2", "SP": "true", "MP_VP": "2", "FL": "false"},
+    "cpu_tp2_pp2_vp2": {"TP": "2", "PP": "2", "SP": "true", "MP_VP": "1", "FL": "false"},
     "cpu_cp2_dp2_bf16": {"CP": "2", "MP_NPROC": "4", "DO": "true", "PR": "bf16", "AC": "sel", "MP_SEED": "7"},
     "cpu_from_hf": {
         "PRETRAIN_CHECKPOINT_PATH": "hf-tiny",
@@ -101,9 +101,9 @@ COMMANDS: dict[str, dict[str, str]] = {
     | {"DATASET_PATH": "sft-8192", "VALID_DATASET_PATH": "sft-8192"}
     | {"TRAIN_TOKENS_OR_ITERS": "1000", "WARMUP_TOKENS_OR_ITERS": "10"},
     "gpu_8b_offload_in_a_pipeline": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "AC": "offload"},
-    "gpu_8b_chunks": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_VP": "2"},
+    "gpu_8b_chunks": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_VP": "8"},
     "gpu_8b_tp_overlap": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_TP_OVERLAP": "ring-all"},
-    "dlc_70b_vp5": {**DLC, **LARGE, "MODEL_SIZE": "70B", "TP": "8", "PP": "4", "MP_VP": "5"}
+    "dlc_70b_vp5": {**DLC, **LARGE, "MODEL_SIZE": "70B", "TP": "8", "PP": "4", "MP_VP": "4"}
     | {"WORLD_SIZE": "8", "KUBERNETES_CONTAINER_RESOURCE_GPU": "8", "CP": "2"},
     "dlc_405b_pp16": {**DLC, **LARGE, "MODEL_SIZE": "405B", "TP": "8", "PP": "16", "AC": "full"}
     | {"WORLD_SIZE": "32", "KUBERNETES_CONTAINER_RESOURCE_GPU": "8"},

@@ -10,7 +10,7 @@ import pytest
 from megatron_patch.launch.layout import (
     Layout,
     balanced_layers,
-    chunk_layers,
+    deal_layers,
     divisors,
     split_layers,
     valid_pipeline_parallel,
@@ -24,12 +24,14 @@ MODELS = default_family().sizes
 
 
 def layout(
-    *, tp: int = 1, pp: int = 1, cp: int = 1, dp: int = 1, vp: int = 1, layers: int = 32, sp: bool = False
+    *, tp: int = 1, pp: int = 1, cp: int = 1, dp: int = 1, chunks: int = 1, layers: int = 32, sp: bool = False
 ) -> Layout:
-    split = split_layers(layers, pp, vp)
+    split = split_layers(layers, pp, chunks)
     assert split is not None
     cut = {"stage_layers": split[0], "ends_count": split[1]}
-    return Layout(nodes=1, processes=tp * pp * cp * dp, tp=tp, pp=pp, vp=vp, cp=cp, dp=dp, sequence_parallel=sp, **cut)
+    return Layout(
+        nodes=1, processes=tp * pp * cp * dp, tp=tp, pp=pp, chunks=chunks, cp=cp, dp=dp, sequence_parallel=sp, **cut
+    )
 
 
 def test_split_layers() -> None:
@@ -74,8 +76,8 @@ def test_layers_add_up_at_every_valid_pp(size: str, vp: int) -> None:
 
 def test_chunks_of_uneven_stages() -> None:
     """Rank r computes chunks r, r + PP, ...: its layers, dealt over them."""
-    assert chunk_layers((17, 15), 2) == (9, 8, 8, 7)
-    assert chunk_layers((3, 2, 2), 2) == (2, 1, 1, 1, 1, 1)
+    assert deal_layers((17, 15), 2) == (9, 8, 8, 7)
+    assert deal_layers((3, 2, 2), 2) == (2, 1, 1, 1, 1, 1)
 
 
 def test_valid_sizes() -> None:
@@ -112,7 +114,7 @@ def test_micro_batches_in_flight() -> None:
     assert [in_flight(layout(pp=4), stage) for stage in range(4)] == [4, 3, 2, 1]
     assert in_flight(layout(), 0) == 1
     # Narayanan et al. 2021, figure 4: 4 devices, 2 chunks: 11 chunk passes before the first backward.
-    assert in_flight(layout(pp=4, vp=2), 0) == 6
+    assert in_flight(layout(pp=4, chunks=2), 0) == 6
 
 
 BF16 = Precision(weight=2, gradient=4, activation=2)

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common.machine import Gpu
+from megatron_patch.common.run_folder import PLAN, write_plan
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import build_command
-from megatron_patch.launch.plan import Plan, count_iterations, to_json
+from megatron_patch.launch.plan import Plan, content_of, count_iterations
 from megatron_patch.launch.render import full_plan
 
 
@@ -144,13 +145,14 @@ def test_offload_auto_moves_what_has_to_move(
     assert fractions[-1] == 1.0
 
 
-def test_plan_json_is_json_and_complete(plan_of: Callable[..., Plan]) -> None:
+def test_plan_json_is_json_and_complete(plan_of: Callable[..., Plan], tmp_path: Path) -> None:
     plan = plan_of(TP="2", SP="true", DO="true")
-    content = json.loads(to_json(plan))
+    write_plan(tmp_path, content_of(plan))
+    content = json.loads((tmp_path / PLAN).read_text())
     assert content["values"]["TP"] == 2
     assert content["values"]["MP_SEED"] == 1234
     assert content["values"]["DATASET_PATH"].startswith("/")
-    assert content["shape"]["num_layers"] == 4
+    assert content["model"]["num_layers"] == 4
     assert content["vocab_rows"] == 384
     assert content["layout"]["tp"] == 2
     assert content["schedule"]["train_iters"] == 10

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.common.run_folder import write_plan
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import main, make_plan
-from megatron_patch.launch.plan import Plan, to_json
+from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resume import read_earlier
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def again(
     first, _, problems = make_plan(values(OUTPUT_BASEPATH=str(output)), surroundings(), dry_run=True)
     assert first is not None, problems
     output.mkdir()
-    (output / "plan.json").write_text(to_json(first))
+    write_plan(output, content_of(first))
     mcore(output / "checkpoints", "4")
 
     def second(**changes: str) -> tuple[Plan | None, list[Problem]]:
@@ -144,7 +147,7 @@ def test_without_a_checkpoint_everything_may_change(
     assert plan.resume_iteration is None
 
 
-@pytest.mark.parametrize("content", [None, "", "[]"])
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"version": 3}', "[" * 100_000])
 def test_without_a_plan_it_is_said(
     content: str | None, again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path
 ) -> None:
@@ -154,7 +157,8 @@ def test_without_a_plan_it_is_said(
     plan, problems = again()
     assert plan is not None, problems
     assert plan.resume_iteration == 4
-    assert any("no plan.json beside the checkpoints" in note for note in plan.notes)
+    why = "no plan.json beside the checkpoints" if content is None else "plan.json: not used"
+    assert any(why in note and "cannot be told" in note for note in plan.notes)
 
 
 def test_a_new_folder_is_empty(tmp_path: Path) -> None:
@@ -166,3 +170,29 @@ def test_plan_json_is_what_the_next_start_reads(again: Callable[..., object], tm
     """The comparison above is of real content: all 25 positions stand in the file."""
     values = json.loads((tmp_path / "out" / "plan.json").read_text())["values"]
     assert len([name for name in values if not name.startswith("MP_")]) == 25
+
+
+@pytest.mark.parametrize("spelt", [{"MP_VP": "1"}, {"MP_VP_CHUNKS": "2"}])
+def test_a_run_of_the_first_version_goes_on(
+    spelt: dict[str, str],
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    mcore: Callable[..., None],
+    world: Path,
+    tmp_path: Path,
+) -> None:
+    """Its MP_VP=2 counted chunks: the same run, typed in today's words, has not changed; another number is a change."""
+    output = tmp_path / "out"
+    mcore(output / "checkpoints", "4")
+    written = (GOLDEN / "plan_version_1.json").read_text().replace("/WORLD/out", str(output))
+    (output / "plan.json").write_text(written.replace("/WORLD", str(world)))
+    typed = values(OUTPUT_BASEPATH=str(output), PP="2", VALID_DATASET_PATH="none")
+    plan, _, problems = make_plan(typed, surroundings(**spelt), dry_run=True)
+    assert plan is not None, problems
+    assert (plan.resume_iteration, plan.layout.chunks) == (4, 2)
+    assert not [note for note in plan.notes if "at the last start" in note], plan.notes
+    plan, _, problems = make_plan(typed, surroundings(), dry_run=True)
+    assert plan is not None, problems
+    assert any("MP_VP_CHUNKS was 2 at the last start" in note for note in plan.notes), plan.notes
+    refused, _, problems = make_plan([*typed[:4], "2e-3", *typed[5:]], surroundings(**spelt), dry_run=True)
+    assert refused is None and problems[0].names == ("LR",)

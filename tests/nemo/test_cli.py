@@ -118,7 +118,7 @@ def test_the_nearest_name(folders: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_flag_and_a_variable_that_disagree(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*TINY.split(), "-VPP", "2"], {"DRY_RUN": "1", "MP_VP": "4", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
+    assert main([*TINY.split(), "-VPP", "2"], {"DRY_RUN": "1", "MP_VP_CHUNKS": "4", "MP_DEVICE": "cpu"}, PRETRAIN) == 2
     said = capsys.readouterr().err
     assert "  -VPP: " in said
     assert "[flag-and-variable]" in said

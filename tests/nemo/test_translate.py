@@ -33,7 +33,7 @@ SAME = {
     ),
     "parallel": (
         f"{TINY} -T 2 -PP 2 -SP -VPP 2 -E job --lr 1e-3 --min_lr 0 --precision fp32 --save_interval 5 --num_gpus 4",
-        {"MP_VP": "2", "MP_NPROC": "4"},
+        {"MP_VP_CHUNKS": "2", "MP_NPROC": "4"},
         "dsw tiny 1 8 1e-3 0 128 128 fp32 2 2 1 true true true false false false "
         "5 data none none 10240 1024 experiments/job",
     ),

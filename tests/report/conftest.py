@@ -13,12 +13,13 @@ import pytest
 
 from megatron_patch.checkpoint.check.compare import PARTS, Row
 from megatron_patch.checkpoint.check.report import Report
+from megatron_patch.common.run_folder import write_plan
 from megatron_patch.evaluation import results, synthetic
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import find_all
 from megatron_patch.evaluation.run import Evaluation, share_stderr
 from megatron_patch.launch.driver import make_plan
-from megatron_patch.launch.plan import to_json
+from megatron_patch.launch.plan import content_of
 
 from ..launch.conftest import VALUES, write_idxmap, write_tokenizer
 
@@ -60,7 +61,7 @@ def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             values, {"MP_TOKENIZER_PATH": str(root / "tokenizer"), "MP_NPROC": "1"}, dry_run=True
         )
         assert plan, problems
-        (folder / "plan.json").write_text(to_json(plan))
+        write_plan(folder, content_of(plan))
         (folder / "command.txt").write_text("python -m torch.distributed.run \\\n    --nproc-per-node 1\n")
         write_metrics(folder, metrics(done), torn)
         (folder / "logs").mkdir()

@@ -144,7 +144,7 @@ def test_several_runs_are_overlaid(new_run: Callable[..., Path], tmp_path: Path)
 def test_mfu_where_the_device_is_known(new_run: Callable[..., Path], tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     plan = json.loads((run / "plan.json").read_text())
-    plan["gpu"] = {"name": "NVIDIA H200"}
+    plan["gpu"] = {"name": "NVIDIA H200", "memory_bytes": 150 * 10**9}
     (run / "plan.json").write_text(json.dumps(plan))
     text = words(page_of(run), "en")
     assert f"{100 * 400 / 989:.1f}%" in text

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megatron_patch.common.files import write_text
+from megatron_patch.common.run_folder import SLURM
 from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
 from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
 from megatron_patch.launch.plan import Plan
@@ -49,7 +50,7 @@ def _options(plan: Plan) -> list[str]:
         "--requeue",
         f"--signal=B:USR1@{variables.slurm_signal_seconds}",  # to the batch script, which passes it on
         "--open-mode=append",
-        f"--output={_quoted(plan.output.replace('%', '%%') + '/slurm/%j.log')}",
+        f"--output={_quoted(plan.output.replace('%', '%%') + f'/{SLURM}/%j.log')}",
         f"--chdir={_quoted(str(Path.cwd()))}",
     ]
     return options + (shlex.split(variables.slurm_args) if variables.slurm_args else [])
@@ -95,7 +96,7 @@ def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int
     """
     import subprocess
 
-    folder = Path(plan.output) / "slurm"
+    folder = Path(plan.output) / SLURM
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.sh"
     write_text(path, batch_script(plan, values, environ))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.run_folder import METRICS
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.metrics import MetricsFile, step_record
 
@@ -27,7 +28,7 @@ class Metrics(Callback):
     def train_start(self, args: Any, model: list[Any]) -> None:
         """Open the file, cut to what the loaded checkpoint knows."""
         self._seq_length = args.seq_length
-        self._file = MetricsFile(self._rank.output_dir / "metrics.jsonl", args.iteration)
+        self._file = MetricsFile(self._rank.output_dir / METRICS, args.iteration)
 
     def step(self, step: Step) -> None:
         self._write(step_record(step, seq_length=self._seq_length, world_size=self._rank.world_size))

@@ -1,0 +1,272 @@
+"""A run's folder (OUTPUT_BASEPATH): the names of what lies in it, and plan.json, read and written here alone.
+
+plan.json says what was planned at the last start. It serves people and the tools around a run, never the training
+itself: a damaged one must not keep a good checkpoint from being used. Standard library only.
+
+Versions of plan.json: 1 (no `version` in it) has the model under `shape`, the chunks of a pipeline rank under
+`layout.vp`, and MP_VP counts these chunks. 2 has `model`, `layout.chunks` and MP_VP_CHUNKS.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.common.files import write_json
+
+PLAN = "plan.json"
+COMMAND = "command.txt"
+"""The command that the last start became, for a shell."""
+METRICS = "metrics.jsonl"
+STARTUP = "startup.json"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+TENSORBOARD = "tensorboard"
+CACHE = "cache"
+HF = "hf"
+"""The Hugging Face folder of MP_EXPORT_HF."""
+SLURM = "slurm"
+WANDB = "wandb"
+
+VERSION = 2
+
+
+def rank_log(rank: int | str) -> str:
+    """Name of a rank's log inside of LOGS."""
+    return f"rank_{rank}.log"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has started here."""
+    return any((folder / name).is_file() for name in (PLAN, METRICS))
+
+
+class PlanError(ValueError):
+    """A plan.json that cannot be read; the message names the file and what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLayout:
+    """Which rank computes what."""
+
+    nodes: int
+    processes: int
+    """Of each machine."""
+    tp: int
+    pp: int
+    cp: int
+    dp: int
+    chunks: int
+    """Model chunks of each pipeline rank."""
+    sequence_parallel: bool
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """TP, PP, CP, DP."""
+        return self.tp, self.pp, self.cp, self.dp
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSchedule:
+    """How long the run is, in iterations."""
+
+    train_iters: int
+    warmup_iters: int
+    tokens_per_iteration: int
+    save_interval: int
+    eval_interval: int
+    eval_iters: int
+    arithmetic: tuple[str, ...]
+    """How the counts came about, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTokenizer:
+    """The tokenizer that a run was started with."""
+
+    path: str
+    ids: int
+    """Highest token id + 1."""
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedGpu:
+    """The GPU with the least memory."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRecord:
+    """What the tools around a run read of plan.json, in today's names whatever version wrote it."""
+
+    version: int
+    model: Mapping[str, Any]
+    """Fields of ModelConfig, for `model_from_dict`."""
+    vocab_size: int
+    """Rows of the embedding before padding."""
+    vocab_rows: int | None = None
+    """And after it."""
+    values: Mapping[str, Any]
+    """Parsed values by position and variable name; a text, a number, true, false or None each."""
+    layout: PlannedLayout
+    schedule: PlannedSchedule
+    tokenizer: PlannedTokenizer
+    device: str
+    """`cuda` or `cpu`."""
+    gpu: PlannedGpu | None = None
+    memory: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of the fullest rank, by component."""
+    memory_limit: int | None = None
+    """Bytes that a rank may take."""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def write_plan(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write plan.json, whole or not at all.
+
+    Args:
+        content: what PlanRecord has, and whatever else is worth keeping.
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_json(folder / PLAN, {"version": VERSION, **content})
+
+
+def read_plan(folder: Path) -> PlanRecord | None:
+    """Read the plan.json of a run; None where there is none.
+
+    Raises:
+        PlanError: it is there and cannot be used.
+    """
+    content = load_plan(folder)
+    try:
+        return None if content is None else parse_plan(content)
+    except ValueError as error:
+        raise PlanError(f"{folder / PLAN}: not used: {error}") from error
+
+
+def load_plan(folder: Path) -> dict[str, Any] | None:
+    """The content of a plan.json in today's names, its values not looked at; None where there is none.
+
+    Raises:
+        PlanError: it is not a JSON object.
+    """
+    path = folder / PLAN
+    try:
+        return in_todays_names(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise PlanError(f"{path}: not used: {error or type(error).__name__}") from error
+
+
+def parse_plan(content: dict[str, Any]) -> PlanRecord:
+    """A plan from the content of its file, in today's names.
+
+    Raises:
+        ValueError: naming what is missing or of another type.
+    """
+    _check(content.get("values"), "Mapping[str, Any]", "values")
+    for name, kind in READ_VALUES.items():
+        _check(content["values"].get(name), kind, f"values.{name}")
+    record: PlanRecord = _take(PlanRecord, content, "")
+    return record
+
+
+READ_VALUES = {
+    "LR": "float",
+    "MIN_LR": "float",
+    "PR": "str",
+    "SFT": "bool",
+    "DO": "bool",
+    "SEQ_LEN": "int",
+    "GLOBAL_BATCH_SIZE": "int",
+    "DATASET_PATH": "str",
+    "PRETRAIN_CHECKPOINT_PATH": "str",
+}
+"""Values that are read by name somewhere, and their types."""
+
+
+def in_todays_names(file: Any) -> dict[str, Any]:
+    """The content of any version, in the names of this one.
+
+    Raises:
+        ValueError: it is not an object, or of a later version.
+    """
+    content: dict[str, Any] = dict(_check(file, "Mapping[str, Any]", "the file"))
+    version = _check(content.setdefault("version", 1), "int", "version")
+    if version > VERSION:
+        raise ValueError(f"version {version} is of a later megatron_patch; this one reads up to {VERSION}")
+    if version > 1:
+        return content
+    values, layout = content.get("values"), content.get("layout")
+    if isinstance(layout, dict) and "vp" in layout:
+        layout["chunks"] = layout.pop("vp")
+    if isinstance(values, dict) and "MP_VP" in values:
+        chunks = values.pop("MP_VP")
+        values["MP_VP_CHUNKS"] = None if chunks == 1 else chunks
+    if "shape" in content:
+        content["model"] = content.pop("shape")
+    return content
+
+
+def _take(kind: type[Any], content: Mapping[str, Any], where: str) -> Any:
+    """An object of a dataclass from a JSON object; keys that it has no field for are left alone."""
+    taken: dict[str, Any] = {}
+    for row in fields(kind):
+        name, declared = f"{where}{row.name}", str(row.type)
+        if row.name not in content and (row.default, row.default_factory) != (MISSING, MISSING):
+            continue
+        value = content.get(row.name)
+        base = declared.removesuffix(" | None")
+        if value is None and base != declared:
+            taken[row.name] = None
+        elif base in PARTS:
+            taken[row.name] = _take(PARTS[base], _mapping(value, name), f"{name}.")
+        else:
+            taken[row.name] = _check(value, base, name)
+    return kind(**taken)
+
+
+PARTS = {kind.__name__: kind for kind in (PlannedLayout, PlannedSchedule, PlannedTokenizer, PlannedGpu)}
+
+
+def _check(value: Any, kind: str, name: str) -> Any:
+    """The value if it is of a type as the dataclasses spell it; numbers are finite."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
+    right = {
+        "int": number and isinstance(value, int),
+        "float": number,
+        "str": isinstance(value, str),
+        "bool": isinstance(value, bool),
+        "tuple[str, ...]": isinstance(value, list) and all(isinstance(one, str) for one in value),
+        "Mapping[str, Any]": isinstance(value, dict),
+        "Mapping[str, int]": isinstance(value, dict) and all(type(one) is int for one in value.values()),
+    }
+    if not right[kind]:
+        found = "is missing" if value is None else f"is {str(value)[:60]!r}"
+        raise ValueError(f"{name} {found}, not {WORDS[kind]}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "tuple[str, ...]": "a list of texts",
+    "Mapping[str, Any]": "an object",
+    "Mapping[str, int]": "an object of whole numbers",
+}
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    mapping: dict[str, Any] = _check(value, "Mapping[str, Any]", name)
+    return mapping
