@@ -112,7 +112,7 @@ def layout_of(model: ModelConfig, numbers: dict[str, int]) -> Layout:
         processes=min(GPUS_PER_MACHINE, numbers["gpus"]),
         tp=numbers["tp"],
         pp=numbers["pp"],
-        vp=numbers["vpp"],
+        chunks=numbers["vpp"],
         cp=numbers["cp"],
         dp=numbers["dp"],
         sequence_parallel=numbers["tp"] > 1,

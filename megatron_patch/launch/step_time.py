@@ -142,7 +142,7 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
     stages[-1] = stages[-1] + head
     slowest = max(stages, key=lambda stage: stage.total)
     mean = sum(stage.total for stage in stages) / layout.pp
-    bubble = (layout.pp - 1) / layout.vp * mean
+    bubble = (layout.pp - 1) / layout.chunks * mean
     own = slowest.times(work.micro_batches * mean / slowest.total)
     times = {row.name: getattr(own, row.name) for row in fields(own)}
     body = {
@@ -303,7 +303,7 @@ def _pipeline_parallel(work: Work, layout: Layout, kind: GpuKind, network: Netwo
         return 0.0
     link = kind.nvlink if layout.world_size <= GPUS_PER_MACHINE else network.bytes_per_s
     one = 2 * tokens_of_rank(work, layout) * work.model.hidden_size / layout.tp / link
-    return one * (2 * work.micro_batches if layout.vp == 1 else 2 * (layout.pp - 1))
+    return one * (2 * work.micro_batches if layout.chunks == 1 else 2 * (layout.pp - 1))
 
 
 def stage_weights(work: Work, layout: Layout) -> float:
@@ -325,7 +325,7 @@ def _data_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network, 
     link = data_parallel_link(layout, kind, network)
     weights = stage_weights(work, layout) * (shards - 1) / shards
     scatter, gather = 2 * weights / link, (1 if work.precision == "fp8" else 2) * weights / link
-    buckets = layout.vp if layout.pp > 1 else max(layout.stage_layers)
+    buckets = layout.chunks if layout.pp > 1 else max(layout.stage_layers)
     waits = _uncovered(scatter, buckets, pass_seconds * 2 / 3) + _uncovered(gather, buckets, pass_seconds / 3)
     return waits + SMS_OF_NCCL * (scatter + gather - waits)
 

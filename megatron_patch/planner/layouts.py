@@ -121,7 +121,7 @@ def _breaks_fp8(job: Job, micro_batch: int, tp: int, cp: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _cut(model: ModelConfig, rows: int, seq_len: int, pp: int, chunks: int) -> tuple[tuple[int, ...], bool] | None:
-    return cut_layers(model, rows, seq_len, pp=pp, vp=chunks, balance=True)
+    return cut_layers(model, rows, seq_len, pp=pp, chunks=chunks, balance=True)
 
 
 def _layout(job: Job, tp: int, pp: int, cp: int, dp: int, chunks: int) -> Layout | None:
@@ -136,7 +136,7 @@ def _layout(job: Job, tp: int, pp: int, cp: int, dp: int, chunks: int) -> Layout
         processes=processes,
         tp=tp,
         pp=pp,
-        vp=chunks,
+        chunks=chunks,
         cp=cp,
         dp=dp,
         sequence_parallel=tp > 1,
@@ -262,4 +262,4 @@ def values_of(job: Job, candidate: Candidate, **typed: str) -> list[str]:
 
 def variables_of(candidate: Candidate) -> dict[str, str]:
     """MP_ variables to set before the command."""
-    return {"MP_VP_CHUNKS": str(candidate.layout.vp)} if candidate.layout.vp > 1 else {}
+    return {"MP_VP_CHUNKS": str(candidate.layout.chunks)} if candidate.layout.chunks > 1 else {}

@@ -65,7 +65,7 @@ def _one(job: Job, prediction: Prediction) -> dict[str, Any]:
         "memory_components": memory.components(),
         "layout": {
             **{name: getattr(layout, name) for name in ("tp", "pp", "cp", "dp")},
-            "vpp": layout.vp,
+            "vpp": layout.chunks,
             "stage_layers": list(layout.stage_layers),
             "micro_batch": candidate.micro_batch,
             "micro_batches": candidate.micro_batches,
@@ -106,7 +106,7 @@ def table(job: Job, found: Found, tokens: float | None, future: Outlook | None) 
 def _row(job: Job, one: Prediction) -> str:
     rate, layout, candidate = rates(job, one), one.candidate.layout, one.candidate
     words = f"TP {layout.tp} PP {layout.pp} CP {layout.cp} DP {layout.dp}"
-    words += f" chunks {layout.vp}" if layout.vp > 1 else ""
+    words += f" chunks {layout.chunks}" if layout.chunks > 1 else ""
     words += f" micro batch {candidate.micro_batch} AC {candidate.ac}"
     words += f" OPTIMIZER_OFFLOAD {candidate.offload}" if candidate.offload != "false" else ""
     return (
