@@ -21,7 +21,7 @@ from megatron_patch.common.run_folder import (
     read_plan,
     write_plan,
 )
-from megatron_patch.models import LLAMA_3_1, model_from_dict
+from megatron_patch.models import model_from_dict, model_of_size
 
 FIRST = json.loads((Path(__file__).resolve().parents[1] / "golden" / "plan_version_1.json").read_text())
 
@@ -33,7 +33,7 @@ def test_the_first_version_in_todays_names() -> None:
     assert record.values["MP_VP_CHUNKS"] == 2 and "MP_VP" not in record.values
     assert (record.schedule.train_iters, record.schedule.tokens_per_iteration) == (10, 1024)
     assert record.tokenizer.ids == 258
-    assert model_from_dict(record.model) == LLAMA_3_1.size("tiny")
+    assert model_from_dict(record.model) == model_of_size("tiny")
     assert record.notes[1] == "no validation (VALID_DATASET_PATH is none)"
 
 

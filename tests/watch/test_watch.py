@@ -18,14 +18,14 @@ import pytest
 from rich.console import Console
 
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.models import LLAMA_3_1
+from megatron_patch.models import model_of_size
 from megatron_patch.watch.follow import Follower
 from megatron_patch.watch.view import frame, sparkline
 
 PLAN = {
     "values": {"SFT": False, "PR": "bf16", "DO": True, "LR": 1e-5, "MIN_LR": 1e-6, "SEQ_LEN": 8192}
     | {"GLOBAL_BATCH_SIZE": 8, "DATASET_PATH": "/text", "PRETRAIN_CHECKPOINT_PATH": "none"},
-    "shape": dataclasses.asdict(LLAMA_3_1.size("8B")),  # as version 1 wrote it
+    "shape": dataclasses.asdict(model_of_size("8B")),  # as version 1 wrote it
     "vocab_size": 128256,
     "layout": {"nodes": 2, "processes": 8, "tp": 4, "pp": 1, "vp": 1, "cp": 1, "dp": 4, "sequence_parallel": True},
     "schedule": {"train_iters": 100, "warmup_iters": 1, "tokens_per_iteration": 65536, "save_interval": 100}
