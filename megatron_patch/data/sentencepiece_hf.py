@@ -127,14 +127,17 @@ def _unigram(spec: Any) -> models.Unigram:
 
 
 def _bpe(spec: Any) -> models.BPE:
-    """SentencePiece merges the pair whose piece has the highest score: its order among all possible merges."""
+    """SentencePiece merges the pair whose piece has the highest score: its order among all possible merges.
+
+    Pieces of equal score (Llama 2's have none, Mistral's some) go by their ids, then by those of their halves.
+    """
     ids = {piece.piece: number for number, piece in enumerate(spec.pieces)}
     scores = {piece.piece: piece.score for piece in spec.pieces if piece.type == NORMAL}
     found = []
     for piece, score in scores.items():
         cuts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))
         pairs = [pair for pair in cuts if pair[0] in scores and pair[1] in scores]
-        found += [(-score, ids[left], ids[right], left, right) for left, right in pairs]
+        found += [(-score, ids[piece], ids[left], ids[right], left, right) for left, right in pairs]
     merges = [(left, right) for *_, left, right in sorted(found)]
     unknown = spec.pieces[spec.trainer_spec.unk_id].piece
     return models.BPE(

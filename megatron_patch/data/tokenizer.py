@@ -1,20 +1,19 @@
-"""A Hugging Face tokenizer folder, read for one purpose: text to token ids, as `tokenizer(text)` gives them.
+"""A Hugging Face tokenizer folder, read for one purpose: text to token ids, as `AutoTokenizer` gives them.
 
 `transformers` imports torch, which costs seconds; most folders (Llama 3's among them) need only their
 `tokenizer.json`, so that is read with the `tokenizers` library. Folders whose class rebuilds the tokenizer from
-other files go through `transformers`, and the caller is told why.
+other files, or whose other files change a token, go through `transformers`, and the caller is told why.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
-"""`tokenizer_class` values for which transformers uses `tokenizer.json` as it is."""
+from megatron_patch.data.tokenizer_folder import FLAGS, FolderError, TokenizerFolder, WantedToken, read_folder
 
 
 class TokenizerError(ValueError):
@@ -24,19 +23,27 @@ class TokenizerError(ValueError):
 class TextTokenizer:
     """Encodes batches of texts on all cores, special tokens included (BOS where the tokenizer adds one)."""
 
-    def __init__(self, backend: Tokenizer, vocab_size: int, eod_token: str, note: str) -> None:
+    def __init__(self, backend: Tokenizer, named_tokens: Mapping[str, str], note: str) -> None:
+        """
+        Raises:
+            TokenizerError: it names no end of text, or one that it does not have.
+        """
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
-        self.vocab_size = vocab_size
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         """`len(tokenizer)` of Hugging Face: added tokens included, not padded."""
-        self.eod_token = eod_token
-        """Ends a document: the tokenizer's `eos_token`, as `HuggingFaceTokenizer.eod` of megatron-core 0.19.2."""
+        self.named_tokens = named_tokens
+        """`bos_token` and its like, as text; only those that exist."""
         self.note = note
         """How it was loaded, for the report."""
-        eod_id = backend.token_to_id(eod_token)
+        if "eos_token" not in named_tokens:
+            raise TokenizerError("it names no eos_token, which ends a document")
+        self.eod_token = named_tokens["eos_token"]
+        """Ends a document: the tokenizer's `eos_token`, as `HuggingFaceTokenizer.eod` of megatron-core 0.19.2."""
+        eod_id = backend.token_to_id(self.eod_token)
         if eod_id is None:
-            raise TokenizerError(f"eos_token {eod_token!r} is not in the vocabulary")
+            raise TokenizerError(f"eos_token {self.eod_token!r} is not in the vocabulary")
         self.eod_id: int = eod_id
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -52,50 +59,58 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
     """
     if not folder.is_dir():
         raise TokenizerError(f"{folder} is not a folder; wanted a Hugging Face tokenizer folder")
-    config_file = folder / "tokenizer_config.json"
-    if not config_file.is_file():
+    if not (folder / "tokenizer_config.json").is_file():
         raise TokenizerError(f"{folder} has no tokenizer_config.json; wanted a Hugging Face tokenizer folder")
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        if reason := _why_not_plain(folder, config):
-            return _through_transformers(folder, reason)
-        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except TokenizerError:
-        raise
+        read = read_folder(folder)
+        return _plain(read) or _through_transformers(folder, _why_not_plain(read))
+    except FolderError as error:
+        raise TokenizerError(str(error)) from None
+    except TokenizerError as error:
+        raise TokenizerError(f"{folder}: {error}") from None
     except Exception as error:  # the tokenizers library raises bare Exception
         raise TokenizerError(f"{folder} holds no readable tokenizer: {error}") from error
-    size = backend.get_vocab_size(with_added_tokens=True)
-    return TextTokenizer(backend, size, _content(config["eos_token"]), "tokenizer.json as it is")
 
 
-def _why_not_plain(folder: Path, config: dict[str, Any]) -> str:
-    """Why transformers might not use tokenizer.json unchanged; empty if it does."""
-    if not (folder / "tokenizer.json").is_file():
-        return "there is no tokenizer.json"
-    if config.get("tokenizer_class") not in PLAIN_CLASSES:
-        return f"tokenizer_class is {config.get('tokenizer_class')}"
-    if not config.get("eos_token"):
-        return "tokenizer_config.json names no eos_token"
-    if changed := [key for key in ("add_bos_token", "add_eos_token", "split_special_tokens") if key in config]:
-        return f"tokenizer_config.json sets {', '.join(changed)}"
-    added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")).get("added_tokens", [])
-    known = {str(token["id"]): token["content"] for token in added}
-    if any(known.get(key) != token["content"] for key, token in config.get("added_tokens_decoder", {}).items()):
-        return "tokenizer_config.json adds tokens that tokenizer.json does not have"
+def _plain(read: TokenizerFolder) -> TextTokenizer | None:
+    """With tokenizer.json alone, where that is all there is to it."""
+    if read.why_not_plain():
+        return None
+    backend = Tokenizer.from_file(str(read.path / "tokenizer.json"))
+    if _changed_token(backend, read):
+        return None
+    return TextTokenizer(backend, read.named_tokens, "tokenizer.json as it is")
+
+
+def _why_not_plain(read: TokenizerFolder) -> str:
+    if reason := read.why_not_plain():
+        return reason
+    return _changed_token(Tokenizer.from_file(str(read.path / "tokenizer.json")), read)
+
+
+def _changed_token(backend: Tokenizer, read: TokenizerFolder) -> str:
+    """A token that transformers would add or change; empty if there is none."""
+    have = {token.content: (number, token) for number, token in backend.get_added_tokens_decoder().items()}
+    for wanted in read.wanted_tokens():
+        found = have.get(wanted.content)
+        if found is None:
+            return f"a file beside tokenizer.json adds the token {wanted.content!r}"
+        if not _same(wanted, *found):
+            return f"a file beside tokenizer.json changes the token {wanted.content!r}"
     return ""
+
+
+def _same(wanted: WantedToken, number: int, token: AddedToken) -> bool:
+    flags = {name: getattr(token, name) for name in FLAGS}
+    return wanted.id in (None, number) and (wanted.flags is None or wanted.flags == flags)
 
 
 def _through_transformers(folder: Path, reason: str) -> TextTokenizer:
     from transformers import AutoTokenizer  # imports torch: only where it must be
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise TokenizerError(f"{folder}: {type(tokenizer).__name__} has no fast implementation")
-    if tokenizer.eos_token is None:
-        raise TokenizerError(f"{folder} names no eos_token, which ends a document")
+        raise TokenizerError(f"{type(tokenizer).__name__} has no fast implementation")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    return TextTokenizer(backend, len(tokenizer), tokenizer.eos_token, f"through transformers: {reason}")
-
-
-def _content(token: str | dict[str, str]) -> str:
-    return token if isinstance(token, str) else token["content"]
+    backend.encode_special_tokens = bool(tokenizer.split_special_tokens)  # not in tokenizer.json's format
+    return TextTokenizer(backend, tokenizer.special_tokens_map, f"through transformers: {reason}")

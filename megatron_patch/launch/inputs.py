@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_patch.data.index_head import HEAD, MAGIC, TOKEN_BYTES, VERSION  # standard library only
 from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
+from megatron_patch.data.tokenizer_folder import next_ids, read_folder  # standard library only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class Tokenizer:
     """A Hugging Face tokenizer, or a SentencePiece model alone."""
 
     path: str
-    """Its folder, absolute."""
+    """Its folder, absolute, as it was named: never the folder that a symbolic link of the hub's cache points to."""
     ids: int
     """Highest token id + 1."""
     model: str | None = None
@@ -45,24 +46,42 @@ def read_tokenizer(place: str) -> Tokenizer:
     if not file.is_file():
         raise TokenizerError(f"{place} holds no tokenizer.json" if path.is_dir() else f"{place} is not a folder")
     try:
-        ids = count_pieces(file.read_bytes()) if model else count_ids(file.read_text(encoding="utf-8"))
+        ids = count_pieces(file.read_bytes()) if model else count_ids_of(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
-    return Tokenizer(path=str(file.resolve().parent), ids=ids, model=str(model.resolve()) if model else None)
+    return Tokenizer(path=str(file.parent.absolute()), ids=ids, model=str(model.absolute()) if model else None)
+
+
+def count_ids_of(folder: Path) -> int:
+    """Highest token id + 1 of a folder, with the tokens that only its other files add.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: a file that is not what it should be.
+    """
+    vocab, size = read_vocabulary((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    new = next_ids(vocab, size, read_folder(folder).wanted_tokens())
+    return max(*vocab.values(), *new.values(), -1) + 1
 
 
 def count_ids(tokenizer_json: str) -> int:
-    """Highest token id + 1, over the vocabulary and the added tokens.
+    """Highest token id + 1, over the vocabulary and the added tokens of tokenizer.json."""
+    return max(read_vocabulary(tokenizer_json)[0].values()) + 1
+
+
+def read_vocabulary(tokenizer_json: str) -> tuple[dict[str, int], int]:
+    """The id of each token, added ones included, and how many the model has without those.
 
     Llama 3's 9 MB take 60 ms. (Parsing the two values alone, without the merges, was slower.)
     """
     document = json.loads(tokenizer_json)
-    ids = [int(token["id"]) for token in document.get("added_tokens") or []]
-    vocab = document["model"]["vocab"]
-    ids += vocab.values() if isinstance(vocab, dict) else range(len(vocab))  # Unigram: the position is the id
-    if not ids:
+    found = document["model"]["vocab"]
+    # Unigram: a list of pieces and scores; the position is the id
+    vocab = dict(found) if isinstance(found, dict) else {piece[0]: number for number, piece in enumerate(found)}
+    size = len(vocab) if isinstance(found, dict) else len(found)
+    vocab |= {token["content"]: int(token["id"]) for token in document.get("added_tokens") or []}
+    if not vocab:
         raise ValueError("it has no vocabulary")
-    return max(ids) + 1
+    return vocab, size
 
 
 def vocab_size_of_config(config: Mapping[str, Any] | None) -> int | None:
@@ -180,7 +199,7 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
     if missing:
         raise CorpusError(f"no such file: {', '.join(missing)}")
     tokens, documents = count(prefix)
-    return Corpus(path=str(Path(prefix).resolve()), weight=weight, tokens=tokens, documents=documents)
+    return Corpus(path=str(Path(prefix).absolute()), weight=weight, tokens=tokens, documents=documents)
 
 
 def count(prefix: str) -> tuple[int, int]:
@@ -227,7 +246,7 @@ def _inspect_raw(path: str, weight: float | None) -> Corpus:
         raise CorpusError(f"{path} is not, and does not hold, a file that ends in {', '.join(RAW_SUFFIXES)}")
     for file in known:
         _look_into(file)
-    return Corpus(path=str(Path(path).resolve()), weight=weight, tokens=None)
+    return Corpus(path=str(Path(path).absolute()), weight=weight, tokens=None)
 
 
 def _look_into(path: Path) -> None:

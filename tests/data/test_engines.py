@@ -57,7 +57,7 @@ def test_what_is_put_around_a_text(tokenizer: TextTokenizer) -> None:
     backend.post_processor = processors.TemplateProcessing(
         single=f"{names[0]} {names[1]} $A {names[1]}", special_tokens=ids
     )
-    wrapped = TextTokenizer(backend, tokenizer.vocab_size, tokenizer.eod_token, "")
+    wrapped = TextTokenizer(backend, {"eos_token": tokenizer.eod_token}, "")
     fast, slow = Gigatoken(wrapped, True), HuggingFace(tokenizer=wrapped, special=True)
     texts = ["", "a", "hello world", "", "<|eot_id|>"]
     assert [part.tolist() for part in fast.encode(texts)] == [part.tolist() for part in slow.encode(texts)]
@@ -68,7 +68,7 @@ def test_added_tokens_of_every_kind_are_equal_or_refused(tokenizer: TextTokenize
     for flags in ({"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {"special": False}):
         backend = Tokenizer.from_str(tokenizer.backend.to_str())
         backend.add_tokens([AddedToken("<|mine|>", **flags)])
-        changed = TextTokenizer(backend, tokenizer.vocab_size + 1, tokenizer.eod_token, "")
+        changed = TextTokenizer(backend, {"eos_token": tokenizer.eod_token}, "")
         engine, _ = choose(changed, [], special=True, wanted="auto")
         slow = HuggingFace(tokenizer=changed, special=True)
         for text in ("a <|mine|> b", "a<|mine|>b", " <|mine|>  <|mine|>\n", "<|MINE|>x"):
@@ -85,7 +85,7 @@ def test_the_run_is_told_which_engine_it_has(tokenizer: TextTokenizer) -> None:
 def test_a_tokenizer_it_does_not_know_falls_back() -> None:
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "end": 2}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    other = TextTokenizer(backend, 3, "end", "")
+    other = TextTokenizer(backend, {"eos_token": "end"}, "")
     engine, note = choose(other, ["a b A"], special=True, wanted="auto")
     assert engine.name == "hf" and "falling back" in note and "gigatoken cannot read" in note
     with pytest.raises(EngineError):
@@ -174,7 +174,7 @@ def test_hugging_faces_form_of_llama_2(corpus: Path) -> None:
     texts = [json.loads(line)["text"].replace("\n", " ")[:300] for line in corpus.read_text().splitlines()]
     backend.train_from_iterator(texts, trainer)
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer = TextTokenizer(backend, backend.get_vocab_size(), "</s>", "")
+    tokenizer = TextTokenizer(backend, {"eos_token": "</s>"}, "")
     engine, note = choose(tokenizer, texts, special=True, wanted="auto")
     slow = HuggingFace(tokenizer=tokenizer, special=True)
     found, expected = engine.encode(TEXTS), slow.encode(TEXTS)

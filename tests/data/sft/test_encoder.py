@@ -50,7 +50,7 @@ def test_texts_whose_bytes_do_not_add_up_go_to_hugging_face(tokenizer: ChatToken
     backend.add_special_tokens([AddedToken("<mine>", lstrip=True, rstrip=True)])
     changed = ChatTokenizer(
         backend=backend, path=tokenizer.path, vocab_size=backend.get_vocab_size(),
-        named_tokens=tokenizer.named_tokens, chat_template=None, sha256="",
+        named_tokens=tokenizer.named_tokens, chat_templates={}, sha256="",
     )  # fmt: skip
     rendered = [Rendered(text="a  <mine>  b c", spans=[(9, 14)]), Rendered(text="plain", spans=[(0, 5)])]
     assert same(Encoder(changed).encode(rendered), Encoder(changed, "hf").encode(rendered))
