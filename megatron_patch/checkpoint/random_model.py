@@ -21,7 +21,7 @@ from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
-from megatron_patch.launch.inputs import count_ids
+from megatron_patch.launch.inputs import count_ids_of
 from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, size_names
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
 
@@ -88,7 +88,7 @@ def make_hf_checkpoint(
 
 def tokenizer_vocab_size(folder: Path) -> int:
     """Tokens of a Hugging Face tokenizer folder, added ones included, read from its JSON."""
-    return count_ids((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return count_ids_of(folder)
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def test_what_transformers_would_change_goes_through_transformers(
     assert tokenizer.encode(texts) == [reference(text).input_ids for text in texts]
 
 
-@pytest.mark.parametrize("broken", ["absent", "no config", "bad json", "bad tokenizer", "unknown eos"])
+@pytest.mark.parametrize("broken", ["absent", "no config", "bad json", "bad tokenizer", "eos without a text"])
 def test_a_folder_without_a_tokenizer_is_refused(tokenizer_folder: Path, tmp_path: Path, broken: str) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(tokenizer_folder, folder)
@@ -108,8 +108,8 @@ def test_a_folder_without_a_tokenizer_is_refused(tokenizer_folder: Path, tmp_pat
             config.write_text("{")
         case "bad tokenizer":
             (folder / "tokenizer.json").write_text("{}")
-        case "unknown eos":
-            config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": "<|nowhere|>"}))
+        case "eos without a text":
+            config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token": {"id": 3}}))
     with pytest.raises(TokenizerError):
         load_tokenizer(folder)
 

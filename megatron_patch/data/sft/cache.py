@@ -122,7 +122,7 @@ class Source:
         parts = {
             "files": [file_sha256(path) for path in self.files],
             "suffixes": [path.suffix for path in self.files],
-            "tokenizer": self.tokenizer.sha256,
+            "tokenizer": self.tokenizer.files_sha256,
             "vocabulary": self.tokenizer.vocab_size,
             "named tokens": dict(self.tokenizer.named_tokens),
             "template": self.template.sha256,

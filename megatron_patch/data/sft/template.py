@@ -1,16 +1,21 @@
-"""A conversation as text, as token ids, and as the turns that are trained.
+"""A conversation as text, and the turns in it that are trained.
 
-The template is the tokenizer's own; without one, Llama 3.1's. Which characters the assistant wrote is known in two
-ways. A template with `{% generation %}` blocks says it. For any other, the conversation is rendered up to each
-assistant turn and through it: what the second rendering adds is that turn, provided that both are a prefix of the
-whole. Where they are not, nothing can be masked rightly, and that is an error.
+The template is the tokenizer's own, `tool_use` among them where the row has tools; without one, Llama 3.1's. Which
+characters the assistant wrote is known in three ways. A template with `{% generation %}` blocks says it. For any
+other, the conversation is rendered up to each assistant turn and through it: what the second rendering adds is that
+turn, provided that both are a prefix of the whole. Where they are not (reasoning models rewrite earlier turns), the
+message is given other words: where the whole then changes, there it stands.
+
+Then the rendering is held against the row: see `fidelity`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +24,19 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data.sft import call_ids
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
+from megatron_patch.data.sft.fidelity import (
+    REASONING,
+    REASONING_KEYS,
+    TOOL,
+    Dropped,
+    missing,
+    reasoning_of,
+    renamed_tools,
+)
 from megatron_patch.data.sft.formats import Conversation, MalformedRow, Message
+from megatron_patch.data.sft.sandbox import BoundedTemplate, Span, TooMuchWork
 
 LLAMA3_1_TEMPLATE = Path(__file__).parents[1] / "llama3_1_chat.jinja"
 FIXED_DATE = "26 Jul 2024"
@@ -31,11 +47,12 @@ PROMPT, EARLIER_TURN, LAST_TURN = 0, 1, 2
 
 Tokens = npt.NDArray[np.int32]
 Turns = npt.NDArray[np.uint8]
-Span = tuple[int, int]
+OTHER_WORDS = "\ue0f0\ue0f1"
+"""Of Unicode's private use: no text begins or ends with them."""
 
 
 class TemplateError(ValueError):
-    """A chat template from which the assistant's turns cannot be told; says what to do."""
+    """A chat template that cannot be used; says what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +61,46 @@ class Rendered:
 
     text: str
     spans: list[Span]
-    """Start and end, in characters, of each assistant turn with its end-of-turn token, in order."""
+    """Start and end, in characters, of each trained turn with its end-of-turn token, in order."""
+    dropped: tuple[Dropped, ...] = ()
+    """What the row says and the text does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What a template writes around every turn of the assistant's."""
+
+    header: str = ""
+    """In front of it: the generation prompt."""
+    end: str = ""
+    """The special token that ends it."""
+    appended: str = ""
+    """A header behind the whole conversation, which is written whether it is asked for or not."""
 
 
 class ChatTemplate:
     """Renders conversations and finds the assistant's turns in them."""
 
-    def __init__(self, text: str, *, source: str, named_tokens: Mapping[str, str], special_tokens: list[str]) -> None:
+    def __init__(
+        self,
+        text: str | Mapping[str, str],
+        *,
+        source: str,
+        named_tokens: Mapping[str, str],
+        special_tokens: list[str],
+    ) -> None:
         """Args:
-        text: Jinja.
+        text: Jinja, or several by name, of which `default` and `tool_use` are used.
         source: where the text comes from, for reports.
         named_tokens: `bos_token` and its like, which templates write.
         special_tokens: all of them: one of these ends a turn.
         """
-        self.text = text
+        self.texts = {"default": text} if isinstance(text, str) else dict(text)
         self.source = source
-        self.marked = re.search(r"\{%-?\s*generation\s*-?%\}", text) is not None
-        """Whether the template says itself what the assistant wrote."""
         self._arguments: dict[str, Any] = {**named_tokens, "date_string": FIXED_DATE}
-        self._turn_ends = tuple(special_tokens)
         self._special = re.compile("|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or r"(?!)")
+        self._ends = tuple(special_tokens)
+        self._compiled = {name: _Template(text=text, name=name, owner=self) for name, text in self.texts.items()}
 
     @classmethod
     def of(cls, tokenizer: ChatTokenizer) -> ChatTemplate:
@@ -72,116 +109,300 @@ class ChatTemplate:
         Raises:
             TemplateError: it has none, and lacks the tokens that Llama 3.1's is made of.
         """
-        text, source = tokenizer.chat_template, f"of the tokenizer in {tokenizer.path}"
-        if text is None:
-            text, source = LLAMA3_1_TEMPLATE.read_text(encoding="utf-8"), "Llama 3.1's, as the tokenizer has none"
+        texts, source = dict(tokenizer.chat_templates), f"of the tokenizer in {tokenizer.path}"
+        if texts and not texts.keys() & {"default", "tool_use"}:
+            raise TemplateError(f"{tokenizer.path} has chat templates {', '.join(texts)}, and none called 'default'")
+        if not texts:
+            texts = {"default": LLAMA3_1_TEMPLATE.read_text(encoding="utf-8")}
+            source = "Llama 3.1's, as the tokenizer has none"
             wanted = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-            if missing := [token for token in wanted if tokenizer.backend.token_to_id(token) is None]:
+            if absent := [token for token in wanted if tokenizer.backend.token_to_id(token) is None]:
                 raise TemplateError(
-                    f"{tokenizer.path} has no chat template, and Llama 3.1's needs {', '.join(missing)} in the "
+                    f"{tokenizer.path} has no chat template, and Llama 3.1's needs {', '.join(absent)} in the "
                     "vocabulary: add a chat_template.jinja to the folder"
                 )
-        return cls(text, source=source, named_tokens=tokenizer.named_tokens, special_tokens=tokenizer.special_tokens)
+        return cls(texts, source=source, named_tokens=tokenizer.named_tokens, special_tokens=tokenizer.special_tokens)
+
+    @property
+    def text(self) -> str:
+        """The template of conversations without tools."""
+        return self.texts.get("default") or next(iter(self.texts.values()))
+
+    @property
+    def marked(self) -> bool:
+        """Whether it says itself what the assistant wrote."""
+        return all(template.marked for template in self._compiled.values())
 
     @property
     def sha256(self) -> str:
-        """Of the template's text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        """Of the template's text; of all names and texts where there are several."""
+        only = self.texts.keys() == {"default"}
+        return hashlib.sha256((self.text if only else repr(sorted(self.texts.items()))).encode()).hexdigest()
 
     @property
     def follows_the_calendar(self) -> bool:
         """Whether it writes today's date in a way that `date_string` does not settle: a cache then lives one day."""
-        return "strftime_now" in self.text and "date_string" not in self.text
+        return any("strftime_now" in text and "date_string" not in text for text in self.texts.values())
 
     def spells_special_tokens(self, conversation: Conversation) -> bool:
         """Whether a text, tool or call of it holds what the tokenizer takes for a special token."""
         return any(self._special.search(text) for text in conversation.texts())
 
     def render(self, conversation: Conversation) -> Rendered:
-        """The text, and where the assistant's turns are.
+        """The text, where the trained turns are, and what the text lacks.
 
         Raises:
-            MalformedRow: the template refuses this conversation; its own words are the message.
-            TemplateError: the turns cannot be told apart.
+            MalformedRow: the template refuses this conversation (its own words are the message), or its turns
+                cannot be told apart.
+            TemplateError: no template, or one that cannot be used at all.
         """
-        numbers = [i for i, message in enumerate(conversation.messages) if message["role"] == "assistant"]
-        if self.marked:
-            text, spans = self._render(conversation.messages, conversation.tools, tracked=True)
-            if conversation.context:
-                spans = [span for number, span in self._by_turn(numbers, spans) if number not in conversation.context]
-            return Rendered(text=text, spans=[span for span in spans if span[0] < span[1]])
-        text, _ = self._render(conversation.messages, conversation.tools)
-        turns = [self._turn(conversation, number, text) for number in numbers if number not in conversation.context]
-        return Rendered(text=text, spans=turns)
-
-    def _by_turn(self, numbers: list[int], spans: list[Span]) -> list[tuple[int, Span]]:
-        if len(numbers) != len(spans):
-            what = f"{len(spans)} blocks of {{% generation %}} for {len(numbers)} turns of the assistant"
-            raise MalformedRow(f"the chat template has {what}: which of them is not to be trained cannot be told")
-        return list(zip(numbers, spans, strict=True))
-
-    def _render(
-        self, messages: list[Message], tools: Any, *, tracked: bool = False, prompt: bool = False
-    ) -> tuple[str, list[Span]]:
-        from transformers.utils.chat_template_utils import render_jinja_template  # half a second, not for every rank
-
+        template = self._choose(conversation)
         try:
-            # Its annotation says str; it returns the texts and, if asked, the spans of each.
-            rendered: Any = render_jinja_template(
-                [messages],
-                tools=tools,
-                chat_template=self.text,
-                return_assistant_tokens_mask=tracked,
-                add_generation_prompt=prompt,
-                **self._arguments,
-            )
+            return template.render(conversation)
+        except MalformedRow:
+            numbered = call_ids.with_ids(conversation, template.text)
+            if numbered is None:
+                raise
+            return template.render(numbered)
+
+    def _choose(self, conversation: Conversation) -> _Template:
+        """As transformers: `tool_use` where there are tools and it exists."""
+        name = "tool_use" if conversation.tools and "tool_use" in self._compiled else "default"
+        if name not in self._compiled:
+            raise MalformedRow(f"it has no tools, and the chat templates {self.source} are for tools alone")
+        return self._compiled[name]
+
+
+@dataclass(kw_only=True)
+class _Template:
+    """One Jinja text of a tokenizer."""
+
+    text: str
+    name: str
+    owner: ChatTemplate
+
+    @property
+    def marked(self) -> bool:
+        return re.search(r"\{%-?\s*generation\s*-?%\}", self.text) is not None
+
+    @functools.cached_property
+    def _jinja(self) -> BoundedTemplate:
+        try:
+            return BoundedTemplate(self.text)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"the chat template {self.source}: line {error.lineno}: {error.message}") from None
+            raise TemplateError(f"{self._called}: line {error.lineno}: {error.message}") from None
+        except TooMuchWork as error:
+            raise TemplateError(f"{self._called}: {error}") from None
+
+    @property
+    def _called(self) -> str:
+        called = "" if self.name == "default" else f" {self.name!r}"
+        return f"the chat template{called} {self.owner.source}"
+
+    def render(self, conversation: Conversation) -> Rendered:
+        if self.marked:
+            text, spans = self._tracked(conversation)
+            turns = _by_message(conversation, spans)
+        else:
+            text = self._write(conversation.messages, conversation.tools)
+            turns = self._turns(conversation, text)
+        spans = [span for number, span in turns if number not in conversation.context]
+        return Rendered(text=text, spans=spans, dropped=tuple(self._dropped(conversation, text, turns)))
+
+    def _write(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
+        return self._run(self._jinja.render, messages, tools, prompt)
+
+    def _tracked(self, conversation: Conversation) -> tuple[str, list[Span]]:
+        text, spans = self._run(self._jinja.render_tracked, conversation.messages, conversation.tools, False)
+        return text, [span for span in spans if span[0] < span[1]]
+
+    def _run[T](self, work: Callable[..., T], messages: list[Message], tools: Any, prompt: bool) -> T:
+        values = {"messages": [_with_reasoning(message) for message in messages], "tools": tools, "documents": None}
+        try:
+            return work(**values, add_generation_prompt=prompt, **self.owner._arguments)
+        except TooMuchWork as error:
+            raise TemplateError(f"{self._called}: {error}") from None
         except RecursionError:
             raise MalformedRow("nested too deep for the chat template") from None
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        except (jinja2.TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
             raise MalformedRow(f"the chat template refuses it: {error}") from None
-        texts, spans = rendered
-        return str(texts[0]), list(spans[0]) if tracked else []
 
-    def _turn(self, conversation: Conversation, number: int, whole: str) -> Span:
-        """Characters of assistant message `number`: what it adds to the prompt in front of it."""
-        messages, tools = conversation.messages, conversation.tools
-        through = whole if number + 1 == len(messages) else self._render(messages[: number + 1], tools)[0]
+    @functools.cached_property
+    def frame(self) -> Frame:
+        """Header, end and appended header, from a conversation of three words."""
+        messages = [{"role": role, "content": f"zq{role}qz"} for role in ("user", "assistant", "user")]
         try:
-            before, _ = self._render(messages[:number], tools, prompt=True)
+            asked, prompted = self._write(messages[:1], None), self._write(messages[:1], None, prompt=True)
+            answered = self._write(messages[:2], None)
+            onwards = self._write(messages, None) if asked == prompted else answered
         except MalformedRow:
-            if number > 0:
-                raise
-            before = self._without_prompt(messages[0], through)
-        if number == 0 and not through.startswith(before):  # a default system turn, say, in front of no messages only
-            before = self._without_prompt(messages[0], through)
-        if not (whole.startswith(through) and through.startswith(before)):
-            other = through if not whole.startswith(through) else before
-            raise TemplateError(
-                f"the chat template {self.source} renders the start of a conversation differently once message "
-                f"{number + 1} (assistant) is there: {_difference(whole, other)}. Its turns cannot be masked by "
-                "comparing: put {% generation %} and {% endgeneration %} around what the assistant writes"
-            )
-        return len(before), self._end_of_turn(through, len(before))
+            return Frame()
+        tail = answered[answered.rfind("zqassistantqz") + len("zqassistantqz") :]
+        end = self.owner._special.search(tail)
+        appended = tail[end.end() :] if end and not onwards.startswith(answered) else ""
+        appended = appended if asked.endswith(appended) else ""
+        header = prompted[len(asked) :] if prompted.startswith(asked) else ""
+        return Frame(header=header or appended, end=end.group() if end else "", appended=appended)
 
-    def _without_prompt(self, answer: Message, through: str) -> str:
-        """Many templates cannot render an empty conversation: find the first answer by its text instead."""
-        content = str(answer.get("content", "")).strip()
-        if not content or through.count(content) != 1:
-            raise MalformedRow("it begins with an assistant turn, and the chat template cannot render what precedes")
-        return through[: through.index(content)]
+    def _turns(self, conversation: Conversation, whole: str) -> list[tuple[int, Span]]:
+        """Number and place of each assistant message."""
+        messages = conversation.messages
+        numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        found: list[tuple[int, Span]] = []
+        for number in numbers:
+            span = self._by_prefix(conversation, number, whole)
+            if span is None:
+                span = self._by_other_words(conversation, number, whole, found[-1][1][1] if found else 0)
+            found.append((number, span))
+        return found
+
+    def _by_prefix(self, conversation: Conversation, number: int, whole: str) -> Span | None:
+        """What message `number` adds to the prompt in front of it; None if that is not a part of the whole."""
+        messages, tools = conversation.messages, conversation.tools
+        through = whole if number + 1 == len(messages) else self._write(messages[: number + 1], tools)
+        through = through.removesuffix(self.frame.appended)
+        try:
+            before = self._write(messages[:number], tools, prompt=True)
+        except MalformedRow:
+            return None
+        if not (whole.startswith(through) and through.startswith(before)):
+            return None
+        return len(before), self._end_of_turn(through, len(before))
 
     def _end_of_turn(self, text: str, start: int) -> int:
         """End of the turn's last special token; ChatML writes a line break behind it that nobody should learn."""
         stripped = text.rstrip()
-        return len(stripped) if stripped.endswith(self._turn_ends) and len(stripped) > start else len(text)
+        return len(stripped) if stripped.endswith(self.owner._ends) and len(stripped) > start else len(text)
+
+    def _by_other_words(self, conversation: Conversation, number: int, whole: str, least: int) -> Span:
+        """From the header in front of what changes with the message to the end token behind it.
+
+        Args:
+            least: the turn does not begin before.
+        """
+        messages = conversation.messages
+        place = self._place(conversation, number, whole)
+        if place is None:
+            raise MalformedRow(f"the chat template leaves out message {number + 1} (assistant) altogether")
+        before = self._place(conversation, number - 1, whole) if number else None
+        behind = self._place(conversation, number + 1, whole) if number + 1 < len(messages) else None
+        least = max(least, before[1] if before and before[1] <= place[0] else 0)
+        most = behind[0] if behind and behind[0] >= place[1] else len(whole) - len(self.frame.appended)
+        header = whole.rfind(self.frame.header, least, place[0]) if self.frame.header else -1
+        start = header + len(self.frame.header) if header >= 0 else place[0]
+        return start, self._end_behind(whole, place[1], most)
+
+    def _end_behind(self, whole: str, at: int, most: int) -> int:
+        end = whole.find(self.frame.end, at, most) if self.frame.end else -1
+        if end >= 0:
+            return end + len(self.frame.end)
+        found = self.owner._special.search(whole, at, most)
+        return found.end() if found else at
+
+    def _place(self, conversation: Conversation, number: int, whole: str) -> Span | None:
+        """Characters of the whole that are other ones when message `number` has other words; None if none are."""
+        messages = list(conversation.messages)
+        messages[number] = _with_other_words(messages[number])
+        try:
+            other = self._write(messages, conversation.tools)
+        except MalformedRow:
+            return None
+        if other == whole:
+            return None
+        start = _common(whole, other)
+        end = _common(whole[start:][::-1], other[start:][::-1])
+        return start, len(whole) - end
+
+    def _dropped(self, conversation: Conversation, text: str, turns: list[tuple[int, Span]]) -> list[Dropped]:
+        found: list[Dropped] = []
+        spans = dict(turns)
+        for number, message in enumerate(conversation.messages):
+            if message["role"] == "assistant" and number not in conversation.context:
+                start, end = spans.get(number, (0, len(text)))
+                found += missing(message, number + 1, text[start:end])
+        reasoning = [item for item in found if item.what == REASONING]
+        if reasoning:
+            found = [dataclasses.replace(item, by_design=self._by_design(conversation, item)) for item in found]
+        return found + self._dropped_tools(conversation, text, turns)
+
+    def _by_design(self, conversation: Conversation, item: Dropped) -> bool:
+        """Whether reasoning would be there if its turn were the last."""
+        if item.what != REASONING or not item.message or item.message == len(conversation.messages):
+            return False
+        message = conversation.messages[item.message - 1]
+        alone = self._write(conversation.messages[: item.message], conversation.tools)
+        return not any(other.what == REASONING for other in missing(message, item.message, alone))
+
+    def _dropped_tools(self, conversation: Conversation, text: str, turns: list[tuple[int, Span]]) -> list[Dropped]:
+        if not conversation.tools or len(turns) == len(conversation.context):
+            return []
+        tools, marks = renamed_tools(conversation.tools)
+        try:
+            other = self._write(conversation.messages, tools)
+        except MalformedRow:
+            other = ""
+        lost = [name for name, mark in marks if mark not in other]
+        return [Dropped(what=TOOL, message=None, shown=repr(name)) for name in lost]
 
 
-def _difference(whole: str, part: str) -> str:
-    pairs = enumerate(zip(whole, part, strict=False))
-    at = next((i for i, (left, right) in pairs if left != right), min(len(whole), len(part)))
-    return f"{whole[at : at + 30]!r} against {part[at : at + 30]!r}"
+def _by_message(conversation: Conversation, spans: list[Span]) -> list[tuple[int, Span]]:
+    """Number and place of each assistant message of a template that marks them.
+
+    Raises:
+        MalformedRow: other blocks than messages, where one of these is not to be trained.
+    """
+    numbers = [number for number, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    if len(numbers) == len(spans):
+        return list(zip(numbers, spans, strict=True))
+    if conversation.context:
+        raise MalformedRow(
+            f"the chat template marks {len(spans)} blocks for {len(numbers)} assistant turns, so that it cannot be "
+            "told which of them has weight 0"
+        )
+    return [(-1 - at, span) for at, span in enumerate(spans)]
+
+
+def _with_reasoning(message: Message) -> Message:
+    """Under both names that templates read. Source: transformers' `_alias_reasoning_fields`."""
+    if not any(message.get(key) is not None for key in REASONING_KEYS):
+        return message
+    reasoning = next(message[key] for key in REASONING_KEYS if message.get(key) is not None)
+    return {"thinking": reasoning, **message, "reasoning_content": reasoning}
+
+
+def _with_other_words(message: Message) -> Message:
+    changed = dict(message)
+    if changed.get("content") or not changed.get("tool_calls"):
+        changed["content"] = OTHER_WORDS
+    if reasoning_of(message):
+        changed |= {key: OTHER_WORDS for key in REASONING_KEYS if key in message}
+    if calls := changed.get("tool_calls"):
+        function = {"name": OTHER_WORDS, "arguments": {OTHER_WORDS: OTHER_WORDS}}
+        changed["tool_calls"] = [{**call, "function": function} for call in calls]
+    return changed
+
+
+def _common(left: str, right: str) -> int:
+    """Characters that both begin with."""
+    low, high = 0, min(len(left), len(right))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if left[:middle] == right[:middle] else (low, middle - 1)
+    return low
+
+
+def one_by_one(conversation: Conversation) -> list[Conversation]:
+    """A conversation for each trained turn, which is its last and alone is trained: earlier reasoning is then there."""
+    assistants = [number for number, message in enumerate(conversation.messages) if message["role"] == "assistant"]
+    return [
+        dataclasses.replace(
+            conversation,
+            messages=conversation.messages[: number + 1],
+            context=frozenset(other for other in assistants if other < number),
+        )
+        for number in assistants
+        if number not in conversation.context
+    ]
 
 
 LOSSES = ("assistant", "last", "all")

@@ -13,7 +13,6 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_toke
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
 from megatron_patch.data.sft.template import ChatTemplate, TemplateError, trained
-from megatron_patch.data.tokenizer import TokenizerError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
@@ -175,12 +174,8 @@ def test_llama3_1s_template_where_the_tokenizer_has_none(tokenizer_folder: Path,
     assert template.text == text
     assert template.source == "Llama 3.1's, as the tokenizer has none"
     (folder / "chat_template.jinja").write_text(CHATML)
-    assert load_chat_tokenizer(folder).chat_template == CHATML
+    assert load_chat_tokenizer(folder).chat_templates == {"default": CHATML}
     (folder / "chat_template.jinja").unlink()
     config["chat_template"] = [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    assert load_chat_tokenizer(folder).chat_template == "A"
-    config["chat_template"] = config["chat_template"][1:]
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(TokenizerError, match="none called 'default'"):
-        load_chat_tokenizer(folder)
+    assert load_chat_tokenizer(folder).chat_templates == {"default": "A", "tool_use": "B"}
