@@ -29,7 +29,7 @@ from typing import BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.index_head import HEAD, MAGIC, VERSION
+from megatron_patch.data.index import HEAD, MAGIC, VERSION, BrokenIndex, Index, problems_of, read_index, size_problem
 
 TOKEN_TYPES: dict[int, type[np.int32] | type[np.uint16]] = {4: np.int32, 8: np.uint16}
 """Megatron's codes of the two types that hold token ids."""
@@ -145,26 +145,18 @@ class IdxmapWriter:
 
 
 def read_lengths(prefix: Path) -> npt.NDArray[np.int32]:
-    """Tokens of each sequence, from `PREFIX.idx`, after checking that `PREFIX.bin` has as many bytes.
+    """Tokens of each sequence of a dataset that is whole.
 
     Raises:
-        ValueError: not an idxmap, a torn one, or a `.bin` of another size.
+        BrokenIndex: not an idxmap, a torn one, or a `.bin` of another size.
     """
-    return read_index(prefix)[1]
+    return whole_index(prefix).lengths
 
 
-def read_index(prefix: Path) -> tuple[int, npt.NDArray[np.int32]]:
-    """Code of the token type (see TOKEN_TYPES), and what `read_lengths` gives and raises."""
-    raw = Path(f"{prefix}.idx").read_bytes()
-    if len(raw) < HEAD.size or not raw.startswith(MAGIC):
-        raise ValueError(f"{prefix}.idx is not a Megatron index: it does not start with {MAGIC!r}")
-    _, version, code, sequences, boundaries = HEAD.unpack_from(raw)
-    if version != VERSION or code not in TOKEN_TYPES:
-        raise ValueError(f"{prefix}.idx has version {version}, token type {code}; known: version 1, types 4 and 8")
-    if len(raw) != HEAD.size + 12 * sequences + 8 * boundaries:
-        raise ValueError(f"{prefix}.idx has {len(raw)} bytes; {sequences} sequences do not fit that")
-    lengths = np.frombuffer(raw, dtype=np.int32, count=sequences, offset=HEAD.size)
-    wanted = int(lengths.sum(dtype=np.int64)) * np.dtype(TOKEN_TYPES[code]).itemsize
-    if (found := Path(f"{prefix}.bin").stat().st_size) != wanted:
-        raise ValueError(f"{prefix}.bin has {found} bytes; its index says {wanted}")
-    return code, lengths
+def whole_index(prefix: Path) -> Index:
+    """See `read_lengths`."""
+    index = read_index(Path(f"{prefix}.idx"))
+    wrong = [*problems_of(index), *filter(None, [size_problem(index, Path(f"{prefix}.bin"))])]
+    if wrong:
+        raise BrokenIndex("; ".join(wrong))
+    return index

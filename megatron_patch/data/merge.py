@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, partial, publish, read_index, write_index
+from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, partial, publish, whole_index, write_index
+from megatron_patch.data.index import Index
 from megatron_patch.data.jsonl import DataError
 
 SHARED = ("kind", "files", "json_key", "tokenizer_sha256", "vocab_size", "eod", "special_tokens", "shards")
@@ -30,8 +30,9 @@ def merge(prefix: Path, count: int) -> str:
     """
     shards = [shard_prefix(prefix, number, count) for number in range(1, count + 1)]
     builds = _checked(shards)
-    lengths = [_lengths(shard) for shard in shards]
-    dtype = TOKEN_TYPES[read_index(shards[0])[0]]
+    indices = [_index(shard) for shard in shards]
+    lengths = [index.lengths for index in indices]
+    dtype = next(kind for kind in TOKEN_TYPES.values() if indices[0].dtype == kind)
     data_sum = hashlib.sha256()
     with partial(prefix, "bin").open("wb") as out:
         for shard, build in zip(shards, builds, strict=True):
@@ -72,9 +73,9 @@ def _checked(shards: list[Path]) -> list[dict[str, Any]]:
     return builds
 
 
-def _lengths(shard: Path) -> npt.NDArray[np.int32]:
+def _index(shard: Path) -> Index:
     try:
-        return read_index(shard)[1]
+        return whole_index(shard)
     except (OSError, ValueError) as error:
         raise DataError(str(error)) from None
 

@@ -10,50 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.files import write_text
-from megatron_patch.data.index_head import HEAD, MAGIC, VERSION
+from megatron_patch.data.check_idxmap import blocks
+from megatron_patch.data.index import Index, problems_of, read_index, size_problem
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IGNORED
 from megatron_patch.data.tokenizer import TokenizerError
-
-DTYPES: dict[int, type[np.generic]] = {
-    1: np.uint8,
-    2: np.int8,
-    3: np.int16,
-    4: np.int32,
-    5: np.int64,
-    8: np.uint16,
-}
-"""Megatron's codes of types that can hold token ids (`DType` in indexed_dataset.py, 0.19.2; 6 and 7 are floats)."""
-BLOCK = 1 << 23
-"""Tokens looked at at once."""
-
-
-class Broken(ValueError):
-    """Something is wrong from which nothing further can be checked; the message says what."""
-
-
-@dataclass(kw_only=True)
-class Index:
-    """A parsed `.idx`."""
-
-    dtype: np.dtype[Any]
-    lengths: npt.NDArray[np.int32]
-    """[sequences], tokens."""
-    pointers: npt.NDArray[np.int64]
-    """[sequences], bytes."""
-    documents: npt.NDArray[np.int64]
-    """[documents + 1], first sequence of each, and the end."""
 
 
 @dataclass(kw_only=True)
@@ -80,8 +49,9 @@ def verify(
     try:
         beside = sidecar.read(prefix)
         index = read_index(Path(f"{prefix}.idx"))
-        _check_index(index, finding)
-        _check_size(index, Path(f"{prefix}.bin"), finding)
+        finding.wrong += [*problems_of(index), *filter(None, [size_problem(index, Path(f"{prefix}.bin"))])]
+        if empty := int((index.lengths == 0).sum()):
+            finding.notes.append(f"{empty} sequences have no token")
         if beside:
             vocab_size = vocab_size or beside.vocab_size
             _check_sidecar(index, beside, tokenizer_sha256, finding)
@@ -92,69 +62,10 @@ def verify(
             f"{int(index.lengths.sum(dtype=np.int64)):,} tokens of {index.dtype}"
         )
         _check_sums(prefix, beside, finding)
-    except (Broken, ValueError) as error:
+    except ValueError as error:
         finding.wrong.append(str(error))
         _check_sums(prefix, None, finding)
     return finding
-
-
-def read_index(path: Path) -> Index:
-    """Parse an `.idx` of any kind that Megatron writes.
-
-    Raises:
-        Broken: missing, or of another size or form than its own header says.
-    """
-    if not path.is_file():
-        raise Broken(f"{path} is missing")
-    raw = path.read_bytes()
-    if len(raw) < HEAD.size:
-        raise Broken(f"{path} has {len(raw)} bytes; a header alone has {HEAD.size}")
-    magic, version, code, sequences, boundaries = HEAD.unpack_from(raw)
-    if magic != MAGIC or version != VERSION:
-        raise Broken(f"{path} starts with {magic!r}, version {version}; wanted {MAGIC!r}, version {VERSION}")
-    if code not in DTYPES:
-        raise Broken(f"{path}: token type {code} is unknown; known: {', '.join(map(str, DTYPES))}")
-    body = 12 * sequences + 8 * boundaries
-    if len(raw) - HEAD.size not in (body, body + sequences):  # with a mode per sequence in multimodal data
-        raise Broken(
-            f"{path} has {len(raw)} bytes; its header ({sequences} sequences, {boundaries} document boundaries) "
-            f"says {HEAD.size + body}"
-        )
-    at = HEAD.size
-    return Index(
-        dtype=np.dtype(DTYPES[code]),
-        lengths=np.frombuffer(raw, np.int32, sequences, at),
-        pointers=np.frombuffer(raw, np.int64, sequences, at + 4 * sequences),
-        documents=np.frombuffer(raw, np.int64, boundaries, at + 12 * sequences),
-    )
-
-
-def _check_index(index: Index, finding: Finding) -> None:
-    wrong = finding.wrong
-    if not len(index.lengths):
-        wrong.append("the index holds no sequence")
-    if (bad := np.flatnonzero(index.lengths < 0)).size:
-        wrong.append(f"sequence {bad[0]} has {index.lengths[bad[0]]} tokens ({bad.size} such)")
-    if empty := int((index.lengths == 0).sum()):
-        finding.notes.append(f"{empty} sequences have no token")
-    expected = np.zeros(len(index.lengths), dtype=np.int64)
-    np.cumsum(index.lengths[:-1], dtype=np.int64, out=expected[1:])
-    if (bad := np.flatnonzero(index.pointers != expected * index.dtype.itemsize)).size:
-        wrong.append(
-            f"sequence {bad[0]} starts at byte {index.pointers[bad[0]]}; the lengths before it say "
-            f"{expected[bad[0]] * index.dtype.itemsize} ({bad.size} such)"
-        )
-    ends = index.documents
-    if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(index.lengths) or (np.diff(ends) < 0).any():
-        wrong.append(f"document boundaries do not ascend from 0 to {len(index.lengths)}, the number of sequences")
-
-
-def _check_size(index: Index, path: Path, finding: Finding) -> None:
-    if not path.is_file():
-        raise Broken(f"{path} is missing")
-    wanted = int(index.lengths.sum(dtype=np.int64)) * index.dtype.itemsize
-    if (size := path.stat().st_size) != wanted:
-        finding.wrong.append(f"{path} has {size} bytes; the index says {wanted}")
 
 
 def _check_sidecar(index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str | None, finding: Finding) -> None:
@@ -167,18 +78,13 @@ def _check_sidecar(index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str 
         finding.wrong.append("the sidecar names another tokenizer (SHA-256) than the one given")
 
 
-def _blocks(index: Index, path: Path) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    tokens = np.memmap(path, dtype=index.dtype, mode="r")
-    for start in range(0, len(tokens), BLOCK):
-        yield start, np.asarray(tokens[start : start + BLOCK]).astype(np.int64)
-
-
 def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, finding: Finding) -> None:
     """Ids are 0 to the vocabulary's end; in SFT data -1 - id ends a sample, and labels may be -100."""
     if vocab_size is None:
         finding.notes.append("token ids are not checked against a vocabulary: --tokenizer or --vocab-size does")
         vocab_size = np.iinfo(np.int64).max
-    for start, tokens in _blocks(index, path):
+    for start, block in blocks(index, path):
+        tokens = block.astype(np.int64)
         bad = tokens >= vocab_size
         if sft:
             is_label = ((start + np.arange(len(tokens))) // (int(index.lengths[0]) // 2)) % 2 == 1
@@ -187,9 +93,8 @@ def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, f
             bad |= tokens < 0
         if bad.any():
             at = int(np.argmax(bad))
-            sequence = int(np.searchsorted(index.pointers, (start + at) * index.dtype.itemsize, side="right")) - 1
             finding.wrong.append(
-                f"sequence {sequence} holds {tokens[at]}, which is no id of a vocabulary of {vocab_size} "
+                f"sequence {index.sequence_at(start + at)} holds {tokens[at]}, not an id of the {vocab_size} "
                 f"({int(bad.sum())} such in this block)"
             )
             return

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_patch.common.checksum import file_sha256
+from megatron_patch.data import prepared  # standard library only, as sidecar
 from megatron_patch.data.sft import sidecar  # standard library only: not a way into the other wing
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.argv import EMITTED, FIXED
@@ -316,6 +318,29 @@ def check_sft_idxmap(
                 yield Problem(names=(name, "SEQ_LEN"), what=what, valid=valid)
 
 
+def check_pretraining_idxmap(
+    *,
+    sft: bool,
+    mp_dataset_type: str,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    train_data: tuple[Corpus, ...],
+    valid_data: tuple[Corpus, ...] | None,
+) -> Step:
+    """An idxmap of texts holds ids of this tokenizer, and no labels. Whole before a start: see `idxmap_check`."""
+    if sft or mp_dataset_type != "idxmap":
+        return
+    every = [("DATASET_PATH", corpus.path) for corpus in train_data]
+    every += [("VALID_DATASET_PATH", corpus.path) for corpus in valid_data or ()]
+    sha256 = None
+    if any(prepared.tokenizer_of(prefix) for _, prefix in every):
+        sha256 = file_sha256(Path(tokenizer.model or f"{tokenizer.path}/tokenizer.json"))
+    valid = "an idxmap that toolkits/pretrain_data_preprocessing made with this tokenizer"
+    for name, prefix in every:
+        for what in prepared.problems(prefix, vocab_size=vocab_size, tokenizer_sha256=sha256):
+            yield Problem(names=(name,), what=what, valid=valid)
+
+
 def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
     """Conversations for validation are named, not split off."""
     if sft and mp_split is not None:
@@ -374,6 +399,7 @@ CHECKS: tuple[Callable[..., Step], ...] = (
     check_data_form,
     check_sft_tokenizer,
     check_sft_idxmap,
+    check_pretraining_idxmap,
     check_sft_split,
     check_split,
     check_cluster,

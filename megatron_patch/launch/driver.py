@@ -18,6 +18,7 @@ from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import Environment, facts_from_outside
+from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
 from megatron_patch.launch.plan import Plan, content_of, values_of
@@ -175,7 +176,7 @@ def _refusals(plan: Plan) -> list[Problem]:
             "(MP_MEMORY_CHECK=0 tries it all the same)"
         )
         found.append(Problem(names=("MODEL_SIZE",), what=what, valid=cheapest_change(plan)))
-    return found
+    return found + idxmap_problems(plan)
 
 
 def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.data.index_head import HEAD, MAGIC, TOKEN_BYTES, VERSION  # standard library only
+from megatron_patch.data.index import BrokenIndex, count  # standard library only
+from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
+from megatron_patch.data.sources import find_sources, visible
 from megatron_patch.data.tokenizer_folder import next_ids, read_folder  # standard library only
 
 
@@ -174,7 +175,7 @@ def _prefixes_in(word: str) -> list[str]:
     folder = Path(word)
     if not folder.is_dir() or prefix_exists(word):
         return [word]
-    found = sorted(str(path.with_suffix("")) for path in folder.rglob("*.idx") if path.is_file())
+    found = [str(path.with_suffix("")) for path in visible(folder, "*.idx")]
     if not found:
         raise CorpusError(f"no .idx in the folder {word}, nor below it")
     return found
@@ -198,52 +199,21 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
     missing = [prefix + suffix for suffix in (".bin", ".idx") if not _is_file(prefix + suffix)]
     if missing:
         raise CorpusError(f"no such file: {', '.join(missing)}")
-    tokens, documents = count(prefix)
+    try:
+        tokens, documents = count(prefix)
+    except BrokenIndex as error:
+        raise CorpusError(str(error)) from None
     return Corpus(path=str(Path(prefix).absolute()), weight=weight, tokens=tokens, documents=documents)
-
-
-def count(prefix: str) -> tuple[int, int]:
-    """Tokens and documents of an idxmap, from the sizes of its two files and the last entries of its index.
-
-    Catches what `mmap` opens without a word: an empty or cut .bin, bytes too many, halves of two data sets.
-    Raises:
-        CorpusError: the files do not belong together, or hold nothing.
-    """
-    index, data_bytes = Path(f"{prefix}.idx"), Path(f"{prefix}.bin").stat().st_size
-    index_bytes = index.stat().st_size
-    if data_bytes == 0 or index_bytes == 0:
-        raise CorpusError(f"{prefix}.bin is empty" if data_bytes == 0 else f"{index} is empty")
-    if index_bytes < HEAD.size:
-        raise CorpusError(f"{index} is cut: {index_bytes} bytes, the header alone has {HEAD.size}")
-    with index.open("rb") as file:
-        magic, version, code, sequences, documents = HEAD.unpack(file.read(HEAD.size))
-        if magic != MAGIC or version != VERSION or code not in TOKEN_BYTES:
-            raise CorpusError(f"{index} is not an index of Megatron's")
-        body = sequences * 12 + documents * 8  # int32 lengths, int64 offsets, int64 document ends
-        if sequences == 0 or index_bytes - HEAD.size not in (body, body + sequences):  # int8 modes are optional
-            raise CorpusError(f"{index} is damaged: {sequences} sequences do not make {index_bytes} bytes")
-        file.seek(HEAD.size + (sequences - 1) * 4)
-        (last_length,) = struct.unpack("<i", file.read(4))
-        file.seek(HEAD.size + sequences * 4 + (sequences - 1) * 8)
-        (last_offset,) = struct.unpack("<q", file.read(8))
-    expected = last_offset + last_length * TOKEN_BYTES[code]
-    if data_bytes != expected:
-        raise CorpusError(f"{prefix}.bin has {data_bytes} bytes, its index says {expected}: not from one run, or cut")
-    return data_bytes // TOKEN_BYTES[code], sequences
-
-
-RAW_SUFFIXES = (".json", ".jsonl", ".parquet")
-"""Files of conversations; the first two also as .gz and .zst. `data/sft/rows.py` reads them."""
 
 
 def _inspect_raw(path: str, weight: float | None) -> Corpus:
     if not Path(path).exists():
         hint = "; an idxmap lies there: unset MP_DATASET_TYPE" if prefix_exists(path) else ""
         raise CorpusError(f"no such file: {path}{hint}")
-    files = [Path(path)] if _is_file(path) else sorted(file for file in Path(path).rglob("*") if file.is_file())
-    known = [file for file in files if file.name.removesuffix(".gz").removesuffix(".zst").endswith(RAW_SUFFIXES)]
-    if not known:
-        raise CorpusError(f"{path} is not, and does not hold, a file that ends in {', '.join(RAW_SUFFIXES)}")
+    try:
+        known = find_sources([path])
+    except DataError as error:
+        raise CorpusError(str(error)) from None
     for file in known:
         _look_into(file)
     return Corpus(path=str(Path(path).absolute()), weight=weight, tokens=None)

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_patch.data.content import idxmap_identity
+from megatron_patch.data.idxmap import whole_index
+from megatron_patch.data.index import BrokenIndex
 from megatron_patch.trainer.errors import DataError
 
 
@@ -32,30 +34,17 @@ def cache_folder(root: Path, prefixes: Iterable[str]) -> Path:
 
 
 def _identity(prefix: str) -> bytes:
-    """Hash of the `.idx`, with size and time of the `.bin` (which may be terabytes)."""
-    index, data = Path(prefix + ".idx"), Path(prefix + ".bin")
-    for path in (index, data):
+    """Of both files' content: copies on other machines, with times of their own, have the same."""
+    for path in (Path(prefix + ".idx"), Path(prefix + ".bin")):
         if not path.is_file():
             raise DataError(f"{path} does not exist: an idxmap data set is a .bin and an .idx")
-    _check_sizes(prefix, data)
-    with index.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").digest()
-    stat = data.stat()
-    return content + f"{prefix} {stat.st_size} {stat.st_mtime_ns}".encode()
-
-
-def _check_sizes(prefix: str, data: Path) -> None:
-    """The `.bin` must be as long as the `.idx` says: Megatron maps it unseen and trains on what lies behind."""
     try:
-        dataset = IndexedDataset(prefix, mmap=False)
-        lengths, itemsize = dataset.sequence_lengths, np.dtype(dataset.index.dtype).itemsize
-    except Exception as error:
-        raise DataError(f"{prefix}.idx cannot be read: {error}") from error
-    expected, found = int(lengths.sum(dtype=np.int64)) * itemsize, data.stat().st_size
-    if expected != found:
-        raise DataError(f"{data} has {found} bytes, but its index describes {expected}: make it again")
-    if expected == 0:
-        raise DataError(f"{data} holds no token")
+        index = whole_index(Path(prefix))
+    except BrokenIndex as error:
+        raise DataError(f"{error}: make it again") from error
+    if not index.bytes:
+        raise DataError(f"{prefix}.bin holds no token")
+    return f"{prefix} {idxmap_identity(prefix)}".encode()
 
 
 def drop_torn_indices(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.index_head import HEAD, MAGIC
-from megatron_patch.launch.inputs import CorpusError, count, read_blend
+from megatron_patch.data.index import HEAD, MAGIC, count
+from megatron_patch.launch.inputs import CorpusError, read_blend
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def no_documents(prefix: Path) -> None:
         (cut_header, "is cut"),
         (cut_index, "is damaged"),
         (other_magic, "not an index of Megatron's"),
-        (float_tokens, "not an index of Megatron's"),
+        (float_tokens, "token type 7; known"),
         (no_documents, "is damaged"),
     ],
 )
@@ -126,14 +126,14 @@ def test_damage_is_found(
     assert count(str(prefix)) == (DOCUMENTS * LENGTH, DOCUMENTS)
     damage(prefix)
     with pytest.raises(CorpusError, match=found):
-        count(str(prefix))
+        read_blend(str(prefix), raw=False)
 
 
 def test_halves_of_two_data_sets(tmp_path: Path, idxmap: Callable[..., Path]) -> None:
     one, other = idxmap(tmp_path / "one"), idxmap(tmp_path / "other", documents=21)
     other.with_name("other.bin").replace(one.with_name("one.bin"))
     with pytest.raises(CorpusError, match="not from one run"):
-        count(str(one))
+        read_blend(str(one), raw=False)
 
 
 def test_megatron_writes_what_is_read_here(tmp_path: Path) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import struct
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.files import write_json
-from megatron_patch.data.index_head import HEAD, MAGIC
+from megatron_patch.data.index import first_length
 
 KIND = "megatron_patch SFT idxmap, version 1"
 
@@ -106,16 +105,9 @@ def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str, voca
 
 def _problems_of_index(index: Path, seq_length: int) -> list[str]:
     """Pai's layout says its sequence length by the length of its documents alone."""
-    if not index.is_file():
-        return [f"{index} does not exist"]
-    with index.open("rb") as file:
-        head = file.read(HEAD.size)
-        if len(head) < HEAD.size or not head.startswith(MAGIC):
-            return [f"{index} is not a Megatron index"]
-        sequences = HEAD.unpack(head)[3]
-        if not sequences:
-            return [f"{index} holds no document"]
-        (length,) = struct.unpack("<i", file.read(4))
+    length = first_length(index)
+    if not length:
+        return [f"{index} holds no document"]
     if length != 2 * seq_length:
         return [
             f"{index}: documents of {length} numbers (tokens, then labels) are for sequence length {length / 2:g}, "

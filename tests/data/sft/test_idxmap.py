@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,7 @@ def test_small_vocabularies_wrapped_round_in_16_bits(tmp_path: Path, tokenizer: 
     numbers.astype(np.int16).tofile(tmp_path / "pai.bin")
     index = bytearray((tmp_path / "pai.idx").read_bytes())
     index[17] = 8  # uint16
+    struct.pack_into("<2q", index, 34 + 2 * 4, 0, 2 * 32)  # offsets, of two sequences
     (tmp_path / "pai.idx").write_bytes(index)
     assert samples_of(tmp_path / "pai", 16, tokenizer) == EXPECTED
 
@@ -187,5 +189,5 @@ def test_samples_without_a_label_are_counted(tmp_path: Path, tokenizer: ChatToke
 
 
 def test_missing_files_are_errors(tmp_path: Path, tokenizer: ChatTokenizer) -> None:
-    with pytest.raises(DataError, match=r"none\.idx does not exist"):
+    with pytest.raises(DataError, match=r"none\.idx is missing"):
         open_idxmap(tmp_path / "none", 16, tokenizer)

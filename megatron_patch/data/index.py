@@ -1,0 +1,199 @@
+"""Megatron's `.idx`: the one reader. Only the whole index needs numpy, so the launcher may look at the head.
+
+Source: `megatron/core/datasets/indexed_dataset.py` of megatron-core 0.19.2; the layout is written down in idxmap.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+HEAD = struct.Struct("<9sQBQQ")
+"""Magic, version, code of the token type, sequences, document boundaries (documents + 1)."""
+TOKEN_TYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 8: "uint16"}
+"""Megatron's codes (`DType`) of types that can hold token ids; 6 and 7 are floats."""
+BLOCK = 1 << 22
+"""Sequences looked at at once."""
+
+
+class BrokenIndex(ValueError):
+    """Not a whole index, or not one that belongs to its .bin; the message names the file and what is wrong."""
+
+
+class Head(NamedTuple):
+    """What an index says about itself."""
+
+    token_type: str
+    """Of TOKEN_TYPES."""
+    sequences: int
+    boundaries: int
+    """Documents + 1."""
+
+    @property
+    def token_bytes(self) -> int:
+        """Of one token."""
+        return int(self.token_type.strip("uint")) // 8
+
+
+def read_head(path: Path) -> Head:
+    """The head of an index that is as long as it says.
+
+    Raises:
+        BrokenIndex: missing, of another form, or cut.
+    """
+    if not path.is_file():
+        raise BrokenIndex(f"{path} is missing")
+    with path.open("rb") as file:
+        raw, size = file.read(HEAD.size), os.fstat(file.fileno()).st_size
+    if not raw:
+        raise BrokenIndex(f"{path} is empty")
+    if not raw.startswith(MAGIC):
+        raise BrokenIndex(f"{path} is not an index of Megatron's: it does not start with {MAGIC!r}")
+    if len(raw) < HEAD.size:
+        raise BrokenIndex(f"{path} is cut: {size} bytes, the header alone has {HEAD.size}")
+    _, version, code, sequences, boundaries = HEAD.unpack(raw)
+    if version != VERSION or code not in TOKEN_TYPES:
+        known = ", ".join(map(str, TOKEN_TYPES))
+        raise BrokenIndex(f"{path} has version {version}, token type {code}; known: version 1, types {known}")
+    body = 12 * sequences + 8 * boundaries  # int32 lengths, int64 offsets, int64 document boundaries
+    if not boundaries or size - HEAD.size not in (
+        body,
+        body + sequences,
+    ):  # with an int8 mode a sequence in multimodal data
+        what = f"{sequences} sequences and {boundaries} document boundaries do not make {size} bytes"
+        raise BrokenIndex(f"{path} is damaged: {what}")
+    return Head(TOKEN_TYPES[code], sequences, boundaries)
+
+
+def count(prefix: str) -> tuple[int, int]:
+    """Tokens and sequences of a dataset, from the sizes of its files and the last entries of its index.
+
+    Raises:
+        BrokenIndex: the files do not belong together, or hold nothing.
+    """
+    path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+    head = read_head(path)
+    if not data.is_file():
+        raise BrokenIndex(f"{data} is missing")
+    if not head.sequences or not data.stat().st_size:
+        raise BrokenIndex(f"{data} is empty" if head.sequences else f"{path} is damaged: it has 0 sequences")
+    with path.open("rb") as file:
+        file.seek(HEAD.size + (head.sequences - 1) * 4)
+        (length,) = struct.unpack("<i", file.read(4))
+        file.seek(HEAD.size + head.sequences * 4 + (head.sequences - 1) * 8)
+        (offset,) = struct.unpack("<q", file.read(8))
+    expected, found = offset + length * head.token_bytes, data.stat().st_size
+    if found != expected:
+        raise BrokenIndex(f"{data} has {found} bytes, its index says {expected}: not from one run, or cut")
+    return found // head.token_bytes, head.sequences
+
+
+def first_length(path: Path) -> int:
+    """Tokens of the first sequence; 0 if there is none.
+
+    Raises:
+        BrokenIndex: see `read_head`.
+    """
+    if not read_head(path).sequences:
+        return 0
+    with path.open("rb") as file:
+        file.seek(HEAD.size)
+        (length,) = struct.unpack("<i", file.read(4))
+    return int(length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """An index, memory-mapped."""
+
+    path: Path
+    dtype: np.dtype[Any]
+    lengths: npt.NDArray[np.int32]
+    """[sequences], tokens."""
+    offsets: npt.NDArray[np.int64]
+    """[sequences], bytes in the .bin."""
+    documents: npt.NDArray[np.int64]
+    """[documents + 1], first sequence of each, and the end."""
+
+    @property
+    def bytes(self) -> int:
+        """That the .bin has to have."""
+        import numpy as np
+
+        return int(self.lengths.sum(dtype=np.int64)) * self.dtype.itemsize
+
+    def sequence_at(self, token: int) -> int:
+        """Number of the sequence that holds the `token`-th token of the .bin."""
+        import numpy as np
+
+        return int(np.searchsorted(self.offsets, token * self.dtype.itemsize, side="right")) - 1
+
+
+def read_index(path: Path) -> Index:
+    """Map an index.
+
+    Raises:
+        BrokenIndex: see `read_head`.
+    """
+    import numpy as np
+
+    head = read_head(path)
+    raw = np.memmap(path, np.uint8, mode="r", offset=HEAD.size)
+    lengths, offsets = 4 * head.sequences, 12 * head.sequences
+    return Index(
+        path=path,
+        dtype=np.dtype(head.token_type),
+        lengths=raw[:lengths].view(np.int32),
+        offsets=raw[lengths:offsets].view(np.int64),
+        documents=raw[offsets : offsets + 8 * head.boundaries].view(np.int64),
+    )
+
+
+def problems_of(index: Index) -> list[str]:
+    """What is wrong with its structure; empty if each sequence begins where the one before it ends."""
+
+    if not len(index.lengths):
+        return [f"{index.path} holds no sequence"]
+    found = [*_wrong_sequences(index)]
+    ends, sequences = index.documents, len(index.lengths)
+    if len(ends) < 2 or ends[0] != 0 or ends[-1] != sequences or bool((ends[1:] < ends[:-1]).any()):
+        found.append(f"{index.path}: document boundaries do not ascend from 0 to {sequences}, the number of sequences")
+    return found
+
+
+def _wrong_sequences(index: Index) -> Iterator[str]:
+    """The first sequence whose length is negative, or which begins elsewhere than the lengths before it say."""
+    import numpy as np
+
+    expected = 0
+    for start in range(0, len(index.lengths), BLOCK):
+        lengths, offsets = index.lengths[start : start + BLOCK], index.offsets[start : start + BLOCK]
+        ends = expected + np.cumsum(lengths, dtype=np.int64) * index.dtype.itemsize
+        begins = np.concatenate([[expected], ends[:-1]])
+        if (bad := np.flatnonzero(lengths < 0)).size:
+            yield f"{index.path}: sequence {start + bad[0]} has {lengths[bad[0]]} tokens"
+            return
+        if (bad := np.flatnonzero(offsets != begins)).size:
+            at = f"sequence {start + bad[0]} starts at byte {offsets[bad[0]]}"
+            yield f"{index.path}: {at}; the lengths before it say {begins[bad[0]]}"
+            return
+        expected = int(ends[-1])
+
+
+def size_problem(index: Index, data: Path) -> str | None:
+    """Whether the .bin has another size than the index says. Megatron maps it unseen, and trains on what it finds."""
+    if not data.is_file():
+        return f"{data} is missing"
+    if (found := data.stat().st_size) != index.bytes:
+        return f"{data} has {found} bytes; its index says {index.bytes}"
+    return None
