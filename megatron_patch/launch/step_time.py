@@ -30,12 +30,14 @@ SHORT_ATTENTION = 800
 """Tokens at which attention has half of its speed on endless sequences: FlashAttention-3's published curves."""
 ATTENTION_EXTRA = 1.04
 """Measured time of attention in the step over the kernels alone (143 of 138 ms): preparation and reductions."""
-TP_EXPOSED = 0.4
-"""Part of tensor-parallel communication that is not hidden by matmuls where it overlaps them: at TP2 the overlap takes
-15 of 24 ms away (9,838 -> 10,211 tokens/s)."""
-TP_OPERATIONS = 8
-"""All-gathers and reduce-scatters of one layer, forward and backward, that something waits for; two more are behind
-the gradients of the weights."""
+TP_EXPOSED, TP_OVERLAPPED = 0.76, 0.57
+"""Part of tensor-parallel communication that a step waits for, one after the other and overlapped: a profile of TP2 on
+two H200s has 6.2 ms of it in a micro batch of four layers, of which 4.7 ms are exposed; overlapped 0.6 are, and the
+matmuls, cut into pieces, take 2.9 ms longer."""
+TP_OPERATIONS, TP_OPERATIONS_OF_HEAD = 8, 4
+"""All-gathers and reduce-scatters of one layer, and of the LM head, forward and backward."""
+NVLINK_OF_TWO = 196e9
+"""Bytes/s of a collective of two ranks, for which NCCL takes its LL protocol (the same profile)."""
 CP_CORRECTION = 26
 """Bytes moved for each query element and ring step: fp32 partial results forward, fp32 gradients backward."""
 CP_LAUNCH = 80e-6
@@ -215,7 +217,7 @@ def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
         attention=sum(attention),
         elementwise=_elementwise(work, layout, kind),
         launch=KERNELS[work.precision] * GAP,
-        tensor_parallel=_tensor_parallel(work, layout, kind),
+        tensor_parallel=_tensor_parallel(work, layout, kind, TP_OPERATIONS),
         context_parallel=_context_parallel(work, layout, kind),
     )
     plain = others + _Pass(matmul=_with_power_of(others.total, matmul))
@@ -268,12 +270,13 @@ def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:
     return (swiglu + rope + norms + casts) / kind.bandwidth
 
 
-def _tensor_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
+def _tensor_parallel(work: Work, layout: Layout, kind: GpuKind, operations: int) -> float:
     """Activations of the residual stream, gathered and scattered in bf16 around each pair of matmuls."""
     if layout.tp == 1:
         return 0.0
-    one = (layout.tp - 1) / layout.tp * 2 * tokens_of_rank(work, layout) * work.model.hidden_size / kind.nvlink
-    return TP_OPERATIONS * one * (TP_EXPOSED if work.tp_overlap else 1.0)
+    link = min(kind.nvlink, NVLINK_OF_TWO) if layout.tp == 2 else kind.nvlink
+    one = (layout.tp - 1) / layout.tp * 2 * tokens_of_rank(work, layout) * work.model.hidden_size / link
+    return operations * one * (TP_OVERLAPPED if work.tp_overlap else TP_EXPOSED)
 
 
 def _context_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
@@ -294,7 +297,11 @@ def _head(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
     traffic = 2 * work.gradient_bytes * table / kind.bandwidth
     logits = 8 * tokens * work.vocab_rows / layout.tp / kind.bandwidth
     arithmetic = 6 * table * tokens / kind.matmul_bf16
-    return _Pass(matmul=_with_power_of(logits, arithmetic + traffic), elementwise=logits)
+    return _Pass(
+        matmul=_with_power_of(logits, arithmetic + traffic),
+        elementwise=logits,
+        tensor_parallel=_tensor_parallel(work, layout, kind, TP_OPERATIONS_OF_HEAD),
+    )
 
 
 def _pipeline_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network) -> float:
