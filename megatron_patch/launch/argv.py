@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from megatron_patch.common.run_folder import CACHE, TENSORBOARD
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.inputs import Corpus
 from megatron_patch.launch.plan import Plan
-from megatron_patch.models.megatron import architecture_flags
+from megatron_patch.launch.variables import BY_FIELD, VARIABLES
+from megatron_patch.models.megatron import ARCHITECTURE, architecture_flags
 
 Flags = list[str]
 
@@ -22,29 +24,53 @@ CPU_LAYERS = ("megatron_patch.backend.cpu.layers", "local_layer_spec")
 """Module and function of the layer without Transformer Engine."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """A builder of flags, and all that it may give; a test holds that it gives no other."""
+
+    build: Callable[[Plan], Flags]
+    flags: frozenset[str]
+    passes: tuple[str, ...]
+    """Fields of Variables whose flags it passes on."""
+
+    def __call__(self, plan: Plan) -> Flags:
+        return self.build(plan)
+
+
+def emits(flags: str = "", passes: tuple[str, ...] = ()) -> Callable[[Callable[[Plan], Flags]], Group]:
+    """Declare what a builder gives: flags, and variables that it passes on."""
+    declared = frozenset([*flags.split(), *(BY_FIELD[name].flag for name in passes)])
+    return lambda build: Group(build, declared, passes)
+
+
+def passed(plan: Plan, *names: str) -> Flags:
+    """The flags of variables that are only passed on."""
+    return [word for name in names for word in BY_FIELD[name].argv(getattr(plan.variables, name))]
+
+
 def megatron_argv(plan: Plan) -> Flags:
     """All flags, in groups."""
-    flags: Flags = []
-    for group in GROUPS:
-        flags += group(plan)
-    return flags
+    return [word for group in GROUPS for word in group(plan)]
 
 
+@emits("--device --export-hf --hf-checkpoint --output-dir", passes=("z_loss",))
 def own_flags(plan: Plan) -> Flags:
     """Those that `trainer/arguments.py` declares."""
     flags = ["--device", plan.device, "--output-dir", plan.output]
-    flags += ["--z-loss", repr(plan.variables.z_loss)] if plan.variables.z_loss else []
+    flags += passed(plan, "z_loss")
     flags += ["--export-hf", plan.export] if plan.variables.export_hf else []
     if plan.weights.kind == "hf" and plan.resume_iteration is None:
         flags += ["--hf-checkpoint", plan.weights.path]
     return flags
 
 
+@emits(ARCHITECTURE)
 def model_flags(plan: Plan) -> Flags:
     """The architecture."""
     return architecture_flags(plan.model, plan.variables.init_std)
 
 
+@emits("--padded-vocab-size --tokenizer-model --tokenizer-type")
 def tokenizer_flags(plan: Plan) -> Flags:
     """The rows of the embedding are said outright: Megatron would take them from the tokenizer, padded by TP."""
     tokenizer = plan.tokenizer
@@ -55,6 +81,14 @@ def tokenizer_flags(plan: Plan) -> Flags:
     ]
 
 
+@emits(
+    "--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --context-parallel-size "
+    "--decoder-first-pipeline-num-layers --decoder-last-pipeline-num-layers --distributed-backend "
+    "--num-virtual-stages-per-pipeline-rank --pipeline-model-parallel-layout --pipeline-model-parallel-size "
+    "--sequence-parallel --tensor-model-parallel-size --tp-comm-overlap --tp-comm-overlap-cfg "
+    "--tp-comm-overlap-rs-dgrad",
+    passes=("distributed_timeout_minutes",),
+)
 def parallel_flags(plan: Plan) -> Flags:
     """How the model is cut, and what the ranks talk through."""
     layout = plan.layout
@@ -76,28 +110,34 @@ def parallel_flags(plan: Plan) -> Flags:
         first, last = layout.stage_layers[0], layout.stage_layers[-1]
         flags += ["--decoder-first-pipeline-num-layers", str(first), "--decoder-last-pipeline-num-layers", str(last)]
     flags += ["--distributed-backend", "nccl" if plan.device == "cuda" else "gloo"]
-    return [*flags, "--distributed-timeout-minutes", str(plan.variables.distributed_timeout_minutes)]
+    return [*flags, *passed(plan, "distributed_timeout_minutes")]
 
 
+@emits("--global-batch-size --micro-batch-size --seq-length --train-iters", passes=("seed",))
 def batch_flags(plan: Plan) -> Flags:
     """Batch, length and seed."""
     config = plan.config
     return [
         *("--micro-batch-size", str(config.batch_size), "--global-batch-size", str(config.global_batch_size)),
         *("--seq-length", str(config.seq_len), "--train-iters", str(plan.schedule.train_iters)),
-        *("--seed", str(plan.variables.seed)),
+        *passed(plan, "seed"),
     ]
 
 
+@emits(
+    "--dist-ckpt-optim-fully-reshardable --exp-avg-dtype --exp-avg-sq-dtype --lr --lr-decay-iters --lr-decay-style "
+    "--lr-warmup-iters --main-grads-dtype --min-lr --optimizer --optimizer-cpu-offload --optimizer-offload-fraction "
+    "--overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce --overlap-param-gather --use-distributed-optimizer "
+    "--use-precision-aware-optimizer",
+    passes=("weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps"),
+)
 def optimizer_flags(plan: Plan) -> Flags:
     """AdamW with a cosine; Megatron's decay includes the warm-up."""
-    config, variables, schedule = plan.config, plan.variables, plan.schedule
+    config, schedule = plan.config, plan.schedule
     flags = ["--optimizer", "adam", "--lr", repr(config.lr), "--min-lr", repr(config.min_lr)]
     flags += ["--lr-decay-style", "cosine", "--lr-decay-iters", str(schedule.decay_iters)]
     flags += ["--lr-warmup-iters", str(schedule.warmup_iters)]
-    flags += ["--weight-decay", repr(variables.weight_decay), "--clip-grad", repr(variables.clip_grad)]
-    flags += ["--adam-beta1", repr(variables.adam_beta1), "--adam-beta2", repr(variables.adam_beta2)]
-    flags += ["--adam-eps", repr(variables.adam_eps)] if variables.adam_eps != 1e-8 else []
+    flags += passed(plan, "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps")
     if config.do:
         # Any later layout can load it; the default restores step 0 at another one without a word.
         flags += ["--use-distributed-optimizer", "--dist-ckpt-optim-fully-reshardable"]
@@ -122,6 +162,10 @@ def overlaps(plan: Plan) -> bool:
     return plan.device == "cuda" and plan.layout.dp * plan.layout.cp > 1 and plan.config.ac != "offload"
 
 
+@emits(
+    "--bf16 --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe "
+    "--grad-reduce-in-bf16 --initial-loss-scale",
+)
 def precision_flags(plan: Plan) -> Flags:
     """PR."""
     pr = plan.config.pr
@@ -144,6 +188,12 @@ def gathers_fp8(plan: Plan) -> bool:
     return plan.config.do and (plan.offload_fraction == 0 or plan.variables.fp8_recipe == "delayed")
 
 
+@emits(
+    "--allow-unfused-attention --attention-backend --cross-entropy-fusion-impl --cross-entropy-loss-fusion "
+    "--manual-gc --manual-gc-interval --no-check-for-nan-in-loss-and-grad --no-gradient-accumulation-fusion "
+    "--no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --spec --transformer-impl "
+    "--use-cpu-initialization",
+)
 def kernel_flags(plan: Plan) -> Flags:
     """Which implementation computes."""
     flags = ["--attention-backend", attention_backend(plan)]
@@ -175,6 +225,10 @@ def attention_backend(plan: Plan) -> str:
     return "flash" if plan.config.fl else "unfused"
 
 
+@emits(
+    "--cpu-offloading-num-layers --fine-grained-activation-offloading --offload-modules --recompute-granularity "
+    "--recompute-method --recompute-num-layers",
+)
 def recompute_flags(plan: Plan) -> Flags:
     """AC."""
     ac, layers = plan.config.ac, str(plan.variables.ac_layers)
@@ -193,6 +247,11 @@ def offloads_modules(plan: Plan) -> bool:
     return plan.config.ac == "offload" and plan.layout.pp > 1
 
 
+@emits(
+    "--calculate-per-token-loss --data-cache-path --data-path --no-create-attention-mask-in-dataloader --num-workers "
+    "--sft-data --split --train-data-path --valid-data-path",
+    passes=("sft_loss", "sft_average", "sft_overlong", "sft_max_lost", "sft_packing"),
+)
 def data_flags(plan: Plan) -> Flags:
     """Where the samples come from."""
     workers = plan.variables.num_workers
@@ -208,10 +267,9 @@ def data_flags(plan: Plan) -> Flags:
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
         flags += ["--sft-data", plan.variables.dataset_type]
-        flags += ["--sft-loss", plan.variables.sft_loss, "--sft-average", plan.variables.sft_average]
-        flags += ["--sft-overlong", plan.variables.sft_overlong, "--sft-max-lost", repr(plan.variables.sft_max_lost)]
+        flags += passed(plan, "sft_loss", "sft_average", "sft_overlong", "sft_max_lost")
         flags += ["--calculate-per-token-loss"]  # else each micro batch weighs the same, however few its labels
-        flags += ["--sft-packing"] if plan.variables.sft_packing else []
+        flags += passed(plan, "sft_packing")
     return flags
 
 
@@ -227,17 +285,23 @@ def _blend(corpora: tuple[Corpus, ...], *, sft: bool) -> list[str]:
     return words
 
 
+@emits("--eval-interval --eval-iters")
 def validation_flags(plan: Plan) -> Flags:
     """How often, and how much; the last validation is after the last iteration."""
     return ["--eval-interval", str(plan.schedule.eval_interval), "--eval-iters", str(plan.schedule.eval_iters)]
 
 
+@emits(
+    "--background-save --ckpt-format --ckpt-step --finetune --load --load-main-params-from-ckpt --no-load-optim "
+    "--no-load-rng --override-opt-param-scheduler --save --save-interval",
+    passes=("keep_checkpoints",),
+)
 def checkpoint_flags(plan: Plan) -> Flags:
     """Saving, and what is loaded: the newest checkpoint of this run, else the weights it starts from."""
     flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
     flags += ["--save-interval", str(plan.schedule.save_interval)]
     flags += ["--background-save"] if plan.background_save else []
-    flags += ["--keep-checkpoints", str(keep)] if (keep := plan.variables.keep_checkpoints) else []
+    flags += passed(plan, "keep_checkpoints")
     if plan.resume_iteration is not None:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]
@@ -250,10 +314,11 @@ def checkpoint_flags(plan: Plan) -> Flags:
     return flags
 
 
+@emits("--tensorboard-dir --wandb-entity --wandb-exp-name --wandb-project --wandb-save-dir", passes=("log_interval",))
 def logging_flags(plan: Plan) -> Flags:
     """Progress, TensorBoard, Weights & Biases."""
     variables = plan.variables
-    flags = ["--log-interval", str(variables.log_interval), "--tensorboard-dir", f"{plan.output}/{TENSORBOARD}"]
+    flags = [*passed(plan, "log_interval"), "--tensorboard-dir", f"{plan.output}/{TENSORBOARD}"]
     if plan.wandb:
         flags += ["--wandb-project", variables.wandb_project or "megatron-patch"]
         flags += ["--wandb-exp-name", variables.wandb_name or plan.output.rsplit("/", 1)[-1]]
@@ -262,12 +327,20 @@ def logging_flags(plan: Plan) -> Flags:
     return flags
 
 
+@emits()
+def variable_flags(plan: Plan) -> Flags:
+    """Variables that no group above passes on, in the order of their table."""
+    placed = {name for group in GROUPS for name in group.passes}
+    return passed(plan, *(row.field for row in VARIABLES if row.flag and row.field not in placed))
+
+
+@emits()
 def extra_flags(plan: Plan) -> Flags:
     """MP_MEGATRON_ARGS, last."""
     return shlex.split(plan.variables.megatron_args) if plan.variables.megatron_args else []
 
 
-GROUPS: tuple[Callable[[Plan], Flags], ...] = (
+GROUPS: tuple[Group, ...] = (
     own_flags,
     model_flags,
     tokenizer_flags,
@@ -281,6 +354,7 @@ GROUPS: tuple[Callable[[Plan], Flags], ...] = (
     validation_flags,
     checkpoint_flags,
     logging_flags,
+    variable_flags,
     extra_flags,
 )
 
@@ -295,33 +369,5 @@ FIXED = frozenset(
 )
 """Flags that no plan gives and that would turn a plan into something else."""
 
-EMITTED = frozenset(
-    """
-    --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --adam-beta1 --adam-beta2 --adam-eps
-    --allow-unfused-attention --attention-backend --attention-dropout --background-save --bf16
-    --calculate-per-token-loss --ckpt-format --ckpt-step --clip-grad --context-parallel-size --cpu-offloading-num-layers
-    --cross-entropy-fusion-impl --cross-entropy-loss-fusion --data-cache-path --data-path
-    --decoder-first-pipeline-num-layers --decoder-last-pipeline-num-layers --device --disable-bias-linear
-    --dist-ckpt-optim-fully-reshardable --distributed-backend --distributed-timeout-minutes --eval-interval --eval-iters
-    --exp-avg-dtype --exp-avg-sq-dtype --export-hf --ffn-hidden-size --fine-grained-activation-offloading --finetune
-    --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe
-    --global-batch-size --grad-reduce-in-bf16 --group-query-attention --hf-checkpoint --hidden-dropout --hidden-size
-    --init-method-std --initial-loss-scale --kv-channels --load --load-main-params-from-ckpt --log-interval --lr
-    --lr-decay-iters --lr-decay-style --lr-warmup-iters --main-grads-dtype --manual-gc --manual-gc-interval
-    --max-position-embeddings --micro-batch-size --min-lr --no-check-for-nan-in-loss-and-grad
-    --no-create-attention-mask-in-dataloader --no-gradient-accumulation-fusion --no-load-optim --no-load-rng
-    --no-masked-softmax-fusion --no-persist-layer-norm --no-rope-fusion --norm-epsilon --normalization
-    --num-attention-heads --num-layers --num-query-groups --num-virtual-stages-per-pipeline-rank --num-workers
-    --offload-modules --optimizer --optimizer-cpu-offload --optimizer-offload-fraction --output-dir
-    --overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce --overlap-param-gather --override-opt-param-scheduler
-    --padded-vocab-size --pipeline-model-parallel-layout --pipeline-model-parallel-size --position-embedding-type
-    --recompute-granularity --recompute-method --recompute-num-layers --rope-scaling-factor --rotary-base --save
-    --save-interval --seed --seq-length --sequence-parallel --sft-average --sft-data --sft-loss --sft-max-lost
-    --sft-overlong --sft-packing --spec --split --swiglu --tensor-model-parallel-size --tensorboard-dir
-    --tokenizer-model --tokenizer-type --tp-comm-overlap --tp-comm-overlap-cfg --tp-comm-overlap-rs-dgrad
-    --train-data-path --train-iters --transformer-impl --untie-embeddings-and-output-weights --use-cpu-initialization
-    --use-distributed-optimizer --use-precision-aware-optimizer --use-rope-scaling --valid-data-path --wandb-entity
-    --wandb-exp-name --wandb-project --wandb-save-dir --weight-decay --z-loss
-    """.split()  # noqa: SIM905
-)
-"""Every flag that some plan gives (`argv.py`); a test holds it against the golden files."""
+EMITTED = frozenset[str]().union(*(group.flags for group in GROUPS), (row.flag for row in VARIABLES if row.flag))
+"""Every flag that some plan gives."""

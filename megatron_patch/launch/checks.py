@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 from megatron_patch.common.checksum import file_sha256
@@ -25,7 +24,7 @@ from megatron_patch.launch.layout import (
 )
 from megatron_patch.launch.plan import count_iterations
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.resolve import STEPS, Step, finds, found_by, in_order
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
 
@@ -38,6 +37,7 @@ def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
         yield Problem(names=("TP", "MODEL_SIZE"), what=why, valid=f"TP {valid}")
 
 
+@finds("layers_divide")
 def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
     """The layers have to divide by PP."""
     if split_layers(model.num_layers, pp, 1) is None:
@@ -48,6 +48,7 @@ def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
         yield "layers_divide", True
 
 
+@finds("chunks")
 def check_chunks(
     *, pp: int, model: ModelConfig, layers_divide: bool, mp_vp: int | None, mp_vp_chunks: int | None
 ) -> Step:
@@ -76,6 +77,7 @@ def check_chunks(
         yield "chunks", chunks
 
 
+@finds("micro_batches")
 def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
     """An iteration is a whole number of micro batches on every data-parallel rank."""
     step = batch_size * dp
@@ -377,7 +379,7 @@ def _documents(shares: list[float], documents: int) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
-CHECKS: tuple[Callable[..., Step], ...] = (
+CHECKS = in_order(
     check_tensor_parallel,
     check_pipeline_parallel,
     check_chunks,
@@ -406,4 +408,5 @@ CHECKS: tuple[Callable[..., Step], ...] = (
     check_wandb,
     check_megatron_args,
     check_output,
+    known=found_by(STEPS),
 )

@@ -10,8 +10,8 @@ from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, re
 from megatron_patch.models import size_kind
 
 
-def _position(meaning: str, kind: Kind, example: str) -> Any:
-    return field(metadata={"meaning": meaning, "kind": kind, "example": example})
+def _position(meaning: str, chinese: str, kind: Kind, example: str) -> Any:
+    return field(metadata={"meaning": meaning, "chinese": chinese, "kind": kind, "example": example})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,53 +20,154 @@ class RunConfig:
 
     env: str = _position(
         "where it runs: dsw = this machine alone, dlc = several machines, slurm = a job on a Slurm cluster",
+        "在哪里运行：dsw = 仅本机，dlc = 多台机器，slurm = Slurm 集群上的任务",
         choice("dsw", "dlc", "slurm"),
         "dsw",
     )
     model_size: str = _position(
-        "size of the model; auto takes the architecture from the checkpoint's config.json", size_kind(), "8B"
+        "size of the model; auto takes the architecture from the checkpoint's config.json",
+        "模型大小；auto 从检查点的 config.json 读取结构",
+        size_kind(),
+        "8B",
     )
-    batch_size: int = _position("micro batch: sequences that one rank processes at once", whole(1), "1")
-    global_batch_size: int = _position("sequences of one iteration, over all ranks", whole(1), "8")
-    lr: float = _position("peak learning rate", real(above=True), "1e-5")
-    min_lr: float = _position("learning rate at the end of the cosine", real(), "1e-6")
-    seq_len: int = _position("tokens of one sequence", whole(1), "128")
-    pad_len: int = _position("tokens that a short sequence is padded to: SEQ_LEN", whole(1), "128")
-    pr: str = _position("precision of the matrix products", choice("fp32", "bf16", "fp16", "fp8"), "bf16")
-    tp: int = _position("tensor parallel size", whole(1), "4")
-    pp: int = _position("pipeline parallel size", whole(1), "2")
-    cp: int = _position("context parallel size", whole(1), "1")
-    sp: bool = _position("sequence parallelism: norms and residuals split over TP too", boolean(), "true")
-    do: bool = _position("distributed optimizer: its state split over the data-parallel ranks", boolean(), "true")
-    fl: bool = _position("prefer flash attention", boolean(), "true")
-    sft: bool = _position("finetune on conversations instead of pretraining", boolean(), "false")
+    batch_size: int = _position(
+        "micro batch: sequences that one rank processes at once",
+        "微批次：一个 rank 一次处理的序列数",
+        whole(1),
+        "1",
+    )
+    global_batch_size: int = _position(
+        "sequences of one iteration, over all ranks",
+        "一次迭代的序列数，所有 rank 合计",
+        whole(1),
+        "8",
+    )
+    lr: float = _position(
+        "peak learning rate",
+        "学习率峰值",
+        real(above=True),
+        "1e-5",
+    )
+    min_lr: float = _position(
+        "learning rate at the end of the cosine",
+        "余弦结束时的学习率",
+        real(),
+        "1e-6",
+    )
+    seq_len: int = _position(
+        "tokens of one sequence",
+        "一个序列的词元数",
+        whole(1),
+        "128",
+    )
+    pad_len: int = _position(
+        "tokens that a short sequence is padded to: SEQ_LEN",
+        "短序列补齐到的词元数：与 SEQ_LEN 相同",
+        whole(1),
+        "128",
+    )
+    pr: str = _position(
+        "precision of the matmuls",
+        "矩阵乘法的精度",
+        choice("fp32", "bf16", "fp16", "fp8"),
+        "bf16",
+    )
+    tp: int = _position(
+        "tensor parallel size",
+        "张量并行大小",
+        whole(1),
+        "4",
+    )
+    pp: int = _position(
+        "pipeline parallel size",
+        "流水线并行大小",
+        whole(1),
+        "2",
+    )
+    cp: int = _position(
+        "context parallel size",
+        "上下文并行大小",
+        whole(1),
+        "1",
+    )
+    sp: bool = _position(
+        "sequence parallelism: norms and residuals split over TP too",
+        "序列并行：norm 与残差也在 TP 上切分",
+        boolean(),
+        "true",
+    )
+    do: bool = _position(
+        "distributed optimizer: its state split over the data-parallel ranks",
+        "分布式优化器：其状态在数据并行 rank 上切分",
+        boolean(),
+        "true",
+    )
+    fl: bool = _position(
+        "prefer flash attention",
+        "优先使用 flash attention",
+        boolean(),
+        "true",
+    )
+    sft: bool = _position(
+        "finetune on conversations instead of pretraining",
+        "在对话上微调，而不是预训练",
+        boolean(),
+        "false",
+    )
     ac: str = _position(
         "activations: recompute attention (sel) or layers (full), move them to the CPU (offload), keep them",
+        "激活：重算注意力（sel）或整层（full），移到 CPU（offload），或保留（false、none）",
         choice("sel", "full", "offload", "false", "none"),
         "false",
     )
     optimizer_offload: str = _position(
         "optimizer state on the CPU: all of it (static), as much as memory asks for (auto), none",
+        "优化器状态放到 CPU：全部（static）、内存需要多少放多少（auto）、不放（false）",
         choice("false", "static", "auto"),
         "false",
     )
-    save_interval: int = _position("iterations between two checkpoints; the last is saved anyway", whole(1), "100000")
+    save_interval: int = _position(
+        "iterations between two checkpoints; the last is saved anyway",
+        "两个检查点之间的迭代数；最后一次总会保存",
+        whole(1),
+        "100000",
+    )
     dataset_path: str = _position(
         "training data: a prefix of .bin and .idx, several, a blend `0.3 A 0.7 B`, or a folder: all prefixes in it",
+        "训练数据：.bin 和 .idx 的前缀，可多个，可按权重混合 `0.3 A 0.7 B`，或一个文件夹（其中全部前缀）",
         text("expect-data"),
         "/data/wudao_text_document",
     )
     valid_dataset_path: str = _position(
-        "validation data, in the same form; none = no validation", text("expect-valid-data"), "none"
+        "validation data, in the same form; none = no validation",
+        "验证数据，形式相同；none = 不验证",
+        text("expect-valid-data"),
+        "none",
     )
     pretrain_checkpoint_path: str = _position(
         "weights to start from: a Hugging Face folder, a Megatron torch_dist folder, or none",
+        "起始权重：Hugging Face 文件夹、Megatron torch_dist 文件夹，或 none",
         text("expect-checkpoint"),
         "none",
     )
-    train_tokens_or_iters: int = _position("tokens to train on; under SFT, iterations", whole(1), "10000")
-    warmup_tokens_or_iters: int = _position("tokens of linear warm-up; under SFT, iterations", whole(0), "100")
-    output_basepath: str = _position("folder that everything is written to", text("expect-output"), "runs/my-run")
+    train_tokens_or_iters: int = _position(
+        "tokens to train on; under SFT, iterations",
+        "训练的词元数；SFT 时为迭代数",
+        whole(1),
+        "10000",
+    )
+    warmup_tokens_or_iters: int = _position(
+        "tokens of linear warm-up; under SFT, iterations",
+        "线性预热的词元数；SFT 时为迭代数",
+        whole(0),
+        "100",
+    )
+    output_basepath: str = _position(
+        "folder that everything is written to",
+        "全部输出所在的文件夹",
+        text("expect-output"),
+        "runs/my-run",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +178,8 @@ class Position:
     """From 1, as in the shell."""
     name: str
     meaning: str
+    chinese: str
+    """The meaning in Chinese."""
     kind: Kind
     example: str
 

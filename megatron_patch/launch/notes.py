@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.common.machine import free_disk
+from megatron_patch.common.values import shown
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.config import RunConfig
@@ -16,6 +17,7 @@ from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import handover
+from megatron_patch.launch.variables import VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
 
 
@@ -30,7 +32,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
         *changes,
         *_layout_notes(plan, environment),
         *_data_notes(plan),
-        *_idle_notes(plan),
+        *_idle_notes(plan, environment),
         *_optimizer_notes(plan),
         *_surroundings_notes(plan, environment),
     ]
@@ -90,23 +92,27 @@ def _data_notes(plan: Plan) -> Iterator[str]:
         yield "no validation (VALID_DATASET_PATH is none)"
 
 
-def _idle_notes(plan: Plan) -> Iterator[str]:
+def _idle_notes(plan: Plan, environment: Environment) -> Iterator[str]:
     """Values that do nothing beside the others."""
     config, variables = plan.config, plan.variables
     if offloads_modules(plan):
         yield "AC=offload in a pipeline moves what attention reads, of every layer; MP_AC_LAYERS does nothing"
-    if variables.ac_layers != 1 and config.ac not in ("full", "offload"):
-        yield f"MP_AC_LAYERS={variables.ac_layers} does nothing under AC={config.ac}"
-    if variables.ac_method != "uniform" and config.ac != "full":
-        yield f"MP_AC_METHOD={variables.ac_method} does nothing under AC={config.ac}"
-    if variables.optimizer_offload_fraction != 1 and config.optimizer_offload != "static":
-        yield f"MP_OPTIMIZER_OFFLOAD_FRACTION does nothing under OPTIMIZER_OFFLOAD={config.optimizer_offload}"
-    if variables.fp8_recipe != "tensorwise" and config.pr != "fp8":
-        yield f"MP_FP8_RECIPE={variables.fp8_recipe} does nothing under PR={config.pr}"
+    for variable, value, under in idle_variables(plan, environment):
+        yield f"{variable.name}={shown(value)} does nothing {under}"
     if variables.attention_backend is not None:
         yield f"attention: MP_ATTENTION_BACKEND={variables.attention_backend} goes before FL={str(config.fl).lower()}"
-    if variables.allow_unfused_attention and plan.device == "cpu":
-        yield "MP_ALLOW_UNFUSED_ATTENTION does nothing on the CPU"
+
+
+def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Variable, Any, str]]:
+    """Variables that somebody has set and that do nothing, with the value that makes them idle."""
+    for variable in VARIABLES:
+        value = getattr(plan.variables, variable.field)
+        if not variable.matters or variable.name not in environment.inherited or value == variable.default:
+            continue
+        name, *active = variable.matters
+        now = plan.device if name == "DEVICE" else shown(getattr(plan.config, name.lower()))
+        if now not in active:
+            yield variable, value, "on the CPU" if name == "DEVICE" else f"under {name}={now}"
 
 
 def _optimizer_notes(plan: Plan) -> Iterator[str]:

@@ -150,7 +150,7 @@ def content_of(plan: Plan) -> dict[str, Any]:
     return content
 
 
-PLACE = ("slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check")
+PLACE = ("lang", "slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check")
 """Beginnings of the variables that say where a run takes place, not what it is."""
 
 

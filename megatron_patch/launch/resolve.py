@@ -13,6 +13,7 @@ from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.launch.cluster.place import Cluster
+from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import (
     CorpusError,
@@ -24,6 +25,7 @@ from megatron_patch.launch.inputs import (
 )
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import EXPECTED, Weights, read_weights
 from megatron_patch.models import (
     AUTO,
@@ -42,6 +44,51 @@ PLANNED_GPUS = 8
 """GPUs of one machine in a dry run for GPUs that are not here (MP_DEVICE=cuda), unless MP_NPROC says otherwise."""
 
 
+FIRST = frozenset(
+    {row.name for row in dataclasses.fields(RunConfig)}
+    | {f"mp_{row.name}" for row in dataclasses.fields(Variables)}
+    | {"environment", "cluster"}
+)
+"""Facts that there are before the first step."""
+FOUND: dict[Callable[..., Step], tuple[str, ...]] = {}
+"""What each step may find."""
+
+
+def finds[S: Callable[..., Step]](*names: str) -> Callable[[S], S]:
+    """Declare the facts that a step may find."""
+
+    def declare(step: S) -> S:
+        FOUND[step] = names
+        return step
+
+    return declare
+
+
+def wanted_facts(step: Callable[..., Step]) -> tuple[str, ...]:
+    """The facts that a step asks for: its keyword arguments."""
+    return step.__code__.co_varnames[: step.__code__.co_kwonlyargcount]
+
+
+def in_order(*steps: Callable[..., Step], known: frozenset[str] = FIRST) -> tuple[Callable[..., Step], ...]:
+    """The steps, where each asks only for facts that somebody before it finds: a step that does not would never run.
+
+    Raises:
+        NameError: when the module is imported.
+    """
+    there = set(known)
+    for step in steps:
+        missing = [name for name in wanted_facts(step) if name not in there]
+        if missing:
+            raise NameError(f"{step.__name__} asks for {', '.join(missing)}, which no step before it finds")
+        there |= set(FOUND.get(step, ()))
+    return steps
+
+
+def found_by(steps: tuple[Callable[..., Step], ...]) -> frozenset[str]:
+    """All facts that there may be after these steps."""
+    return FIRST.union(*(FOUND.get(step, ()) for step in steps))
+
+
 def run_steps(steps: tuple[Callable[..., Step], ...], facts: dict[str, Any]) -> list[Problem]:
     """Run each step whose facts are there; put what it finds into `facts`.
 
@@ -50,18 +97,20 @@ def run_steps(steps: tuple[Callable[..., Step], ...], facts: dict[str, Any]) -> 
     """
     problems = []
     for step in steps:
-        code = step.__code__
-        wanted = code.co_varnames[: code.co_kwonlyargcount]
+        wanted = wanted_facts(step)
         if any(name not in facts for name in wanted):
             continue
         for found in step(**{name: facts[name] for name in wanted}):
             if isinstance(found, Problem):
                 problems.append(found)
-            else:
+            elif found[0] in FOUND.get(step, ()):
                 facts[found[0]] = found[1]
+            else:
+                raise NameError(f"{step.__name__} finds {found[0]}, which it does not declare")
     return problems
 
 
+@finds("weights")
 def find_weights(*, pretrain_checkpoint_path: str) -> Step:
     """What PRETRAIN_CHECKPOINT_PATH holds."""
     try:
@@ -71,12 +120,14 @@ def find_weights(*, pretrain_checkpoint_path: str) -> Step:
         yield Problem(names=("PRETRAIN_CHECKPOINT_PATH",), what=what, valid=EXPECTED)
 
 
+@finds("model")
 def find_named_model(*, model_size: str) -> Step:
     """The row of a named size."""
     if model_size != AUTO:
         yield "model", model_of_size(model_size)
 
 
+@finds("model")
 def find_auto_model(*, model_size: str, weights: Weights) -> Step:
     """MODEL_SIZE=auto: the architecture of the checkpoint's config.json."""
     if model_size != AUTO:
@@ -93,6 +144,7 @@ def find_auto_model(*, model_size: str, weights: Weights) -> Step:
             yield Problem(names=names, what=what, valid="a model that can be trained here, or one of the named sizes")
 
 
+@finds("model")
 def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> Step:
     """A named size must be the checkpoint's, which may have more vocabulary: tokens were added."""
     if model_size == AUTO or weights.config is None:
@@ -108,6 +160,7 @@ def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> S
         yield "model", dataclasses.replace(model, vocab_size=found.vocab_size)
 
 
+@finds("tokenizer")
 def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
     """MP_TOKENIZER_PATH, else beside the weights."""
     if mp_tokenizer_path is not None:
@@ -135,6 +188,7 @@ def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
     yield Problem(names=names, what=f"no tokenizer: {wrong}", valid="MP_TOKENIZER_PATH=folder with tokenizer.json")
 
 
+@finds("vocab_size")
 def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weights) -> Step:
     """Rows of the embedding, before padding; the tokenizer must fit in."""
     size = model.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
@@ -146,6 +200,7 @@ def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weight
     yield "vocab_size", size
 
 
+@finds("train_data")
 def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Step:
     """What DATASET_PATH holds."""
     try:
@@ -154,6 +209,7 @@ def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Step:
         yield Problem(names=("DATASET_PATH",), what=str(error), valid=_data_form(mp_dataset_type))
 
 
+@finds("valid_data")
 def find_validation_data(*, valid_dataset_path: str, mp_dataset_type: str) -> Step:
     """What VALID_DATASET_PATH holds; None for `none`."""
     if valid_dataset_path == "none":
@@ -171,6 +227,7 @@ def _data_form(dataset_type: str) -> str:
     return "a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`"
 
 
+@finds("device")
 def find_device(*, environment: Environment, mp_device: str) -> Step:
     """GPUs where there are any, unless MP_DEVICE says otherwise."""
     if mp_device == "cuda" and not environment.gpus and not environment.only_plans:
@@ -180,6 +237,7 @@ def find_device(*, environment: Environment, mp_device: str) -> Step:
     yield "device", "cuda" if mp_device == "cuda" or environment.gpus or elsewhere else "cpu"
 
 
+@finds("nodes", "processes")
 def find_processes(
     *, environment: Environment, cluster: Cluster | None, mp_nproc: int | None, device: str, tp: int, pp: int, cp: int
 ) -> Step:
@@ -202,6 +260,7 @@ def find_processes(
     yield "processes", processes
 
 
+@finds("dp")
 def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: int, cp: int) -> Step:
     """What is left of the processes once the model is cut."""
     world, model = nodes * processes, tp * pp * cp
@@ -215,7 +274,7 @@ def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: 
     yield "dp", world // model
 
 
-STEPS: tuple[Callable[..., Step], ...] = (
+STEPS = in_order(
     find_weights,
     find_named_model,
     find_auto_model,

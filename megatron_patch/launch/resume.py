@@ -30,6 +30,7 @@ FIXED = {
     "MP_DATASET_TYPE": "the data position belongs to other data",
     "MP_ADAM_BETA1": "megatron-core 0.19.2 takes it from the checkpoint",
     "MP_ADAM_BETA2": "megatron-core 0.19.2 takes it from the checkpoint",
+    "MP_ADAM_EPS": "megatron-core 0.19.2 takes it from the checkpoint",
 }
 """Values that a checkpoint of this run has fixed, and why."""
 

@@ -9,6 +9,16 @@ from typing import Any
 
 from megatron_patch.models.config import LLAMA3, VOCAB_ALIGNMENT, YARN, ModelConfig, RopeScaling
 
+ARCHITECTURE = (
+    "--add-qkv-bias --attention-dropout --disable-bias-linear --ffn-hidden-size --group-query-attention "
+    "--hidden-dropout --hidden-size --init-method-std --kv-channels --max-position-embeddings --norm-epsilon "
+    "--normalization --num-attention-heads --num-layers --num-query-groups --position-embedding-type "
+    "--qk-layernorm --rope-scaling-factor --rotary-base --rotary-scaling-factor --swiglu "
+    "--untie-embeddings-and-output-weights --use-rope-scaling --yarn-beta-fast --yarn-beta-slow "
+    "--yarn-original-max-position-embeddings"
+)
+"""All flags that a model may have."""
+
 
 def architecture_flags(model: ModelConfig, init_method_std: float | None = None) -> list[str]:
     """The flags that make Megatron's parser build this model. Dropout is Megatron's 0.1 by default, Llama's is 0.

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.launch.argv import EMITTED, FIXED, megatron_argv
+from megatron_patch.launch.argv import EMITTED, FIXED, GROUPS, megatron_argv
 from megatron_patch.launch.command import REPOSITORY, build_command
+from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.driver import make_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "commands"
@@ -124,8 +125,6 @@ def start(
     values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], world: Path
 ) -> Callable[..., Start]:
     """The command of one entry of COMMANDS."""
-    from megatron_patch.launch.config import POSITIONS
-
     positions = {position.name for position in POSITIONS}
 
     def build(changes: dict[str, str]) -> Start:
@@ -221,3 +220,23 @@ def test_megatron_understands_every_command(parsed: dict[str, Any], world: Path)
     expect("gpu_8b_offload_activations", cpu_offloading_num_layers=16, recompute_granularity=None)
     expect("dlc_70b_vp5", virtual_pipeline_model_parallel_size=5, data_parallel_size=1, context_parallel_size=2)
     expect("dlc_405b_pp16", num_layers=126, pipeline_model_parallel_size=16, data_parallel_size=2)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_builder_gives_only_what_it_declares(
+    name: str, values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
+    positions = {position.name for position in POSITIONS}
+    typed = {key: value for key, value in COMMANDS[name].items() if key in positions}
+    environ = surroundings(**{key: value for key, value in COMMANDS[name].items() if key not in positions})
+    plan, _, problems = make_plan(values(**typed), environ, dry_run=True)
+    assert plan is not None, problems
+    for group in GROUPS[:-1]:  # the last is what the user gives
+        given = {word for word in group(plan) if word.startswith("--")}
+        assert given <= group.flags, (group.build.__name__, given - group.flags)
+
+
+def test_no_flag_is_declared_twice() -> None:
+    """One builder decides a flag; the precision-aware optimizer's is given for either of two reasons by one."""
+    declared = [flag for group in GROUPS for flag in group.flags]
+    assert len(declared) == len(set(declared))

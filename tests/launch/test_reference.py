@@ -1,4 +1,4 @@
-"""The README's two tables are the code's tables, word for word.
+"""docs/reference.md and its Chinese twin are the code's tables, word for word.
 
 `UPDATE_GOLDEN=1 pytest tests/launch/test_reference.py` rewrites them.
 """
@@ -8,50 +8,38 @@ from __future__ import annotations
 import os
 import re
 
-from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
+import pytest
+
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.launch.config import POSITIONS
+from megatron_patch.launch.config import POSITIONS, read_values
+from megatron_patch.launch.reference import reference
 from megatron_patch.launch.variables import VARIABLES
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"
-MARKS = re.compile(r"(<!-- positions: begin[^\n]*-->\n)(.*?)(<!-- variables: end -->)", re.DOTALL)
+PAGES = {"en": REPOSITORY / "docs" / "reference.md", "zh": REPOSITORY / "docs" / "reference.zh-CN.md"}
 
 
-def cell(text: object) -> str:
-    return str(text).replace("|", "\\|")
-
-
-def tables() -> str:
-    """Both tables as Markdown."""
-    lines = ["## The 25 positions", "", "| | name | meaning | valid | example |", "| --- | --- | --- | --- | --- |"]
-    for row in POSITIONS:
-        cells = (row.number, row.name, row.meaning, row.kind.valid, f"`{row.example}`")
-        lines.append(f"| {' | '.join(map(cell, cells))} |")
-    lines += ["", "## MP_ variables", ""]
-    lines.append("Set before the command. An unknown `MP_` variable is an error, with the nearest known one.")
-    lines += ["", "| name | meaning | valid | default |", "| --- | --- | --- | --- |"]
-    for variable in VARIABLES:
-        default = "" if variable.default is None else f"`{str(variable.default).lower()}`"
-        lines.append(f"| `{variable.name}` | {cell(variable.meaning)} | {cell(variable.kind.valid)} | {default} |")
-    others = ", ".join(f"`{name}`" for name in CLUSTER_VARIABLES)
-    lines += ["", f"`DRY_RUN=1` (or `--dry-run` after the 25 values) starts nothing. Under ENV=dlc also {others}.", ""]
-    return "\n".join(lines)
-
-
-def test_the_tables_are_those_of_the_code() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("language", PAGES)
+def test_the_pages_are_those_of_the_code(language: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
-        text = MARKS.sub(lambda found: found.group(1) + tables() + found.group(3), text)
-        README.write_text(text, encoding="utf-8")
-    found = MARKS.search(text)
-    assert found is not None
-    assert found.group(2) == tables()
+        PAGES[language].write_text(reference(language), encoding="utf-8")
+    assert PAGES[language].read_text(encoding="utf-8") == reference(language)
 
 
-def test_the_seeds_command_stands_there_as_it_was() -> None:
-    """25 values, in the seed's order, that the parser reads."""
-    from megatron_patch.launch.config import read_values
+def test_every_row_is_there_in_both_languages() -> None:
+    for row in (*POSITIONS, *VARIABLES):
+        assert re.search("[\u4e00-\u9fff]|^Adam", row.chinese), row.name
+        assert row.meaning and not re.search("[\u4e00-\u9fff]", row.meaning), row.name
+    rows = {language: len(re.findall("^[|] ", reference(language), re.M)) for language in PAGES}
+    assert set(rows.values()) == {len(POSITIONS) + len(VARIABLES) + 4}
 
+
+def test_the_readme_points_there() -> None:
+    assert "docs/reference.md" in README.read_text(encoding="utf-8")
+
+
+def test_pais_command_stands_there_as_it_was() -> None:
+    """25 values, in Pai-Megatron-Patch's order, that the parser reads."""
     text = README.read_text(encoding="utf-8")
     block = next(part for part in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) if "wudao" in part)
     words = block.replace("\\\n", " ").split()

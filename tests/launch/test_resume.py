@@ -106,6 +106,7 @@ def test_a_finished_run_says_so_and_ends_with_0(
         ({"PR": "bf16"}, "PR", "the optimizer's state has another form"),
         ({"DO": "true"}, "DO", "the optimizer's state has another form"),
         ({"MP_ADAM_BETA2": "0.9"}, "MP_ADAM_BETA2", "takes it from the checkpoint"),
+        ({"MP_ADAM_EPS": "1e-7"}, "MP_ADAM_EPS", "takes it from the checkpoint"),
         ({"MODEL_SIZE": "1B"}, "MODEL_SIZE", "are of tiny: num_layers 4 there and 16 here"),
     ],
 )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.launch.variables import VARIABLES, Variables, read_variables
+from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variables, read_variables
 
 
 def test_defaults() -> None:
@@ -46,5 +52,48 @@ def test_every_variable_is_used() -> None:
     """A variable may not silently do nothing: some module beside the table and the remarks reads its field."""
     wing = (REPOSITORY / "megatron_patch" / "launch").rglob("*.py")
     used = "".join(path.read_text() for path in wing if path.stem not in ("variables", "notes", "render"))
+    used += (REPOSITORY / "megatron_patch" / "common" / "messages.py").read_text().replace('"MP_LANG"', "mp_lang")
     for row in dataclasses.fields(Variables):
-        assert re.search(rf"""(variables\.|\bmp_|variables\.get\("){row.name}\b""", used), row.name
+        read = re.search(rf"""(variables\.|\bmp_|variables\.get\("){row.name}\b""", used)
+        assert row.metadata["flag"] or read, row.name
+
+
+def test_a_variable_that_passes_a_flag_on_is_one_row(
+    tmp_path: Path, world: Path, values: Callable[..., list[str]]
+) -> None:
+    """In a copy of the package one row is added to the table; the flag is in the argv, the help and the reference."""
+    package = tmp_path / "megatron_patch"
+    shutil.copytree(REPOSITORY / "megatron_patch" / "launch", package / "launch")
+    for other in (REPOSITORY / "megatron_patch").iterdir():
+        if other.name not in ("launch", "__pycache__"):
+            (package / other.name).symlink_to(other)
+    table = package / "launch" / "variables.py"
+    row = '    lr_wsd_decay_iters: int | None = _row(None, whole(1), "decay", "衰减", flag="--lr-wsd-decay-iters")\n'
+    marker = "    master_port: int | None"
+    table.write_text(table.read_text().replace(marker, row + marker))
+
+    def run(*arguments: str, **variables: str) -> str:
+        code = "import os, sys; from megatron_patch.launch.driver import main; sys.exit(main(sys.argv[1:], os.environ))"
+        environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "MP_TOKENIZER_PATH": "tokenizer"}
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(
+            command, cwd=world, env=environ | variables, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    typed = [*values(), "--dry-run"]
+    assert "--lr-wsd-decay-iters 7" in run(*typed, MP_LR_WSD_DECAY_ITERS="7")
+    assert "--lr-wsd-decay-iters" not in run(*typed)
+    assert "MP_LR_WSD_DECAY_ITERS" in run("--help")
+
+
+def test_what_a_variable_passes_on() -> None:
+    """None and what is off are left out, a default too unless it always goes; a switch has no value."""
+    assert BY_FIELD["keep_checkpoints"].argv(None) == []
+    assert BY_FIELD["keep_checkpoints"].argv(2) == ["--keep-checkpoints", "2"]
+    assert BY_FIELD["sft_packing"].argv(True) == ["--sft-packing"]
+    assert BY_FIELD["sft_packing"].argv(False) == []
+    assert BY_FIELD["adam_eps"].argv(1e-8) == []
+    assert BY_FIELD["weight_decay"].argv(0.1) == ["--weight-decay", "0.1"]
+    assert BY_FIELD["weight_decay"].argv(0.0) == ["--weight-decay", "0.0"]
