@@ -1,51 +1,202 @@
-"""torchrun as it is, with a short ending: `python -m megatron_patch.torchrun` takes torchrun's own arguments.
+"""torchrun as it is, with a better ending: `python -m megatron_patch.torchrun` takes torchrun's own arguments.
 
-When a rank fails, torch.distributed.run 2.11 prints its own traceback and the rank's once more, up to 150 lines below
-the sentence that says what to change. Here the rank's own words stay last. And it leaves a folder `torchelastic_*` in
-/tmp after each run, where ranks note how they failed: here it goes with the run.
+SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's early warning) ask the ranks to finish
+their step, save and end. They have GRACE seconds for that (torch.distributed.run 2.11 kills them after 30, and all
+since the last save is lost); a second signal ends them at once. A signal that this process was started to ignore
+(nohup, `&` in a script) stays ignored.
+
+Exit status:
+    0         all iterations are done
+    1         a rank failed; what it said is on the screen and in logs/rank_N.log
+    2         the command line is wrong, or another run writes into the folder: nothing was changed
+    128 + N   asked to end by signal N: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM. The checkpoint of the last
+              step is there, unless the screen says that the run was ended at once; the same command goes on from it
+    137       killed (SIGKILL: by the kernel, when memory runs out, or by somebody)
+
+When a rank fails, torch.distributed.run prints its own traceback and the rank's once more, up to 150 lines below the
+sentence that says what to change. Here the rank's own words stay last. And it leaves a folder `torchelastic_*` in /tmp
+after each run, where ranks note how they failed: here it goes with the run.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
+import itertools
 import logging
+import os
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
+
+from megatron_patch.common import run_status
+from megatron_patch.common.machine import children_of
+from megatron_patch.trainer.process import TOLD_BY_LAUNCHER
+
+ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals that ask the ranks to finish their step, save and end."""
+GRACE = 600.0
+"""Seconds that they have for it: a step, and a checkpoint that is written."""
+SHOW_CURSOR = "\x1b[?25h"
+"""A live line hides it, and a rank that is killed cannot bring it back."""
 
 
 def main(arguments: list[str]) -> int:
     """Start the ranks of this machine and wait for them.
 
     Returns:
-        0; 1 where a rank failed; 128 + N after signal N, as shells count it.
+        The exit status, see above.
     """
+    os.environ[TOLD_BY_LAUNCHER] = "1"
     logging.disable(logging.ERROR)  # torchrun's own account of what a rank has said already
+    stop = Stop()
+    stop.listen()
     try:
-        return _run(arguments)
-    except KeyboardInterrupt:  # before torchrun handles it
-        return 128 + signal.SIGINT
+        return _run(arguments, stop)
+    finally:
+        if sys.stdout.isatty():
+            print(SHOW_CURSOR, end="", flush=True)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], stop: Stop) -> int:
     gc.disable()  # while it imports: nothing of that is garbage
-    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
     gc.enable()
     parsed = parse_args(arguments)
+    parsed.signals_to_handle = "SIGQUIT"  # not those that `stop` listens to
+    folder = output_folder(parsed.training_script_args)
     try:
-        with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as folder:
-            parsed.log_dir = parsed.log_dir or folder
+        lock = _take(folder, parsed.nnodes)
+    except run_status.Occupied as occupied:
+        print(occupied, file=sys.stderr)
+        return 2
+    stop.watch(folder, lock)
+    try:
+        with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
+            parsed.log_dir = parsed.log_dir or logs
             run(parsed)
     except ChildFailedError as error:
-        print(describe(error.failures), file=sys.stderr)
+        return _failed(error.failures, stop, folder)
+    return stop.status(folder)
+
+
+def output_folder(script_arguments: Sequence[str]) -> Path | None:
+    """The run's folder, from the flags of the ranks."""
+    for flag, value in itertools.pairwise(script_arguments):
+        if flag == "--output-dir":
+            return Path(value)
+    return None
+
+
+def _take(folder: Path | None, nodes: str) -> int | None:
+    """The lock of the run's folder, unless a launcher of ours holds it: here, or on the first of several machines."""
+    inherited = os.environ.pop(run_status.INHERITED, "")
+    if inherited.isdecimal():
+        return int(inherited)
+    if folder is None or inherited or nodes not in ("1", "1:1"):
+        return None
+    run_status.wait_while_ending(folder, lambda line: print(line, file=sys.stderr, flush=True))
+    return run_status.take(folder)
+
+
+def _failed(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
+    """Say so, unless it is what was asked for."""
+    words = describe(failures)
+    if stop.asked is None:
+        print(words, file=sys.stderr)
+        if folder is not None:
+            run_status.record_end(folder, "failed", words)
         return 1
-    except SignalException as stop:
-        return 128 + stop.sigval
-    return 0
+    if not stop.at_once and any(failure.exitcode > 0 for failure in failures.values()):
+        print(words, file=sys.stderr)  # asked to end, and failed on the way
+        return 1
+    cause = f"{stop.asked.name}, {'at once' if stop.at_once else 'before training began'}"
+    print(f"stopped by {cause}: the same command goes on from the newest checkpoint", file=sys.stderr)
+    if folder is not None:
+        run_status.record_end(folder, "stopped", cause)
+    return 128 + stop.asked
+
+
+class Stop:
+    """What signals asked for."""
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self.at_once = False
+        self._folder: Path | None = None
+        self._lock: int | None = None
+
+    def listen(self) -> None:
+        """Hear every signal in ASKS that is not ignored."""
+        for number in ASKS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._hear)
+        signal.signal(signal.SIGALRM, self._end_at_once)
+
+    def watch(self, folder: Path | None, lock: int | None) -> None:
+        """From now on, note in the folder's lock that the run is ending."""
+        self._folder, self._lock = folder, lock
+
+    def status(self, folder: Path | None) -> int:
+        """Of a run whose ranks all ended well."""
+        if self.asked is None:
+            return 0
+        ended = None if folder is None else run_status.read_end(folder)
+        return 0 if ended is not None and ended.how == "finished" else 128 + self.asked
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            self._end_at_once(number, frame)
+            return
+        self.asked = signal.Signals(number)
+        if self._folder is not None and self._lock is not None:
+            holder = run_status.read_holder(self._folder)
+            if holder is not None:
+                run_status.write_holder(self._lock, dataclasses.replace(holder, stopping=self.asked.name))
+        ranks = children_of(os.getpid())
+        if not ranks:
+            self._end_without_ranks()
+            return
+        _say(
+            f"{self.asked.name}: the ranks finish their step, save and end, within {GRACE:.0f} s; "
+            "a second signal ends them at once"
+        )
+        _kill(ranks, signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def _end_without_ranks(self) -> None:
+        """They are not started yet, so nothing is lost; or they are done, and nothing is left to do."""
+        status = self.status(self._folder)
+        if status:
+            if self._folder is not None:
+                run_status.record_end(self._folder, "stopped", f"{signal.Signals(status - 128).name}, before training")
+            sys.exit(status)
+
+    def _end_at_once(self, number: int, frame: FrameType | None) -> None:
+        self.at_once = True
+        if number == signal.SIGALRM:
+            _say(f"the ranks did not end within {GRACE:.0f} s: they are killed")
+        _kill(children_of(os.getpid()), signal.SIGKILL)
+
+
+def _kill(processes: Sequence[int], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def _say(line: str) -> None:
+    """From within a signal handler; over a live line where there is a terminal."""
+    over = "\r\x1b[K" if os.isatty(2) else ""
+    with contextlib.suppress(OSError):  # the terminal is gone
+        os.write(2, f"{over}{line}\n".encode())
 
 
 def describe(failures: dict[int, Any]) -> str:

@@ -218,12 +218,14 @@ def _observe_evaluation(training: Any, observer: Observer) -> None:
 
 
 def interrupt_like_termination(args: Any) -> None:
-    """Let Ctrl-C end the run as SIGTERM does: after the step, with a checkpoint.
+    """Let Ctrl-C, a closed terminal and Slurm's early warning end the run as SIGTERM does: after the step, saved.
 
     Megatron 0.19.2 handles one signal, SIGTERM unless `--exit-signal` says otherwise.
     """
     if args.exit_signal_handler:
-        signal.signal(signal.SIGINT, signal.getsignal(args.exit_signal))
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            if signal.getsignal(number) != signal.SIG_IGN:  # our torchrun passes them on as SIGTERM
+                signal.signal(number, signal.getsignal(args.exit_signal))
 
 
 def stopped_by_signal() -> bool:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.common.run_folder import COMMAND, write_plan
@@ -25,7 +26,7 @@ from megatron_patch.launch.plan import Plan, content_of, values_of
 from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
-from megatron_patch.launch.resume import compare_values, is_written, read_earlier
+from megatron_patch.launch.resume import compare_values, read_earlier
 from megatron_patch.models import resolve_size
 
 USAGE_ERROR = 2
@@ -147,6 +148,8 @@ def make_plan(
     problems += [*more, *run_steps(STEPS, facts), *run_steps(CHECKS, facts)]
     if problems:
         return None, environment, problems
+    if not environment.dry_run and not emit:  # before looking for its newest checkpoint
+        run_status.wait_while_ending(Path(facts["output_basepath"]), lambda line: print(line, file=sys.stderr))
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
     problems += kubernetes.problems_of(plan) if emit else []
@@ -160,8 +163,10 @@ def make_plan(
 def _refusals(plan: Plan) -> list[Problem]:
     """What a dry run may show and a real start may not begin."""
     found = []
-    if is_written(plan.output):
-        what, valid = "another run is writing there", "another folder; or wait until it has ended, or stop it"
+    state, holder = run_status.state_of(Path(plan.output))
+    if state != "free":
+        what = run_status.Occupied(Path(plan.output), holder, ending=state == "ending").what
+        valid = "another folder; or wait until it has ended, or stop it"
         found.append(Problem(names=("OUTPUT_BASEPATH",), what=what, valid=valid))
     if plan.device == "cpu" and plan.memory_limit is not None and plan.memory.static > plan.memory_limit:
         what = (
@@ -183,21 +188,39 @@ def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     """Write plan.json and command.txt, and become torchrun; in a cluster, stay beside it instead.
 
     Returns:
-        In a cluster only: 0, or 1 after a failure here or on another machine.
+        2 where another run was faster; in a cluster 0, or 1 after a failure here or on another machine.
     """
+    try:
+        return _start(plan, command, environ)
+    except run_status.Occupied as occupied:
+        print(occupied, file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     if plan.cluster is not None:
         # sockets and threads: 20 ms that one machine saves
         from megatron_patch.launch.cluster.supervise import start_node
 
         return start_node(plan, command, environ, record)
-    record(plan, command)
+    lock = record(plan, command)
+    os.set_inheritable(lock, True)
     sys.stdout.flush()
-    return os.execve(command.argv[0], list(command.argv), command.environment(environ))
+    ours = command.environment(environ) | {run_status.INHERITED: str(lock)}
+    return os.execve(command.argv[0], list(command.argv), ours)
 
 
-def record(plan: Plan, command: Command) -> None:
-    """Write plan.json and command.txt."""
+def record(plan: Plan, command: Command) -> int:
+    """Take the folder, and write plan.json and command.txt.
+
+    Returns:
+        The descriptor of its lock.
+    Raises:
+        Occupied: another run writes there; nothing was changed.
+    """
     output = Path(plan.output)
     output.mkdir(parents=True, exist_ok=True)
+    lock = run_status.take(output)
     write_plan(output, content_of(plan))
     write_text(output / COMMAND, command.shell() + "\n")
+    return lock

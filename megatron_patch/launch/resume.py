@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.contents import is_complete, iteration_folder, iterations
-from megatron_patch.common.run_folder import CHECKPOINTS, LOGS, PlanError, PlanRecord, read_plan
+from megatron_patch.common.run_folder import CHECKPOINTS, PlanError, PlanRecord, read_plan
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem, label
@@ -59,21 +57,6 @@ def read_earlier(output: str) -> Earlier:
     except PlanError as error:
         plan, problem = None, str(error)
     return Earlier(iteration=newest, broken=tuple(broken), plan=plan, plan_problem=problem)
-
-
-def is_written(output: str) -> bool:
-    """Whether a run holds this output folder (`trainer/process.py`)."""
-    try:
-        descriptor = os.open(Path(output) / LOGS, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def compare_values(

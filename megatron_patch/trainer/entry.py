@@ -6,13 +6,15 @@ import gc
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.backend import APPLIED, enable
+from megatron_patch.common import run_status
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
 from megatron_patch.trainer.errors import TrainerError
-from megatron_patch.trainer.process import claim, end_with_launcher
+from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher
 from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import Streams
 
@@ -31,8 +33,9 @@ def main() -> None:
     streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     try:
         end_with_launcher()
+        leave_signals_to_launcher()
         if streams.rank == 0:
-            claim(early.output_dir)
+            run_status.take_as_rank(early.output_dir, partial(print, file=streams.stderr, flush=True))
         _recorded(partial(_run, early, streams, startup))
     except BaseException as error:
         streams.report(error)
@@ -97,11 +100,17 @@ def _pretrain_to_an_end(rank: Rank, callbacks: Callbacks) -> End:
             raise
         if not callbacks.started:
             raise TrainerError("Megatron ended without training; see the log") from stop
-        cause = "a signal" if stopped_by_signal() else "an --exit flag"
+        cause = _signal_name(rank.output_dir) if stopped_by_signal() else "an --exit flag"
         iteration = callbacks.iteration
         rank.screen.say(f"stopped by {cause} after iteration {iteration}; the same command goes on from there")
         return End(how="stopped", cause=cause, iteration=iteration)
     return End(how="finished", cause="", iteration=callbacks.iteration)
+
+
+def _signal_name(folder: Path) -> str:
+    """What the launcher was sent; it passes SIGTERM on, whichever it was."""
+    holder = run_status.read_holder(folder)
+    return (holder.stopping if holder is not None else "") or "a signal"
 
 
 def _pretrain(rank: Rank, callbacks: Callbacks) -> None:

@@ -11,10 +11,11 @@ from typing import TextIO
 
 from megatron_patch.backend import BackendError
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common import run_status
 from megatron_patch.common.run_folder import LOGS, rank_log
 from megatron_patch.trainer.errors import TrainerError
 
-EXPLAINED = (TrainerError, BackendError, CheckpointError)
+EXPLAINED = (TrainerError, BackendError, CheckpointError, run_status.Occupied)
 """Errors whose message says what to change: shown without a traceback."""
 
 LOST_CONNECTION = (
@@ -34,7 +35,7 @@ class Streams:
 
     def __init__(self, output_dir: Path, rank: int, world_size: int) -> None:
         """Send file descriptors 1 and 2, of this process and its children, to `logs/rank_N.log`."""
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self._output_dir = rank, world_size, output_dir
         self.log_path = output_dir / LOGS / rank_log(rank)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
@@ -50,7 +51,7 @@ class Streams:
         faulthandler.enable(self.stderr)  # a crash in a library shows where
 
     def report(self, error: BaseException) -> None:
-        """Say on the real standard error what ended this rank."""
+        """Say on the real standard error what ended this rank, and note it for `watch` if it is the first one."""
         sys.stdout.flush()
         sys.stderr.flush()
         where = f"rank {self.rank} of {self.world_size}"
@@ -65,9 +66,18 @@ class Streams:
         else:
             trace = "".join(traceback.format_exception(error)).rstrip().splitlines()
             lines = [f"error on {where}", *trace[-SHOWN_LINES:]]
+        if not isinstance(error, KeyboardInterrupt) and "lost its connection" not in lines[0]:
+            run_status.record_end(self._output_dir, "failed", _in_short(where, lines, error))
         print("\n".join([*lines, f"the whole log: {self.log_path}"]), file=self.stderr, flush=True)
 
     def _log_tail(self) -> list[str]:
         with self.log_path.open(errors="replace") as log:
             log.seek(self._begin)
             return log.read().rstrip().splitlines()[-SHOWN_LINES:]
+
+
+def _in_short(where: str, lines: list[str], error: BaseException) -> str:
+    """The first line of what an error says; of a traceback, its last."""
+    if isinstance(error, EXPLAINED):
+        return lines[0].removeprefix("error on ")
+    return f"{where}: {lines[-1].strip()}"

@@ -32,12 +32,12 @@ def main() -> int:
         return 2
     follower.look()
     if not live:
-        console.print(frame(follower.run, now=time.time(), width=console.width))
+        console.print(frame(follower.run, follower.ended, now=time.time(), width=console.width))
         return 0
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
         try:
             while True:
-                screen.update(frame(follower.run, now=time.time(), width=console.width), refresh=True)
+                screen.update(frame(follower.run, follower.ended, now=time.time(), width=console.width), refresh=True)
                 if follower.run.finished:
                     return 0
                 time.sleep(args.every)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from megatron_patch.common.run_folder import METRICS, PLAN, is_run
+from megatron_patch.common.run_status import Ended, read_end, state_of
 from megatron_patch.report.collect import Run, read_plan_of
 
 MOST_PROBLEMS = 5
@@ -21,6 +22,8 @@ class Follower:
         self._file = (0, 0)
         """Inode of metrics.jsonl, and how many bytes of it are read."""
         self._plan_written = 0.0
+        self.ended: str | None = None
+        """How and why no process of it is left, in words; None while one may be."""
 
     def exists(self) -> bool:
         """Whether there is anything of a run."""
@@ -29,6 +32,7 @@ class Follower:
     def look(self) -> None:
         """Take in what is new."""
         self._look_at_plan()
+        self.ended = how_it_ended(self.folder)
         path = self.folder / METRICS
         try:
             with path.open("rb") as file:
@@ -65,3 +69,27 @@ class Follower:
                     self._note(problem)
         except OSError:
             return
+
+
+def how_it_ended(folder: Path) -> str | None:
+    """Whether a run has stopped, and why; None where it goes on, or where that cannot be known.
+
+    What it said itself can be read from any machine. Whether it was killed can be told only on its own: elsewhere its
+    locks may not be seen.
+    """
+    state, holder = state_of(folder)
+    if state != "free":
+        return None
+    ended = read_end(folder)
+    if ended is not None:
+        return _in_words(ended)
+    if holder is None or not holder.is_here:
+        return None
+    if holder.stopping:
+        return f"stopped by {holder.stopping}"
+    return f"killed: {holder} is gone, and nobody said why (SIGKILL? `dmesg` shows whether memory ran out)"
+
+
+def _in_words(ended: Ended) -> str:
+    cause = "".join(letter if letter.isprintable() else "?" for letter in ended.cause)
+    return {"finished": "finished", "stopped": f"stopped by {cause}", "failed": f"failed: {cause}"}[ended.how]

@@ -34,30 +34,31 @@ SPIKE = 0.5
 """And a loss (mean of recent steps) so far above its lowest, in nats."""
 
 
-def frame(run: Run, *, now: float, width: int) -> RenderableType:
+def frame(run: Run, ended: str | None = None, *, now: float, width: int) -> RenderableType:
     """All of it.
 
     Args:
+        ended: how and why no process of the run is left; None while one may be.
         now: seconds since 1970.
         width: columns of the screen.
     """
     rows = Table.grid(padding=(0, 1))
     rows.add_column(width=LABEL, style="bold")
     rows.add_column()
-    for name, value in _rows(run, now, max(20, min(width, 140) - LABEL - 2)):
+    for name, value in _rows(run, ended, now, max(20, min(width, 140) - LABEL - 2)):
         rows.add_row(name, value)
     return Group(rows)
 
 
-def _rows(run: Run, now: float, width: int) -> Iterator[tuple[str, RenderableType]]:
+def _rows(run: Run, ended: str | None, now: float, width: int) -> Iterator[tuple[str, RenderableType]]:
     yield run.name, Text(_what(run))
-    yield "", _state(run, now)
+    yield "", _state(run, ended, now)
     if run.steps:
         yield "", ProgressBar(total=run.total or run.done, completed=run.done, width=width)
         yield from _loss(run, width)
         yield from _speed(run, width)
         yield "memory", Text(_memory(run))
-    for style, line in warnings(run, now):
+    for style, line in warnings(run, now, over=ended is not None):
         yield "", Text(line, style=style)
 
 
@@ -72,14 +73,19 @@ def _what(run: Run) -> str:
     return ", ".join([f"{task} {run.plan.model.name} in {values.get('PR')}", devices, *sizes])
 
 
-def _state(run: Run, now: float) -> Text:
+def _state(run: Run, ended: str | None, now: float) -> Text:
+    style = "red" if ended is not None and ended.startswith(("failed", "killed")) else "yellow"
     if not run.steps:
+        if ended is not None and ended != "finished":
+            return Text(f"{ended}; before the first step", style=style)
         return Text("waiting for the first step")
     of = f"{run.done} of {run.total}" if run.total else f"{run.done}"
     percent = f", {run.done / run.total:.0%}" if run.total else ""
     tokens = f", {compact(run.steps[-1].tokens or 0)} tokens"
     if run.finished:
         return Text(f"finished: iteration {of}{tokens}", style="green")
+    if ended is not None:
+        return Text(f"iteration {of}{percent}{tokens}; {ended}", style=style)
     left = f", {_duration(_seconds(run) * (run.total - run.done))} left" if run.total else ""
     silent = now - run.written
     if silent > _patience(run):
@@ -121,7 +127,7 @@ def _memory(run: Run) -> str:
     return f"{gigabytes(used)} at most" + (f" of {gigabytes(total)}, {used / total:.0%}" if total else "")
 
 
-def warnings(run: Run, now: float) -> Iterator[tuple[str, str]]:
+def warnings(run: Run, now: float, *, over: bool = False) -> Iterator[tuple[str, str]]:
     """Style and words of what one should know, worst first."""
     for remark in remarks(run):
         if remark.kind != "note":
@@ -135,7 +141,7 @@ def warnings(run: Run, now: float) -> Iterator[tuple[str, str]]:
         means = _means([value for _, value in run.points("loss")], RECENT)
         if means and means[-1] > min(means) + SPIKE:
             yield "yellow", f"the loss has risen by {means[-1] - min(means):.2f} from its lowest"
-    if run.steps and not run.finished and now - run.written > _patience(run):
+    if run.steps and not run.finished and (over or now - run.written > _patience(run)):
         for remark in [one for one in log_remarks(run) if one.kind == "bad"][:3]:
             yield "red", f"{english(remark.words)} ({remark.where})"
 

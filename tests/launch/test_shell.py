@@ -68,7 +68,7 @@ def test_a_right_command_becomes_torchrun(
     result = run(shell, values(OUTPUT_BASEPATH=str(output)))
     assert result.returncode == STOPPED, result.stderr
     assert started_torchrun(tmp_path)
-    assert {path.name for path in output.iterdir()} == {"plan.json", "command.txt"}
+    assert {path.name for path in output.iterdir()} == {"plan.json", "command.txt", "logs"}
     assert "10240 tokens / (8 x 128) = 10 iterations" in result.stdout
 
 

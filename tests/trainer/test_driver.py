@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from megatron_patch.common.run_status import LAUNCHER, take
 from megatron_patch.data.train_tokenizer import save, train
 
 from .harness import REPOSITORY, complete_iterations, environment, read_checkpoint, read_metrics
@@ -52,6 +57,76 @@ def drive(world: Path, output: Path) -> subprocess.CompletedProcess[str]:
         "false", "false", "false", 5, data, data, "none", ITERATIONS * tokens, 2 * tokens, output,
         MP_NPROC="1", MP_TOKENIZER_PATH=str(world / "tokenizer"), MP_EVAL_INTERVAL="6", MP_EVAL_ITERS="1",
     )  # fmt: skip
+
+
+def words_of(world: Path, output: Path, **changes: object) -> tuple[list[str], dict[str, str]]:
+    """The command and environment of a long run."""
+    data, values = world / "data_text_document", {"lr": 1e-3} | changes
+    words = [
+        "dsw", "tiny", BATCH, GLOBAL_BATCH, values["lr"], 1e-4, SEQ, SEQ, "fp32", 1, 1, 1, "false", "false", "true",
+        "false", "false", "false", 1000, data, "none", "none", 1000 * GLOBAL_BATCH * SEQ, 2 * GLOBAL_BATCH * SEQ,
+        output,
+    ]  # fmt: skip
+    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
+    return ["sh", str(DRIVER), *map(str, words)], environ | {
+        "MP_NPROC": "1",
+        "MP_TOKENIZER_PATH": str(world / "tokenizer"),
+    }
+
+
+def test_a_refused_second_start_changes_nothing(world: Path, tmp_path: Path) -> None:
+    """From the moment at which the first has written its plan, long before its ranks are there."""
+    output = tmp_path / "out"
+    command, environ = words_of(world, output)
+    first = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while first.poll() is None and not (output / "command.txt").exists():
+            time.sleep(0.005)
+        before = {name: (output / name).read_bytes() for name in ("plan.json", "command.txt", LAUNCHER)}
+        other, _ = words_of(world, output, lr=2e-3)
+        second = subprocess.run(other, env=environ, capture_output=True, text=True, timeout=300, check=False)
+        assert second.returncode == 2
+        assert f"another run is writing there: process {first.pid} on {socket.gethostname()}, since 20" in second.stderr
+        assert {name: (output / name).read_bytes() for name in before} == before
+        while first.poll() is None and len(read_metrics(output)) < 1:
+            time.sleep(0.01)
+        first.send_signal(signal.SIGINT)
+        screen, _ = first.communicate(timeout=300)
+    finally:
+        first.kill()
+    assert first.returncode == 128 + signal.SIGINT, screen
+    (saved,) = complete_iterations(output / "checkpoints")
+    assert f"stopped by SIGINT after iteration {saved}; the same command goes on from there" in screen
+
+
+def test_a_start_waits_for_a_run_that_is_ending(world: Path, tmp_path: Path) -> None:
+    """Its launcher was killed, and its rank lives on until it is told about."""
+    output = tmp_path / "out"
+    os.close(take(output))
+    code = "import sys; from pathlib import Path; from megatron_patch.common.run_status import take_as_rank; "
+    code += "take_as_rank(Path(sys.argv[1]), print); print('up', flush=True); sys.stdin.read()"
+    rank = subprocess.Popen(
+        [sys.executable, "-c", code, str(output)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert rank.stdout is not None and rank.stdout.readline() == b"up\n"
+    command, environ = words_of(world, output)
+    second = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert second.stderr is not None
+        assert second.stderr.readline().startswith(
+            f"waiting for the run that is ending in {output} (process {os.getpid()}"
+        )
+        assert not (output / "plan.json").exists()
+        rank.communicate(timeout=60)
+        while second.poll() is None and not (output / "command.txt").exists():
+            time.sleep(0.005)
+        assert second.poll() is None
+        second.send_signal(signal.SIGTERM)
+        second.communicate(timeout=300)
+    finally:
+        second.kill()
+        rank.kill()
+    assert second.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), "it may be Python that was starting"
 
 
 def repeatable(output: Path) -> list[dict]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from megatron_patch.launch.resume import is_written
+from megatron_patch.common.run_status import read_end, state_of
 
 from .harness import (
     REPOSITORY,
@@ -137,16 +139,93 @@ def test_another_model_layout(tmp_path: Path, data: Path, extra: str) -> None:
     assert max(abs(a - b) for a, b in zip(cut.losses, whole.losses[10:], strict=True)) <= 2e-6
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+OTHERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)])
 def test_asked_to_stop(tmp_path: Path, data: Path, number: signal.Signals) -> None:
-    """SIGTERM and Ctrl-C finish the step, save, and the run goes on from exactly there."""
+    """A scheduler, Ctrl-C, a closed terminal, Slurm's warning: the step is finished and saved, and `watch` is told."""
     extra = "--train-iters 100000 --save-interval 100000 --num-workers 1"  # which torchrun signals too
     stopped = launch_and_signal(
         tmp_path / "run", data, flags(tmp_path / "run", data, extra), processes=2, iteration=4, number=number
     )
     saved = complete_iterations(tmp_path / "run" / "checkpoints")
     assert saved == [len(stopped.losses)]
-    assert f"stopped by a signal after iteration {saved[0]}" in stopped.stdout
+    assert stopped.returncode == 128 + number
+    assert f"{number.name}: the ranks finish their step, save and end, within 600 s" in stopped.stdout
+    assert f"stopped by {number.name} after iteration {saved[0]}" in stopped.stdout
+    ended = read_end(stopped.output)
+    assert ended is not None and (ended.how, ended.cause, ended.iteration) == ("stopped", number.name, saved[0])
+
+
+SLOW_STOP = """
+import sys
+import megatron_patch.torchrun as torchrun
+
+torchrun.GRACE = float(sys.argv[1])
+sys.exit(torchrun.main(sys.argv[2:]))
+"""
+NEVER_ENDING_SAVE = """
+import threading
+
+from megatron_patch.backend.saving import checkpoint_fixes
+from megatron_patch.trainer.entry import main
+
+def forever(*args):
+    print("FOREVER", flush=True)
+    threading.Event().wait()
+
+checkpoint_fixes.publish = forever
+main()
+"""
+
+
+@pytest.mark.parametrize("way", ["twice", "grace"])
+def test_a_save_that_does_not_end(tmp_path: Path, data: Path, way: str) -> None:
+    """A second signal ends the ranks at once; so does the end of the grace."""
+    output, script, log = tmp_path / "run", tmp_path / "rank.py", tmp_path / "run" / "logs" / "rank_0.log"
+    script.write_text(NEVER_ENDING_SAVE)
+    extra = f"--train-iters 100000 --save {output}/checkpoints --save-interval 100000"
+    started = command(output, data, extra, script=script)
+    words = [sys.executable, "-c", SLOW_STOP, "600" if way == "twice" else "5", *started[3:]]
+    job = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while job.poll() is None and len(read_metrics(output)) < 2:
+            time.sleep(0.01)
+        job.send_signal(signal.SIGHUP)
+        while job.poll() is None and "FOREVER" not in log.read_text():
+            time.sleep(0.01)
+        if way == "twice":
+            job.send_signal(signal.SIGINT)
+        screen, _ = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    assert job.returncode == 128 + signal.SIGHUP, screen
+    assert ("did not end within 5 s: they are killed" in screen) == (way == "grace")
+    assert "stopped by SIGHUP, at once: the same command goes on from the newest checkpoint" in screen
+    ended = read_end(output)
+    assert ended is not None and (ended.how, ended.cause) == ("stopped", "SIGHUP, at once")
+
+
+def test_ignored_signals_stay_ignored(tmp_path: Path, data: Path) -> None:
+    """As `nohup` wants it: the run goes on to its end."""
+    extra = f"--train-iters 6 --save {tmp_path}/run/checkpoints --save-interval 100"
+    started = ["nohup", *command(tmp_path / "run", data, extra)]
+    job = subprocess.Popen(
+        started, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        while job.poll() is None and len(read_metrics(tmp_path / "run")) < 1:
+            time.sleep(0.01)
+        for pid in (*children(job.pid), job.pid):
+            os.kill(pid, signal.SIGHUP)
+        screen, _ = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    assert job.returncode == 0, screen
+    assert complete_iterations(tmp_path / "run" / "checkpoints") == [6]
+    ended = read_end(tmp_path / "run")
+    assert ended is not None and (ended.how, ended.iteration) == ("finished", 6)
 
 
 def test_launcher_killed(tmp_path: Path, data: Path) -> None:
@@ -160,13 +239,12 @@ def test_launcher_killed(tmp_path: Path, data: Path) -> None:
         ranks = children(job.pid)
         other = launch(output, data, extra)
         assert other.returncode != 0 and f"another run is writing into {output}" in other.stderr
-        assert is_written(str(output))
+        assert state_of(output)[0] == "running"
     finally:
         job.kill()
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in ranks) and time.monotonic() < deadline:
+    while any(Path(f"/proc/{pid}").exists() for pid in ranks):  # the test's time-out ends it
         time.sleep(0.05)
-    assert not is_written(str(output))
+    assert state_of(output)[0] == "free"
     done = [record["iteration"] for record in read_metrics(output) if "loss" in record]
     assert complete_iterations(output / "checkpoints") == [done[-1]]
 

@@ -11,12 +11,14 @@ import select
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from rich.console import Console
 
+from megatron_patch.common.run_status import LAUNCHER, read_holder, record_end, take
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.models import model_of_size
 from megatron_patch.watch.follow import Follower
@@ -46,7 +48,7 @@ def step(iteration: int, **more: Any) -> str:
 
 def shown(follower: Follower, *, ago: float = 0.0) -> str:
     console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(frame(follower.run, now=follower.run.written + ago, width=100))
+    console.print(frame(follower.run, follower.ended, now=follower.run.written + ago, width=100))
     return console.export_text()
 
 
@@ -96,6 +98,50 @@ def test_what_is_wrong_is_said(run: Path) -> None:
     assert "steps take 4.0 times as long as usual" in said
     assert "the loss has risen by" in said
     assert "RuntimeError: CUDA error: out of memory (logs/rank_3.log:1)" in said
+
+
+@pytest.mark.parametrize(
+    ("how", "cause", "words"),
+    [
+        ("stopped", "SIGINT", "stopped by SIGINT"),
+        (
+            "failed",
+            "rank 3 of 8: it \x1b[31mbroke",
+            "failed: rank 3 of 8: it ?[31mbroke",
+        ),
+    ],
+)
+def test_a_run_that_ended_is_not_shown_as_running(
+    run: Path, how: Literal["stopped", "failed"], cause: str, words: str
+) -> None:
+    """At once, not after some silence; and a new start is running again."""
+    os.close(take(run))
+    record_end(run, how, cause, 50)
+    follower = Follower(run)
+    follower.look()
+    assert f"iteration 50 of 100, 50%, 50k tokens; {words}" in shown(follower)
+    assert "left" not in shown(follower)
+    lock = take(run)
+    follower.look()
+    assert "0:00:25 left" in shown(follower)
+    os.close(lock)
+
+
+def test_a_run_that_was_killed_is_not_shown_as_running(run: Path) -> None:
+    """It could not say so; its lock does. What happens on another machine cannot be told from here."""
+    os.close(take(run))
+    follower = Follower(run)
+    follower.look()
+    assert f"killed: process {os.getpid()} on" in shown(follower)
+    (run / "metrics.jsonl").unlink()
+    follower = Follower(run)
+    follower.look()
+    assert "before the first step" in shown(follower)
+    holder = read_holder(run)
+    assert holder is not None
+    (run / LAUNCHER).write_text(json.dumps(asdict(replace(holder, host="elsewhere"))))
+    follower.look()
+    assert "waiting for the first step" in shown(follower)
 
 
 def test_each_line_is_read_once_and_a_resume_cuts(run: Path) -> None:

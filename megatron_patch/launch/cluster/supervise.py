@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common import run_status
+from megatron_patch.common.machine import children_of
 from megatron_patch.launch.cluster.connection import LinkError
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet
 from megatron_patch.launch.command import Command
@@ -32,9 +34,7 @@ PATIENCE = 20.0
 """Seconds that torchrun gets to notice that its ranks were killed."""
 
 
-def start_node(
-    plan: Plan, command: Command, environ: Mapping[str, str], record: Callable[[Plan, Command], None]
-) -> int:
+def start_node(plan: Plan, command: Command, environ: Mapping[str, str], record: Callable[[Plan, Command], int]) -> int:
     """This machine's part of a run: meet the others, then torchrun.
 
     Args:
@@ -50,7 +50,7 @@ def start_node(
         return 1
     if plan.cluster.node_rank == 0:
         record(plan, command)
-    ours = command.environment(environ)
+    ours = command.environment(environ) | {run_status.INHERITED: "held on node 0"}
     name = interface(peers)
     if name and "GLOO_SOCKET_IFNAME" not in ours:  # gloo would take the address of this machine's name, often 127.0.1.1
         ours["GLOO_SOCKET_IFNAME"] = name
@@ -175,16 +175,6 @@ class Supervisor:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes that `pid` has started, from any of its threads."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                found += map(int, (task / "children").read_text().split())
-    return found
 
 
 class _Watched:

@@ -1,0 +1,210 @@
+"""Who writes into a run's folder, and how the last run there ended.
+
+Two locks, which the kernel frees however their holder dies: the launcher's (driver, then torchrun in its place) from
+before plan.json is written, and rank 0's. Where the launcher's is free and the rank's is not, the launcher was killed
+and its ranks are about to save and end. `ended.json` says how a run ended; where a run is gone without one, it was
+killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from megatron_patch.common.files import write_json
+from megatron_patch.common.run_folder import LOGS
+
+LAUNCHER, RANKS, ENDED = f"{LOGS}/launcher.lock", f"{LOGS}/ranks.lock", "ended.json"
+INHERITED = "MEGATRON_PATCH_LOCK"
+"""Environment variable of torchrun: the launcher that became it, or that stays beside it, holds the lock."""
+PATIENCE = 60.0
+"""Seconds that a start waits for a run that is ending."""
+LOOKS_EVERY = 0.2
+"""Seconds."""
+CONTENTION = 0.5
+"""Seconds for which somebody who only looks may hold a lock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process that writes into a run's folder, or was the last to do so."""
+
+    host: str
+    pid: int
+    since: float
+    """Seconds since 1970."""
+    stopping: str = ""
+    """The signal that asked it to end, if one did."""
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {since}"
+
+    @property
+    def is_here(self) -> bool:
+        """On this machine, where its locks can be trusted."""
+        return self.host == socket.gethostname()
+
+
+class Occupied(Exception):
+    """Another run writes into the folder; the message names it."""
+
+    def __init__(self, folder: Path, holder: Holder | None, *, ending: bool) -> None:
+        self.holder, self.ending = holder, ending
+        who = f": {holder}" if holder is not None else ""
+        self.what = f"another run is {'still ending' if ending else 'writing'} there{who}"
+        super().__init__(
+            f"another run is writing into {folder}{who}{', which is still ending' if ending else ''}: "
+            "wait until it has ended, or stop it"
+        )
+
+
+State = Literal["free", "running", "ending"]
+
+
+def state_of(folder: Path) -> tuple[State, Holder | None]:
+    """Whether a run writes there, and which; the holder of a free folder is that of the last run."""
+    holder = read_holder(folder)
+    if _is_locked(folder / LAUNCHER):
+        return ("ending" if holder is not None and holder.stopping else "running"), holder
+    if _is_locked(folder / RANKS):
+        return ("ending" if holder is not None else "running"), holder
+    return "free", holder
+
+
+def read_holder(folder: Path) -> Holder | None:
+    """What the launcher wrote; None where there was none, or an older one that wrote nothing."""
+    try:
+        return Holder(**json.loads((folder / LAUNCHER).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def wait_while_ending(folder: Path, say: Callable[[str], None], seconds: float = PATIENCE) -> None:
+    """Wait for a run that is ending already, for so long at most; return at once in any other case."""
+    deadline, told = time.monotonic() + seconds, False
+    while (found := state_of(folder))[0] == "ending" and time.monotonic() < deadline:
+        if not told:
+            say(f"waiting for the run that is ending in {folder} ({found[1]}), {seconds:.0f} s at most")
+            told = True
+        time.sleep(LOOKS_EVERY)
+
+
+def take(folder: Path) -> int:
+    """Be the launcher of the only run in a folder; forget how the last one ended.
+
+    Returns:
+        A file descriptor: the lock is held until its last copy is closed. Not inherited by other programs.
+    Raises:
+        Occupied: another run writes there; nothing was changed.
+        OSError: the folder cannot be written.
+    """
+    (folder / LOGS).mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LAUNCHER, os.O_RDWR | os.O_CREAT, 0o644)
+    if not _lock(descriptor) or _is_locked(folder / RANKS):
+        os.close(descriptor)
+        state, holder = state_of(folder)
+        raise Occupied(folder, holder, ending=state == "ending")
+    write_holder(descriptor, Holder(host=socket.gethostname(), pid=os.getpid(), since=time.time()))
+    (folder / ENDED).unlink(missing_ok=True)
+    return descriptor
+
+
+def write_holder(descriptor: int, holder: Holder) -> None:
+    """In place: the file that is locked must stay the same file."""
+    content = json.dumps(asdict(holder)).encode() + b"\n"
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content, 0)
+
+
+def take_as_rank(folder: Path, say: Callable[[str], None], seconds: float = PATIENCE) -> None:
+    """Be the only run whose ranks write into a folder, until this process ends; its forks do not count.
+
+    Raises:
+        Occupied: another run's ranks do, and did not end in time.
+    """
+    descriptor = os.open(folder / RANKS, os.O_RDWR | os.O_CREAT, 0o644)  # stays open
+    os.register_at_fork(after_in_child=lambda: os.close(descriptor))  # data loaders outlive this process by seconds
+    deadline, told = time.monotonic() + seconds, False
+    while not _lock(descriptor):
+        if time.monotonic() > deadline:
+            raise Occupied(folder, None, ending=False)
+        if not told:
+            say(f"waiting for the ranks of another run in {folder} to end, {seconds:.0f} s at most")
+            told = True
+    (folder / ENDED).unlink(missing_ok=True)  # of an earlier run, where torchrun was started by hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a run ended."""
+
+    how: Literal["finished", "stopped", "failed"]
+    cause: str
+    """In words; empty where it finished."""
+    iteration: int | None
+    """Steps that were done; None where that is not known."""
+    at: float
+    """Seconds since 1970."""
+
+
+def record_end(
+    folder: Path, how: Literal["finished", "stopped", "failed"], cause: str, iteration: int | None = None
+) -> None:
+    """Write `ended.json`, unless somebody has: who fails first knows why. A full disk keeps nobody from ending."""
+    ended = Ended(how=how, cause=cause, iteration=iteration, at=time.time())
+    partial = folder / f".{ENDED}.{os.getpid()}"
+    with contextlib.suppress(OSError):
+        write_json(partial, asdict(ended))
+        try:
+            os.link(partial, folder / ENDED)
+        finally:
+            partial.unlink()
+
+
+def read_end(folder: Path) -> Ended | None:
+    """None where no run has ended there since the last start, or none could say so."""
+    try:
+        return Ended(**json.loads((folder / ENDED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether it is ours now."""
+    deadline = time.monotonic() + CONTENTION
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(CONTENTION / 20)
+        except OSError:  # a file system without locks: nothing can be said about others
+            return True
+        else:
+            return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
