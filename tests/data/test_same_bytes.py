@@ -141,6 +141,11 @@ sys.exit(preprocess.main(sys.argv[1:]))
 """
 
 
+def _listen_to_ctrl_c() -> None:
+    """Shells start what runs in the background, these tests perhaps, with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_runs_go_on(
     folder: Path,
@@ -154,7 +159,9 @@ def test_interrupted_runs_go_on(
     prefix = tmp_path / "out"
     command = [sys.executable, "-c", SCRIPT.format(stop=14), str(folder), str(tokenizer_folder), str(prefix)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=_listen_to_ctrl_c
+    )
     assert process.stdout is not None
     assert any("stopped" in line for line in process.stdout)
     process.send_signal(kill)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save
 
+from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.evaluation import models, results
 from megatron_patch.evaluation.__main__ import main
 from megatron_patch.evaluation.options import UsageError, parse
@@ -31,8 +32,7 @@ def sh(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProces
 def converted(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model as a Megatron checkpoint."""
     target = tmp_path_factory.mktemp("converted") / "mcore"
-    command = [sys.executable, "-m", "megatron_patch.checkpoint", "--source", str(model), "--output-path", str(target)]
-    subprocess.run(command, check=True, cwd=ROOT, capture_output=True, timeout=300)
+    assert convert(["--source", str(model), "--output-path", str(target)]) == 0
     return target
 
 

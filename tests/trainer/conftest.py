@@ -32,4 +32,4 @@ def start(first: Run) -> str:
 def reference(tmp_path_factory: pytest.TempPathFactory, data: Path, start: str) -> Run:
     """20 iterations on one process, with everything that a run leaves behind."""
     output = tmp_path_factory.mktemp("reference")
-    return train(output, data, f"{start} --tensorboard-dir {output}/tensorboard")
+    return train(output, data, f"{start} --tensorboard-dir {output}/tensorboard", torchrun=True)

@@ -203,15 +203,21 @@ def test_peaks(name: str, peak: float | None) -> None:
     assert peak_tflops(name) == peak
 
 
+@pytest.mark.slow
 def test_weights_and_biases(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, the run's file in wandb/ holds what would be sent; `wandb sync` sends it."""
     monkeypatch.setenv("WANDB_MODE", "offline")
-    train(tmp_path, data, f"--train-iters 3 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}")
+    train(
+        tmp_path,
+        data,
+        f"--train-iters 3 --wandb-project p --wandb-exp-name n --wandb-save-dir {tmp_path}",
+        torchrun=True,
+    )
     (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"lm loss" in run.read_bytes()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_weights_and_biases_hear_of_the_last_save(
     tmp_path: Path, data: Path, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,3 +230,4 @@ def test_weights_and_biases_hear_of_the_last_save(
     assert complete_iterations(tmp_path / "checkpoints") == [3]
     (offline,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"iter_0000003" in offline.read_bytes()
+    assert b"lm loss" in offline.read_bytes()

@@ -45,7 +45,7 @@ def resume(output: Path, data: Path, extra: str, *, processes: int) -> tuple[Run
     """Start the run again as the launcher does: from the newest complete checkpoint."""
     step = complete_iterations(output / "checkpoints")[-1]
     source = f"--load {output}/checkpoints --ckpt-step {step}"
-    run = train(output, data, f"{flags(output, data, extra)} {source}", processes=processes)
+    run = train(output, data, f"{flags(output, data, extra)} {source}", processes=processes, torchrun=processes > 1)
     assert f"resuming from iteration {step}" in run.stdout
     return run, step
 

@@ -15,7 +15,7 @@ from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.train_tokenizer import save
 from megatron_patch.data.train_tokenizer import train as train_tokenizer
 
-from .harness import SCRIPT, Run, launch, launch_and_signal, train
+from .harness import SCRIPT, Run, launch_and_signal, launch_warm, train
 
 TOLERANCE = 2e-6
 SAMPLES = 24
@@ -26,7 +26,7 @@ LEAKING = """
 from megatron_patch.backend import enable
 
 enable("cpu")
-from megatron_patch.backend import attention
+from megatron_patch.backend.cpu import attention
 
 attention._sequence_bounds = lambda total, packed: [(0, total)]  # every sample sees those before it in the row
 from megatron_patch.trainer.entry import main
@@ -154,7 +154,7 @@ def test_a_leak_is_seen(tmp_path: Path, conversations: Path, begin: str, rows: i
     script = tmp_path / "leaking.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(SCRIPT.parents[2])!r})\n{LEAKING}")
     extra = f"{begin} --sft-packing --micro-batch-size 1 --global-batch-size {rows} --train-iters 4"
-    run = launch(tmp_path / "out", conversations, extra, script=script)
+    run = launch_warm(tmp_path / "out", conversations, extra, script=script)
     assert run.returncode == 0, run.stderr
     assert abs(run.losses[0] - packed.losses[0]) > 100 * TOLERANCE
 
