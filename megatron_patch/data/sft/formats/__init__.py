@@ -36,5 +36,17 @@ def describe(record: object) -> str:
     """What a record of no known format looks like, for a message."""
     if not isinstance(record, Mapping):
         return f"a JSON {json_kind(record)}; wanted an object"
-    keys = ", ".join(map(repr, record)) or "none"
+    keys = ", ".join(repr(str(key)[:40]) for key in record) or "none"
+    for key in ("messages", "conversations", "conversation"):
+        if key in record:
+            return f"{key!r} is {_unusable(record[key])}; wanted a list of turns"
     return f"no known format: its keys are {keys}; wanted one of: {'; '.join(kind.wanted for kind in FORMATS)}"
+
+
+def _unusable(turns: object) -> str:
+    """What stands where a list of turns is wanted."""
+    if isinstance(turns, str):
+        return "a string that is not a JSON list"
+    if isinstance(turns, list):
+        return "a list whose first element has neither role nor from"
+    return f"a JSON {json_kind(turns)}"

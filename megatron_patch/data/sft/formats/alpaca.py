@@ -25,7 +25,9 @@ def _is_alpaca(record: Record) -> bool:
 
 
 def _key_of(record: Record, keys: tuple[str, ...]) -> str | None:
-    return next((key for key in keys if key in record), None)
+    """The first that holds something; in Parquet every row has the keys of all."""
+    there = [key for key in keys if key in record]
+    return next((key for key in there if record[key] is not None), there[0] if there else None)
 
 
 def _from_alpaca(record: Record) -> Conversation:

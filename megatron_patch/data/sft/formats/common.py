@@ -76,10 +76,16 @@ class Format:
 
 
 def turns_of(record: Record, *keys: str) -> list[Any] | None:
-    """The first of these keys that holds a list; None if none does."""
+    """The first of these keys that holds a list, or a text that is a JSON list; None if none does."""
     for key in keys:
-        if isinstance(record.get(key), list):
-            return list(record[key])
+        value = record.get(key)
+        if isinstance(value, str) and value.lstrip().startswith("["):  # as some write it into a Parquet column
+            try:
+                value = loads(value)
+            except DataError:
+                continue
+        if isinstance(value, list):
+            return list(value)
     return None
 
 

@@ -15,7 +15,7 @@ from megatron_patch.data.sft.formats.common import (
 
 
 def _is_messages(record: Record) -> bool:
-    return isinstance(record.get("messages"), list) or first_turn_has(record, ("conversations",), "role")
+    return turns_of(record, "messages") is not None or first_turn_has(record, ("conversations",), "role")
 
 
 def _from_messages(record: Record) -> Conversation:
