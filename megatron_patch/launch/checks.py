@@ -9,7 +9,7 @@ from pathlib import Path
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.data import prepared  # standard library only, as sidecar
 from megatron_patch.data.sft import sidecar  # standard library only: not a way into the other wing
-from megatron_patch.launch import tp_overlap
+from megatron_patch.launch import megatron_flags, tp_overlap
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import Corpus, Tokenizer
@@ -256,6 +256,7 @@ def check_wandb(
             yield Problem(names=(name,), what=what, valid="unset, or `pip install wandb`")
 
 
+@finds("megatron_args")
 def check_megatron_args(*, mp_megatron_args: str | None) -> Step:
     """More flags, but none against the plan."""
     if mp_megatron_args is None:
@@ -265,10 +266,17 @@ def check_megatron_args(*, mp_megatron_args: str | None) -> Step:
     except ValueError as error:
         yield Problem(names=("MP_MEGATRON_ARGS",), what=f"cannot be split: {error}", valid="flags as in a shell")
         return
-    taken = sorted({word.split("=")[0] for word in words} & (EMITTED | FIXED))
-    if taken:
-        what = f"{', '.join(taken)}: decided by the 25 values and the MP_ variables"
-        yield Problem(names=("MP_MEGATRON_ARGS",), what=what, valid="flags that the driver does not give itself")
+    for what, valid in megatron_flags.faults(words, EMITTED | FIXED):
+        yield Problem(names=("MP_MEGATRON_ARGS",), what=what, valid=valid)
+    yield "megatron_args", tuple(words)
+
+
+def check_flags_on_cpu(*, megatron_args: tuple[str, ...], device: str) -> Step:
+    """What only a GPU's run can do."""
+    for name, _ in megatron_flags.grouped(megatron_args):
+        if device == "cpu" and name in megatron_flags.INERT_ON_CPU:
+            what = f"{name} does nothing on the CPU: {megatron_flags.INERT_ON_CPU[name]}"
+            yield Problem(names=("MP_MEGATRON_ARGS",), what=what, valid="without it")
 
 
 def check_output(*, output_basepath: str) -> Step:
@@ -407,6 +415,7 @@ CHECKS = in_order(
     check_cluster,
     check_wandb,
     check_megatron_args,
+    check_flags_on_cpu,
     check_output,
     known=found_by(STEPS),
 )
