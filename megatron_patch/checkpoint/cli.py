@@ -13,11 +13,12 @@ from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.job import Job, inspect, needed_bytes, precision_of
-from megatron_patch.checkpoint.manifest import verify
+from megatron_patch.checkpoint.manifest import MANIFEST, verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.run_conversion import carry_out, stored_precision
 from megatron_patch.checkpoint.store import free_bytes
+from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -48,14 +49,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _verify(folder: Path) -> int:
+    """A converted folder by its manifest; the checkpoints of a run by their checksums."""
     started = time.monotonic()
+    of_run = [] if (folder / MANIFEST).exists() else checkpoints_in(folder)
     try:
-        count = verify(folder)
+        if of_run:
+            for line in verify_checkpoints(of_run):
+                print(line, flush=True)
+            said = f"{len(of_run)} checkpoint{'s' if len(of_run) > 1 else ''}"
+        else:
+            said = f"{verify(folder) / 1e9:.2f} GB are as the manifest says"
     except CheckpointError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 2
-    seconds = time.monotonic() - started
-    print(f"{folder}: {count / 1e9:.2f} GB are as the manifest says ({seconds:.1f} s)")
+    print(f"{folder}: {said} ({time.monotonic() - started:.1f} s)")
     return 0
 
 
