@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.run_folder import CHECKPOINTS, PLAN, PlanError, read_plan
+from megatron_patch.common.stored_chunks import find_structural_damage, iteration_of
 from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
 
 RELEASE, TRACKER = "release", "latest_checkpointed_iteration.txt"
@@ -107,8 +107,7 @@ def iteration_folder(root: Path, iteration: int) -> Path:
 
 def number_of(name: str) -> int | None:
     """The iteration that a folder's name says, None if it is not Megatron's."""
-    found = re.fullmatch(r"iter_(\d{7,})", name)
-    return int(found[1]) if found else None
+    return iteration_of(Path(name))
 
 
 def is_per_rank(folder: Path) -> bool:
@@ -117,17 +116,8 @@ def is_per_rank(folder: Path) -> bool:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a torch_dist checkpoint was written to its end.
-
-    megatron-core 0.19.2 writes the tensors, then `.metadata`, and `metadata.json` last and in place: a save that was
-    killed leaves the last one out, or cut. (`common.pt` is no longer written.)
-    """
-    try:
-        described = json.loads((folder / "metadata.json").read_text())
-        whole = isinstance(described, dict) and "sharded_backend" in described
-        return whole and (folder / ".metadata").stat().st_size > 0 and any(folder.glob("*.distcp"))
-    except (OSError, ValueError):
-        return False
+    """Whether a torch_dist checkpoint is whole, as far as that can be seen without reading its tensors."""
+    return not find_structural_damage(folder)
 
 
 def read_tracker(root: Path) -> str | None:

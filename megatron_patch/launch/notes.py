@@ -44,6 +44,7 @@ def _start_notes(plan: Plan) -> Iterator[str]:
     if plan.earlier.broken:
         broken = ", ".join(plan.earlier.broken)
         yield f"{broken} in {plan.checkpoints}: not written to the end by an earlier run; not used, written anew"
+    yield from (f"damaged: {line}" for line in plan.earlier.damage[:5])
     if plan.resume_iteration is not None and plan.weights.kind != "none":
         yield "PRETRAIN_CHECKPOINT_PATH is not read: the run goes on from its own checkpoint"
     yield from handover(plan)

@@ -64,7 +64,11 @@ class Earlier:
     iteration: int | None
     """Newest checkpoint that was written to its end; None if there is none."""
     broken: tuple[str, ...]
-    """Checkpoints that were not; the run writes them anew."""
+    """Checkpoints that were not, or are damaged; the run writes them anew."""
+    damage: tuple[str, ...] = ()
+    """What is wrong with those that have their names, a sentence each."""
+    lost: bool = False
+    """There were checkpoints, and none is left that is whole: a run does not begin anew over them."""
     plan: PlanRecord | None
     """plan.json of the last start."""
     plan_problem: str = ""

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.checkpoint.contents import is_complete, iteration_folder, iterations
+from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
 from megatron_patch.common.run_folder import CHECKPOINTS, PlanError, PlanRecord, read_plan
+from megatron_patch.common.stored_chunks import find_structural_damage
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem, label
@@ -46,17 +47,33 @@ REMARKS = {
 def read_earlier(output: str) -> Earlier:
     """Look into an output folder; no folder is an empty one."""
     folder = Path(output) / CHECKPOINTS
-    steps = iterations(folder)
-    whole = [step for step in steps if is_complete(iteration_folder(folder, step))]
-    newest = whole[-1] if whole else None
-    broken = [iteration_folder(folder, step).name for step in steps if step not in whole]
+    newest, damage = None, {}
+    for step in reversed(iterations(folder)):  # older ones than the newest sound one do not matter
+        found = find_structural_damage(iteration_folder(folder, step))
+        if not found:
+            newest = step
+            break
+        damage[step] = found
+    broken = [iteration_folder(folder, step).name for step in sorted(damage)]
     if folder.is_dir():
         broken += sorted(entry.name for entry in folder.glob(".incomplete_*"))
     try:
         plan, problem = read_plan(Path(output)), ""
     except PlanError as error:
         plan, problem = None, str(error)
-    return Earlier(iteration=newest, broken=tuple(broken), plan=plan, plan_problem=problem)
+    return Earlier(
+        iteration=newest,
+        broken=tuple(broken),
+        damage=tuple(line for step in sorted(damage) for line in damage[step]),
+        lost=newest is None and (bool(damage) or _had_checkpoints(folder)),
+        plan=plan,
+        plan_problem=problem,
+    )
+
+
+def _had_checkpoints(folder: Path) -> bool:
+    """Whether one was complete once: the tracker was written, or a damaged one was set aside."""
+    return (folder / TRACKER).exists() or any(folder.glob("damaged_iter_*"))
 
 
 def compare_values(
@@ -71,7 +88,8 @@ def compare_values(
         Changes that the checkpoint forbids, and notes about the others.
     """
     if earlier.iteration is None:
-        return [], []
+        lost = Problem("checkpoints-lost", "OUTPUT_BASEPATH", damage="; ".join(earlier.damage[:3]) or "they are gone")
+        return [lost] if earlier.lost else [], []
     if earlier.plan is None:
         why = earlier.plan_problem or "no plan.json beside the checkpoints"
         return [], [f"{why}: what changed since the last start cannot be told"]

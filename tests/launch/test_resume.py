@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,10 +143,51 @@ def test_what_may_change_is_said(
 def test_without_a_checkpoint_everything_may_change(
     again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path
 ) -> None:
-    (tmp_path / "out" / "checkpoints" / "iter_0000004" / "metadata.json").unlink()
+    checkpoints = tmp_path / "out" / "checkpoints"
+    shutil.rmtree(checkpoints)
+    (checkpoints / ".incomplete_iter_0000002").mkdir(parents=True)  # killed in its first save
     plan, problems = again(LR="2e-3", PR="bf16")
     assert plan is not None, problems
     assert plan.resume_iteration is None
+
+
+@pytest.mark.parametrize("what", ["damaged", "removed", "set aside"])
+def test_a_run_does_not_begin_anew_over_its_checkpoints(
+    what: str, again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path
+) -> None:
+    checkpoints = tmp_path / "out" / "checkpoints"
+    (checkpoints / "latest_checkpointed_iteration.txt").write_text("4")
+    if what == "damaged":
+        (checkpoints / "iter_0000004" / "metadata.json").unlink()
+    elif what == "removed":
+        shutil.rmtree(checkpoints / "iter_0000004")
+    else:
+        (checkpoints / "latest_checkpointed_iteration.txt").unlink()
+        (checkpoints / "iter_0000004").rename(checkpoints / "damaged_iter_0000004")
+    plan, problems = again()
+    assert plan is None
+    assert [problem.code for problem in problems] == ["checkpoints-lost"]
+
+
+@pytest.mark.parametrize("tracker", ["", "garbage", "99", None])
+def test_stray_names_and_trackers_mislead_nobody(
+    tracker: str | None,
+    again: Callable[..., tuple[Plan | None, list[Problem]]],
+    mcore: Callable[..., None],
+    tmp_path: Path,
+) -> None:
+    checkpoints = tmp_path / "out" / "checkpoints"
+    mcore(checkpoints, "6")
+    shutil.copytree(checkpoints / "iter_0000006", checkpoints / "iter_99999999999999999999")
+    (checkpoints / "iter_0000007").write_text("a file")
+    (checkpoints / ".incomplete_x").write_text("")
+    if tracker is None:
+        (checkpoints / "latest_checkpointed_iteration.txt").unlink(missing_ok=True)
+    else:
+        (checkpoints / "latest_checkpointed_iteration.txt").write_text(tracker)
+    plan, problems = again()
+    assert plan is not None, problems
+    assert plan.resume_iteration == 6
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"version": 3}', "[" * 100_000])

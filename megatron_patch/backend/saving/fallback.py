@@ -45,8 +45,11 @@ def fall_back(args: Any, say: Say) -> None:
     def load_checkpoint(original: Callable[..., Any], *rest: Any, **kwargs: Any) -> Any:
         while True:
             try:
+                _set_broken_ones_aside(args, say)
                 _say_if_unverified(args, say)
-                return original(*rest, **kwargs)
+                loaded = original(*rest, **kwargs)
+                _check_iteration(args, loaded[0])
+                return loaded
             except DamagedCheckpoint as damage:
                 if not _is_resuming(args):
                     raise
@@ -59,6 +62,27 @@ def _is_resuming(args: Any) -> bool:
     than were asked for."""
     own = args.save and args.load and os.path.realpath(args.save) == os.path.realpath(args.load)
     return bool(own and args.ckpt_step and not args.finetune)
+
+
+def _set_broken_ones_aside(args: Any, say: Say) -> None:
+    """Newer checkpoints than the one that is resumed, if they are damaged: the run writes them anew."""
+    if not _is_resuming(args):
+        return
+    lines: list[Any] = [[]]
+    if torch.distributed.get_rank() == 0:
+        for number, path in folders.numbered(Path(args.load)).items():
+            if number > args.ckpt_step and (damage := find_structural_damage(path)):
+                lines[0].append(f"{damage[0]}: set aside as {folders.set_aside(path).name}")
+    torch.distributed.broadcast_object_list(lines, src=0, group=thread_group())
+    for line in lines[0]:
+        say(line)
+
+
+def _check_iteration(args: Any, iteration: int) -> None:
+    """Raise for a checkpoint without checksums whose folder was renamed."""
+    if _is_resuming(args) and iteration != args.ckpt_step:
+        folder = Path(args.load) / f"iter_{args.ckpt_step:07d}"
+        raise DamagedCheckpoint(f"{folder}: is the checkpoint of iteration {iteration}: the folder was renamed")
 
 
 def _say_if_unverified(args: Any, say: Say) -> None:

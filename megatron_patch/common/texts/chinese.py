@@ -238,6 +238,10 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "{OUTPUT_BASEPATH} 中的检查点属于 {model}：{differences}",
         "那个模型，或新的 {OUTPUT_BASEPATH}",
     ),
+    "checkpoints-lost": (
+        "那里有过检查点，但没有一个是完整的（{damage}），运行不会从头开始覆盖它们",
+        "另一个文件夹；或移走它的 checkpoints/ 后从头开始",
+    ),
     "another-model": "另一个模型",
     "differs": "{field} 那里是 {before}，这里是 {now}",
     # MP_ variables and the environment

@@ -287,6 +287,10 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "the checkpoints in {OUTPUT_BASEPATH} are of {model}: {differences}",
         "that model, or a new {OUTPUT_BASEPATH}",
     ),
+    "checkpoints-lost": (
+        "it had checkpoints, none of them is whole ({damage}), and a run does not begin anew over them",
+        "another folder; or move its checkpoints/ away to begin anew",
+    ),
     "another-model": "another model",
     "differs": "{field} {before} there and {now} here",
     # MP_ variables and the environment
