@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.index import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
@@ -119,18 +119,18 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
         CorpusError: with everything that is wrong, joined by `; `.
     """
     exists = _file_or_folder if raw else _prefix_or_folder
-    words = [text] if exists(text) else _join_existing(text.split(), exists)
-    weighted = len(words) > 1 and _weight(words[0]) is not None and not exists(words[0])
-    if weighted and (len(words) % 2 or any(_weight(word) is None for word in words[::2])):
-        raise CorpusError("a blend is weight, path, weight, path: numbers above 0 before every path")
-    if not weighted and not raw:
-        words = [prefix for word in words for prefix in _prefixes_in(word)]
-    pairs = zip(words[::2], words[1::2], strict=True) if weighted else ((None, word) for word in words)
+    try:
+        parts = parse_blend(words_of(text, exists), exists)
+    except DataError as error:
+        raise CorpusError(str(error)) from None
+    pairs = [(part.weight, path) for part in parts for path in part.paths]
+    if not raw and parts[0].weight is None:
+        pairs = [(None, prefix) for _, path in pairs for prefix in _prefixes_in(path)]
     inspect = _inspect_raw if raw else _inspect_idxmap
     corpora, wrong = [], []
     for weight, path in pairs:
         try:
-            corpora.append(inspect(path, None if weight is None else _weight(weight)))
+            corpora.append(inspect(path, weight))
         except CorpusError as error:
             wrong.append(str(error))
     if wrong:
@@ -155,17 +155,6 @@ def _is_file(path: str) -> bool:
     return Path(path).is_file()
 
 
-def _join_existing(words: list[str], exists: Callable[[str], bool]) -> list[str]:
-    """Put words together again that are one path with spaces in it: the longest that exists."""
-    joined, start = [], 0
-    while start < len(words):
-        ends = (end for end in range(len(words), start, -1) if exists(" ".join(words[start:end])))
-        end = next(ends, start + 1)
-        joined.append(" ".join(words[start:end]))
-        start = end
-    return joined
-
-
 def _prefixes_in(word: str) -> list[str]:
     """All idxmaps in a folder and below it, by name; any other word as it is.
 
@@ -181,14 +170,6 @@ def _prefixes_in(word: str) -> list[str]:
     return found
 
 
-def _weight(word: str) -> float | None:
-    try:
-        value = float(word)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None
-
-
 def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
     """Check that both halves exist and belong together, and count the tokens."""
     for suffix in (".bin", ".idx"):
@@ -198,7 +179,8 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
         raise CorpusError(f"{prefix!r} begins or ends in white space, which Megatron cuts off: rename it")
     missing = [prefix + suffix for suffix in (".bin", ".idx") if not _is_file(prefix + suffix)]
     if missing:
-        raise CorpusError(f"no such file: {', '.join(missing)}")
+        hint = "; datasets are separated by spaces, not by commas" if "," in prefix else ""
+        raise CorpusError(f"no such file: {', '.join(missing)}{hint}")
     try:
         tokens, documents = count(prefix)
     except BrokenIndex as error:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_patch.data.sft.blend import parse_blend
+from megatron_patch.data.blend import parse_blend
 from megatron_patch.data.sft.cache import Say, Source, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft.blend import interleave, parse_blend
+from megatron_patch.data.sft.blend import interleave
 
 
 def test_parse() -> None:
@@ -22,15 +23,24 @@ def test_parse() -> None:
     ("words", "says"),
     [
         ([], "no dataset"),
-        (["0.3", "a", "b"], "WEIGHT PATH"),
-        (["0.3", "a", "0.7"], "WEIGHT PATH"),
-        (["0", "a", "1", "b"], "positive numbers; found 0"),
-        (["nan", "a"], "positive numbers"),
+        (["0.3", "a", "b"], "weight, path"),
+        (["0.3", "a", "0.7"], "weight, path"),
+        (["0", "a", "1", "b"], "numbers above 0 before every path; found 0"),
+        (["nan", "a"], "numbers above 0"),
+        (["1", "a", "1_0", "b"], "weight, path"),
+        (["-1", "a", "1e999", "b"], "numbers above 0 before every path; found -1, inf"),
     ],
 )
 def test_parse_says_what_is_wrong(words: list[str], says: str) -> None:
     with pytest.raises(DataError, match=says):
         parse_blend(words)
+
+
+def test_words_with_spaces_and_paths_that_look_like_weights() -> None:
+    there = {"with space", "0.5", "a"}.__contains__
+    assert words_of("with space", there) == ["with space"]
+    assert words_of(" 1 with space  2 a", there) == ["1", "with space", "2", "a"]
+    assert parse_blend(["0.5", "a"], there)[0].paths == ("0.5", "a")
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.3, 0.7], [5, 1, 1], [1e-6, 1.0], [0.2] * 5])
