@@ -7,6 +7,8 @@ Otherwise Hugging Face's own encodes, and the report says why.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,19 +87,20 @@ class Gigatoken:
 
     def __init__(self, tokenizer: HasBackend, special: bool) -> None:
         """Raises EngineError: it does not know this kind of tokenizer."""
-        import gigatoken
+        with _its_failures("cannot read this tokenizer"):
+            import gigatoken
 
-        try:
             self._tokenizer: Any = gigatoken.Tokenizer.from_json(tokenizer.backend.to_str())
-        except Exception as error:  # the Rust side raises what it likes
-            raise EngineError(f"gigatoken cannot read this tokenizer: {error}") from None
+        if tokenizer.backend.encode_special_tokens:
+            raise EngineError("gigatoken does not know split_special_tokens")
         self._before, self._after = _around(tokenizer) if special else ([], [])
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        """See `Engine`."""
-        layout = self._tokenizer.encode_batch(texts, parallel=False).layout
-        offsets = np.asarray(layout.offsets.data, dtype=np.int64)
-        ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
+        """See `Engine`. Raises EngineError: it failed, however it did."""
+        with _its_failures("failed"):
+            layout = self._tokenizer.encode_batch(texts, parallel=False).layout
+            offsets = np.asarray(layout.offsets.data, dtype=np.int64)
+            ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
         lengths = np.diff(offsets)
         if not self._before and not self._after:
             return ids, lengths
@@ -115,8 +118,9 @@ class Gigatoken:
 
     def token_bytes(self) -> npt.NDArray[np.int64]:
         """[vocabulary], how many bytes of a text each token stands for in a byte-level vocabulary."""
-        vocabulary: dict[int, bytes] = self._tokenizer.vocab
-        sizes = np.zeros(max(vocabulary) + 1, dtype=np.int64)
+        with _its_failures("has no readable vocabulary"):
+            vocabulary: dict[int, bytes] = self._tokenizer.vocab
+            sizes = np.zeros(max(vocabulary) + 1, dtype=np.int64)
         for number, token in vocabulary.items():
             sizes[number] = len(token)
         return sizes
@@ -124,6 +128,17 @@ class Gigatoken:
     def ids(self, text: str) -> list[int]:
         """Of one text."""
         return [int(number) for number in self.encode([text])[0]]
+
+
+@contextlib.contextmanager
+def _its_failures(what: str) -> Iterator[None]:
+    """Anything that the Rust side raises, panics among them, as an EngineError: Hugging Face's engine takes over."""
+    try:
+        yield
+    except (EngineError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust's is not an Exception
+        raise EngineError(f"gigatoken {what}: {type(error).__name__}: {error}") from None
 
 
 def _around(tokenizer: HasBackend) -> tuple[list[int], list[int]]:

@@ -250,7 +250,7 @@ def offloads_modules(plan: Plan) -> bool:
 @emits(
     "--calculate-per-token-loss --data-cache-path --data-path --no-create-attention-mask-in-dataloader --num-workers "
     "--sft-data --split --train-data-path --valid-data-path",
-    passes=("sft_loss", "sft_average", "sft_overlong", "sft_max_lost", "sft_packing"),
+    passes=("sft_loss", "sft_average", "sft_overlong", "sft_max_lost", "sft_packing", "sft_dropped", "sft_turns"),
 )
 def data_flags(plan: Plan) -> Flags:
     """Where the samples come from."""
@@ -269,7 +269,7 @@ def data_flags(plan: Plan) -> Flags:
         flags += ["--sft-data", plan.variables.dataset_type]
         flags += passed(plan, "sft_loss", "sft_average", "sft_overlong", "sft_max_lost")
         flags += ["--calculate-per-token-loss"]  # else each micro batch weighs the same, however few its labels
-        flags += passed(plan, "sft_packing")
+        flags += passed(plan, "sft_packing", "sft_dropped", "sft_turns")
     return flags
 
 

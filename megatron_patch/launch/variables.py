@@ -283,6 +283,15 @@ class Variables:
         always=True,
         matters=("SFT", "true"),
     )
+    sft_dropped: str = _row(
+        "lose",
+        choice("lose", "keep"),
+        "SFT: conversations of which the chat template leaves out a text, reasoning, call or tool that is to be "
+        "trained: they count as unusable, or are used and shown",
+        "SFT：对话模板遗漏了要学习的文本、推理、工具调用或工具的对话：算作不能使用，或照用并显示",
+        flag="--sft-dropped",
+        matters=("SFT", "true"),
+    )
     sft_loss: str = _row(
         "assistant",
         choice("assistant", "last", "all"),
@@ -316,6 +325,16 @@ class Variables:
         "SFT: several conversations in one sequence",
         "SFT：一个序列中放多段对话",
         flag="--sft-packing",
+    )
+    sft_turns: str = _row(
+        "together",
+        choice("together", "one-by-one"),
+        "SFT: a conversation is one sample, or one for each turn of the assistant, as its last: templates of reasoning "
+        "models write the reasoning of the last turn only",
+        "SFT：一段对话作一个样本，或每个 assistant 轮次各作一个样本（该轮为最后一轮）："
+        "推理模型的模板只写出最后一轮的推理",
+        flag="--sft-turns",
+        matters=("SFT", "true"),
     )
     slurm_account: str | None = _row(
         None, text("expect-name"), "ENV=slurm: account", "ENV=slurm：账户", matters=("ENV", "slurm")

@@ -56,6 +56,12 @@ def add_sft_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--sft-overlong", choices=("truncate", "drop", "error"), default="truncate", help="rows that do not fit"
     )
+    group.add_argument(
+        "--sft-dropped", choices=("lose", "keep"), default="lose", help="rows of which the chat template drops a part"
+    )
+    group.add_argument(
+        "--sft-turns", choices=("together", "one-by-one"), default="together", help="samples of a conversation"
+    )
     group.add_argument("--sft-max-lost", type=float, default=0.1, help="largest share of rows that may go unused")
 
 

@@ -44,6 +44,8 @@ def sft_provider(args: Any, say: Say) -> Any:
         loss=args.sft_loss,
         overlong=args.sft_overlong,
         max_lost=args.sft_max_lost,
+        dropped=args.sft_dropped,
+        turns=args.sft_turns,
     )
     loud = say if _first_here() else print
     training = _open("training", args.train_data_path, data, args.output_dir, loud)
@@ -68,7 +70,7 @@ def _first_here() -> bool:
 def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
     try:
         components = open_components(words, data, say=say)
-    except (DataProblem, TokenizerError, TemplateError, TooMuchLost) as error:
+    except (DataProblem, TokenizerError, TemplateError, TooMuchLost, RuntimeError) as error:
         text = str(error) if _first_here() else str(error).splitlines()[0]  # every rank of the machine finds the same
         raise DataError(f"{split} data: {text}") from error
     for number, component in enumerate(components):

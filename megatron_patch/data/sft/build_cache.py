@@ -8,24 +8,28 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
 from megatron_patch.data.sft.template import TemplateError
+from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
 
 
 def main(argv: list[str]) -> int:
-    """The command; on bad data the message goes to stdout, for the caller to raise."""
+    """The command; why it fails goes to stdout, for the caller to raise."""
     parser = argparse.ArgumentParser(prog="build_cache", description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("files", nargs="+")
     parser.add_argument("--workers", type=int, default=0, help="processes (0: every core)")
+    parser.add_argument("--dropped", choices=LEAVING_OUT, default="lose")
+    parser.add_argument("--turns", choices=TURNS, default="together")
     args = parser.parse_args(argv)
     try:
-        source = Source.of(args.files, args.tokenizer)
+        source = Source.of(args.files, args.tokenizer, Rules(dropped=args.dropped, turns=args.turns))
         with WorkBar("tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
             workers = args.workers or len(os.sched_getaffinity(0))
             build(source, args.target, workers=workers, advance=bar.advance)
@@ -35,6 +39,10 @@ def main(argv: list[str]) -> int:
     except DataError as error:
         print(error)
         return DATA_ERROR
+    except Exception as error:  # the caller shows its cause, this process's stderr the rest
+        print(f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        return 1
     return 0
 
 

@@ -39,10 +39,13 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_toke
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.report import FileReport, Report
 from megatron_patch.data.sft.template import ChatTemplate, TemplateError, Tokens, Turns
+from megatron_patch.data.sft.tokenize import AS_IT_COMES
 from megatron_patch.data.sources import find_sources
 
 HERE = Path(__file__).parent
-CODE = [HERE / f"{name}.py" for name in ("encoder", "report", "template", "tokenize")]
+CODE = [
+    HERE / f"{name}.py" for name in ("encoder", "fidelity", "report", "sandbox", "template", "tokenize", "variants")
+]
 CODE += [HERE.parent / f"{name}.py" for name in ("jsonl", "parquet", "rows")]
 CODE += sorted((HERE / "formats").glob("*.py"))
 """What turns rows into tokens: a change of any of it makes other caches."""
@@ -103,17 +106,19 @@ class Source:
     files: list[Path]
     tokenizer: ChatTokenizer
     template: ChatTemplate
+    rules: tokenize.Rules = AS_IT_COMES
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path], tokenizer: str | Path) -> Source:
+    def of(cls, paths: Sequence[str | Path], tokenizer: str | Path, rules: tokenize.Rules = AS_IT_COMES) -> Source:
         """Args:
             paths: files and folders of conversations.
             tokenizer: a Hugging Face tokenizer folder.
+            rules: what becomes of conversations.
         Raises:
             DataError, TokenizerError, TemplateError: what is missing.
         """
         loaded = load_chat_tokenizer(tokenizer)
-        return cls(files=find_sources(paths), tokenizer=loaded, template=ChatTemplate.of(loaded))
+        return cls(files=find_sources(paths), tokenizer=loaded, template=ChatTemplate.of(loaded), rules=rules)
 
     def key(self) -> str:
         """64 hex digits; reads all data."""
@@ -126,6 +131,7 @@ class Source:
             "vocabulary": self.tokenizer.vocab_size,
             "named tokens": dict(self.tokenizer.named_tokens),
             "template": self.template.sha256,
+            "rules": asdict(self.rules),
             "day": datetime.date.today().isoformat() if self.template.follows_the_calendar else None,
             "tokenizers": tokenizers.__version__,
             "code": [file_sha256(path) for path in CODE],
@@ -197,12 +203,14 @@ def _build_elsewhere(source: Source, target: Path, workers: int) -> None:
     root = str(Path(__file__).parents[3])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     files = [str(path) for path in source.files]
+    rules = ["--dropped", source.rules.dropped, "--turns", source.rules.turns]
     done = subprocess.run(
-        [*command, "--workers", str(workers), "--", *files], env=environment, stdout=subprocess.PIPE, text=True
+        [*command, "--workers", str(workers), *rules, "--", *files], env=environment, stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
         kind = {DATA_ERROR: DataError, TEMPLATE_ERROR: TemplateError}.get(done.returncode, RuntimeError)
-        raise kind(done.stdout.strip() or f"tokenizing into {target} failed with status {done.returncode}")
+        why = done.stdout.strip() or f"it ended with status {done.returncode}"
+        raise kind(why if kind is not RuntimeError else f"tokenizing into {target} failed: {why}")
 
 
 def build(source: Source, target: Path, *, workers: int, advance: Advance | None = None) -> None:
@@ -240,7 +248,7 @@ def _write_parts(
     lengths = [np.zeros(1, dtype=np.int64)]
     with contextlib.ExitStack() as stack:
         parts = {name: stack.enter_context(_Part(partial / f"{name}.bin")) for name in DTYPES}
-        for piece in tokenize.tokenize_files(source.files, encoder, source.template, workers):
+        for piece in tokenize.tokenize_files(source.files, encoder, source.template, workers, source.rules):
             parts["tokens"].write(piece.tokens)
             parts["turns"].write(piece.turns)
             parts["origins"].write(np.column_stack([np.full(len(piece.places), piece.file), piece.places]))
@@ -262,6 +270,8 @@ def _account(found: Report, piece: tokenize.Piece) -> None:
             into[name] = into.get(name, 0) + count
     for cause, line, row, why in piece.lost:
         found.lose(cause, file.path, line, row, why)
+    for cause, line, row, why in piece.noted:
+        found.note(cause, file.path, line, row, why)
 
 
 class _Part:

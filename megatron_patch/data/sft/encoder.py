@@ -4,14 +4,15 @@ The text is tokenized in one piece, as `apply_chat_template` does; a token that 
 as part of it, as there. Templates write BOS themselves: none is added.
 
 gigatoken gives ids without places. In a byte-level vocabulary the tokens of a text are its bytes, so their lengths
-are the places; a text for which they do not add up goes to Hugging Face's tokenizer, and one of each chunk goes to
-both.
+are the places; a text for which they do not add up, or which the tokenizer normalizes (Qwen3 to NFC), goes to
+Hugging Face's tokenizer, and one of each chunk goes to both.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import normalizers
 
 from megatron_patch.data.engines import EngineError, Gigatoken, HuggingFace, battery, compare
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
@@ -64,6 +65,9 @@ class Encoder:
         found = []
         for item, end, length in zip(rendered, ends, lengths, strict=True):
             tokens = ids[end - length : end].astype(np.int32)
+            if self._is_changed(item.text):
+                found += self._by_hugging_face([item])
+                continue
             places = np.cumsum(self._sizes[tokens])
             size = len(item.text) if item.text.isascii() else len(item.text.encode())
             if (int(places[-1]) if len(places) else 0) != size:
@@ -72,6 +76,13 @@ class Encoder:
             spans = item.spans if size == len(item.text) else [_in_bytes(item.text, span) for span in item.spans]
             found.append((tokens, _turns(places - self._sizes[tokens], places, spans)))
         return found
+
+    def _is_changed(self, text: str) -> bool:
+        """Whether the tokenizer's normalizer gives the text other characters: lengths may then add up by chance."""
+        normalizer = self._tokenizer.backend.normalizer
+        if normalizer is None or (isinstance(normalizer, normalizers.NFC) and text.isascii()):
+            return False
+        return bool(normalizer.normalize_str(text) != text)
 
     def _by_hugging_face(self, rendered: list[Rendered]) -> list[Encoded]:
         encodings = self._tokenizer.backend.encode_batch([item.text for item in rendered], add_special_tokens=False)

@@ -91,6 +91,8 @@ def _end_of_name(name: str, text: str, at: int) -> int | None:
 
 def _end_of_arguments(arguments: Any, text: str, at: int) -> int | None:
     """Where a call's arguments end, as JSON however it is written, else as keys and values one by one."""
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments)
     if arguments in ({}, [], "", None):
         return at
     wanted = _canonical(arguments)
@@ -112,13 +114,17 @@ def _within(value: Any) -> Iterator[Any]:
     """A JSON value, all that is in it, and what its texts hold as JSON: arguments are often a text."""
     yield value
     if isinstance(value, str) and value[:1] in ("{", "["):
-        try:
-            yield json.loads(value)
-        except (ValueError, RecursionError):
-            return
+        yield _parsed(value)
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for each in inner:
         yield from _within(each)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _canonical(value: Any) -> str:

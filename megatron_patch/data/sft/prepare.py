@@ -13,6 +13,7 @@ from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap
 from megatron_patch.data.sft.report import Report
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG, Samples, SelectedRows, select
 from megatron_patch.data.sft.template import LOSSES
+from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
 
 KINDS = ("raw", "idxmap")
 
@@ -33,13 +34,22 @@ class SFTData:
     """Which tokens are trained on: see `template.trained`. An idxmap has that settled in it."""
     overlong: str = "truncate"
     """See `selection.select`."""
+    dropped: str = "lose"
+    """See `tokenize.Rules`; as `turns`, for `raw` only."""
+    turns: str = "together"
     max_lost: float = MAX_LOST
     """Largest share of the rows that may go unused, 0 to 1."""
     workers: int = 0
     """Processes that tokenize; 0 takes every core."""
 
     def __post_init__(self) -> None:
-        for name, valid in (("kind", KINDS), ("loss", LOSSES), ("overlong", OVERLONG)):
+        for name, valid in (
+            ("kind", KINDS),
+            ("loss", LOSSES),
+            ("overlong", OVERLONG),
+            ("dropped", LEAVING_OUT),
+            ("turns", TURNS),
+        ):
             if (value := getattr(self, name)) not in valid:
                 raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
         if not 0 <= self.max_lost <= 1:
@@ -85,7 +95,12 @@ def _open(
     paths: tuple[str, ...], data: SFTData, tokenizer: ChatTokenizer, say: Say
 ) -> tuple[SelectedRows | IdxmapSamples, Report]:
     if data.kind == "raw":
-        cache = open_cache(Source.of(paths, data.tokenizer), data.cache, workers=data.workers, say=say)
+        cache = open_cache(
+            Source.of(paths, data.tokenizer, Rules(dropped=data.dropped, turns=data.turns)),
+            data.cache,
+            workers=data.workers,
+            say=say,
+        )
         return select(cache, seq_length=data.seq_length, loss=data.loss, overlong=data.overlong, max_lost=data.max_lost)
     samples, report = open_idxmap(paths[0].removesuffix(".bin").removesuffix(".idx"), data.seq_length, tokenizer)
     report.check(data.max_lost)

@@ -8,9 +8,14 @@ from typing import Any
 
 from megatron_patch.common.files import write_json
 from megatron_patch.data.rows import place
+from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, TEXT, TOOL
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
-CAUSES = (MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED)
+DROPPED = {what: f"{what} left out by the chat template" for what in (TEXT, REASONING, CALL, ARGUMENTS, TOOL)}
+"""What a row says and its rendering does not."""
+CAUSES = (MALFORMED, EMPTY, *DROPPED.values(), TOO_LONG, NOTHING_TRAINED)
+EARLIER_REASONING = "reasoning of earlier turns left out by the chat template, as is its way"
+"""A note; `one-by-one` makes each turn the last of a sample."""
 SHOWN = 5
 """Examples kept of each cause."""
 
@@ -73,6 +78,8 @@ class Report:
     """By cause, of CAUSES."""
     truncated: Cause = field(default_factory=Cause)
     """Used, but cut to the sequence length."""
+    noted: dict[str, Cause] = field(default_factory=dict)
+    """Rows that are used although the chat template leaves something out."""
     files: list[FileReport] = field(default_factory=list)
     samples: int = 0
     """Rows used."""
@@ -90,6 +97,10 @@ class Report:
         """Count one row that is not used."""
         self.lost.setdefault(cause, Cause()).add(file, line, row, why)
 
+    def note(self, cause: str, file: str, line: int, row: int, why: str) -> None:
+        """Count one row that is used all the same."""
+        self.noted.setdefault(cause, Cause()).add(file, line, row, why)
+
     def lines(self) -> list[str]:
         """For people: one line of totals, then causes with their first examples."""
         found = [
@@ -104,6 +115,7 @@ class Report:
             if item.special_rows:
                 found.append(f"    special tokens are spelled out in {item.special_rows:,} rows, and read as such")
         causes = [(f"lost, {cause}", self.lost[cause]) for cause in CAUSES if cause in self.lost]
+        causes += [(f"used, {name}", cause) for name, cause in self.noted.items()]
         if self.truncated.count:
             causes.append(("cut to the sequence length", self.truncated))
         for name, cause in causes:
@@ -144,6 +156,7 @@ class Report:
                 **content,
                 "lost": {name: cause(fields) for name, fields in content["lost"].items()},
                 "truncated": cause(content["truncated"]),
+                "noted": {name: cause(fields) for name, fields in content.get("noted", {}).items()},
                 "files": [FileReport(**fields) for fields in content["files"]],
             }
         )

@@ -154,10 +154,12 @@ class _Environment(ImmutableSandboxedEnvironment):
     def _counted_filter(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            if name in _GROWING_FILTERS:
-                first, *others = args[isinstance(args[0], (Context, nodes.EvalContext, jinja2.Environment)) :]
-                if name == "join" and not _sized(first):
-                    raise TooMuchWork("join takes a list: put |list in front of it")
+            if name in _GROWING_FILTERS and args:
+                at = int(isinstance(args[0], (Context, nodes.EvalContext, jinja2.Environment)))
+                first, *others = args[at:]
+                if name == "join" and not _sized(first) and isinstance(first, Iterable):
+                    first = list(self._counted_items(first, 0))
+                    args = (*args[:at], first, *others)
                 self._check_growth(name, first, [*others, *kwargs.values()])
             return self.work.made(function(*args, **kwargs))
 

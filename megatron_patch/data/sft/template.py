@@ -24,7 +24,6 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.sft import call_ids
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.fidelity import (
     REASONING,
@@ -37,6 +36,7 @@ from megatron_patch.data.sft.fidelity import (
 )
 from megatron_patch.data.sft.formats import Conversation, MalformedRow, Message
 from megatron_patch.data.sft.sandbox import BoundedTemplate, Span, TooMuchWork
+from megatron_patch.data.sft.variants import variants
 
 LLAMA3_1_TEMPLATE = Path(__file__).parents[1] / "llama3_1_chat.jinja"
 FIXED_DATE = "26 Jul 2024"
@@ -157,13 +157,14 @@ class ChatTemplate:
             TemplateError: no template, or one that cannot be used at all.
         """
         template = self._choose(conversation)
-        try:
-            return template.render(conversation)
-        except MalformedRow:
-            numbered = call_ids.with_ids(conversation, template.text)
-            if numbered is None:
-                raise
-            return template.render(numbered)
+        refused: MalformedRow | None = None
+        for variant in variants(conversation, template.text):
+            try:
+                return template.render(variant)
+            except MalformedRow as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
 
     def _choose(self, conversation: Conversation) -> _Template:
         """As transformers: `tool_use` where there are tools and it exists."""
@@ -259,9 +260,9 @@ class _Template:
     def _by_prefix(self, conversation: Conversation, number: int, whole: str) -> Span | None:
         """What message `number` adds to the prompt in front of it; None if that is not a part of the whole."""
         messages, tools = conversation.messages, conversation.tools
-        through = whole if number + 1 == len(messages) else self._write(messages[: number + 1], tools)
-        through = through.removesuffix(self.frame.appended)
         try:
+            through = whole if number + 1 == len(messages) else self._write(messages[: number + 1], tools)
+            through = through.removesuffix(self.frame.appended)
             before = self._write(messages[:number], tools, prompt=True)
         except MalformedRow:
             return None

@@ -13,14 +13,19 @@ import numpy.typing as npt
 from megatron_patch.data import rows
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
+from megatron_patch.data.sft.fidelity import Dropped
 from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, MalformedRow, describe, recognise
 from megatron_patch.data.sft.formats.common import COMMON
-from megatron_patch.data.sft.report import EMPTY, MALFORMED
-from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns
+from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED
+from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns, one_by_one
 from megatron_patch.data.workers import in_order
 
 CHUNK_BYTES = 1 << 19
 """Of text in one chunk: about a tenth of a second of one worker."""
+LEAVING_OUT = ("lose", "keep")
+"""What becomes of a row of which the chat template leaves out what is to be trained."""
+TURNS = ("together", "one-by-one")
+"""Samples of a conversation: one, or one for each trained turn."""
 ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON
 """Keys of which every row has one."""
 
@@ -47,9 +52,40 @@ class Piece:
     unused_keys: Counter[str] = field(default_factory=Counter)
     special_rows: int = 0
     """Rows whose texts spell a special token."""
+    noted: list[tuple[str, int, int, str]] = field(default_factory=list)
+    """As `lost`, of rows that are used all the same."""
 
 
-def tokenize_chunk(chunk: Chunk, path: Path, encoder: Encoder, template: ChatTemplate) -> Piece:
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What becomes of a conversation."""
+
+    dropped: str = "lose"
+    """Of LEAVING_OUT."""
+    turns: str = "together"
+    """Of TURNS."""
+
+    def __post_init__(self) -> None:
+        for name, valid in (("dropped", LEAVING_OUT), ("turns", TURNS)):
+            if (value := getattr(self, name)) not in valid:
+                raise ValueError(f"{name} is {value!r}; valid: {', '.join(valid)}")
+
+
+AS_IT_COMES = Rules()
+
+
+class LeftOut(ValueError):
+    """The chat template leaves out what is to be trained, and such rows are lost."""
+
+    def __init__(self, dropped: list[Dropped]) -> None:
+        more = f", and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+        super().__init__(f"{dropped[0]}{more}")
+        self.cause = DROPPED[dropped[0].what]
+
+
+def tokenize_chunk(
+    chunk: Chunk, path: Path, encoder: Encoder, template: ChatTemplate, rules: Rules = AS_IT_COMES
+) -> Piece:
     """Parse, recognise, render and tokenize the rows of one chunk.
 
     Raises:
@@ -57,18 +93,27 @@ def tokenize_chunk(chunk: Chunk, path: Path, encoder: Encoder, template: ChatTem
         EngineError: see `Encoder.encode`.
     """
     lost: list[tuple[str, int, int, str]] = []
+    noted: list[tuple[str, int, int, str]] = []
     formats: Counter[str] = Counter()
     unused: Counter[str] = Counter()
     rendered: list[Rendered] = []
     places: list[tuple[int, int]] = []
-    special = 0
+    special = count = 0
     parsed = rows.parse(chunk, path).rows
     for row in parsed:
+        count += 1
         try:
             conversation = _conversation(row, formats, unused)
-            rendered.append(_encodable(template.render(conversation)))
+            samples = one_by_one(conversation) if rules.turns == "one-by-one" else [conversation]
+            count += max(0, len(samples) - 1)
+            notes: list[tuple[str, str]] = []
+            texts = [_checked(_encodable(template.render(sample)), rules, notes) for sample in samples]
+            rendered += texts
             special += template.spells_special_tokens(conversation)
-            places.append((row.line, row.row))
+            places += [(row.line, row.row)] * len(texts)
+            noted += [(cause, row.line, row.row, why) for cause, why in notes]
+        except LeftOut as error:
+            lost.append((error.cause, row.line, row.row, str(error)))
         except EmptyRow as error:
             lost.append((EMPTY, row.line, row.row, str(error)))
         except MalformedRow as error:
@@ -85,12 +130,29 @@ def tokenize_chunk(chunk: Chunk, path: Path, encoder: Encoder, template: ChatTem
         turns=np.concatenate([turns for _, turns in encoded] or [np.zeros(0, np.uint8)]),
         lengths=np.array([len(tokens) for tokens, _ in encoded], dtype=np.int64),
         places=np.array(places, dtype=np.int64).reshape(-1, 2),
-        rows=len(parsed),
+        rows=count,
         lost=lost,
         formats=formats,
         unused_keys=unused,
         special_rows=special,
+        noted=noted,
     )
+
+
+def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, str]]) -> Rendered:
+    """Refuse or note what the template has left out.
+
+    Raises:
+        LeftOut: something that is to be trained, and such rows are lost.
+    """
+    if earlier := [item for item in rendered.dropped if item.by_design]:
+        notes.append((EARLIER_REASONING, str(earlier[0])))
+    if others := [item for item in rendered.dropped if not item.by_design]:
+        error = LeftOut(others)
+        if rules.dropped == "lose":
+            raise error
+        notes.append((error.cause, str(error)))
+    return rendered
 
 
 def _conversation(row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
@@ -114,7 +176,9 @@ def _encodable(rendered: Rendered) -> Rendered:
     return rendered
 
 
-def tokenize_files(files: list[Path], encoder: Encoder, template: ChatTemplate, workers: int) -> Iterator[Piece]:
+def tokenize_files(
+    files: list[Path], encoder: Encoder, template: ChatTemplate, workers: int, rules: Rules = AS_IT_COMES
+) -> Iterator[Piece]:
     """All rows of all files, in their order whatever the number of workers.
 
     Args:
@@ -126,7 +190,7 @@ def tokenize_files(files: list[Path], encoder: Encoder, template: ChatTemplate, 
     """
 
     def work(chunk: Chunk) -> Piece:
-        return tokenize_chunk(chunk, files[chunk.start.file], encoder, template)
+        return tokenize_chunk(chunk, files[chunk.start.file], encoder, template, rules)
 
     cut = Cut(chunk_bytes=CHUNK_BYTES, row_keys=ROW_KEYS, numbered=True)
     every = (chunk for number, path in enumerate(files) for chunk in rows.chunks(number, path, cut))
