@@ -14,6 +14,7 @@ from megatron.training import get_args, get_tokenizer, print_rank_0
 from megatron.training.utils import get_blend_and_blend_per_split
 
 from megatron_patch.trainer.batch import reads_data
+from megatron_patch.trainer.data_content import identities, remember
 from megatron_patch.trainer.index_cache import cache_folder, drop_torn_indices
 
 
@@ -63,5 +64,6 @@ def _index_folder(args: Any, blend: Any, blend_per_split: Any) -> Path:
     if torch.distributed.get_rank() == 0:
         for path in drop_torn_indices(folder):
             print_rank_0(f"{path} was not written to its end: it is built again")
+        remember(args.output_dir, identities(prefixes, raw=False), resumed=bool(args.iteration))
     torch.distributed.barrier()
     return folder

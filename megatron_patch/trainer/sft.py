@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron.core import mpu
 
+from megatron_patch.data.blend import parse_blend
 from megatron_patch.data.jsonl import DataError as DataProblem
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.dataset import ValidationRows, training_rows
@@ -19,6 +20,7 @@ from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.tokenizer import TokenizerError
 from megatron_patch.trainer.batch import reads_data
+from megatron_patch.trainer.data_content import identities, remember
 from megatron_patch.trainer.errors import DataError
 
 Say = Callable[[str], None]
@@ -96,7 +98,14 @@ def _provide(
     rows = training_rows(training, layout, num_rows=num_samples[0], seed=args.seed)
     if os.environ.get("RANK", "0") == "0" and not vp_stage:
         say(f"training: {rows.describe()}")
+        _remember(args)
     if args.eval_iters and validation:
         per_evaluation = args.eval_iters * args.global_batch_size
         return rows, ValidationRows(validation, layout, per_evaluation=per_evaluation, num_rows=num_samples[1]), None
     return rows, None, None
+
+
+def _remember(args: Any) -> None:
+    words = [args.train_data_path, args.valid_data_path] if args.eval_iters else [args.train_data_path]
+    paths = [path for blend in words if blend for part in parse_blend(blend) for path in part.paths]
+    remember(args.output_dir, identities(paths, raw=args.sft_data == "raw"), resumed=bool(args.iteration))
