@@ -102,6 +102,7 @@ SWITCHES = [
 
 NO_OVERLAP = {"MP_TP_OVERLAP": "none"}
 CTAS = {"NCCL_MIN_CTAS": "32"}
+SIMPLE = {"NCCL_PROTO": "Simple"}
 NO_MARGIN = {"NVTE_FWD_LAYERNORM_SM_MARGIN": "0", "NVTE_BWD_LAYERNORM_SM_MARGIN": "0"}
 NO_BULK = "--no-tp-comm-bulk-wgrad --no-tp-comm-bulk-dgrad"
 TP2 = replace(PLAIN, name="tp2", size="8B-L8", tp=2, sp=True, processes=2, seconds=45)
@@ -260,6 +261,30 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="two-L8-cp2", size="8B-L8", cp=2, batch=16, processes=2),
         replace(PLAIN, name="two-L8-pp2", size="8B-L8", pp=2, batch=16, processes=2),
         replace(PLAIN, name="two-70B-L2-tp2", size="70B-L2", tp=2, sp=True, batch=16, processes=2),
+    ],
+    "tp-links": [  # NCCL's protocol for two ranks; fp8 buffers of overlapped communication
+        replace(TP2, name="tp2-links-none", batch=16, env=NO_OVERLAP),
+        replace(TP2, name="tp2-links-none-simple", batch=16, env=NO_OVERLAP | SIMPLE, reference="tp2-links-none"),
+        replace(
+            TP2, name="tp2-links-ring-all", batch=16, env={"MP_TP_OVERLAP": "ring-all"}, reference="tp2-links-none"
+        ),
+        replace(TP2, name="tp2-links-fp8-none", pr="fp8", batch=16, env=NO_OVERLAP),
+        replace(
+            TP2,
+            name="tp2-links-fp8-simple",
+            pr="fp8",
+            batch=16,
+            env=NO_OVERLAP | SIMPLE,
+            reference="tp2-links-fp8-none",
+        ),
+        replace(
+            TP2,
+            name="tp2-links-fp8-ring-all",
+            pr="fp8",
+            batch=16,
+            env={"MP_TP_OVERLAP": "ring-all", "UB_TIMEOUT": "20"},
+            reference="tp2-links-fp8-none",
+        ),
     ],
     "fit": [
         replace(PLAIN, name="8B-optimizer-auto", size="8B", offload="auto", batch=4, steps=4),
