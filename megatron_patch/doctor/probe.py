@@ -6,7 +6,6 @@ python -m megatron_patch.doctor.probe      prints one JSON object
 from __future__ import annotations
 
 import json
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -98,4 +97,4 @@ def look_at_engine() -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -90,11 +90,11 @@ def reads_data(vp_stage: int | None, *, packed: bool) -> bool:
 
 
 def _is_first(vp_stage: int | None) -> bool:
-    return mpu.is_pipeline_first_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage)
+    return bool(mpu.is_pipeline_first_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage))
 
 
 def _is_last(vp_stage: int | None) -> bool:
-    return mpu.is_pipeline_last_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage)
+    return bool(mpu.is_pipeline_last_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage))
 
 
 def _read(data: Iterator[dict[str, torch.Tensor]] | None, vocab_size: int) -> Raw:

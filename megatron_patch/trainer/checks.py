@@ -26,6 +26,10 @@ def _problems(args: Any) -> Iterator[str]:
         yield "--sft-data without --calculate-per-token-loss: short answers would weigh more than long ones"
     if args.sft_data and not args.train_data_path:
         yield "--sft-data without --train-data-path: training and validation data are named apart"
+    if args.full_validation and args.sft_data:
+        yield "--full-validation with --sft-data: its sets are validated in equal shares; give --eval-iters alone"
+    elif args.full_validation and not args.multiple_validation_sets:
+        yield "--full-validation: megatron-core 0.19.2 fails at the first validation (TypeError); give --eval-iters"
     if args.load and args.hf_checkpoint:
         yield "--load and --hf-checkpoint: weights can come from one place only"
     if args.async_save:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,24 @@ from megatron_patch.trainer.data_content import identities, remember
 from megatron_patch.trainer.index_cache import cache_folder, drop_torn_indices
 
 
-def provide_datasets(num_samples: list[int], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
+def enough_for_validation(args: Any, planned: int | None) -> int | None:
+    """How many validation samples this run reads, counted from iteration 0 of its first start.
+
+    Megatron 0.19.2 counts them by the schedule of this start alone, and goes on behind what the checkpoint says was
+    read: a run that is extended, or validates more seldom or less than before, has no sample left. Where the schedule
+    is the same the count is too, and with it the order of the samples.
+
+    Args:
+        args: Megatron's, with the position that a checkpoint gave.
+        planned: Megatron's count; None where every validation reads the whole set.
+    """
+    if not planned or not args.eval_iters:
+        return planned
+    points_left: int = args.train_iters // args.eval_interval - args.iteration // args.eval_interval + 1
+    return max(planned, int(args.consumed_valid_samples + points_left * args.eval_iters * args.eval_global_batch_size))
+
+
+def provide_datasets(num_samples: Sequence[int | None], vp_stage: int | None = None) -> tuple[Any, Any, Any]:
     """Build the three data sets on the ranks that read them.
 
     Args:
@@ -28,6 +46,7 @@ def provide_datasets(num_samples: list[int], vp_stage: int | None = None) -> tup
         Training, validation and test set; None where the rank reads none.
     """
     args = get_args()
+    num_samples = [num_samples[0], enough_for_validation(args, num_samples[1]), num_samples[2]]
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     config = GPTDatasetConfig(
         random_seed=args.seed,
@@ -46,7 +65,10 @@ def provide_datasets(num_samples: list[int], vp_stage: int | None = None) -> tup
         mid_level_dataset_surplus=args.mid_level_dataset_surplus,
     )
     kind = MockGPTDataset if args.mock_data else GPTDataset
-    return BlendedMegatronDatasetBuilder(kind, num_samples, partial(_read_here, vp_stage), config).build()
+    built: tuple[Any, Any, Any] = BlendedMegatronDatasetBuilder(
+        kind, num_samples, partial(_read_here, vp_stage), config
+    ).build()
+    return built
 
 
 provide_datasets.is_distributed = True  # type: ignore[attr-defined]  # Megatron: every rank calls it

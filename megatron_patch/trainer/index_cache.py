@@ -64,4 +64,4 @@ def _is_whole(path: Path) -> bool:
         array = np.load(path, mmap_mode="r")
     except (ValueError, OSError, EOFError):
         return False
-    return path.stat().st_size == array.offset + array.nbytes
+    return bool(path.stat().st_size == array.offset + array.nbytes)

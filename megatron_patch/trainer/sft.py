@@ -21,6 +21,7 @@ from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.tokenizer import TokenizerError
 from megatron_patch.trainer.batch import reads_data
 from megatron_patch.trainer.data_content import identities, remember
+from megatron_patch.trainer.datasets import enough_for_validation
 from megatron_patch.trainer.errors import DataError
 
 Say = Callable[[str], None]
@@ -100,8 +101,9 @@ def _provide(
         say(f"training: {rows.describe()}")
         _remember(args)
     if args.eval_iters and validation:
-        per_evaluation = args.eval_iters * args.global_batch_size
-        return rows, ValidationRows(validation, layout, per_evaluation=per_evaluation, num_rows=num_samples[1]), None
+        per_evaluation = args.eval_iters * args.eval_global_batch_size
+        needed = enough_for_validation(args, num_samples[1]) or 0
+        return rows, ValidationRows(validation, layout, per_evaluation=per_evaluation, num_rows=needed), None
     return rows, None, None
 
 

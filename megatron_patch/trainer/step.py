@@ -39,12 +39,12 @@ def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[to
 
 
 def loss_function(
-    loss_mask: torch.Tensor, sources: torch.Tensor | None, log_z: torch.Tensor | None, losses: torch.Tensor
+    loss_mask: torch.Tensor | None, sources: torch.Tensor | None, log_z: torch.Tensor | None, losses: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
     """Sum the loss over the tokens that count; Megatron divides by their number over the whole batch.
 
     Args:
-        loss_mask: [b, s / CP], the weight of each token.
+        loss_mask: [b, s / CP], the weight of each token; None only on stages that compute no loss.
         sources: [b], which validation set each row is of, or None.
         log_z: [b, s / CP], logarithm of the softmax's sum, under --z-loss; None without.
         losses: [b, s / CP], cross-entropy in nats.
@@ -52,6 +52,7 @@ def loss_function(
         Sum of the losses (float32), number of tokens (int32), and [sum, number] under the name it is logged by; with
         `sources` also for each validation set.
     """
+    assert loss_mask is not None
     args = get_args()
     weighted, mask = losses.view(-1).float() * loss_mask.view(-1), loss_mask.view(-1).float()
     total = torch.sum(weighted)

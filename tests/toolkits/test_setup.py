@@ -36,7 +36,7 @@ def find_python(path: Path, **environment: object) -> subprocess.CompletedProces
     variables = {"PATH": f"{path / 'bin'}:{tools}", "HOME": str(path / "home")}
     variables |= {name: str(value) for name, value in environment.items()}
     command = [SH, str(ROOT / "toolkits" / "find_python.sh")]
-    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
 
 
 def assert_finds_base(done: subprocess.CompletedProcess[str]) -> None:

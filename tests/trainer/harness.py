@@ -125,7 +125,7 @@ def launch_and_signal(
         assert job.poll() is None, f"the run ended before iteration {iteration}:\n{screen.read_text()}"
         for pid in (*children(job.pid), job.pid) if number == signal.SIGKILL else (job.pid,):
             os.kill(pid, number)
-        job.wait(timeout=120)
+        job.wait(timeout=400)
     finally:
         job.kill()
     return Run(

@@ -117,7 +117,7 @@ def test_a_start_waits_for_a_run_that_is_ending(world: Path, tmp_path: Path) -> 
             f"waiting for the run that is ending in {output} (process {os.getpid()}"
         )
         assert not (output / "plan.json").exists()
-        rank.communicate(timeout=60)
+        rank.communicate(timeout=300)
         while second.poll() is None and not (output / "command.txt").exists():
             time.sleep(0.005)
         assert second.poll() is None

@@ -83,11 +83,11 @@ def test_explained(tmp_path: Path, data: Path, first: Run, extra: str, messages:
 
 def test_contradictions_are_said_all_at_once() -> None:
     """One message names every one."""
-    args = Flags(load="a", hf_checkpoint="b", async_save=True, eval_iters=3)
+    args = Flags(load="a", hf_checkpoint="b", async_save=True, eval_iters=3, full_validation=True)
     with pytest.raises(TrainerError) as caught:
         refuse_contradictions(args)
     message = str(caught.value)
-    assert all(flag in message for flag in ("--hf-checkpoint", "--async-save", "--eval-iters 3"))
+    assert all(flag in message for flag in ("--hf-checkpoint", "--async-save", "--eval-iters 3", "--full-validation"))
 
 
 def test_sound_flags_pass() -> None:

@@ -249,6 +249,26 @@ def test_launcher_killed(tmp_path: Path, data: Path) -> None:
     assert complete_iterations(output / "checkpoints") == [done[-1]]
 
 
+def test_a_run_with_validation_is_extended(tmp_path: Path, data: Path) -> None:
+    """Under other validation too: more seldom and less, none and back. It read 96 samples at first."""
+    output = tmp_path / "run"
+
+    def go_on(iterations: int, validation: str) -> list[int]:
+        before = read_metrics(output)
+        saved = complete_iterations(output / "checkpoints")
+        start = f"--load {output}/checkpoints --ckpt-step {saved[-1]}" if saved else ""
+        where = "" if "--eval-iters 0" in validation else f"--valid-data-path {data}"
+        saving = f"--save {output}/checkpoints --save-interval 100 --override-opt_param-scheduler"
+        run = train(output, data, f"--train-iters {iterations} {saving} {where} {validation} {start}")
+        assert run.metrics[: len(before)] == before and len(run.losses) == iterations
+        return [record["iteration"] for record in run.metrics[len(before) :] if "validation_loss" in record]
+
+    assert go_on(4, "--eval-interval 1 --eval-iters 3") == [1, 2, 3, 4]
+    assert go_on(8, "--eval-interval 4 --eval-iters 1") == [8]
+    assert go_on(9, "--eval-iters 0") == []
+    assert go_on(11, "--eval-interval 10 --eval-iters 2") == [10, 11]
+
+
 def test_finished_run_has_nothing_to_do(first: Run, data: Path) -> None:
     """Started again at its last iteration, a run says so and touches nothing."""
     before = (first.output / "metrics.jsonl").read_bytes()

@@ -196,3 +196,15 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, conversations: Path, b
     fresh = begin.split(" --load ")[0]
     resumed = train(output, conversations, f"{fresh} {shape} {save} --load {output}/checkpoints")
     assert resumed.losses == whole.losses
+
+
+def test_a_run_with_validation_is_extended(tmp_path: Path, conversations: Path, flags: str) -> None:
+    """The second start plans fewer validations than the first one had: 12 rows, of which 16 were read."""
+    saving = f"--save {tmp_path}/checkpoints --save-interval 100 --override-opt_param-scheduler"
+    saving += f" --valid-data-path {conversations}"
+    common = f"{flags} {saving} --micro-batch-size 1 --global-batch-size 2"
+    first = train(tmp_path, conversations, f"{common} --train-iters 4 --eval-interval 1 --eval-iters 2")
+    start = f"--load {tmp_path}/checkpoints --ckpt-step 4 --train-iters 5 --eval-interval 4 --eval-iters 3"
+    second = train(tmp_path, conversations, f"{common} {start}")
+    assert second.metrics[: len(first.metrics)] == first.metrics
+    assert [record["iteration"] for record in second.metrics if "validation_loss" in record] == [1, 2, 3, 4, 5]

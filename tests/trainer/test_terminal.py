@@ -33,7 +33,7 @@ def train_in_terminal(arguments: list[str], columns: int) -> tuple[int, str]:
             try:
                 written += os.read(ours, 65536)
             except OSError:  # the last process has closed it
-                return job.wait(60), written.decode()
+                return job.wait(300), written.decode()
     finally:
         job.kill()
         os.close(ours)

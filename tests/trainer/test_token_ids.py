@@ -85,7 +85,7 @@ print(*sorted({"torch", "megatron", "transformers", "accelerate", "pandas", "skl
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     assert run.stdout.split() == ["megatron", "torch"]

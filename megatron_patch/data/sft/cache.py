@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -201,16 +202,24 @@ def _build_elsewhere(source: Source, target: Path, workers: int) -> None:
     """In a fresh process, with its progress on this one's stderr."""
     command = [sys.executable, "-m", "megatron_patch.data.sft.build_cache", str(target), str(source.tokenizer.path)]
     root = str(Path(__file__).parents[3])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     files = [str(path) for path in source.files]
     rules = ["--dropped", source.rules.dropped, "--turns", source.rules.turns]
     done = subprocess.run(
         [*command, "--workers", str(workers), *rules, "--", *files], env=environment, stdout=subprocess.PIPE, text=True
     )
     if done.returncode:
-        kind = {DATA_ERROR: DataError, TEMPLATE_ERROR: TemplateError}.get(done.returncode, RuntimeError)
-        why = done.stdout.strip() or f"it ended with status {done.returncode}"
-        raise kind(why if kind is not RuntimeError else f"tokenizing into {target} failed: {why}")
+        kind = {DATA_ERROR: DataError, TEMPLATE_ERROR: TemplateError}.get(done.returncode)
+        if kind is not None:
+            raise kind(done.stdout.strip())
+        raise DataError(f"tokenizing into {target} failed: {done.stdout.strip() or _how_it_ended(done.returncode)}")
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    hint = ", as the kernel does when memory runs out" if -status == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-status).name}{hint}"
 
 
 def build(source: Source, target: Path, *, workers: int, advance: Advance | None = None) -> None:

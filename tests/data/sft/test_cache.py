@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft.cache import Source, TokenizedCache, defect, open_cache
+from megatron_patch.data.sft.cache import Source, TokenizedCache, _build_elsewhere, defect, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation
@@ -70,6 +70,21 @@ def test_errors_of_the_building_process_are_raised_here(
     with pytest.raises(DataError, match=r"list\.json:2: row 2: bad JSON"):
         build(tmp_path / "list.json", tokenizer_folder, tmp_path / "cache", workers=2)
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_any_other_error_of_the_building_process_is_told_too(
+    data: Path, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback is in the log, but the log is not the screen. A process that was killed says nothing itself."""
+    source = Source.of([data], tokenizer_folder)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"^tokenizing into .* failed: NotADirectoryError: .*file"):
+        _build_elsewhere(source, tmp_path / "file" / "sft-0", 2)
+    (tmp_path / "python").write_text("#!/bin/sh\nkill -KILL $$\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    with pytest.raises(DataError, match="failed: killed by SIGKILL, as the kernel does when memory runs out"):
+        _build_elsewhere(source, tmp_path / "sft-0", 2)
 
 
 def test_the_second_run_builds_nothing(data: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
