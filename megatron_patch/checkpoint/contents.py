@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import CHECKPOINTS, PLAN, PlanError, read_plan
 from megatron_patch.common.stored_chunks import find_structural_damage, iteration_of
 from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
@@ -58,9 +59,9 @@ def look(path: str | Path, iteration: int | None = None) -> Contents:
     """
     folder = Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps `..`
     if not folder.exists():
-        raise CheckpointError(f"{path}: no such folder")
+        raise CheckpointError.at(path, "no-such-folder")
     if not folder.is_dir():
-        raise CheckpointError(f"{path}: a file, not a folder")
+        raise CheckpointError.at(path, "file-not-folder")
     if iteration is None and _holds_iteration(folder):
         return _one_iteration(folder)
     for root in (folder, folder / CHECKPOINTS):
@@ -70,8 +71,11 @@ def look(path: str | Path, iteration: int | None = None) -> Contents:
         _check_hugging_face(folder)
         return Contents(kind=HUGGING_FACE, path=folder)
     found = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
-    raise CheckpointError(f"{path}: no checkpoint: it holds {shown or 'nothing'}")
+    if len(found) > 6:
+        raise CheckpointError.at(path, "no-checkpoint-more", found=found[:6], more=len(found) - 6)
+    if found:
+        raise CheckpointError.at(path, "no-checkpoint", found=found)
+    raise CheckpointError.at(path, "no-checkpoint-empty")
 
 
 def look_for_megatron(path: str | Path, iteration: int | None = None) -> Path:
@@ -82,9 +86,7 @@ def look_for_megatron(path: str | Path, iteration: int | None = None) -> Path:
     """
     found = look(path, iteration)
     if found.kind == HUGGING_FACE:
-        raise CheckpointError(
-            f"{path}: a Hugging Face folder, not a Megatron checkpoint: no {TRACKER} and no .metadata"
-        )
+        raise CheckpointError.at(path, "not-megatron")
     return found.path
 
 
@@ -141,7 +143,7 @@ def _one_iteration(folder: Path) -> Contents:
     if is_per_rank(target):
         return Contents(kind=PER_RANK, path=target, tracked=tracked)
     if not is_complete(target):
-        raise CheckpointError(f"{target}: a torch_dist checkpoint that was not written to its end")
+        raise CheckpointError.at(target, "checkpoint-torn")
     return Contents(kind=TORCH_DIST, path=target, tracked=tracked)
 
 
@@ -153,19 +155,27 @@ def _one_of(root: Path, iteration: int | None) -> Contents:
         target = iteration_folder(root, iteration)
     elif said is not None:
         if said != RELEASE and not said.isdigit():
-            raise CheckpointError(f"{root / TRACKER}: says {said!r}; a number or {RELEASE!r} is needed")
+            raise CheckpointError.at(root, "tracker-wrong", pointed=repr(said))
         target = root / RELEASE if said == RELEASE else iteration_folder(root, int(said))
     elif usable:  # killed between the checkpoint and its tracker
         target = iteration_folder(root, usable[-1])
     else:
         target = root / RELEASE
     if not _is_usable(target):
-        state = "was not written to its end" if target.exists() else "does not exist"
-        points = f"{TRACKER} points to {target.name}, which" if iteration is None and said else target.name
         whole = [*map(str, usable), *([RELEASE] if _is_usable(root / RELEASE) else [])]
-        raise CheckpointError(f"{root}: {points} {state}; whole: {', '.join(whole) or 'none'}")
+        code = UNUSABLE[iteration is None and bool(said), target.exists()]
+        raise CheckpointError.at(root, code, folder=target.name, others=whole or Message("none"))
     tracked = said is not None and said in (target.name, str(number_of(target.name)))
     return Contents(kind=PER_RANK if is_per_rank(target) else TORCH_DIST, path=target, tracked=tracked)
+
+
+UNUSABLE = {
+    (True, True): "tracker-unfinished",
+    (True, False): "tracker-absent",
+    (False, True): "checkpoint-unfinished",
+    (False, False): "checkpoint-absent",
+}
+"""By whether the tracker points there, and whether something lies there."""
 
 
 def _is_usable(folder: Path) -> bool:
@@ -176,22 +186,23 @@ def _check_hugging_face(folder: Path) -> None:
     """That the configuration can be read, and that the weights are there, by their names."""
     index = folder / "model.safetensors.index.json"
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: safetensors without a config.json")
+        raise CheckpointError.at(folder, "config-missing")
     read_config(folder)
     if index.is_file():
         try:
             table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{index}: not a safetensors index ({error!r})") from None
+            raise CheckpointError.at(index, "index-unreadable", error=repr(error)) from None
         shards = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
         missing = [name for name in shards if not (folder / name).is_file()]
-        if missing or not shards:
-            what = f"{len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:3])}"
-            raise CheckpointError(f"{folder}: {what if shards else f'{index.name} names no shard'}")
+        if not shards:
+            raise CheckpointError.at(folder, "index-names-no-shard")
+        if missing:
+            counts = {"missing": len(missing), "shards": len(shards)}
+            raise CheckpointError.at(folder, "shards-missing", **counts, names=missing[:3])
     elif not (folder / "model.safetensors").is_file():
         pickles = any(folder.glob("*.bin"))
-        found = "pickled *.bin weights, which may run code: save them as safetensors" if pickles else "no weights"
-        raise CheckpointError(f"{folder}: config.json, but {found}")
+        raise CheckpointError.at(folder, "config-and-pickles" if pickles else "config-without-weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +238,7 @@ def own_config(iteration: Path) -> OwnConfig | None:
             return None
         config = model_to_hf_config(model_from_dict(plan.model), dtype="bfloat16", vocab_size=plan.vocab_size)
     except (PlanError, KeyError, TypeError) as error:
-        raise DamagedPlan(f"{run / PLAN}: says no architecture ({error})") from None
+        raise DamagedPlan.at(run / PLAN, "plan-without-model", error=error) from None
     return OwnConfig(config=config, origin=run / PLAN, home=Path(plan.tokenizer.path))
 
 

@@ -30,7 +30,7 @@ class UserError(Exception):
     @property
     def code(self) -> str:
         """Of the first message; `uncoded` for text that is not in the catalogue."""
-        return self.messages[0].code
+        return self.messages[0].told.code
 
     def __str__(self) -> str:
         """In English, in the driver's names."""
@@ -51,4 +51,4 @@ def print_error(error: UserError, environ: Mapping[str, str]) -> None:
 
 def tag(code: str) -> str:
     """The code as it ends a line."""
-    return "" if code in ("uncoded", "in-words") else f" [{code}]"
+    return "" if code == "uncoded" else f" [{code}]"

@@ -32,6 +32,12 @@ class Message:
         self.code = code
         self.values: dict[str, object] = values
 
+    @property
+    def told(self) -> Message:
+        """What is said of a file, without the file's name; the message itself where it names none."""
+        what = self.values.get("what")
+        return what.told if self.code == "at" and isinstance(what, Message) else self
+
     def __str__(self) -> str:
         """In English, in the driver's names: for plan.json, logs and exceptions."""
         return Wording().text(self)
@@ -142,6 +148,6 @@ def language_of(environ: Mapping[str, str]) -> str:
     return "zh" if locale.lower().startswith("zh") else "en"
 
 
-def listed(messages: Iterable[Message], wording: Wording | None = None) -> list[str]:
+def listed(messages: Iterable[Message], wording: Wording) -> list[str]:
     """Several messages, written out."""
-    return [(wording or Wording()).text(message) for message in messages]
+    return [wording.text(message) for message in messages]

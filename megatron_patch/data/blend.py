@@ -46,13 +46,13 @@ def parse_blend(words: Sequence[str], exists: Exists = lambda word: False) -> li
         DataError: a weight that is none, or paths and weights that do not take turns.
     """
     if not words:
-        raise DataError("no dataset is named")
+        raise DataError("blend-empty")
     weights = [float(word) if NUMBER.fullmatch(word) else None for word in words[::2]]
     if weights[0] is None or len(words) == 1 or exists(words[0]):
         return [Part(paths=tuple(words), weight=None)]
     if len(words) % 2 or None in weights:
-        raise DataError(f"{FORM}; found {' '.join(words)}")
+        raise DataError("blend-form", found=" ".join(words))
     numbers = [weight for weight in weights if weight is not None]
     if wrong := [weight for weight in numbers if not 0 < weight < float("inf")]:
-        raise DataError(f"{FORM}; found {', '.join(f'{weight:g}' for weight in wrong)}")
+        raise DataError("blend-form", found=", ".join(f"{weight:g}" for weight in wrong))
     return [Part(paths=(path,), weight=weight) for path, weight in zip(words[1::2], numbers, strict=True)]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from megatron_patch.common.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -26,7 +28,7 @@ BLOCK = 1 << 22
 """Sequences looked at at once."""
 
 
-class BrokenIndex(ValueError):
+class BrokenIndex(UserError, ValueError):
     """Not a whole index, or not one that belongs to its .bin; the message names the file and what is wrong."""
 
 
@@ -52,26 +54,25 @@ def read_head(path: Path) -> Head:
         BrokenIndex: missing, of another form, or cut.
     """
     if not path.is_file():
-        raise BrokenIndex(f"{path} is missing")
+        raise BrokenIndex("file-missing", file=path)
     with path.open("rb") as file:
         raw, size = file.read(HEAD.size), os.fstat(file.fileno()).st_size
     if not raw:
-        raise BrokenIndex(f"{path} is empty")
+        raise BrokenIndex("file-empty", file=path)
     if not raw.startswith(MAGIC):
-        raise BrokenIndex(f"{path} is not an index of Megatron's: it does not start with {MAGIC!r}")
+        raise BrokenIndex("index-foreign", file=path, magic=repr(MAGIC))
     if len(raw) < HEAD.size:
-        raise BrokenIndex(f"{path} is cut: {size} bytes, the header alone has {HEAD.size}")
+        raise BrokenIndex("index-cut", file=path, size=size, header=HEAD.size)
     _, version, code, sequences, boundaries = HEAD.unpack(raw)
     if version != VERSION or code not in TOKEN_TYPES:
-        known = ", ".join(map(str, TOKEN_TYPES))
-        raise BrokenIndex(f"{path} has version {version}, token type {code}; known: version 1, types {known}")
+        raise BrokenIndex("index-version", file=path, version=version, type=code, known=tuple(TOKEN_TYPES))
     body = 12 * sequences + 8 * boundaries  # int32 lengths, int64 offsets, int64 document boundaries
     if not boundaries or size - HEAD.size not in (
         body,
         body + sequences,
     ):  # with an int8 mode a sequence in multimodal data
-        what = f"{sequences} sequences and {boundaries} document boundaries do not make {size} bytes"
-        raise BrokenIndex(f"{path} is damaged: {what}")
+        counts = {"sequences": sequences, "boundaries": boundaries}
+        raise BrokenIndex("index-damaged", file=path, **counts, size=size)
     return Head(TOKEN_TYPES[code], sequences, boundaries)
 
 
@@ -84,9 +85,10 @@ def count(prefix: str) -> tuple[int, int]:
     path, data = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
     head = read_head(path)
     if not data.is_file():
-        raise BrokenIndex(f"{data} is missing")
+        raise BrokenIndex("file-missing", file=data)
     if not head.sequences or not data.stat().st_size:
-        raise BrokenIndex(f"{data} is empty" if head.sequences else f"{path} is damaged: it has 0 sequences")
+        empty = head.sequences > 0
+        raise BrokenIndex("file-empty", file=data) if empty else BrokenIndex("index-empty", file=path)
     with path.open("rb") as file:
         file.seek(HEAD.size + (head.sequences - 1) * 4)
         (length,) = struct.unpack("<i", file.read(4))
@@ -94,7 +96,7 @@ def count(prefix: str) -> tuple[int, int]:
         (offset,) = struct.unpack("<q", file.read(8))
     expected, found = offset + length * head.token_bytes, data.stat().st_size
     if found != expected:
-        raise BrokenIndex(f"{data} has {found} bytes, its index says {expected}: not from one run, or cut")
+        raise BrokenIndex("data-cut", file=data, size=found, expected_size=expected)
     return found // head.token_bytes, head.sequences
 
 

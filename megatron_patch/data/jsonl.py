@@ -7,8 +7,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_patch.common.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """A line that is not what was asked for; the message starts with FILE:LINE where it is about a row."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import DataError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
@@ -38,14 +39,16 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
         DataError: every path that does not exist, has another suffix, or holds nothing, all in one go.
     """
     found: list[Path] = []
-    wrong = []
+    wrong: list[Message] = []
     for path in map(Path, paths):
         inside = [file for file in visible(path) if is_source(file)] if path.is_dir() else [path]
         if not path.exists():
-            wrong.append(f"{path} does not exist")
+            wrong.append(Message("no-such-file", files=path))
+        elif path.is_dir() and not any(path.iterdir()):
+            wrong.append(Message("folder-empty", folder=path))
         elif not inside or not is_source(inside[0]):
-            wrong.append(f"{path} is not, and does not hold, {WANTED}")
+            wrong.append(Message("raw-no-file", path=path, suffixes=SUFFIXES, packed=PACKED))
         found += inside
     if wrong:
-        raise DataError("; ".join(wrong))
+        raise DataError.of(wrong)
     return found

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.messages import Name
+from megatron_patch.common.values import ValueProblem, real
 from megatron_patch.data import prepared  # standard library only, as sidecar
 from megatron_patch.data.sft import sidecar  # standard library only: not a way into the other wing
 from megatron_patch.launch import megatron_flags, tp_overlap
@@ -33,17 +35,15 @@ def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
     """Heads, FFN and vocabulary have to divide by TP."""
     why = tensor_parallel_problem(model, tp)
     if why:
-        valid = ", ".join(map(str, valid_tensor_parallel(model)))
-        yield Problem(names=("TP", "MODEL_SIZE"), what=why, valid=f"TP {valid}")
+        yield Problem(why.code, "TP", "MODEL_SIZE", **why.values, fits=valid_tensor_parallel(model))
 
 
 @finds("layers_divide")
 def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
     """The layers have to divide by PP."""
     if split_layers(model.num_layers, pp, 1) is None:
-        valid = ", ".join(map(str, valid_pipeline_parallel(model)))
-        what = f"neither {model.num_layers} layers nor {model.num_layers + 2} (with embedding and loss) divide by {pp}"
-        yield Problem(names=("PP", "MODEL_SIZE"), what=what, valid=f"PP {valid}")
+        values = {"layers": model.num_layers, "padded": model.num_layers + 2, "pp": pp}
+        yield Problem("pp-layers", "PP", "MODEL_SIZE", **values, fits=valid_pipeline_parallel(model))
     else:
         yield "layers_divide", True
 
@@ -58,21 +58,21 @@ def check_chunks(
     if mp_vp is not None:
         found = chunks_of(model.num_layers, pp, mp_vp)
         if found is None:
-            what = f"a stage of {stage_words(model.num_layers, pp)} is not a whole number of chunks of {mp_vp}"
-            valid = ", ".join(map(str, valid_chunk_layers(model.num_layers, pp)))
-            yield Problem(names=("MP_VP", "PP", "MODEL_SIZE"), what=what, valid=f"MP_VP {valid}")
+            values = {"stage": stage_words(model.num_layers, pp), "vp": mp_vp}
+            fits = valid_chunk_layers(model.num_layers, pp)
+            yield Problem("vp-layers", "MP_VP", "PP", "MODEL_SIZE", **values, fits=fits)
             return
         if mp_vp_chunks not in (None, found):
-            what = f"MP_VP {mp_vp} makes {found} chunks a stage, MP_VP_CHUNKS says {mp_vp_chunks}"
-            yield Problem(names=("MP_VP", "MP_VP_CHUNKS"), what=what, valid="one of them")
+            values = {"vp": mp_vp, "made": found, "said": mp_vp_chunks}
+            yield Problem("vp-and-chunks", "MP_VP", "MP_VP_CHUNKS", **values)
             return
         chunks = found
     if chunks > 1 and pp == 1:
-        yield Problem(names=(name, "PP"), what="chunks need a pipeline", valid=f"{name} unset, or PP > 1")
+        yield Problem("vp-without-pipeline", name, "PP", name=Name(name))
     elif split_layers(model.num_layers, pp, chunks) is None:
         counts = valid_chunks(model.num_layers, pp)
-        what = f"a stage of {stage_words(model.num_layers, pp)} does not divide into {chunks} chunks"
-        yield Problem(names=(name, "PP", "MODEL_SIZE"), what=what, valid=f"{name} {', '.join(map(str, counts))}")
+        values = {"stage": stage_words(model.num_layers, pp), "chunks": chunks, "name": Name(name)}
+        yield Problem("vp-chunks", name, "PP", "MODEL_SIZE", **values, fits=counts)
     else:
         yield "chunks", chunks
 
@@ -82,8 +82,8 @@ def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
     """An iteration is a whole number of micro batches on every data-parallel rank."""
     step = batch_size * dp
     if global_batch_size % step:
-        what = f"no multiple of BATCH_SIZE x data parallel = {batch_size} x {dp}"
-        yield Problem(names=("GLOBAL_BATCH_SIZE", "BATCH_SIZE"), what=what, valid=f"a multiple of {step}")
+        values = {"batch_size": batch_size, "dp": dp, "multiple": step}
+        yield Problem("batch-multiple", "GLOBAL_BATCH_SIZE", "BATCH_SIZE", **values)
     else:
         yield "micro_batches", global_batch_size // step
 
@@ -92,44 +92,39 @@ def check_interleaving(*, micro_batches: int, pp: int, chunks: int, mp_vp: int |
     """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
     if chunks > 1 and micro_batches % pp:
         name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
-        what = f"chunks need a multiple of PP as micro batches per iteration, here {micro_batches}"
-        valid = "a GLOBAL_BATCH_SIZE that is a multiple of BATCH_SIZE x data parallel x PP"
-        yield Problem(names=(name, "GLOBAL_BATCH_SIZE", "PP"), what=what, valid=valid)
+        yield Problem("vp-micro-batches", name, "GLOBAL_BATCH_SIZE", "PP", micro_batches=micro_batches)
 
 
 def check_sequence(*, seq_len: int, cp: int) -> Step:
     """Each context-parallel rank holds two chunks of a sequence, one from each end."""
     if cp > 1 and seq_len % (2 * cp):
-        what = f"no multiple of 2 x CP = {2 * cp}"
-        yield Problem(names=("SEQ_LEN", "CP"), what=what, valid=f"a multiple of {2 * cp}")
+        yield Problem("sequence-cp", "SEQ_LEN", "CP", multiple=2 * cp)
 
 
 def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
     """Sequence parallelism cuts what context parallelism leaves once more."""
     if sp and tp > 1 and seq_len % cp == 0 and (seq_len // cp) % tp:
-        what = f"SP=true cuts SEQ_LEN / CP = {seq_len // cp} over TP {tp}, which does not divide it"
-        yield Problem(names=("SEQ_LEN", "CP", "TP", "SP"), what=what, valid=f"a multiple of {cp * tp}, or SP false")
+        values = {"part": seq_len // cp, "tp": tp, "multiple": cp * tp}
+        yield Problem("sequence-sp", "SEQ_LEN", "CP", "TP", "SP", **values)
 
 
 def check_length(*, seq_len: int, model: ModelConfig) -> Step:
     """No longer than the model was made for."""
     limit = model.context_length
     if seq_len > limit:
-        yield Problem(
-            names=("SEQ_LEN", "MODEL_SIZE"), what=f"the model reads {limit} tokens at most", valid=f"<= {limit}"
-        )
+        yield Problem("sequence-too-long", "SEQ_LEN", "MODEL_SIZE", limit=limit)
 
 
 def check_padding(*, seq_len: int, pad_len: int) -> Step:
     """Every sequence has SEQ_LEN tokens: Pai-Megatron-Patch fed another PAD_LEN through unchecked."""
     if pad_len != seq_len:
-        yield Problem(names=("PAD_LEN", "SEQ_LEN"), what="they have to be the same", valid=f"PAD_LEN {seq_len}")
+        yield Problem("padding", "PAD_LEN", "SEQ_LEN", seq_len=seq_len)
 
 
 def check_rates(*, lr: float, min_lr: float) -> Step:
     """The cosine falls."""
     if min_lr > lr:
-        yield Problem(names=("MIN_LR", "LR"), what="the end is above the peak", valid=f"MIN_LR <= {lr:g}")
+        yield Problem("rates", "MIN_LR", "LR", lr=lr)
 
 
 def check_schedule(
@@ -150,24 +145,22 @@ def check_schedule(
     )
     if train == 0:
         names = ("TRAIN_TOKENS_OR_ITERS", "GLOBAL_BATCH_SIZE", "SEQ_LEN")
-        yield Problem(names=names, what=words, valid=f"at least {global_batch_size * seq_len} tokens: one iteration")
+        yield Problem("no-iteration", *names, arithmetic=words, tokens=global_batch_size * seq_len)
     elif warmup >= (mp_lr_decay_iters or train):
-        what = f"warm-up is not shorter than training: {warmup_words}; {words}"
-        valid = f"fewer than {mp_lr_decay_iters or train} iterations of warm-up"
         end = "MP_LR_DECAY_ITERS" if mp_lr_decay_iters else "TRAIN_TOKENS_OR_ITERS"
-        yield Problem(names=("WARMUP_TOKENS_OR_ITERS", end), what=what, valid=valid)
+        values = {"warmup": warmup_words, "train": words, "limit": mp_lr_decay_iters or train}
+        yield Problem("warmup-too-long", "WARMUP_TOKENS_OR_ITERS", end, **values)
 
 
 def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chunks: int, mp_ac_layers: int) -> Step:
     """What recomputation and offloading need. Source: transformer_config.py, megatron-core 0.19.2."""
     if ac == "offload" and device == "cpu":
-        what = "activations are already on the CPU, and offloading needs Transformer Engine"
-        yield Problem(names=("AC",), what=what, valid="sel, full, false, none on the CPU")
+        yield Problem("offload-on-cpu", "AC")
     limit = model.num_layers - 1 if ac == "offload" else model.num_layers // (pp * chunks)
     counts = ac == "full" or (ac == "offload" and pp == 1)
     if counts and mp_ac_layers > max(1, limit):
-        what = f"more layers than {'can be offloaded' if ac == 'offload' else 'one model chunk has'}"
-        yield Problem(names=("MP_AC_LAYERS", "AC", "MODEL_SIZE"), what=what, valid=f"1 to {max(1, limit)}")
+        code = "ac-layers-offload" if ac == "offload" else "ac-layers-chunk"
+        yield Problem(code, "MP_AC_LAYERS", "AC", "MODEL_SIZE", limit=max(1, limit))
 
 
 def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) -> Step:
@@ -175,11 +168,9 @@ def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) ->
     if optimizer_offload == "false":
         return
     if not do:
-        what = "only the distributed optimizer can be offloaded"
-        yield Problem(names=("OPTIMIZER_OFFLOAD", "DO"), what=what, valid="DO true, or OPTIMIZER_OFFLOAD false")
+        yield Problem("optimizer-offload-needs-do", "OPTIMIZER_OFFLOAD", "DO")
     if device == "cpu":
-        what = "the optimizer is already on the CPU"
-        yield Problem(names=("OPTIMIZER_OFFLOAD",), what=what, valid="false on the CPU")
+        yield Problem("optimizer-on-cpu", "OPTIMIZER_OFFLOAD")
 
 
 WITHOUT_FP8 = ("A100", "A800", "A40", "A30", "A10", "V100", "T4", "RTX 3090", "RTX A6000")
@@ -194,13 +185,11 @@ def check_precision(*, pr: str, cp: int, device: str, environment: Environment) 
     """
     names = [gpu.name for gpu in environment.gpus if any(f" {name} " in _words(gpu.name) for name in WITHOUT_FP8)]
     if pr == "fp8" and device == "cuda" and names:
-        yield Problem(names=("PR",), what=f"{names[0]} has no FP8 units", valid="bf16")
+        yield Problem("fp8-no-units", "PR", gpu=names[0])
     if pr == "fp32" and device == "cuda" and cp > 1:
-        what = "Transformer Engine has no attention in fp32 over context-parallel ranks"
-        yield Problem(names=("PR", "CP"), what=what, valid="bf16, or CP 1; on the CPU fp32 with any CP")
+        yield Problem("fp32-cp", "PR", "CP")
     if pr == "fp8" and device == "cpu":
-        what = "needs a GPU with FP8 units and Transformer Engine"
-        yield Problem(names=("PR",), what=what, valid="fp32, bf16 on the CPU")
+        yield Problem("fp8-on-cpu", "PR")
 
 
 def _words(name: str) -> str:
@@ -211,35 +200,32 @@ def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int,
     """FP8 matrix products want 16 rows at least. Source: `assert_dim_for_fp8_exec`, Transformer Engine 2.20."""
     rows = batch_size * seq_len // cp // (tp if sp else 1)
     if pr == "fp8" and rows % 16:
-        what = f"FP8 needs a multiple of 16 tokens per rank, here BATCH_SIZE x SEQ_LEN / CP / TP = {rows}"
-        yield Problem(names=("SEQ_LEN", "PR"), what=what, valid="a multiple of 16 per rank, or another PR")
+        yield Problem("fp8-rows", "SEQ_LEN", "PR", rows=rows)
 
 
 def check_attention(*, mp_attention_backend: str | None, device: str) -> Step:
     """cuDNN's kernels exist on GPUs only."""
     if mp_attention_backend == "fused" and device == "cpu":
-        yield Problem(
-            names=("MP_ATTENTION_BACKEND",), what="cuDNN needs a GPU", valid="auto, flash, unfused on the CPU"
-        )
+        yield Problem("attention-on-cpu", "MP_ATTENTION_BACKEND")
 
 
 def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Step:
     """bf16 sums exist beside bf16 weights only."""
     if mp_grad_reduce == "bf16" and pr not in ("bf16", "fp8"):
-        yield Problem(names=("MP_GRAD_REDUCE", "PR"), what="bf16 sums need PR bf16 or fp8", valid="auto, fp32")
+        yield Problem("gradient-bf16", "MP_GRAD_REDUCE", "PR")
 
 
 def check_tp_overlap(*, mp_tp_overlap: str, device: str, tp: int, sp: bool, pr: str, processes: int) -> Step:
     """Asked for where it is not possible; MP_TP_OVERLAP=auto does without."""
     found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes)
     if mp_tp_overlap in tp_overlap.METHODS and found is not None:
-        yield Problem(names=("MP_TP_OVERLAP", *found.names), what=found.what, valid=found.valid)
+        yield Problem(found.code, "MP_TP_OVERLAP", *found.names, **found.values)
 
 
 def check_cluster(*, env: str, mp_master_port: int | None) -> Step:
     """Under ENV=dlc the port is the cluster's."""
     if env != "dsw" and mp_master_port is not None:
-        yield Problem(names=("MP_MASTER_PORT", "ENV"), what=f"{env} takes MASTER_PORT", valid="unset, or ENV dsw")
+        yield Problem("master-port-twice", "MP_MASTER_PORT", "ENV", env=env)
 
 
 def check_wandb(
@@ -247,13 +233,11 @@ def check_wandb(
 ) -> Step:
     """A project without a key would log nothing."""
     asked = {"PROJECT": mp_wandb_project, "ENTITY": mp_wandb_entity, "NAME": mp_wandb_name}
-    for name in (f"MP_WANDB_{name}" for name, value in asked.items() if value is not None):
-        if not environment.wandb_key:
-            what = "no key: set WANDB_API_KEY, or WANDB_MODE=offline"
-            yield Problem(names=(name,), what=what, valid="unset, or with a key")
-        elif not environment.wandb_installed and not environment.only_plans:
-            what = "the package wandb is not installed"
-            yield Problem(names=(name,), what=what, valid="unset, or `pip install wandb`")
+    names = [f"MP_WANDB_{name}" for name, value in asked.items() if value is not None]
+    if names and not environment.wandb_key:
+        yield Problem("wandb-no-key", *names)
+    elif names and not environment.wandb_installed and not environment.only_plans:
+        yield Problem("wandb-not-installed", *names)
 
 
 @finds("megatron_args")
@@ -264,10 +248,10 @@ def check_megatron_args(*, mp_megatron_args: str | None) -> Step:
     try:
         words = shlex.split(mp_megatron_args)
     except ValueError as error:
-        yield Problem(names=("MP_MEGATRON_ARGS",), what=f"cannot be split: {error}", valid="flags as in a shell")
+        yield Problem("megatron-args-form", "MP_MEGATRON_ARGS", error=error)
         return
-    for what, valid in megatron_flags.faults(words, EMITTED | FIXED):
-        yield Problem(names=("MP_MEGATRON_ARGS",), what=what, valid=valid)
+    for fault in megatron_flags.faults(words, EMITTED | FIXED):
+        yield Problem(fault.code, "MP_MEGATRON_ARGS", **fault.values)
     yield "megatron_args", tuple(words)
 
 
@@ -275,8 +259,7 @@ def check_flags_on_cpu(*, megatron_args: tuple[str, ...], device: str) -> Step:
     """What only a GPU's run can do."""
     for name, _ in megatron_flags.grouped(megatron_args):
         if device == "cpu" and name in megatron_flags.INERT_ON_CPU:
-            what = f"{name} does nothing on the CPU: {megatron_flags.INERT_ON_CPU[name]}"
-            yield Problem(names=("MP_MEGATRON_ARGS",), what=what, valid="without it")
+            yield Problem("flag-on-cpu", "MP_MEGATRON_ARGS", flag=name, why=megatron_flags.INERT_ON_CPU[name])
 
 
 def check_output(*, output_basepath: str) -> Step:
@@ -284,28 +267,23 @@ def check_output(*, output_basepath: str) -> Step:
     path = Path(output_basepath).resolve()
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not there.is_dir():
-        yield Problem(names=("OUTPUT_BASEPATH",), what=f"{there} is not a folder", valid="a folder, new or yours")
+        yield Problem("output-not-folder", "OUTPUT_BASEPATH", path=there)
     elif not os.access(there, os.W_OK | os.X_OK):
-        yield Problem(names=("OUTPUT_BASEPATH",), what=f"{there} is not writable", valid="a folder, new or yours")
+        yield Problem("output-not-writable", "OUTPUT_BASEPATH", path=there)
 
 
 def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) -> Step:
     """Raw JSON and packing are for conversations."""
     if mp_dataset_type == "raw" and not sft:
-        what = "raw JSON holds conversations; text for pretraining has to be tokenized first"
-        valid = "idxmap (make it with toolkits/pretrain_data_preprocessing), or SFT true"
-        yield Problem(names=("MP_DATASET_TYPE", "SFT"), what=what, valid=valid)
+        yield Problem("raw-without-sft", "MP_DATASET_TYPE", "SFT")
     if mp_sft_packing and not sft:
-        yield Problem(names=("MP_SFT_PACKING", "SFT"), what="packing is for SFT", valid="false, or SFT true")
+        yield Problem("packing-without-sft", "MP_SFT_PACKING", "SFT")
 
 
 def check_sft_tokenizer(*, sft: bool, tokenizer: Tokenizer) -> Step:
     """Conversations need a chat template."""
     if sft and tokenizer.model is not None:
-        valid = "a folder with tokenizer.json and a chat template"
-        yield Problem(
-            names=("MP_TOKENIZER_PATH", "SFT"), what="a SentencePiece model has no chat template", valid=valid
-        )
+        yield Problem("sft-sentencepiece", "MP_TOKENIZER_PATH", "SFT")
 
 
 def check_sft_idxmap(
@@ -324,8 +302,7 @@ def check_sft_idxmap(
     for name, corpora in (("DATASET_PATH", train_data), ("VALID_DATASET_PATH", valid_data or ())):
         for corpus in corpora:
             for what in sidecar.problems(corpus.path, seq_length=seq_len, tokenizer_sha256=sha256):
-                valid = "an idxmap that toolkits/sft_data_preprocessing built for this SEQ_LEN and tokenizer"
-                yield Problem(names=(name, "SEQ_LEN"), what=what, valid=valid)
+                yield Problem("sft-idxmap", name, "SEQ_LEN", found=what)
 
 
 def check_pretraining_idxmap(
@@ -345,16 +322,15 @@ def check_pretraining_idxmap(
     sha256 = None
     if any(prepared.tokenizer_of(prefix) for _, prefix in every):
         sha256 = file_sha256(Path(tokenizer.model or f"{tokenizer.path}/tokenizer.json"))
-    valid = "an idxmap that toolkits/pretrain_data_preprocessing made with this tokenizer"
     for name, prefix in every:
         for what in prepared.problems(prefix, vocab_size=vocab_size, tokenizer_sha256=sha256):
-            yield Problem(names=(name,), what=what, valid=valid)
+            yield Problem("pretraining-idxmap", name, found=what)
 
 
 def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
     """Conversations for validation are named, not split off."""
     if sft and mp_split is not None:
-        yield Problem(names=("MP_SPLIT", "SFT"), what="no splitting under SFT", valid="unset, and VALID_DATASET_PATH")
+        yield Problem("split-under-sft", "MP_SPLIT", "SFT")
 
 
 def check_split(*, mp_split: str | None, train_data: tuple[Corpus, ...], valid_data: tuple[Corpus, ...] | None) -> Step:
@@ -362,23 +338,36 @@ def check_split(*, mp_split: str | None, train_data: tuple[Corpus, ...], valid_d
     if mp_split is None:
         return
     if valid_data is not None:
-        what = "both say where the validation data comes from"
-        yield Problem(names=("MP_SPLIT", "VALID_DATASET_PATH"), what=what, valid="one of them; VALID_DATASET_PATH none")
+        yield Problem("split-and-data", "MP_SPLIT", "VALID_DATASET_PATH")
     parts = mp_split.split(",")
-    try:
-        shares = [float(part) for part in parts]
-    except ValueError:
-        shares = []
-    if len(shares) not in (2, 3) or any(share < 0 for share in shares) or not shares[0] or not shares[1]:
-        yield Problem(names=("MP_SPLIT",), what="no shares of training and validation", valid="such as 99,1")
+    shares = _shares(parts)
+    if len(shares) not in (2, 3) or not shares[0] or not shares[1]:
+        yield Problem("split-form", "MP_SPLIT")
         return
-    for corpus in train_data:
-        empty = [
-            part for part, share in zip(parts, _documents(shares, corpus.documents or 0), strict=True) if not share
-        ]
-        if corpus.documents and any(float(part) for part in empty):
-            what = f"a share of {empty[0]} of the {corpus.documents} documents in {corpus.path} is none"
-            yield Problem(names=("MP_SPLIT", "DATASET_PATH"), what=what, valid="larger shares, or more documents")
+    for corpus in sorted(train_data, key=lambda one: one.documents or 0):
+        counts = _documents(shares, corpus.documents or 0)
+        empty = [part for part, share, count in zip(parts, shares, counts, strict=True) if share and not count]
+        if corpus.documents and empty:
+            yield _empty_share(empty[0], sum(map(bool, shares)), corpus)
+            return  # what suits the smallest suits all
+
+
+def _shares(parts: list[str]) -> list[float]:
+    """Empty where one of them is not a number >= 0."""
+    try:
+        return [real().parse(part.strip()) for part in parts]
+    except ValueProblem:
+        return []
+
+
+def _empty_share(share: str, wanted: int, corpus: Corpus) -> Problem:
+    """A share without a document, with shares that give every part at least one, if there are so many."""
+    documents = corpus.documents or 0
+    values = {"share": share, "documents": documents, "path": corpus.path}
+    if documents < wanted:
+        return Problem("split-few-documents", "MP_SPLIT", "DATASET_PATH", **values, wanted=wanted)
+    suggested = ",".join(map(str, [documents - wanted + 1, *[1] * (wanted - 1)]))
+    return Problem("split-empty-share", "MP_SPLIT", "DATASET_PATH", **values, suggested=suggested)
 
 
 def _documents(shares: list[float], documents: int) -> list[int]:

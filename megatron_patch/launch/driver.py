@@ -85,13 +85,13 @@ def run(
         return 0
     command = build_command(plan, environment)
     if environment.dry_run:
-        print(full_plan(plan, command))
+        print(full_plan(plan, command, wording))
         if environment.elsewhere:
             print(f"\nslurm/job.sh\n{slurm.batch_script(plan, values, environ)}", end="")
         return 0
     if environment.elsewhere and slurm_stage(environ) == LEAD:
         return slurm.lead(plan, values, environ)
-    print(short_plan(plan), flush=True)
+    print(short_plan(plan, wording), flush=True)
     if plan.finished and not export_is_due(plan):
         return 0
     return slurm.submit(plan, values, environ) if environment.elsewhere else start(plan, command, environ)
@@ -165,22 +165,15 @@ def _refusals(plan: Plan) -> list[Problem]:
     found = []
     state, holder = run_status.state_of(Path(plan.output))
     if state != "free":
-        what = run_status.Occupied(Path(plan.output), holder, ending=state == "ending").what
-        valid = "another folder; or wait until it has ended, or stop it"
-        found.append(Problem(names=("OUTPUT_BASEPATH",), what=what, valid=valid))
-    if plan.device == "cpu" and plan.memory_limit is not None and plan.memory.static > plan.memory_limit:
-        what = (
-            f"weights, gradients and optimizer of one process take {gigabytes(plan.memory.static)}, "
-            f"there are {gigabytes(max(0, plan.memory_limit))} of RAM for it"
-        )
-        found.append(Problem(names=("MODEL_SIZE",), what=what, valid=cheapest_change(plan)))
-    limit, total = plan.memory_limit, plan.memory.total
-    if plan.device == "cuda" and limit is not None and total > limit and plan.variables.memory_check:
-        what = (
-            f"a rank needs {gigabytes(total)}, the GPU has {gigabytes(limit)} to give "
-            "(MP_MEMORY_CHECK=0 tries it all the same)"
-        )
-        found.append(Problem(names=("MODEL_SIZE",), what=what, valid=cheapest_change(plan)))
+        code = "output-ending" if state == "ending" else "output-in-use"
+        found.append(Problem(code, "OUTPUT_BASEPATH", holder=str(holder) if holder else Message("holder-unknown")))
+    limit, memory = plan.memory_limit, plan.memory
+    if limit is not None and plan.device == "cpu" and memory.static > limit:
+        figures = {"needed": gigabytes(memory.static), "there": gigabytes(max(0, limit))}
+        found.append(Problem("memory-cpu", "MODEL_SIZE", **figures, change=cheapest_change(plan)))
+    if limit is not None and plan.device == "cuda" and memory.total > limit and plan.variables.memory_check:
+        figures = {"needed": gigabytes(memory.total), "there": gigabytes(limit)}
+        found.append(Problem("memory-gpu", "MODEL_SIZE", **figures, change=cheapest_change(plan)))
     return found + idxmap_problems(plan)
 
 

@@ -16,6 +16,7 @@ from megatron_patch.common.machine import (
     usable_cores,
     visible_gpus,
 )
+from megatron_patch.common.messages import Message
 from megatron_patch.launch.cluster.place import (
     RANK,
     Cluster,
@@ -80,7 +81,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
     """
     dry_run, problems = environ.get("DRY_RUN", "").lower(), []
     if dry_run not in ("", "0", "1", "true", "false"):
-        problems.append(Problem(names=("DRY_RUN",), what="neither 0 nor 1", valid="0, 1"))
+        problems.append(Problem("dry-run-value", "DRY_RUN"))
     gpus = () if device == "cpu" else visible_gpus(installed_gpus(), environ.get("CUDA_VISIBLE_DEVICES"))
     environment = Environment(
         gpus=gpus,
@@ -138,5 +139,5 @@ def _read_place(
         try:
             address = first_address(environ.get("SLURM_STEP_NODELIST", ""))
         except SlurmError as error:
-            return None, [Problem(names=("MASTER_ADDR",), what=str(error), valid="the address of the job's first node")]
+            return None, Problem.of(error, "MASTER_ADDR", expected=Message("expect-first-node"))
     return read_slurm(environ, nodes=variables.get("slurm_nodes"), gpus=variables.get("slurm_gpus"), address=address)

@@ -30,11 +30,5 @@ def idxmap_problems(plan: Plan) -> list[Problem]:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        what = f"the check of the data ended with status {done.returncode}: {last}"
-        return [
-            Problem(
-                names=("DATASET_PATH",), what=what, valid="data that toolkits/sft_data_preprocessing/verify.py takes"
-            )
-        ]
-    valid = "whole data: toolkits/sft_data_preprocessing/verify.py says more; make them again"
-    return [Problem(names=(names[prefix],), what=what, valid=valid) for prefix, what in json.loads(done.stdout)]
+        return [Problem("idxmap-check-fails", "DATASET_PATH", status=done.returncode, last=last)]
+    return [Problem("idxmap-damaged", names[prefix], found=what) for prefix, what in json.loads(done.stdout)]

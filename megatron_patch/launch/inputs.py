@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.index import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
@@ -28,7 +30,7 @@ class Tokenizer:
     """The SentencePiece model's file, where there is no tokenizer.json."""
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError, ValueError):
     """A folder without a usable tokenizer."""
 
 
@@ -42,14 +44,15 @@ def read_tokenizer(place: str) -> Tokenizer:
     try:
         model = find_sentencepiece(path)
     except PiecesError as error:
-        raise TokenizerError(str(error)) from error
+        raise TokenizerError("uncoded", text=str(error)) from error
     file = model or path / "tokenizer.json"
     if not file.is_file():
-        raise TokenizerError(f"{place} holds no tokenizer.json" if path.is_dir() else f"{place} is not a folder")
+        code = "tokenizer-absent" if path.is_dir() else "tokenizer-not-folder"
+        raise TokenizerError(code, place=place)
     try:
         ids = count_pieces(file.read_bytes()) if model else count_ids_of(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+        raise TokenizerError("tokenizer-unreadable", file=file, kind=type(error).__name__, error=error) from error
     return Tokenizer(path=str(file.parent.absolute()), ids=ids, model=str(model.absolute()) if model else None)
 
 
@@ -105,7 +108,7 @@ class Corpus:
     """What MP_SPLIT divides; None for raw JSON."""
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError, ValueError):
     """Data that cannot be trained on; the message says what was found and what was expected."""
 
 
@@ -116,25 +119,26 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
         text: one argument; a path with spaces is taken as it is where it exists, a folder is all prefixes in it.
         raw: files and folders of conversations instead of idxmap prefixes.
     Raises:
-        CorpusError: with everything that is wrong, joined by `; `.
+        CorpusError: with everything that is wrong.
     """
     exists = _file_or_folder if raw else _prefix_or_folder
     try:
         parts = parse_blend(words_of(text, exists), exists)
     except DataError as error:
-        raise CorpusError(str(error)) from None
+        raise CorpusError.of(error.messages) from None
     pairs = [(part.weight, path) for part in parts for path in part.paths]
     if not raw and parts[0].weight is None:
         pairs = [(None, prefix) for _, path in pairs for prefix in _prefixes_in(path)]
     inspect = _inspect_raw if raw else _inspect_idxmap
-    corpora, wrong = [], []
+    corpora: list[Corpus] = []
+    wrong: list[Message] = []
     for weight, path in pairs:
         try:
             corpora.append(inspect(path, weight))
         except CorpusError as error:
-            wrong.append(str(error))
+            wrong += error.messages
     if wrong:
-        raise CorpusError("; ".join(wrong))
+        raise CorpusError.of(wrong)
     return tuple(corpora)
 
 
@@ -166,7 +170,8 @@ def _prefixes_in(word: str) -> list[str]:
         return [word]
     found = [str(path.with_suffix("")) for path in visible(folder, "*.idx")]
     if not found:
-        raise CorpusError(f"no .idx in the folder {word}, nor below it")
+        code = "folder-without-idx" if any(folder.iterdir()) else "folder-empty"
+        raise CorpusError(code, folder=word)
     return found
 
 
@@ -174,40 +179,40 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
     """Check that both halves exist and belong together, and count the tokens."""
     for suffix in (".bin", ".idx"):
         if prefix.endswith(suffix) and prefix_exists(prefix.removesuffix(suffix)):
-            raise CorpusError(f"{prefix} is one half: give the prefix, without {suffix}")
+            raise CorpusError("prefix-with-suffix", prefix=prefix, suffix=suffix)
     if prefix != prefix.strip():
-        raise CorpusError(f"{prefix!r} begins or ends in white space, which Megatron cuts off: rename it")
+        raise CorpusError("prefix-white-space", prefix=repr(prefix))
     missing = [prefix + suffix for suffix in (".bin", ".idx") if not _is_file(prefix + suffix)]
     if missing:
-        hint = "; datasets are separated by spaces, not by commas" if "," in prefix else ""
-        raise CorpusError(f"no such file: {', '.join(missing)}{hint}")
+        code = "no-such-file-commas" if "," in prefix else "no-such-file"
+        raise CorpusError(code, files=missing)
     try:
         tokens, documents = count(prefix)
     except BrokenIndex as error:
-        raise CorpusError(str(error)) from None
+        raise CorpusError.of(error.messages) from None
     return Corpus(path=str(Path(prefix).absolute()), weight=weight, tokens=tokens, documents=documents)
 
 
 def _inspect_raw(path: str, weight: float | None) -> Corpus:
     if not Path(path).exists():
-        hint = "; an idxmap lies there: unset MP_DATASET_TYPE" if prefix_exists(path) else ""
-        raise CorpusError(f"no such file: {path}{hint}")
+        code = "no-such-file-but-idxmap" if prefix_exists(path) else "no-such-file"
+        raise CorpusError(code, files=path)
     try:
         known = find_sources([path])
     except DataError as error:
-        raise CorpusError(str(error)) from None
+        raise CorpusError.of(error.messages) from None
     for file in known:
         _look_into(file)
     return Corpus(path=str(Path(path).absolute()), weight=weight, tokens=None)
 
 
 def _look_into(path: Path) -> None:
-    """Raises CorpusError for a file that is visibly none; compressed ones are left to their reader."""
+    """Raises CorpusError for a file that is visibly another kind; compressed ones are left to their reader."""
     with path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start:
-        raise CorpusError(f"{path} is empty")
+        raise CorpusError("file-empty", file=path)
     if path.suffix == ".parquet" and not start.startswith(b"PAR1"):
-        raise CorpusError(f"{path} is not a Parquet file")
+        raise CorpusError("not-parquet", file=path)
     if path.suffix in (".json", ".jsonl") and start[:1] not in (b"[", b"{"):
-        raise CorpusError(f"{path} is not JSON: it begins with neither [ nor {{")
+        raise CorpusError("not-json-rows", file=path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_patch.common.messages import Message
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
 
@@ -33,25 +34,23 @@ class Layout:
         """Processes of the whole run."""
         return self.nodes * self.processes
 
-    def describe_groups(self) -> list[str]:
-        """Which ranks do what, one line for each dimension that is cut."""
+    def describe_groups(self) -> list[Message]:
+        """Which ranks do what, one line for each dimension that is split."""
         inner = self.tp * self.cp
         lines = []
         if self.tp > 1:
-            lines.append(f"TP {self.tp}: ranks {_span(0, self.tp, 1)} share each layer, and so on")
+            lines.append(Message("group-tp", size=self.tp, ranks=_span(0, self.tp, 1)))
         if self.cp > 1:
-            lines.append(f"CP {self.cp}: ranks {_span(0, self.cp, self.tp)} share each sequence, and so on")
+            lines.append(Message("group-cp", size=self.cp, ranks=_span(0, self.cp, self.tp)))
         if self.dp > 1:
-            lines.append(f"DP {self.dp}: ranks {_span(0, self.dp, inner)} see different sequences, and so on")
+            lines.append(Message("group-dp", size=self.dp, ranks=_span(0, self.dp, inner)))
         if self.pp > 1:
-            lines.append(
-                f"PP {self.pp}: stages start at ranks {_span(0, self.pp, inner * self.dp)}; "
-                f"layers {', '.join(map(str, self.stage_layers))}"
-            )
+            stages = {"ranks": _span(0, self.pp, inner * self.dp), "layers": ", ".join(map(str, self.stage_layers))}
+            lines.append(Message("group-pp", size=self.pp, **stages))
         if self.chunks > 1:
             sizes = self.chunk_layers()
-            each = f"{sizes[0]}" if len(set(sizes)) == 1 else ", ".join(map(str, sizes))
-            lines.append(f"each stage in {self.chunks} chunks (MP_VP_CHUNKS), of {each} layers (MP_VP)")
+            each = sizes[:1] if len(set(sizes)) == 1 else sizes
+            lines.append(Message("group-chunks", chunks=self.chunks, each=", ".join(map(str, each))))
         return lines
 
     def chunk_layers(self) -> tuple[int, ...]:
@@ -159,11 +158,13 @@ def valid_chunks(num_layers: int, pp: int) -> list[int]:
     return [chunks for chunks in range(1, num_layers + 1) if split_layers(num_layers, pp, chunks) is not None]
 
 
-def stage_words(num_layers: int, pp: int) -> str:
+def stage_words(num_layers: int, pp: int) -> Message:
     """How many layers a stage has, for messages: `16 layers`, or `8 layers (embedding and loss count)`."""
     split = split_layers(num_layers, pp, 1)
     assert split is not None
-    return f"{(num_layers + 2) // pp} layers (embedding and loss count)" if split[1] else f"{num_layers // pp} layers"
+    if split[1]:
+        return Message("stage-with-ends", layers=(num_layers + 2) // pp)
+    return Message("stage", layers=num_layers // pp)
 
 
 def divisors(number: int) -> list[int]:

@@ -13,22 +13,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.values import nearest_word
 
 TABLE = Path(__file__).with_suffix(".txt")
 
 INERT = {
-    "--rampup-batch-size": "0.19.2 reads it nowhere but in a warning: the batch would not ramp up",
-    "--reset-attention-mask": "no mask is made or passed: the kernels are causal over the whole sequence",
-    "--reset-position-ids": "rotary embeddings count from the start of a sequence, whatever the position ids say",
-    "--dataloader-inter-document-masking": "0.19.2 counts other FLOPs for it and masks nothing",
-    "--fim-data": "the data set is ours, and it knows no fill in the middle",
-    "--num-experts": "the plan, the checkpoints and the layers are those of a dense model",
-    "--num-layers-per-virtual-pipeline-stage": "it is MP_VP",
-    "--sft": "it is position 16, SFT",
+    "--rampup-batch-size": Message("inert-rampup"),
+    "--reset-attention-mask": Message("inert-mask"),
+    "--reset-position-ids": Message("inert-positions"),
+    "--dataloader-inter-document-masking": Message("inert-documents"),
+    "--fim-data": Message("inert-fim"),
+    "--num-experts": Message("inert-experts"),
+    "--num-layers-per-virtual-pipeline-stage": Message("instead-vp"),
+    "--sft": Message("instead-sft"),
 }
 """Flags that reach Megatron and do nothing in a run of ours, or something else than they say; with the reason."""
-INERT_ON_CPU = {"--log-straggler": "it times CUDA events"}
+INERT_ON_CPU = {"--log-straggler": Message("inert-straggler")}
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,22 @@ class Flag:
     choices: tuple[str, ...]
     unread: bool
 
-    def wrong(self, values: Sequence[str]) -> str:
-        """What is wrong with the values of a flag; empty if nothing."""
+    def wrong(self, values: Sequence[str]) -> Message | None:
+        """What is wrong with the values of a flag; None if nothing."""
         fits = {"+": len(values) > 0, "*": True}.get(self.arity)
         if not (str(len(values)) == self.arity if fits is None else fits):
-            return f"{self.name} takes {ARITIES.get(self.arity, f'{self.arity} values')}, here {len(values)}"
+            wanted = Message("flag-takes-some") if self.arity == "+" else Message("flag-takes", count=int(self.arity))
+            return Message("flag-count", flag=self.name, wanted=wanted, given=len(values))
         for value in values:
             if self.choices and value not in self.choices:
-                return f"{self.name} takes {', '.join(self.choices)}, not {value!r}"
+                return Message("flag-choice", flag=self.name, choices=self.choices, value=repr(value))
             if self.kind in NUMBERS and not re.fullmatch(NUMBERS[self.kind], value):
-                return f"{self.name} takes {'a whole number' if self.kind == 'int' else 'a number'}, not {value!r}"
-        return ""
+                code = "flag-whole" if self.kind == "int" else "flag-number"
+                return Message(code, flag=self.name, value=repr(value))
+        return None
 
 
 NUMBERS = {"int": r"[+-]?[0-9_]+", "float": r"[+-]?(inf|nan|([0-9_]+\.?[0-9_]*|\.[0-9_]+)([eE][+-]?[0-9]+)?)"}
-ARITIES = {"0": "no value", "1": "one value", "+": "one value or more"}
 
 
 def read_table() -> dict[str, Flag]:
@@ -71,7 +73,7 @@ def read_table() -> dict[str, Flag]:
     return found
 
 
-def faults(words: Sequence[str], taken: frozenset[str]) -> Iterator[tuple[str, str]]:
+def faults(words: Sequence[str], taken: frozenset[str]) -> Iterator[Message]:
     """What is wrong with more flags for Megatron, and what would be right.
 
     Args:
@@ -81,22 +83,22 @@ def faults(words: Sequence[str], taken: frozenset[str]) -> Iterator[tuple[str, s
     table = read_table()
     for name, values in grouped(words):
         if not name:
-            yield f"{values[0]!r} belongs to no flag", "flags that begin with --"
+            yield Message("flag-none", value=repr(values[0]))
         elif name in INERT:
-            yield f"{name} is not taken: {INERT[name]}", "without it"
+            yield Message("flag-inert", flag=name, why=INERT[name])
         elif name in taken:
-            yield (
-                f"{name}: decided by the 25 values and the MP_ variables",
-                "flags that the driver does not give itself",
-            )
+            yield Message("flag-taken", flag=name)
         elif name not in table:
             near = nearest_word(name, tuple(set(table) - taken - set(INERT)))
-            hint = f"; nearest: {near}" if near else ""
-            yield f"Megatron's parser (megatron-core 0.19.2) knows no {name}{hint}", "a flag that it knows, written out"
+            yield (
+                Message("flag-not-megatrons-nearest", flag=name, nearest=near)
+                if near
+                else Message("flag-not-megatrons", flag=name)
+            )
         elif table[name].unread:
-            yield f"{name} does nothing: nothing in megatron-core 0.19.2 reads it", "without it"
-        elif said := table[name].wrong(values):
-            yield said, "the flag's values, as Megatron's parser takes them"
+            yield Message("flag-unread", flag=name)
+        elif wrong := table[name].wrong(values):
+            yield wrong
 
 
 def grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.common.machine import free_disk
+from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
@@ -21,7 +22,7 @@ from megatron_patch.launch.variables import VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
 
 
-def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
+def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Plan:
     """The plan with its notes and warnings.
 
     Args:
@@ -40,72 +41,73 @@ def annotate(plan: Plan, environment: Environment, changes: list[str]) -> Plan:
     return dataclasses.replace(plan, notes=tuple(notes), warnings=tuple(warnings))
 
 
-def _start_notes(plan: Plan) -> Iterator[str]:
+def _start_notes(plan: Plan) -> Iterator[Message]:
     if plan.earlier.broken:
-        broken = ", ".join(plan.earlier.broken)
-        yield f"{broken} in {plan.checkpoints}: not written to the end by an earlier run; not used, written anew"
-    yield from (f"damaged: {line}" for line in plan.earlier.damage[:5])
+        yield Message("checkpoints-broken", broken=plan.earlier.broken, folder=plan.checkpoints)
+    yield from (Message("checkpoint-damaged", what=line) for line in plan.earlier.damage[:5])
     if plan.resume_iteration is not None and plan.weights.kind != "none":
-        yield "PRETRAIN_CHECKPOINT_PATH is not read: the run goes on from its own checkpoint"
+        yield Message("weights-not-read")
     yield from handover(plan)
     if plan.layout.nodes > 1:
-        yield "OUTPUT_BASEPATH has to be one folder shared by all machines: every machine looks there for a checkpoint"
+        yield Message("output-shared")
 
 
-def _layout_notes(plan: Plan, environment: Environment) -> Iterator[str]:
+def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     config, layout = plan.config, plan.layout
+    processes, gpus = layout.processes, len(environment.gpus)
     if plan.device == "cpu" and plan.variables.device == "auto":
-        yield "no GPU here: the ranks compute on the CPU"
+        yield Message("no-gpu-here")
     if plan.device == "cpu" and plan.variables.nproc is None and plan.cluster is None:
-        yield f"{layout.processes} processes = TP x PP x CP; MP_NPROC sets another number"
-    if plan.device == "cpu" and layout.processes > environment.cores:
-        yield f"{layout.processes} processes share {environment.cores} cores"
+        yield Message("processes-of-layout", processes=processes)
+    if plan.device == "cpu" and processes > environment.cores:
+        yield Message("processes-share-cores", processes=processes, cores=environment.cores)
     if plan.device == "cuda" and plan.gpu is None:
-        yield f"planned for {layout.processes} GPUs a machine that are not here (MP_NPROC sets another number)"
-    if plan.gpu is not None and layout.processes < len(environment.gpus):
-        yield f"{layout.processes} of {len(environment.gpus)} visible GPUs are used (MP_NPROC)"
+        yield Message("gpus-not-here", processes=processes)
+    if plan.gpu is not None and processes < gpus:
+        yield Message("gpus-left", processes=processes, gpus=gpus)
     if config.sp and config.tp == 1:
-        yield "SP=true does nothing at TP 1: there is no second rank to split the sequence with"
+        yield Message("sp-alone")
     if layout.ends_count:
-        yield "the layers alone do not divide by PP: embedding and loss count as one layer each, at the two ends"
+        yield Message("ends-count")
     elif len(set(layout.stage_layers)) > 1:
-        yield (
-            f"pipeline stages of {', '.join(map(str, layout.stage_layers))} layers: the last has the LM head to do too "
-            "(MP_PP_BALANCE=false cuts evenly)"
-        )
+        yield Message("stages-uneven", layers=layout.stage_layers)
     if plan.tp_overlap is not None:
-        yield f"transfers of tensor parallelism run beside the products: {plan.tp_overlap} (MP_TP_OVERLAP=none)"
+        yield Message("overlap", method=plan.tp_overlap)
     if layout.tp > plan.model.num_query_groups:
-        yield f"TP is larger than the {plan.model.num_query_groups} KV heads: ranks share one, at one more all-gather"
+        yield Message("kv-heads-shared", groups=plan.model.num_query_groups)
     if config.pr == "fp16" and plan.device == "cpu":
-        yield "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32"
+        yield Message("fp16-slow")
 
 
-def _data_notes(plan: Plan) -> Iterator[str]:
+def _data_notes(plan: Plan) -> Iterator[Message]:
     """Schedule, tokenizer, validation."""
     if plan.schedule.warmup_iters == 0 and plan.config.warmup_tokens_or_iters > 0:
-        yield "no warm-up: fewer warm-up tokens than one iteration has"
+        yield Message("no-warmup")
     if plan.tokenizer.ids < plan.vocab_size:
-        yield f"the tokenizer has {plan.tokenizer.ids} ids, the model {plan.vocab_size} rows: the rest stays unused"
+        yield Message("rows-unused", ids=plan.tokenizer.ids, rows=plan.vocab_size)
     if plan.valid_data is not None and plan.valid_data == plan.train_data:
-        yield "the validation data are the training data: their loss says nothing about other text"
+        yield Message("validates-on-training")
     if plan.valid_data is None and plan.variables.split is None:
-        yield "no validation (VALID_DATASET_PATH is none)"
+        yield Message("no-validation")
 
 
-def _idle_notes(plan: Plan, environment: Environment) -> Iterator[str]:
+def _idle_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     """Values that do nothing beside the others."""
     config, variables = plan.config, plan.variables
     if offloads_modules(plan):
-        yield "AC=offload in a pipeline moves what attention reads, of every layer; MP_AC_LAYERS does nothing"
-    for variable, value, under in idle_variables(plan, environment):
-        yield f"{variable.name}={shown(value)} does nothing {under}"
+        yield Message("idle-ac-layers-pipeline")
+    for variable, value, (name, now) in idle_variables(plan, environment):
+        told = {"name": Name(variable.name), "value": shown(value)}
+        if name == "DEVICE":
+            yield Message("idle-on-cpu", **told)
+        else:
+            yield Message("idle-under", **told, under=Message("setting", name=Name(name), value=now))
     if variables.attention_backend is not None:
-        yield f"attention: MP_ATTENTION_BACKEND={variables.attention_backend} goes before FL={str(config.fl).lower()}"
+        yield Message("attention-before-fl", backend=variables.attention_backend, fl=shown(config.fl))
 
 
-def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Variable, Any, str]]:
-    """Variables that somebody has set and that do nothing, with the value that makes them idle."""
+def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Variable, Any, tuple[str, str]]]:
+    """Variables that somebody has set and that do nothing, with the position and its value that make them idle."""
     for variable in VARIABLES:
         value = getattr(plan.variables, variable.field)
         if not variable.matters or variable.name not in environment.inherited or value == variable.default:
@@ -113,72 +115,65 @@ def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Varia
         name, *active = variable.matters
         now = plan.device if name == "DEVICE" else shown(getattr(plan.config, name.lower()))
         if now not in active:
-            yield variable, value, "on the CPU" if name == "DEVICE" else f"under {name}={now}"
+            yield variable, value, (name, now)
 
 
-def _optimizer_notes(plan: Plan) -> Iterator[str]:
+def _optimizer_notes(plan: Plan) -> Iterator[Message]:
     """How gradients are summed, the optimizer's state is kept, and weights travel."""
     config, variables = plan.config, plan.variables
     if plan.gradient_bf16 and variables.grad_reduce == "auto":
-        yield f"gradients are summed in bf16, over {plan.schedule.micro_batches} micro batches (MP_GRAD_REDUCE=fp32)"
+        yield Message("gradients-bf16", micro_batches=plan.schedule.micro_batches)
     if plan.precision.adam.compact and not plan.precision.fp8:
-        why = "MP_MOMENTS=bf16 brings it along" if variables.moments == "bf16" else "otherwise it does not fit"
-        yield f"the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: {why}"
+        yield Message("compact-asked" if variables.moments == "bf16" else "compact-needed")
     if plan.precision.adam.moments_bf16 and variables.moments == "auto":
-        yield "Adam's moments are kept in bf16, as in fp32 they do not fit (MP_MOMENTS=fp32; OPTIMIZER_OFFLOAD=auto)"
+        yield Message("moments-bf16")
     if config.pr == "fp8" and not gathers_fp8(plan):
-        why = "DO is false" if not config.do else "the optimizer is offloaded"
-        yield f"weights travel in bf16, not fp8: {why}"
+        yield Message("fp8-travel-offload" if config.do else "fp8-travel-do")
     if config.optimizer_offload == "auto":
         yield _offload_note(plan)
 
 
-def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[str]:
+def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     if plan.variables.background_save == "auto" and not plan.background_save:
         yield _save_note(plan, environment)
     if environment.wandb_key and not environment.wandb_installed:
-        yield "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there"
+        yield Message("wandb-key-alone")
     for name, value in environment.mine.items():
-        yield f"{name}={value} is taken from your environment"
+        yield Message("yours", name=name, value=value)
 
 
-def _save_note(plan: Plan, environment: Environment) -> str:
+def _save_note(plan: Plan, environment: Environment) -> Message:
     copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
-    return (
-        f"checkpoints are written between steps: copies of {gigabytes(copies)} would take too much of the "
-        f"{gigabytes(environment.memory_total_bytes)} of RAM here (MP_BACKGROUND_SAVE=true takes them)"
-    )
+    ram = gigabytes(environment.memory_total_bytes)
+    return Message("save-between-steps", copies=gigabytes(copies), ram=ram)
 
 
-def _offload_note(plan: Plan) -> str:
+def _offload_note(plan: Plan) -> Message:
     if plan.memory_limit is None:
-        return "OPTIMIZER_OFFLOAD=auto: the GPU's memory is not known here, so everything is planned to move"
+        return Message("offload-unknown")
     if plan.offload_fraction == 0:
-        return "OPTIMIZER_OFFLOAD=auto: the optimizer fits on the GPU, nothing moves"
-    return f"OPTIMIZER_OFFLOAD=auto: {plan.offload_fraction:.0%} of the optimizer moves to the CPU"
+        return Message("offload-none")
+    return Message("offload-part", fraction=plan.offload_fraction)
 
 
-def _memory_warnings(plan: Plan) -> Iterator[str]:
+def _memory_warnings(plan: Plan) -> Iterator[Message]:
     limit, memory = plan.memory_limit, plan.memory
     if limit is not None and memory.total > limit:
-        where = "the GPU" if plan.device == "cuda" else "RAM per process"
-        yield (
-            f"a rank needs about {gigabytes(memory.total)}, {where} has {gigabytes(limit)} to give; "
-            f"cheapest change: {cheapest_change(plan)}"
-        )
+        code = "memory-warning-gpu" if plan.device == "cuda" else "memory-warning-cpu"
+        yield Message(code, needed=gigabytes(memory.total), there=gigabytes(limit), change=cheapest_change(plan))
 
 
-def _disk_warnings(plan: Plan) -> Iterator[str]:
+def _disk_warnings(plan: Plan) -> Iterator[Message]:
     free, each, done = free_disk(plan.output), plan.checkpoint_bytes, plan.resume_iteration or 0
     written, keep = plan.schedule.saves(done), plan.variables.keep_checkpoints
     beside = 0 if done else 1  # an older one goes when a newer one is complete; of a run that goes on one is there
     most = min(written, keep + beside) if keep else written
     if each > free:
-        yield f"one checkpoint takes about {gigabytes(each)}, the disk has {gigabytes(free)} free"
+        yield Message("disk-one", each=gigabytes(each), free=gigabytes(free))
     elif most * each > free:
         fits = free // each - beside
-        change = f"MP_KEEP_CHECKPOINTS={fits}" if fits else "a larger SAVE_INTERVAL (position 19), or another disk"
-        yield f"{most} checkpoints take about {gigabytes(most * each)}, the disk has {gigabytes(free)} free: {change}"
+        change = Message("disk-keep", fits=fits) if fits else Message("disk-interval")
+        yield Message("disk-several", count=most, size=gigabytes(most * each), free=gigabytes(free), change=change)
 
 
 MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
@@ -189,7 +184,7 @@ MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
 class Change:
     """Other values, and how a person is told."""
 
-    words: str
+    words: Message
     config: Mapping[str, Any] = field(default_factory=dict)
     tp: int = 0
     """0 leaves it."""
@@ -198,7 +193,7 @@ class Change:
     """How many times as many."""
 
 
-def cheapest_change(plan: Plan) -> str:
+def cheapest_change(plan: Plan) -> Message:
     """What makes the run fit at the least cost in speed, with what it takes then.
 
     Args:
@@ -207,10 +202,8 @@ def cheapest_change(plan: Plan) -> str:
     for change in _changes(plan):
         figures = _figures(plan, change)
         if figures is not None and figures[0] <= figures[1]:
-            return f"{change.words}: {gigabytes(figures[0])}"
-    if plan.device == "cpu":
-        return "a smaller MODEL_SIZE (position 2), or a machine with more memory"
-    return "a smaller MODEL_SIZE (position 2) or SEQ_LEN (position 7), or GPUs with more memory"
+            return Message("change", change=change.words, size=gigabytes(figures[0]))
+    return Message("change-smaller-cpu" if plan.device == "cpu" else "change-smaller-gpu")
 
 
 def _changes(plan: Plan) -> Iterator[Change]:
@@ -219,26 +212,24 @@ def _changes(plan: Plan) -> Iterator[Change]:
     gpu, several = plan.device == "cuda", layout.dp * layout.cp > 1
     splits = several and not config.do
     if splits:
-        yield Change(words="DO true (position 14)", config={"do": True})
+        yield Change(words=Message("change-do"), config={"do": True})
     if config.batch_size > 1:
-        yield Change(words="BATCH_SIZE 1 (position 3)", config={"batch_size": 1})
+        yield Change(words=Message("change-batch"), config={"batch_size": 1})
     wider = [size for size in (2, 4, 8) if size > layout.tp and layout.dp % (size // layout.tp or 1) == 0]
     for size in wider:
         sp = {"sp": True} if gpu else {}
-        yield Change(words=f"TP {size} and SP true (positions 10, 13), on the same ranks", config=sp, tp=size)
+        yield Change(words=Message("change-tp", tp=size), config=sp, tp=size)
     recomputes = config.ac not in ("full", "offload")
     if recomputes:
-        yield Change(words="AC full (position 17)", config={"ac": "full"})
+        yield Change(words=Message("change-ac"), config={"ac": "full"})
     if gpu and config.optimizer_offload == "false" and config.pr in ("bf16", "fp16", "fp8"):
         offload = {"do": True, "optimizer_offload": "auto"}
-        yield Change(words="OPTIMIZER_OFFLOAD auto (position 18)", config=offload)
+        yield Change(words=Message("change-offload"), config=offload)
         if recomputes:
-            both = "AC full and OPTIMIZER_OFFLOAD auto (positions 17, 18)"
-            yield Change(words=both, config={**offload, "ac": "full"})
+            yield Change(words=Message("change-ac-offload"), config={**offload, "ac": "full"})
     if recomputes:
         for size in wider:
-            words = f"TP {size}, SP true and AC full (positions 10, 13, 17)"
-            yield Change(words=words, config={"ac": "full", "sp": gpu or config.sp}, tp=size)
+            yield Change(words=Message("change-tp-ac", tp=size), config={"ac": "full", "sp": gpu or config.sp}, tp=size)
     for times in MORE_RANKS:
         for tp in (layout.tp, 2, 4, 8):
             if tp >= layout.tp and layout.tp * times % tp == 0:
@@ -246,13 +237,14 @@ def _changes(plan: Plan) -> Iterator[Change]:
 
 
 def _larger(plan: Plan, times: int, tp: int) -> Iterator[Change]:
-    layout, unit = plan.layout, "GPUs" if plan.device == "cuda" else "processes"
-    pp = layout.pp * (layout.tp * times // tp)
-    ranks = layout.world_size * times
-    words = f"TP {tp} x PP {pp} (positions 10, 11) on {ranks} {unit}"
-    yield Change(words=words, config={"do": True, "sp": tp > 1}, tp=tp, pp=pp, ranks=times)
-    full = {"do": True, "sp": tp > 1, "ac": "full"}
-    yield Change(words=f"{words}, AC full (position 17)", config=full, tp=tp, pp=pp, ranks=times)
+    pp = plan.layout.pp * (plan.layout.tp * times // tp)
+    split = {"do": True, "sp": tp > 1}
+    values = {"tp": tp, "pp": pp, "ranks": plan.layout.world_size * times}
+    gpu = plan.device == "cuda"
+    words = Message("change-ranks-gpu" if gpu else "change-ranks-cpu", **values)
+    yield Change(words=words, config=split, tp=tp, pp=pp, ranks=times)
+    words = Message("change-ranks-ac-gpu" if gpu else "change-ranks-ac-cpu", **values)
+    yield Change(words=words, config={**split, "ac": "full"}, tp=tp, pp=pp, ranks=times)
 
 
 def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:

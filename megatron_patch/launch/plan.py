@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.common.machine import Gpu
+from megatron_patch.common.messages import Message, listed
 from megatron_patch.common.run_folder import CHECKPOINTS, HF, PlanRecord
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import Corpus, Tokenizer
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import Memory, Precision
+from megatron_patch.launch.problems import driver_wording
 from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
@@ -34,7 +36,7 @@ class Schedule:
     eval_iters: int
     """0 = no validation."""
     save_interval: int
-    arithmetic: tuple[str, ...]
+    arithmetic: tuple[Message, ...]
     """How the counts came about, for the plan."""
 
     def saves(self, done: int = 0) -> int:
@@ -43,18 +45,18 @@ class Schedule:
         return inside + (self.train_iters % self.save_interval > 0)
 
 
-def count_iterations(value: int, sft: bool, global_batch_size: int, seq_len: int) -> tuple[int, str]:
+def count_iterations(value: int, sft: bool, global_batch_size: int, seq_len: int) -> tuple[int, Message]:
     """Turn TRAIN_ or WARMUP_TOKENS_OR_ITERS into iterations.
 
     Returns:
         Iterations, rounded down; and the arithmetic in words.
     """
     if sft:
-        return value, f"{value} iterations (under SFT the value counts iterations, not tokens)"
+        return value, Message("count-sft", value=value)
     tokens = global_batch_size * seq_len
     iterations, left = divmod(value, tokens)
-    rest = f", {left} tokens left over" if left else ""
-    return iterations, f"{value} tokens / ({global_batch_size} x {seq_len}) = {iterations} iterations{rest}"
+    values = {"value": value, "batch": global_batch_size, "length": seq_len, "iterations": iterations}
+    return iterations, Message("count-tokens-left", **values, left=left) if left else Message("count-tokens", **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +121,9 @@ class Plan:
     """OUTPUT_BASEPATH, absolute."""
     wandb: bool
     """Weights & Biases is written to."""
-    notes: tuple[str, ...]
+    notes: tuple[Message, ...]
     """What a person should know: choices made for him, and consequences."""
-    warnings: tuple[str, ...]
+    warnings: tuple[Message, ...]
     """What will probably go wrong."""
 
     @property
@@ -151,6 +153,9 @@ def content_of(plan: Plan) -> dict[str, Any]:
     content |= {"values": values_of(plan), "resume_iteration": plan.resume_iteration}
     for inner in ("earlier", "config", "variables"):  # `values` has the latter two
         del content[inner]
+    words = driver_wording()
+    content |= {"notes": listed(plan.notes, words), "warnings": listed(plan.warnings, words)}
+    content["schedule"]["arithmetic"] = listed(plan.schedule.arithmetic, words)
     return content
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from megatron_patch.common.errors import UserError, tag
 from megatron_patch.common.messages import Message, Wording
@@ -18,35 +17,26 @@ class Problem:
 
     __slots__ = ("message", "names")
 
-    def __init__(self, code: str = "in-words", /, *names: str, **values: Any) -> None:
+    def __init__(self, code: str, /, *names: str, **values: object) -> None:
         """
         Args:
             code: of the catalogue (`common/texts/`).
             names: positions (`TP`), variables (`MP_VP`, `WORLD_SIZE`) and flags; the first is the one to change.
             values: what the text's placeholders stand for; `expected` where the text does not say what would be right.
         """
-        self.names = names or tuple(values.pop("names"))  # not all callers have codes yet
+        self.names = names
         self.message = Message(code, **values)
 
     @classmethod
     def of(cls, error: UserError, *names: str, expected: Message) -> list[Problem]:
         """One for each thing that an error says."""
-        return [cls(one.code, *names, **{"expected": expected, **one.values}) for one in error.messages]
+        told = [message.told for message in error.messages]
+        return [cls(one.code, *names, **{"expected": expected, **one.values}) for one in told]
 
     @property
     def code(self) -> str:
         """Of its text."""
         return self.message.code
-
-    @property
-    def what(self) -> str:
-        """What is wrong, in English."""
-        return Wording().problem(self.message)[0]
-
-    @property
-    def valid(self) -> str:
-        """What would be right, in English."""
-        return Wording().problem(self.message)[1]
 
     def __repr__(self) -> str:
         return f"Problem({self.code!r}, {', '.join(self.names)}: {self.message})"

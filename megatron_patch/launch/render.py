@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
 
 from megatron_patch.common.messages import Message, Wording
 from megatron_patch.common.run_folder import (
@@ -55,142 +56,216 @@ def example() -> str:
     )
 
 
-def short_plan(plan: Plan) -> str:
+Row = tuple[str, Message]
+"""What stands at the left, by its code, empty under another row; and what is said."""
+
+
+def short_plan(plan: Plan, wording: Wording) -> str:
     """What a real start prints at once; the ranks tell model, device and layout a few seconds later."""
-    lines = [_row("start", _start(plan))]
+    rows = [("row-start", _start(plan))]
     if not plan.finished:
-        lines += [*_schedule_lines(plan), *_remarks(plan), _row("output", plan.output)]
-    return "\n".join(lines)
+        rows += [*_schedule_rows(plan), *_remarks(plan), ("row-output", as_it_is(plan.output))]
+    return _table(rows, wording)
 
 
-def full_plan(plan: Plan, command: Command) -> str:
+def full_plan(plan: Plan, command: Command, wording: Wording) -> str:
     """What a dry run prints."""
-    lines = [*_title(plan), *_layout_lines(plan), *_schedule_lines(plan), *_data_lines(plan), *_memory_lines(plan)]
-    lines += [*_file_lines(plan), *_remarks(plan), "", "command", command.shell()]
-    return "\n".join(lines)
+    rows = [*_title(plan), *_layout_rows(plan), *_schedule_rows(plan), *_data_rows(plan), *_memory_rows(plan)]
+    rows += [*_file_rows(plan), *_remarks(plan)]
+    return "\n".join([_table(rows, wording), "", wording.text(Message("row-command")), command.shell()])
 
 
-def _row(name: str, text: str) -> str:
-    return f"{name:<12}{text}"
-
-
-def _title(plan: Plan) -> Iterator[str]:
-    model, config = plan.model, plan.config
-    parameters = model.num_parameters(plan.vocab_size)
-    size = f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
-    padded = f" padded to {plan.vocab_rows}" if plan.vocab_rows != plan.vocab_size else ""
-    yield _row(
-        "model",
-        f"{model.name}: {size} parameters, {model.num_layers} layers, hidden {model.hidden_size}, "
-        f"FFN {model.ffn_hidden_size}, {model.num_attention_heads} heads ({model.num_query_groups} KV), "
-        f"vocabulary {plan.vocab_size}{padded}",
-    )
-    device = "CPU" if plan.device == "cpu" else plan.gpu.name if plan.gpu else "GPU"
-    yield _row("mode", f"{'finetuning' if config.sft else 'pretraining'} in {config.pr} on {device}")
-    yield _row("start", _start(plan))
-
-
-def _start(plan: Plan) -> str:
-    if plan.finished:
-        return f"finished: iteration {plan.resume_iteration} of {plan.schedule.train_iters} is done and saved"
-    if plan.resume_iteration is not None:
-        return f"resuming from iteration {plan.resume_iteration} of {plan.schedule.train_iters} in {plan.checkpoints}"
-    if plan.weights.kind == "hf":
-        return f"weights from the Hugging Face folder {plan.weights.path}"
-    if plan.weights.kind == "mcore":
-        step = f"iteration {plan.weights.step}" if plan.weights.step else "the release"
-        return f"weights from {step} of {plan.weights.path}"
-    return f"random weights, seed {plan.variables.seed}"
-
-
-def _layout_lines(plan: Plan) -> Iterator[str]:
-    layout = plan.layout
-    machines = f"{layout.nodes} machines x {layout.processes}" if layout.nodes > 1 else f"{layout.processes}"
-    yield _row(
-        "ranks",
-        f"{machines} processes = TP {layout.tp} x PP {layout.pp} x CP {layout.cp} x DP {layout.dp}"
-        + (f", {layout.chunks} chunks a stage" if layout.chunks > 1 else "")
-        + (", sequence parallel" if layout.sequence_parallel else "")
-        + (", distributed optimizer" if plan.config.do else ""),
-    )
-    for line in layout.describe_groups():
-        yield _row("", line)
-
-
-def _schedule_lines(plan: Plan) -> Iterator[str]:
-    schedule, config = plan.schedule, plan.config
-    train, warmup = schedule.arithmetic
-    yield _row("training", train)
-    yield _row("warm-up", warmup)
-    rises = f"0 to {config.lr:g} over the warm-up" if schedule.warmup_iters else f"{config.lr:g} at first"
-    yield _row("rate", f"{rises}, then a cosine to {config.min_lr:g} at iteration {schedule.decay_iters}")
-    micro = f"{schedule.micro_batches} micro batches of {config.batch_size}"
-    tokens = f"{config.global_batch_size} sequences x {config.seq_len} tokens = {schedule.tokens_per_iteration} tokens"
-    yield _row("batch", f"{tokens}; {micro} on each of {plan.layout.dp} data-parallel ranks")
-    if schedule.eval_iters:
-        yield _row("validation", f"{schedule.eval_iters} iterations every {schedule.eval_interval}, and at the end")
-    yield _row("saving", f"every {schedule.save_interval} iterations, and at the end")
-
-
-def _data_lines(plan: Plan) -> Iterator[str]:
-    yield _row("data", describe_blend(plan.train_data) + _epochs(plan))
-    if plan.valid_data is not None:
-        yield _row("", f"validation: {describe_blend(plan.valid_data)}")
-    elif plan.variables.split:
-        yield _row("", f"shares for training and validation: {plan.variables.split}")
-    yield _row("tokenizer", f"{plan.tokenizer.model or plan.tokenizer.path} ({plan.tokenizer.ids} ids)")
-
-
-def _epochs(plan: Plan) -> str:
-    """How often the data are read, where one set without weights says it."""
-    if plan.config.sft or any(one.tokens is None or one.weight is not None for one in plan.train_data):
-        return ""
-    tokens = sum(one.tokens or 0 for one in plan.train_data)
-    wanted = plan.schedule.train_iters * plan.schedule.tokens_per_iteration
-    return f" ({tokens} tokens, read {wanted / tokens:.3g} times)"
-
-
-def _memory_lines(plan: Plan) -> Iterator[str]:
-    memory = plan.memory
-    parts = ", ".join(f"{name} {gigabytes(size)}" for name, size in memory.components().items() if size)
-    stage = f" of stage {memory.stage}" if plan.layout.pp > 1 else ""
-    yield _row("memory", f"about {gigabytes(memory.total)} per rank{stage}: {parts}")
-    if memory.host_optimizer:
-        yield _row("", f"and {gigabytes(memory.host_optimizer)} of RAM per rank for the offloaded optimizer")
-    if plan.memory_limit is not None:
-        where = plan.gpu.name if plan.gpu else "RAM that is free now, shared by the processes"
-        yield _row("", f"to give: {gigabytes(plan.memory_limit)} ({where})")
-    else:
-        yield _row("", "the GPU is not here: nothing to compare with")
-
-
-def _file_lines(plan: Plan) -> Iterator[str]:
-    yield _row("files", f"{plan.output}/")
-    files = (PLAN, COMMAND, STARTUP, METRICS, f"{LOGS}/{rank_log('N')}", f"{TENSORBOARD}/", f"{CACHE}/")
-    yield _row("", ", ".join([*files, *([f"{WANDB}/"] if plan.wandb else [])]))
-    if plan.variables.export_hf:
-        yield _row("", f"{HF}/: the Hugging Face folder, when training is done")
-    saves, keep = plan.schedule.saves(), plan.variables.keep_checkpoints
-    kept = f", {f'the newest {keep} are' if keep > 1 else 'the newest is'} kept" if keep and keep < saves else ""
-    each = f"{saves} of about {gigabytes(plan.checkpoint_bytes)} each{kept}"
-    yield _row("", f"{CHECKPOINTS}/: {each}, {_when_written(plan)}")
-
-
-def _when_written(plan: Plan) -> str:
-    if not plan.background_save:
-        return "written between steps"
-    copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
-    return f"written while training goes on, from a copy in RAM ({gigabytes(copies)} a machine)"
+def as_it_is(text: str) -> Message:
+    """Names of files and the like, which every language shares."""
+    return Message("uncoded", text=text)
 
 
 def remark(note: Message, wording: Wording) -> str:
     """A note as the plan shows it."""
-    return _row(wording.text(Message("row-note")), wording.text(note))
+    return _table([("row-note", note)], wording)
 
 
-def _remarks(plan: Plan) -> Iterator[str]:
-    wrap = textwrap.TextWrapper(width=118, subsequent_indent=" " * 12, break_long_words=False, break_on_hyphens=False)
-    for note in plan.notes:
-        yield wrap.fill(_row("note", note))
-    for warning in plan.warnings:
-        yield wrap.fill(_row("WARNING", warning))
+def _table(rows: Iterable[Row], wording: Wording) -> str:
+    """Two columns; notes and warnings are wrapped, paths and commands are left whole."""
+    lines = []
+    for code, message in rows:
+        head = wording.text(Message(code)) if code else ""
+        line = head + " " * (12 - columns(head)) + wording.text(message)
+        lines.append(wrap(line, 118, " " * 12) if code in ("row-note", "row-warning") else line)
+    return "\n".join(lines)
+
+
+def columns(text: str) -> int:
+    """How wide a terminal shows it: Chinese characters take two columns."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def wrap(text: str, width: int, indent: str) -> str:
+    """Lines of at most `width` columns, broken at spaces and between Chinese characters; a long word stays whole."""
+    lines = [""]
+    for part in re.findall(r"[\u2e80-\uffef]|[^\s\u2e80-\uffef]+|\s+", text):
+        if columns(lines[-1] + part) > width and lines[-1].strip() and not part.isspace() and part not in NEVER_FIRST:
+            lines[-1] = lines[-1].rstrip()
+            lines.append(indent)
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+NEVER_FIRST = "，。；：、）？！"
+"""Marks that do not begin a line."""
+
+
+def _title(plan: Plan) -> Iterator[Row]:
+    model, config = plan.model, plan.config
+    parameters = model.num_parameters(plan.vocab_size)
+    values = {
+        "name": model.name,
+        "size": f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M",
+        "layers": model.num_layers,
+        "hidden": model.hidden_size,
+        "ffn": model.ffn_hidden_size,
+        "heads": model.num_attention_heads,
+        "groups": model.num_query_groups,
+        "vocabulary": plan.vocab_size,
+    }
+    if plan.vocab_rows == plan.vocab_size:
+        yield "row-model", Message("model", **values)
+    else:
+        yield "row-model", Message("model-padded", **values, rows=plan.vocab_rows)
+    device = "CPU" if plan.device == "cpu" else plan.gpu.name if plan.gpu else "GPU"
+    yield "row-mode", Message("mode-finetuning" if config.sft else "mode-pretraining", pr=config.pr, device=device)
+    yield "row-start", _start(plan)
+
+
+def _start(plan: Plan) -> Message:
+    step, last, weights = plan.resume_iteration, plan.schedule.train_iters, plan.weights
+    if plan.finished:
+        return Message("start-finished", step=step, last=last)
+    if step is not None:
+        return Message("start-resumed", step=step, last=last, folder=plan.checkpoints)
+    if weights.kind == "hf":
+        return Message("start-hf", path=weights.path)
+    if weights.kind == "mcore" and weights.step:
+        return Message("start-mcore", step=weights.step, path=weights.path)
+    if weights.kind == "mcore":
+        return Message("start-release", path=weights.path)
+    return Message("start-random", seed=plan.variables.seed)
+
+
+def _layout_rows(plan: Plan) -> Iterator[Row]:
+    layout = plan.layout
+    more = [Message("ranks-chunks", chunks=layout.chunks)] if layout.chunks > 1 else []
+    more += [Message("ranks-sp")] if layout.sequence_parallel else []
+    more += [Message("ranks-do")] if plan.config.do else []
+    values = {"processes": layout.processes, "tp": layout.tp, "pp": layout.pp, "cp": layout.cp, "dp": layout.dp}
+    if layout.nodes > 1:
+        yield "row-ranks", Message("ranks-nodes", nodes=layout.nodes, **values, more=joined(more))
+    else:
+        yield "row-ranks", Message("ranks", **values, more=joined(more))
+    for line in layout.describe_groups():
+        yield "", line
+
+
+def joined(messages: list[Message]) -> Message:
+    """One after the other, without a comma between them."""
+    found = as_it_is("")
+    for message in messages:
+        found = Message("joined", first=found, second=message)
+    return found
+
+
+def _schedule_rows(plan: Plan) -> Iterator[Row]:
+    schedule, config = plan.schedule, plan.config
+    train, warmup = schedule.arithmetic
+    yield "row-training", train
+    yield "row-warmup", warmup
+    rate = "rate-warmup" if schedule.warmup_iters else "rate"
+    yield "row-rate", Message(rate, lr=config.lr, min_lr=config.min_lr, end=schedule.decay_iters)
+    values = {"sequences": config.global_batch_size, "length": config.seq_len, "tokens": schedule.tokens_per_iteration}
+    micro = {"micro_batches": schedule.micro_batches, "micro": config.batch_size, "dp": plan.layout.dp}
+    yield "row-batch", Message("batch", **values, **micro)
+    if schedule.eval_iters:
+        values = {"iterations": schedule.eval_iters, "interval": schedule.eval_interval}
+        yield "row-validation", Message("validation", **values)
+    yield "row-saving", Message("saving", interval=schedule.save_interval)
+
+
+def _data_rows(plan: Plan) -> Iterator[Row]:
+    yield "row-data", _training_data(plan)
+    if plan.valid_data is not None:
+        yield "", Message("data-validation", data=describe_blend(plan.valid_data))
+    elif plan.variables.split:
+        yield "", Message("data-shares", split=plan.variables.split)
+    path = plan.tokenizer.model or plan.tokenizer.path
+    yield "row-tokenizer", Message("tokenizer", path=path, ids=plan.tokenizer.ids)
+
+
+def _training_data(plan: Plan) -> Message:
+    """With how often the data are read, where sets without weights say it."""
+    data = describe_blend(plan.train_data)
+    if plan.config.sft or any(one.tokens is None or one.weight is not None for one in plan.train_data):
+        return as_it_is(data)
+    tokens = sum(one.tokens or 0 for one in plan.train_data)
+    wanted = plan.schedule.train_iters * plan.schedule.tokens_per_iteration
+    return Message("data-read", data=data, tokens=tokens, times=wanted / tokens)
+
+
+MEMORY = {
+    "weights": Message("memory-weights"),
+    "gradients": Message("memory-gradients"),
+    "optimizer": Message("memory-optimizer"),
+    "activations": Message("memory-activations"),
+    "logits": Message("memory-logits"),
+    "workspace": Message("memory-workspace"),
+    "step": Message("memory-step"),
+}
+"""The parts of a rank's memory."""
+
+
+def _memory_rows(plan: Plan) -> Iterator[Row]:
+    memory, limit = plan.memory, plan.memory_limit
+    sizes = {name: gigabytes(size) for name, size in memory.components().items() if size}
+    parts = [Message("memory-part", name=MEMORY[name], size=size) for name, size in sizes.items()]
+    if plan.layout.pp > 1:
+        yield "row-memory", Message("memory-stage", total=gigabytes(memory.total), stage=memory.stage, parts=parts)
+    else:
+        yield "row-memory", Message("memory", total=gigabytes(memory.total), parts=parts)
+    if memory.host_optimizer:
+        yield "", Message("memory-host", size=gigabytes(memory.host_optimizer))
+    if limit is None:
+        yield "", Message("memory-unknown")
+    elif plan.gpu:
+        yield "", Message("memory-there", size=gigabytes(limit), where=plan.gpu.name)
+    else:
+        yield "", Message("memory-there-ram", size=gigabytes(limit))
+
+
+def _file_rows(plan: Plan) -> Iterator[Row]:
+    yield "row-files", as_it_is(f"{plan.output}/")
+    names = (PLAN, COMMAND, STARTUP, METRICS, f"{LOGS}/{rank_log('N')}", f"{TENSORBOARD}/", f"{CACHE}/")
+    yield "", as_it_is(", ".join([*names, *([f"{WANDB}/"] if plan.wandb else [])]))
+    if plan.variables.export_hf:
+        yield "", Message("files-hf", folder=f"{HF}/")
+    saves, keep = plan.schedule.saves(), plan.variables.keep_checkpoints
+    values = {
+        "folder": f"{CHECKPOINTS}/",
+        "saves": saves,
+        "each": gigabytes(plan.checkpoint_bytes),
+        "when": _when_written(plan),
+    }
+    if keep and keep < saves:
+        yield "", Message("files-checkpoints-keep", **values, keep=keep)
+    else:
+        yield "", Message("files-checkpoints", **values)
+
+
+def _when_written(plan: Plan) -> Message:
+    if not plan.background_save:
+        return Message("files-between")
+    copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
+    return Message("files-background", copies=gigabytes(copies))
+
+
+def _remarks(plan: Plan) -> Iterator[Row]:
+    yield from (("row-note", note) for note in plan.notes)
+    yield from (("row-warning", warning) for warning in plan.warnings)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
@@ -26,7 +28,7 @@ from megatron_patch.launch.inputs import (
 from megatron_patch.launch.layout import divisors
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.variables import Variables
-from megatron_patch.launch.weights import EXPECTED, Weights, read_weights
+from megatron_patch.launch.weights import Weights, read_weights
 from megatron_patch.models import (
     AUTO,
     ConfigError,
@@ -116,8 +118,7 @@ def find_weights(*, pretrain_checkpoint_path: str) -> Step:
     try:
         yield "weights", read_weights(pretrain_checkpoint_path)
     except (CheckpointError, OSError) as error:
-        what = str(error).removeprefix(f"{pretrain_checkpoint_path}: ")
-        yield Problem(names=("PRETRAIN_CHECKPOINT_PATH",), what=what, valid=EXPECTED)
+        yield from _problems(error, "PRETRAIN_CHECKPOINT_PATH", expected="expect-weights")
 
 
 @finds("model")
@@ -134,14 +135,13 @@ def find_auto_model(*, model_size: str, weights: Weights) -> Step:
         return
     names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
     if weights.config is None:
-        valid = f"{', '.join(sizes())}, or a checkpoint with it"
-        yield Problem(names=names, what="auto needs a config.json in the checkpoint", valid=valid)
+        yield Problem("auto-needs-config", *names, sizes=sizes())
         return
     try:
         yield "model", model_from_hf_config(weights.config, AUTO, weights.origin)
     except ConfigError as error:
         for what in error.problems:
-            yield Problem(names=names, what=what, valid="a model that can be trained here, or one of the named sizes")
+            yield Problem("config-refused", *names, what=what)
 
 
 @finds("model")
@@ -149,12 +149,12 @@ def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> S
     """A named size must be the checkpoint's, which may have more vocabulary: tokens were added."""
     if model_size == AUTO or weights.config is None:
         return
-    names, valid = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), "the checkpoint's size, or auto to take what it is"
+    names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
     try:
         found = model_as_named(weights.config, model_size, weights.origin)
     except ConfigError as error:
         for what in error.problems:
-            yield Problem(names=names, what=what, valid=valid)
+            yield Problem("size-is-another", *names, what=what)
         return
     if model.vocab_size is not None:
         yield "model", dataclasses.replace(model, vocab_size=found.vocab_size)
@@ -167,25 +167,20 @@ def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
         try:
             yield "tokenizer", read_tokenizer(mp_tokenizer_path)
         except (TokenizerError, OSError) as error:
-            yield Problem(
-                names=("MP_TOKENIZER_PATH",),
-                what=str(error),
-                valid="folder with tokenizer.json, or a SentencePiece .model",
-            )
+            yield from _problems(error, "MP_TOKENIZER_PATH", expected="expect-tokenizer")
         return
     names = ("MP_TOKENIZER_PATH", "PRETRAIN_CHECKPOINT_PATH")
     if weights.kind == "none":
-        what = "without a checkpoint the tokenizer has to be named"
-        yield Problem(names=names, what=what, valid="MP_TOKENIZER_PATH=folder with tokenizer.json")
+        yield Problem("tokenizer-not-named", *names)
         return
-    wrong = ""
+    wrong: Exception | None = None
     for home in weights.homes:
         try:
             yield "tokenizer", read_tokenizer(home)
             return
         except (TokenizerError, OSError) as error:
-            wrong = wrong or str(error)
-    yield Problem(names=names, what=f"no tokenizer: {wrong}", valid="MP_TOKENIZER_PATH=folder with tokenizer.json")
+            wrong = wrong or error
+    yield Problem("tokenizer-none", *names, error=wrong.messages if isinstance(wrong, UserError) else wrong)
 
 
 @finds("vocab_size")
@@ -193,9 +188,8 @@ def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weight
     """Rows of the embedding, before padding; the tokenizer must fit in."""
     size = model.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
     if tokenizer.ids > size:
-        what = f"the tokenizer has {tokenizer.ids} ids, the model {size} rows: {tokenizer.path}"
-        valid = "a tokenizer with no more ids than the model"
-        yield Problem(names=("MP_TOKENIZER_PATH", "MODEL_SIZE"), what=what, valid=valid)
+        values = {"ids": tokenizer.ids, "rows": size, "path": tokenizer.path}
+        yield Problem("tokenizer-too-large", "MP_TOKENIZER_PATH", "MODEL_SIZE", **values)
         return
     yield "vocab_size", size
 
@@ -206,7 +200,8 @@ def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Step:
     try:
         yield "train_data", read_blend(dataset_path, raw=mp_dataset_type == "raw")
     except (CorpusError, OSError) as error:
-        yield Problem(names=("DATASET_PATH",), what=str(error), valid=_data_form(mp_dataset_type))
+        expected = "expect-raw" if mp_dataset_type == "raw" else "expect-idxmap"
+        yield from _problems(error, "DATASET_PATH", expected=expected)
 
 
 @finds("valid_data")
@@ -218,20 +213,22 @@ def find_validation_data(*, valid_dataset_path: str, mp_dataset_type: str) -> St
     try:
         yield "valid_data", read_blend(valid_dataset_path, raw=mp_dataset_type == "raw")
     except (CorpusError, OSError) as error:
-        yield Problem(names=("VALID_DATASET_PATH",), what=str(error), valid=f"{_data_form(mp_dataset_type)}; or none")
+        expected = "expect-raw-or-none" if mp_dataset_type == "raw" else "expect-idxmap-or-none"
+        yield from _problems(error, "VALID_DATASET_PATH", expected=expected)
 
 
-def _data_form(dataset_type: str) -> str:
-    if dataset_type == "raw":
-        return "a JSON file, several, or a blend `0.3 A 0.7 B`"
-    return "a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`"
+def _problems(error: Exception, name: str, *, expected: str) -> list[Problem]:
+    """What a reader says, or the system beneath it."""
+    if not isinstance(error, UserError):
+        return [Problem("uncoded", name, text=error, expected=Message(expected))]
+    return Problem.of(error, name, expected=Message(expected))
 
 
 @finds("device")
 def find_device(*, environment: Environment, mp_device: str) -> Step:
     """GPUs where there are any, unless MP_DEVICE says otherwise."""
     if mp_device == "cuda" and not environment.gpus and not environment.only_plans:
-        yield Problem(names=("MP_DEVICE",), what="no GPU here; cuda without one is for dry runs", valid="auto, cpu")
+        yield Problem("no-gpu", "MP_DEVICE")
         return
     elsewhere = environment.elsewhere and mp_device == "auto"  # clusters are made of GPUs unless MP_DEVICE says no
     yield "device", "cuda" if mp_device == "cuda" or environment.gpus or elsewhere else "cpu"
@@ -254,10 +251,17 @@ def find_processes(
         processes = tp * pp * cp
     if gpus and processes > len(gpus) and not environment.only_plans:
         name = "MP_NPROC" if mp_nproc is not None or cluster is None else cluster.gpus_said_by
-        yield Problem(names=(name,), what=f"{len(gpus)} GPUs are visible here", valid=f"1 to {len(gpus)}")
+        yield Problem("too-many-processes", name, gpus=len(gpus))
         return
     yield "nodes", nodes
     yield "processes", processes
+
+
+ON_CPU = {
+    "ranks-not-divisible": "ranks-not-divisible-cpu",
+    "ranks-not-divisible-nodes": "ranks-not-divisible-nodes-cpu",
+}
+"""Processes in the place of GPUs."""
 
 
 @finds("dp")
@@ -265,11 +269,10 @@ def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: 
     """What is left of the processes once the model is cut."""
     world, model = nodes * processes, tp * pp * cp
     if world % model:
-        unit = "GPUs" if device == "cuda" else "processes on the CPU"
-        where = f"{world} {unit}" + (f" of {nodes} machines" if nodes > 1 else "")
-        what = f"TP x PP x CP = {model} does not divide the {where}"
-        products = ", ".join(map(str, divisors(world)))
-        yield Problem(names=("TP", "PP", "CP"), what=what, valid=f"a product of {products}, or another MP_NPROC")
+        code = "ranks-not-divisible-nodes" if nodes > 1 else "ranks-not-divisible"
+        code = code if device == "cuda" else ON_CPU[code]
+        values = {"product": model, "world": world, "fits": divisors(world)} | ({"nodes": nodes} if nodes > 1 else {})
+        yield Problem(code, "TP", "PP", "CP", **values)
         return
     yield "dp", world // model
 

@@ -7,39 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
+from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.run_folder import CHECKPOINTS, PlanError, PlanRecord, read_plan
 from megatron_patch.common.stored_chunks import find_structural_damage
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
-from megatron_patch.launch.problems import Problem, label
+from megatron_patch.launch.problems import Problem
 from megatron_patch.models import ModelConfig, differences, model_from_dict
 
-NEW_RUN = "the old value; or a new OUTPUT_BASEPATH, with this one as PRETRAIN_CHECKPOINT_PATH"
-
 FIXED = {
-    "MODEL_SIZE": "the checkpoint holds another model",
-    "GLOBAL_BATCH_SIZE": "schedule and data position count in it",
-    "SEQ_LEN": "schedule and data position count in it",
-    "LR": "megatron-core 0.19.2 finds the optimizer's groups again by their LR",
-    "MIN_LR": "megatron-core 0.19.2 finds the optimizer's groups again by their MIN_LR",
-    "PR": "the optimizer's state has another form",
-    "DO": "the optimizer's state has another form",
-    "OPTIMIZER_OFFLOAD": "the optimizer's state has another form",
-    "SFT": "the data position belongs to other data",
-    "MP_DATASET_TYPE": "the data position belongs to other data",
-    "MP_ADAM_BETA1": "megatron-core 0.19.2 takes it from the checkpoint",
-    "MP_ADAM_BETA2": "megatron-core 0.19.2 takes it from the checkpoint",
-    "MP_ADAM_EPS": "megatron-core 0.19.2 takes it from the checkpoint",
+    "MODEL_SIZE": Message("fixed-model"),
+    "GLOBAL_BATCH_SIZE": Message("fixed-count"),
+    "SEQ_LEN": Message("fixed-count"),
+    "LR": Message("fixed-lr"),
+    "MIN_LR": Message("fixed-lr"),
+    "PR": Message("fixed-optimizer"),
+    "DO": Message("fixed-optimizer"),
+    "OPTIMIZER_OFFLOAD": Message("fixed-optimizer"),
+    "SFT": Message("fixed-data"),
+    "MP_DATASET_TYPE": Message("fixed-data"),
+    "MP_ADAM_BETA1": Message("fixed-betas"),
+    "MP_ADAM_BETA2": Message("fixed-betas"),
+    "MP_ADAM_EPS": Message("fixed-betas"),
 }
 """Values that a checkpoint of this run has fixed, and why."""
 
 REMARKS = {
-    "TRAIN_TOKENS_OR_ITERS": "the cosine ends there; the order of the data changes where it is read more than once",
-    "WARMUP_TOKENS_OR_ITERS": "the learning rate continues on the new curve",
-    "DATASET_PATH": "as many samples of the new data are skipped as were read of the old",
-    "MP_SEED": "the order of the data changes",
-    "TP": "random states start anew; without dropout nothing draws from them",
-    "PP": "random states start anew; without dropout nothing draws from them",
+    "TRAIN_TOKENS_OR_ITERS": Message("changed-train"),
+    "WARMUP_TOKENS_OR_ITERS": Message("changed-warmup"),
+    "DATASET_PATH": Message("changed-data"),
+    "MP_SEED": Message("changed-seed"),
+    "TP": Message("changed-layout"),
+    "PP": Message("changed-layout"),
 }
 """What a change that is allowed does."""
 
@@ -78,7 +77,7 @@ def _had_checkpoints(folder: Path) -> bool:
 
 def compare_values(
     earlier: Earlier, values: Mapping[str, Any], model: ModelConfig, vocab_rows: int
-) -> tuple[list[Problem], list[str]]:
+) -> tuple[list[Problem], list[Message]]:
     """What changed since the last start, if there is a checkpoint to go on from.
 
     Args:
@@ -88,11 +87,11 @@ def compare_values(
         Changes that the checkpoint forbids, and notes about the others.
     """
     if earlier.iteration is None:
-        lost = Problem("checkpoints-lost", "OUTPUT_BASEPATH", damage="; ".join(earlier.damage[:3]) or "they are gone")
-        return [lost] if earlier.lost else [], []
+        damage = "; ".join(earlier.damage[:3]) or Message("checkpoints-gone")
+        return [Problem("checkpoints-lost", "OUTPUT_BASEPATH", damage=damage)] if earlier.lost else [], []
     if earlier.plan is None:
-        why = earlier.plan_problem or "no plan.json beside the checkpoints"
-        return [], [f"{why}: what changed since the last start cannot be told"]
+        why = Message("uncoded", text=earlier.plan_problem) if earlier.plan_problem else Message("no-plan")
+        return [], [Message("no-earlier-plan", why=why)]
     problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
     before = earlier.plan.values
@@ -101,11 +100,13 @@ def compare_values(
         if name not in before or old == value or name == "MODEL_SIZE":  # the model has said it, and better
             continue
         if name in FIXED:
-            what = f"the checkpoints in OUTPUT_BASEPATH were made with {old}: {FIXED[name]}"
-            problems.append(Problem(names=(name,), what=what, valid=NEW_RUN))
+            problems.append(Problem("fixed-by-checkpoint", name, before=_shown(old), why=FIXED[name]))
+            continue
+        told = {"name": Name(name), "before": _shown(old), "now": _shown(value)}
+        if name in REMARKS:
+            notes.append(Message("changed-remark", **told, remark=REMARKS[name]))
         else:
-            remark = f": {REMARKS[name]}" if name in REMARKS else ""
-            notes.append(f"{label(name)} was {shown(old)} at the last start and is {shown(value)}{remark}")
+            notes.append(Message("changed", **told))
     return problems, notes
 
 
@@ -121,9 +122,14 @@ def _compare_model(plan: PlanRecord, model: ModelConfig, vocab_rows: int) -> lis
         changed.append(("vocab_rows", rows, vocab_rows))
     if not changed:
         return []
-    facts = ", ".join(f"{name} {old} there and {new} here" for name, old, new in changed[:4])
-    what = f"the checkpoints in OUTPUT_BASEPATH are of {before.name}: {facts}"
-    return [Problem(names=("MODEL_SIZE", "OUTPUT_BASEPATH"), what=what, valid="that model, or a new OUTPUT_BASEPATH")]
+    told = [Message("differs", field=name, before=old, now=new) for name, old, new in changed[:4]]
+    names = ("MODEL_SIZE", "OUTPUT_BASEPATH")
+    return [Problem("checkpoint-of-another-model", *names, model=before.name, differences=told)]
+
+
+def _shown(value: object) -> object:
+    """A value as it is typed."""
+    return Message("not-set") if value is None else shown(value)
 
 
 TOLD = (
@@ -143,25 +149,31 @@ TOLD = (
 """Values whose change makes it another training: data and schedule."""
 
 
-def handover(plan: Plan) -> Iterator[str]:
+def handover(plan: Plan) -> Iterator[Message]:
     """Lines for a first start from a Megatron checkpoint."""
     weights = plan.weights
     if weights.kind != "mcore" or plan.resume_iteration is not None:
         return
-    where = f"iteration {weights.step} of {weights.path}" if weights.step else weights.path
-    yield f"kept from {where}: the weights, {plan.vocab_rows} rows of vocabulary"
-    yield "reset: optimizer state, iteration count, learning rate schedule, position in the data, random states"
+    if weights.step:
+        yield Message("kept-from-step", step=weights.step, path=weights.path, rows=plan.vocab_rows)
+    else:
+        yield Message("kept-from", path=weights.path, rows=plan.vocab_rows)
+    yield Message("kept-not")
     try:
-        before = read_plan(Path(weights.path).parent)
+        earlier = read_plan(Path(weights.path).parent)
     except PlanError as error:
-        yield str(error)
+        yield Message("uncoded", text=str(error))
         return
-    if before is None:
-        return
-    mine, theirs = values_of(plan), before.values
+    if earlier is not None:
+        yield from _differences(plan, earlier)
+
+
+def _differences(plan: Plan, earlier: PlanRecord) -> Iterator[Message]:
+    mine, theirs = values_of(plan), earlier.values
     changed = [name for name in TOLD if name in mine and name in theirs and mine[name] != theirs[name]]
-    lines = [f"{name} {shown(theirs[name])} -> {shown(mine[name])}" for name in changed]
-    if lines:
-        yield f"new beside that run: {', '.join(lines)}"
-    if before.tokenizer.ids != plan.tokenizer.ids:
-        yield f"the tokenizer has {plan.tokenizer.ids} ids, that of the earlier run {before.tokenizer.ids}"
+    if changed:
+        pairs = [(Name(name), _shown(theirs[name]), _shown(mine[name])) for name in changed]
+        changes = [Message("kept-change", name=name, before=before, now=now) for name, before, now in pairs]
+        yield Message("kept-new", changes=changes)
+    if earlier.tokenizer.ids != plan.tokenizer.ids:
+        yield Message("kept-tokenizer", ids=plan.tokenizer.ids, before=earlier.tokenizer.ids)

@@ -8,7 +8,8 @@ megatron/training/initialize.py, 0.19.2, which gives the buffers bf16 whatever t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 METHODS = ("pipeline", "ring", "ring-all")
@@ -28,23 +29,22 @@ MOST_RANKS = 8
 class Obstacle:
     """Why transfers cannot overlap."""
 
-    names: tuple[str, ...]
-    what: str
-    valid: str
+    code: str
+    """Of its text."""
+    names: tuple[str, ...] = ()
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 def obstacle(*, device: str, tp: int, sp: bool, pr: str, processes: int) -> Obstacle | None:
     """The first one; None if nothing is in the way."""
     if device == "cpu":
-        return Obstacle(names=(), what="userbuffers are Transformer Engine's, on GPUs", valid="auto, none on the CPU")
+        return Obstacle(code="overlap-on-cpu")
     if tp == 1 or not sp:
-        what = "only the transfers of sequence parallelism overlap"
-        return Obstacle(names=("TP", "SP"), what=what, valid="TP > 1 with SP true, or none")
+        return Obstacle(code="overlap-needs-sp", names=("TP", "SP"))
     if tp > MOST_RANKS or processes % tp:
-        what = f"a TP group has to lie on one machine and have {MOST_RANKS} ranks at most"
-        return Obstacle(names=("TP",), what=what, valid=f"TP that divides the processes of a machine, <= {MOST_RANKS}")
+        return Obstacle(code="overlap-one-machine", names=("TP",), values={"most": MOST_RANKS})
     if pr != "bf16":
-        return Obstacle(names=("PR",), what="Megatron makes these buffers for bf16", valid="PR bf16, or none")
+        return Obstacle(code="overlap-bf16", names=("PR",))
     return None
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from megatron_patch.checkpoint.contents import (
     HUGGING_FACE,
     PER_RANK,
-    TRACKER,
     Contents,
     DamagedPlan,
     look,
@@ -17,11 +16,6 @@ from megatron_patch.checkpoint.contents import (
     read_config,
 )
 from megatron_patch.checkpoint.errors import CheckpointError
-
-EXPECTED = (
-    "`none`, a Hugging Face folder (config.json and *.safetensors), a Megatron folder "
-    f"({TRACKER} and iter_NNNNNNN/ or release/), one iter_NNNNNNN/ of it, or the OUTPUT_BASEPATH of an earlier run"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +50,7 @@ def read_weights(path: str) -> Weights:
         origin = f"{folder}/config.json"
         return Weights(kind="hf", path=folder, config=read_config(found.path), origin=origin, homes=(folder,))
     if found.kind == PER_RANK:
-        raise CheckpointError(
-            f"{found.path.name} is in Megatron's old per-rank format: convert it to torch_dist, with "
-            "hf2mcore_convertor_llama3_1.sh --direction mcore2mcore"
-        )
+        raise CheckpointError.at(found.path, "checkpoint-per-rank", folder=found.path.name)
     return _torch_dist(found)
 
 
@@ -67,12 +58,10 @@ def _torch_dist(found: Contents) -> Weights:
     """Megatron finds release/ and iter_0000000/ only through the tracker beside them: --ckpt-step 0 counts as unset."""
     name = found.path.name
     if found.iteration is None and name != "release":
-        raise CheckpointError(
-            f"{found.path}: a torch_dist checkpoint not called iter_NNNNNNN or release, as Megatron's loader asks"
-        )
+        raise CheckpointError.at(found.path, "checkpoint-name")
     if not found.iteration and not found.tracked:
         pointed = name if found.iteration is None else "0"
-        raise CheckpointError(f"{found.path}: Megatron loads {name} only if ../{TRACKER} says {pointed}")
+        raise CheckpointError.at(found.path, "checkpoint-tracker", folder=name, pointed=pointed)
     try:
         own = own_config(found.path)
     except DamagedPlan:

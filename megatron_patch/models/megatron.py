@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron_patch.common.messages import Message
 from megatron_patch.models.config import LLAMA3, VOCAB_ALIGNMENT, YARN, ModelConfig, RopeScaling
 
 ARCHITECTURE = (
@@ -113,20 +114,20 @@ def gpt_fields(model: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-def tensor_parallel_problem(model: ModelConfig, tp: int) -> str | None:
+def tensor_parallel_problem(model: ModelConfig, tp: int) -> Message | None:
     """Why a model cannot be cut over TP ranks; None if it can.
 
     TP may exceed the KV heads if it is a multiple of them: every rank then gets the whole key and value of its group
     by one more all-gather. Source: `get_query_key_value_tensors` in attention.py, megatron-core 0.19.2.
     """
     if model.num_attention_heads % tp:
-        return f"{model.num_attention_heads} attention heads do not divide by it"
+        return Message("tp-heads", heads=model.num_attention_heads)
     if model.num_query_groups % tp and tp % model.num_query_groups:
-        return f"{model.num_query_groups} KV heads are neither a multiple nor a divisor of it"
+        return Message("tp-kv-heads", groups=model.num_query_groups)
     if model.ffn_hidden_size % tp:
-        return f"the FFN's {model.ffn_hidden_size} columns do not divide by it"
+        return Message("tp-ffn", columns=model.ffn_hidden_size)
     if VOCAB_ALIGNMENT % tp:
-        return f"the vocabulary, padded to a multiple of {VOCAB_ALIGNMENT}, does not divide by it"
+        return Message("tp-vocabulary", multiple=VOCAB_ALIGNMENT)
     return None
 
 

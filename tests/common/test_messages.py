@@ -18,6 +18,8 @@ from megatron_patch.common.texts import chinese, english
 PACKAGE = Path(english.__file__).parents[2]
 MUST_BE_CHINESE = ("GENERAL", "VALUES", "PROBLEMS", "NOTES", "WARNINGS", "PLAN")
 """The plan, its notes and warnings, the errors of the 25 values and of the MP_ variables."""
+LATER = {"expected", "fits"}
+"""Values that are added where an error becomes a problem of the command line."""
 SAYS = ("Message", "Problem", "UserError", "wrong", "say", "idle")
 """Calls whose first argument is a code, besides those of error classes."""
 
@@ -63,7 +65,6 @@ def test_no_code_stands_twice(language: object) -> None:
     assert [key for key, count in Counter(keys).items() if count > 1] == []
 
 
-@pytest.mark.xfail(reason="launch/ is being converted today", strict=True)
 def test_every_code_is_used() -> None:
     said = {node.value for tree in sources() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert sorted(set(english.TEXTS) - said) == []
@@ -73,17 +74,17 @@ def test_every_placeholder_is_given() -> None:
     """Capital names are the positions' and variables' own."""
     wrong = {}
     for code, given, more in calls():
-        wanted = {name for name in of_code(english.TEXTS, code) if not name.isupper()} - {"expected"}
+        wanted = {name for name in of_code(english.TEXTS, code) if not name.isupper()} - LATER
         if wanted - given and not more:
             wrong[code] = wanted - given
-        surplus = given - wanted - {"expected"}
+        surplus = given - wanted - LATER
         if surplus:
             wrong[code] = surplus
     assert wrong == {}
 
 
 def test_chinese_is_complete_where_it_has_to_be() -> None:
-    required = {code for part in MUST_BE_CHINESE for code in getattr(english, part)} - {"in-words"}
+    required = {code for part in MUST_BE_CHINESE for code in getattr(english, part)}
     assert sorted(required - set(chinese.TEXTS)) == []
     assert sorted(set(chinese.TEXTS) - set(english.TEXTS)) == []
     later = sorted(set(english.TEXTS) - set(chinese.TEXTS))

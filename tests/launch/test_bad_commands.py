@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
-from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.driver import main
+from megatron_patch.common.messages import Message
+from megatron_patch.launch.config import POSITIONS, Position
+from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.problems import NUMBERS
 
 POSITION_NAMES = {position.name for position in POSITIONS}
@@ -17,137 +18,209 @@ CUDA = {"MP_DEVICE": "cuda", "DRY_RUN": "1"}
 SEED = "dsw 8B 1 8 1e-5 1e-6 128 128 bf16 4 2 1 true true true false false false 100000 A B C 10000 100 out"
 DLC = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "MP_NPROC": "1"}
 
-BAD: list[tuple[dict[str, str | None], tuple[str, ...], str]] = [
-    # one value: what was typed, the positions and variables that the error names, a part of the message
-    ({"ENV": "local"}, ("ENV",), "valid: dsw, dlc"),
-    ({"MODEL_SIZE": "8b"}, ("MODEL_SIZE",), "nearest: 8B"),
-    ({"MODEL_SIZE": "13B"}, ("MODEL_SIZE",), "valid: tiny, 1B, 3B, 8B, 70B, 405B, auto"),
-    ({"BATCH_SIZE": "0"}, ("BATCH_SIZE",), "out of range"),
-    ({"BATCH_SIZE": "one"}, ("BATCH_SIZE",), "not a whole number"),
-    ({"GLOBAL_BATCH_SIZE": "8.0"}, ("GLOBAL_BATCH_SIZE",), "not a whole number"),
-    ({"GLOBAL_BATCH_SIZE": "-8"}, ("GLOBAL_BATCH_SIZE",), "out of range"),
-    ({"LR": "0"}, ("LR",), "valid: number > 0"),
-    ({"LR": "nan"}, ("LR",), "not a number"),
-    ({"LR": "1e999"}, ("LR",), "not finite"),
-    ({"MIN_LR": "-1e-5"}, ("MIN_LR",), "out of range"),
-    ({"MIN_LR": "inf"}, ("MIN_LR",), "not a number"),
-    ({"SEQ_LEN": "1k"}, ("SEQ_LEN",), "not a whole number"),
-    ({"PAD_LEN": ""}, ("PAD_LEN",), 'is ""'),
-    ({"PR": "float16"}, ("PR",), "valid: fp32, bf16, fp16, fp8"),
-    ({"PR": "BF16"}, ("PR",), "nearest: bf16"),
-    ({"TP": "three"}, ("TP",), 'position 10 TP: not a whole number: is "three"; valid: whole number >= 1'),
-    ({"PP": "0"}, ("PP",), "out of range"),
-    ({"CP": "1_0"}, ("CP",), "not a whole number"),
-    ({"SP": "yes"}, ("SP",), "neither true nor false"),
-    ({"DO": "1"}, ("DO",), "neither true nor false"),
-    ({"FL": "flash"}, ("FL",), "valid: true, false"),
-    ({"SFT": "finetune"}, ("SFT",), "neither true nor false"),
-    ({"AC": "selective"}, ("AC",), "valid: sel, full, offload, false, none"),
-    ({"OPTIMIZER_OFFLOAD": "true"}, ("OPTIMIZER_OFFLOAD",), "valid: false, static, auto"),
-    ({"SAVE_INTERVAL": "0"}, ("SAVE_INTERVAL",), "out of range"),
-    ({"TRAIN_TOKENS_OR_ITERS": "1e6"}, ("TRAIN_TOKENS_OR_ITERS",), "not a whole number"),
-    ({"WARMUP_TOKENS_OR_ITERS": "-1"}, ("WARMUP_TOKENS_OR_ITERS",), "out of range"),
+BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]] = [
+    # one value: what was typed, the names in the error, its code, what its text is told
+    ({"ENV": "local"}, ("ENV",), "unknown-value", {}),
+    ({"MODEL_SIZE": "8b"}, ("MODEL_SIZE",), "unknown-value-nearest", {"nearest": "8B"}),
+    ({"MODEL_SIZE": "13B"}, ("MODEL_SIZE",), "unknown-value-nearest", {}),
+    ({"BATCH_SIZE": "0"}, ("BATCH_SIZE",), "out-of-range", {}),
+    ({"BATCH_SIZE": "one"}, ("BATCH_SIZE",), "not-whole", {}),
+    ({"GLOBAL_BATCH_SIZE": "8.0"}, ("GLOBAL_BATCH_SIZE",), "not-whole", {}),
+    ({"GLOBAL_BATCH_SIZE": "-8"}, ("GLOBAL_BATCH_SIZE",), "out-of-range", {}),
+    ({"LR": "0"}, ("LR",), "out-of-range", {}),
+    ({"LR": "nan"}, ("LR",), "not-number", {}),
+    ({"LR": "1e999"}, ("LR",), "not-finite", {}),
+    ({"MIN_LR": "-1e-5"}, ("MIN_LR",), "out-of-range", {}),
+    ({"MIN_LR": "inf"}, ("MIN_LR",), "not-number", {}),
+    ({"SEQ_LEN": "1k"}, ("SEQ_LEN",), "not-whole", {}),
+    ({"PAD_LEN": ""}, ("PAD_LEN",), "not-whole", {}),
+    ({"PR": "float16"}, ("PR",), "unknown-value", {}),
+    ({"PR": "BF16"}, ("PR",), "unknown-value-nearest", {"nearest": "bf16"}),
+    ({"TP": "three"}, ("TP",), "not-whole", {}),
+    ({"PP": "0"}, ("PP",), "out-of-range", {}),
+    ({"CP": "1_0"}, ("CP",), "not-whole", {}),
+    ({"SP": "yes"}, ("SP",), "not-boolean", {}),
+    ({"DO": "1"}, ("DO",), "not-boolean", {}),
+    ({"FL": "flash"}, ("FL",), "not-boolean", {}),
+    ({"SFT": "finetune"}, ("SFT",), "not-boolean", {}),
+    ({"AC": "selective"}, ("AC",), "unknown-value", {}),
+    ({"OPTIMIZER_OFFLOAD": "true"}, ("OPTIMIZER_OFFLOAD",), "unknown-value", {}),
+    ({"SAVE_INTERVAL": "0"}, ("SAVE_INTERVAL",), "out-of-range", {}),
+    ({"TRAIN_TOKENS_OR_ITERS": "1e6"}, ("TRAIN_TOKENS_OR_ITERS",), "not-whole", {}),
+    ({"WARMUP_TOKENS_OR_ITERS": "-1"}, ("WARMUP_TOKENS_OR_ITERS",), "out-of-range", {}),
     # paths
-    ({"DATASET_PATH": "absent"}, ("DATASET_PATH",), "no such file: absent.bin, absent.idx"),
-    ({"DATASET_PATH": "text.bin"}, ("DATASET_PATH",), "give the prefix, without .bin"),
-    ({"DATASET_PATH": "0.3 text 0.7"}, ("DATASET_PATH",), "weight, path, weight, path"),
-    ({"DATASET_PATH": "0.3 text valid more"}, ("DATASET_PATH",), "weight, path, weight, path"),
-    ({"DATASET_PATH": "0.3 text -1 valid"}, ("DATASET_PATH",), "weight, path, weight, path"),
-    ({"DATASET_PATH": "text absent"}, ("DATASET_PATH",), "absent.bin"),
-    ({"DATASET_PATH": "$(touch pwned2)"}, ("DATASET_PATH",), "no such file"),
-    ({"DATASET_PATH": "   "}, ("DATASET_PATH",), "empty"),
-    ({"VALID_DATASET_PATH": "absent"}, ("VALID_DATASET_PATH",), "or none"),
-    ({"PRETRAIN_CHECKPOINT_PATH": "absent"}, ("PRETRAIN_CHECKPOINT_PATH",), "no such folder"),
-    ({"PRETRAIN_CHECKPOINT_PATH": "chat.json"}, ("PRETRAIN_CHECKPOINT_PATH",), "a file, not a folder"),
-    ({"PRETRAIN_CHECKPOINT_PATH": "tokenizer"}, ("PRETRAIN_CHECKPOINT_PATH",), "it holds tokenizer.json"),
-    ({"OUTPUT_BASEPATH": "chat.json"}, ("OUTPUT_BASEPATH",), "is not a folder"),
-    ({"OUTPUT_BASEPATH": "chat.json/out"}, ("OUTPUT_BASEPATH",), "is not a folder"),
+    ({"DATASET_PATH": "absent"}, ("DATASET_PATH",), "no-such-file", {"files": ["absent.bin", "absent.idx"]}),
+    ({"DATASET_PATH": "text.bin"}, ("DATASET_PATH",), "prefix-with-suffix", {"prefix": "text.bin", "suffix": ".bin"}),
+    ({"DATASET_PATH": "0.3 text 0.7"}, ("DATASET_PATH",), "blend-form", {}),
+    ({"DATASET_PATH": "0.3 text valid more"}, ("DATASET_PATH",), "blend-form", {}),
+    ({"DATASET_PATH": "0.3 text -1 valid"}, ("DATASET_PATH",), "blend-form", {}),
+    ({"DATASET_PATH": "text absent"}, ("DATASET_PATH",), "no-such-file", {"files": ["absent.bin", "absent.idx"]}),
+    ({"DATASET_PATH": "$(touch pwned2)"}, ("DATASET_PATH",), "no-such-file", {"files": ["$(touch.bin", "$(touch.idx"]}),
+    ({"DATASET_PATH": " "}, ("DATASET_PATH",), "empty", {}),
+    (
+        {"VALID_DATASET_PATH": "absent"},
+        ("VALID_DATASET_PATH",),
+        "no-such-file",
+        {"files": ["absent.bin", "absent.idx"]},
+    ),
+    ({"PRETRAIN_CHECKPOINT_PATH": "absent"}, ("PRETRAIN_CHECKPOINT_PATH",), "no-such-folder", {}),
+    ({"PRETRAIN_CHECKPOINT_PATH": "chat.json"}, ("PRETRAIN_CHECKPOINT_PATH",), "file-not-folder", {}),
+    (
+        {"PRETRAIN_CHECKPOINT_PATH": "tokenizer"},
+        ("PRETRAIN_CHECKPOINT_PATH",),
+        "no-checkpoint",
+        {"found": ["tokenizer.json", "tokenizer_config.json"]},
+    ),
+    ({"OUTPUT_BASEPATH": "chat.json"}, ("OUTPUT_BASEPATH",), "output-not-folder", {}),
+    ({"OUTPUT_BASEPATH": "chat.json/out"}, ("OUTPUT_BASEPATH",), "output-not-folder", {}),
     # several values
-    ({"GLOBAL_BATCH_SIZE": "7", "BATCH_SIZE": "2"}, ("GLOBAL_BATCH_SIZE", "BATCH_SIZE"), "valid: a multiple of 2"),
-    ({"MIN_LR": "1e-2"}, ("MIN_LR", "LR"), "the end is above the peak"),
-    ({"PAD_LEN": "256"}, ("PAD_LEN", "SEQ_LEN"), "valid: PAD_LEN 128"),
-    ({"SEQ_LEN": "262144", "PAD_LEN": "262144"}, ("SEQ_LEN", "MODEL_SIZE"), "131072 tokens at most"),
-    ({"TP": "3"}, ("TP", "MODEL_SIZE"), "valid: TP 1, 2, 4, 8"),
-    ({"MODEL_SIZE": "8B", "TP": "64"}, ("TP", "MODEL_SIZE"), "32 attention heads"),
-    ({"MODEL_SIZE": "3B", "TP": "3"}, ("TP", "MODEL_SIZE"), "8 KV heads"),
-    ({"PP": "5"}, ("PP", "MODEL_SIZE"), "valid: PP 1, 2, 3, 4"),
-    ({"MODEL_SIZE": "405B", "PP": "5"}, ("PP", "MODEL_SIZE"), "neither 126 layers nor 128"),
-    ({"MP_VP": "2"}, ("MP_VP", "PP"), "chunks need a pipeline"),
-    ({"MP_VP_CHUNKS": "2"}, ("MP_VP_CHUNKS", "PP"), "chunks need a pipeline"),
+    (
+        {"GLOBAL_BATCH_SIZE": "7", "BATCH_SIZE": "2"},
+        ("GLOBAL_BATCH_SIZE", "BATCH_SIZE"),
+        "batch-multiple",
+        {"batch_size": 2, "dp": 1, "multiple": 2},
+    ),
+    ({"MIN_LR": "1e-2"}, ("MIN_LR", "LR"), "rates", {"lr": 0.001}),
+    ({"PAD_LEN": "256"}, ("PAD_LEN", "SEQ_LEN"), "padding", {"seq_len": 128}),
+    ({"SEQ_LEN": "262144", "PAD_LEN": "262144"}, ("SEQ_LEN", "MODEL_SIZE"), "sequence-too-long", {"limit": 131072}),
+    ({"TP": "3"}, ("TP", "MODEL_SIZE"), "tp-heads", {"heads": 8, "fits": [1, 2, 4, 8]}),
+    ({"MODEL_SIZE": "8B", "TP": "64"}, ("TP", "MODEL_SIZE"), "tp-heads", {"heads": 32, "fits": [1, 2, 4, 8, 16, 32]}),
+    ({"MODEL_SIZE": "3B", "TP": "3"}, ("TP", "MODEL_SIZE"), "tp-kv-heads", {"groups": 8, "fits": [1, 2, 4, 8]}),
+    ({"PP": "5"}, ("PP", "MODEL_SIZE"), "pp-layers", {"layers": 4, "padded": 6, "pp": 5, "fits": [1, 2, 3, 4]}),
+    (
+        {"MODEL_SIZE": "405B", "PP": "5"},
+        ("PP", "MODEL_SIZE"),
+        "pp-layers",
+        {"layers": 126, "padded": 128, "pp": 5, "fits": [1, 2, 3, 4, 6, 7, 8, 9, 14, 16, 18, 21, 32, 42, 63, 64, 126]},
+    ),
+    ({"MP_VP": "2"}, ("MP_VP", "PP"), "vp-without-pipeline", {"name": "MP_VP"}),
+    ({"MP_VP_CHUNKS": "2"}, ("MP_VP_CHUNKS", "PP"), "vp-without-pipeline", {"name": "MP_VP_CHUNKS"}),
     (
         {"MP_VP": "3", "PP": "2"},
         ("MP_VP", "PP", "MODEL_SIZE"),
-        "a stage of 2 layers is not a whole number of chunks of 3",
+        "vp-layers",
+        {"vp": 3, "stage": Message("stage", layers=2)},
     ),
-    ({"MP_VP_CHUNKS": "5", "PP": "2"}, ("MP_VP_CHUNKS", "PP", "MODEL_SIZE"), "does not divide into 5 chunks"),
-    ({"MP_VP": "1", "MP_VP_CHUNKS": "1", "PP": "2"}, ("MP_VP", "MP_VP_CHUNKS"), "makes 2 chunks a stage"),
-    ({"MP_VP": "1", "PP": "2", "GLOBAL_BATCH_SIZE": "3"}, ("MP_VP", "GLOBAL_BATCH_SIZE", "PP"), "here 3"),
-    ({"CP": "2", "SEQ_LEN": "130", "PAD_LEN": "130"}, ("SEQ_LEN", "CP"), "valid: a multiple of 4"),
-    ({"TP": "4", "SP": "true", "SEQ_LEN": "130", "PAD_LEN": "130"}, ("SEQ_LEN", "CP", "TP", "SP"), "SP false"),
-    ({"MP_NPROC": "3", "TP": "2"}, ("TP", "PP", "CP"), "does not divide the 3 processes"),
-    ({**CUDA, "TP": "8", "PP": "2"}, ("TP", "PP", "CP"), "= 16 does not divide the 8 GPUs"),
+    ({"MP_VP_CHUNKS": "5", "PP": "2"}, ("MP_VP_CHUNKS", "PP", "MODEL_SIZE"), "vp-chunks", {"chunks": 5}),
+    ({"MP_VP": "1", "MP_VP_CHUNKS": "1", "PP": "2"}, ("MP_VP", "MP_VP_CHUNKS"), "vp-and-chunks", {"made": 2}),
+    (
+        {"MP_VP": "1", "PP": "2", "GLOBAL_BATCH_SIZE": "3"},
+        ("MP_VP", "GLOBAL_BATCH_SIZE", "PP"),
+        "vp-micro-batches",
+        {"micro_batches": 3},
+    ),
+    ({"CP": "2", "SEQ_LEN": "130", "PAD_LEN": "130"}, ("SEQ_LEN", "CP"), "sequence-cp", {"multiple": 4}),
+    (
+        {"TP": "4", "SP": "true", "SEQ_LEN": "130", "PAD_LEN": "130"},
+        ("SEQ_LEN", "CP", "TP", "SP"),
+        "sequence-sp",
+        {"part": 130, "tp": 4, "multiple": 4},
+    ),
+    (
+        {"MP_NPROC": "3", "TP": "2"},
+        ("TP", "PP", "CP"),
+        "ranks-not-divisible-cpu",
+        {"product": 2, "world": 3, "fits": [1, 3]},
+    ),
+    (
+        {**CUDA, "TP": "8", "PP": "2"},
+        ("TP", "PP", "CP"),
+        "ranks-not-divisible",
+        {"product": 16, "world": 8, "fits": [1, 2, 4, 8]},
+    ),
     (
         {"TRAIN_TOKENS_OR_ITERS": "1023"},
         ("TRAIN_TOKENS_OR_ITERS", "GLOBAL_BATCH_SIZE", "SEQ_LEN"),
-        "1023 tokens / (8 x 128) = 0 iterations",
+        "no-iteration",
+        {
+            "tokens": 1024,
+            "arithmetic": Message("count-tokens-left", value=1023, batch=8, length=128, iterations=0, left=1023),
+        },
     ),
-    ({"WARMUP_TOKENS_OR_ITERS": "10240"}, ("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"), "fewer than 10"),
-    ({"SFT": "true", "WARMUP_TOKENS_OR_ITERS": "10240"}, ("WARMUP_TOKENS_OR_ITERS",), "the value counts iterations"),
-    ({"AC": "offload"}, ("AC",), "needs Transformer Engine"),
-    ({"AC": "full", "MP_AC_LAYERS": "5"}, ("MP_AC_LAYERS", "AC", "MODEL_SIZE"), "valid: 1 to 4"),
-    ({**CUDA, "AC": "offload", "MP_AC_LAYERS": "4"}, ("MP_AC_LAYERS",), "valid: 1 to 3"),
-    ({**CUDA, "OPTIMIZER_OFFLOAD": "static"}, ("OPTIMIZER_OFFLOAD", "DO"), "only the distributed optimizer"),
-    ({"OPTIMIZER_OFFLOAD": "auto", "DO": "true"}, ("OPTIMIZER_OFFLOAD",), "already on the CPU"),
-    ({"PR": "fp8"}, ("PR",), "needs a GPU with FP8 units"),
-    ({**CUDA, "PR": "fp32", "CP": "2"}, ("PR", "CP"), "no attention in fp32 over context-parallel ranks"),
-    ({**CUDA, "PR": "fp8", "SEQ_LEN": "24", "PAD_LEN": "24"}, ("SEQ_LEN", "PR"), "multiple of 16"),
-    ({"MODEL_SIZE": "auto"}, ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), "auto needs a config.json"),
+    (
+        {"WARMUP_TOKENS_OR_ITERS": "10240"},
+        ("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"),
+        "warmup-too-long",
+        {"limit": 10},
+    ),
+    (
+        {"SFT": "true", "WARMUP_TOKENS_OR_ITERS": "10240"},
+        ("WARMUP_TOKENS_OR_ITERS", "TRAIN_TOKENS_OR_ITERS"),
+        "warmup-too-long",
+        {"limit": 10240, "warmup": Message("count-sft", value=10240)},
+    ),
+    ({"AC": "offload"}, ("AC",), "offload-on-cpu", {}),
+    ({"AC": "full", "MP_AC_LAYERS": "5"}, ("MP_AC_LAYERS", "AC", "MODEL_SIZE"), "ac-layers-chunk", {"limit": 4}),
+    (
+        {**CUDA, "AC": "offload", "MP_AC_LAYERS": "4"},
+        ("MP_AC_LAYERS", "AC", "MODEL_SIZE"),
+        "ac-layers-offload",
+        {"limit": 3},
+    ),
+    ({**CUDA, "OPTIMIZER_OFFLOAD": "static"}, ("OPTIMIZER_OFFLOAD", "DO"), "optimizer-offload-needs-do", {}),
+    ({"OPTIMIZER_OFFLOAD": "auto", "DO": "true"}, ("OPTIMIZER_OFFLOAD",), "optimizer-on-cpu", {}),
+    ({"PR": "fp8"}, ("PR",), "fp8-on-cpu", {}),
+    ({**CUDA, "PR": "fp32", "CP": "2"}, ("PR", "CP"), "fp32-cp", {}),
+    ({**CUDA, "PR": "fp8", "SEQ_LEN": "24", "PAD_LEN": "24"}, ("SEQ_LEN", "PR"), "fp8-rows", {"rows": 24}),
+    ({"MODEL_SIZE": "auto"}, ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), "auto-needs-config", {}),
     (
         {"MODEL_SIZE": "8B", "PRETRAIN_CHECKPOINT_PATH": "hf-1B"},
         ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"),
-        "config.json: num_layers is 16, but MODEL_SIZE 8B has 32",
+        "size-is-another",
+        {},
     ),
-    ({"SFT": "true"}, ("DATASET_PATH", "SEQ_LEN"), "not 128"),
-    ({"SFT": "true", "MP_SPLIT": "9,1", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT", "SFT"), "no splitting"),
-    ({"SFT": "true", "MP_SFT_LOSS": "user"}, ("MP_SFT_LOSS",), "unknown value"),
-    ({"MODEL_SIZE": "405B"}, ("MODEL_SIZE",), "of RAM for it"),
+    ({"SFT": "true"}, ("DATASET_PATH", "SEQ_LEN"), "sft-idxmap", {}),
+    ({"SFT": "true", "MP_SPLIT": "9,1", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT", "SFT"), "split-under-sft", {}),
+    ({"SFT": "true", "MP_SFT_LOSS": "user"}, ("MP_SFT_LOSS",), "unknown-value", {}),
+    ({"MODEL_SIZE": "405B"}, ("MODEL_SIZE",), "memory-cpu", {}),
     # variables
-    ({"MP_VPP": "2"}, ("MP_VPP",), "unknown variable; nearest: MP_VP"),
-    ({"MP_DATASET_TYPE": "json"}, ("MP_DATASET_TYPE",), "valid: idxmap, raw"),
-    ({"MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json"}, ("MP_DATASET_TYPE", "SFT"), "raw JSON"),
-    ({"MP_SFT_PACKING": "true"}, ("MP_SFT_PACKING", "SFT"), "packing is for SFT"),
-    ({"MP_TOKENIZER_PATH": None}, ("MP_TOKENIZER_PATH",), "the tokenizer has to be named"),
-    ({"MP_TOKENIZER_PATH": "absent"}, ("MP_TOKENIZER_PATH",), "is not a folder"),
-    ({"MP_TOKENIZER_PATH": "released"}, ("MP_TOKENIZER_PATH",), "holds no tokenizer.json"),
-    ({"MP_NPROC": "0"}, ("MP_NPROC",), "out of range"),
-    ({"MP_DEVICE": "gpu"}, ("MP_DEVICE",), "valid: auto, cpu, cuda"),
-    ({"MP_MASTER_PORT": "70000"}, ("MP_MASTER_PORT",), "from 1 to 65535"),
-    ({"MP_SPLIT": "99,1"}, ("MP_SPLIT", "VALID_DATASET_PATH"), "both say where"),
-    ({"MP_SPLIT": "all", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT",), "such as 99,1"),
+    ({"MP_VPP": "2"}, ("MP_VPP",), "unknown-variable-nearest", {"nearest": "MP_VP"}),
+    ({"MP_DATASET_TYPE": "json"}, ("MP_DATASET_TYPE",), "unknown-value", {}),
+    ({"MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json"}, ("MP_DATASET_TYPE", "SFT"), "raw-without-sft", {}),
+    ({"MP_SFT_PACKING": "true"}, ("MP_SFT_PACKING", "SFT"), "packing-without-sft", {}),
+    ({"MP_TOKENIZER_PATH": None}, ("MP_TOKENIZER_PATH", "PRETRAIN_CHECKPOINT_PATH"), "tokenizer-not-named", {}),
+    ({"MP_TOKENIZER_PATH": "absent"}, ("MP_TOKENIZER_PATH",), "tokenizer-not-folder", {"place": "absent"}),
+    ({"MP_TOKENIZER_PATH": "released"}, ("MP_TOKENIZER_PATH",), "tokenizer-absent", {"place": "released"}),
+    ({"MP_NPROC": "0"}, ("MP_NPROC",), "out-of-range", {}),
+    ({"MP_DEVICE": "gpu"}, ("MP_DEVICE",), "unknown-value-nearest", {"nearest": "cpu"}),
+    ({"MP_MASTER_PORT": "70000"}, ("MP_MASTER_PORT",), "out-of-range", {}),
+    ({"MP_SPLIT": "99,1"}, ("MP_SPLIT", "VALID_DATASET_PATH"), "split-and-data", {}),
+    ({"MP_SPLIT": "all", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT",), "split-form", {}),
     (
         {"MP_SPLIT": "998,1,1", "VALID_DATASET_PATH": "none"},
         ("MP_SPLIT", "DATASET_PATH"),
-        "a share of 1 of the 20 documents in",
+        "split-empty-share",
+        {"share": "1", "documents": 20, "suggested": "18,1,1"},
     ),
-    ({"MP_ATTENTION_BACKEND": "fused"}, ("MP_ATTENTION_BACKEND",), "cuDNN needs a GPU"),
-    ({"MP_TP_OVERLAP": "ring"}, ("MP_TP_OVERLAP",), "on GPUs"),
-    ({"MP_TP_OVERLAP": "ring", "TP": "2", "PR": "bf16", **CUDA}, ("MP_TP_OVERLAP", "TP", "SP"), "sequence parallelism"),
-    ({"MP_TP_OVERLAP": "ring", "TP": "2", "SP": "true", **CUDA}, ("MP_TP_OVERLAP", "PR"), "for bf16"),
-    ({"MP_TP_OVERLAP": "nvls"}, ("MP_TP_OVERLAP",), "valid: auto, none, pipeline, ring, ring-all"),
-    ({"MP_GRAD_REDUCE": "bf16"}, ("MP_GRAD_REDUCE", "PR"), "bf16 sums need"),
-    ({"MP_WANDB_PROJECT": "mine"}, ("MP_WANDB_PROJECT",), "no key"),
-    ({"MP_MEGATRON_ARGS": "--lr=1 --use-flash-attn"}, ("MP_MEGATRON_ARGS",), "--lr: decided by"),
-    ({"MP_MEGATRON_ARGS": "--x 'open"}, ("MP_MEGATRON_ARGS",), "cannot be split"),
-    ({"DRY_RUN": "maybe"}, ("DRY_RUN",), "valid: 0, 1"),
+    ({"MP_ATTENTION_BACKEND": "fused"}, ("MP_ATTENTION_BACKEND",), "attention-on-cpu", {}),
+    ({"MP_TP_OVERLAP": "ring"}, ("MP_TP_OVERLAP",), "overlap-on-cpu", {}),
+    ({"MP_TP_OVERLAP": "ring", "TP": "2", "PR": "bf16", **CUDA}, ("MP_TP_OVERLAP", "TP", "SP"), "overlap-needs-sp", {}),
+    ({"MP_TP_OVERLAP": "ring", "TP": "2", "SP": "true", **CUDA}, ("MP_TP_OVERLAP", "PR"), "overlap-bf16", {}),
+    ({"MP_TP_OVERLAP": "nvls"}, ("MP_TP_OVERLAP",), "unknown-value", {}),
+    ({"MP_GRAD_REDUCE": "bf16"}, ("MP_GRAD_REDUCE", "PR"), "gradient-bf16", {}),
+    ({"MP_WANDB_PROJECT": "mine"}, ("MP_WANDB_PROJECT",), "wandb-no-key", {}),
+    (
+        {"MP_MEGATRON_ARGS": "--lr=1 --use-flash-attn"},
+        ("MP_MEGATRON_ARGS",),
+        "flag-taken",
+        {"flag": "--lr"},
+    ),
+    ({"MP_MEGATRON_ARGS": "--x 'open"}, ("MP_MEGATRON_ARGS",), "megatron-args-form", {}),
+    ({"DRY_RUN": "maybe"}, ("DRY_RUN",), "dry-run-value", {}),
     # several machines
-    ({**DLC, "ENV": "dlc", "WORLD_SIZE": None}, ("WORLD_SIZE",), "ENV=dlc needs it"),
-    ({**DLC, "ENV": "dlc", "RANK": "x"}, ("RANK",), "not a whole number"),
-    ({**DLC, "ENV": "dlc", "RANK": "2"}, ("RANK", "WORLD_SIZE"), "valid: 0 to 1"),
-    ({**DLC, "ENV": "dlc", "MASTER_ADDR": None}, ("MASTER_ADDR",), "ENV=dlc needs it"),
-    ({**DLC, "ENV": "dlc", "MASTER_PORT": "0"}, ("MASTER_PORT",), "from 1 to 65535"),
-    ({**DLC, "ENV": "dlc", "MP_NPROC": None}, ("KUBERNETES_CONTAINER_RESOURCE_GPU",), "ENV=dlc needs it"),
-    ({**DLC, "ENV": "dlc", "MP_MASTER_PORT": "29501"}, ("MP_MASTER_PORT", "ENV"), "dlc takes MASTER_PORT"),
-    ({**DLC, "ENV": "dlc", "TP": "4"}, ("TP", "PP", "CP"), "2 processes on the CPU of 2 machines"),
+    ({**DLC, "ENV": "dlc", "WORLD_SIZE": None}, ("WORLD_SIZE",), "dlc-variable-missing", {}),
+    ({**DLC, "ENV": "dlc", "RANK": "x"}, ("RANK",), "not-whole", {}),
+    ({**DLC, "ENV": "dlc", "RANK": "2"}, ("RANK", "WORLD_SIZE"), "dlc-rank", {"last": 1}),
+    ({**DLC, "ENV": "dlc", "MASTER_ADDR": None}, ("MASTER_ADDR",), "dlc-variable-missing", {}),
+    ({**DLC, "ENV": "dlc", "MASTER_PORT": "0"}, ("MASTER_PORT",), "out-of-range", {}),
+    ({**DLC, "ENV": "dlc", "MP_NPROC": None}, ("KUBERNETES_CONTAINER_RESOURCE_GPU",), "dlc-variable-missing", {}),
+    ({**DLC, "ENV": "dlc", "MP_MASTER_PORT": "29501"}, ("MP_MASTER_PORT", "ENV"), "master-port-twice", {"env": "dlc"}),
+    (
+        {**DLC, "ENV": "dlc", "TP": "4"},
+        ("TP", "PP", "CP"),
+        "ranks-not-divisible-nodes-cpu",
+        {"product": 4, "world": 2, "fits": [1, 2], "nodes": 2},
+    ),
 ]
 
 
@@ -161,11 +234,12 @@ def never_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "execve", execve)
 
 
-@pytest.mark.parametrize(("changes", "names", "message"), BAD, ids=[str(changes)[:80] for changes, _, _ in BAD])
+@pytest.mark.parametrize(("changes", "names", "code", "told"), BAD, ids=[str(changes)[:80] for changes, *_ in BAD])
 def test_is_refused_by_name(
     changes: dict[str, str | None],
     names: tuple[str, ...],
-    message: str,
+    code: str,
+    told: dict[str, object],
     values: Callable[..., list[str]],
     surroundings: Callable[..., dict[str, str]],
     capsys: pytest.CaptureFixture[str],
@@ -176,13 +250,52 @@ def test_is_refused_by_name(
     shown = capsys.readouterr()
     assert shown.out == ""
     where = " with ".join(f"position {NUMBERS[name]} {name}" if name in NUMBERS else name for name in names)
-    lines = [line for line in shown.err.splitlines() if line.startswith(f"  {where}")]
-    assert any(message in line for line in lines), shown.err
+    assert [line for line in shown.err.splitlines() if line.startswith(f"  {where}: ") and line.endswith(f"[{code}]")]
+    _, _, problems = make_plan(values(**typed), environ, dry_run=False)
+    found = [problem.message.values for problem in problems if (problem.code, problem.names) == (code, names)]
+    assert any(told.items() <= Values(one) for one in found), (told, problems)
+
+
+class Values(dict[str, object]):
+    """What a text is told, compared by equality alone: lists among them cannot be hashed."""
+
+    def __ge__(self, items: Iterable[tuple[str, object]]) -> bool:
+        return all(name in self and self[name] == value for name, value in items)
+
+
+@pytest.mark.parametrize("position", POSITIONS, ids=lambda position: position.name)
+def test_what_would_be_right_is_said(
+    position: Position, values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
+    """As the table of positions says it; every position refuses an empty text."""
+    _, _, problems = make_plan(values(**{position.name: ""}), surroundings(), dry_run=False)
+    told = [problem.message.values.get("expected") for problem in problems if problem.names == (position.name,)]
+    assert position.kind.expects in told
+
+
+def test_a_value_that_is_wrong_is_shown_with_what_is_right(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(values(TP="three"), surroundings()) == 2
+    line = 'position 10 TP: not a whole number: is "three"; valid: whole number >= 1 [not-whole]'
+    assert line in capsys.readouterr().err
+
+
+def test_in_chinese(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(values(TP="three", MIN_LR="1"), surroundings(LANG="zh_CN.UTF-8")) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "2 个问题；没有启动任何任务。",
+        '  第 6 个值 MIN_LR 与 第 5 个值 LR：终值高于峰值：MIN_LR 为 "1"、LR 为 "1e-3"；可用：MIN_LR <= 0.001 [rates]',
+        '  第 10 个值 TP：不是整数：现为 "three"；可用：>= 1 的整数 [not-whole]',
+        "  `--help` 列出全部 25 个值。",
+    ]
 
 
 def test_there_are_enough_of_them() -> None:
     assert len(BAD) >= 60
-    covered = {name for _, names, _ in BAD for name in names}
+    covered = {name for _, names, *_ in BAD for name in names}
     assert covered >= POSITION_NAMES
 
 

@@ -38,7 +38,7 @@ def refused(
         typed = values(DATASET_PATH=str(prefix), OUTPUT_BASEPATH=str(tmp_path / "out"), **changes)
         _, _, problems = make_plan(typed, surroundings(), dry_run=dry_run)
         assert all("DATASET_PATH" in problem.names for problem in problems)
-        return [problem.what for problem in problems]
+        return [str(problem.message) for problem in problems]
 
     return ask
 

@@ -200,7 +200,7 @@ def test_ram_of_a_save() -> None:
 
 def test_ranks_are_numbered_as_megatron_numbers_them() -> None:
     lines = layout(tp=2, cp=2, dp=2, pp=2, layers=4).describe_groups()
-    assert lines == [
+    assert list(map(str, lines)) == [
         "TP 2: ranks 0, 1 share each layer, and so on",
         "CP 2: ranks 0, 2 share each sequence, and so on",
         "DP 2: ranks 0, 4 see different sequences, and so on",

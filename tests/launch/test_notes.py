@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from megatron_patch.common.machine import Gpu
+from megatron_patch.common.messages import Message
 from megatron_patch.launch import driver, notes
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.plan import Plan
@@ -36,27 +37,29 @@ def planned(
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "gpus", "changes", "words"),
+    ("gigabytes", "gpus", "changes", "code"),
     [
-        (100, 8, {"MODEL_SIZE": "8B", "DO": "false"}, "DO true"),
-        (96, 8, {"MODEL_SIZE": "8B", "BATCH_SIZE": "2"}, "BATCH_SIZE 1"),
-        (80, 8, {"MODEL_SIZE": "8B"}, "TP 2 and SP true"),
-        (100, 1, {"MODEL_SIZE": "8B"}, "AC full"),
-        (80, 1, {"MODEL_SIZE": "8B"}, "OPTIMIZER_OFFLOAD auto"),
-        (80, 8, {"MODEL_SIZE": "70B", "TP": "8", "SP": "true"}, "OPTIMIZER_OFFLOAD auto"),
-        (141, 8, {"MODEL_SIZE": "70B", "TP": "4", "SP": "true"}, "TP 8 and SP true"),
-        (46, 8, {"MODEL_SIZE": "8B"}, "TP 4 and SP true"),  # TP 2 would, without the buffers of its transfers
+        (100, 8, {"MODEL_SIZE": "8B", "DO": "false"}, "change-do"),
+        (96, 8, {"MODEL_SIZE": "8B", "BATCH_SIZE": "2"}, "change-batch"),
+        (80, 8, {"MODEL_SIZE": "8B"}, "change-tp"),
+        (100, 1, {"MODEL_SIZE": "8B"}, "change-ac"),
+        (80, 1, {"MODEL_SIZE": "8B"}, "change-offload"),
+        (80, 8, {"MODEL_SIZE": "70B", "TP": "8", "SP": "true"}, "change-offload"),
+        (141, 8, {"MODEL_SIZE": "70B", "TP": "4", "SP": "true"}, "change-tp"),
+        (46, 8, {"MODEL_SIZE": "8B"}, "change-tp"),  # TP 2 would, without the buffers of its transfers
     ],
 )
 def test_the_change_that_is_named_makes_it_fit(
-    planned: Planned, gigabytes: int, gpus: int, changes: dict[str, str], words: str
+    planned: Planned, gigabytes: int, gpus: int, changes: dict[str, str], code: str
 ) -> None:
     typed = {"PR": "bf16", "DO": "true"} | changes
     plan = planned(gigabytes, gpus, typed)
     assert plan.memory_limit is not None and plan.memory.total > plan.memory_limit
     (problem,) = driver._refusals(plan)
-    assert words in problem.valid, problem.valid
-    made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,}) (\w+)", problem.valid) if name in CHANGED}
+    assert (problem.code, problem.names) == ("memory-gpu", ("MODEL_SIZE",))
+    change = problem.message.values["change"]
+    assert change.values["change"].code == code, change
+    made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,})=(\w+)", str(change)) if name in CHANGED}
     changed = planned(gigabytes, gpus, typed | made)
     assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed)
 
@@ -65,7 +68,9 @@ def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> N
     """AC=offload moves other things in a pipeline than without one; the last stage gets fewer layers."""
     typed = {"TP": "8", "SP": "true", "PR": "bf16", "DO": "true", "OPTIMIZER_OFFLOAD": "auto"}
     for more in ({"MODEL_SIZE": "70B", "AC": "offload"}, {"MODEL_SIZE": "8B"}):
-        offered = notes._figures(planned(100, 8, typed | more), notes.Change(words="PP 2", pp=2, ranks=2))
+        offered = notes._figures(
+            planned(100, 8, typed | more), notes.Change(words=Message("uncoded", text="PP 2"), pp=2, ranks=2)
+        )
         changed = planned(100, 16, typed | more | {"PP": "2"})
         assert offered == (changed.memory.total, changed.memory_limit)
 
@@ -76,7 +81,8 @@ def test_more_processes_do_not_make_more_ram(
     monkeypatch.setattr("megatron_patch.launch.environment.available_memory", lambda: 22 * 10**9)
     plan, *_ = driver.make_plan(values(MODEL_SIZE="8B", PR="bf16"), surroundings(), dry_run=True)
     assert plan is not None
-    assert any("a machine with more memory" in warning for warning in plan.warnings), plan.warnings
+    (warning,) = [one for one in plan.warnings if one.code == "memory-warning-cpu"]
+    assert warning.values["change"] == Message("change-smaller-cpu")
 
 
 def test_ram_that_copies_take(
@@ -92,7 +98,7 @@ def test_ram_that_copies_take(
         plan, *_ = driver.make_plan(typed, surroundings(MP_DEVICE="auto", MP_BACKGROUND_SAVE=asked), dry_run=False)
         assert plan is not None
         assert ("--background-save" in megatron_argv(plan)) == plan.background_save
-        assert any("written between steps" in note for note in plan.notes) == (ram == 150 and asked == "auto")
+        assert any(note.code == "save-between-steps" for note in plan.notes) == (ram == 150 and asked == "auto")
         found[ram, asked] = plan.background_save
     assert found == {(150, "auto"): False, (200, "auto"): True, (150, "true"): True, (200, "false"): False}
 
@@ -101,9 +107,9 @@ def test_what_is_said_about_the_optimizer(planned: Planned) -> None:
     """One GPU of 141 GB holds 8B only with a small optimizer; under fp8 whole fp32 copies remain."""
     typed, said = {"MODEL_SIZE": "8B", "DO": "true"}, {}
     for precision in ("bf16", "fp8"):
-        notes = planned(148, 1, typed | {"PR": precision}).notes
-        said[precision] = [word for word in ("ones lack: otherwise", "moments are kept in bf16") if word in str(notes)]
-    assert said == {"bf16": ["ones lack: otherwise", "moments are kept in bf16"], "fp8": ["moments are kept in bf16"]}
+        codes = [note.code for note in planned(148, 1, typed | {"PR": precision}).notes]
+        said[precision] = [code for code in codes if code in ("compact-needed", "compact-asked", "moments-bf16")]
+    assert said == {"bf16": ["compact-needed", "moments-bf16"], "fp8": ["moments-bf16"]}
 
 
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:

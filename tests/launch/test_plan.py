@@ -10,63 +10,73 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common.machine import Gpu
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import PLAN, write_plan
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import build_command
 from megatron_patch.launch.plan import Plan, content_of, count_iterations
-from megatron_patch.launch.render import full_plan
+from megatron_patch.launch.problems import driver_wording
+from megatron_patch.launch.render import columns, full_plan, short_plan, wrap
 
 
 def test_tokens_become_iterations_in_the_open() -> None:
-    assert count_iterations(10000, False, 8, 128) == (
-        9,
-        "10000 tokens / (8 x 128) = 9 iterations, 784 tokens left over",
-    )
-    assert count_iterations(10240, False, 8, 128)[1] == "10240 tokens / (8 x 128) = 10 iterations"
+    count, arithmetic = count_iterations(10000, False, 8, 128)
+    assert (count, str(arithmetic)) == (9, "10000 tokens / (8 x 128) = 9 iterations, 784 tokens left over")
+    assert str(count_iterations(10240, False, 8, 128)[1]) == "10240 tokens / (8 x 128) = 10 iterations"
     assert count_iterations(100, False, 8, 128)[0] == 0
     assert count_iterations(10000, True, 8, 128)[0] == 10000
 
 
-def says(plan: Plan, *parts: str) -> None:
-    """Each part stands in one of the notes."""
-    for part in parts:
-        assert any(part in note for note in plan.notes), (part, plan.notes)
+def says(plan: Plan, code: str, **values: object) -> None:
+    """One of the notes is this one."""
+    assert Message(code, **values) in plan.notes, plan.notes
 
 
 def test_notes(plan_of: Callable[..., Plan]) -> None:
-    says(plan_of(SP="true"), "SP=true does nothing at TP 1", "1 processes = TP x PP x CP")
-    says(plan_of(TP="4", MP_NPROC="4"), "TP is larger than the 2 KV heads")
-    says(plan_of(PP="3"), "embedding and loss count as one layer each")
-    says(plan_of(WARMUP_TOKENS_OR_ITERS="100"), "no warm-up: fewer warm-up tokens than one iteration has")
-    says(plan_of(VALID_DATASET_PATH="text"), "the validation data are the training data")
-    says(plan_of(VALID_DATASET_PATH="none"), "no validation")
-    says(plan_of(MODEL_SIZE="1B"), "the tokenizer has 258 ids, the model 128256 rows")
-    says(plan_of(MP_AC_LAYERS="2"), "MP_AC_LAYERS=2 does nothing under AC=false")
-    says(plan_of(PR="fp16"), "fp16 has no fast kernels on a CPU")
-    says(plan_of(OMP_NUM_THREADS="3"), "OMP_NUM_THREADS=3 is taken from your environment")
-    says(plan_of(MP_DEVICE="cuda"), "planned for 8 GPUs a machine that are not here")
-    says(plan_of(MP_DEVICE="cuda", PR="bf16", MP_NPROC="8"), "gradients are summed in bf16")
-    says(plan_of(MP_DEVICE="cuda", PR="fp8"), "weights travel in bf16, not fp8: DO is false")
-    says(plan_of(MP_DEVICE="cuda", PR="bf16", DO="true", OPTIMIZER_OFFLOAD="auto"), "memory is not known here")
+    says(plan_of(SP="true"), "sp-alone")
+    says(plan_of(), "processes-of-layout", processes=1)
+    says(plan_of(TP="4", MP_NPROC="4"), "kv-heads-shared", groups=2)
+    says(plan_of(PP="3"), "ends-count")
+    says(plan_of(WARMUP_TOKENS_OR_ITERS="100"), "no-warmup")
+    says(plan_of(VALID_DATASET_PATH="text"), "validates-on-training")
+    says(plan_of(VALID_DATASET_PATH="none"), "no-validation")
+    says(plan_of(MODEL_SIZE="1B"), "rows-unused", ids=258, rows=128256)
+    under = Message("setting", name="AC", value="false")
+    says(plan_of(MP_AC_LAYERS="2"), "idle-under", name="MP_AC_LAYERS", value="2", under=under)
+    says(plan_of(PR="fp16"), "fp16-slow")
+    says(plan_of(OMP_NUM_THREADS="3"), "yours", name="OMP_NUM_THREADS", value="3")
+    says(plan_of(MP_DEVICE="cuda"), "gpus-not-here", processes=8)
+    says(plan_of(MP_DEVICE="cuda", PR="bf16", MP_NPROC="8"), "gradients-bf16", micro_batches=1)
+    says(plan_of(MP_DEVICE="cuda", PR="fp8"), "fp8-travel-do")
+    says(plan_of(MP_DEVICE="cuda", PR="bf16", DO="true", OPTIMIZER_OFFLOAD="auto"), "offload-unknown")
+
+
+def test_notes_in_words(plan_of: Callable[..., Plan]) -> None:
+    """Names and numbers as a person types them; `1 process`, `2 processes`."""
+    said = [str(note) for note in plan_of(SP="true", MP_AC_LAYERS="2").notes]
+    assert "1 process = TP x PP x CP; MP_NPROC sets another number" in said
+    assert "MP_AC_LAYERS=2 does nothing under AC=false" in said
+    assert "SP=true does nothing at TP 1: there is no second rank to split the sequence with" in said
 
 
 def test_checkpoints_that_the_disk_does_not_hold(plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept, and one that is written before an older one goes."""
 
-    def warning(checkpoints: float, **changes: str) -> str:
+    def warning(checkpoints: float, **changes: str) -> tuple[object, ...]:
         each = plan_of(**changes).checkpoint_bytes
         monkeypatch.setattr("megatron_patch.launch.notes.free_disk", lambda path: int(checkpoints * each))
-        return "".join(warning for warning in plan_of(**changes).warnings if "disk" in warning)
+        found = [one for one in plan_of(**changes).warnings if one.code.startswith("disk")]
+        return tuple((one.code, one.values.get("count"), one.values.get("change")) for one in found)
 
     saves = {"SAVE_INTERVAL": "4", "TRAIN_TOKENS_OR_ITERS": str(22 * 8 * 128)}
     assert plan_of(**saves).schedule.saves() == 6
     assert plan_of(**saves).schedule.saves(done=8) == 4
-    assert warning(0.5, **saves).startswith("one checkpoint takes")
-    assert "6 checkpoints take" in warning(5.5, **saves) and warning(5.5, **saves).endswith("MP_KEEP_CHECKPOINTS=4")
-    assert warning(1.5, **saves).endswith("a larger SAVE_INTERVAL (position 19), or another disk")
-    assert "3 checkpoints take" in warning(2.5, **saves, MP_KEEP_CHECKPOINTS="2")
-    assert warning(3, **saves, MP_KEEP_CHECKPOINTS="2") == warning(6, **saves) == ""
+    assert warning(0.5, **saves) == (("disk-one", None, None),)
+    assert warning(5.5, **saves) == (("disk-several", 6, Message("disk-keep", fits=4)),)
+    assert warning(1.5, **saves) == (("disk-several", 6, Message("disk-interval")),)
+    assert warning(2.5, **saves, MP_KEEP_CHECKPOINTS="2")[0][:2] == ("disk-several", 3)
+    assert warning(3, **saves, MP_KEEP_CHECKPOINTS="2") == warning(6, **saves) == ()
     assert "--keep-checkpoints 2" in " ".join(megatron_argv(plan_of(**saves, MP_KEEP_CHECKPOINTS="2")))
 
 
@@ -123,8 +133,9 @@ def test_memory_is_compared(
 
     one, eight = plan("1"), plan("8")
     assert eight.gpu == gpu
-    assert not [warning for warning in eight.warnings if "a rank needs" in warning]
-    assert any("cheapest change: OPTIMIZER_OFFLOAD auto" in warning for warning in one.warnings)
+    assert not [warning for warning in eight.warnings if warning.code == "memory-warning-gpu"]
+    (warning,) = [warning for warning in one.warnings if warning.code == "memory-warning-gpu"]
+    assert "OPTIMIZER_OFFLOAD=auto (position 18)" in driver_wording().text(warning)
 
 
 def test_offload_auto_moves_what_has_to_move(
@@ -166,7 +177,7 @@ def test_the_plan_as_text(
     environ = surroundings(DRY_RUN="1", MP_NPROC="4")
     plan, environment, _ = driver.make_plan(values(TP="2", DO="true", MIN_LR="1e-5"), environ, dry_run=False)
     assert plan is not None
-    text = full_plan(plan, build_command(plan, environment))
+    text = full_plan(plan, build_command(plan, environment), driver_wording())
     for part in (
         "tiny: 3.1 M parameters, 4 layers, hidden 256, FFN 768, 8 heads (2 KV), vocabulary 258 padded to 384",
         "4 processes = TP 2 x PP 1 x CP 1 x DP 2, distributed optimizer",
@@ -184,6 +195,35 @@ def test_the_plan_as_text(
         "megatron_patch.torchrun",
     ):
         assert part in text, part
+
+
+def test_the_plan_in_chinese(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same lines; what stands in English are names, figures and the command."""
+    environ = surroundings(DRY_RUN="1", MP_LANG="zh", MP_NPROC="4")
+    assert driver.main(values(TP="2", SP="true", DO="true"), environ) == 0
+    said = capsys.readouterr().out.split("\n命令\n")[0]
+    assert "进程        4 个进程 = TP 2 x PP 1 x CP 1 x DP 2，序列并行，分布式优化器" in said
+    assert "训练        10240 个词元 / (8 x 128) = 10 次迭代" in said
+    assert not [line for line in said.splitlines() if line and line.isascii() and "/" not in line]
+    assert all(columns(line) <= 118 for line in said.splitlines() if line.startswith("提示"))
+
+
+def test_plan_json_is_in_english(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(MP_LANG="zh")
+    content = json.loads(json.dumps(content_of(plan)))
+    assert content["notes"] == [driver_wording().text(note) for note in plan.notes]
+    assert content["schedule"]["arithmetic"][0] == "10240 tokens / (8 x 128) = 10 iterations"
+    assert "MP_LANG" not in content["values"]
+    assert "随机权重" in short_plan(plan, driver_wording("zh"))
+
+
+def test_chinese_is_wrapped_by_columns() -> None:
+    lines = wrap("提示        " + "词元数，" * 30, 40, " " * 12).splitlines()
+    assert max(map(columns, lines)) <= 42  # a comma may hang over
+    assert not [line for line in lines if line.strip().startswith("，")]
+    assert "".join(line.strip() for line in lines) == "提示        " + "词元数，" * 30
 
 
 def test_the_same_facts_make_the_same_plan(plan_of: Callable[..., Plan]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import write_plan
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import main, make_plan
@@ -52,14 +53,14 @@ def test_the_same_command_goes_on(again: Callable[..., tuple[Plan | None, list[P
     assert argv[argv.index("--load") + 1] == argv[argv.index("--save") + 1] == str(tmp_path / "out" / "checkpoints")
     assert argv[argv.index("--ckpt-step") + 1] == "4"
     assert not {"--finetune", "--no-load-optim", "--no-load-rng", "--hf-checkpoint"} & set(argv)
-    assert not [note for note in plan.notes if "at the last start" in note]
+    assert not [note for note in plan.notes if note.code.startswith("changed")]
 
 
 def test_first_weights_are_not_loaded_again(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:
     plan, problems = again(PRETRAIN_CHECKPOINT_PATH="hf-tiny")
     assert plan is not None, problems
     assert "--hf-checkpoint" not in megatron_argv(plan)
-    assert any("PRETRAIN_CHECKPOINT_PATH is not read" in note for note in plan.notes)
+    assert Message("weights-not-read") in plan.notes
 
 
 def test_the_newest_whole_checkpoint_counts(
@@ -74,7 +75,7 @@ def test_the_newest_whole_checkpoint_counts(
     plan, problems = again()
     assert plan is not None, problems
     assert plan.resume_iteration == 6
-    assert any("iter_0000008, .incomplete_iter_0000009" in note for note in plan.notes)
+    assert any("iter_0000008, .incomplete_iter_0000009" in str(note) for note in plan.notes)
 
 
 @pytest.mark.parametrize("done", ["10", "12"])
@@ -98,46 +99,62 @@ def test_a_finished_run_says_so_and_ends_with_0(
 
 
 @pytest.mark.parametrize(
-    ("changes", "name", "found"),
+    ("changes", "name", "before", "why"),
     [
-        ({"LR": "2e-3"}, "LR", "were made with 0.001"),
-        ({"MIN_LR": "0"}, "MIN_LR", "were made with 0.0001"),
-        ({"GLOBAL_BATCH_SIZE": "16"}, "GLOBAL_BATCH_SIZE", "were made with 8"),
-        ({"SEQ_LEN": "64", "PAD_LEN": "64"}, "SEQ_LEN", "were made with 128"),
-        ({"PR": "bf16"}, "PR", "the optimizer's state has another form"),
-        ({"DO": "true"}, "DO", "the optimizer's state has another form"),
-        ({"MP_ADAM_BETA2": "0.9"}, "MP_ADAM_BETA2", "takes it from the checkpoint"),
-        ({"MP_ADAM_EPS": "1e-7"}, "MP_ADAM_EPS", "takes it from the checkpoint"),
-        ({"MODEL_SIZE": "1B"}, "MODEL_SIZE", "are of tiny: num_layers 4 there and 16 here"),
+        ({"LR": "2e-3"}, "LR", "0.001", "fixed-lr"),
+        ({"MIN_LR": "0"}, "MIN_LR", "0.0001", "fixed-lr"),
+        ({"GLOBAL_BATCH_SIZE": "16"}, "GLOBAL_BATCH_SIZE", "8", "fixed-count"),
+        ({"SEQ_LEN": "64", "PAD_LEN": "64"}, "SEQ_LEN", "128", "fixed-count"),
+        ({"PR": "bf16"}, "PR", "fp32", "fixed-optimizer"),
+        ({"DO": "true"}, "DO", "false", "fixed-optimizer"),
+        ({"MP_ADAM_BETA2": "0.9"}, "MP_ADAM_BETA2", "0.95", "fixed-betas"),
+        ({"MP_ADAM_EPS": "1e-7"}, "MP_ADAM_EPS", "1e-08", "fixed-betas"),
     ],
 )
 def test_what_a_checkpoint_has_fixed(
-    changes: dict[str, str], name: str, found: str, again: Callable[..., tuple[Plan | None, list[Problem]]]
+    changes: dict[str, str], name: str, before: str, why: str, again: Callable[..., tuple[Plan | None, list[Problem]]]
 ) -> None:
     plan, problems = again(**changes)
     assert plan is None
-    (problem,) = [problem for problem in problems if problem.names[0] == name]
-    assert found in problem.what
+    (problem,) = [problem for problem in problems if problem.names == (name,)]
+    assert problem.code == "fixed-by-checkpoint"
+    assert problem.message.values == {"before": before, "why": Message(why)}
+
+
+def test_another_model_is_told_by_what_differs(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:
+    plan, problems = again(MODEL_SIZE="1B")
+    assert plan is None
+    (problem,) = [problem for problem in problems if problem.code == "checkpoint-of-another-model"]
+    assert problem.names == ("MODEL_SIZE", "OUTPUT_BASEPATH")
+    assert problem.message.values["model"] == "tiny"
+    assert Message("differs", field="num_layers", before=4, now=16) in problem.message.values["differences"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "note"),
+    ("changes", "before", "now", "remark"),
     [
-        ({"TRAIN_TOKENS_OR_ITERS": "20480"}, "position 23 TRAIN_TOKENS_OR_ITERS was 10240 at the last start"),
-        ({"WARMUP_TOKENS_OR_ITERS": "0"}, "position 24 WARMUP_TOKENS_OR_ITERS was 1024 at the last start and is 0"),
-        ({"TP": "2"}, "position 10 TP was 1 at the last start and is 2: random states start anew"),
-        ({"DATASET_PATH": "more"}, "as many samples of the new data are skipped"),
-        ({"MP_SEED": "5"}, "MP_SEED was 1234 at the last start and is 5"),
-        ({"MP_WEIGHT_DECAY": "0"}, "MP_WEIGHT_DECAY was 0.1 at the last start and is 0.0"),
-        ({"SAVE_INTERVAL": "5"}, "position 19 SAVE_INTERVAL was 100"),
+        ({"TRAIN_TOKENS_OR_ITERS": "20480"}, "10240", "20480", "changed-train"),
+        ({"WARMUP_TOKENS_OR_ITERS": "0"}, "1024", "0", "changed-warmup"),
+        ({"TP": "2"}, "1", "2", "changed-layout"),
+        ({"DATASET_PATH": "more"}, None, None, "changed-data"),
+        ({"MP_SEED": "5"}, "1234", "5", "changed-seed"),
+        ({"MP_WEIGHT_DECAY": "0"}, "0.1", "0.0", None),
+        ({"SAVE_INTERVAL": "5"}, "100", "5", None),
     ],
 )
 def test_what_may_change_is_said(
-    changes: dict[str, str], note: str, again: Callable[..., tuple[Plan | None, list[Problem]]]
+    changes: dict[str, str],
+    before: str | None,
+    now: str | None,
+    remark: str | None,
+    again: Callable[..., tuple[Plan | None, list[Problem]]],
 ) -> None:
     plan, problems = again(**changes)
     assert plan is not None, problems
-    assert any(note in line for line in plan.notes), plan.notes
+    (note,) = [note for note in plan.notes if note.values.get("name") in changes and note.code.startswith("changed")]
+    if before is not None:
+        assert (note.values["before"], note.values["now"]) == (before, now)
+    assert note.values.get("remark") == (None if remark is None else Message(remark))
 
 
 def test_without_a_checkpoint_everything_may_change(
@@ -200,8 +217,10 @@ def test_without_a_plan_it_is_said(
     plan, problems = again()
     assert plan is not None, problems
     assert plan.resume_iteration == 4
-    why = "no plan.json beside the checkpoints" if content is None else "plan.json: not used"
-    assert any(why in note and "cannot be told" in note for note in plan.notes)
+    (note,) = [note for note in plan.notes if note.code == "no-earlier-plan"]
+    why = note.values["why"]
+    assert isinstance(why, Message)
+    assert why == Message("no-plan") if content is None else "plan.json: not used" in str(why)
 
 
 def test_a_new_folder_is_empty(tmp_path: Path) -> None:
@@ -233,9 +252,9 @@ def test_a_run_of_the_first_version_goes_on(
     plan, _, problems = make_plan(typed, surroundings(**spelt), dry_run=True)
     assert plan is not None, problems
     assert (plan.resume_iteration, plan.layout.chunks) == (4, 2)
-    assert not [note for note in plan.notes if "at the last start" in note], plan.notes
+    assert not [note for note in plan.notes if note.code.startswith("changed")], plan.notes
     plan, _, problems = make_plan(typed, surroundings(), dry_run=True)
     assert plan is not None, problems
-    assert any("MP_VP_CHUNKS was 2 at the last start" in note for note in plan.notes), plan.notes
+    assert any(note.values.get("name") == "MP_VP_CHUNKS" and note.values["before"] == "2" for note in plan.notes)
     refused, _, problems = make_plan([*typed[:4], "2e-3", *typed[5:]], surroundings(**spelt), dry_run=True)
     assert refused is None and problems[0].names == ("LR",)

@@ -197,7 +197,7 @@ def test_any_working_directory(
     result = run("sh", typed, cwd=here, DRY_RUN="1")
     assert result.returncode == 0, result.stderr
     assert f"--output-dir {here.resolve()}/out" in result.stdout
-    assert f"--train-data-path {world}/text" in result.stdout
+    assert f"--train-data-path {here.resolve()}/data/text" in result.stdout
 
 
 def test_other_names_of_the_script(

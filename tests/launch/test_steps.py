@@ -20,7 +20,7 @@ def find_length(*, seq_len: int) -> Step:
 
 
 def check_length(*, length: int) -> Step:
-    yield Problem(names=("SEQ_LEN",), what=f"{length}", valid="another")
+    yield Problem("sequence-too-long", "SEQ_LEN", limit=length)
 
 
 def check_misspelt(*, lenght: int) -> Step:
@@ -29,7 +29,8 @@ def check_misspelt(*, lenght: int) -> Step:
 
 def test_facts_are_passed_on() -> None:
     facts: dict[str, object] = {"seq_len": 7}
-    assert [problem.what for problem in run_steps(in_order(find_length, check_length), facts)] == ["7"]
+    found = run_steps(in_order(find_length, check_length), facts)
+    assert [(one.code, one.message.values) for one in found] == [("sequence-too-long", {"limit": 7})]
     assert facts["length"] == 7
 
 

@@ -129,25 +129,30 @@ def mcore_renamed(folder: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "found"),
+    ("make", "code", "told"),
     [
-        (hf_missing_shard, "1 of 2 shards are missing: model-00002-of-00002"),
-        (hf_without_weights, "config.json, but no weights"),
-        (hf_pickle, "pickled"),
-        (hf_without_config, "without a config.json"),
-        (hf_config_no_json, "config.json: not JSON"),
-        (hf_index_of_nothing, "names no shard"),
-        (mcore_cut, "not written to its end"),
-        (mcore_elsewhere, "points to iter_0000002, which does not exist; whole: 1"),
-        (mcore_bad_tracker, "says ''"),
-        (mcore_old_format, "old per-rank format"),
-        (mcore_renamed, "not called iter_NNNNNNN or release"),
+        (hf_missing_shard, "shards-missing", {"missing": 1, "shards": 2}),
+        (hf_without_weights, "config-without-weights", {}),
+        (hf_pickle, "config-and-pickles", {}),
+        (hf_without_config, "config-missing", {}),
+        (hf_config_no_json, "uncoded", {}),
+        (hf_index_of_nothing, "index-names-no-shard", {}),
+        (mcore_cut, "tracker-unfinished", {}),
+        (mcore_elsewhere, "tracker-absent", {"folder": "iter_0000002", "others": ["1"]}),
+        (mcore_bad_tracker, "tracker-wrong", {"pointed": "''"}),
+        (mcore_old_format, "checkpoint-per-rank", {}),
+        (mcore_renamed, "checkpoint-name", {}),
     ],
 )
-def test_what_is_wrong_is_said(make: Callable[[Path, Path], None], found: str, world: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_is_said(
+    make: Callable[[Path, Path], None], code: str, told: dict[str, object], world: Path, tmp_path: Path
+) -> None:
     make(tmp_path, world)
-    with pytest.raises(CheckpointError, match=found):
+    with pytest.raises(CheckpointError) as error:
         read_weights(str(tmp_path))
+    (message,) = error.value.messages
+    assert error.value.code == code, message
+    assert message.told.values == message.told.values | told
 
 
 def test_complete_is_what_megatron_finished(tmp_path: Path, mcore: Callable[..., None]) -> None:

@@ -12,12 +12,15 @@ GENERAL: dict[str, str] = {
     "position": "position {number} {name}",
     "numbered": "{name} (position {number})",
     "uncoded": "{text}",
+    "joined": "{first}{second}",
     "error": "error: {text}",
+    "at": "{path}: {what}",
     "problem-count": "{count:problem|problems}; nothing was started.",
     "problem-line": "{where}: {what}: {shown}; valid: {valid}",
     "problem-names": "{first} with {second}",
     "problem-value": "is {value}",
     "problem-value-of": "{name} is {value}",
+    "setting": "{name:={value}}",
     "not-set": "not set",
     "see-positions": "`--help` shows all 25 positions.",
     "see-flags": "`--help` shows all flags.",
@@ -66,27 +69,23 @@ VALUES: dict[str, str] = {
 """What is wrong with one value by itself, and what kinds of values there are."""
 
 PROBLEMS: dict[str, str | tuple[str, str]] = {
-    "in-words": ("{what}", "{valid}"),
     # layout
     "tp-heads": ("{heads} attention heads do not divide by it", "{TP} {fits}"),
     "tp-kv-heads": ("{groups} KV heads are neither a multiple nor a divisor of it", "{TP} {fits}"),
     "tp-ffn": ("the FFN's {columns} columns do not divide by it", "{TP} {fits}"),
     "tp-vocabulary": ("the vocabulary, padded to a multiple of {multiple}, does not divide by it", "{TP} {fits}"),
-    "vp-without-pipeline": ("chunks need a pipeline", "{MP_VP:=1}, or {PP} > 1"),
+    "vp-without-pipeline": ("chunks need a pipeline", "no {name}, or {PP} > 1"),
+    "vp-layers": ("a stage of {stage} is not a whole number of chunks of {vp}", "{MP_VP} {fits}"),
+    "vp-chunks": ("a stage of {stage} does not divide into {chunks} chunks", "{name} {fits}"),
+    "vp-and-chunks": ("{MP_VP} {vp} makes {made:chunk|chunks} a stage, {MP_VP_CHUNKS} says {said}", "one of them"),
+    "stage": "{layers:layer|layers}",
+    "stage-with-ends": "{layers:layer|layers} (embedding and loss count)",
     "pp-layers": (
         "neither {layers} layers nor {padded} (with embedding and loss) divide by {PP} {pp}",
         "{PP} {fits}",
     ),
-    "pp-layers-chunks": (
-        "neither {layers} layers nor {padded} (with embedding and loss) divide by {PP} {pp} x {MP_VP} {vp}",
-        "{PP} {fits}",
-    ),
-    "pp-layers-no-size": (
-        "neither {layers} layers nor {padded} (with embedding and loss) divide by {PP} {pp} x {MP_VP} {vp}",
-        "a smaller {MP_VP}",
-    ),
     "vp-micro-batches": (
-        "{MP_VP} needs a multiple of {PP} as micro batches per iteration, here {micro_batches}",
+        "chunks need a multiple of {PP} as micro batches per iteration, here {micro_batches}",
         "a {GLOBAL_BATCH_SIZE} that is a multiple of {BATCH_SIZE} x data parallel x {PP}",
     ),
     "ranks-not-divisible": (
@@ -170,20 +169,8 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
     ),
     # model and checkpoint
     "auto-needs-config": ("auto needs a config.json in the checkpoint", "{sizes}, or a checkpoint with it"),
-    "config-unreadable": ("{error}", "the config.json of a supported model"),
-    "rope-theta": (
-        "rope_theta {theta} is not whole: --rotary-base takes whole numbers",
-        "what Megatron's parser can express",
-    ),
-    "rope-factors": (
-        "RoPE frequency factors other than 1 and 4, which Megatron fixes",
-        "what Megatron's parser can express",
-    ),
-    "rope-context": ("an original context other than 8192, which Megatron fixes", "what Megatron's parser can express"),
-    "size-is-another": (
-        "{field} is {mine} in {size} and {theirs} in the checkpoint's config.json",
-        "the checkpoint's size, or auto to take its architecture",
-    ),
+    "config-refused": ("{what}", "a model that can be trained here, or one of the named sizes"),
+    "size-is-another": ("{what}", "the checkpoint's size, or auto to take what it is"),
     "expect-weights": "`none`, a Hugging Face folder (config.json and *.safetensors), a Megatron folder "
     "(latest_checkpointed_iteration.txt and iter_NNNNNNN/ or release/), one iter_NNNNNNN/ of it, or the "
     "{OUTPUT_BASEPATH} of an earlier run",
@@ -200,19 +187,19 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
     "checkpoint-torn": "a torch_dist checkpoint that was not written to its end",
     "checkpoint-name": "a torch_dist checkpoint not called iter_NNNNNNN or release, as Megatron's loader asks",
     "checkpoint-tracker": "Megatron loads {folder} only if ../latest_checkpointed_iteration.txt says {pointed}",
-    "tracker-missing": "no latest_checkpointed_iteration.txt",
-    "tracker-wrong": "latest_checkpointed_iteration.txt says {pointed}",
+    "tracker-wrong": "latest_checkpointed_iteration.txt says {pointed}; a number or 'release' is needed",
     "checkpoint-per-rank": "{folder} is in Megatron's old per-rank format: convert it to torch_dist, with "
     "hf2mcore_convertor_llama3_1.sh --direction mcore2mcore",
-    "checkpoint-unfinished": "latest_checkpointed_iteration.txt points to {folder}, which was not written to its end",
-    "checkpoint-absent": "latest_checkpointed_iteration.txt points to {folder}, which does not exist",
-    "checkpoint-unfinished-others": "latest_checkpointed_iteration.txt points to {folder}, which was not written to "
-    "its end; complete: {others}",
-    "checkpoint-absent-others": "latest_checkpointed_iteration.txt points to {folder}, which does not exist; "
+    "checkpoint-unfinished": "{folder} was not written to its end; complete: {others}",
+    "checkpoint-absent": "{folder} does not exist; complete: {others}",
+    "tracker-unfinished": "latest_checkpointed_iteration.txt points to {folder}, which was not written to its end; "
     "complete: {others}",
-    "plan-not-a-plan": "plan.json beside checkpoints/ is not a plan: {error}",
-    "not-json": "{file} is not JSON: {error}",
-    "not-json-object": "{file} is not a JSON object",
+    "tracker-absent": "latest_checkpointed_iteration.txt points to {folder}, which does not exist; complete: {others}",
+    "none": "none",
+    "not-megatron": "a Hugging Face folder, not a Megatron checkpoint: no latest_checkpointed_iteration.txt and no "
+    ".metadata",
+    "index-unreadable": "not a safetensors index ({error})",
+    "plan-without-model": "says no architecture ({error})",
     # tokenizer
     "tokenizer-not-named": (
         "without a checkpoint the tokenizer has to be named",
@@ -231,19 +218,25 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
     "expect-idxmap-or-none": "a prefix of .bin and .idx, several, or a blend `0.3 A 0.7 B`; or none",
     "expect-raw": "a JSON file, several, or a blend `0.3 A 0.7 B`",
     "expect-raw-or-none": "a JSON file, several, or a blend `0.3 A 0.7 B`; or none",
-    "blend-form": "a blend is weight, path, weight, path: numbers above 0 before every path",
+    "blend-empty": "no dataset is named",
+    "blend-form": "a blend is weight, path, weight, path: numbers above 0 before every path; found {found}",
     "folder-empty": "the folder {folder} is empty",
     "folder-without-idx": "no .idx in the folder {folder}, nor below it",
     "prefix-with-suffix": "{prefix} is one half: give the prefix, without {suffix}",
     "prefix-white-space": "{prefix} begins or ends in white space, which Megatron cuts off: rename it",
     "no-such-file": "no such file: {files}",
+    "no-such-file-commas": "no such file: {files}; datasets are separated by spaces, not by commas",
     "no-such-file-but-idxmap": "no such file: {files}; an idxmap lies there: unset {MP_DATASET_TYPE}",
     "file-empty": "{file} is empty",
     "index-cut": "{file} is cut: {size} bytes, the header alone has {header}",
-    "index-foreign": "{file} is not an index of Megatron's",
-    "index-damaged": "{file} is damaged: {sequences:sequence does|sequences do} not make {size} bytes",
+    "file-missing": "{file} is missing",
+    "index-foreign": "{file} is not an index of Megatron's: it does not start with {magic}",
+    "index-version": "{file} has version {version}, token type {type}; known: version 1, types {known}",
+    "index-empty": "{file} is damaged: it has 0 sequences",
+    "index-damaged": "{file} is damaged: {sequences:sequence|sequences} and {boundaries:document boundary|document "
+    "boundaries} do not make {size} bytes",
     "data-cut": "{file} has {size} bytes, its index says {expected_size}: not from one run, or cut",
-    "raw-no-file": "{path} is not, and does not hold, a file that ends in {suffixes}",
+    "raw-no-file": "{path} is not, and does not hold, a file that ends in {suffixes} (before {packed} too)",
     "not-parquet": "{file} is not a Parquet file",
     "not-json-rows": "{file} is not JSON: it begins with neither [ nor {{",
     "raw-without-sft": (
@@ -259,6 +252,18 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "{found}",
         "an idxmap that toolkits/sft_data_preprocessing built for this {SEQ_LEN} and tokenizer",
     ),
+    "pretraining-idxmap": (
+        "{found}",
+        "an idxmap that toolkits/pretrain_data_preprocessing made with this tokenizer",
+    ),
+    "idxmap-check-fails": (
+        "the check of the data ended with status {status}: {last}",
+        "data that toolkits/sft_data_preprocessing/verify.py takes",
+    ),
+    "idxmap-damaged": (
+        "{found}",
+        "whole data: toolkits/sft_data_preprocessing/verify.py says more; make them again",
+    ),
     "split-under-sft": ("no splitting under SFT", "unset, and {VALID_DATASET_PATH}"),
     "split-and-data": (
         "both say where the validation data comes from",
@@ -269,10 +274,22 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "a share of {share} of the {documents:document|documents} in {path} is none",
         "larger shares, such as {suggested}, or more documents",
     ),
+    "split-few-documents": (
+        "a share of {share} of the {documents:document|documents} in {path} is none",
+        "{wanted} documents at least, or {VALID_DATASET_PATH}",
+    ),
     # output folder, an earlier run in it
     "output-not-folder": ("{path} is not a folder", "a folder, new or yours"),
     "output-not-writable": ("{path} is not writable", "a folder, new or yours"),
-    "output-in-use": ("another run is writing there", "another folder; or wait until it has ended, or stop it"),
+    "output-ending": (
+        "another run is still ending there: {holder}",
+        "another folder; or wait until it has ended, or stop it",
+    ),
+    "holder-unknown": "it has not said which",
+    "output-in-use": (
+        "another run is writing there: {holder}",
+        "another folder; or wait until it has ended, or stop it",
+    ),
     "fixed-by-checkpoint": (
         "the checkpoints in {OUTPUT_BASEPATH} were made with {before}: {why}",
         "the old value; or a new {OUTPUT_BASEPATH}, with this one as {PRETRAIN_CHECKPOINT_PATH}",
@@ -287,11 +304,11 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "the checkpoints in {OUTPUT_BASEPATH} are of {model}: {differences}",
         "that model, or a new {OUTPUT_BASEPATH}",
     ),
+    "checkpoints-gone": "they are gone",
     "checkpoints-lost": (
-        "it had checkpoints, none of them is whole ({damage}), and a run does not begin anew over them",
+        "it had checkpoints, none of them is complete ({damage}), and a run does not begin anew over them",
         "another folder; or move its checkpoints/ away to begin anew",
     ),
-    "another-model": "another model",
     "differs": "{field} {before} there and {now} here",
     # MP_ variables and the environment
     "unknown-variable": ("unknown variable", "one of the MP_ variables that --help lists"),
@@ -304,26 +321,55 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
     "wandb-no-key": ("no key: set WANDB_API_KEY, or WANDB_MODE=offline", "unset, or with a key"),
     "wandb-not-installed": ("the package wandb is not installed", "unset, or `pip install wandb`"),
     "megatron-args-form": ("cannot be split: {error}", "flags as in a shell"),
-    "megatron-args-taken": (
-        "{flags}: decided by the 25 values and the MP_ variables",
+    "flag-none": ("{value} belongs to no flag", "flags that begin with --"),
+    "flag-taken": (
+        "{flag}: decided by the 25 values and the MP_ variables",
         "flags that the driver does not give itself",
     ),
+    "flag-not-megatrons": (
+        "Megatron's parser (megatron-core 0.19.2) knows no {flag}",
+        "a flag that it knows, written out",
+    ),
+    "flag-not-megatrons-nearest": (
+        "Megatron's parser (megatron-core 0.19.2) knows no {flag}; nearest: {nearest}",
+        "a flag that it knows, written out",
+    ),
+    "flag-unread": ("{flag} does nothing: nothing in megatron-core 0.19.2 reads it", "without it"),
+    "flag-inert": ("{flag} is not taken: {why}", "without it"),
+    "flag-on-cpu": ("{flag} does nothing on the CPU: {why}", "without it"),
+    "flag-count": ("{flag} takes {wanted}, here {given}", "the flag's values, as Megatron's parser takes them"),
+    "flag-takes": "{count:value|values}",
+    "flag-takes-some": "one value or more",
+    "flag-choice": ("{flag} takes {choices}, not {value}", "the flag's values, as Megatron's parser takes them"),
+    "flag-whole": ("{flag} takes a whole number, not {value}", "the flag's values, as Megatron's parser takes them"),
+    "flag-number": ("{flag} takes a number, not {value}", "the flag's values, as Megatron's parser takes them"),
+    "inert-rampup": "0.19.2 reads it nowhere but in a warning: the batch would not ramp up",
+    "inert-mask": "no mask is made or passed: the kernels are causal over the whole sequence",
+    "inert-positions": "rotary embeddings count from the start of a sequence, whatever the position ids say",
+    "inert-documents": "0.19.2 counts other FLOPs for it and masks nothing",
+    "inert-fim": "the data set is ours, and it knows no fill in the middle",
+    "inert-experts": "the plan, the checkpoints and the layers are those of a dense model",
+    "inert-straggler": "it times CUDA events",
+    "instead-vp": "it is {MP_VP}",
+    "instead-sft": "it is {SFT:@}",
 }
 """Errors of the 25 values and of the MP_ variables."""
 
 CLUSTER: dict[str, str | tuple[str, str]] = {
-    "dlc-variable-missing": ("ENV=dlc needs it", "{expected}"),
-    "dlc-variable-wrong": ("ENV=dlc needs it: {error}", "{expected}"),
+    "dlc-variable-missing": "ENV=dlc needs it",
     "dlc-rank": ("no such machine: RANK counts from 0", "0 to {last}"),
     "srun-variable": ("srun sets it for every step", "a number"),
     "srun-tasks": (
         "{tasks:task|tasks} on {nodes:node|nodes}; each starts all ranks",
         "srun --ntasks-per-node=1",
     ),
-    "slurm-first-node": ("{error}", "the address of the job's first node"),
+    "slurm-not-installed": "{command} is not installed here: is this a machine of the Slurm cluster?",
+    "slurm-no-answer": "{command} did not answer within {seconds} s: Slurm's controller is down",
+    "slurm-says": "{command}: {said}",
+    "expect-first-node": "the address of the job's first node",
+    "expect-other-env": "dsw, dlc; or --dry-run to see the script",
     "slurm-path": ("no #SBATCH line can hold it", 'a path without " \\ or line ends'),
     "slurm-no-pyxis": ("srun has no --container-image here: the pyxis plug-in is not installed", "none"),
-    "slurm-fails": ("{error}", "dsw, dlc; or --dry-run to see the script"),
     "k8s-env": ("--emit k8s writes a job of ENV=dlc", "dlc"),
     "k8s-image": ("a pod needs an image", "registry/name:tag"),
     "k8s-name": (
@@ -336,6 +382,7 @@ CLUSTER: dict[str, str | tuple[str, str]] = {
 
 NOTES: dict[str, str] = {
     # start
+    "checkpoint-damaged": "damaged: {what}",
     "checkpoints-broken": "{broken} in {folder}: not written to the end by an earlier run; not used, written anew",
     "weights-not-read": "{PRETRAIN_CHECKPOINT_PATH} is not read: the run goes on from its own checkpoint",
     "output-shared": "{OUTPUT_BASEPATH} has to be one folder shared by all machines: every machine looks there for a "
@@ -346,9 +393,10 @@ NOTES: dict[str, str] = {
     "kept-new": "new beside that run: {changes}",
     "kept-change": "{name} {before} -> {now}",
     "kept-tokenizer": "the tokenizer has {ids:id|ids}, that of the earlier run {before}",
-    "no-earlier-plan": "no plan.json beside the checkpoints: what changed since the last start cannot be told",
-    "changed": "{name} was {before} at the last start and is {now}",
-    "changed-remark": "{name} was {before} at the last start and is {now}: {remark}",
+    "no-earlier-plan": "{why}: what changed since the last start cannot be told",
+    "no-plan": "no plan.json beside the checkpoints",
+    "changed": "{name:@} was {before} at the last start and is {now}",
+    "changed-remark": "{name:@} was {before} at the last start and is {now}: {remark}",
     "changed-train": "the cosine ends there; the order of the data changes where it is read more than once",
     "changed-warmup": "the learning rate continues on the new curve",
     "changed-data": "as many samples of the new data are skipped as were read of the old",
@@ -373,16 +421,12 @@ NOTES: dict[str, str] = {
     "rows-unused": "the tokenizer has {ids:id|ids}, the model {rows:row|rows}: the rest stays unused",
     "validates-on-training": "the validation data are the training data: their loss says nothing about other text",
     "no-validation": "no validation ({VALID_DATASET_PATH} is none)",
-    "split-shares": "{path}: {documents:document|documents}, split {shares}: {counts} for training, validation, test",
     # values that do nothing
     "idle-ac-layers-pipeline": "{AC:=offload} in a pipeline moves what attention reads, of every layer; "
     "{MP_AC_LAYERS} does nothing",
-    "idle-under": "{name}={value} does nothing under {under}",
-    "idle-ac": "{AC:={ac}}",
-    "idle-offload": "{OPTIMIZER_OFFLOAD:={offload}}",
-    "idle-pr": "{PR:={pr}}",
+    "idle-under": "{name:={value}} does nothing under {under}",
     "attention-before-fl": "attention: {MP_ATTENTION_BACKEND:={backend}} goes before {FL:={fl}}",
-    "idle-on-cpu": "{name} does nothing on the CPU",
+    "idle-on-cpu": "{name:={value}} does nothing on the CPU",
     # optimizer
     "gradients-bf16": "gradients are summed in bf16, over {micro_batches:micro batch|micro batches} "
     "({MP_GRAD_REDUCE:=fp32})",
@@ -463,14 +507,14 @@ PLAN: dict[str, str] = {
     "ranks": "{processes:process|processes} = TP {tp} x PP {pp} x CP {cp} x DP {dp}{more}",
     "ranks-nodes": "{nodes:machine|machines} x {processes:process|processes} = TP {tp} x PP {pp} x CP {cp} x DP {dp}"
     "{more}",
-    "ranks-vp": ", VP {vp}",
+    "ranks-chunks": ", {chunks:chunk|chunks} a stage",
     "ranks-sp": ", sequence parallel",
     "ranks-do": ", distributed optimizer",
     "group-tp": "TP {size}: ranks {ranks} share each layer, and so on",
     "group-cp": "CP {size}: ranks {ranks} share each sequence, and so on",
     "group-dp": "DP {size}: ranks {ranks} see different sequences, and so on",
     "group-pp": "PP {size}: stages start at ranks {ranks}; layers {layers}",
-    "group-pp-chunks": "PP {size}: stages start at ranks {ranks}; layers {layers}, in {vp:chunk|chunks} each",
+    "group-chunks": "each stage in {chunks:chunk|chunks} ({MP_VP_CHUNKS}), of {each} layers ({MP_VP})",
     "count-sft": "{value:iteration|iterations} (under SFT the value counts iterations, not tokens)",
     "count-tokens": "{value:token|tokens} / ({batch} x {length}) = {iterations:iteration|iterations}",
     "count-tokens-left": "{value:token|tokens} / ({batch} x {length}) = {iterations:iteration|iterations}, "
@@ -481,7 +525,6 @@ PLAN: dict[str, str] = {
     "{micro_batches:micro batch|micro batches} of {micro} on each of {dp:data-parallel rank|data-parallel ranks}",
     "validation": "{iterations:iteration|iterations} every {interval}, and at the end",
     "saving": "every {interval:iteration|iterations}, and at the end",
-    "data": "{data}",
     "data-read": "{data} ({tokens:token|tokens}, read {times:.3g} times)",
     "data-validation": "validation: {data}",
     "data-shares": "shares for training and validation: {split}",
@@ -500,9 +543,9 @@ PLAN: dict[str, str] = {
     "memory-there": "to give: {size} ({where})",
     "memory-there-ram": "to give: {size} (RAM that is free now, shared by the processes)",
     "memory-unknown": "the GPU is not here: nothing to compare with",
-    "files-hf": "hf/: the Hugging Face folder, when training is done",
-    "files-checkpoints": "checkpoints/: {saves} of about {each} each, {when}",
-    "files-checkpoints-keep": "checkpoints/: {saves} of about {each} each, {keep:?the newest is|the newest {keep} are} "
+    "files-hf": "{folder}: the Hugging Face folder, when training is done",
+    "files-checkpoints": "{folder}: {saves} of about {each} each, {when}",
+    "files-checkpoints-keep": "{folder}: {saves} of about {each} each, {keep:?the newest is|the newest {keep} are} "
     "kept, {when}",
     "files-between": "written between steps",
     "files-background": "written while training goes on, from a copy in RAM ({copies} a machine)",

@@ -28,19 +28,14 @@ def problems_of(plan: Plan) -> list[Problem]:
     """What the two operators would refuse, or a pod could not do."""
     found = []
     if plan.config.env != "dlc":
-        found.append(Problem(names=("ENV",), what="--emit k8s writes a job of ENV=dlc", valid="dlc"))
+        found.append(Problem("k8s-env", "ENV"))
     if plan.variables.k8s_image is None:
-        found.append(Problem(names=("MP_K8S_IMAGE",), what="a pod needs an image", valid="registry/name:tag"))
+        found.append(Problem("k8s-image", "MP_K8S_IMAGE"))
     name = job_name(plan)
     if not NAME.fullmatch(name) or len(name) > 63:
-        what = f"the job's name {name!r} is no DNS label: a-z, 0-9 and -, beginning with a letter, 63 at most"
-        found.append(Problem(names=("MP_K8S_NAME",), what=what, valid="such as llama31-8b"))
-    for word in _words(plan):
-        if not VOLUME.fullmatch(word):
-            found.append(
-                Problem(names=("MP_K8S_VOLUMES",), what=f"{word!r} is no claim and folder", valid="CLAIM:/FOLDER")
-            )
-    return found
+        found.append(Problem("k8s-name", "MP_K8S_NAME", name=name))
+    wrong = [word for word in _words(plan) if not VOLUME.fullmatch(word)]
+    return [*found, *(Problem("k8s-volume", "MP_K8S_VOLUMES", word=word) for word in wrong)]
 
 
 def job_name(plan: Plan) -> str:

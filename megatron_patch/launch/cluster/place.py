@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_patch.common.values import Kind, text, whole
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.values import Kind, ValueProblem, text, whole
 from megatron_patch.launch.problems import Problem
 
 GPUS_VARIABLE = "KUBERNETES_CONTAINER_RESOURCE_GPU"
@@ -30,7 +31,7 @@ class Cluster:
 CLUSTER_VARIABLES: Mapping[str, tuple[str, Kind]] = {
     "WORLD_SIZE": ("nodes", whole(1)),
     "RANK": ("node_rank", whole(0)),
-    "MASTER_ADDR": ("master_addr", text("host name or address of the first machine")),
+    "MASTER_ADDR": ("master_addr", text("expect-host")),
     "MASTER_PORT": ("master_port", whole(1, 65535)),
     GPUS_VARIABLE: ("gpus_per_node", whole(1, 4096)),
 }
@@ -65,13 +66,14 @@ def read_cluster(environ: Mapping[str, str], *, nproc: int | None) -> tuple[Clus
             continue
         try:
             values[fact] = kind.parse(environ.get(source, ""))
-        except ValueError as error:
-            what = f"ENV=dlc needs it: {error}" if source in environ else "ENV=dlc needs it"
-            problems.append(Problem(names=(source,), what=what, valid=kind.valid))
+        except ValueProblem as error:
+            if environ.get(source):
+                problems += Problem.of(error, source, expected=kind.expects)
+            else:
+                problems.append(Problem("dlc-variable-missing", source, expected=kind.expects))
     if not problems and values["node_rank"] >= values["nodes"]:
-        valid = f"0 to {values['nodes'] - 1}"
         names = (_source("RANK", environ), _source("WORLD_SIZE", environ))
-        problems.append(Problem(names=names, what="no such machine: RANK counts from 0", valid=valid))
+        problems.append(Problem("dlc-rank", *names, last=values["nodes"] - 1))
     return (None if problems else Cluster(**values)), problems
 
 
@@ -119,10 +121,10 @@ def read_slurm(
         return place, []
     found = {name: environ.get(name, "") for name in ("SLURM_STEP_NUM_NODES", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID")}
     wrong = [name for name, value in found.items() if not re.fullmatch("[0-9]+", value)]
-    problems = [Problem(names=(name,), what="srun sets it for every step", valid="a number") for name in wrong]
+    problems = [Problem("srun-variable", name) for name in wrong]
     if not wrong and found["SLURM_STEP_NUM_TASKS"] != found["SLURM_STEP_NUM_NODES"]:
-        what = f"{found['SLURM_STEP_NUM_TASKS']} tasks on {found['SLURM_STEP_NUM_NODES']} nodes; each starts all ranks"
-        problems.append(Problem(names=("SLURM_STEP_NUM_TASKS",), what=what, valid="srun --ntasks-per-node=1"))
+        counts = {"tasks": int(found["SLURM_STEP_NUM_TASKS"]), "nodes": int(found["SLURM_STEP_NUM_NODES"])}
+        problems.append(Problem("srun-tasks", "SLURM_STEP_NUM_TASKS", **counts))
     if problems:
         return None, problems
     place = Cluster(
@@ -145,7 +147,7 @@ SECONDS = 30
 """A controller that does not answer in this time is down."""
 
 
-class SlurmError(RuntimeError):
+class SlurmError(UserError, RuntimeError):
     """A command of Slurm's failed; the message is what it said."""
 
 
@@ -160,11 +162,11 @@ def ask(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except FileNotFoundError:
-        raise SlurmError(f"{command[0]} is not installed here: is this a machine of the Slurm cluster?") from None
+        raise SlurmError("slurm-not-installed", command=command[0]) from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]} did not answer within {SECONDS} s: Slurm's controller is down") from None
+        raise SlurmError("slurm-no-answer", command=command[0], seconds=SECONDS) from None
     if done.returncode:
-        raise SlurmError(f"{command[0]}: {(done.stderr or done.stdout).strip()}")
+        raise SlurmError("slurm-says", command=command[0], said=(done.stderr or done.stdout).strip())
     return done.stdout
 
 

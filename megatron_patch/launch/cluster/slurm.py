@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import SLURM
 from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
 from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
@@ -70,16 +71,13 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
     found = []
     for name, value in (("OUTPUT_BASEPATH", plan.output), ("the working directory", str(Path.cwd()))):
         if any(mark in value for mark in '\n"\\'):
-            found.append(
-                Problem(names=(name,), what="no #SBATCH line can hold it", valid='a path without " \\ or line ends')
-            )
+            found.append(Problem("slurm-path", name))
     image = container_image(plan.variables)
     try:
         if asks and image and not has_option("srun", "--container-image"):
-            what = "srun has no --container-image here: the pyxis plug-in is not installed"
-            found.append(Problem(names=("MP_SLURM_IMAGE",), what=what, valid="none"))
+            found.append(Problem("slurm-no-pyxis", "MP_SLURM_IMAGE"))
     except SlurmError as error:
-        found.append(Problem(names=("ENV",), what=str(error), valid="dsw, dlc; or --dry-run to see the script"))
+        found += Problem.of(error, "ENV", expected=Message("expect-other-env"))
     return found
 
 
