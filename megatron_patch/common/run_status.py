@@ -14,10 +14,10 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from megatron_patch.common.files import write_json
 from megatron_patch.common.run_folder import LOGS
@@ -82,10 +82,8 @@ def state_of(folder: Path) -> tuple[State, Holder | None]:
 
 def read_holder(folder: Path) -> Holder | None:
     """What the launcher wrote; None where there was none, or an older one that wrote nothing."""
-    try:
-        return Holder(**json.loads((folder / LAUNCHER).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    content = _object(folder / LAUNCHER, {"host": str, "pid": int, "since": float, "stopping": str})
+    return Holder(**content) if content is not None else None
 
 
 def wait_while_ending(folder: Path, say: Callable[[str], None], seconds: float = PATIENCE) -> None:
@@ -172,10 +170,21 @@ def record_end(
 
 def read_end(folder: Path) -> Ended | None:
     """None where no run has ended there since the last start, or none could say so."""
+    content = _object(folder / ENDED, {"how": str, "cause": str, "iteration": int | None, "at": float})
+    return Ended(**content) if content is not None and content["how"] in ("finished", "stopped", "failed") else None
+
+
+def _object(file: Path, kinds: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A JSON object with these keys alone, each of its type, times between 1970 and 9999; None where it is another."""
     try:
-        return Ended(**json.loads((folder / ENDED).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(content, dict) or content.keys() != kinds.keys():
+        return None
+    right = all(isinstance(content[key], kind) and not isinstance(content[key], bool) for key, kind in kinds.items())
+    times = [content[key] for key, kind in kinds.items() if kind is float]
+    return content if right and all(0 <= seconds < 253e9 for seconds in times) else None
 
 
 def _lock(descriptor: int) -> bool:

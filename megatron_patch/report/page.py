@@ -15,6 +15,7 @@ import jinja2
 
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words
+from megatron_patch.common.run_status import read_end
 from megatron_patch.report import layer_check, scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, log_remarks, remarks
@@ -97,6 +98,10 @@ def _run_part(run: Run) -> RunPart:
 def _state(run: Run) -> Words:
     if run.finished:
         return Text("finished", "已完成")
+    ended = read_end(run.folder)
+    if ended is not None and ended.how != "finished":
+        cause = f": {ended.cause}" if ended.cause else ""
+        return Text(f"{ended.how}{cause}", f"{'已停止' if ended.how == 'stopped' else '失败'}{cause}")
     if run.alive:
         return Text("running", "运行中")
     return Text("stopped, or of unknown length", "已停止，或长度未知")

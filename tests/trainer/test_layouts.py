@@ -23,9 +23,9 @@ CLOSE = [
     pytest.param(2, TP2 + "--sequence-parallel", id="TP2+SP", marks=pytest.mark.slow),
     pytest.param(2, "", id="DP2", marks=pytest.mark.slow),
     pytest.param(2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather", id="DP2+DO"),
-    pytest.param(2, CP2, id="CP2", marks=pytest.mark.slow),
+    pytest.param(2, CP2, id="CP2"),
     pytest.param(4, TP2 + PP2 + "--sequence-parallel", id="TP2xPP2+SP"),
-    pytest.param(4, TP2 + CP2, id="TP2xCP2"),
+    pytest.param(4, TP2 + CP2, id="TP2xCP2", marks=pytest.mark.slow),
 ]
 
 
