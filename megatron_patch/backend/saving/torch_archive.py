@@ -1,8 +1,8 @@
 """torch.save's files, written front to back and read by places, without their numbers in memory.
 
-torch 2.11 saves what is in memory, and its loader either runs what a pickle asks for or refuses the arguments that
-Megatron stores beside the weights. The format is a zip of stored records: `data.pkl` with a reference for every
-storage, and the storages as `data/KEY`.
+torch 2.11 saves what is in memory, and its restricted loader refuses the arguments that Megatron stores beside the
+weights. The format is a zip of stored records: `data.pkl` with a reference for every storage, and the storages as
+`data/KEY`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -26,7 +26,6 @@ STORAGES = {
     torch.float16: torch.HalfStorage,
     torch.bfloat16: torch.BFloat16Storage,
 }
-DTYPES = {storage.__name__: dtype for dtype, storage in STORAGES.items()}
 ALIGNMENT = 64
 """Bytes: tensors in a mapped file begin where torch's own begin."""
 HARMLESS = (
@@ -126,7 +125,7 @@ class ArchiveWriter:
 
 
 class _Inert:
-    """Stands for everything that is no tensor: takes whatever a pickle does to it, and does nothing."""
+    """Stands for everything that is not a tensor: takes whatever a pickle does to it, and does nothing."""
 
     def __new__(cls, *_: object, **__: object) -> _Inert:
         return super().__new__(cls)
@@ -137,74 +136,58 @@ class _Inert:
 
     def __setitem__(self, key: object, value: object) -> None: ...
 
-    def append(self, value: object) -> None:
-        """Nothing."""
-
-    def extend(self, values: object) -> None:
-        """Nothing."""
-
-
-class _Dict(dict[Any, Any]):
-    """Stands for OrderedDict: that of a module has attributes too."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: Any, starts: dict[str, tuple[int, int]]) -> None:
-        super().__init__(data)
-        self._starts = starts
-        self._rebuilders = {
-            "_rebuild_tensor_v2": self._tensor,
-            "_rebuild_tensor_v3": self._tensor,
-            "_rebuild_parameter": lambda tensor, *_: tensor,
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "torch._utils" and name in self._rebuilders:
-            return self._rebuilders[name]
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Dict
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        if module.partition(".")[0] in HARMLESS:
-            return _Inert
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no checkpoint needs: it may be an attack")
-
-    def persistent_load(self, reference: Any) -> Any:
-        _, dtype, key, _, numel = reference
-        return (dtype if isinstance(dtype, torch.dtype) else None, str(key), int(numel))
-
-    def _tensor(
-        self, storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
-    ) -> Stored:
-        dtype, key, _ = storage
-        start, nbytes = self._starts[key]
-        plain = torch.empty(shape, device="meta").stride()
-        if dtype is not None:
-            start += offset * dtype.itemsize
-            if offset < 0 or (offset + math.prod(shape)) * dtype.itemsize > nbytes:
-                raise pickle.UnpicklingError(f"record {key} has {nbytes} bytes, its tensor {list(shape)} needs more")
-        return Stored(dtype=dtype, shape=tuple(shape), contiguous=tuple(strides) == tuple(plain), start=start)
-
 
 def read_archive(file: Path) -> Any:
     """What a file of torch.save holds, with a `Stored` for each tensor and nothing else rebuilt.
 
+    torch's own restricted loader reads it on the meta device, where it notes the place of each storage instead of
+    reading it; classes of harmless modules are given inert ones for it.
+
     Raises:
         pickle.UnpicklingError: it refers to what no checkpoint needs, or a record is shorter than its tensor.
-        zipfile.BadZipFile, ValueError, KeyError, ...: it is damaged, or older than torch 1.6.
+        zipfile.BadZipFile, RuntimeError, ValueError, ...: it is damaged, or older than torch 1.6.
     """
+    records = _records(file)
+    asked = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    for name in asked:
+        if name.partition(".")[0] not in HARMLESS:
+            raise pickle.UnpicklingError(f"it asks for {name}, which no checkpoint needs: it may be an attack")
+    with torch.serialization.safe_globals([(_Inert, name) for name in asked]):
+        return _described(torch.load(file, map_location="meta", weights_only=True), records)
+
+
+def _records(file: Path) -> dict[int, int]:
+    """Where the bytes of each record begin, and how many they are."""
+    found = {}
     with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
-        (pickled,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        folder, starts = pickled.removesuffix("data.pkl") + "data/", {}
         for record in archive.infolist():
-            if not record.filename.startswith(folder):
-                continue
             if record.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f"record {record.filename} is compressed")
             stream.seek(record.header_offset)
             name_length, extra_length = struct.unpack("<26xHH", stream.read(30))
-            start = record.header_offset + 30 + name_length + extra_length
-            starts[record.filename.removeprefix(folder)] = (start, record.file_size)
-        return _Unpickler(BytesIO(archive.read(pickled)), starts).load()
+            found[record.header_offset + 30 + name_length + extra_length] = record.file_size
+    return found
+
+
+def _described(value: Any, records: dict[int, int]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return _stored(value, records)
+    if isinstance(value, Mapping):
+        return {key: _described(inner, records) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_described(inner, records) for inner in value]
+    return value
+
+
+def _stored(tensor: torch.Tensor, records: dict[int, int]) -> Stored:
+    start = tensor.untyped_storage()._checkpoint_offset  # type: ignore[attr-defined]
+    first = tensor.storage_offset() * tensor.itemsize
+    if first + tensor.nbytes > records[start]:
+        needs = f"its tensor {list(tensor.shape)} needs more"
+        raise pickle.UnpicklingError(f"the record at byte {start} has {records[start]} bytes, {needs}")
+    return Stored(
+        dtype=tensor.dtype if tensor.dtype in STORAGES else None,
+        shape=tuple(tensor.shape),
+        contiguous=tensor.is_contiguous(),
+        start=start + first,
+    )
