@@ -66,5 +66,5 @@ def provide_fused_wgrad() -> None:
         )
 
     module = types.ModuleType(name)
-    module.wgrad_gemm_accum_fp32 = module.wgrad_gemm_accum_fp16 = accumulate
+    vars(module).update(wgrad_gemm_accum_fp32=accumulate, wgrad_gemm_accum_fp16=accumulate)
     sys.modules[name] = module

@@ -106,8 +106,8 @@ class FakeStream:
     def __enter__(self) -> FakeStream:
         return self
 
-    def __exit__(self, *exc: Any) -> bool:
-        return False
+    def __exit__(self, *exc: Any) -> None:
+        return
 
     def record_event(self, event: FakeStream | None = None) -> FakeStream:
         return event or FakeStream()

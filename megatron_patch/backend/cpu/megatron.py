@@ -43,8 +43,7 @@ def stub_triton_kernels() -> None:
     if importlib.util.find_spec("triton") is not None:
         return
     stub = types.ModuleType(name)
-    stub.GLOBAL_BLOCK_SIZE = 1024
-    stub.paged_stash_copy_kernel = stub.paged_stash_pop_kernel = None
+    vars(stub).update(GLOBAL_BLOCK_SIZE=1024, paged_stash_copy_kernel=None, paged_stash_pop_kernel=None)
     sys.modules[name] = stub
 
 

@@ -31,7 +31,7 @@ class RMSNorm(torch.nn.RMSNorm):
                 f"layernorm_zero_centered_gamma={config.layernorm_zero_centered_gamma}"
             )
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        self.weight.sequence_parallel = config.sequence_parallel
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
 
 class StandaloneRMSNorm(RMSNorm):

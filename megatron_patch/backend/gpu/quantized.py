@@ -29,8 +29,8 @@ def in_high_precision(model_chunks: Iterable[torch.nn.Module]) -> Iterator[None]
     yield
     with torch.no_grad():
         for module, name, parameter in replaced:
-            plain = module._parameters[name]
-            parameter.copy_(plain)
+            filled = module.get_parameter(name)
+            parameter.copy_(filled)
             if hasattr(parameter, "get_high_precision_init_val"):
-                parameter.get_high_precision_init_val().copy_(plain)
+                parameter.get_high_precision_init_val().copy_(filled)
             module._parameters[name] = parameter

@@ -31,7 +31,7 @@ def _load(data: bytes) -> Any:
     """As pickle.loads."""
     from megatron.core.safe_globals import SafeUnpickler
 
-    class Unpickler(SafeUnpickler):  # type: ignore[misc]
+    class Unpickler(SafeUnpickler):
         """Megatron's list lacks some of Transformer Engine 2.20's recipes and their parts."""
 
         def find_class(self, module: str, name: str) -> Any:

@@ -83,8 +83,8 @@ class Save:
                 function()
             took = time.monotonic() - self._started
             print(f"asynchronous checkpoint: in RAM after {copied:.1f} s, written after {took:.1f} s", flush=True)
-            for function in AFTERWARDS:
-                function(final_of(self._folder))
+            for follow_up in AFTERWARDS:
+                follow_up(final_of(self._folder))
         except BaseException as error:
             self._error = error
         finally:
@@ -107,7 +107,7 @@ class Save:
         failures = [found for found in everybodys or () if isinstance(found, str)]
         if rank == 0 and not failures:
             self._finish(everybodys or [])
-        verdict = [failures]
+        verdict: list[Any] = [failures]
         torch.distributed.broadcast_object_list(verdict, src=0, group=thread_group())
         if verdict[0]:
             raise BackendError(f"a checkpoint was not written: {'; '.join(verdict[0])}")

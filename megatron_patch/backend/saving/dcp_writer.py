@@ -114,7 +114,7 @@ def write_items(stream: Any, name: str, items: Iterable[tuple[WriteItem, Maker]]
         if isinstance(content, io.BytesIO):
             chunk.write(content.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
         elif isinstance(content, torch.Tensor) and content.nbytes > 1 << 20:
-            torch.save(content, chunk)
+            torch.save(content, chunk)  # type: ignore[arg-type]  # it only writes
         else:
             archive = io.BytesIO()
             torch.save(content, archive)

@@ -75,7 +75,7 @@ class _Pickler(pickle.Pickler):
         if not isinstance(value, Promised):
             return NotImplemented
         strides = torch.empty(value.shape, device="meta").stride()
-        arguments = (_Storage(value), 0, value.shape, tuple(strides), False, OrderedDict())
+        arguments: tuple[Any, ...] = (_Storage(value), 0, value.shape, tuple(strides), False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, arguments
 
 
@@ -180,8 +180,8 @@ def _described(value: Any, records: dict[int, int]) -> Any:
 
 
 def _stored(tensor: torch.Tensor, records: dict[int, int]) -> Stored:
-    start = tensor.untyped_storage()._checkpoint_offset  # type: ignore[attr-defined]
-    first = tensor.storage_offset() * tensor.itemsize
+    start = int(tensor.untyped_storage()._checkpoint_offset or 0)
+    first = int(tensor.storage_offset()) * tensor.itemsize
     if first + tensor.nbytes > records[start]:
         needs = f"its tensor {list(tensor.shape)} needs more"
         raise pickle.UnpicklingError(f"the record at byte {start} has {records[start]} bytes, {needs}")
