@@ -1,22 +1,28 @@
 # shellcheck shell=sh
-# What the three scripts share: the seed's list of options, as values of the driver. Sourced by them, under sh.
+# What the three scripts share: the list of options of Tanuki's scripts, as values of the driver. Sourced by them, under sh.
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
 
+# A variable that you have set goes first; an empty one counts as not set.
 export MP_TOKENIZER_PATH="${MP_TOKENIZER_PATH:-$here/tokenizer}" # a SentencePiece model lies there
-export MP_SPLIT=998,1,1                                           # training, validation, test
-export MP_ADAM_BETA1=0.9 MP_ADAM_BETA2=0.95 MP_ADAM_EPS=1e-05 MP_WEIGHT_DECAY=0.1
+export MP_ADAM_BETA1="${MP_ADAM_BETA1:-0.9}" MP_ADAM_BETA2="${MP_ADAM_BETA2:-0.95}" MP_ADAM_EPS="${MP_ADAM_EPS:-1e-05}"
+export MP_WEIGHT_DECAY="${MP_WEIGHT_DECAY:-0.1}"
 export MP_Z_LOSS="${MP_Z_LOSS:-1e-4}" # --use-z-loss names no weight: PaLM's
-export MP_FP8_RECIPE=delayed          # hybrid, the largest of the last 1024 maxima
 export MP_MEGATRON_ARGS="--attention-softmax-in-fp32 --log-throughput ${MP_MEGATRON_ARGS:-}"
-export MP_LOG_INTERVAL=1 MP_EVAL_ITERS="${MP_EVAL_ITERS:-10}"
+export MP_LOG_INTERVAL="${MP_LOG_INTERVAL:-1}" MP_EVAL_ITERS="${MP_EVAL_ITERS:-10}"
 
 # The 25 values, from what a script says of itself; a variable of the same job that you have set goes first.
 train() {
     steps=${TRAIN_STEPS:-$STEPS} length=${SEQ_LENGTH:-2048} batch=${GLOBAL_BATCH_SIZE:-$BATCH}
-    export MP_CLIP_GRAD="$CLIP" MP_NPROC="${MP_NPROC:-$GPUS}" MP_LR_DECAY_ITERS="${LR_DECAY_ITERS:-$steps}"
+    export MP_CLIP_GRAD="${MP_CLIP_GRAD:-$CLIP}" MP_NPROC="${MP_NPROC:-$GPUS}"
+    export MP_LR_DECAY_ITERS="${MP_LR_DECAY_ITERS:-${LR_DECAY_ITERS:-$steps}}"
     export MP_EVAL_INTERVAL="${MP_EVAL_INTERVAL:-$EVAL}"
+    export MP_SPLIT="${MP_SPLIT:-${SPLIT:-998,1,1}}" # training, validation, test
+    if [ "${PRECISION:-$PR}" = fp8 ]; then # hybrid, the largest of the last 1024 maxima
+        export MP_FP8_RECIPE="${MP_FP8_RECIPE:-delayed}"
+    fi
     if [ -n "${JOB:-}" ]; then
-        export MP_WANDB_ENTITY=weblab-geniac1 MP_WANDB_PROJECT=Llama-3-8B MP_WANDB_NAME="${JOB_NAME:-$JOB}"
+        export MP_WANDB_ENTITY="${MP_WANDB_ENTITY:-weblab-geniac1}" MP_WANDB_PROJECT="${MP_WANDB_PROJECT:-Llama-3-8B}"
+        export MP_WANDB_NAME="${MP_WANDB_NAME:-${JOB_NAME:-$JOB}}"
         [ -n "${WANDB_API_KEY:-}" ] || export WANDB_MODE="${WANDB_MODE:-offline}"
     fi
     exec sh "$here/../llama3_1/run_mcore_llama3_1.sh" dsw "${MODEL_SIZE:-$SIZE}" \

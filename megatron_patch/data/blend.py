@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from megatron_patch.data.jsonl import DataError
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.ASCII)
-FORM = "a blend is weight, path, weight, path: numbers above 0 before every path"
 Exists = Callable[[str], bool]
 
 

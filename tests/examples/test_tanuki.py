@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,11 +104,63 @@ def test_values_of_ones_own(root: Path) -> None:
     assert "--fp8-format" not in found
 
 
+OWN = {
+    "MP_CLIP_GRAD": ("0.5", "--clip-grad"),
+    "MP_LOG_INTERVAL": ("3", "--log-interval"),
+    "MP_ADAM_BETA1": ("0.8", "--adam-beta1"),
+    "MP_ADAM_BETA2": ("0.9", "--adam-beta2"),
+    "MP_ADAM_EPS": ("1e-07", "--adam-eps"),
+    "MP_WEIGHT_DECAY": ("0.2", "--weight-decay"),
+    "MP_SPLIT": ("90,5,5", "--split"),
+    "MP_LR_DECAY_ITERS": ("250000", "--lr-decay-iters"),
+    "MP_FP8_RECIPE": ("tensorwise", "--fp8-recipe"),
+    "MP_EVAL_ITERS": ("4", "--eval-iters"),
+    "MP_EVAL_INTERVAL": ("123", "--eval-interval"),
+    "MP_WANDB_PROJECT": ("mine", "--wandb-project"),
+    "MP_WANDB_ENTITY": ("me", "--wandb-entity"),
+    "MP_WANDB_NAME": ("this", "--wandb-exp-name"),
+}
+"""Every MP_ variable that facts.sh gives a value, except for what it adds to."""
+
+
+def test_a_variable_that_is_set_before_the_script_wins(root: Path) -> None:
+    environ = {name: value for name, (value, _) in OWN.items()}
+    found = flags(run(root, f"./training/{INITIAL}", DRY_RUN="1", MP_DEVICE="cuda", **environ))
+    assert {flag: found.get(flag) for _, flag in OWN.values()} == {flag: value for value, flag in OWN.values()}
+    exported = set(re.findall(r"\b(MP_\w+)=", (root / "training" / "facts.sh").read_text()))
+    assert exported - set(OWN) == {"MP_TOKENIZER_PATH", "MP_Z_LOSS", "MP_MEGATRON_ARGS", "MP_NPROC"}
+
+
+def test_nothing_is_said_of_a_variable_that_nobody_has_set(root: Path) -> None:
+    said = run(root, f"./training/{TEST}", DRY_RUN="1", MP_DEVICE="cpu")
+    assert "does nothing under" not in said
+
+
+def test_few_documents(root: Path, tmp_path: Path) -> None:
+    """400 are enough for the debug script; of 10, shares that fit are named, and taken."""
+    for count in (400, 10):
+        text = tmp_path / f"{count}.jsonl"
+        text.write_text("".join(json.dumps({"text": f"document {number}"}) + "\n" for number in range(count)))
+        make = "sh toolkits/pretrain_data_preprocessing/run_make_pretraining_dataset.sh"
+        run(root, make, str(text), "examples/tanuki_8b/tokenizer", str(tmp_path / str(count) / "text"))
+    few = {"DRY_RUN": "1", "MP_DEVICE": "cpu"}
+    run(root, f"./training/{TEST}", TRAIN_DATA_PATH=str(tmp_path / "400"), **few)
+    few |= {"TRAIN_DATA_PATH": str(tmp_path / "10")}
+    said = run(root, f"./training/{TEST}", status=2, **few)
+    assert "such as 8,1,1" in said and "[split-empty-share]" in said
+    assert "--split 8,1,1" in run(root, f"./training/{TEST}", MP_SPLIT="8,1,1", **few)
+
+
+def test_an_empty_folder_is_called_empty(root: Path, tmp_path: Path) -> None:
+    said = run(root, f"./training/{TEST}", status=2, DRY_RUN="1", MP_DEVICE="cpu", TRAIN_DATA_PATH=str(tmp_path))
+    assert f"the folder {tmp_path} is empty" in said and "[folder-empty]" in said
+
+
 def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
     said = run(root, f"./training/{TEST}", status=2, MP_TOKENIZER_PATH=str(tmp_path), DRY_RUN="1")
-    assert "holds no tokenizer.json" in said
+    assert "[tokenizer-absent]" in said
     said = run(root, f"./training/{CONTINUE}", status=2, DRY_RUN="1", MP_DEVICE="cuda", LOAD=str(tmp_path / "absent"))
-    assert "PRETRAIN_CHECKPOINT_PATH: no such folder" in said
+    assert "PRETRAIN_CHECKPOINT_PATH: no such folder" in said and "[no-such-folder]" in said
 
 
 def test_the_super_light_model_on_a_cpu(root: Path) -> None:
@@ -167,4 +220,4 @@ def test_a_checkpoint_with_a_smaller_vocabulary(root: Path, tmp_path: Path) -> N
     light |= {"MODEL_SIZE": "tanuki-light", "MP_NPROC": "1", "PIPELINE_PARALLEL_SIZE": "1", "PRECISION": "fp32"}
     light |= {"LOAD": str(tmp_path / "small"), "MP_TOKENIZER_PATH": str(tmp_path / "larger.model")}
     said = run(root, f"./training/{CONTINUE}", status=2, **light)
-    assert "the tokenizer has 700 ids, the model 600 rows" in said
+    assert "the tokenizer has 700 ids, the model 600 rows" in said and "[tokenizer-too-large]" in said

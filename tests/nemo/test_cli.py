@@ -124,6 +124,41 @@ def test_a_flag_and_a_variable_that_disagree(folders: Path, capsys: pytest.Captu
     assert "[flag-and-variable]" in said
 
 
+def test_the_hubs_cache_is_trained_from(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its files are links to ../../blobs/HASH: the folder of the snapshot is taken, not that of the blobs."""
+    repository = folders / "hub" / "models--meta-llama--Llama-3.1-8B-Instruct"
+    snapshot = repository / "snapshots" / "0e9e39f2"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0e9e39f2")
+    for number, file in enumerate(sorted((folders / "hf-tiny").iterdir())):
+        (repository / "blobs" / str(number)).write_bytes(file.read_bytes())
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    command = "--hf_model_id meta-llama/Llama-3.1-8B-Instruct --dataset_path alpaca -g 4 -s 128 --max_steps 5 --dry_run"
+    environ = {"HF_HUB_CACHE": str(folders / "hub"), "MP_DEVICE": "cpu"}
+    assert main(command.split(), environ, FINETUNE) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert f"--tokenizer-model {snapshot}" in said
+    assert f"--hf-checkpoint {snapshot}" in said
+    assert "blobs" not in said
+
+
+def test_notes_name_flags_as_typed(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"{TINY} -SP --recompute-num-layers 2 --account me"
+    assert main(command.split(), {"DRY_RUN": "1", "MP_DEVICE": "cpu"}, PRETRAIN) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "-SP does nothing at --tensor_model_parallel_size 1" in said
+    assert "--recompute-num-layers does nothing without --recompute_granularity full" in said
+    assert "--account does nothing under --executor local" in said
+    assert "position" not in said.split(" command ")[0]
+
+
+def test_in_chinese(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"{TINY} -mbs 3".split(), {"DRY_RUN": "1", "MP_DEVICE": "cpu", "LANG": "zh_CN.UTF-8"}, PRETRAIN) == 2
+    assert "  -g 与 -mbs：不是 -mbs x 数据并行数 = 3 x 1 的倍数" in capsys.readouterr().err
+
+
 def test_wandb_only_where_it_is_asked_for(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A key in the environment alone sends nothing; the key itself stands nowhere."""
     environ = {"DRY_RUN": "1", "WANDB_API_KEY": "k3y", "MP_DEVICE": "cpu"}

@@ -23,10 +23,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -173,12 +174,28 @@ def open_cache(source: Source, folder: Path, *, say: Say, workers: int = 0) -> T
 def _locked(target: Path, kind: int, say: Say) -> Iterator[None]:
     """Hold the lock of a cache; the kernel releases it when its holder dies, however that happens."""
     with target.with_suffix(".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _free_soon(lock, kind):
             say(f"waiting for the process that builds {target}")
             fcntl.flock(lock, kind)
         yield
+
+
+PATIENCE = 2.0
+"""Seconds that a build may take before those who wait for it say so."""
+
+
+def _free_soon(lock: IO[str], kind: int) -> bool:
+    """Take a lock that is free, or is soon; False if it is not."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def defect(target: Path) -> str | None:
