@@ -132,6 +132,7 @@ def overlap_of(
         tp=layout.tp,
         sp=layout.sequence_parallel,
         pr=config.pr,
+        fp8_recipe=variables.fp8_recipe,
         processes=layout.processes,
     )
     return name, tp_overlap.buffer_bytes(name, tokens, model.hidden_size)

@@ -215,9 +215,11 @@ def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Step:
         yield Problem("gradient-bf16", "MP_GRAD_REDUCE", "PR")
 
 
-def check_tp_overlap(*, mp_tp_overlap: str, device: str, tp: int, sp: bool, pr: str, processes: int) -> Step:
+def check_tp_overlap(
+    *, mp_tp_overlap: str, device: str, tp: int, sp: bool, pr: str, mp_fp8_recipe: str, processes: int
+) -> Step:
     """Asked for where it is not possible; MP_TP_OVERLAP=auto does without."""
-    found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, processes=processes)
+    found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, fp8_recipe=mp_fp8_recipe, processes=processes)
     if mp_tp_overlap in tp_overlap.METHODS and found is not None:
         yield Problem(found.code, "MP_TP_OVERLAP", *found.names, **found.values)
 

@@ -212,6 +212,7 @@ def _overlap(job: Job, candidate: Candidate) -> str | None:
         tp=layout.tp,
         sp=layout.sequence_parallel,
         pr=job.precision,
+        fp8_recipe=Variables().fp8_recipe,
         processes=layout.processes,
     )
 

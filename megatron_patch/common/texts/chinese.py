@@ -133,7 +133,8 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "一个 TP 组必须在同一台机器上，最多 {most} 个进程",
         "能整除一台机器进程数的 {TP}，<= {most}",
     ),
-    "overlap-bf16": ("Megatron 只为 bf16 建立这些缓冲区", "{PR:=bf16}，或 none"),
+    "overlap-precision": ("Transformer Engine 只为 bf16 和 fp8 建立这些缓冲区", "{PR:=bf16}、{PR:=fp8}，或 none"),
+    "overlap-recipe": ("重叠只在 tensorwise 缩放下试过", "{MP_FP8_RECIPE:=tensorwise}，或 none"),
     "memory-cpu": ("一个进程的权重、梯度和优化器需要 {needed}，可用内存只有 {there}", "{change}"),
     "memory-gpu": (
         "一个进程需要 {needed}，GPU 只能提供 {there}（{MP_MEMORY_CHECK:=0} 可以强行尝试）",

@@ -158,7 +158,8 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "a TP group has to lie on one machine and have {most} ranks at most",
         "{TP} that divides the processes of a machine, <= {most}",
     ),
-    "overlap-bf16": ("Megatron makes these buffers for bf16", "{PR:=bf16}, or none"),
+    "overlap-precision": ("Transformer Engine makes these buffers for bf16 and fp8", "{PR:=bf16}, {PR:=fp8}, or none"),
+    "overlap-recipe": ("overlap was tried with tensorwise scaling only", "{MP_FP8_RECIPE:=tensorwise}, or none"),
     "memory-cpu": (
         "weights, gradients and optimizer of one process take {needed}, there are {there} of RAM for it",
         "{change}",
