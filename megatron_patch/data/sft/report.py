@@ -119,7 +119,7 @@ class Report:
         if self.truncated.count:
             causes.append(("cut to the sequence length", self.truncated))
         for name, cause in causes:
-            found.append(f"{name}: {cause.count:,}")
+            found.append(f"{name}: {cause.count:,}{_what_helps(name)}")
             found += [f"    {example}" for example in cause.first]
             if cause.count > len(cause.first):
                 found.append(f"    ... and {cause.count - len(cause.first):,} more")
@@ -160,3 +160,10 @@ class Report:
                 "files": [FileReport(**fields) for fields in content["files"]],
             }
         )
+
+
+def _what_helps(cause: str) -> str:
+    if cause.endswith(EARLIER_REASONING):
+        return " (MP_SFT_TURNS=one-by-one trains it)"
+    lost = cause.startswith("lost") and cause.endswith(tuple(DROPPED.values()))
+    return " (MP_SFT_DROPPED=keep uses such rows as they are)" if lost else ""

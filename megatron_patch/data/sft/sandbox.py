@@ -55,20 +55,23 @@ class _Work:
     def made(self, value: Any) -> Any:
         """Charge a value that has just been made by its size, all that hangs on it counted as often as it would be
         written."""
-        if isinstance(value, (str, bytes)):
+        kind = type(value)
+        if kind is str:
+            self.left -= 1 + len(value) // SHARE
+            if self.left < 0:
+                self.spend(0)
+        elif kind in (dict, list, tuple):
+            self.spend(1 + len(value))
+            for item in value.values() if kind is dict else value:
+                self.made(item)
+        elif isinstance(value, (str, bytes)):
             self.spend(1 + len(value) // SHARE)
         elif isinstance(value, int):
             self.spend(1 + value.bit_length() // 64)
-        elif isinstance(value, dict):
-            self.spend(1 + len(value))
-            for item in value.values():
-                self.made(item)
-        elif isinstance(value, (list, tuple)):
-            self.spend(1 + len(value))
-            for item in value:
-                self.made(item)
         elif isinstance(value, Namespace):
             self.made(object.__getattribute__(value, "_Namespace__attrs"))
+        elif isinstance(value, (dict, list, tuple)):
+            self.made(dict(value) if isinstance(value, dict) else list(value))
         return value
 
 
@@ -79,7 +82,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.work = _Work()
         self._tracked: tuple[list[str], list[Span]] | None = None
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=self._written
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=self.work.made
         )
         self.filters = {name: self._counted_filter(name, each) for name, each in self.filters.items()}
         self.filters |= {"tojson": self._counted_filter("tojson", _tojson)}
@@ -110,7 +113,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(__obj, "__self__", None)
-        if isinstance(owner, (str, bytes, int)):
+        if owner is not None and isinstance(owner, (str, bytes, int)):
             __self._check_method(owner, getattr(__obj, "__name__", ""), [*args, *kwargs.values()])
         return __self.work.made(super().call(__context, __obj, *args, **kwargs))
 
@@ -177,13 +180,11 @@ class _Environment(ImmutableSandboxedEnvironment):
             yield item
 
     def _join(self, _: Context, items: list[Any]) -> str:
-        self.work.made(items)
-        return "".join(map(str, items))
+        text = "".join([item if type(item) is str else str(self.work.made(item)) for item in items])
+        self.work.made(text)
+        return text
 
     def _made(self, _: Context, value: Any) -> Any:
-        return self.work.made(value)
-
-    def _written(self, value: Any) -> Any:
         return self.work.made(value)
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ PROMPT, EARLIER_TURN, LAST_TURN = 0, 1, 2
 
 Tokens = npt.NDArray[np.int32]
 Turns = npt.NDArray[np.uint8]
+REMEMBERED = 1000
+"""Lists of tools of which it is known whether the template writes them."""
 OTHER_WORDS = "\ue0f0\ue0f1"
 """Of Unicode's private use: no text begins or ends with them."""
 
@@ -181,6 +184,8 @@ class _Template:
     text: str
     name: str
     owner: ChatTemplate
+    _absent_tools: dict[str, list[str]] = field(default_factory=dict)
+    """Names that are not written, by the roles of a conversation and its tools."""
 
     @property
     def marked(self) -> bool:
@@ -324,7 +329,7 @@ class _Template:
         reasoning = [item for item in found if item.what == REASONING]
         if reasoning:
             found = [dataclasses.replace(item, by_design=self._by_design(conversation, item)) for item in found]
-        return found + self._dropped_tools(conversation, text, turns)
+        return found + self._dropped_tools(conversation, turns)
 
     def _by_design(self, conversation: Conversation, item: Dropped) -> bool:
         """Whether reasoning would be there if its turn were the last."""
@@ -334,16 +339,20 @@ class _Template:
         alone = self._write(conversation.messages[: item.message], conversation.tools)
         return not any(other.what == REASONING for other in missing(message, item.message, alone))
 
-    def _dropped_tools(self, conversation: Conversation, text: str, turns: list[tuple[int, Span]]) -> list[Dropped]:
+    def _dropped_tools(self, conversation: Conversation, turns: list[tuple[int, Span]]) -> list[Dropped]:
         if not conversation.tools or len(turns) == len(conversation.context):
             return []
-        tools, marks = renamed_tools(conversation.tools)
-        try:
-            other = self._write(conversation.messages, tools)
-        except MalformedRow:
-            other = ""
-        lost = [name for name, mark in marks if mark not in other]
-        return [Dropped(what=TOOL, message=None, shown=repr(name)) for name in lost]
+        key = json.dumps([[message["role"] for message in conversation.messages], conversation.tools])
+        if key not in self._absent_tools:
+            if len(self._absent_tools) >= REMEMBERED:
+                self._absent_tools.clear()
+            tools, marks = renamed_tools(conversation.tools)
+            try:
+                other = self._write(conversation.messages, tools)
+            except MalformedRow:
+                other = ""
+            self._absent_tools[key] = [name for name, mark in marks if mark not in other]
+        return [Dropped(what=TOOL, message=None, shown=repr(name)) for name in self._absent_tools[key]]
 
 
 def _by_message(conversation: Conversation, spans: list[Span]) -> list[tuple[int, Span]]:
