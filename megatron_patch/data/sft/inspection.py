@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -16,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.sft import side_by_side
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.layout import Layout, lay_out
 from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import OVERLONG, Mask, Samples
-from megatron_patch.data.sft.template import LOSSES, TemplateError, Tokens
+from megatron_patch.data.sft.template import LOSSES, ChatTemplate, TemplateError, Tokens
+from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.tokenizer import TokenizerError
 
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
@@ -114,6 +117,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help="as MP_SFT_OVERLONG (%(default)s)")
     parser.add_argument("--sample", type=int, nargs="+", metavar="N", help="samples to show (the first two)")
     parser.add_argument("--row", type=int, nargs="+", metavar="N", help="rows to show, as laid out before shuffling")
+    parser.add_argument(
+        "--line", type=int, nargs="+", metavar="N", help="lines of one file: what the row says beside what is trained"
+    )
+    parser.add_argument("--dropped", default="lose", choices=LEAVING_OUT, help="as MP_SFT_DROPPED (%(default)s)")
+    parser.add_argument("--turns", default="together", choices=TURNS, help="as MP_SFT_TURNS (%(default)s)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a histogram of the lengths")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write what is not used, and why")
     parser.add_argument("--cache", type=Path, help="folder that keeps the tokens for another run")
@@ -129,6 +137,9 @@ def show(args: argparse.Namespace, cache: Path) -> None:
         DataError, TokenizerError, TemplateError, TooMuchLost: see `prepare.open_components`.
     """
     tokenizer = load_chat_tokenizer(args.tokenizer)
+    if args.line:
+        print(*lines_of(args, tokenizer), sep="\n\n")
+        return
     data = SFTData(
         tokenizer=args.tokenizer,
         seq_length=args.seq_length,
@@ -136,6 +147,8 @@ def show(args: argparse.Namespace, cache: Path) -> None:
         cache=cache,
         loss=args.loss,
         overlong=args.overlong,
+        dropped=args.dropped,
+        turns=args.turns,
         max_lost=1.0,  # to look at what is lost is what this is for
         workers=args.workers,
     )
@@ -158,6 +171,19 @@ def show(args: argparse.Namespace, cache: Path) -> None:
     if args.plot:
         draw(np.concatenate([component.samples.lengths for component in components]), args.seq_length, args.plot)
         print(f"histogram: {args.plot}")
+
+
+def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer) -> list[str]:
+    """What --line asks for.
+
+    Raises:
+        DataError: several files, or no such line.
+        TemplateError: a chat template that cannot be used.
+    """
+    if len(args.paths) != 1 or not Path(args.paths[0]).is_file() or args.kind != "raw":
+        raise DataError("--line takes one file of conversations")
+    template, width = ChatTemplate.of(tokenizer), shutil.get_terminal_size((120, 40)).columns
+    return [side_by_side.compare(Path(args.paths[0]), line, template, width) for line in args.line]
 
 
 def main(argv: list[str]) -> int:

@@ -134,6 +134,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _check_growth(self, name: str, first: Any, others: list[Any]) -> None:
         """Before a method or filter makes something large: at worst each piece becomes its largest argument."""
+        if not others:
+            self.work.made(first)
+            return
         integers = [abs(value) for value in others if isinstance(value, int)]
         most = 64 if name == "tojson" else MOST_INTEGER
         if max(integers, default=0) > most:

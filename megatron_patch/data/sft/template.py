@@ -149,7 +149,7 @@ class ChatTemplate:
 
     def spells_special_tokens(self, conversation: Conversation) -> bool:
         """Whether a text, tool or call of it holds what the tokenizer takes for a special token."""
-        return any(self._special.search(text) for text in conversation.texts())
+        return self._special.search("\0".join(conversation.texts())) is not None
 
     def render(self, conversation: Conversation) -> Rendered:
         """The text, where the trained turns are, and what the text lacks.
@@ -243,8 +243,8 @@ class _Template:
             onwards = self._write(messages, None) if asked == prompted else answered
         except MalformedRow:
             return Frame()
-        tail = answered[answered.rfind("zqassistantqz") + len("zqassistantqz") :]
-        end = self.owner._special.search(tail)
+        _, found, tail = answered.rpartition("zqassistantqz")
+        end = self.owner._special.search(tail) if found else None
         appended = tail[end.end() :] if end and not onwards.startswith(answered) else ""
         appended = appended if asked.endswith(appended) else ""
         header = prompted[len(asked) :] if prompted.startswith(asked) else ""
