@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import command, environment, read_metrics
+from .harness import command, complete_iterations, environment, read_metrics
 
 OURS = re.compile(r"(model|device|layout|data|start) +\S|first step after|iteration +\d+ \| validation|\d+/6 |$")
 """How a line on the screen begins."""
@@ -70,3 +70,35 @@ def test_the_screen_is_the_persons_and_the_log_has_the_rest(tmp_path: Path, data
     assert len(re.findall(r"iteration +\d+/ +6 ", log)) == 6, "Megatron's own lines"
     assert "saving checkpoint" in log
     assert "0.19.2" in log, "the patches"
+
+
+def test_ctrl_c(tmp_path: Path, data: Path) -> None:
+    """It reaches every process of the run, the ranks and their data loaders too; the step is saved all the same."""
+    ours, theirs = pty.openpty()
+    output = tmp_path / "out"
+    flags = f"--train-iters 100000 --num-workers 1 --save {output}/checkpoints --save-interval 100000"
+    job = subprocess.Popen(
+        command(output, data, flags, processes=2),
+        env=environment() | {"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    try:
+        pressed = False
+        while True:
+            try:
+                written += os.read(ours, 65536)
+            except OSError:
+                break
+            if not pressed and len(read_metrics(output)) >= 3:
+                pressed = os.write(ours, b"\x03") == 1
+        assert job.wait(300) == 130, written.decode()
+    finally:
+        job.kill()
+        os.close(ours)
+    lines = drawn_lines(written.decode())
+    (saved,) = complete_iterations(output / "checkpoints")
+    assert any("SIGINT: the ranks finish their step, save and end, within 600 s" in line for line in lines)
+    assert f"stopped by SIGINT after iteration {saved}; the same command goes on from there" in lines
+    assert [line for line in lines if "Traceback" in line or "Error" in line] == []

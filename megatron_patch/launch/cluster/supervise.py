@@ -101,7 +101,8 @@ class Supervisor:
 
     def _after(self, child: subprocess.Popen[bytes]) -> int:
         """torchrun has ended by itself."""
-        if child.returncode:
+        asked = self._asked is not None and child.returncode == 128 + self._asked  # torchrun heard it too, and saved
+        if child.returncode and not asked:
             reason = self._explanation()
             self._say(reason or f"{self._me}: its ranks ended with status {child.returncode}, see above")
             return self._end(child.returncode, reason)
