@@ -60,7 +60,6 @@ class Occupied(Exception):
     def __init__(self, folder: Path, holder: Holder | None, *, ending: bool) -> None:
         self.holder, self.ending = holder, ending
         who = f": {holder}" if holder is not None else ""
-        self.what = f"another run is {'still ending' if ending else 'writing'} there{who}"
         super().__init__(
             f"another run is writing into {folder}{who}{', which is still ending' if ending else ''}: "
             "wait until it has ended, or stop it"
