@@ -212,6 +212,8 @@ def in_todays_names(file: Any) -> dict[str, Any]:
     if isinstance(values, dict) and "MP_VP" in values:
         chunks = values.pop("MP_VP")
         values["MP_VP_CHUNKS"] = None if chunks == 1 else chunks
+        if values.get("MP_EVAL_ITERS") == 10:  # the default, then
+            values["MP_EVAL_ITERS"] = None
     if "shape" in content:
         content["model"] = content.pop("shape")
     return content

@@ -106,17 +106,36 @@ def _schedule(config: RunConfig, variables: Variables, facts: Mapping[str, Any])
     train, train_words = count_iterations(config.train_tokens_or_iters, *batch)
     warmup, warmup_words = count_iterations(config.warmup_tokens_or_iters, *batch)
     validates = facts["valid_data"] is not None or variables.split is not None
+    interval, evaluations = validation(train, variables.eval_interval, variables.eval_iters)
     return Schedule(
         train_iters=train,
         warmup_iters=warmup,
         decay_iters=variables.lr_decay_iters or train,
         tokens_per_iteration=config.global_batch_size * config.seq_len,
         micro_batches=facts["micro_batches"],
-        eval_interval=variables.eval_interval or min(1000, -(-train // 10)),
-        eval_iters=variables.eval_iters if validates else 0,
+        eval_interval=interval,
+        eval_iters=evaluations if validates else 0,
         save_interval=config.save_interval,
         arithmetic=(train_words, warmup_words),
     )
+
+
+def validation(train: int, interval: int | None, iterations: int | None) -> tuple[int, int]:
+    """Iterations between two validations, and of one; what was not asked for so that they take a tenth of the time.
+
+    A validation iteration computes forward only: a third of a training iteration.
+
+    Args:
+        train: iterations of the run.
+        interval: MP_EVAL_INTERVAL.
+        iterations: MP_EVAL_ITERS.
+    """
+    if interval is None:
+        wanted = 4 if iterations is None else -(-10 * iterations // 3)
+        interval = max(min(1000, -(-train // 10)), wanted)
+    if iterations is None:
+        iterations = max(1, min(10, 3 * interval // 10))
+    return interval, iterations
 
 
 def overlap_of(

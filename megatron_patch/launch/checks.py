@@ -24,6 +24,7 @@ from megatron_patch.launch.layout import (
     valid_pipeline_parallel,
     valid_tensor_parallel,
 )
+from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.plan import count_iterations
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import STEPS, Step, finds, found_by, in_order
@@ -378,6 +379,39 @@ def _documents(shares: list[float], documents: int) -> list[int]:
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
+INDEX_BYTES = 20
+"""Of RAM while Megatron makes its index of a data set, for each document in each epoch, and for each sample."""
+
+
+def check_index_memory(
+    *,
+    train_tokens_or_iters: int,
+    sft: bool,
+    seq_len: int,
+    mp_split: str | None,
+    train_data: tuple[Corpus, ...],
+    environment: Environment,
+) -> Step:
+    """A small corpus that is read very often: the order of all its epochs is kept in RAM.
+
+    Source: `_build_document_index`, gpt_dataset.py of megatron-core 0.19.2: `numpy.mgrid` of epochs x documents.
+    """
+    if sft or environment.elsewhere:
+        return
+    total = sum(corpus.weight or corpus.tokens or 0 for corpus in train_data)
+    for corpus in train_data:
+        if not corpus.tokens or not corpus.documents or not total:
+            continue
+        wanted = train_tokens_or_iters * (corpus.weight or corpus.tokens) / total
+        epochs = wanted / corpus.tokens
+        needed = INDEX_BYTES * (epochs * corpus.documents + wanted / seq_len)
+        if needed > environment.memory_total_bytes:
+            most = train_tokens_or_iters * environment.memory_total_bytes / needed
+            figures = {"needed": gigabytes(round(needed)), "ram": gigabytes(environment.memory_total_bytes)}
+            told = {"path": corpus.path, "epochs": f"{epochs:.3g}", "most": f"{most:.2g}", **figures}
+            yield Problem("index-memory", "TRAIN_TOKENS_OR_ITERS", "DATASET_PATH", **told)
+
+
 CHECKS = in_order(
     check_tensor_parallel,
     check_pipeline_parallel,
@@ -403,6 +437,7 @@ CHECKS = in_order(
     check_pretraining_idxmap,
     check_sft_split,
     check_split,
+    check_index_memory,
     check_cluster,
     check_wandb,
     check_megatron_args,

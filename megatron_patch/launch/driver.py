@@ -181,12 +181,16 @@ def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     """Write plan.json and command.txt, and become torchrun; in a cluster, stay beside it instead.
 
     Returns:
-        2 where another run was faster; in a cluster 0, or 1 after a failure here or on another machine.
+        2 where another run was faster, or the folder cannot be written; in a cluster 0, or 1 after a failure here or
+        on another machine.
     """
     try:
         return _start(plan, command, environ)
     except run_status.Occupied as occupied:
         print(occupied, file=sys.stderr)
+        return USAGE_ERROR
+    except OSError as error:
+        print(f"nothing was started: {plan.output} cannot be written: {error.strerror or error}", file=sys.stderr)
         return USAGE_ERROR
 
 

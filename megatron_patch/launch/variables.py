@@ -121,14 +121,14 @@ class Variables:
     eval_interval: int | None = _row(
         None,
         whole(1),
-        "iterations between two validations; else a tenth of the run, 1000 at most",
-        "两次验证之间的迭代数；默认为全程的十分之一，最多 1000",
+        "iterations between two validations; else a tenth of the run, 4 to 1000",
+        "两次验证之间的迭代数；默认为全程的十分之一，4 到 1000",
     )
-    eval_iters: int = _row(
-        10,
+    eval_iters: int | None = _row(
+        None,
         whole(0),
-        "iterations of one validation; 0 = no validation",
-        "一次验证的迭代数；0 = 不验证",
+        "iterations of one validation, 0 = no validation; else 10, or fewer that take a tenth of the time",
+        "一次验证的迭代数，0 = 不验证；默认 10，或更少，使验证只占十分之一的时间",
     )
     export_hf: bool = _row(
         False,

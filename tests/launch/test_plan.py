@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import PLAN, write_plan
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.build_plan import validation
 from megatron_patch.launch.command import build_command
 from megatron_patch.launch.plan import Plan, content_of, count_iterations
 from megatron_patch.launch.problems import driver_wording
@@ -81,9 +83,9 @@ def test_checkpoints_that_the_disk_does_not_hold(plan_of: Callable[..., Plan], m
 
 
 def test_validation(plan_of: Callable[..., Plan]) -> None:
-    assert plan_of().schedule.eval_iters == 10
+    assert (plan_of().schedule.eval_interval, plan_of().schedule.eval_iters) == (4, 1)
     assert plan_of(VALID_DATASET_PATH="none").schedule.eval_iters == 0
-    assert plan_of(VALID_DATASET_PATH="none", MP_SPLIT="9,1").schedule.eval_iters == 10
+    assert plan_of(VALID_DATASET_PATH="none", MP_SPLIT="9,1").schedule.eval_iters == 1
     assert plan_of(MP_EVAL_ITERS="3", MP_EVAL_INTERVAL="7").schedule.eval_interval == 7
 
 
@@ -237,3 +239,30 @@ def test_a_blend_without_weights_is_weighted_by_its_tokens(plan_of: Callable[...
     at = argv.index("--train-data-path")
     assert argv[at + 1 : at + 5] == ["2000.0", str(world / "text"), "2000.0", str(world / "more")]
     assert argv[argv.index("--valid-data-path") + 1] == str(world / "valid")
+
+
+@pytest.mark.parametrize("train", [4, 9, 10, 33, 100, 1000, 20_000])
+@pytest.mark.parametrize(("interval", "iterations"), [(None, None), (None, 10), (None, 3), (50, None), (4, None)])
+def test_validation_takes_a_tenth_of_the_time(train: int, interval: int | None, iterations: int | None) -> None:
+    """A validation iteration takes a third of a training iteration; the one after the last is not counted."""
+    every, each = validation(train, interval, iterations)
+    assert (interval or every, iterations or each) == (every, each) and each >= 1
+    assert train // every * each / 3 <= 0.1 * train
+
+
+def test_both_asked_for_are_taken() -> None:
+    assert validation(9, 1, 10) == (1, 10)
+    assert validation(10_000, None, None) == (1000, 10)
+
+
+def test_a_corpus_that_is_read_very_often(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
+    """1e12 tokens of 2,000: their order alone takes more RAM than there is."""
+    plan, _, problems = driver.make_plan(values(TRAIN_TOKENS_OR_ITERS=f"{10**15}"), surroundings(), dry_run=True)
+    assert plan is None
+    (problem,) = problems
+    assert problem.names == ("TRAIN_TOKENS_OR_ITERS", "DATASET_PATH") and "of RAM; there are" in problem.what
+    most = int(float(re.search(r"up to ([0-9.e+]+) tokens", problem.valid).group(1)) * 0.9)  # type: ignore[union-attr]
+    plan, _, problems = driver.make_plan(values(TRAIN_TOKENS_OR_ITERS=f"{most}"), surroundings(), dry_run=True)
+    assert plan is not None, problems

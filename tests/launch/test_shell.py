@@ -238,3 +238,33 @@ def test_an_empty_output_folder_name_with_a_dash(
     result = run("sh", values(OUTPUT_BASEPATH="--output"), DRY_RUN="1")
     assert result.returncode == 0, result.stderr
     assert "/--output/checkpoints" in result.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(
+    values: Callable[..., list[str]], tmp_path: Path, world: Path
+) -> None:
+    """No file may grow, as on a full disk: said in a line, and nothing is left half-written."""
+    code = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "
+        "from megatron_patch.launch.driver import main; sys.exit(main(sys.argv[1:], os.environ))"
+    )
+    output = tmp_path / "out"
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(REPOSITORY),
+        "MP_DEVICE": "cpu",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, *values(OUTPUT_BASEPATH=str(output))],
+        cwd=world,
+        env=environ | {"MP_TOKENIZER_PATH": "tokenizer"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"nothing was started: {output} cannot be written: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(output.glob("*.json")) and not list(output.glob("*.partial"))

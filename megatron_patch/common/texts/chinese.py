@@ -221,6 +221,10 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
     ),
     "idxmap-damaged": ("{found}", "完整的数据：toolkits/sft_data_preprocessing/verify.py 说明更多；请重新生成"),
     "split-under-sft": ("SFT 下不能划分", "不设置，并使用 {VALID_DATASET_PATH}"),
+    "index-memory": (
+        "{path} 将被读取 {epochs} 遍，其索引需要 {needed} 内存；现有 {ram}",
+        "最多 {most} 个词元",
+    ),
     "split-and-data": ("两者都说明验证数据的来源", "只用其中一个；{VALID_DATASET_PATH:=none}"),
     "split-form": ("不是训练和验证的比例", "例如 99,1"),
     "split-empty-share": (

@@ -266,6 +266,10 @@ PROBLEMS: dict[str, str | tuple[str, str]] = {
         "whole data: toolkits/sft_data_preprocessing/verify.py says more; make them again",
     ),
     "split-under-sft": ("no splitting under SFT", "unset, and {VALID_DATASET_PATH}"),
+    "index-memory": (
+        "{path} would be read {epochs} times, and the index of that takes {needed} of RAM; there are {ram}",
+        "up to {most} tokens",
+    ),
     "split-and-data": (
         "both say where the validation data comes from",
         "one of them; {VALID_DATASET_PATH:=none}",
