@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,7 +261,7 @@ def test_a_corpus_that_is_read_very_often(
     plan, _, problems = driver.make_plan(values(TRAIN_TOKENS_OR_ITERS=f"{10**15}"), surroundings(), dry_run=True)
     assert plan is None
     (problem,) = problems
-    assert problem.names == ("TRAIN_TOKENS_OR_ITERS", "DATASET_PATH") and "of RAM; there are" in problem.what
-    most = int(float(re.search(r"up to ([0-9.e+]+) tokens", problem.valid).group(1)) * 0.9)  # type: ignore[union-attr]
+    assert (problem.code, problem.names) == ("index-memory", ("TRAIN_TOKENS_OR_ITERS", "DATASET_PATH"))
+    most = int(float(str(problem.message.values["most"])) * 0.9)
     plan, _, problems = driver.make_plan(values(TRAIN_TOKENS_OR_ITERS=f"{most}"), surroundings(), dry_run=True)
     assert plan is not None, problems
