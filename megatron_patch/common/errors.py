@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.texts import english
 
 
 class UserError(Exception):
@@ -38,8 +40,38 @@ class UserError(Exception):
 
 
 def _message(code: str, values: dict[str, object]) -> Message:
-    """Codes have no spaces, sentences do."""
-    return Message(code, **values) if values or " " not in code.strip() else Message("uncoded", text=code)
+    """A code of the catalogue, or a sentence that is not in it."""
+    return Message(code, **values) if values or code in english.TEXTS else Message("uncoded", text=code)
+
+
+class Refusal(UserError, ValueError):
+    """Input that cannot be used, with one message for each reason, all found in one go."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        """
+        Args:
+            problems: in words; `Refusal.at` takes a code.
+        """
+        lines = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("uncoded", text="\n".join(lines))
+        self.messages = tuple(Message("uncoded", text=line) for line in lines)
+        self.args = (lines,)
+
+    @classmethod
+    def at(cls, path: Path | str, code: str, **values: object) -> Self:
+        """A code of the catalogue, and the file or folder that it is about."""
+        message = Message("at", path=path, what=Message(code, **values))
+        error = cls(str(message))
+        error.messages = (message,)
+        return error
+
+    @property
+    def problems(self) -> list[str]:
+        """One line for each reason, in English."""
+        return [str(message) for message in self.messages]
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 def print_error(error: UserError, environ: Mapping[str, str]) -> None:

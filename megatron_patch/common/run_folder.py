@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
 
 PLAN = "plan.json"
@@ -44,7 +45,7 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (PLAN, METRICS))
 
 
-class PlanError(ValueError):
+class PlanError(UserError, ValueError):
     """A plan.json that cannot be read; the message names the file and what is wrong."""
 
 

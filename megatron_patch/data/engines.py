@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError
 
 Ids = npt.NDArray[np.uint32]
@@ -37,7 +38,7 @@ AWKWARD = (
 )  # fmt: skip
 
 
-class EngineError(ValueError):
+class EngineError(UserError, ValueError):
     """The fast engine cannot be used for this tokenizer, or has given other ids than Hugging Face; says which text."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron_patch.common.errors import UserError
 
-class PiecesError(ValueError):
+
+class PiecesError(UserError, ValueError):
     """No SentencePiece model, or more than one."""
 
 

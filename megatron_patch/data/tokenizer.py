@@ -13,10 +13,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.data.tokenizer_folder import FLAGS, FolderError, TokenizerFolder, WantedToken, read_folder
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError, ValueError):
     """A folder that holds no usable tokenizer."""
 
 

@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.errors import UserError
 from megatron_patch.evaluation.benchmarks import KNOWN_ARCHIVES
 
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
@@ -19,7 +20,7 @@ _LIMIT = 1 << 30
 """Bytes unpacked: the published archives hold a few MB."""
 
 
-class ArchiveError(ValueError):
+class ArchiveError(UserError, ValueError):
     """An archive that cannot be, or should not be, unpacked."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from megatron_patch.common.errors import Refusal
 from megatron_patch.evaluation.archives import ENDINGS, ArchiveError, unpack
 from megatron_patch.evaluation.benchmarks import Benchmark
 from megatron_patch.evaluation.synthetic import MARKER
@@ -28,12 +29,8 @@ INVENTED = "invented questions"
 Rows = list[dict[str, str]]
 
 
-class DataError(ValueError):
-    """Questions that cannot be used; `problems` has one line for each reason."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
+class DataError(Refusal):
+    """Questions that cannot be used."""
 
 
 @dataclass(kw_only=True)

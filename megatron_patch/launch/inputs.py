@@ -44,7 +44,7 @@ def read_tokenizer(place: str) -> Tokenizer:
     try:
         model = find_sentencepiece(path)
     except PiecesError as error:
-        raise TokenizerError("uncoded", text=str(error)) from error
+        raise TokenizerError.of(error.messages) from error
     file = model or path / "tokenizer.json"
     if not file.is_file():
         code = "tokenizer-absent" if path.is_dir() else "tokenizer-not-folder"

@@ -6,9 +6,11 @@ The launcher, the converter, the layer check, the ranks and the reports all desc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from megatron_patch.common.errors import Refusal
 
 VOCAB_ALIGNMENT = 128
 """Padded vocabulary sizes are multiples of this at every TP, so that a checkpoint fits every layout."""
@@ -16,12 +18,8 @@ LLAMA3, YARN = "llama3", "yarn"
 """Kinds of RoPE scaling, as `config.json` spells `rope_type`."""
 
 
-class ConfigError(ValueError):
-    """A model that this project does not train, or a `config.json` that describes none; one line a problem."""
-
-    def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+class ConfigError(Refusal):
+    """A model that this project does not train, or a `config.json` that describes none."""
 
 
 @dataclass(frozen=True, kw_only=True)

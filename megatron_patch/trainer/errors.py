@@ -1,7 +1,11 @@
-"""Errors that a user can mend: shown as one message, without a traceback."""
+"""Errors that a user can do something about: shown as one message, without a traceback."""
+
+from __future__ import annotations
+
+from megatron_patch.common.errors import UserError
 
 
-class TrainerError(Exception):
+class TrainerError(UserError):
     """Training cannot start or go on, and the message says what to change."""
 
 

@@ -25,6 +25,7 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.fidelity import (
     REASONING,
@@ -54,7 +55,7 @@ OTHER_WORDS = "\ue0f0\ue0f1"
 """Of Unicode's private use: no text begins or ends with them."""
 
 
-class TemplateError(ValueError):
+class TemplateError(UserError, ValueError):
     """A chat template that cannot be used; says what to do."""
 
 
