@@ -25,6 +25,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.store import HashingFile, Stage
 from megatron_patch.checkpoint.torch_record import find_numbers
+from megatron_patch.common.stored_chunks import ChunkError, check_chunk, read_checksums
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SAFETENSORS_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
@@ -74,6 +75,10 @@ class TorchDistReader:
         self._element_types: dict[str, str] = {}
         self.chunks: dict[str, list[Chunk]] = {}
         self._metadata = read_metadata(folder)
+        try:
+            self._checksums = read_checksums(folder)
+        except ChunkError as error:
+            raise CheckpointError(str(error)) from None
         self._payloads: dict[tuple[Path, int], int] = {}
         self.files, self._scratch = FileCache(), threading.local()
         problems: list[str] = []
@@ -178,6 +183,7 @@ class TorchDistReader:
         """
         key = (chunk.file, chunk.start)
         if key not in self._payloads:
+            self._verify(chunk)
             try:
                 self._payloads[key] = find_numbers(
                     chunk.file, chunk.start, chunk.length, chunk.sizes, TORCH_DTYPES[self._element_types[name]]
@@ -185,6 +191,14 @@ class TorchDistReader:
             except Exception as error:  # torch's reader raises half a dozen types, AttributeError among them
                 raise CheckpointError(f"{chunk.file}: {name} at byte {chunk.start} is damaged ({error})") from None
         return self._payloads[key]
+
+    def _verify(self, chunk: Chunk) -> None:
+        """Hold a chunk of a run's checkpoint against its SHA-256; a converted one has its manifest."""
+        if self._checksums is not None:
+            try:
+                check_chunk(self.folder, self._checksums, chunk.file.name, chunk.start, chunk.length)
+            except ChunkError as error:
+                raise CheckpointError(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)

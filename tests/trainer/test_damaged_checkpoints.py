@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed.checkpoint as dcp
 
+from megatron_patch.backend.saving.retention import _read_back
 from megatron_patch.checkpoint.cli import main as convert
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.torch_dist import TorchDistReader
 from megatron_patch.common.stored_chunks import find_damage, find_structural_damage, read_checksums
 
 from .harness import REPOSITORY, Run, environment, launch, read_checkpoint, train
@@ -202,6 +206,35 @@ def test_verify(run: Run, loaded: dict[str, tuple[Path, str]], capsys: pytest.Ca
     assert "3 checkpoints" in capsys.readouterr().out
     assert convert(["verify", str(loaded["flipped"][0])]) == 2
     assert OTHER in capsys.readouterr().err
+
+
+def test_the_converter_verifies(run: Run, tmp_path: Path) -> None:
+    """What it reads of a run."""
+    name = "decoder.layers.mlp.linear_fc2.weight"
+    folder = shutil.copytree(run.output / "checkpoints" / "iter_0000006", tmp_path / "iter_0000006")
+    rows = torch.empty(64, 128)
+    TorchDistReader(folder).read_rows(name, 0, 0, rows)
+    checksums = read_checksums(folder)
+    assert checksums
+    (chunk,) = [chunk for chunk in checksums.chunks.values() if chunk.item == name]
+    flip(folder / chunk.file, chunk.end - 900)
+    with pytest.raises(CheckpointError, match=OTHER):
+        TorchDistReader(folder).read_rows(name, 0, 0, rows)
+
+
+def test_reading_back(loaded: dict[str, tuple[Path, str]]) -> None:
+    """What a rank finds before older checkpoints go."""
+    assert _read_back(loaded["untouched"][0], 0) == []
+    assert OTHER in _read_back(loaded["flipped"][0], 0)[0]
+    assert _read_back(loaded["flipped"][0], 1) == []
+
+
+def test_fp16_is_saved_before_its_first_step(data: Path, tmp_path: Path) -> None:
+    """The loss scale begins too high: Adam has no state yet."""
+    flags = f"{saving(tmp_path / 'run', until=2)} --fp16"
+    train(tmp_path / "run", data, flags)
+    again = f"{saving(tmp_path / 'run', until=4)} --fp16 --load {tmp_path}/run/checkpoints --ckpt-step 2"
+    assert len(train(tmp_path / "run", data, again).metrics) == 4
 
 
 def test_falls_back(run: Run, data: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def fix_native_adam_resume() -> None:
     def sharded_state_dict(
         original: Callable[..., Any], self: Any, model_state: Any, is_loading: bool = False, *args: Any, **kwargs: Any
     ) -> Any:
-        if is_loading and not self.optimizer.state:
+        if not self.optimizer.state:  # before loading; and in fp16, until a first step does not overflow
             _allocate_state(self.optimizer)
         return original(self, model_state, is_loading, *args, **kwargs)
 
