@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.positions import (
     list_text,
 )
 from megatron_patch.common.values import whole
-from megatron_patch.models import AUTO, size_kind
+from megatron_patch.models import AUTO, qualify, size_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,12 @@ class Usage(Exception):
 def parse(argv: Sequence[str]) -> Options:
     """Read a command line of either form.
 
+    Args:
+        argv: a family's script puts `--family NAME` in front; its sizes need no name then.
     Raises:
         Usage: for `--help` and `list`, with status 0; for a bad command line, with status 2 and every problem.
     """
+    family, argv = (argv[1], argv[2:]) if list(argv[:1]) == ["--family"] and len(argv) > 1 else (None, argv)
     first = _first_flag(argv)
     values, flags = list(argv[:first]), list(argv[first:])
     if "-h" in flags or "--help" in flags:
@@ -75,6 +78,8 @@ def parse(argv: Sequence[str]) -> Options:
         raise Usage(list_text(), 0)
     problems: list[str] = []
     named = _parse_flags(flags, problems)
+    values[:1] = [qualify(size, family) for size in values[:1]]
+    named["size"] = named["size"] and qualify(named["size"], family)
     facts = _from_positions(values, problems) if values else _from_flags(named, problems)
     given = {
         key: value for key, value in named.items() if value not in (None, False) and key in Options.__annotations__

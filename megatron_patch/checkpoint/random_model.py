@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.launch.inputs import count_ids_of
-from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, size_names
+from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, resolve_size, sizes
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
 
 PERIOD = 1_000_003
@@ -91,10 +91,17 @@ def tokenizer_vocab_size(folder: Path) -> int:
     return count_ids_of(folder)
 
 
+def _size(typed: str) -> str:
+    name = resolve_size(typed)
+    if name is None or name == AUTO:
+        raise argparse.ArgumentTypeError(f"{typed!r} is not a size; valid: {', '.join(sizes())}")
+    return name
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
-    parser.add_argument("size", choices=[name for name in size_names() if name != AUTO])
+    parser.add_argument("size", type=_size, help=", ".join(sizes()))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, copied along")
     parser.add_argument("--vocab-size", type=int, help="default: the size's own, else the tokenizer's")

@@ -27,7 +27,7 @@ from megatron_patch.launch.problems import Problem, driver_wording, quoted, rend
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier
-from megatron_patch.models import resolve_size
+from megatron_patch.models import qualify
 
 USAGE_ERROR = 2
 MODEL_SIZE = next(position.number - 1 for position in POSITIONS if position.name == "MODEL_SIZE")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     if len(values) != len(POSITIONS):
         return _wrong_number(values, driver_wording(language_of(environ)))
     if family is not None:
-        values[MODEL_SIZE] = resolve_size(values[MODEL_SIZE], family) or f"{family}-{values[MODEL_SIZE]}"
+        values[MODEL_SIZE] = qualify(values[MODEL_SIZE], family)
     return run(values, environ, dry_run=dry_run, emit=emit)
 
 

@@ -23,7 +23,7 @@ from megatron_patch.models.hf_config import (
     model_to_hf_config,
     read_json_config,
 )
-from megatron_patch.models.names import AUTO, model_of_size, resolve_size, size_kind, size_names, sizes
+from megatron_patch.models.names import AUTO, model_of_size, qualify, resolve_size, size_kind, size_names, sizes
 
 __all__ = [
     "AUTO",
@@ -42,6 +42,7 @@ __all__ = [
     "model_of_size",
     "model_to_hf_config",
     "padded_vocab_size",
+    "qualify",
     "read_json_config",
     "resolve_size",
     "size_kind",

@@ -52,6 +52,18 @@ def resolve_size(typed: str, family: str | None = None) -> str | None:
     return None if found is None else found.name
 
 
+def qualify(typed: str, family: str | None) -> str:
+    """A size as it is known everywhere, from what was typed in a family's script; what is not a size stays one of
+    that family's, so that `8B` typed there is never another family's.
+
+    Args:
+        family: whose script is running; None: nobody's.
+    """
+    if family is None:
+        return typed
+    return resolve_size(typed, family) or f"{family}-{typed}"
+
+
 def size_kind(family: str | None = None) -> Kind:
     """How MODEL_SIZE is read; the value is the name that is used everywhere.
 

@@ -28,6 +28,8 @@ LAYOUTS = {
     "pp2, 3 and 1 layers": {"tp": 1, "pp": 2, "last": 1},
     "cp2-tp2": {"tp": 2, "pp": 1, "cp": 2},
 }
+PRODUCT = ("tp2-pp2", "tp4, more than KV heads")
+"""Of the families that do not see all of them."""
 
 
 def build(shape, tp: int, pp: int, vpp: int | None = None, last: int | None = None, cp: int = 1) -> list:
@@ -140,7 +142,8 @@ def main() -> None:
     torch.distributed.init_process_group("gloo")
     for name, layout in LAYOUTS.items():
         for folder in map(Path, sys.argv[1:]):
-            exercise(folder, name, layout)
+            if name in PRODUCT or not (folder / "product layouts only").exists():
+                exercise(folder, name, layout)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 

@@ -14,24 +14,39 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.models import ModelConfig, model_of_size
+from megatron_patch.models import ModelConfig, families, model_of_size
 
-SMALL = replace(
-    model_of_size("tiny"),
-    hidden_size=64,
-    ffn_hidden_size=96,
-    num_attention_heads=8,
-    num_query_groups=2,
-    head_dim=16,  # not hidden size / heads
-    vocab_size=500,  # not a multiple of 128
-)
-"""4 layers, grouped-query attention, Llama 3.1's RoPE scaling, untied."""
+
+def small(model: ModelConfig) -> ModelConfig:
+    """The same architecture in 4 layers of almost nothing, with grouped-query attention."""
+    return replace(
+        model,
+        hidden_size=64,
+        ffn_hidden_size=96,
+        num_attention_heads=8,
+        num_query_groups=2,
+        head_dim=16,  # not hidden size / heads
+        vocab_size=500,  # not a multiple of 128
+    )
+
+
+SMALL = small(model_of_size("tiny"))
+"""Llama 3.1's RoPE scaling, untied."""
+FAMILIES = {
+    name: small(one.sizes["tiny"]) for name, one in families().items() if not one.bare_names and "tiny" in one.sizes
+}
+"""Every other family that has a debug size: a new file in models/ is one more parameter of the tests that read this."""
 
 MODELS = {
     "untied": SMALL,
     "tied": replace(SMALL, tie_embeddings=True, rope_scaling=model_of_size("1B").rope_scaling),
     "multi head": replace(SMALL, num_query_groups=8),
     "multi query": replace(SMALL, num_query_groups=1, num_layers=3),
+    "Llama 2": replace(SMALL, num_query_groups=8, head_dim=8, rope_scaling=None, rope_theta=10000.0),
+    "SmolLM2": replace(
+        SMALL, tie_embeddings=True, rope_scaling=None, hidden_size=96, num_attention_heads=6, num_query_groups=3
+    ),
+    **FAMILIES,
 }
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -69,12 +84,20 @@ def megatron_layer(hf: dict[str, torch.Tensor], shape: ModelConfig, layer: int) 
     """One layer as Megatron holds it at TP 1, under the names of its checkpoint."""
     at = {name.removeprefix(f"model.layers.{layer}."): tensor for name, tensor in hf.items() if f".{layer}." in name}
     d, groups = shape.head_dim, shape.num_query_groups
-    q = at["self_attn.q_proj.weight"].view(groups, -1, d, shape.hidden_size)
-    k = at["self_attn.k_proj.weight"].view(groups, 1, d, shape.hidden_size)
-    v = at["self_attn.v_proj.weight"].view(groups, 1, d, shape.hidden_size)
-    return {
+
+    def fused(part: str, *columns: int) -> torch.Tensor:
+        q, k, v = (at[f"self_attn.{one}_proj.{part}"].view(groups, -1, d, *columns) for one in "qkv")
+        return torch.cat([q, k, v], dim=1).reshape(-1, *columns)
+
+    more = {}
+    if shape.qkv_bias:
+        more["self_attention.linear_qkv.bias"] = fused("bias")
+    if shape.qk_norm:
+        more["self_attention.q_layernorm.weight"] = at["self_attn.q_norm.weight"]
+        more["self_attention.k_layernorm.weight"] = at["self_attn.k_norm.weight"]
+    return more | {
         "self_attention.linear_qkv.layer_norm_weight": at["input_layernorm.weight"],
-        "self_attention.linear_qkv.weight": torch.cat([q, k, v], dim=1).reshape(-1, shape.hidden_size),
+        "self_attention.linear_qkv.weight": fused("weight", shape.hidden_size),
         "self_attention.linear_proj.weight": at["self_attn.o_proj.weight"],
         "mlp.linear_fc1.layer_norm_weight": at["post_attention_layernorm.weight"],
         "mlp.linear_fc1.weight": torch.cat([at["mlp.gate_proj.weight"], at["mlp.up_proj.weight"]]),
@@ -85,7 +108,7 @@ def megatron_layer(hf: dict[str, torch.Tensor], shape: ModelConfig, layer: int) 
 def rank_slice(name: str, whole: torch.Tensor, tp: int, rank: int) -> torch.Tensor:
     """What a tensor-parallel rank holds of a tensor."""
     if whole.dim() == 1:
-        return whole
+        return whole.chunk(tp)[rank] if name.endswith(".bias") else whole
     if name.endswith(("linear_proj.weight", "linear_fc2.weight")):
         return whole.chunk(tp, dim=1)[rank]
     if name.endswith("linear_fc1.weight"):

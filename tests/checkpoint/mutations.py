@@ -102,6 +102,30 @@ def swap_two_layers(w: Weights) -> tuple[int, str]:
     return 1, "input_norm"
 
 
+def norm_of_queries_off(w: Weights) -> tuple[int, str]:
+    w[name(2, "self_attn.q_norm")][3] *= 1.01
+    return 2, "query"
+
+
+def norm_of_keys_left_out(w: Weights) -> tuple[int, str]:
+    w[name(1, "self_attn.k_norm")].fill_(1.0)
+    return 1, "key"
+
+
+def bias_permuted(w: Weights) -> tuple[int, str]:
+    what = "model.layers.3.self_attn.q_proj.bias"
+    w[what] = w[what].roll(HEAD, 0)
+    return 3, "query"
+
+
+def bias_dropped(w: Weights) -> tuple[int, str]:
+    w["model.layers.0.self_attn.v_proj.bias"].zero_()
+    return 0, "value"
+
+
+BY_FEATURE = {"qk_norm": (norm_of_queries_off, norm_of_keys_left_out), "qkv_bias": (bias_permuted, bias_dropped)}
+"""Of the models that have such weights: by field of ModelConfig."""
+
 WEIGHTS: tuple[Callable[[Weights], tuple[int | None, str]], ...] = (
     swap_kv_heads,
     swap_values_only,

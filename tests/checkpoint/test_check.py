@@ -13,13 +13,22 @@ import pytest
 
 from megatron_patch.checkpoint.cli import main
 
-from .models import DTYPES, SMALL, make_model
-from .mutations import CONFIGURATIONS, WEIGHTS, change_config, mutated, one_tensor_by_one_percent
+from .models import DTYPES, FAMILIES, MODELS, SMALL, make_model
+from .mutations import BY_FEATURE, CONFIGURATIONS, WEIGHTS, change_config, mutated, one_tensor_by_one_percent
 
 WORKER = Path(__file__).with_name("check_worker.py")
 ROOT = Path(__file__).resolve().parents[2]
 DOOR = ROOT / "toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh"
 PARTS_OF_A_LAYER, ENDS, MODES = 8, 2, 2
+PLAIN = ("Llama 2", "SmolLM2", *FAMILIES)
+"""Other models whose right checkpoint passes."""
+OF_FAMILIES = [
+    (name, mutation)
+    for name, shape in FAMILIES.items()
+    for feature, mutations in BY_FEATURE.items()
+    for mutation in mutations
+    if getattr(shape, feature)
+]
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
 
 
@@ -54,6 +63,15 @@ def found(hf: Path, expected: dict, tmp_path_factory: pytest.TempPathFactory) ->
         expected[name] = tuple(where)
         jobs[name] = (folder / name, "bf16")
     asked = {n: {"hf": str(hf), "megatron": str(path), "precision": p} for n, (path, p) in jobs.items()}
+    for name in PLAIN:
+        other = make_model(folder / name / "hf", MODELS[name])
+        megatron = converted(other, folder / name / "megatron")
+        asked[f"good {name}"] = {"hf": str(other), "megatron": str(megatron), "precision": "bf16"}
+    for name, mutation in OF_FAMILIES:
+        wrong, right = folder / f"{name} {mutation.__name__}", folder / name / "hf"
+        expected[wrong.name] = mutated(right, wrong, mutation)
+        megatron = converted(wrong, wrong / "megatron")
+        asked[wrong.name] = {"hf": str(right), "megatron": str(megatron), "precision": "bf16"}
     (folder / "jobs.json").write_text(json.dumps(asked))
     command = [sys.executable, str(WORKER), str(folder / "jobs.json"), str(folder / "found.json")]
     done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=500, check=False)
@@ -71,7 +89,20 @@ def test_a_right_checkpoint_passes(found: dict[str, dict], precision: str) -> No
     assert good["rows"] == each * len(good["precisions"])
 
 
-@pytest.mark.parametrize("name", [*(mutation.__name__ for mutation in WEIGHTS), *CONFIGURATIONS])
+@pytest.mark.parametrize("name", PLAIN)
+def test_other_models_pass(found: dict[str, dict], name: str) -> None:
+    assert found[f"good {name}"]["passed"], found[f"good {name}"]["table"]
+    assert found[f"good {name}"]["worst_fp32"] <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(mutation.__name__ for mutation in WEIGHTS),
+        *CONFIGURATIONS,
+        *(f"{name} {mutation.__name__}" for name, mutation in OF_FAMILIES),
+    ],
+)
 def test_a_wrong_one_is_caught_at_its_layer_and_part(found: dict[str, dict], expected: dict, name: str) -> None:
     wrong, (layer, part) = found[name], expected[name]
     assert not wrong["passed"]

@@ -13,10 +13,10 @@ import torch
 from megatron_patch.checkpoint import sources
 from megatron_patch.checkpoint.cli import main
 
-from .models import MODELS, SMALL, make_model, megatron_layer, rank_slice, read_weights, same_bits
+from .models import FAMILIES, MODELS, SMALL, make_model, megatron_layer, rank_slice, read_weights, same_bits
 
 
-@pytest.fixture(scope="module", params=["untied", "tied", "multi query"])
+@pytest.fixture(scope="module", params=["untied", "tied", "multi query", *FAMILIES])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """`hf` and `megatron`."""
     folder = tmp_path_factory.mktemp(request.param.replace(" ", "-"))

@@ -13,7 +13,7 @@ from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.torch_dist import TorchDistReader
 
-from .models import DTYPES, MODELS, SMALL, make_model, megatron_layer, read_weights, same_bits
+from .models import DTYPES, FAMILIES, MODELS, SMALL, make_model, megatron_layer, read_weights, same_bits
 
 
 def there_and_back(folder: Path, hf: Path, *more: str) -> Path:
@@ -25,7 +25,7 @@ def there_and_back(folder: Path, hf: Path, *more: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "precision"),
     [("untied", "fp32"), ("untied", "fp16"), ("untied", "bf16"), ("tied", "bf16"), ("multi head", "bf16"),
-     ("multi query", "fp16")],
+     ("multi query", "fp16"), ("Llama 2", "bf16"), ("SmolLM2", "bf16"), *((name, "bf16") for name in FAMILIES)],
 )  # fmt: skip
 def test_every_tensor_comes_back_bit_for_bit(
     tmp_path: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
@@ -42,13 +42,15 @@ def test_every_tensor_comes_back_bit_for_bit(
     assert verify(tmp_path / "megatron") > 0
 
 
-def test_the_checkpoint_holds_what_megatron_expects(tmp_path: Path) -> None:
-    hf = make_model(tmp_path / "hf", SMALL)
+@pytest.mark.parametrize("name", ["untied", *FAMILIES])
+def test_the_checkpoint_holds_what_megatron_expects(tmp_path: Path, name: str) -> None:
+    shape = MODELS[name]
+    hf = make_model(tmp_path / "hf", shape)
     assert main(["--source", str(hf), "--output-path", str(tmp_path / "megatron")]) == 0
     reader = TorchDistReader(tmp_path / "megatron" / "release")
     weights = read_weights(hf)
-    for layer in range(SMALL.num_layers):
-        for name, wanted in megatron_layer(weights, SMALL, layer).items():
+    for layer in range(shape.num_layers):
+        for name, wanted in megatron_layer(weights, shape, layer).items():
             found = torch.empty_like(wanted)
             reader.read_rows(f"decoder.layers.{name}", layer, 0, found)
             assert same_bits(found, wanted), (layer, name)

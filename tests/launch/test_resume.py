@@ -130,6 +130,13 @@ def test_another_model_is_told_by_what_differs(again: Callable[..., tuple[Plan |
     assert Message("differs", field="num_layers", before=4, now=16) in problem.message.values["differences"]
 
 
+def test_tiny_and_auto_are_one_model(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:
+    """The one takes its vocabulary from the tokenizer, the other from config.json: the rows of the embedding tell."""
+    plan, problems = again(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH="hf-tiny")
+    assert plan is not None, problems
+    assert (plan.model.vocab_size, plan.resume_iteration) == (258, 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "before", "now", "remark"),
     [

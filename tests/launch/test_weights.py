@@ -12,6 +12,7 @@ import pytest
 from megatron_patch.checkpoint.contents import is_complete, iterations
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.run_folder import write_plan
+from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.weights import read_weights
 from megatron_patch.models import model_from_hf_config
@@ -175,3 +176,40 @@ def test_iterations_are_those_that_megatron_names(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     assert iterations(tmp_path) == [2, 10]
     assert iterations(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model_type": "phi3"}, {"model_type"}),
+        ({"model_type": "mixtral", "num_local_experts": 8}, {"model_type", "num_local_experts"}),
+        ({"model_type": "qwen3_moe", "num_experts": 128}, {"model_type", "num_experts"}),
+        ({"hidden_act": "gelu", "rope_theta": "x"}, {"hidden_act", "rope_theta"}),
+    ],
+)
+def test_auto_refuses_what_is_not_trained_here(
+    changes: dict[str, object],
+    named: set[str],
+    world: Path,
+    tmp_path: Path,
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+) -> None:
+    """In the plan, by the key of config.json; not on a rank, 14 s later."""
+    shutil.copytree(world / "hf-8B", tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | changes))
+    typed = values(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
+    plan, _, problems = make_plan(typed, surroundings(), dry_run=True)
+    assert plan is None
+    found = [problem.what for problem in problems if problem.names == ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")]
+    assert {line.removeprefix(f"{tmp_path}/hf/config.json: ").split()[0] for line in found} == named
+
+
+def test_added_tokens_are_more_vocabulary(world: Path, tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
+    """A named size starts from a checkpoint with more rows than it has, and trains all of them."""
+    shutil.copytree(world / "hf-8B", tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"vocab_size": 128300}))
+    plan = plan_of(MODEL_SIZE="8B", PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
+    assert (plan.model.name, plan.vocab_size, plan.vocab_rows) == ("8B", 128300, 128384)

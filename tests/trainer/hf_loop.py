@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 
 def samples(cache: Path, documents: list[list[int]], length: int, count: int) -> torch.Tensor:
@@ -34,10 +34,10 @@ def learning_rate(step: int, peak: float, low: float, warmup: int, steps: int) -
 
 
 def run(s: dict) -> list[dict]:
-    model = LlamaForCausalLM.from_pretrained(s["model"], dtype=torch.float32, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(s["model"], dtype=torch.float32, attn_implementation="sdpa")
     matrices = [p for p in model.parameters() if p.dim() == 2]
-    norms = [p for p in model.parameters() if p.dim() == 1]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
     text = samples(Path(s["cache"]), s["documents"], s["length"], s["steps"] * s["batch"])
     found = []
