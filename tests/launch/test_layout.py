@@ -17,6 +17,7 @@ from megatron_patch.launch.layout import (
     valid_tensor_parallel,
 )
 from megatron_patch.launch.memory import Adam, Load, Precision, estimate, in_flight, save_bytes, stage_parameters
+from megatron_patch.models import model_of_size, sizes
 from megatron_patch.models.megatron import tensor_parallel_problem
 from megatron_patch.models.names import default_family
 
@@ -97,15 +98,16 @@ def test_why_a_tensor_parallel_size_is_impossible() -> None:
     assert "FFN" in str(tensor_parallel_problem(replace(MODELS["8B"], ffn_hidden_size=14338), 4))
 
 
-@pytest.mark.parametrize("size", ["tiny", "1B", "8B", "405B"])
+@pytest.mark.parametrize("size", ["1B", "8B", "405B", *(name for name in sizes() if name.endswith("tiny"))])
 def test_parameters_add_up_over_ranks(size: str) -> None:
-    """Cut over TP and PP, every parameter is somewhere; norms are on every TP rank, tied tables on both ends."""
-    model, rows = MODELS[size], 128256
+    """Every parameter is somewhere: biases are sharded over TP, norms are on every rank, tied tables on both ends."""
+    model, rows = model_of_size(size), 128256
     whole = model.num_parameters(rows)
     for tp, pp in ((1, 1), (2, 1), (1, 2), (4, 2)):
         one = layout(tp=tp, pp=pp, layers=model.num_layers)
         total = sum(stage_parameters(model, rows, one, stage) for stage in range(pp)) * tp
-        norms = (tp - 1) * model.hidden_size * (2 * model.num_layers + 1)
+        of_a_layer = 2 * model.hidden_size + (2 * model.head_dim if model.qk_norm else 0)
+        norms = (tp - 1) * (model.num_layers * of_a_layer + model.hidden_size)
         tied = rows * model.hidden_size if model.tie_embeddings and pp > 1 else 0
         assert total == whole + norms + tied
 
