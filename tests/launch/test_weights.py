@@ -184,6 +184,10 @@ def test_iterations_are_those_that_megatron_names(tmp_path: Path) -> None:
         ({"model_type": "phi3"}, {"model_type"}),
         ({"model_type": "mixtral", "num_local_experts": 8}, {"model_type", "num_local_experts"}),
         ({"model_type": "qwen3_moe", "num_experts": 128}, {"model_type", "num_experts"}),
+        (
+            {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4096},
+            {"sliding_window"},
+        ),
         ({"hidden_act": "gelu", "rope_theta": "x"}, {"hidden_act", "rope_theta"}),
     ],
 )

@@ -38,6 +38,7 @@ PUBLISHED = {
     "8B": (32, 4096, 14336, 32, 8, 128, 128256, False, 5e5, 1e-5, 8_030_261_248),
     "70B": (80, 8192, 28672, 64, 8, 128, 128256, False, 5e5, 1e-5, 70_553_706_496),
     "405B": (126, 16384, 53248, 128, 8, 128, 128256, False, 5e5, 1e-5, 405_853_388_800),
+    "mistral-7B": (32, 4096, 14336, 32, 8, 128, 32768, False, 1e6, 1e-5, 7_248_023_552),
 }
 
 
@@ -162,6 +163,8 @@ def test_families_of_one_model_type_differ_in_their_sizes_only() -> None:
         ("8B", "tanuki", "tanuki-8B"),
         ("8B", "llama3_1", "8B"),
         ("llama3_1-70B", "tanuki", "70B"),
+        ("7B", "mistral", "mistral-7B"),
+        ("mistral-7B", None, "mistral-7B"),
         ("auto", "tanuki", "auto"),
         ("70B", "tanuki", None),
         ("7B", None, None),

@@ -11,33 +11,39 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.data.train_tokenizer import save, train
-from megatron_patch.models import model_of_size
+from megatron_patch.models import families
 
 from ..data.sft.conftest import MARKED, WORDS, conversation
+from .chat_templates import CHATS
 from .harness import REPOSITORY, environment, read_metrics
 
 DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+LLAMA = next(iter(families()))
 SAMPLES, SEQ = 16, 1024
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`hf`, a model with its tokenizer, and `train.jsonl`, conversations that all fit."""
-    folder = tmp_path_factory.mktemp("sft-parity")
+@pytest.fixture(scope="module", params=[LLAMA, *CHATS])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`hf`, a model of a family with tokenizer and chat template; `train.jsonl`, conversations that all fit."""
+    folder = tmp_path_factory.mktemp(f"sft-{request.param}") / request.param
+    folder.mkdir()
     (folder / "corpus.jsonl").write_text(json.dumps({"text": " ".join(WORDS) + " user assistant system"}) + "\n")
     save(train([folder / "corpus.jsonl"], vocab_size=640), folder / "tokenizer")
-    shape = replace(model_of_size("tiny"), hidden_size=128, ffn_hidden_size=256, head_dim=16)
+    if request.param in CHATS:
+        CHATS[request.param].give_to(folder / "tokenizer")
+    shape = replace(families()[request.param].sizes["tiny"], hidden_size=128, ffn_hidden_size=256, head_dim=16)
     vocab = len(AutoTokenizer.from_pretrained(folder / "tokenizer"))
     make_hf_checkpoint(
         folder / "hf", shape, precision="fp32", vocab_size=-(-vocab // 128) * 128, tokenizer=folder / "tokenizer"
     )  # a multiple of 128: rows of padding would be in Megatron's softmax alone
     chance = random.Random(3)
-    rows = [{"messages": conversation(chance, turns=1 + i % 3, system=i % 2 == 0)} for i in range(SAMPLES)]
+    system = not getattr(CHATS.get(request.param), "system_moves", False)
+    rows = [{"messages": conversation(chance, turns=1 + i % 3, system=system and i % 2 == 0)} for i in range(SAMPLES)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -45,11 +51,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hugging_face_loss(folder: Path, average: str) -> float:
     """Mean over all trained tokens, or over conversations, of HF's model under HF's labels."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
-    model = LlamaForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
+    marked = CHATS[folder.name].template if folder.name in CHATS else MARKED
     sums, counts = [], []
     for line in (folder / "train.jsonl").read_text().splitlines():
         out = tokenizer.apply_chat_template(
-            json.loads(line)["messages"], chat_template=MARKED, return_assistant_tokens_mask=True, return_tensors="pt"
+            json.loads(line)["messages"], chat_template=marked, return_assistant_tokens_mask=True, return_tensors="pt"
         )
         assert out["input_ids"].size(1) <= SEQ
         labels = out["input_ids"].masked_fill(out["assistant_masks"] == 0, -100)[0, 1:]
