@@ -136,6 +136,8 @@ def weighted(message: Message, turn: Mapping[str, Any], what: str) -> Message:
     Raises:
         MalformedRow: another value, several that differ, or a turn to be trained that is not the assistant's.
     """
+    if not any(key in turn for key in WEIGHTS):
+        return message
     flags = {key: turn[key] for key in WEIGHTS if turn.get(key) is not None}
     for key, value in flags.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
