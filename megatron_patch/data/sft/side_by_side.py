@@ -33,7 +33,7 @@ def row_at(path: Path, line: int) -> Row:
     cut = Cut(chunk_bytes=CHUNK_BYTES, row_keys=ROW_KEYS, numbered=True)
     for chunk in rows.chunks(0, path, cut):
         for row in rows.parse(chunk, path).rows:
-            if line == (row.line or row.row):
+            if line == (row.row or row.line):  # of a list, which may be on one line, the number of the row
                 return row
     raise DataError(f"{path} has no row on line {line}")
 
