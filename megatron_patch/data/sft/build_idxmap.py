@@ -16,6 +16,7 @@ from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
 from megatron_patch.data.sft.template import LOSSES, TemplateError
+from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.sources import find_sources
 from megatron_patch.data.tokenizer import TokenizerError
 
@@ -37,6 +38,8 @@ class Request:
     packing: bool
     loss: str
     overlong: str
+    dropped: str
+    turns: str
     max_lost: float
     workers: int
     cache: Path | None
@@ -85,6 +88,8 @@ def build(request: Request, cache: Path) -> str:
         cache=cache,
         loss=request.loss,
         overlong=request.overlong,
+        dropped=request.dropped,
+        turns=request.turns,
         max_lost=request.max_lost,
         workers=request.workers,
     )
@@ -137,6 +142,8 @@ def parse(argv: list[str]) -> Request:
     parser.add_argument("packing", metavar="PACKING", nargs="?", default="false", choices=("true", "false"))
     parser.add_argument("--loss", default="assistant", choices=LOSSES, help="tokens that are trained on (%(default)s)")
     parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help="rows that are too long (%(default)s)")
+    parser.add_argument("--dropped", default="lose", choices=LEAVING_OUT, help="as MP_SFT_DROPPED (%(default)s)")
+    parser.add_argument("--turns", default="together", choices=TURNS, help="as MP_SFT_TURNS (%(default)s)")
     parser.add_argument("--max-lost", type=float, default=MAX_LOST, help="share of rows that may be lost (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: every core)")
     parser.add_argument("--cache", type=Path, help="folder that keeps the tokens for another run")
@@ -151,6 +158,8 @@ def parse(argv: list[str]) -> Request:
         packing=args.packing == "true",
         loss=args.loss,
         overlong=args.overlong,
+        dropped=args.dropped,
+        turns=args.turns,
         max_lost=args.max_lost,
         workers=args.workers,
         cache=args.cache,
@@ -176,7 +185,7 @@ def main(argv: list[str]) -> int:
     except TokenizerError as error:
         print(f"error: 5 LOAD_DIR: {error}", file=sys.stderr)
         return 2
-    except (DataError, TemplateError, TooMuchLost) as error:
+    except (DataError, TemplateError, TooMuchLost, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BlockingIOError:
