@@ -74,6 +74,11 @@ def iteration_of(folder: Path) -> int | None:
     return int(found[1]) if found else None
 
 
+def is_reserved(folder: Path) -> bool:
+    """Whether it is an empty folder: Megatron makes one under a checkpoint's name when a save begins."""
+    return folder.is_dir() and not any(folder.iterdir())
+
+
 def write_checksums(folder: Path, chunks: Iterable[StoredChunk], *, iteration: int | None) -> None:
     """Write `checksums.json` into a folder that has its `.metadata`."""
     files: dict[str, list[list[Any]]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.run_folder import CHECKPOINTS, PlanError, PlanRecord, read_plan
-from megatron_patch.common.stored_chunks import find_structural_damage
+from megatron_patch.common.stored_chunks import find_structural_damage, is_reserved
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem
@@ -52,7 +52,7 @@ def read_earlier(output: str) -> Earlier:
         if not found:
             newest = step
             break
-        damage[step] = found
+        damage[step] = [] if is_reserved(iteration_folder(folder, step)) else found
     broken = [iteration_folder(folder, step).name for step in sorted(damage)]
     if folder.is_dir():
         broken += sorted(entry.name for entry in folder.glob(".incomplete_*"))
@@ -64,7 +64,7 @@ def read_earlier(output: str) -> Earlier:
         iteration=newest,
         broken=tuple(broken),
         damage=tuple(line for step in sorted(damage) for line in damage[step]),
-        lost=newest is None and (bool(damage) or _had_checkpoints(folder)),
+        lost=newest is None and (any(damage.values()) or _had_checkpoints(folder)),
         plan=plan,
         plan_problem=problem,
     )

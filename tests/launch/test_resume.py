@@ -170,6 +170,7 @@ def test_without_a_checkpoint_everything_may_change(
     checkpoints = tmp_path / "out" / "checkpoints"
     shutil.rmtree(checkpoints)
     (checkpoints / ".incomplete_iter_0000002").mkdir(parents=True)  # killed in its first save
+    (checkpoints / "iter_0000002").mkdir()  # Megatron reserves the name
     plan, problems = again(LR="2e-3", PR="bf16")
     assert plan is not None, problems
     assert plan.resume_iteration is None

@@ -18,7 +18,7 @@ from megatron_patch.backend.saving import folders
 from megatron_patch.backend.saving.asynchronous import thread_group
 from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
 from megatron_patch.backend.saving.optimizer_shards import forget_unfinished_load
-from megatron_patch.common.stored_chunks import FILE, find_structural_damage
+from megatron_patch.common.stored_chunks import FILE, find_structural_damage, is_reserved
 
 Say = Callable[[str], object]
 
@@ -71,7 +71,9 @@ def _set_broken_ones_aside(args: Any, say: Say) -> None:
     lines: list[Any] = [[]]
     if torch.distributed.get_rank() == 0:
         for number, path in folders.numbered(Path(args.load)).items():
-            if number > args.ckpt_step and (damage := find_structural_damage(path)):
+            if number <= args.ckpt_step or is_reserved(path):
+                continue
+            if damage := find_structural_damage(path):
                 lines[0].append(f"{damage[0]}: set aside as {folders.set_aside(path).name}")
     torch.distributed.broadcast_object_list(lines, src=0, group=thread_group())
     for line in lines[0]:
