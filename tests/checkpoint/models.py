@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.models import ModelConfig, families, model_of_size
+from megatron_patch.models import ModelConfig, RopeScaling, families, model_of_size
 
 
 def small(model: ModelConfig) -> ModelConfig:
@@ -45,6 +45,9 @@ MODELS = {
     "Llama 2": replace(SMALL, num_query_groups=8, head_dim=8, rope_scaling=None, rope_theta=10000.0),
     "SmolLM2": replace(
         SMALL, tie_embeddings=True, rope_scaling=None, hidden_size=96, num_attention_heads=6, num_query_groups=3
+    ),
+    "YaRN": replace(
+        SMALL, rope_scaling=RopeScaling(kind="yarn", factor=4.0, original_max_position_embeddings=64), rope_theta=1e6
     ),
     **FAMILIES,
 }

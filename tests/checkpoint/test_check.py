@@ -20,7 +20,7 @@ WORKER = Path(__file__).with_name("check_worker.py")
 ROOT = Path(__file__).resolve().parents[2]
 DOOR = ROOT / "toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh"
 PARTS_OF_A_LAYER, ENDS, MODES = 8, 2, 2
-PLAIN = ("Llama 2", "SmolLM2", *FAMILIES)
+PLAIN = ("Llama 2", "SmolLM2", "YaRN", *FAMILIES)
 """Other models whose right checkpoint passes."""
 OF_FAMILIES = [
     (name, mutation)

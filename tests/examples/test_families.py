@@ -33,7 +33,7 @@ def run(script: Path, arguments: list[str], environ: dict[str, str]) -> subproce
 
 def test_every_script_is_of_a_family() -> None:
     assert len(SCRIPTS) > 1 and set(SCRIPTS) <= set(families())
-    assert CONVERTERS and set(CONVERTERS) <= set(families())
+    assert len(CONVERTERS) > 1 and set(CONVERTERS) <= set(families())
 
 
 @pytest.mark.parametrize("family", SCRIPTS)
