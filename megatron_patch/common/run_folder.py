@@ -125,6 +125,8 @@ class PlanRecord:
     """Bytes of the fullest rank, by component."""
     memory_limit: int | None = None
     """Bytes that a rank may take."""
+    vp_counts_chunks: bool = False
+    """The run was started when MP_VP counted chunks: its command goes on meaning that."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -207,6 +209,7 @@ def in_todays_names(file: Any) -> dict[str, Any]:
         raise ValueError(f"version {version} is of a later megatron_patch; this one reads up to {VERSION}")
     if version > 1:
         return content
+    content["vp_counts_chunks"] = True
     values, layout = content.get("values"), content.get("layout")
     if isinstance(layout, dict) and "vp" in layout:
         layout["chunks"] = layout.pop("vp")

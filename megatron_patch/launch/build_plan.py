@@ -72,6 +72,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
         wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
+        vp_counts_chunks=facts["vp_counts_chunks"],
         notes=(),
         warnings=(),
     )

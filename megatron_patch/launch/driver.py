@@ -26,7 +26,7 @@ from megatron_patch.launch.plan import Plan, content_of, values_of
 from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
 from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
-from megatron_patch.launch.resume import compare_values, read_earlier
+from megatron_patch.launch.resume import compare_values, read_earlier, vp_as_when_it_began
 from megatron_patch.models import qualify
 
 USAGE_ERROR = 2
@@ -144,6 +144,7 @@ def make_plan(
     ]
     outside, more = facts_from_outside(environ, facts.get("env"), dry_run, emit)
     facts |= outside
+    facts |= vp_as_when_it_began(facts)
     environment: Environment = facts["environment"]
     problems += [*more, *run_steps(STEPS, facts), *run_steps(CHECKS, facts)]
     if problems:

@@ -71,6 +71,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("ends-count")
     elif len(set(layout.stage_layers)) > 1:
         yield Message("stages-uneven", layers=layout.stage_layers)
+    if plan.vp_counts_chunks:
+        yield Message("vp-counts-chunks", chunks=layout.chunks)
     if plan.tp_overlap is not None:
         yield Message("overlap", method=plan.tp_overlap)
     if layout.tp > plan.model.num_query_groups:

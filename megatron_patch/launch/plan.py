@@ -121,6 +121,8 @@ class Plan:
     """OUTPUT_BASEPATH, absolute."""
     wandb: bool
     """Weights & Biases is written to."""
+    vp_counts_chunks: bool
+    """MP_VP was typed in the meaning that it had when the run began: chunks, not layers."""
     notes: tuple[Message, ...]
     """What a person should know: choices made for him, and consequences."""
     warnings: tuple[Message, ...]

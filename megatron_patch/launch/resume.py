@@ -70,6 +70,26 @@ def read_earlier(output: str) -> Earlier:
     )
 
 
+def vp_as_when_it_began(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """MP_VP counted chunks before it counted layers: in the folder of such a run it goes on counting them.
+
+    Args:
+        facts: read so far, by name.
+    Returns:
+        `vp_counts_chunks`, and mp_vp and mp_vp_chunks where they change.
+    """
+    output, vp = facts.get("output_basepath"), facts.get("mp_vp")
+    if output is None or vp is None or facts.get("mp_vp_chunks") is not None:
+        return {"vp_counts_chunks": False}
+    try:
+        plan = read_plan(Path(output))
+    except PlanError:
+        plan = None
+    if plan is None or not plan.vp_counts_chunks:
+        return {"vp_counts_chunks": False}
+    return {"vp_counts_chunks": True, "mp_vp": None, "mp_vp_chunks": vp}
+
+
 def _had_checkpoints(folder: Path) -> bool:
     """Whether one was complete once: the tracker was written, or a damaged one was set aside."""
     return (folder / TRACKER).exists() or any(folder.glob("damaged_iter_*"))

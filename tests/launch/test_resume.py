@@ -242,7 +242,7 @@ def test_plan_json_is_what_the_next_start_reads(again: Callable[..., object], tm
     assert len([name for name in values if not name.startswith("MP_")]) == 25
 
 
-@pytest.mark.parametrize("spelt", [{"MP_VP": "1"}, {"MP_VP_CHUNKS": "2"}])
+@pytest.mark.parametrize("spelt", [{"MP_VP": "2"}, {"MP_VP_CHUNKS": "2"}])
 def test_a_run_of_the_first_version_goes_on(
     spelt: dict[str, str],
     values: Callable[..., list[str]],
@@ -251,7 +251,7 @@ def test_a_run_of_the_first_version_goes_on(
     world: Path,
     tmp_path: Path,
 ) -> None:
-    """Its MP_VP=2 counted chunks: the same run, typed in today's words, has not changed; another number is a change."""
+    """Its MP_VP=2 counted chunks: the same command, or one in today's words, has not changed; another is a change."""
     output = tmp_path / "out"
     mcore(output / "checkpoints", "4")
     written = (GOLDEN / "plan_version_1.json").read_text().replace("/WORLD/out", str(output))
@@ -260,7 +260,12 @@ def test_a_run_of_the_first_version_goes_on(
     plan, _, problems = make_plan(typed, surroundings(**spelt), dry_run=True)
     assert plan is not None, problems
     assert (plan.resume_iteration, plan.layout.chunks) == (4, 2)
+    assert plan.vp_counts_chunks == ("MP_VP" in spelt)
     assert not [note for note in plan.notes if note.code.startswith("changed")], plan.notes
+    write_plan(output, content_of(plan))  # the start after the next one means the same
+    plan, _, problems = make_plan(typed, surroundings(**spelt), dry_run=True)
+    assert plan is not None, problems
+    assert plan.layout.chunks == 2
     plan, _, problems = make_plan(typed, surroundings(), dry_run=True)
     assert plan is not None, problems
     assert any(note.values.get("name") == "MP_VP_CHUNKS" and note.values["before"] == "2" for note in plan.notes)

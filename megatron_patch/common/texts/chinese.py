@@ -326,6 +326,8 @@ NOTES: dict[str, str] = {
     "sp-alone": "{TP} 1 时 {SP:=true} 没有作用：没有第二个进程可以分担序列",
     "ends-count": "层数本身不能被 {PP} 整除：首尾的嵌入层和损失各算一层",
     "stages-uneven": "流水线各阶段为 {layers} 层：最后一个还要计算 LM head（{MP_PP_BALANCE:=false} 平均划分）",
+    "vp-counts-chunks": "在这个目录里 {MP_VP} 仍按运行开始时的含义表示块数；在别处它表示每块的层数"
+    "（{MP_VP_CHUNKS} {chunks} 可以直接说明）",
     "overlap": "张量并行的通信与矩阵乘法重叠：{method}（{MP_TP_OVERLAP:=none}）",
     "kv-heads-shared": "{TP} 大于 {groups} 个 KV 头：几个进程共用一个，多一次 all-gather",
     "fp16-slow": "CPU 上没有快速的 fp16 内核：速度约为 fp32 的十分之一",

@@ -418,6 +418,8 @@ NOTES: dict[str, str] = {
     "ends-count": "the layers alone do not divide by {PP}: embedding and loss count as one layer each, at the two ends",
     "stages-uneven": "pipeline stages of {layers} layers: the last has the LM head to do too "
     "({MP_PP_BALANCE:=false} splits evenly)",
+    "vp-counts-chunks": "{MP_VP} counts chunks in this folder, as it did when the run began; elsewhere it counts the "
+    "layers of one ({MP_VP_CHUNKS} {chunks} says the same outright)",
     "overlap": "communication of tensor parallelism overlaps with the matmuls: {method} ({MP_TP_OVERLAP:=none})",
     "kv-heads-shared": "{TP} is larger than the {groups:KV head|KV heads}: ranks share one, at one more all-gather",
     "fp16-slow": "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32",
