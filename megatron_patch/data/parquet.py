@@ -65,6 +65,9 @@ def records(batch: Any) -> Iterator[Record]:
         found = batch.to_pylist(maps_as_pydicts="strict")
     except (ValueError, OverflowError, KeyError, TypeError):
         found = None
+    if found is not None and not any(map(_needs_care, batch.columns)):
+        yield from ((record, None) for record in found)
+        return
     for number in range(batch.num_rows):
         try:
             record = found[number] if found else batch.slice(number, 1).to_pylist(maps_as_pydicts="strict")[0]
@@ -73,6 +76,19 @@ def records(batch: Any) -> Iterator[Record]:
             yield None, f"not UTF-8 at byte {error.start + 1} of a value"
         except (ValueError, OverflowError, KeyError, TypeError) as error:
             yield None, f"a value that cannot be read: {error}"
+
+
+def _needs_care(column: Any) -> bool:
+    """Whether `_plain` may change something in it: a field without a value, or bytes."""
+    import pyarrow
+
+    if "binary" in str(column.type):
+        return True
+    if not pyarrow.types.is_nested(column.type):
+        return False
+    if pyarrow.types.is_struct(column.type):
+        return any(field.null_count or _needs_care(field) for field in column.flatten())
+    return pyarrow.types.is_map(column.type) or _needs_care(column.flatten())
 
 
 def _plain(value: Any) -> Any:

@@ -270,4 +270,4 @@ def test_all_missing_paths_in_one_error(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         find_sources([tmp_path / "none", tmp_path / "empty", tmp_path / "notes.txt"])
     assert str(error.value).count(";") == 2
-    assert "none does not exist" in str(error.value) and "notes.txt is not" in str(error.value)
+    assert f"no such file: {tmp_path}/none" in str(error.value) and "notes.txt is not" in str(error.value)
