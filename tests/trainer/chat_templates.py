@@ -58,6 +58,24 @@ MISTRAL = Chat(
     system_moves=True,
 )
 
+# ChatML as Qwen2.5 has it: a system turn of its own where the conversation has none.
+QWEN2_5 = Chat(
+    template="""{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\n' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}{{- message['content'] + '<|im_end|>' -}}{%- endif -%}
+{{- '\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}""",
+    special=("<|im_start|>", "<|im_end|>"),
+    bos=None,
+    eos="<|im_end|>",
+)
+
 # Qwen3: no default system turn; the last answer has its reasoning in front, empty where there is none, and earlier
 # answers lose theirs.
 QWEN3 = Chat(
@@ -75,5 +93,5 @@ QWEN3 = Chat(
     eos="<|im_end|>",
 )
 
-CHATS = {"mistral": MISTRAL, "qwen3": QWEN3}
+CHATS = {"mistral": MISTRAL, "qwen2_5": QWEN2_5, "qwen3": QWEN3}
 """By family; Llama's is the project's own (data/llama3_1_chat.jinja)."""
