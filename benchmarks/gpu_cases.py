@@ -12,6 +12,8 @@ CUT_SHAPES = {
     "8B-L8": ("8B", 8),
     "8B-L16": ("8B", 16),
     "70B-L2": ("70B", 2),
+    "qwen3-8B-L4": ("qwen3-8B", 4),
+    "qwen2_5-7B-L4": ("qwen2_5-7B", 4),
     "tiny-L8": ("tiny", 8),
 }
 """Models of full width and few layers, by name: size and layers."""
@@ -285,6 +287,21 @@ SUITES: dict[str, list[Case]] = {
             env={"MP_TP_OVERLAP": "ring-all", "UB_TIMEOUT": "20"},
             reference="tp2-links-fp8-none",
         ),
+    ],
+    "qwen": [
+        replace(PLAIN, name="qwen3-L4", size="qwen3-8B-L4"),
+        replace(FP8, name="qwen3-L4-fp8", size="qwen3-8B-L4"),
+        replace(PLAIN, name="qwen2_5-L4", size="qwen2_5-7B-L4"),
+        replace(FP8, name="qwen2_5-L4-fp8", size="qwen2_5-7B-L4"),
+    ],
+    "qwen-full": [
+        replace(PLAIN, name="qwen3-8B-bf16", size="qwen3-8B", batch=16, steps=6, seconds=200),
+        replace(FP8, name="qwen3-8B-fp8", size="qwen3-8B", batch=16, steps=6, seconds=200),
+    ],
+    "qwen-two": [
+        replace(PLAIN, name="qwen3-L4-tp2", size="qwen3-8B-L4", tp=2, sp=True, processes=2),
+        replace(FP8, name="qwen3-L4-tp2-fp8", size="qwen3-8B-L4", tp=2, sp=True, processes=2),
+        replace(PLAIN, name="qwen2_5-L4-tp2", size="qwen2_5-7B-L4", tp=2, sp=True, processes=2),
     ],
     "fit": [
         replace(PLAIN, name="8B-optimizer-auto", size="8B", offload="auto", batch=4, steps=4),
