@@ -39,6 +39,7 @@ class Source(Protocol):
 
     def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
         """Have the disk read these rows, without waiting, where that can be done."""
+        return
 
 
 class MegatronReader(Source, Protocol):

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,10 @@ class Block:
         return torch.Size(self.sizes).numel()
 
 
+def _same(content: Any) -> Any:
+    return content
+
+
 def write_torch_dist(
     folder: Path,
     stage: Stage,
@@ -242,7 +247,7 @@ def write_torch_dist(
         items.append((WriteItem(index, WriteItemType.SHARD, tensor_data=data), make))
     for name, content in objects.items():
         item = WriteItem(dcp_metadata.MetadataIndex(name), WriteItemType.BYTE_IO)
-        items.append((item, lambda content=content: content))
+        items.append((item, partial(_same, content)))
     stream_items(folder, items, lambda file: HashingFile(file, stage), workers)
     # upstream wrote it under another name, flushed, and renamed it
     stage.sums.pop((folder / f"{METADATA}.tmp").relative_to(stage.path).as_posix())

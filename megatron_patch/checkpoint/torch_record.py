@@ -21,7 +21,7 @@ def find_numbers(file: Path, start: int, length: int, sizes: tuple[int, ...], dt
         ValueError: it is another tensor, or not in one piece; torch and zipfile raise others where it is damaged.
     """
     with _Window(file, start, length) as window:
-        found = torch.load(window, map_location="meta", weights_only=True)  # reads no numbers
+        found = torch.load(window, map_location="meta", weights_only=True)  # type: ignore[arg-type]  # reads no numbers
         if tuple(found.shape) != sizes or found.dtype != dtype:
             raise ValueError(f"it holds {list(found.shape)} {found.dtype}, not {list(sizes)} {dtype}")
         if not found.is_contiguous() or found.storage_offset():
@@ -35,7 +35,7 @@ def find_numbers(file: Path, start: int, length: int, sizes: tuple[int, ...], dt
     at = record.header_offset + 30 + name_length + extra_length
     if at + record.file_size > length:
         raise ValueError("its record is cut off")
-    return start + at
+    return start + int(at)
 
 
 class _Window(io.RawIOBase):

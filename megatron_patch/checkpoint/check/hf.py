@@ -31,7 +31,9 @@ class HFSide:
         family = family_of(folder.model)
         self._seen: dict[str, torch.Tensor] = {}
 
-        def observed(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **more: Any):
+        def observed(
+            module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **more: Any
+        ) -> Any:
             for name, tensor in (("query", query), ("key", key), ("value", value)):
                 self._seen[name] = tensor.transpose(1, 2)  # [batch, sequence, heads, head size]
             return sdpa_attention_forward(module, query, key, value, *args, **more)
@@ -63,7 +65,8 @@ class HFSide:
         """The first residual stream, [batch, sequence, hidden], from tokens [batch, sequence]."""
         with torch.device("meta"):
             module = torch.nn.Embedding(self._config.vocab_size, self._config.hidden_size)
-        return self._load(module, "model.embed_tokens.", dtype)(tokens)
+        embedded: torch.Tensor = self._load(module, "model.embed_tokens.", dtype)(tokens)
+        return embedded
 
     def run_layer(self, number: int, inputs: list[torch.Tensor], dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
         """One layer over several residual streams; the tensors of LAYER_PARTS (`megatron.py`) for each."""

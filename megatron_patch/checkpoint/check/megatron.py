@@ -37,7 +37,8 @@ def start_processes(tp: int, pp: int) -> None:
 
     if not torch.distributed.is_initialized():
         if tp * pp == 1:
-            torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+            alone = torch.distributed.HashStore()  # type: ignore[attr-defined]
+            torch.distributed.init_process_group("gloo", store=alone, rank=0, world_size=1)
         else:
             torch.distributed.init_process_group("gloo")
     if parallel_state.model_parallel_is_initialized():
@@ -86,7 +87,7 @@ def build_model(
 
     from megatron_patch.backend.cpu.layers import local_layer_spec
 
-    class Skeleton(GPTModel):
+    class Skeleton(GPTModel):  # type: ignore[misc]  # which has no types
         """For tied embeddings the original adds up the weights of two stages; on the meta device there are none."""
 
         def setup_embeddings_and_output_layer(self) -> None:
@@ -163,7 +164,8 @@ class MegatronSide:
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """The first residual stream, [batch, sequence, hidden], from tokens [batch, sequence]. First stage only."""
         with self._loaded("embedding"):
-            return self._model.embedding(tokens, None).transpose(0, 1).contiguous()
+            embedded: torch.Tensor = self._model.embedding(tokens, None)
+            return embedded.transpose(0, 1).contiguous()
 
     def run_layer(self, number: int, inputs: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """One layer of this stage over several residual streams [batch, sequence, hidden].
@@ -210,7 +212,7 @@ class MegatronSide:
 
     def _heads(self, name: str) -> int:
         config = self._model.config
-        return config.num_attention_heads if name == "query" else config.num_query_groups
+        return int(config.num_attention_heads if name == "query" else config.num_query_groups)
 
     def run_head(self, inputs: list[torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
         """Final norm and logits, [batch, sequence, vocabulary] without padding. Last stage only."""
