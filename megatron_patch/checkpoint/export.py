@@ -1,9 +1,15 @@
-"""The Hugging Face folder of any saved iteration, for programs: what the converter's mg2hf=true is for people."""
+"""The Hugging Face folder of any saved iteration, for programs: what the converter's mg2hf=true is for people.
+
+`megatron-patch export RUN FOLDER` on a command line.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
+from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
@@ -49,3 +55,25 @@ def export_hf(
     job = inspect(options)
     seconds = carry_out(job)
     return [*job.notes, f"wrote {output}: {job.nbytes / 1e9:.3f} GB of weights in {seconds:.1f} s, with manifest.json"]
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="megatron-patch export", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, metavar="RUN", help="a run's folder, its checkpoints, or one of them")
+    parser.add_argument("output", type=Path, metavar="FOLDER", help="the Hugging Face folder to write")
+    parser.add_argument("--hf-path", type=Path, help="where config.json and tokenizer come from; else from the run")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="else the checkpoint's own")
+    parser.add_argument("--iteration", type=int, help="another than the newest")
+    parser.add_argument("--overwrite", action="store_true")
+    given = vars(parser.parse_args())
+    try:
+        print(*export_hf(given.pop("checkpoint"), given.pop("output"), **given), sep="\n")
+    except CheckpointError as error:
+        print(*error.problems, sep="\n", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,12 @@ def check_packages(*, on_gpu: bool) -> Iterator[Finding]:
 def pinned(file: str) -> dict[str, str]:
     """Packages and versions of a requirements file, and of those that it includes."""
     pins: dict[str, str] = {}
-    for line in (REPOSITORY / file).read_text().splitlines():
+    path = REPOSITORY / file
+    # installed as a package, the same lines are in its metadata
+    lines = path.read_text().splitlines() if path.is_file() else requires("megatron-patch") or []
+    for line in lines:
+        if "extra ==" in line and "gpu" not in file:
+            continue
         if line.startswith("-r "):
             pins |= pinned(line[3:].strip())
         elif match := re.match(r"([A-Za-z0-9-]+)(?:\[\w+\])?==([^\s;]+)", line):

@@ -20,6 +20,8 @@ SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 """The driver's own script, which a cluster's jobs start again."""
 TORCHRUN = "megatron_patch.torchrun"
 ENTRY = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
+if not ENTRY.is_file():  # installed as a package: the examples stayed behind
+    ENTRY = REPOSITORY / "megatron_patch" / "trainer" / "__main__.py"
 
 DROPPED = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
 """Variables that would contradict the plan: Megatron sets the first three from --attention-backend and asserts on

@@ -1,0 +1,176 @@
+"""`megatron-patch COMMAND ...`: one command over all; each is the `python -m` of a module, imported when chosen."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch import __version__
+
+USAGE_ERROR = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What runs, and what the list says of it."""
+
+    module: str
+    """Below megatron_patch."""
+    meaning: str
+    before: tuple[str, ...] = ()
+    """Words in front of the user's own."""
+    after: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "train": Command(module="launch", meaning="train with 25 values; --dry-run shows the plan; --help lists them"),
+    "plan": Command(module="planner", meaning="predict a step on GPUs, or find the fastest layout"),
+    "convert": Command(module="checkpoint", meaning="Hugging Face <-> Megatron checkpoints"),
+    "check": Command(
+        module="checkpoint", after=("--check-only",), meaning="compare both models layer by layer, convert nothing"
+    ),
+    "verify": Command(module="checkpoint", before=("verify",), meaning="checksums of a checkpoint folder or a run"),
+    "export": Command(module="checkpoint.export", meaning="a run's newest checkpoint as a Hugging Face folder"),
+    "evaluate": Command(module="evaluation", meaning="CMMLU and C-Eval, without a network"),
+    "compare": Command(module="evaluation.compare", meaning="two result folders of evaluate side by side"),
+    "report": Command(module="report", meaning="one HTML page about runs"),
+    "watch": Command(module="watch", meaning="follow a run live"),
+    "doctor": Command(module="doctor", meaning="whether this machine can train, and what to do where not"),
+    "data pretrain": Command(module="data.preprocess", meaning="text -> .bin and .idx"),
+    "data sft": Command(module="data.sft.build_idxmap", meaning="conversations -> .bin and .idx"),
+    "data inspect": Command(module="data.sft.inspection", meaning="SFT data as the model sees it"),
+    "data verify": Command(module="data.verify", meaning="whether .bin and .idx files are whole"),
+    "data tokenizer": Command(module="data.train_tokenizer", meaning="train a byte-level BPE"),
+    "new-model": Command(module="checkpoint.random_model", meaning="a Hugging Face folder with random weights"),
+}
+"""By the words that choose them; a new command is one row."""
+SHELLS = ("bash", "zsh")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Choose a command and become it; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if words else USAGE_ERROR
+    if words == ["--version"]:
+        print(f"megatron-patch {__version__}")
+        return 0
+    if words[0] == "completion":
+        return _completion(words[1:])
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS), None)
+    if name is None:
+        return _unknown(words)
+    rest = words[len(name.split()) :]
+    if name == "train" and (problem := _needs_checkout(rest)):
+        print(problem, file=sys.stderr)
+        return USAGE_ERROR
+    return run(COMMANDS[name], rest)
+
+
+def run(command: Command, words: Sequence[str]) -> int:
+    """Run a module as `python -m` would, and return its exit status."""
+    wants_help = "-h" in words or "--help" in words
+    sys.argv[1:] = words if wants_help else [*command.before, *words, *command.after]
+    try:
+        runpy.run_module(f"megatron_patch.{command.module}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return int(end.code or 0)
+    return 0
+
+
+def help_text() -> str:
+    """All commands, one a line."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.meaning}" for name, command in COMMANDS.items()]
+    lines += [f"  {'completion':<{width}}  completion for a shell: completion {'|'.join(SHELLS)}"]
+    head = "usage: megatron-patch COMMAND ...      megatron-patch COMMAND --help      megatron-patch --version"
+    return "\n".join([head, "", *lines])
+
+
+def _unknown(words: Sequence[str]) -> int:
+    parts = [name.split()[1] for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if parts:
+        given = f"{words[1]!r} is not a part of {words[0]}" if words[1:] else f"{words[0]} what?"
+        print(f"megatron-patch: {given}; valid: {', '.join(parts)}", file=sys.stderr)
+        return 0 if words[1:] in (["--help"], ["-h"]) else USAGE_ERROR
+    valid = ", ".join(dict.fromkeys([*(name.split()[0] for name in COMMANDS), "completion"]))
+    print(f"megatron-patch: {words[0]!r} is not a command; valid: {valid}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _needs_checkout(words: Sequence[str]) -> str:
+    """What a wheel cannot do: clusters start the shell script, which lies in a checkout only."""
+    script = Path(__file__).parents[1] / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+    if script.is_file() or (words[:1] != ["slurm"] and "--emit" not in words):
+        return ""
+    what = "ENV=slurm" if words[:1] == ["slurm"] else "--emit"
+    return f"{what}: jobs start examples/llama3_1/run_mcore_llama3_1.sh, which no wheel holds: run it from a checkout"
+
+
+def flags_of(command: Command) -> list[str]:
+    """The flags that its help names."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        run(command, ["--help"])
+    return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*[a-z0-9]", said.getvalue())))
+
+
+def _completion(words: Sequence[str]) -> int:
+    if len(words) != 1 or words[0] not in SHELLS:
+        print(f"usage: megatron-patch completion {'|'.join(SHELLS)}", file=sys.stderr)
+        return USAGE_ERROR
+    print(completion(words[0]))
+    return 0
+
+
+def completion(shell: str) -> str:
+    """A script to be sourced, made from the table above and each command's own help."""
+    first = sorted({name.split()[0] for name in COMMANDS} | {"completion", "--help", "--version"})
+    cases = [f"        {name!r}) words={' '.join(flags_of(command))!r} ;;" for name, command in COMMANDS.items()]
+    data = " ".join(name.split()[1] for name in COMMANDS if name.startswith("data "))
+    return BASH.format(
+        zsh="autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "",
+        first=" ".join(first),
+        data=data,
+        shells=" ".join(SHELLS),
+        cases="\n".join(cases),
+    )
+
+
+BASH = """# megatron-patch completion: source this file, or `source <(megatron-patch completion bash)`
+{zsh}_megatron_patch() {{
+    local here=${{COMP_WORDS[COMP_CWORD]}} name=${{COMP_WORDS[1]}} words=''
+    if [ "$COMP_CWORD" = 1 ]; then
+        COMPREPLY=($(compgen -W '{first}' -- "$here"))
+        return
+    fi
+    if [ "$COMP_CWORD" = 2 ]; then
+        case $name in
+        data) COMPREPLY=($(compgen -W '{data}' -- "$here")) && return ;;
+        completion) COMPREPLY=($(compgen -W '{shells}' -- "$here")) && return ;;
+        esac
+    fi
+    [ "$name" = data ] && name="data ${{COMP_WORDS[2]}}"
+    case $name in
+{cases}
+    esac
+    case $here in
+    -*) COMPREPLY=($(compgen -W "$words" -- "$here")) ;;
+    *) COMPREPLY=($(compgen -f -- "$here")) ;;
+    esac
+}}
+complete -o filenames -F _megatron_patch megatron-patch"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
