@@ -35,7 +35,7 @@ def leftovers(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if ".partial-" in path.name]
 
 
-def test_sigkill_at_random_moments(sources: tuple[Path, Path], tmp_path: Path) -> None:
+def test_sigkill_at_any_moment(sources: tuple[Path, Path], tmp_path: Path) -> None:
     """Afterwards the target is the old checkpoint or the new one, whole; without an old one it is not there."""
     target = tmp_path / "place" / "target"
     done = subprocess.run(
@@ -49,7 +49,7 @@ def test_sigkill_at_random_moments(sources: tuple[Path, Path], tmp_path: Path) -
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["other"] == 0 and found["old"] + found["new"] == KILLS
-    assert found["old"] > 0 and found["leftovers"] > 0, "no kill came while it was at work"
+    assert found["old"] > 0 and found["new"] > 0 and found["leftovers"] > 0, "kills before and after the exchange"
     assert found["first status"] == found["last status"] == 0 and found["last is new"]
     assert found["left at the end"] == []
     assert not found["appeared although killed"]

@@ -25,15 +25,25 @@ def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def read_all(terminal: int) -> str:
+    """What was written to the other end, which is closed: one read may give only a part. Closes this end."""
+    written = b""
+    try:
+        while part := os.read(terminal, 65536):
+            written += part
+    except OSError:  # EIO: that was all
+        pass
+    os.close(terminal)
+    return written.decode()
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is as wide as that terminal, whatever standard input and output are."""
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal:
-        with WorkBar("checking", total=10, unit="parts", stream=terminal) as bar:
-            bar.advance(10, 7)
-        shown = os.read(ours, 65536).decode()
-    os.close(ours)
+    with os.fdopen(theirs, "w") as terminal, WorkBar("checking", total=10, unit="parts", stream=terminal) as bar:
+        bar.advance(10, 7)
+    shown = read_all(ours)
     assert "checking 10/10 parts" in shown and "7 rows | 0:00:00 left" in shown and "━" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is back"
 
