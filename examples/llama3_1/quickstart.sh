@@ -8,6 +8,11 @@ set -eu
 cd "$(dirname -- "$0")/../.."
 dir=${QUICKSTART_DIR:-runs/quickstart}
 iterations=${QUICKSTART_ITERS:-600} # of pretraining; finetuning has a quarter of that
+case $iterations in '' | *[!0-9]* | 0* | ??????????*) # bash runs commands that stand in a number it calculates with
+    echo 'QUICKSTART_ITERS: valid: whole number from 1 to 999999999' >&2
+    exit 2
+    ;;
+esac
 
 say() { printf '\n--- %s\n' "$*"; }
 show() { # print a command, note it for the report, run it: copy it to do the same with your own files

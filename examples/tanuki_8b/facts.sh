@@ -10,9 +10,31 @@ export MP_Z_LOSS="${MP_Z_LOSS:-1e-4}" # --use-z-loss names no weight: PaLM's
 export MP_MEGATRON_ARGS="--attention-softmax-in-fp32 --log-throughput ${MP_MEGATRON_ARGS:-}"
 export MP_LOG_INTERVAL="${MP_LOG_INTERVAL:-1}" MP_EVAL_ITERS="${MP_EVAL_ITERS:-10}"
 
+# bash runs commands that stand in a number which it calculates with, as in a[$(id)]: only digits get that far.
+wrong=''
+whole() { # NAME VALUE LEAST
+    case $2 in
+        '' | *[!0-9]* | 0?*) ;;
+        *) [ ${#2} -gt 9 ] || [ "$2" -lt "$3" ] || return 0 ;;
+    esac
+    printf '%s: is "%s"; valid: whole number from %s to 999999999\n' \
+        "$1" "$(printf %s "$2" | LC_ALL=C tr -c ' -~' '?')" "$3" >&2
+    wrong=1
+}
+
 # The 25 values, from what a script says of itself; a variable of the same job that you have set goes first.
 train() {
     steps=${TRAIN_STEPS:-$STEPS} length=${SEQ_LENGTH:-2048} batch=${GLOBAL_BATCH_SIZE:-$BATCH}
+    warmup=${LR_WARMUP_STEPS:-$WARMUP}
+    whole TRAIN_STEPS "$steps" 1
+    whole SEQ_LENGTH "$length" 1
+    whole GLOBAL_BATCH_SIZE "$batch" 1
+    whole LR_WARMUP_STEPS "$warmup" 0
+    [ -z "$wrong" ] || exit 2
+    if [ $((${#steps} + ${#batch} + ${#length})) -gt 18 ] || [ $((${#warmup} + ${#batch} + ${#length})) -gt 18 ]; then
+        echo "TRAIN_STEPS, LR_WARMUP_STEPS, GLOBAL_BATCH_SIZE, SEQ_LENGTH: too many tokens to be counted" >&2
+        exit 2
+    fi
     export MP_CLIP_GRAD="${MP_CLIP_GRAD:-$CLIP}" MP_NPROC="${MP_NPROC:-$GPUS}"
     export MP_LR_DECAY_ITERS="${MP_LR_DECAY_ITERS:-${LR_DECAY_ITERS:-$steps}}"
     export MP_EVAL_INTERVAL="${MP_EVAL_INTERVAL:-$EVAL}"
@@ -30,6 +52,6 @@ train() {
         "${TENSOR_PARALLEL_SIZE:-$TP}" "${PIPELINE_PARALLEL_SIZE:-$PP}" "${CONTEXT_PARALLEL_SIZE:-1}" \
         true true true false sel false \
         "${SAVE_INTERVAL:-500}" "${TRAIN_DATA_PATH:-$here/$DATA}" none "$LOAD" \
-        $((steps * batch * length)) $((${LR_WARMUP_STEPS:-$WARMUP} * batch * length)) \
+        $((steps * batch * length)) $((warmup * batch * length)) \
         "${CHECKPOINT_SAVE_DIR:-$here/checkpoints/$SAVE}"
 }

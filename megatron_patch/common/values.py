@@ -16,6 +16,10 @@ class ValueProblem(UserError, ValueError):
     """A text that is not a value of its kind; the code says why."""
 
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""C0, DEL, C1, and Unicode's own line ends."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """A kind of value: how text becomes it, and what to tell somebody whose text does not."""
@@ -101,15 +105,27 @@ def _bounds(minimum: float, maximum: float | None, *, above: bool) -> Message:
 
 
 def text(expected: str, **values: object) -> Kind:
-    """Any text that is not empty and that a process may get as an argument.
+    """A text that is not empty and stays on one line: no control characters, valid UTF-8.
 
     Args:
         expected: a code of the catalogue (`expect-...`), or the same in words that every language shares.
     """
+    return _text(expected, values, white_space="")
 
+
+def words(expected: str, **values: object) -> Kind:
+    """As text, for several words: line ends and tabs are white space between them, as in a shell."""
+    return _text(expected, values, white_space="\t\n\r")
+
+
+def _text(expected: str, values: dict[str, object], *, white_space: str) -> Kind:
     def parse(value: str) -> str:
         if not value.strip():
             raise ValueProblem("empty")
+        if any(CONTROL.match(mark) and mark not in white_space for mark in value):
+            raise ValueProblem("control-characters")
+        if any("\ud800" <= mark <= "\udfff" for mark in value):  # how Python holds bytes that are not UTF-8
+            raise ValueProblem("not-utf-8")
         return value
 
     coded = expected.startswith("expect-")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, real, text, whole
+from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, real, text, whole, words
 from megatron_patch.models import size_kind
 
 
@@ -135,13 +135,13 @@ class RunConfig:
     dataset_path: str = _position(
         "training data: a prefix of .bin and .idx, several, a blend `0.3 A 0.7 B`, or a folder: all prefixes in it",
         "训练数据：.bin 和 .idx 的前缀，可多个，可按权重混合 `0.3 A 0.7 B`，或一个文件夹（其中全部前缀）",
-        text("expect-data"),
+        words("expect-data"),
         "/data/wudao_text_document",
     )
     valid_dataset_path: str = _position(
         "validation data, in the same form; none = no validation",
         "验证数据，形式相同；none = 不验证",
-        text("expect-valid-data"),
+        words("expect-valid-data"),
         "none",
     )
     pretrain_checkpoint_path: str = _position(

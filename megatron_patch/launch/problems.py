@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from megatron_patch.common.errors import UserError, tag
 from megatron_patch.common.messages import Message, Wording
+from megatron_patch.common.values import printable
 from megatron_patch.launch.config import POSITIONS
 
 NUMBERS = {position.name: position.number for position in POSITIONS}
@@ -74,8 +75,8 @@ def render(problem: Problem, typed: Mapping[str, str], wording: Wording) -> str:
 
 
 def quoted(value: str | None, wording: Wording) -> str:
-    """A value in double quotes on one line, control characters escaped."""
-    return wording.text(Message("not-set")) if value is None else json.dumps(value, ensure_ascii=False)
+    """A value in double quotes on one line, with nothing in it that a terminal would obey."""
+    return wording.text(Message("not-set")) if value is None else printable(json.dumps(value, ensure_ascii=False))
 
 
 def render_all(problems: Sequence[Problem], typed: Mapping[str, str], wording: Wording) -> str:

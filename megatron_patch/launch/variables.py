@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from megatron_patch.common.values import Kind, ValueProblem, choice, nearest_word, real, switch, text, whole
+from megatron_patch.common.values import Kind, ValueProblem, choice, nearest_word, real, switch, text, whole, words
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.tp_overlap import METHODS
 
@@ -177,7 +177,7 @@ class Variables:
     )
     k8s_volumes: str | None = _row(
         None,
-        text("expect-claims"),
+        words("expect-claims"),
         "--emit k8s: volume claims to mount, `CLAIM:/FOLDER CLAIM:/FOLDER`",
         "--emit k8s：要挂载的卷声明，`CLAIM:/FOLDER CLAIM:/FOLDER`",
     )
@@ -209,7 +209,7 @@ class Variables:
     )
     megatron_args: str | None = _row(
         None,
-        text("expect-flags"),
+        words("expect-flags"),
         "more flags for Megatron's parser, as in a shell",
         "传给 Megatron 参数解析器的其他参数，写法同 shell",
     )
@@ -341,7 +341,7 @@ class Variables:
     )
     slurm_args: str | None = _row(
         None,
-        text("expect-options"),
+        words("expect-options"),
         "ENV=slurm: more options for sbatch, as in a shell",
         "ENV=slurm：传给 sbatch 的其他选项，写法同 shell",
         matters=("ENV", "slurm"),

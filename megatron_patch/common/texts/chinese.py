@@ -32,6 +32,8 @@ VALUES: dict[str, str] = {
     "not-boolean": "既不是 true 也不是 false",
     "out-of-range": "超出范围",
     "empty": "为空",
+    "control-characters": "含有换行或其他控制字符",
+    "not-utf-8": "不是 UTF-8",
     "unknown-value": "未知的值",
     "unknown-value-nearest": "未知的值；最接近的是：{nearest}",
     "expect-choice": "{words}",

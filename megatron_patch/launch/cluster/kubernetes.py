@@ -112,10 +112,18 @@ def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
 
 
 def _command(plan: Plan, values: Sequence[str]) -> list[str]:
-    """The 25 values, from the same working directory. Kubernetes expands $(X) in commands: $$ is a plain $."""
+    """The 25 values, from the same working directory. Kubernetes expands $(X) in commands: see `_plain`."""
     script = Path(plan.variables.k8s_project or REPOSITORY) / SCRIPT.relative_to(REPOSITORY)
     words = ["sh", "-c", 'cd "$0" && exec sh "$@"', str(Path.cwd()), str(script), *values]
-    return [word.replace("$(", "$$(") for word in words]
+    return [_plain(word) for word in words]
+
+
+def _plain(value: str) -> str:
+    """A value that Kubernetes leaves as it is: it expands $(X), and every $$ becomes a plain $.
+
+    Source: `Expand` in third_party/forked/golang/expansion/expand.go of kubernetes 1.31.
+    """
+    return value.replace("$", "$$") if "$$" in value or "$(" in value else value
 
 
 def _environment(plan: Plan, environ: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -123,7 +131,7 @@ def _environment(plan: Plan, environ: Mapping[str, str]) -> list[dict[str, Any]]
     typed = {name: value for name, value in sorted(environ.items()) if name.startswith("MP_") and value}
     typed = {name: value for name, value in typed.items() if not name.startswith("MP_K8S_")}
     typed[GPUS_VARIABLE] = str(plan.layout.processes)
-    found: list[dict[str, Any]] = [{"name": name, "value": value.replace("$(", "$$(")} for name, value in typed.items()]
+    found: list[dict[str, Any]] = [{"name": name, "value": _plain(value)} for name, value in typed.items()]
     if plan.variables.wandb_project or plan.wandb:
         key = {"name": "wandb", "key": "api-key", "optional": True}
         found.append({"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": key}})

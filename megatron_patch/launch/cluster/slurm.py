@@ -7,6 +7,7 @@ job. Under srun it trains.
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 import sys
@@ -54,12 +55,25 @@ def _options(plan: Plan) -> list[str]:
         f"--output={_quoted(plan.output.replace('%', '%%') + f'/{SLURM}/%j.log')}",
         f"--chdir={_quoted(str(Path.cwd()))}",
     ]
-    return options + (shlex.split(variables.slurm_args) if variables.slurm_args else [])
+    return options + [_quoted(word) for word in _more_options(variables)]
+
+
+def _more_options(variables: Variables) -> list[str]:
+    """MP_SLURM_ARGS as words.
+
+    Raises:
+        ValueError: a quotation mark is never closed.
+    """
+    return shlex.split(variables.slurm_args or "")
+
+
+PLAIN = re.compile(r"[\w@%+=:,./-]*")
+UNQUOTABLE = re.compile(r"[\"\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _quoted(value: str) -> str:
-    """As sbatch reads its own lines: double quotes hold white space together."""
-    return f'"{value}"' if any(mark in value for mark in " '\t") else value
+    """As sbatch reads its own lines: in double quotes white space, apostrophes and # are ordinary characters."""
+    return value if PLAIN.fullmatch(value) else f'"{value}"'
 
 
 def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
@@ -68,16 +82,34 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
     Args:
         asks: whether Slurm is here to be asked; a dry run works without.
     """
-    found = []
-    for name, value in (("OUTPUT_BASEPATH", plan.output), ("the working directory", str(Path.cwd()))):
-        if any(mark in value for mark in '\n"\\'):
-            found.append(Problem("slurm-path", name))
+    found = _unwritable(plan)
     image = container_image(plan.variables)
     try:
         if asks and image and not has_option("srun", "--container-image"):
             found.append(Problem("slurm-no-pyxis", "MP_SLURM_IMAGE"))
     except SlurmError as error:
         found += Problem.of(error, "ENV", expected=Message("expect-other-env"))
+    return found
+
+
+def _unwritable(plan: Plan) -> list[Problem]:
+    """Values that no #SBATCH line can hold: what follows a line end in them would be another line of the script."""
+    variables, found = plan.variables, []
+    values = {
+        "OUTPUT_BASEPATH": plan.output,
+        "the working directory": str(Path.cwd()),
+        "MP_SLURM_ACCOUNT": variables.slurm_account or "",
+        "MP_SLURM_PARTITION": variables.slurm_partition or "",
+        "MP_SLURM_TIME": variables.slurm_time or "",
+    }
+    try:
+        values["MP_SLURM_ARGS"] = " ".join(_more_options(variables))
+    except ValueError as error:
+        found.append(Problem("slurm-args-form", "MP_SLURM_ARGS", error=error))
+    found += [Problem("slurm-path", name) for name, value in values.items() if UNQUOTABLE.search(value)]
+    if container_image(variables):
+        folders = [str(folder) for folder in _folders(plan) if re.search("[:,]", str(folder))]
+        found += [Problem("slurm-mount", "MP_SLURM_IMAGE", folder=folder) for folder in folders]
     return found
 
 
@@ -97,7 +129,7 @@ def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int
     folder = Path(plan.output) / SLURM
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "job.sh"
-    write_text(path, batch_script(plan, values, environ))
+    write_text(path, batch_script(plan, values, environ), errors="surrogateescape")
     inherited = {name: value for name, value in environ.items() if name not in SECRETS}
     done = subprocess.run(
         ["sbatch", "--parsable", str(path)], env=inherited, capture_output=True, text=True, check=False
