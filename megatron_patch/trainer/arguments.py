@@ -43,8 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="rotate queries and keys where they lie in the fused projection (Megatron has no flag for its own field)",
     )
     group.add_argument("--z-loss", type=float, default=0.0, help="weight of the mean of log(sum(exp(logits)))^2")
+    add_lora_arguments(parser.add_argument_group(title="megatron_patch, adapters"))
     add_sft_arguments(parser.add_argument_group(title="megatron_patch, finetuning on conversations"))
     return parser
+
+
+def add_lora_arguments(group: argparse._ArgumentGroup) -> None:
+    """The base comes from --hf-checkpoint at every start, or from --base-checkpoint; --load is a resume's."""
+    group.add_argument("--lora-rank", type=int, default=None, help="train adapters of this rank beside frozen weights")
+    group.add_argument("--lora-alpha", type=float, default=None, help="divided by the rank: scale; else twice the rank")
+    group.add_argument("--lora-dropout", type=float, default=0.0, help="of the adapters' inputs")
+    group.add_argument("--lora-targets", default="all-linear", help="q,k,v,o,gate,up,down or some of them")
+    group.add_argument("--lora-rslora", action="store_true", help="divide alpha by the square root of the rank")
+    group.add_argument("--lora-adapter", type=Path, default=None, help="go on from this folder of Hugging Face's PEFT")
+    group.add_argument("--base-checkpoint", type=Path, default=None, help="the base, an iteration in torch_dist form")
+    group.add_argument("--freeze", default=None, help="embedding, head, norms, layers.N, layers.N-M: not trained")
 
 
 def add_sft_arguments(group: argparse._ArgumentGroup) -> None:

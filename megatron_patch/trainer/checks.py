@@ -30,7 +30,8 @@ def _problems(args: Any) -> Iterator[str]:
         yield "--full-validation with --sft-data: its sets are validated in equal shares; give --eval-iters alone"
     elif args.full_validation and not args.multiple_validation_sets:
         yield "--full-validation: megatron-core 0.19.2 fails at the first validation (TypeError); give --eval-iters"
-    if args.load and args.hf_checkpoint:
+    yield from _adapter_problems(args)
+    if args.load and args.hf_checkpoint and not args.lora_rank:
         yield "--load and --hf-checkpoint: weights can come from one place only"
     if args.async_save:
         yield "--async-save: Megatron's own is not used here; give --background-save"
@@ -39,3 +40,19 @@ def _problems(args: Any) -> Iterator[str]:
         yield f"--eval-iters {args.eval_iters} without --valid-data-path: give validation data, or --eval-iters 0"
     if args.create_attention_mask_in_dataloader and args.transformer_impl == "local":
         yield "--create-attention-mask-in-dataloader: the local layers are causal by themselves; pass the --no- form"
+
+
+def _adapter_problems(args: Any) -> Iterator[str]:
+    adapters = args.lora_rank is not None
+    if adapters and not (args.hf_checkpoint or args.base_checkpoint):
+        yield "--lora-rank without a base: give --hf-checkpoint or --base-checkpoint"
+    if adapters and args.hf_checkpoint and args.base_checkpoint:
+        yield "--hf-checkpoint and --base-checkpoint: the base can come from one place only"
+    if adapters and args.freeze:
+        yield "--freeze with --lora-rank: adapters freeze all other weights"
+    if args.base_checkpoint and not adapters:
+        yield "--base-checkpoint without --lora-rank: give --load"
+    if args.lora_adapter and not adapters:
+        yield "--lora-adapter without --lora-rank: give the rank that it has"
+    if adapters and args.finetune:
+        yield "--finetune with --lora-rank: --load is for adapters of this run; the base is --base-checkpoint"

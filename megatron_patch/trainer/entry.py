@@ -177,7 +177,9 @@ def _model_config(args: Any, callbacks: Callbacks) -> Any:
     # Packed rows of several samples travel between pipeline stages as [b x s, 1, h], not [s, b, h].
     model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
     # Weights that are read next need no random values first; fp8 weights take their scales from what is there.
-    model_config.transformer.perform_initialization = bool(args.fp8) or not (args.hf_checkpoint or args.load)
+    model_config.transformer.perform_initialization = bool(args.fp8) or not (
+        args.hf_checkpoint or args.load or args.base_checkpoint
+    )
     model_config.pre_wrap_hooks.append(partial(_after_construction, args, callbacks))
     return model_config
 
@@ -196,4 +198,9 @@ def _after_construction(args: Any, callbacks: Callbacks, model_chunks: list[Any]
         with in_high_precision(model_chunks):
             load_hf_into(model_chunks, args.hf_checkpoint)
         callbacks.built("weights")
+    if args.lora_rank or args.freeze:
+        from megatron_patch.trainer.adapters import prepare
+
+        prepare(args, model_chunks)
+        callbacks.built("adapters" if args.lora_rank else "frozen parts")
     return model_chunks

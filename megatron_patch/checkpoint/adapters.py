@@ -1,0 +1,221 @@
+"""Adapters of a run as Hugging Face's PEFT keeps them, and merged into their base:
+
+python -m megatron_patch.checkpoint.adapters export --adapter RUN --output-path FOLDER
+python -m megatron_patch.checkpoint.adapters merge --adapter RUN_OR_PEFT_FOLDER --output-path FOLDER [--base HF]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megatron_patch.checkpoint.contents import look_for_megatron
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.hf_folder import HFFolder, copy_companions, open_hf_folder
+from megatron_patch.checkpoint.hf_writer import write_safetensors
+from megatron_patch.checkpoint.job import AS_TYPED
+from megatron_patch.checkpoint.manifest import default_workers
+from megatron_patch.checkpoint.sources import BlockMaker, SafetensorsSource
+from megatron_patch.checkpoint.store import check_target, staged
+from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, TorchDistReader
+from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.progress import WorkBar
+from megatron_patch.models import AUTO, ModelConfig
+from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
+from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
+from megatron_patch.peft.folder import CONFIG, read_folder, settings_of, write_folder
+from megatron_patch.peft.insert import SUFFIX, Whole
+from megatron_patch.peft.settings import HF_MODULES, LINEARS, LoraSettings, target_shapes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Adapters of every layer in fp32, and the base that they belong to."""
+
+    settings: LoraSettings
+    whole: Whole
+    base: Path
+    base_sha256: str
+    """Of the weights that they were trained over; empty where nobody wrote it down (PEFT does not)."""
+    source: str
+    """`iter_0000020`, or a folder's name."""
+
+
+def read_adapter(path: Path, base: Path | None = None) -> Adapter:
+    """Read the adapters of a run (its output folder, `checkpoints` or one iteration) or of a folder of PEFT.
+
+    Args:
+        base: another place of the base than the one that is written down.
+    Raises:
+        CheckpointError, PeftError, BaseProblem: there are none, or they are damaged.
+    """
+    if (path / CONFIG).is_file():
+        told = base or Path(_base_name(path))
+        model = open_hf_folder(told, AUTO).model
+        return Adapter(
+            settings=settings_of(path),
+            whole=read_folder(path, model),
+            base=told,
+            base_sha256="",
+            source=path.name,
+        )
+    iteration = look_for_megatron(path)
+    record = read_record(iteration.parent)
+    settings = settings_of_record(record)
+    return Adapter(
+        settings=settings,
+        whole=_read_iteration(iteration, settings),
+        base=base or Path(record["base"]),
+        base_sha256=record["base_sha256"],
+        source=iteration.name,
+    )
+
+
+def _base_name(folder: Path) -> str:
+    return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or ".")
+
+
+def _read_iteration(iteration: Path, settings: LoraSettings) -> Whole:
+    reader = TorchDistReader(iteration)
+    found: Whole = {}
+    for linear in LINEARS:
+        for target in (target for target in linear.targets if target in settings.targets):
+            names = [f"decoder.layers.{linear.path}{SUFFIX}.{part}.{target}" for part in "ab"]
+            for name in names:
+                if name not in reader.shapes:
+                    raise CheckpointError(f"{iteration}: {name} is missing: not the adapters that its lora.json names")
+            for layer in range(reader.shapes[names[0]][0]):
+                a, b = (_read(reader, name, layer) for name in names)
+                found.setdefault(layer, {})[target] = (a, b)
+    return found
+
+
+def _read(reader: TorchDistReader, name: str, layer: int) -> torch.Tensor:
+    _, *shape = reader.shapes[name]
+    out = torch.empty(shape, dtype=TORCH_DTYPES[reader.element_type(name)])
+    reader.read_rows(name, layer, 0, out)
+    return out.float()
+
+
+def export_adapter(run: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Write the adapters of a run as a folder that `peft.PeftModel.from_pretrained` loads over the base.
+
+    Raises:
+        CheckpointError: the folder is there already; or what `read_adapter` raises.
+    """
+    adapter = read_adapter(run)
+    if problems := check_target(target, overwrite=overwrite, sources=[run]):
+        raise CheckpointError(problems)
+    facts = {"format": "peft", "source": adapter.source, "base_sha256": adapter.base_sha256}
+    with staged(target, facts) as stage:
+        write_folder(stage.path, adapter.settings, adapter.whole, str(adapter.base))
+
+
+class MergedSource(SafetensorsSource):
+    """A base whose adapted matrices read as W + scale B A: summed in fp32, rounded once to the base's type."""
+
+    def __init__(self, folder: HFFolder, adapter: Adapter) -> None:
+        super().__init__(folder)
+        self._scale = adapter.settings.scale
+        self._pairs = {
+            f"model.layers.{layer}.{HF_MODULES[target]}.weight": pair
+            for layer, targets in adapter.whole.items()
+            for target, pair in targets.items()
+        }
+
+    def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
+        """Fill `out`."""
+        super().read_rows(name, layer, start, out)
+        if name in self._pairs:
+            a, b = self._pairs[name]
+            out.copy_(torch.addmm(out.float(), b[start : start + out.shape[0]], a, alpha=self._scale))
+
+    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:  # type: ignore[override]
+        """The file has the bytes of what is not adapted only."""
+        return None if name in self._pairs else super().view_rows(name, layer, start, rows)
+
+    def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
+        """Not needed: rows are read in order."""
+
+
+def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool = False) -> None:
+    """Write a plain Hugging Face folder: the base with the adapters added. A block at a time, never a whole matrix.
+
+    Raises:
+        CheckpointError: another base than the one that the adapters were trained over, or one that is not a Hugging
+            Face folder.
+    """
+    adapter = read_adapter(path, base)
+    folder = open_hf_folder(adapter.base, AUTO)
+    problems = [*check_target(target, overwrite=overwrite, sources=[path, adapter.base]), *_misfits(adapter, folder)]
+    if problems:
+        raise CheckpointError(problems)
+    names = hf_shapes(folder.model, folder.vocab_size)
+    tensors = [_as_is(name, shape) for name, shape in names.items()]
+    (element_type,) = {folder.element_type(name) for name in names}
+    maker = BlockMaker(MergedSource(folder, adapter), TORCH_DTYPES[element_type], folder.path)
+    facts = {"format": "huggingface", "precision": AS_TYPED[element_type], "source": f"{adapter.source} merged"}
+    with staged(target, facts) as stage, WorkBar("writing", folder.nbytes) as bar:
+        write_safetensors(stage, tensors, maker, default_workers(), bar.advance)
+        copy_companions(folder.path, stage.path, folder.config, AS_TYPED[element_type])
+
+
+def _misfits(adapter: Adapter, folder: HFFolder) -> list[str]:
+    if folder.pickles:
+        return [f"{folder.path}: has its weights as a pickle; convert it to safetensors first"]
+    if adapter.base_sha256 and base_sha256(folder.path) != adapter.base_sha256:
+        return [f"{folder.path}: not the base that the adapters were trained over (another SHA-256)"]
+    types = {folder.element_type(name) for name in folder.tensors}
+    problems = (
+        [f"{folder.path}: weights of several element types: {', '.join(sorted(types))}"] if len(types) > 1 else []
+    )
+    return problems + _other_shapes(adapter, folder.model)
+
+
+def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[str]:
+    shapes = target_shapes(model)
+    if len(adapter.whole) != model.num_layers:
+        return [f"adapters of {len(adapter.whole)} layers, the base has {model.num_layers}"]
+    return [
+        f"adapter of {target}: {(b.shape[0], a.shape[1])}, the base's matrix is {shapes[target]}"
+        for target, (a, b) in adapter.whole[0].items()
+        if (b.shape[0], a.shape[1]) != shapes[target]
+    ]
+
+
+def _as_is(name: str, shape: tuple[int, ...]) -> Tensor:
+    rows, *row_shape = shape
+    return Tensor(name=name, rows=rows, row_shape=tuple(row_shape), spans=(Span(name=name, start=0, rows=rows),))
+
+
+def main(argv: Sequence[str]) -> int:
+    """`export` or `merge`; 0, or 2 with what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m megatron_patch.checkpoint.adapters", allow_abbrev=False)
+    parser.add_argument("what", choices=("export", "merge"))
+    parser.add_argument("--adapter", type=Path, required=True, help="a run's output folder, an iteration, or PEFT's")
+    parser.add_argument("--base", type=Path, default=None, help="merge: where the base lies now")
+    parser.add_argument("--output-path", type=Path, required=True)
+    parser.add_argument("--overwrite", action="store_true")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)  # the workers are the parallelism
+    try:
+        if options.what == "export":
+            export_adapter(options.adapter, options.output_path, overwrite=options.overwrite)
+        else:
+            merge(options.adapter, options.output_path, base=options.base, overwrite=options.overwrite)
+    except UserError as error:
+        print_error(error, os.environ)
+        return 2
+    print(f"wrote {options.output_path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""Which base a run's adapters belong to: named with its checksum beside the checkpoints, and compared at a resume.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.files import write_json
+from megatron_patch.peft.settings import LoraSettings
+
+FILE = "lora.json"
+"""In the folder of a run's checkpoints: the settings, the base's path and SHA-256."""
+SUFFIXES = (".safetensors", ".distcp")
+
+
+class BaseProblem(UserError, ValueError):
+    """Adapters of another base, or none known."""
+
+
+def base_sha256(folder: Path) -> str:
+    """Over names and SHA-256 of all files of weights; 8 threads, as fast as the disk reads."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    with ThreadPoolExecutor(8) as pool:
+        sums = list(pool.map(file_sha256, files))
+    lines = [f"{file.name} {found}" for file, found in zip(files, sums, strict=True)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def record_base(checkpoints: Path, settings: LoraSettings, base: Path, *, resuming: bool) -> None:
+    """Write lora.json on a first start; compare with it on a resume. One rank does it.
+
+    Raises:
+        BaseProblem: another base, other adapters, or lora.json is missing.
+    """
+    told = {"settings": asdict(settings), "base": str(base), "base_sha256": base_sha256(base)}
+    told = json.loads(json.dumps(told))
+    if not resuming:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(checkpoints / FILE, told, durable=True)
+        return
+    before = read_record(checkpoints)
+    if before["base_sha256"] != told["base_sha256"]:
+        raise BaseProblem(
+            f"{base}: not the base of these adapters: they were trained over {before['base']}, whose weights have "
+            f"SHA-256 {before['base_sha256'][:16]}..., not {told['base_sha256'][:16]}..."
+        )
+    for name in ("rank", "alpha", "targets", "rslora"):
+        if before["settings"][name] != told["settings"][name]:
+            now, old = told["settings"][name], before["settings"][name]
+            raise BaseProblem(f"{checkpoints}: adapters with {name} {old}, not {now}")
+
+
+def read_record(checkpoints: Path) -> dict[str, Any]:
+    """lora.json.
+
+    Raises:
+        BaseProblem: missing or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads((checkpoints / FILE).read_text(encoding="utf-8"))
+        LoraSettings(**found["settings"] | {"targets": tuple(found["settings"]["targets"])})
+        found["base"], found["base_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BaseProblem(f"{checkpoints / FILE}: not the record of adapters ({error})") from error
+    return found
+
+
+def settings_of_record(record: dict[str, Any]) -> LoraSettings:
+    """The settings in lora.json."""
+    return LoraSettings(**record["settings"] | {"targets": tuple(record["settings"]["targets"])})

@@ -1,0 +1,159 @@
+"""Adapters as Hugging Face's PEFT keeps them: adapter_config.json and adapter_model.safetensors.
+
+Source: `LoraConfig` and `get_peft_model_state_dict` of peft 0.21.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_patch.models import ModelConfig
+from megatron_patch.peft.insert import PeftError, Whole
+from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, target_shapes
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model.model.layers."
+_MODULES = {module.split(".")[-1]: target for target, module in HF_MODULES.items()}
+"""`q_proj` -> `q`."""
+PLAIN = {
+    "use_dora": False,
+    "bias": "none",
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layers_to_transform": None,
+    "layers_pattern": None,
+    "exclude_modules": None,
+    "fan_in_fan_out": False,
+    "use_qalora": False,
+    "trainable_token_indices": None,
+    "layer_replication": None,
+    "target_parameters": None,
+    "lora_bias": False,
+}
+"""What an adapter says besides rank, alpha, dropout and targets, if it is LoRA as it is computed here."""
+
+
+def config_of(settings: LoraSettings, base: str) -> dict[str, Any]:
+    """adapter_config.json.
+
+    Args:
+        base: `base_model_name_or_path`.
+    """
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "use_rslora": settings.rslora,
+        "target_modules": [HF_MODULES[target].split(".")[-1] for target in settings.targets],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+
+
+def settings_of(folder: Path) -> LoraSettings:
+    """Read adapter_config.json.
+
+    Raises:
+        PeftError: it is missing, damaged, or says something that is not computed here; all reasons at once.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        problems = list(_problems(config))
+        if problems:
+            raise PeftError(f"{folder / CONFIG}: {'; '.join(problems)}")
+        modules = _modules_of(folder, config["target_modules"])
+        return LoraSettings(
+            rank=int(config["r"]),
+            alpha=float(config["lora_alpha"]),
+            dropout=float(config.get("lora_dropout") or 0.0),
+            targets=tuple(target for target in TARGETS if target in modules),
+            rslora=bool(config.get("use_rslora", False)),
+        )
+    except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PeftError(f"{folder}: not an adapter of PEFT ({type(error).__name__}: {error})") from error
+
+
+def _problems(config: dict[str, Any]) -> list[str]:
+    found = [f"peft_type is {config['peft_type']}, not LORA"] if config["peft_type"] != "LORA" else []
+    for name, value in PLAIN.items():
+        if name in config and (config[name] or value) and config[name] != value:
+            found.append(f"{name} is {config[name]!r}, here it can only be {value!r}")
+    if not isinstance(config["r"], int) or config["r"] < 1:
+        found.append(f"r is {config['r']!r}, not a whole number >= 1")
+    return found
+
+
+def _modules_of(folder: Path, modules: Any) -> set[str]:
+    """Targets. `all-linear`, and regular expressions, are told by the weights."""
+    if isinstance(modules, str):
+        names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _open(folder)}
+    else:
+        names = {name.rsplit(".", 1)[-1] for name in modules}
+    if unknown := sorted(names - _MODULES.keys()):
+        raise PeftError(f"{folder / CONFIG}: adapters on {', '.join(unknown)}; possible: {', '.join(_MODULES)}")
+    return {_MODULES[name] for name in names}
+
+
+def _open(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise PeftError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
+
+
+def key(layer: int, target: str, part: str) -> str:
+    """The name of a tensor in adapter_model.safetensors; `part` is A or B."""
+    return f"{PREFIX}{layer}.{HF_MODULES[target]}.lora_{part}.weight"
+
+
+def read_folder(folder: Path, model: ModelConfig) -> Whole:
+    """A and B of every layer in fp32.
+
+    Raises:
+        PeftError: not an adapter of this model: tensors that are missing, left over, or of other shapes.
+    """
+    settings, tensors, shapes = settings_of(folder), _open(folder), target_shapes(model)
+    found: Whole = {}
+    problems = []
+    for layer in range(model.num_layers):
+        found[layer] = {}
+        for target in settings.targets:
+            rows, columns = shapes[target]
+            wanted = {"A": (settings.rank, columns), "B": (rows, settings.rank)}
+            pair = [tensors.pop(key(layer, target, part), None) for part in wanted]
+            for part, tensor in zip(wanted, pair, strict=True):
+                if tensor is None or tuple(tensor.shape) != wanted[part]:
+                    shape = "missing" if tensor is None else list(tensor.shape)
+                    problems.append(f"{key(layer, target, part)}: {shape}, wanted {list(wanted[part])}")
+            if pair[0] is not None and pair[1] is not None:
+                found[layer][target] = (pair[0].float(), pair[1].float())
+    problems += [f"{name}: not of this model's {model.num_layers} layers and these targets" for name in tensors]
+    if problems:
+        raise PeftError(f"{folder}: {'; '.join(problems[:4])}; {len(problems)} in all")
+    return found
+
+
+def write_folder(folder: Path, settings: LoraSettings, whole: Whole, base: str) -> None:
+    """Write both files into a folder that is there."""
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for layer, targets in whole.items():
+        for target, pair in targets.items():
+            for part, tensor in zip("AB", pair, strict=True):
+                tensors[key(layer, target, part)] = tensor.contiguous()
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config_of(settings, base), indent=2) + "\n", encoding="utf-8")

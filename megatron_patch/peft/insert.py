@@ -1,0 +1,176 @@
+"""Putting adapters into a model that Megatron has built, and freezing what is not trained.
+
+The seam: when megatron.core.transformer.peft is there, `add_adapters` calls it instead, and `Adapters` goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from megatron_patch.common.errors import UserError
+from megatron_patch.models import ModelConfig
+from megatron_patch.peft.lora import Adapters, fresh
+from megatron_patch.peft.settings import LINEARS, Linear, LoraSettings, frozen_layers, target_shapes
+
+SUFFIX = "_adapters"
+"""`linear_qkv_adapters` lies beside `linear_qkv`."""
+
+Whole = dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]
+"""Whole A and B by layer and target."""
+
+
+class PeftError(UserError, ValueError):
+    """Adapters that this model, base or folder cannot have."""
+
+
+def add_adapters(
+    chunks: list[Any], settings: LoraSettings, model: ModelConfig, *, seed: int, start: Whole | None = None
+) -> int:
+    """Freeze the model and give its layers adapters, which alone are trained and saved from here on.
+
+    Call it before DDP and the optimizer are built, when the base weights are there.
+
+    Args:
+        chunks: as Megatron builds them, one for each virtual pipeline stage; not wrapped.
+        seed: of new adapters.
+        start: adapters to go on from, of all layers; None draws new ones.
+    Returns:
+        trained elements on this rank.
+    """
+    shapes = target_shapes(model)
+    for chunk in chunks:
+        chunk.requires_grad_(False)
+        for layer in layers_of(chunk):
+            number = layer.layer_number - 1
+            whole = start[number] if start is not None else dict(fresh(settings, shapes, number, seed))
+            for linear in LINEARS:
+                if set(linear.targets) & set(settings.targets):
+                    _add(layer, linear, settings, model, shapes).fill(whole)
+        let_gradients_in(chunk)
+        _save_adapters_only(chunk)
+    return sum(p.numel() for chunk in chunks for p in chunk.parameters() if p.requires_grad)
+
+
+def layers_of(chunk: Any) -> Iterator[Any]:
+    """The transformer layers of one model chunk."""
+    yield from chunk.decoder.layers
+
+
+def _add(
+    layer: Any, linear: Linear, settings: LoraSettings, model: ModelConfig, shapes: dict[str, tuple[int, int]]
+) -> Adapters:
+    parent_name, name = linear.path.split(".")
+    parent = getattr(layer, parent_name)
+    module = getattr(parent, name)
+    local_rows, local_columns = module.weight.shape
+    tp = 1 if linear.row_parallel else sum(shapes[target][0] for target in linear.targets) // local_rows
+    if linear.by_group and model.num_query_groups % tp:
+        raise PeftError(f"adapters on {linear.path} with TP {tp}: only up to its {model.num_query_groups} KV heads")
+    adapters = Adapters(
+        linear,
+        settings,
+        rows={target: shapes[target][0] // tp for target in linear.targets},
+        columns=local_columns,
+        groups=model.num_query_groups // tp if linear.by_group else 1,
+        config=layer.config,
+        device=module.weight.device,
+    )
+    parent.add_module(name + SUFFIX, adapters)
+    if hasattr(module, "return_layernorm_output"):  # Transformer Engine's norm and linear in one: what is multiplied
+        module.return_layernorm_output = True
+        module.register_forward_hook(_after_norm_and_linear(adapters))
+    else:
+        module.register_forward_hook(_after_linear(adapters))
+    return adapters
+
+
+def _after_linear(adapters: Adapters) -> Any:
+    """Megatron's linear modules return (output, bias that was not added)."""
+
+    def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, Any]) -> Any:
+        return adapters(inputs[0], output[0]), output[1]
+
+    return hook
+
+
+def _after_norm_and_linear(adapters: Adapters) -> Any:
+    """Transformer Engine gives the normed input beside the output, of this rank's tokens: nothing is normed twice."""
+
+    def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> Any:
+        if isinstance(output[0], tuple):
+            (base, normed), bias = output
+        else:
+            base, bias, normed = output
+        return adapters(normed, base), bias
+
+    return hook
+
+
+def let_gradients_in(chunk: Any) -> None:
+    """Let the first activations want a gradient though nothing before them is trained.
+
+    Megatron's recomputation gives gradients to what is inside it only if an input wants one, and its schedule calls
+    backward on every stage.
+    """
+
+    def hook(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and not output.requires_grad:
+            output.requires_grad_()
+        return output
+
+    if getattr(chunk, "pre_process", False):
+        chunk.embedding.register_forward_hook(hook)
+
+
+def _save_adapters_only(chunk: Any) -> None:
+    """Let checkpoints hold, and ask for, adapters alone."""
+    describe, load = chunk.sharded_state_dict, chunk.load_state_dict
+
+    def sharded_state_dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {name: entry for name, entry in describe(*args, **kwargs).items() if is_adapter(name)}
+
+    def load_state_dict(state: dict[str, Any], strict: bool = True) -> Any:
+        wanted = {name for name, _ in chunk.named_parameters() if is_adapter(name)}
+        if wanted != set(state):
+            raise PeftError(f"a checkpoint of other adapters: {', '.join(sorted(wanted ^ set(state))[:4])}")
+        return load(state, strict=False)
+
+    chunk.sharded_state_dict, chunk.load_state_dict = sharded_state_dict, load_state_dict
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter's or checkpoint's key is an adapter's."""
+    return f"{SUFFIX}." in name
+
+
+def freeze(chunks: list[Any], text: str) -> int:
+    """Freeze the parts that --freeze names: `embedding`, `head`, `norms`, `layers.N`, `layers.N-M`.
+
+    Returns:
+        frozen elements on this rank.
+    """
+    layers = frozen_layers(text)
+    words = {word.strip() for word in text.split(",")}
+    frozen = 0
+    for chunk in chunks:
+        numbers = [layer.layer_number - 1 for layer in layers_of(chunk)]
+        for name, parameter in chunk.named_parameters():
+            if _is_frozen(name, words, layers, numbers):
+                parameter.requires_grad_(False)
+                frozen += parameter.numel()
+        let_gradients_in(chunk)
+    return frozen
+
+
+def _is_frozen(name: str, words: set[str], layers: set[int], numbers: list[int]) -> bool:
+    if name.startswith("decoder.layers."):
+        inside = numbers[int(name.split(".")[2])] in layers
+        return inside or ("norms" in words and "norm" in name)
+    if name.startswith("embedding."):
+        return "embedding" in words
+    if name.startswith("output_layer."):
+        return "head" in words
+    return "norms" in words and "norm" in name

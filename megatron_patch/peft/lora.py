@@ -1,0 +1,158 @@
+"""The adapters of one linear module of Megatron, tensor-parallel, and the sum that they are added to.
+
+Canonical: each projection of Hugging Face has its own A and B, though Megatron fuses q, k, v and gate, up. A matmul
+with all A at once and one with a block matrix of the B give the fused rows: two small matmuls for a module.
+
+Tensor parallelism, h = A x being [tokens, ranks of all its targets]:
+- column-parallel (q, k, v, gate, up): A is replicated, B sharded by rows. Without sequence parallelism h is complete on
+  every rank and its gradient is summed; with it, A reads a rank's own tokens and h, which is narrow, is gathered: A's
+  gradient is then that of these tokens, and `finalize_model_grads` sums it (`sequence_parallel`).
+- row-parallel (o, down): A is sharded by columns, the partial h are summed (and scattered over the tokens), B is
+  replicated, and under sequence parallelism its gradient is summed like a norm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch.nn import functional
+
+from megatron_patch.peft.settings import Linear, LoraSettings
+
+
+class Adapters(torch.nn.Module):
+    """Of one linear module; lies beside it in its parent, so that the base keeps its names.
+
+    Args:
+        linear: which module, and what it fuses.
+        settings: rank, scale, dropout, targets.
+        rows: by target of the module, whether it has an adapter or not: rows of its matrix on this rank.
+        columns: of the module's weight on this rank.
+        groups: KV groups on this rank, in whose order the rows alternate; 1 where they do not.
+        config: Megatron's.
+        device: the base weight's.
+    """
+
+    def __init__(
+        self,
+        linear: Linear,
+        settings: LoraSettings,
+        *,
+        rows: dict[str, int],
+        columns: int,
+        groups: int,
+        config: Any,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.linear, self.settings, self.rows, self.groups = linear, settings, rows, groups
+        self.sequence_parallel = config.sequence_parallel
+        self.held = [target for target in linear.targets if target in settings.targets]
+        kind = {"device": device, "dtype": config.params_dtype}
+        self.a = torch.nn.ParameterDict({t: torch.empty(settings.rank, columns, **kind) for t in self.held})
+        self.b = torch.nn.ParameterDict({t: torch.empty(rows[t], settings.rank, **kind) for t in self.held})
+        for parameter in self.a.values():
+            _mark(parameter, axis=1 if linear.row_parallel else None, config=config)
+        for parameter in self.b.values():
+            _mark(parameter, axis=None if linear.row_parallel else 0, config=config)
+
+    def forward(self, x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        """The module's output with the adapters' added.
+
+        Args:
+            x: what the base weight multiplies, [s, b, columns]; of column-parallel modules under sequence
+                parallelism this rank's tokens only, [s / TP, b, columns].
+            base: the base weight's product, [s, b, rows]; of row-parallel ones under sequence parallelism
+                [s / TP, b, rows].
+        """
+        h: torch.Tensor = self._reduced(self._down(x))
+        rows = self._up()
+        sum_ = torch.addmm(base.flatten(0, -2), h.flatten(0, -2), rows.t(), alpha=self.settings.scale)
+        return sum_.view(base.shape)
+
+    def _down(self, x: torch.Tensor) -> torch.Tensor:
+        """A x of all targets, beside each other in their order (a ParameterDict sorts its own)."""
+        if not (self.training and self.settings.dropout):
+            return functional.linear(x, torch.cat([self.a[target] for target in self.held]))
+        return torch.cat([functional.linear(self._dropped(x), self.a[target]) for target in self.held], dim=-1)
+
+    def _dropped(self, x: torch.Tensor) -> Any:
+        """One mask for each target, as PEFT draws them. Ranks that hold the same x draw the same mask."""
+        if self.linear.row_parallel or self.sequence_parallel:  # ranks hold different x
+            with tensor_parallel.get_cuda_rng_tracker().fork():
+                return functional.dropout(x, self.settings.dropout)
+        return functional.dropout(x, self.settings.dropout)
+
+    def _reduced(self, h: torch.Tensor) -> Any:
+        """Complete h, and its gradient complete on the way back."""
+        if self.linear.row_parallel:
+            if self.sequence_parallel:
+                return tensor_parallel.reduce_scatter_to_sequence_parallel_region(h)
+            return tensor_parallel.reduce_from_tensor_model_parallel_region(h)
+        if self.sequence_parallel:
+            return tensor_parallel.gather_from_sequence_parallel_region(h, tensor_parallel_output_grad=True)
+        return tensor_parallel.copy_to_tensor_model_parallel_region(h)
+
+    def _up(self) -> torch.Tensor:
+        """All B as one block matrix in the order of the fused rows, [rows, ranks of all targets]."""
+        if len(self.linear.targets) == 1:
+            return self.b[self.held[0]]  # type: ignore[no-any-return]
+        rank = self.settings.rank
+        blocks = []
+        for target in self.linear.targets:
+            rows = self.rows[target] // self.groups
+            if target in self.held:
+                before = self.held.index(target) * rank
+                after = (len(self.held) - 1) * rank - before
+                blocks.append(functional.pad(self.b[target].view(self.groups, rows, rank), (before, after)))
+            else:
+                some = next(iter(self.b.values()))
+                blocks.append(some.new_zeros(self.groups, rows, len(self.held) * rank))
+        return torch.cat(blocks, dim=1).flatten(0, 1)
+
+    def fill(self, whole: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take this rank's part of whole A [rank, in] and B [out, rank], by target."""
+        tp, rank = (
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_tensor_model_parallel_rank(),
+        )
+        with torch.no_grad():
+            for target in self.held:
+                a, b = whole[target]
+                if self.linear.row_parallel:
+                    a = a.chunk(tp, dim=1)[rank]
+                else:
+                    b = b.chunk(tp, dim=0)[rank]
+                self.a[target].copy_(a)
+                self.b[target].copy_(b)
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
+        """What Megatron's checkpoints hold: `a.q` [layers, rank, in], `b.q` [layers, out, rank], and so on."""
+        axes = {f"a.{t}": 1 for t in self.held} if self.linear.row_parallel else {f"b.{t}": 0 for t in self.held}
+        state = self.state_dict(prefix="", keep_vars=True)
+        return make_sharded_tensors_for_checkpoint(state, prefix, axes, sharded_offsets)  # type: ignore[no-any-return]
+
+
+def _mark(parameter: torch.nn.Parameter, *, axis: int | None, config: Any) -> None:
+    """For the norm of the gradient, and for the sum of replicated ones over the tokens of other ranks."""
+    set_tensor_model_parallel_attributes(parameter, axis is not None, 0 if axis is None else axis, 1)
+    if axis is None:
+        parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+def fresh(settings: LoraSettings, shapes: dict[str, tuple[int, int]], layer: int, seed: int) -> Iterator[Any]:
+    """Whole new A and B of a layer by target: A as PEFT draws it (kaiming uniform, a = sqrt 5), B zero.
+
+    The same in every layout and on every device: drawn on the CPU, from a generator of this layer and target.
+    """
+    for number, target in enumerate(settings.targets):
+        rows, columns = shapes[target]
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + layer * 101 + number)
+        bound = columns**-0.5
+        a = torch.empty(settings.rank, columns).uniform_(-bound, bound, generator=generator)
+        yield target, (a, torch.zeros(rows, settings.rank))

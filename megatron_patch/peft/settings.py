@@ -1,0 +1,149 @@
+"""Which adapters a run has: rank, alpha, dropout, targets. Standard library only, as the launcher reads it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_patch.models import ModelConfig
+from megatron_patch.models.weight_map import COLUMNS, FUSED_QKV, LAYER_WEIGHTS, WHOLE, hf_shapes
+
+TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+"""Matrices of a layer that may have an adapter, in the order of a forward pass."""
+ALL = "all-linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """One linear module of Megatron, and the targets that it fuses, in their order."""
+
+    path: str
+    """Under a layer: `self_attention.linear_qkv`."""
+    targets: tuple[str, ...]
+    by_group: bool
+    """Its rows alternate, KV group by KV group."""
+    row_parallel: bool
+    """Its input is sharded over TP, not its output."""
+
+
+def _target_of(hf: str) -> str:
+    """`self_attn.q_proj.weight` -> `q`."""
+    return hf.split(".")[1].removesuffix("_proj")
+
+
+LINEARS = tuple(
+    Linear(
+        path=weight.megatron.removesuffix(".weight"),
+        targets=tuple(map(_target_of, weight.hf)),
+        by_group=weight.how == FUSED_QKV,
+        row_parallel=weight.split == COLUMNS,
+    )
+    for weight in LAYER_WEIGHTS
+    if weight.split != WHOLE and weight.megatron.endswith(".weight") and "_proj" in weight.hf[0]
+)
+"""From the weight map, so that both directions agree with the converter."""
+
+HF_MODULES = {
+    _target_of(name): name.removesuffix(".weight")
+    for weight in LAYER_WEIGHTS
+    if weight.megatron.endswith(".weight")
+    for name in weight.hf
+    if "_proj" in name
+}
+"""`q` -> `self_attn.q_proj`, under `model.layers.N.`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """W x becomes W x + scale B A dropout(x), with A [rank, in] and B [out, rank].
+
+    Source: Hu et al. 2021 (arXiv:2106.09685).
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = TARGETS
+    rslora: bool = False
+    """Divide alpha by sqrt(rank), not by rank: Kalajdzievski 2023 (arXiv:2312.03732)."""
+
+    @property
+    def scale(self) -> float:
+        """Of B A x."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+def settings_of_arguments(args: Any) -> LoraSettings | None:
+    """What the trainer's flags ask for; None without --lora-rank."""
+    if not args.lora_rank:
+        return None
+    return LoraSettings(
+        rank=args.lora_rank,
+        alpha=default_alpha(args.lora_rank, args.lora_alpha),
+        dropout=args.lora_dropout,
+        targets=parse_targets(args.lora_targets),
+        rslora=args.lora_rslora,
+    )
+
+
+def default_alpha(rank: int, alpha: float | None) -> float:
+    """Twice the rank where nothing is said."""
+    return float(2 * rank if alpha is None else alpha)
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """`q,v` or `all-linear`, in the order of a forward pass.
+
+    Raises:
+        ValueError: a word that is neither; its text is that word.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if words == [ALL]:
+        return TARGETS
+    for word in words:
+        if word not in TARGETS:
+            raise ValueError(word)
+    return tuple(target for target in TARGETS if target in words)
+
+
+def target_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the matrix behind each target, as Hugging Face stores it."""
+    shapes = hf_shapes(model, 1)
+    found = {}
+    for target, module in HF_MODULES.items():
+        rows, columns = shapes[f"model.layers.0.{module}.weight"]
+        found[target] = (rows, columns)
+    return found
+
+
+def adapter_parameters(settings: LoraSettings, model: ModelConfig) -> int:
+    """Of one layer, over all tensor-parallel ranks."""
+    shapes = target_shapes(model)
+    return sum(settings.rank * sum(shapes[target]) for target in settings.targets)
+
+
+def freeze_problem(text: str, num_layers: int) -> str | None:
+    """The word of MP_FREEZE that names no part of a model; None if all do."""
+    for word in (word.strip() for word in text.split(",")):
+        if word in ("embedding", "head", "norms"):
+            continue
+        kind, _, numbers = word.partition(".")
+        first, dash, last = numbers.partition("-")
+        ends = [first, last if dash else first]
+        if kind != "layers" or not all(end.isdigit() for end in ends):
+            return word
+        if not int(ends[0]) <= int(ends[1]) < num_layers:
+            return word
+    return None
+
+
+def frozen_layers(text: str) -> set[int]:
+    """Numbers of the layers that MP_FREEZE names."""
+    found: set[int] = set()
+    for word in (word.strip() for word in text.split(",")):
+        kind, _, numbers = word.partition(".")
+        if kind == "layers":
+            first, _, last = numbers.partition("-")
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
