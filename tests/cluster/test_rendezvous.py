@@ -14,11 +14,18 @@ from .machines import REPOSITORY, Machine, place
 
 Values = Callable[..., list[str]]
 Pair = tuple[Machine, Machine]
+PATIENCE = 200
+"""Seconds; nothing takes this long unless it hangs."""
 
 
 def soon(rank: int, master: str, **more: str) -> dict[str, str]:
-    """A place whose rendezvous gives up after 5 seconds."""
+    """A place whose rendezvous gives up after 5 seconds, for those that meet nobody."""
     return place(rank, master, MP_RENDEZVOUS_TIMEOUT_SECONDS="5", **more)
+
+
+def patient(rank: int, master: str, **more: str) -> dict[str, str]:
+    """A place for those that meet: on a busy machine one may come much later than the other."""
+    return place(rank, master, MP_RENDEZVOUS_TIMEOUT_SECONDS=str(PATIENCE), **more)
 
 
 def outcome(pair: Pair, typed: list[list[str]], environs: list[dict[str, str]], **before: str) -> list[str]:
@@ -27,7 +34,7 @@ def outcome(pair: Pair, typed: list[list[str]], environs: list[dict[str, str]], 
         machine.start(values, environ, before=before.get(f"before_{number}", ""))
         for number, (machine, values, environ) in enumerate(zip(pair, typed, environs, strict=True))
     ]
-    assert [one.wait(60) for one in started] == [1, 1], "\n".join(one.said() for one in started)
+    assert [one.wait(PATIENCE) for one in started] == [1, 1], "\n".join(one.said() for one in started)
     said = [one.said() for one in started]
     assert all("nothing was started" in text for text in said)
     return said
@@ -37,7 +44,7 @@ def test_a_machine_that_does_not_come(pair: Pair, values: Values, world: Path, t
     first, _ = pair
     tokenizer = str(world / "tokenizer")
     run = first.start(values(tmp_path / "out"), soon(0, first.address, MP_TOKENIZER_PATH=tokenizer))
-    assert run.wait(30) == 1
+    assert run.wait(PATIENCE) == 1
     assert f"node 0 ({first.name}): node 1 of 2 did not come within 5 s" in run.said()
     assert not list((tmp_path / "out").glob(".rendezvous_*"))
     assert not (tmp_path / "out" / "plan.json").exists()
@@ -47,7 +54,7 @@ def test_a_first_machine_that_does_not_answer(pair: Pair, values: Values, world:
     first, second = pair
     tokenizer = str(world / "tokenizer")
     run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=tokenizer))
-    assert run.wait(30) == 1
+    assert run.wait(PATIENCE) == 1
     assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT 10.77.0.1:29511 for 5 s" in run.said()
 
 
@@ -56,19 +63,19 @@ def test_a_late_machine(pair: Pair, values: Values, world: Path, tmp_path: Path)
     """Within the time-out it is met (here to be told of another value); after it, neither waits for the other."""
     first, second = pair
     environs = [
-        place(rank, first.address, MP_RENDEZVOUS_TIMEOUT_SECONDS="30", MP_TOKENIZER_PATH=str(world / "tokenizer"))
+        place(rank, first.address, MP_RENDEZVOUS_TIMEOUT_SECONDS=str(PATIENCE), MP_TOKENIZER_PATH=str(world / "tokenizer"))
         for rank in (0, 1)
     ]
     early = first.start(values(tmp_path / "out"), environs[0])
     time.sleep(3)
     late = second.start(values(tmp_path / "out", {5: "2e-3"}), environs[1])
-    assert [one.wait(30) for one in (early, late)] == [1, 1]
+    assert [one.wait(PATIENCE) for one in (early, late)] == [1, 1]
     assert all("position 5 LR is 0.002 there, 0.001 here" in one.said() for one in (early, late))
     environs = [environ | {"MP_RENDEZVOUS_TIMEOUT_SECONDS": "5"} for environ in environs]
     early = first.start(values(tmp_path / "out"), environs[0])
-    assert early.wait(30) == 1
+    assert early.wait(PATIENCE) == 1
     late = second.start(values(tmp_path / "out"), environs[1])
-    assert late.wait(30) == 1
+    assert late.wait(PATIENCE) == 1
     assert f"node 0 ({first.name}): node 1 of 2 did not come within 5 s" in early.said()
     assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT" in late.said()
 
@@ -91,8 +98,8 @@ def test_two_different_commands(pair: Pair, values: Values, world: Path, tmp_pat
     typed = [values(tmp_path / "out"), values(tmp_path / "out", {5: "2e-3"})]
     address = pair[0].address
     environs = [
-        soon(0, address, MP_TOKENIZER_PATH=tokenizer),
-        soon(1, address, MP_TOKENIZER_PATH=tokenizer, MP_SEED="7"),
+        patient(0, address, MP_TOKENIZER_PATH=tokenizer),
+        patient(1, address, MP_TOKENIZER_PATH=tokenizer, MP_SEED="7"),
     ]
     who = f"node 1 ({pair[1].name}) and node 0 ({pair[0].name}) differ"
     for said in outcome(pair, typed, environs):
@@ -105,7 +112,7 @@ def test_an_output_folder_that_is_not_shared(pair: Pair, values: Values, world: 
     folder = tmp_path / "disk"
     folder.mkdir()
     tokenizer, typed, address = str(world / "tokenizer"), values(folder / "out"), pair[0].address
-    environs = [soon(rank, address, MP_TOKENIZER_PATH=tokenizer) for rank in (0, 1)]
+    environs = [patient(rank, address, MP_TOKENIZER_PATH=tokenizer) for rank in (0, 1)]
     for said in outcome(pair, [typed, typed], environs, before_1=f"mount -t tmpfs tmpfs {folder};"):
         assert f"node 1 ({pair[1].name}) does not see what node 0 ({pair[0].name}) writes" in said
         assert "one folder that all machines share" in said
@@ -116,10 +123,10 @@ def test_two_machines_with_one_rank(pair: Pair, values: Values, world: Path, tmp
     first, second = pair
     tokenizer, typed = str(world / "tokenizer"), values(tmp_path / "out", {4: "6"})
     runs = [
-        machine.start(typed, soon(rank, first.address, nodes=3, MP_TOKENIZER_PATH=tokenizer))  # type: ignore[arg-type]
+        machine.start(typed, patient(rank, first.address, nodes=3, MP_TOKENIZER_PATH=tokenizer))  # type: ignore[arg-type]
         for machine, rank in ((first, 0), (second, 1), (second, 1))
     ]
-    assert [run.wait(30) for run in runs] == [1, 1, 1]
+    assert [run.wait(PATIENCE) for run in runs] == [1, 1, 1]
     assert any("both say RANK 1: every machine needs its own" in run.said() for run in runs)
 
 
@@ -143,7 +150,7 @@ def test_something_else_answers(pair: Pair, values: Values, world: Path, tmp_pat
     )
     other = first.start([], {}, before=f"{stranger} exit;")
     run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=str(world / "tokenizer")))
-    assert run.wait(40) == 1
+    assert run.wait(PATIENCE) == 1
     assert "does not speak this protocol" in run.said(), other.said()
 
 
@@ -156,7 +163,7 @@ def test_a_machine_with_other_code(pair: Pair, values: Values, world: Path, tmp_
         file.write("# changed here\n")
     first, second = pair
     typed, address = values(tmp_path / "out"), first.address
-    environs = [soon(rank, address, MP_TOKENIZER_PATH=str(world / "tokenizer")) for rank in (0, 1)]
+    environs = [patient(rank, address, MP_TOKENIZER_PATH=str(world / "tokenizer")) for rank in (0, 1)]
     runs = [first.start(typed, environs[0]), second.start(typed, environs[1], repository=copy)]
-    assert [run.wait(60) for run in runs] == [1, 1]
+    assert [run.wait(PATIENCE) for run in runs] == [1, 1]
     assert all("differ: the project's code is another" in run.said() for run in runs)
