@@ -1,8 +1,16 @@
-"""Order: files that take minutes come first, so that no worker of `make test` is left alone with one at the end."""
+"""What holds for all tests.
+
+Order: files that take minutes come first, so that no worker of `make test` is left alone with one at the end.
+One thread for each process: two workers on two cores whose threads wait for each other's cores take twice as long.
+"""
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
 LONGEST = ("test_readme.py", "test_resume.py", "test_evaluate.py", "test_hf_parity.py", "test_check.py")
 

@@ -63,7 +63,9 @@ def test_a_late_machine(pair: Pair, values: Values, world: Path, tmp_path: Path)
     """Within the time-out it is met (here to be told of another value); after it, neither waits for the other."""
     first, second = pair
     environs = [
-        place(rank, first.address, MP_RENDEZVOUS_TIMEOUT_SECONDS=str(PATIENCE), MP_TOKENIZER_PATH=str(world / "tokenizer"))
+        place(
+            rank, first.address, MP_RENDEZVOUS_TIMEOUT_SECONDS=str(PATIENCE), MP_TOKENIZER_PATH=str(world / "tokenizer")
+        )
         for rank in (0, 1)
     ]
     early = first.start(values(tmp_path / "out"), environs[0])

@@ -17,6 +17,8 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from megatron_patch.launch.command import REPOSITORY
 
+from ..launch.conftest import write_idxmap
+
 TEST, INITIAL, CONTINUE = (
     "one_RTX3090_test.sh",
     "8B-A100_4_pretraining_initial_v2.sh",
@@ -68,6 +70,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def long_documents(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A corpus that 300,000 steps may read: Megatron's index of as many epochs of short documents needs 120 GB."""
+    folder = tmp_path_factory.mktemp("long")
+    write_idxmap(folder / "text_document", documents=1000, length=20_000)
+    return str(folder)
+
+
 def run(root: Path, command: str, *more: str, status: int = 0, **variables: str) -> str:
     """Everything that a command in the root of the project says."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MP_", "WANDB"))}
@@ -85,8 +95,8 @@ def flags(said: str) -> dict[str, str]:
     return {word: "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
 
 
-def test_every_option_of_the_seed_reaches_megatron(root: Path) -> None:
-    found = flags(run(root, f"./training/{INITIAL}", DRY_RUN="1", MP_DEVICE="cuda"))
+def test_every_option_of_the_seed_reaches_megatron(root: Path, long_documents: str) -> None:
+    found = flags(run(root, f"./training/{INITIAL}", DRY_RUN="1", MP_DEVICE="cuda", TRAIN_DATA_PATH=long_documents))
     wanted = flags(f"pretrain_llama.py {SEED}")
     assert {name: found.get(name, "absent") for name in wanted} == wanted
     assert found["--tokenizer-model"] == str(root / "examples/tanuki_8b/tokenizer/tokenizer_scale200.model")
@@ -123,8 +133,8 @@ OWN = {
 """Every MP_ variable that facts.sh gives a value, except for what it adds to."""
 
 
-def test_a_variable_that_is_set_before_the_script_wins(root: Path) -> None:
-    environ = {name: value for name, (value, _) in OWN.items()}
+def test_a_variable_that_is_set_before_the_script_wins(root: Path, long_documents: str) -> None:
+    environ = {name: value for name, (value, _) in OWN.items()} | {"TRAIN_DATA_PATH": long_documents}
     found = flags(run(root, f"./training/{INITIAL}", DRY_RUN="1", MP_DEVICE="cuda", **environ))
     assert {flag: found.get(flag) for _, flag in OWN.values()} == {flag: value for value, flag in OWN.values()}
     exported = set(re.findall(r"\b(MP_\w+)=", (root / "training" / "facts.sh").read_text()))

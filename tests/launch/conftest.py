@@ -22,8 +22,9 @@ VALUES = (
 
 def write_idxmap(prefix: Path, documents: int = 20, length: int = 100) -> Path:
     """An idxmap of ascending token ids, as Megatron's IndexedDatasetBuilder lays it out."""
-    ids = [number % 256 for number in range(documents * length)]
-    prefix.with_name(f"{prefix.name}.bin").write_bytes(struct.pack(f"<{len(ids)}i", *ids))
+    whole, rest = divmod(documents * length, 256)
+    ids = struct.pack("<256i", *range(256))
+    prefix.with_name(f"{prefix.name}.bin").write_bytes(ids * whole + ids[: 4 * rest])
     body = struct.pack("<9sQBQQ", b"MMIDIDX\x00\x00", 1, 4, documents, documents + 1)
     body += struct.pack(f"<{documents}i", *[length] * documents)
     body += struct.pack(f"<{documents}q", *[4 * length * index for index in range(documents)])

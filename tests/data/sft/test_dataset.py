@@ -240,12 +240,16 @@ def test_losses_are_hugging_faces(
 
 
 def row_losses(model: Any, item: dict[str, torch.Tensor]) -> list[float]:
-    """The loss of each sample of a row, each attending to itself alone."""
+    """The loss of each sample of a row, each attending to itself alone; the row is cut after its last label."""
     parts = segments(item, len(item["tokens"]))
-    owner = torch.cat([torch.full((part.stop - part.start,), i) for i, part in enumerate(parts)])
-    allowed = (owner[:, None] == owner[None]) & torch.ones(len(owner), len(owner)).tril().bool()
-    mask = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)[None, None]
+    length = int(item["loss_mask"].nonzero().max()) + 1
+    tokens, labels, mask, positions = (
+        item[name][:length] for name in ("tokens", "labels", "loss_mask", "position_ids")
+    )
+    owner = torch.cat([torch.full((part.stop - part.start,), i) for i, part in enumerate(parts)])[:length]
+    allowed = (owner[:, None] == owner[None]) & torch.ones(length, length).tril().bool()
+    attention = torch.where(allowed, 0.0, torch.finfo(torch.float32).min)[None, None]
     with torch.no_grad():
-        logits = model(item["tokens"][None], attention_mask=mask, position_ids=item["position_ids"][None]).logits[0]
-    losses = torch.nn.functional.cross_entropy(logits, item["labels"], reduction="none") * item["loss_mask"]
+        logits = model(tokens[None], attention_mask=attention, position_ids=positions[None]).logits[0]
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * mask
     return [losses[part].sum().item() for part in parts]
