@@ -2,7 +2,7 @@
 
     python benchmarks/convert.py [1B|8B|...] [--folder DIR] [--rounds 3] [--layers N] [--warm]
 
-Makes a Hugging Face checkpoint of the geometry with random weights (no hub), then in turn: `cp -r` and `sync`; to
+Makes a Hugging Face checkpoint of the architecture with random weights (no hub), then in turn: `cp -r` and `sync`; to
 Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source on the disk and not in the
 page cache, as a large model's is; --warm reads it into the page cache before each step. Wall and CPU time are of the
 command's work, from the parsed command line to what is flushed to the disk; the imports before it are shown apart.

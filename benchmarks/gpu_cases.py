@@ -124,7 +124,7 @@ OVERLAPS: dict[str, dict[str, Any]] = {
     "ctas": {"env": NO_OVERLAP | CTAS},
     "margin": {"env": NO_OVERLAP | NO_MARGIN},
 }
-"""Ways to do the transfers of tensor parallelism, by name."""
+"""Ways to do the communication of tensor parallelism, by name."""
 TP2_PP2 = replace(PLAIN, name="8B-tp2-pp2", size="8B", tp=2, pp=2, sp=True, batch=32, steps=6, processes=4, seconds=90)
 
 

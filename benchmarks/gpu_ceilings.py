@@ -1,4 +1,4 @@
-"""What one GPU can do at most for Llama 3.1 8B at 8192 tokens: its products one by one, attention, memory.
+"""What one GPU can do at most for Llama 3.1 8B at 8192 tokens: its matmuls one by one, attention, memory.
 
     python benchmarks/gpu_ceilings.py [--seconds 0.4] [--sustained 20]
 
@@ -51,7 +51,7 @@ def main() -> None:
     totals = {"bf16": measure_linears(seconds, fp8=False), "fp8": measure_linears(seconds, fp8=True)}
     attention = measure_attention(seconds)
     for name, total in totals.items():
-        print(f"{name}: products {total:.1f} ms and attention {attention:.1f} ms of one micro batch of 8B")
+        print(f"{name}: matmuls {total:.1f} ms and attention {attention:.1f} ms of one micro batch of 8B")
 
 
 def measure_memory(seconds: float) -> None:
@@ -66,12 +66,12 @@ def measure_linears(seconds: float, *, fp8: bool) -> float:
     """Forward, gradient of the input, gradient of the weight (added up in bf16, and in fp32), as TE runs them.
 
     Returns:
-        milliseconds of all products of one micro batch; the head stays bf16.
+        milliseconds of all matmuls of one micro batch; the head stays bf16.
     """
     total = 0.0
     for name, (width_in, width_out) in LINEARS.items():
         quantized = fp8 and name != "head"
-        for part, run in products(width_in, width_out, fp8=quantized).items():
+        for part, run in matmuls_of(width_in, width_out, fp8=quantized).items():
             flops = 2.0 * TOKENS * width_in * width_out
             took = show(f"{'fp8' if quantized else 'bf16'} {name} {part}", flops, run, seconds)
             if part != "weight+fp32":
@@ -79,8 +79,8 @@ def measure_linears(seconds: float, *, fp8: bool) -> float:
     return total
 
 
-def products(width_in: int, width_out: int, *, fp8: bool) -> dict[str, Callable[[], object]]:
-    """The three products of a linear layer [tokens, in] -> [tokens, out]."""
+def matmuls_of(width_in: int, width_out: int, *, fp8: bool) -> dict[str, Callable[[], object]]:
+    """The three matmuls of a linear layer [tokens, in] -> [tokens, out]."""
     from transformer_engine.pytorch.cpp_extensions import general_gemm
 
     inputs, grads = random(TOKENS, width_in), random(TOKENS, width_out)
@@ -175,7 +175,7 @@ LAYER = tuple(widths for name, widths in LINEARS.items() if name != "head")
 
 def layer_matmuls(width_in: int, width_out: int, *, fp8: bool) -> list[Callable[[], object]]:
     """Forward, gradient of the input, gradient of the weight summed in bf16."""
-    return [run for part, run in products(width_in, width_out, fp8=fp8).items() if part != "weight+fp32"]
+    return [run for part, run in matmuls_of(width_in, width_out, fp8=fp8).items() if part != "weight+fp32"]
 
 
 def sustain(name: str, flops: float, run: Callable[[], object], seconds: float) -> None:

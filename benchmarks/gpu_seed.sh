@@ -1,5 +1,5 @@
 #!/bin/sh
-# The seed's way, as somebody types it: a Hugging Face folder of 8B's geometry (random weights, LAYERS of them) ->
+# Pai-Megatron-Patch's way, as somebody types it: a Hugging Face folder of 8B's architecture (random weights, LAYERS of them) ->
 # pretraining, killed and resumed -> finetuning on raw JSON and on idxmap -> Hugging Face, checked layer by layer.
 #   sh benchmarks/gpu_seed.sh FOLDER LAYERS TP PP TOKENIZER DATA CONVERSATIONS
 # SIZE=tiny PR=fp32 tries it on a CPU; STEPS leaves some of them out. Where the disk holds one checkpoint of 8B and not
@@ -45,7 +45,7 @@ nine_steps() { [ "$(lines "$folder/$name")" -ge 9 ]; }
 three_steps() { [ "$(lines "$folder/$name")" -ge 3 ]; }
 
 if asked make; then
-    say "a Hugging Face folder of $size geometry, $layers layers"
+    say "a Hugging Face folder of $size architecture, $layers layers"
     sh toolkits/python.sh -m megatron_patch.checkpoint.random_model "$size" "$folder/hf" --layers "$layers" --tokenizer "$tokenizer" || exit 1
 fi
 if asked start; then

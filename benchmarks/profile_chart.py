@@ -19,7 +19,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 
 KINDS = (
-    ("matrix products", ("nvjet",), "#4269d0"),
+    ("matmuls", ("nvjet",), "#4269d0"),
     ("attention", ("cudnn",), "#ff725c"),
     ("casts to fp8", ("cast_transpose", "amax", "dispatch::fp8", "scale_kernel"), "#efb118"),
     ("SwiGLU", ("gated_act",), "#6cc5b0"),

@@ -25,7 +25,7 @@ def hide_idle_wandb() -> None:
 def log_complete_checkpoints() -> None:
     """Patch how checkpoints are logged. Call it once, before training, where `--wandb-project` is given.
 
-    The last rank logs them, and the first gives them their name: written beside training, in a thread of each. The last
+    The last rank logs them, and the first gives them their name: written asynchronously, in a thread of each. The last
     one waits as long as that takes; where the first fails, torchrun ends both.
     """
     import wandb

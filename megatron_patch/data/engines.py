@@ -164,7 +164,7 @@ class SentencePiece:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{model} is no SentencePiece model: {error}") from None
+            raise TokenizerError(f"{model} is not a SentencePiece model: {error}") from None
         self.vocab_size = int(self._model.get_piece_size())
         self.eod_id = int(self._model.eos_id())
         self.note = "a SentencePiece model"

@@ -44,7 +44,7 @@ def problems_of(request: Request) -> list[str]:
 
 def _output_problems(request: Request, prefix: Path) -> list[str]:
     if request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")) or not request.output_prefix:
-        return [f"3 OUTPUT_PREFIX: {request.output_prefix!r} is no file prefix; wanted FOLDER/NAME"]
+        return [f"3 OUTPUT_PREFIX: {request.output_prefix!r} is not a file prefix; wanted FOLDER/NAME"]
     there = [suffix for suffix in (".bin", ".idx") if Path(f"{prefix}{suffix}").exists()]
     if there and not request.overwrite:
         return [f"3 OUTPUT_PREFIX: {prefix}{there[0]} exists; --overwrite replaces it"]

@@ -94,7 +94,7 @@ def read_model(path: Path) -> Any:
         spec: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
         spec.ParseFromString(content)
     except Exception as error:  # protobuf has a class of its own for it
-        raise TokenizerError(f"{path} is no SentencePiece model: {error}") from None
+        raise TokenizerError(f"{path} is not a SentencePiece model: {error}") from None
     return spec
 
 

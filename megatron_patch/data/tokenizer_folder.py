@@ -95,14 +95,14 @@ class TokenizerFolder:
             if isinstance(template, list):
                 return {str(entry["name"]): str(entry["template"]) for entry in template}
         except (TypeError, KeyError):
-            raise FolderError(f"{self.path}: chat_template is no list of named templates") from None
+            raise FolderError(f"{self.path}: chat_template is not a list of named templates") from None
         return {"default": str(template)} if template else {}
 
     def wanted_tokens(self) -> Iterator[WantedToken]:
         """Every token that the files beside tokenizer.json name, in the order in which transformers adds them.
 
         Raises:
-            FolderError: an entry that is no token.
+            FolderError: an entry that is not a token.
         """
         for number, token in sorted(_whole_numbers(self.config.get("added_tokens_decoder") or {}, self.path)):
             yield _wanted(token, number)
@@ -144,7 +144,7 @@ def read_folder(path: Path) -> TokenizerFolder:
     """Read the small files; none of them has to exist.
 
     Raises:
-        FolderError: one that is no JSON object.
+        FolderError: one that is not a JSON object.
     """
     config, model = _read_json(path / "tokenizer_config.json"), _read_json(path / "config.json")
     older: dict[str, int] = {}

@@ -57,7 +57,7 @@ def train(files: list[Path], vocab_size: int, key: str = "text") -> Tokenizer:
     Args:
         vocab_size: of the result, the 256 special tokens included; at least 512 (256 bytes and those).
     Raises:
-        DataError: a line that is no document.
+        DataError: a line that is not a document.
     """
     tokenizer = Tokenizer(BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

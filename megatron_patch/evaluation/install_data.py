@@ -15,7 +15,7 @@ from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_a
 
 
 def put_in_place(data: LocalData, harness: Path = HARNESS) -> list[str]:
-    """Link the splits, and note their checksum for `datasets`; says what it did. What is no link stays.
+    """Link the splits, and note their checksum for `datasets`; says what it did. What is not a link stays.
 
     Raises:
         DataError: a folder that is there already holds other questions, with which these do not fit.

@@ -142,7 +142,7 @@ def validation(train: int, interval: int | None, iterations: int | None) -> tupl
 def overlap_of(
     config: RunConfig, variables: Variables, model: ModelConfig, layout: Layout, device: str
 ) -> tuple[str | None, int]:
-    """How transfers of tensor parallelism run beside products, None if they do not; and bytes of their buffers."""
+    """How tensor-parallel communication overlaps the matmuls, None if it does not; and bytes of its buffers."""
     tokens = config.batch_size * config.seq_len // layout.cp
     name = tp_overlap.method(
         variables.tp_overlap,

@@ -198,7 +198,7 @@ def _words(name: str) -> str:
 
 
 def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
-    """FP8 matrix products want 16 rows at least. Source: `assert_dim_for_fp8_exec`, Transformer Engine 2.20."""
+    """FP8 matmuls want 16 rows at least. Source: `assert_dim_for_fp8_exec`, Transformer Engine 2.20."""
     rows = batch_size * seq_len // cp // (tp if sp else 1)
     if pr == "fp8" and rows % 16:
         yield Problem("fp8-rows", "SEQ_LEN", "PR", rows=rows)

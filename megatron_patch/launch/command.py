@@ -92,7 +92,7 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
             wanted["UB_SKIPMC"] = "1"  # no NVLink multicast
         if offloads_modules(plan):
             wanted["NVTE_CPU_OFFLOAD_V1"] = "1"  # Megatron asserts it: else Transformer Engine moves weights too
-        if plan.config.pr == "fp32":  # Transformer Engine computes fp32 products with 10 bits of mantissa
+        if plan.config.pr == "fp32":  # Transformer Engine computes fp32 matmuls with 10 bits of mantissa
             wanted["NVIDIA_TF32_OVERRIDE"] = "0"
     else:  # threads that spin while they wait made training 8 times slower beside another busy program
         wanted["OMP_WAIT_POLICY"] = "PASSIVE"

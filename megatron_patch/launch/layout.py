@@ -1,4 +1,4 @@
-"""How the model is cut over the ranks: arithmetic only."""
+"""How the model is sharded over the ranks: arithmetic only."""
 
 from __future__ import annotations
 

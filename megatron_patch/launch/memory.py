@@ -220,8 +220,8 @@ def layer_bytes(load: Load) -> int:
 
     Per token, with h = hidden, q and k = width of all query and all KV heads, f = FFN, flash attention (no S x S
     matrix), and selective recomputation the same, as a fused kernel keeps nothing that it would save:
-    residual stream 2h, outputs of both norms 2h [cut over TP only under sequence parallelism]; queries q, keys and
-    values 2k, attention output q, gate and up 2f, their product f [cut over TP].
+    residual stream 2h, outputs of both norms 2h [sharded over TP only under sequence parallelism]; queries q, keys and
+    values 2k, attention output q, gate and up 2f, their product f [sharded over TP].
     Under fp8 the inputs of the linear layers (2h, f) take one byte, and the attention output a second copy of q bytes.
     Norms of queries and keys keep what they norm: q + k (Qwen3-8B on an H200: 3.05 GB, as counted).
     Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
@@ -248,7 +248,7 @@ def _cut_by_sequence(count: int, layout: Layout) -> int:
 def logits_bytes(load: Load) -> int:
     """Logits, whose gradient takes their place, and the last hidden states (three times: raw, normed, their gradient).
 
-    On the CPU there is also a softmax in fp32. The vocabulary is cut over TP.
+    On the CPU there is also a softmax in fp32. The vocabulary is sharded over TP.
     Source: backend/gpu/cross_entropy.py; `cross_entropy.py` of megatron-core 0.19.2.
     """
     precision = load.precision
@@ -260,7 +260,7 @@ def logits_bytes(load: Load) -> int:
 def workspace_bytes(load: Load, *, last: bool) -> int:
     """Scratch memory, and one gradient of each shape of weight, in the weight's precision, that is never read.
 
-    Where weight gradients are added up by the matrix product, autograd still wants a tensor for each; Transformer
+    Where weight gradients are added up by the matmul, autograd still wants a tensor for each; Transformer
     Engine keeps one for each shape (`get_dummy_wgrad`). On the CPU nothing.
 
     Args:

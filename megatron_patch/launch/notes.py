@@ -263,7 +263,7 @@ def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
 
 
 def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:
-    """More processes on the CPU share the same RAM; on GPUs the buffers of overlapping transfers come and go."""
+    """More processes on the CPU share the same RAM; on GPUs the buffers of overlapped communication come and go."""
     assert plan.memory_limit is not None
     if plan.device == "cpu":
         ram = (plan.memory_limit + PROCESS_BYTES) * plan.layout.world_size

@@ -109,7 +109,7 @@ class Plan:
     offload_fraction: float
     """Part of the optimizer's state that lives in RAM."""
     tp_overlap: str | None
-    """How transfers of tensor parallelism run beside products; None: they do not."""
+    """How tensor-parallel communication overlaps the matmuls; None: it does not."""
     memory: Memory
     memory_limit: int | None
     """Bytes that one rank may take; None where nothing is known."""

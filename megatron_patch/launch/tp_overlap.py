@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 METHODS = ("pipeline", "ring", "ring-all")
-"""MP_TP_OVERLAP: Transformer Engine's own choice; copies also after the forward products; and after all."""
+"""MP_TP_OVERLAP: Transformer Engine's own choice; copies also after the forward matmuls; and after all."""
 AUTO = "ring-all"
 """What MP_TP_OVERLAP=auto takes where overlap is possible: the fastest of them at TP 2, 3.7 % in bf16, 1.9 % in
 fp8 (docs/performance.md)."""
 FEWEST_TOKENS = 4096
 """Tokens of a micro batch from which it takes that: fewer were not tried, and have little to hide."""
 BUFFERS = 14
-"""Buffers of a rank, in units of one micro batch's residual stream: 12 products, two of them with room for partial
+"""Buffers of a rank, in units of one micro batch's residual stream: 12 matmuls, two of them with room for partial
 sums from both sides."""
 MOST_RANKS = 8
 """CUDA IPC reaches that many GPUs of one machine."""
@@ -28,7 +28,7 @@ MOST_RANKS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacle:
-    """Why transfers cannot overlap."""
+    """Why communication cannot overlap."""
 
     code: str
     """Of its text."""

@@ -115,7 +115,7 @@ def gpt_fields(model: ModelConfig) -> dict[str, Any]:
 
 
 def tensor_parallel_problem(model: ModelConfig, tp: int) -> Message | None:
-    """Why a model cannot be cut over TP ranks; None if it can.
+    """Why a model cannot be sharded over TP ranks; None if it can.
 
     TP may exceed the KV heads if it is a multiple of them: every rank then gets the whole key and value of its group
     by one more all-gather. Source: `get_query_key_value_tensors` in attention.py, megatron-core 0.19.2.

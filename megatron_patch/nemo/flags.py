@@ -186,7 +186,7 @@ FLAGS = (
         becomes="MP_SPLIT",
         meaning="shares of the data for training, validation and test; not given, no validation",
     ),
-    Flag(name="fp8", becomes="PR", meaning="FP8 matrix products; without it bf16"),
+    Flag(name="fp8", becomes="PR", meaning="FP8 matmuls; without it bf16"),
     Flag(
         name="fp8_recipe",
         kind=choice("delayed_scaling", "current_scaling", "subchannel_scaling"),

@@ -28,7 +28,7 @@ def main() -> int:
     live = console.is_terminal and not args.once
     follower = Follower(args.run.parent if args.run.is_file() else args.run)
     if not follower.exists() and not (live and follower.folder.is_dir()):
-        print(f"RUN: {args.run} is no run: neither plan.json nor metrics.jsonl is there", file=sys.stderr)
+        print(f"RUN: {args.run} is not a run: neither plan.json nor metrics.jsonl is there", file=sys.stderr)
         return 2
     follower.look()
     if not live:

@@ -56,13 +56,13 @@ def test_copies_come_back() -> None:
     assert torch.equal(kept.block(0, (100, 100)).in_fp32(), numbers.view(100, 100))
     assert torch.equal(kept.block(130, (7,)).in_fp32(), numbers[130:137])
     again = Remainders(weights=torch.zeros_like(kept.weights), low=torch.zeros_like(kept.low))
-    to_mend = []
+    to_fix = []
     for first in (0, 40):  # read in two rectangles, before the weights
         part = again.block(0, (100, 100)).narrowed((0, first), (100, 60))
-        to_mend.append(part.keep(numbers.view(100, 100)[:, first : first + 60]))
+        to_fix.append(part.keep(numbers.view(100, 100)[:, first : first + 60]))
     again.weights.copy_(kept.weights)
-    for mend in to_mend:
-        mend()
+    for fix in to_fix:
+        fix()
     assert torch.equal(again.low, kept.low)
 
 

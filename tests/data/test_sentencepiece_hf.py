@@ -61,5 +61,5 @@ def test_kinds_that_cannot_be_said(tmp_path: Path) -> None:
 
 def test_no_model(tmp_path: Path) -> None:
     (tmp_path / "m.model").write_bytes(b"text")
-    with pytest.raises(TokenizerError, match="is no SentencePiece model"):
+    with pytest.raises(TokenizerError, match="is not a SentencePiece model"):
         read_model(tmp_path / "m.model")

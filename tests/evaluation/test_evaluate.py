@@ -113,7 +113,7 @@ def seeds_command(model: Path, questions: Path, tmp_path: Path, tasks: str) -> N
     command = [
         *("-m", "accelerate.commands.launch", "--main_process_port", "0", "-m", "lm_eval", "--model", "hf"),
         *("--model_args", f"pretrained={model},trust_remote_code=True", "--tasks", tasks, "--batch_size", "16"),
-        *("--log_samples", "--output_path", "out"),  # beyond the seed's, to read the answers
+        *("--log_samples", "--output_path", "out"),  # beyond the tutorial's, to read the answers
     ]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -24,7 +24,7 @@ COMMON = (
     "--tensor_model_parallel_size 2 --pipeline_model_parallel_size 1 --context_parallel_size 1 "
     "--global_batch_size 4 --warmup_steps 1 --lr 1e-3"
 )
-"""The seed's flags, and four that make the run small."""
+"""The NeMo tutorial's flags, and four that make the run small."""
 
 
 def run(folder: Path, script: Path, flags: str) -> str:
@@ -44,7 +44,7 @@ def losses(experiment: Path) -> list[float]:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """What the seed's downloads would leave: a model of two commands' length, text, conversations."""
+    """What the tutorial's downloads would leave: a model of two commands' length, text, conversations."""
     lines = inspect.getsource(textwrap).splitlines()
     (tmp_path / "data" / "custom_dataset" / "json").mkdir(parents=True)
     text = tmp_path / "data" / "custom_dataset" / "json" / "wikinews-zhtw.jsonl"

@@ -1,4 +1,4 @@
-"""Tanuki's three scripts: the seed's options reach Megatron, and a tiny training goes from text to an evaluation."""
+"""Tanuki's three scripts: its options reach Megatron, and a tiny training goes from text to an evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SEED = """
 --fp8-format hybrid --fp8-recipe delayed --fp8-amax-compute-algo max --fp8-amax-history-len 1024 --z-loss 0.0001
 --log-throughput --wandb-exp-name Llama-3-8B-initial --wandb-project Llama-3-8B --wandb-entity weblab-geniac1
 """
-"""The seed's list, in the words of megatron-core 0.19.2 (see the README); what it leaves open is the script's."""
+"""Its list, in the words of megatron-core 0.19.2 (see the README); what it leaves open is the script's."""
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,7 @@ def test_the_super_light_model_on_a_cpu(root: Path) -> None:
 
 @pytest.mark.slow
 def test_initial_continued_exported_evaluated(root: Path, tmp_path: Path) -> None:
-    """The 8B scripts with the light geometry, in fp32 on a CPU: all but the size is theirs."""
+    """The 8B scripts with the light model, in fp32 on a CPU: all but the size is theirs."""
     light = {"MODEL_SIZE": "tanuki-light", "PRECISION": "fp32", "MP_DEVICE": "cpu", "MP_NPROC": "2", "SEQ_LENGTH": "64"}
     light |= {"GLOBAL_BATCH_SIZE": "4", "LR_WARMUP_STEPS": "1", "TRAIN_STEPS": "4", "MP_EVAL_ITERS": "1"}
     run(root, f"./training/{INITIAL}", **light)

@@ -344,7 +344,7 @@ def test_control_characters_do_not_reach_the_terminal(
 def test_one_value_too_few_names_the_missing_one(
     position: object, values: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The seed's values in order, one left out: the place is found, or a run of neighbours that it is one of."""
+    """Pai's values in order, one left out: the place is found, or a run of neighbours that it is one of."""
     seed = SEED.split()
     index = position.number - 1  # type: ignore[attr-defined]
     assert main(seed[:index] + seed[index + 1 :], {}) == 2

@@ -88,7 +88,7 @@ def test_validation(plan_of: Callable[..., Plan]) -> None:
     assert plan_of(MP_EVAL_ITERS="3", MP_EVAL_INTERVAL="7").schedule.eval_interval == 7
 
 
-def test_geometry_of_auto_is_the_checkpoints(plan_of: Callable[..., Plan]) -> None:
+def test_architecture_of_auto_is_the_checkpoints(plan_of: Callable[..., Plan]) -> None:
     plan = plan_of(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH="hf-1B", MP_TOKENIZER_PATH="")
     named = plan_of(MODEL_SIZE="1B", PRETRAIN_CHECKPOINT_PATH="hf-1B", MP_TOKENIZER_PATH="")
     loose = {"name": "", "source": ""}

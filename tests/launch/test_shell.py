@@ -203,7 +203,7 @@ def test_any_working_directory(
 def test_other_names_of_the_script(
     run: Callable[..., subprocess.CompletedProcess[str]], values: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    """The seed's second name, a link to the script, a link in a folder of its own, and a path without a folder."""
+    """Pai's second name, a link to the script, a link in a folder of its own, and a path without a folder."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "train").symlink_to(DRIVER)
     (tmp_path / "bin" / "again").symlink_to("train")

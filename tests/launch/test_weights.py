@@ -59,7 +59,7 @@ def test_the_tracker_is_followed_but_not_needed(tmp_path: Path, mcore: Callable[
 
 
 def test_an_earlier_run(tmp_path: Path, mcore: Callable[..., None], plan_of: Callable[..., Plan]) -> None:
-    """Its output folder stands for its checkpoints; geometry and tokenizer are those of its plan."""
+    """Its output folder stands for its checkpoints; architecture and tokenizer are those of its plan."""
     mcore(tmp_path / "checkpoints", "30")
     assert read_weights(str(tmp_path)).config is None
     plan = plan_of(MODEL_SIZE="1B")

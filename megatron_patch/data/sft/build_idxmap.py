@@ -64,11 +64,11 @@ def problems_of(request: Request) -> list[str]:
     if request.seq_length < 2:
         problems.append(f"3 SEQ_LEN: {request.seq_length}; wanted 2 or more")
     if not request.output_prefix or request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")):
-        problems.append(f"4 OUTPUT_PREFIX: {request.output_prefix!r} is no file prefix; wanted FOLDER/NAME")
+        problems.append(f"4 OUTPUT_PREFIX: {request.output_prefix!r} is not a file prefix; wanted FOLDER/NAME")
     elif not request.overwrite and (there := [s for s in (".bin", ".idx") if Path(f"{request.prefix}{s}").exists()]):
         problems.append(f"4 OUTPUT_PREFIX: {request.prefix}{there[0]} exists; --overwrite replaces it")
     if not (request.tokenizer / "tokenizer_config.json").is_file():
-        problems.append(f"5 LOAD_DIR: {request.tokenizer} is no Hugging Face folder (no tokenizer_config.json)")
+        problems.append(f"5 LOAD_DIR: {request.tokenizer} is not a Hugging Face folder (no tokenizer_config.json)")
     if not 0 <= request.max_lost <= 1:
         problems.append(f"--max-lost: {request.max_lost:g}; wanted a share, 0 to 1")
     if request.workers < 0:

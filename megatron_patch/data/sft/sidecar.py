@@ -56,7 +56,7 @@ def read(prefix: str | Path) -> Sidecar | None:
     """The sidecar; None if there is none, as with data that Pai-Megatron-Patch built.
 
     Raises:
-        ValueError: a file of that name that is no sidecar.
+        ValueError: a file of that name that is not a sidecar.
     """
     path = path_of(prefix)
     if not path.is_file():

@@ -172,7 +172,7 @@ def _encodable(rendered: Rendered) -> Rendered:
         rendered.text.encode()
     except UnicodeEncodeError as error:
         half = rendered.text[error.start]
-        raise MalformedRow(f"its text holds half a surrogate pair, {half!r}, which is no character") from None
+        raise MalformedRow(f"its text holds half a surrogate pair, {half!r}, which is not a character") from None
     return rendered
 
 

@@ -17,7 +17,7 @@ SIOCGIFADDR = 0x8915
 
 
 class LinkError(ConnectionError):
-    """The other end closed, sent what is no line of ours, or said nothing in time."""
+    """The other end closed, sent what is not a line of ours, or said nothing in time."""
 
 
 class Link:
