@@ -26,6 +26,7 @@ from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
+from megatron_patch.launch.step_time import time_of_plan
 from megatron_patch.launch.variables import VARIABLES
 
 USAGE = "sh run_mcore_llama3_1.sh ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
@@ -70,7 +71,14 @@ def short_plan(plan: Plan, wording: Wording) -> str:
 
 def full_plan(plan: Plan, command: Command, wording: Wording) -> str:
     """What a dry run prints."""
-    rows = [*_title(plan), *_layout_rows(plan), *_schedule_rows(plan), *_data_rows(plan), *_memory_rows(plan)]
+    rows = [
+        *_title(plan),
+        *_layout_rows(plan),
+        *_schedule_rows(plan),
+        *_data_rows(plan),
+        *_memory_rows(plan),
+        *_time_rows(plan),
+    ]
     rows += [*_file_rows(plan), *_remarks(plan)]
     return "\n".join([_table(rows, wording), "", wording.text(Message("row-command")), command.shell()])
 
@@ -238,6 +246,17 @@ def _memory_rows(plan: Plan) -> Iterator[Row]:
         yield "", Message("memory-there", size=gigabytes(limit), where=plan.gpu.name)
     else:
         yield "", Message("memory-there-ram", size=gigabytes(limit))
+
+
+def _time_rows(plan: Plan) -> Iterator[Row]:
+    """What a step will take, where the GPU's rates are known."""
+    predicted = time_of_plan(plan)
+    if predicted is None:
+        return
+    step, schedule = predicted.total, plan.schedule
+    hours = step * (schedule.train_iters - (plan.resume_iteration or 0)) / 3600
+    rate = schedule.tokens_per_iteration / step / plan.layout.world_size
+    yield "row-time", Message("time", step=f"{step:.3g}", rate=f"{rate:,.0f}", hours=f"{hours:.1f}")
 
 
 def _file_rows(plan: Plan) -> Iterator[Row]:

@@ -161,10 +161,11 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
 
 
 def time_of_plan(plan: Plan) -> StepTime | None:
-    """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, and where
-    parts of the optimizer or of the activations move to RAM, which is not predicted."""
+    """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, for
+    conversations, whose lengths are not known, and where parts of the optimizer or of the activations move to RAM."""
     config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
-    predicted = config.pr in ("bf16", "fp8") and config.ac != "offload" and plan.offload_fraction == 0
+    on_gpu = config.ac != "offload" and plan.offload_fraction == 0
+    predicted = not config.sft and config.pr in ("bf16", "fp8") and on_gpu
     if kind is None or not predicted or (config.pr == "fp8" and kind.matmul_fp8 is None):
         return None
     return step_time(

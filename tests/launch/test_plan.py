@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -265,3 +266,21 @@ def test_a_corpus_that_is_read_very_often(
     most = int(float(str(problem.message.values["most"])) * 0.9)
     plan, _, problems = driver.make_plan(values(TRAIN_TOKENS_OR_ITERS=f"{most}"), surroundings(), dry_run=True)
     assert plan is not None, problems
+
+
+def test_the_plan_predicts_a_step(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU with a row of rates, and not on another."""
+    large = {"MODEL_SIZE": "8B", "PR": "bf16", "SEQ_LEN": "8192", "PAD_LEN": "8192", "DO": "true"}
+    typed = values(**large, TRAIN_TOKENS_OR_ITERS=str(100 * 8 * 8192), WARMUP_TOKENS_OR_ITERS="0")
+    environ = surroundings(MP_DEVICE="auto", MP_TOKENIZER_PATH="hf-8B", DRY_RUN="1")
+    shown = {}
+    for name in ("NVIDIA H200", "NVIDIA L40S"):
+        gpu = Gpu(name=name, memory_bytes=150 * 10**9, uuid="GPU-1")
+        monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda gpu=gpu: (gpu,))
+        plan, environment, problems = driver.make_plan(typed, environ, dry_run=False)
+        assert plan is not None, problems
+        shown[name] = full_plan(plan, build_command(plan, environment), driver_wording())
+    assert re.search(r"time +about [56]\.\d+ s a step by prediction: 1\d,\d{3} tokens/s per GPU", shown["NVIDIA H200"])
+    assert "by prediction" not in shown["NVIDIA L40S"]
