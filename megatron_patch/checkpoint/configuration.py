@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from megatron_patch.checkpoint.contents import own_config, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.run_folder import PLAN
+from megatron_patch.common.strict_json import is_whole, read_json
 from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.models import ConfigError, differences, model_from_hf_config
 
@@ -83,17 +83,28 @@ def special_token_ids(tokenizer: Path) -> dict[str, int]:
 
         return {f"{name}_token_id": number for name, number in special_ids(model).items() if name in ("bos", "eos")}
     try:
-        names = json.loads((tokenizer / "tokenizer_config.json").read_text())
-        table = json.loads((tokenizer / "tokenizer.json").read_text())
+        names = read_json(tokenizer / "tokenizer_config.json")
+        table = read_json(tokenizer / "tokenizer.json", large=True)
     except (OSError, ValueError):
         return {}
-    ids = {token["content"]: token["id"] for token in table.get("added_tokens", [])}
-    vocab = table.get("model", {}).get("vocab", {})
-    ids |= vocab if isinstance(vocab, dict) else {}
+    if not isinstance(names, dict):
+        return {}
+    ids = _ids_of(table)
     found = {}
     for key in ("bos_token", "eos_token"):
         token = names.get(key)
         token = token.get("content") if isinstance(token, dict) else token
-        if token in ids:
-            found[f"{key}_id"] = ids[token]
+        number = ids.get(token) if isinstance(token, str) else None
+        if is_whole(number, 0, 1 << 31):
+            found[f"{key}_id"] = number
     return found
+
+
+def _ids_of(table: Any) -> dict[str, Any]:
+    """The ids in a tokenizer.json; none where it is not one."""
+    try:
+        ids = {token["content"]: token["id"] for token in table.get("added_tokens") or []}
+        vocab = table.get("model", {}).get("vocab", {})
+    except (TypeError, KeyError, AttributeError):
+        return {}
+    return ids | (vocab if isinstance(vocab, dict) else {})

@@ -6,7 +6,6 @@ file of a Hugging Face cache is a link into `blobs/`, where neither its name nor
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import CHECKPOINTS, PLAN, PlanError, read_plan
 from megatron_patch.common.stored_chunks import find_structural_damage, iteration_of
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
 
 RELEASE, TRACKER = "release", "latest_checkpointed_iteration.txt"
@@ -190,7 +190,7 @@ def _check_hugging_face(folder: Path) -> None:
     read_config(folder)
     if index.is_file():
         try:
-            table = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            table = read_json(index)["weight_map"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError.at(index, "index-unreadable", error=repr(error)) from None
         shards = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []

@@ -13,6 +13,7 @@ from typing import Any
 from megatron_patch.checkpoint.contents import TRACKER, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.models import ConfigError, ModelConfig, model_as_named
 from megatron_patch.models.weight_map import hf_shapes
@@ -126,7 +127,7 @@ def _pickles(path: Path, allowed: bool) -> list[Path]:
 
 def _indexed(path: Path) -> dict[str, TensorEntry]:
     try:
-        weight_map: Mapping[str, str] = json.loads((path / INDEX).read_text())["weight_map"]
+        weight_map: Mapping[str, str] = read_json(path / INDEX)["weight_map"]
         names = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / INDEX}: not a safetensors index ({error!r})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.strict_json import read_json
 
 MANIFEST = "manifest.json"
 
@@ -37,7 +37,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
+        manifest: dict[str, Any] = read_json(file)
         if manifest["algorithm"] != "sha256":
             raise CheckpointError(f"{file}: algorithm is {manifest['algorithm']!r}; supported: 'sha256'")
         for name, facts in manifest["files"].items():

@@ -18,15 +18,23 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.strict_json import JsonError, is_whole, parse_json
 
 ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
 """Bytes of the element types that weights have."""
 MAX_HEADER_BYTES = 100_000_000
 """As in the safetensors package: a longer header is an attack or damage."""
+MOST_BYTES = 1 << 62
+"""Of any offset and of any axis."""
+MOST_AXES = 64
+"""Of a tensor, as NumPy has them."""
+MOST_PROBLEMS = 20
+"""That are told of one file."""
 MADV_POPULATE_READ = 22
 _libc = ctypes.CDLL(None)
 
@@ -55,7 +63,7 @@ class TensorEntry:
 
 
 def read_header(file: Path) -> dict[str, TensorEntry]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file, by the safetensors package's own rules: every byte belongs to one tensor.
 
     Raises:
         CheckpointError: not safetensors, an element type that weights do not have, or a size that is wrong
@@ -66,27 +74,79 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else size
         if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
             raise CheckpointError(f"{file}: not a whole safetensors file ({size} bytes, header of {length})")
-        try:
-            header = json.loads(stream.read(length))
-            facts = {k: (v["dtype"], tuple(v["shape"]), *v["data_offsets"]) for k, v in header.items() if k[:2] != "__"}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file}: the safetensors header is damaged ({error!r})") from None
-    entries, problems, end = {}, [], 8 + length
-    for name, (dtype, shape, first, last) in facts.items():
-        if dtype not in ITEM_SIZES:
-            problems.append(f"{file}: {name} has element type {dtype}; supported: {', '.join(ITEM_SIZES)}")
-            continue
-        entry = TensorEntry(name=name, file=file, dtype=dtype, shape=shape, offset=8 + length + first)
-        if last - first != entry.nbytes:
-            problems.append(f"{file}: {name} {list(shape)} {dtype} takes {entry.nbytes} bytes, not {last - first}")
-        entries[name], end = entry, max(end, 8 + length + last)
-    if size != end:
-        problems.append(
-            f"{file}: {size} bytes where its header says {end}: {'truncated' if size < end else 'too long'}"
-        )
+        start, text = 8 + length, stream.read(length)
+    entries, problems = _entries(_parsed(file, text), file, start)
+    problems = problems or _gaps(entries, start)
+    end = max((entry.offset + entry.nbytes for entry in entries.values()), default=start)
+    if size != end and not problems:
+        kind = "truncated" if size < end else "too long"
+        problems.append(f"{file}: {size} bytes where its header says {end}: {kind}")
     if problems:
-        raise CheckpointError(problems)
+        more = [f"{file}: {len(problems) - MOST_PROBLEMS} more of these"] if len(problems) > MOST_PROBLEMS else []
+        raise CheckpointError(problems[:MOST_PROBLEMS] + more)
     return entries
+
+
+def _parsed(file: Path, text: bytes) -> dict[str, Any]:
+    """The header's JSON: an object, and no name twice."""
+    try:
+        if not text.startswith(b"{"):
+            raise JsonError("json-not-object")
+        header: dict[str, Any] = parse_json(text, unique=True)
+    except JsonError as error:
+        raise CheckpointError(f"{file}: the safetensors header is damaged: {error}") from None
+    about = header.pop("__metadata__", {})
+    if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
+        raise CheckpointError(f"{file}: the safetensors header is damaged: __metadata__ is not an object of texts")
+    return header
+
+
+def _entries(header: dict[str, Any], file: Path, start: int) -> tuple[dict[str, TensorEntry], list[str]]:
+    """Each tensor for itself: what it says of its type, its shape and its place, and whether these agree."""
+    entries: dict[str, TensorEntry] = {}
+    problems = []
+    for name, said in header.items():
+        wrong = _malformed(said)
+        if wrong:
+            problems.append(f"{file}: {name}: {wrong}")
+            continue
+        first, last = said["data_offsets"]
+        entry = TensorEntry(name=name, file=file, dtype=said["dtype"], shape=tuple(said["shape"]), offset=start + first)
+        if last - first != entry.nbytes:
+            shape = f"{list(entry.shape)} {entry.dtype}"
+            problems.append(f"{file}: {name} {shape} takes {entry.nbytes} bytes, not {last - first}")
+            continue
+        entries[name] = entry
+    return entries, problems
+
+
+def _malformed(said: Any) -> str | None:
+    """What is wrong with a tensor's part of the header, without arithmetic."""
+    if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "data_offsets"}:
+        return "has not dtype, shape and data_offsets alone"
+    if not isinstance(said["dtype"], str) or said["dtype"] not in ITEM_SIZES:
+        return f"has element type {str(said['dtype'])[:40]}; supported: {', '.join(ITEM_SIZES)}"
+    shape, offsets = said["shape"], said["data_offsets"]
+    for key, numbers in (("shape", shape), ("data_offsets", offsets)):
+        if not isinstance(numbers, list) or not all(is_whole(number, 0, MOST_BYTES) for number in numbers):
+            return f"{key} is {str(numbers)[:100]}; wanted whole numbers from 0"
+    if len(shape) > MOST_AXES:
+        return f"has {len(shape)} axes; wanted at most {MOST_AXES}"
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        return f"data_offsets is {str(offsets)[:100]}; wanted [first, end], end not before first"
+    return None
+
+
+def _gaps(entries: dict[str, TensorEntry], start: int) -> list[str]:
+    """Where a tensor does not begin at the end of the one before it, in the order of their places."""
+    problems, end = [], start
+    for entry in sorted(entries.values(), key=lambda entry: (entry.offset, entry.nbytes)):
+        if entry.offset != end:
+            how = "overlaps the tensor before it" if entry.offset < end else "leaves bytes unused before it"
+            begins = f"begins at byte {entry.offset - start}, not {end - start}"
+            problems.append(f"{entry.file}: {entry.name} {begins}: {how}")
+        end = entry.offset + entry.nbytes
+    return problems
 
 
 def header_bytes(tensors: dict[str, tuple[str, tuple[int, ...]]]) -> bytes:

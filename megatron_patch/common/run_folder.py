@@ -9,7 +9,6 @@ Versions of plan.json: 1 (no `version` in it) has the model under `shape`, the c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
+from megatron_patch.common.strict_json import read_json
 
 PLAN = "plan.json"
 COMMAND = "command.txt"
@@ -163,7 +163,7 @@ def load_plan(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / PLAN
     try:
-        return in_todays_names(json.loads(path.read_text(encoding="utf-8")))
+        return in_todays_names(read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from megatron_patch.common.files import write_json
 from megatron_patch.common.run_folder import LOGS
+from megatron_patch.common.strict_json import read_json
 
 LAUNCHER, RANKS, ENDED = f"{LOGS}/launcher.lock", f"{LOGS}/ranks.lock", "ended.json"
 INHERITED = "MEGATRON_PATCH_LOCK"
@@ -176,7 +177,7 @@ def read_end(folder: Path) -> Ended | None:
 def _object(file: Path, kinds: Mapping[str, Any]) -> dict[str, Any] | None:
     """A JSON object with these keys alone, each of its type, times between 1970 and 9999; None where it is another."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.keys() != kinds.keys():

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.files import write_text
+from megatron_patch.common.strict_json import read_json
 
 FILE = "checksums.json"
 METADATA = ".metadata"
@@ -100,7 +101,7 @@ def read_checksums(folder: Path) -> Checksums | None:
         ChunkError: it is damaged itself.
     """
     try:
-        body = json.loads((folder / FILE).read_bytes())
+        body = read_json(folder / FILE, large=True, most=1 << 30)
         if body.pop("self") != _digest_of(body):
             raise ValueError("its own SHA-256 is another")
         chunks = {
@@ -125,7 +126,7 @@ def find_structural_damage(folder: Path) -> list[str]:
     """
     problems = []
     try:
-        described = json.loads((folder / "metadata.json").read_bytes())
+        described = read_json(folder / "metadata.json")
         if not isinstance(described, dict) or described.get("sharded_backend") != "torch_dist":
             problems.append(f"{folder / 'metadata.json'}: does not say torch_dist")
     except FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, partial, publish, whole_index, write_index
 from megatron_patch.data.index import Index
 from megatron_patch.data.jsonl import DataError
@@ -61,7 +62,7 @@ def _checked(shards: list[Path]) -> list[dict[str, Any]]:
     wrong = []
     for number, shard in enumerate(shards, start=1):
         try:
-            build: dict[str, Any] = json.loads(Path(f"{shard}.build.json").read_text(encoding="utf-8"))
+            build: dict[str, Any] = read_json(Path(f"{shard}.build.json"))
         except (OSError, ValueError) as error:
             wrong.append(f"shard {number} is not there: {shard}.build.json: {error}")
             continue

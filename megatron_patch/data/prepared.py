@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from pathlib import Path
 
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.index import read_head
 
 LOOKED_AT = 1 << 16
@@ -61,7 +61,7 @@ def _wrong(tokens: array[int], vocab_size: int) -> tuple[int, int] | None:
 def tokenizer_of(prefix: str) -> str | None:
     """SHA-256 of the tokenizer that PREFIX.build.json names; None without one."""
     try:
-        made = json.loads(Path(f"{prefix}.build.json").read_text(encoding="utf-8"))
+        made = read_json(Path(f"{prefix}.build.json"))
     except (OSError, ValueError, RecursionError):
         return None
     found = made.get("tokenizer_sha256") if isinstance(made, dict) else None

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.idxmap import flush_and_close, partial, publish, token_type, write_index
 from megatron_patch.data.rows import Position
 
@@ -87,7 +88,7 @@ class ResumableWriter:
 
     def _read_journal(self) -> Journal | None:
         try:
-            content = json.loads(partial(self.prefix, "journal").read_text(encoding="utf-8"))
+            content = read_json(partial(self.prefix, "journal"))
             journal = Journal(**content)
         except (OSError, ValueError, TypeError):
             return None

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.strict_json import is_whole, read_json
+
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 """Of which the ids are made."""
@@ -150,16 +152,24 @@ def read_folder(path: Path) -> TokenizerFolder:
     older: dict[str, int] = {}
     if "added_tokens_decoder" not in config:
         config |= _read_json(path / "special_tokens_map.json")
-        older = {text: int(number) for text, number in _read_json(path / "added_tokens.json").items()}
+        older = _older_ids(path / "added_tokens.json")
     return TokenizerFolder(path=path, config=config, older=older, model_type=model.get("model_type"))
+
+
+def _older_ids(path: Path) -> dict[str, int]:
+    ids = _read_json(path)
+    for text, number in ids.items():
+        if not is_whole(number, 0, 1 << 31):
+            raise FolderError(f"{path}: {text[:60]!r} has the id {str(number)[:60]}, which is not a whole number")
+    return ids
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise FolderError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise FolderError(f"{path} is not a JSON object")
@@ -170,7 +180,7 @@ def _whole_numbers(tokens: object, path: Path) -> Iterator[tuple[int, Any]]:
     if not isinstance(tokens, Mapping):
         raise FolderError(f"{path}: added_tokens_decoder is not an object of ids and tokens")
     for key, token in tokens.items():
-        if not str(key).isdecimal():
+        if not (str(key).isdecimal() and len(str(key)) < 10):
             raise FolderError(f"{path}: added_tokens_decoder has the id {key!r}, which is not a number")
         yield int(key), token
 

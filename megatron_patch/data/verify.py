@@ -8,7 +8,6 @@ tool that built it (PREFIX.build.json, PREFIX.sft.json), or PREFIX.sha256, as `s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.files import write_text
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.check_idxmap import blocks
 from megatron_patch.data.index import Index, problems_of, read_index, size_problem
 from megatron_patch.data.sft import sidecar
@@ -121,7 +121,7 @@ def _sums_of_build(prefix: str, finding: Finding) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        build = json.loads(path.read_text(encoding="utf-8"))
+        build = read_json(path)
         return {suffix: str(build[f"{suffix}_sha256"]) for suffix in ("bin", "idx")}
     except (ValueError, KeyError, TypeError) as error:
         finding.wrong.append(f"{path} is damaged: {error!r}")

@@ -16,6 +16,7 @@ from megatron_patch.checkpoint.configuration import Configuration, find_configur
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import companions
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.evaluation.data import HARNESS
 
 
@@ -133,7 +134,7 @@ def remote_code(folder: Path) -> list[str]:
 def _auto_map(file: Path) -> dict[str, Any]:
     """Of a JSON file: which of its code transformers would run; empty if the file is missing or has none."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content = read_json(file) if file.is_file() else {}
         found = content.get("auto_map", {})
         return dict(found.items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:

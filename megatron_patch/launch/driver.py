@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.common.run_folder import COMMAND, write_plan
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
@@ -102,7 +102,7 @@ def export_is_due(plan: Plan) -> bool:
     if not plan.variables.export_hf:
         return False
     try:
-        source = json.loads(Path(plan.export, "manifest.json").read_text())["source"]
+        source = read_json(Path(plan.export, "manifest.json"))["source"]
     except (OSError, ValueError, KeyError, TypeError):
         return True
     return bool(source != f"iter_{plan.resume_iteration:07d}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,17 @@ from typing import Any
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
+from megatron_patch.common.strict_json import is_whole, parse_json
 from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.index import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
 from megatron_patch.data.sources import find_sources, visible
 from megatron_patch.data.tokenizer_folder import next_ids, read_folder  # standard library only
+from megatron_patch.models.hf_config import LARGEST
+
+LARGEST_ID = LARGEST["vocab_size"] - 1
+"""Of a token; beyond it no embedding goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +81,29 @@ def read_vocabulary(tokenizer_json: str) -> tuple[dict[str, int], int]:
 
     Llama 3's 9 MB take 60 ms. (Parsing the two values alone, without the merges, was slower.)
     """
-    document = json.loads(tokenizer_json)
+    document = parse_json(tokenizer_json, large=True)
     found = document["model"]["vocab"]
     # Unigram: a list of pieces and scores; the position is the id
     vocab = dict(found) if isinstance(found, dict) else {piece[0]: number for number, piece in enumerate(found)}
     size = len(vocab) if isinstance(found, dict) else len(found)
-    vocab |= {token["content"]: int(token["id"]) for token in document.get("added_tokens") or []}
+    vocab |= {token["content"]: token["id"] for token in document.get("added_tokens") or []}
     if not vocab:
         raise ValueError("it has no vocabulary")
+    _check_ids(vocab)
     return vocab, size
+
+
+def _check_ids(vocab: Mapping[str, Any]) -> None:
+    if set(map(type, vocab.values())) == {int} and min(vocab.values()) >= 0 and max(vocab.values()) <= LARGEST_ID:
+        return
+    token, number = next((token, number) for token, number in vocab.items() if not is_whole(number, 0, LARGEST_ID))
+    raise ValueError(f"the token {token[:60]!r} has the id {str(number)[:60]}; ids are whole numbers from 0")
 
 
 def vocab_size_of_config(config: Mapping[str, Any] | None) -> int | None:
     """`vocab_size` of a config.json, if there is one."""
     size = (config or {}).get("vocab_size")
-    return size if isinstance(size, int) else None
+    return size if is_whole(size, 1, LARGEST["vocab_size"]) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,31 @@ Written is that of transformers 4, which every reader understands.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.strict_json import is_whole, read_json
 from megatron_patch.models.config import LLAMA3, YARN, ConfigError, ModelConfig, RopeScaling, differences
 from megatron_patch.models.family import Family, by_model_type, family_of
 from megatron_patch.models.names import AUTO, model_of_size
 
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-COUNTS = (*NEEDED, "num_key_value_heads", "head_dim", "max_position_embeddings")
+LARGEST = {
+    "hidden_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "num_hidden_layers": 2000,
+    "num_attention_heads": 1 << 13,
+    "vocab_size": 1 << 24,
+    "num_key_value_heads": 1 << 13,
+    "head_dim": 1 << 16,
+    "max_position_embeddings": 1 << 31,
+}
+"""Of each whole number; ten times what any published model has, so that nothing takes long for a false one."""
+LARGEST_REAL = 1e12
+"""Of any other number."""
+COUNTS = tuple(LARGEST)
 """Whole numbers; those that are not needed may be null."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 FIXED: Mapping[str, Any] = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "rope_interleaved": False}
@@ -41,7 +54,7 @@ def read_json_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except FileNotFoundError:
         raise ConfigError(f"{folder}: has no config.json, so it is not a Hugging Face model folder") from None
     except (OSError, ValueError) as error:
@@ -139,6 +152,11 @@ def _shown(value: object) -> object:
     return " ".join([value.kind, *(f"{key} {one}" for key, one in facts.items() if one != getattr(usual, key))])
 
 
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+
+
 @dataclass
 class _Reader:
     """A `config.json` that is read value by value; what is wrong is collected."""
@@ -148,26 +166,27 @@ class _Reader:
     problems: list[str] = field(default_factory=list)
 
     def refuse(self, key: str, found: object, right: str) -> None:
-        self.problems.append(f"{self.source}: {key} is {found!r}; it must be {right}")
+        self.problems.append(f"{self.source}: {key} is {_short(found)}; it must be {right}")
 
     def count(self, key: str, *, needed: bool) -> int | None:
         if key not in self.config and needed:
-            self.problems.append(f"{self.source}: {key} is missing; it must be a whole number above 0")
+            self.problems.append(f"{self.source}: {key} is missing; it must be a whole number from 1 to {LARGEST[key]}")
             return None
         found = self.config.get(key)
-        if isinstance(found, int) and not isinstance(found, bool) and found > 0:
+        most = LARGEST[key]
+        if is_whole(found, 1, most):
             return found
         if found is not None or needed:
-            self.refuse(key, found, "a whole number above 0")
+            self.refuse(key, found, f"a whole number from 1 to {most}")
         return None
 
     def number(self, key: str, default: float, where: Mapping[str, Any] | None = None, prefix: str = "") -> float:
         found = (self.config if where is None else where).get(key)
         if found is None:
             return default
-        if isinstance(found, int | float) and not isinstance(found, bool) and found > 0 and math.isfinite(found):
+        if isinstance(found, int | float) and not isinstance(found, bool) and 0 < found <= LARGEST_REAL:
             return float(found)
-        self.refuse(f"{prefix}{key}", found, "a number above 0")
+        self.refuse(f"{prefix}{key}", found, f"a number above 0, at most {LARGEST_REAL:g}")
         return default
 
     def flag(self, key: str) -> bool:
@@ -273,6 +292,8 @@ def _scaling(reader: _Reader, rope: Mapping[str, Any], prefix: str, longest: int
         key: reader.number(key, defaults.get(key, getattr(plain, key)), rope, prefix) for key in SCALING_KEYS[kind]
     }
     context = numbers.pop("original_max_position_embeddings")
+    if context != int(context):
+        reader.refuse(f"{prefix}original_max_position_embeddings", context, "a whole number")
     scaling = RopeScaling(kind=kind, original_max_position_embeddings=int(context), **numbers)
     for key, wanted in MEGATRON_LLAMA3.items() if kind == LLAMA3 else ():
         if getattr(scaling, key) != wanted:

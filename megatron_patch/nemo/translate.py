@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.run_folder import CHECKPOINTS
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import SlurmError, has_option
 from megatron_patch.launch.config import POSITIONS
@@ -304,7 +304,7 @@ def _boolean(value: object) -> str:
 def _config(folder: str) -> dict[str, Any] | None:
     """config.json of a folder, if there is one that can be read."""
     try:
-        content = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        content = read_json(Path(folder) / "config.json")
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

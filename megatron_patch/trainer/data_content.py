@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from megatron_patch.common.files import write_json
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.content import file_identity, idxmap_identity
 from megatron_patch.data.sources import find_sources
 from megatron_patch.trainer.errors import DataError
@@ -53,7 +53,7 @@ def remember(output: Path, found: Mapping[str, str], *, resumed: bool) -> None:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -34,6 +34,7 @@ import numpy.typing as npt
 import tokenizers
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import tokenize
@@ -72,7 +73,7 @@ class TokenizedCache:
         folder: as returned by `open_cache`; taken to be whole.
         files: the sources under their present names, in the order of the key.
         """
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(folder / "meta.json")
         self.folder = folder
         self.files = list(files)
         self.report = Report.from_dict(meta["report"])
@@ -201,7 +202,7 @@ def _free_soon(lock: IO[str], kind: int) -> bool:
 def defect(target: Path) -> str | None:
     """Why this is not a whole cache; None if it is one. Reads all of it."""
     try:
-        meta = json.loads((target / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(target / "meta.json")
         for name in DTYPES:
             path, wanted = target / f"{name}.bin", meta["parts"][name]
             if path.stat().st_size != wanted["bytes"]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.files import write_json
+from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.index import first_length
 
 KIND = "megatron_patch SFT idxmap, version 1"
@@ -62,7 +62,7 @@ def read(prefix: str | Path) -> Sidecar | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if (kind := content.pop("kind", None)) != KIND:
             raise ValueError(f"kind is {kind!r}, not {KIND!r}")
         return Sidecar(**content)
