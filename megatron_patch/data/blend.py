@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from megatron_patch.data.jsonl import DataError
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf|nan", re.ASCII)
+MOST_WORDS = 32
+"""Of one path with spaces in it, which is looked for among many paths: else the looks grow with their square."""
 Exists = Callable[[str], bool]
 
 
@@ -28,7 +30,8 @@ def words_of(text: str, exists: Exists) -> list[str]:
     words = text.split()
     joined, start = [], 0
     while start < len(words):
-        ends = (end for end in range(len(words), start, -1) if exists(" ".join(words[start:end])))
+        longest = min(len(words), start + MOST_WORDS)
+        ends = (end for end in range(longest, start, -1) if exists(" ".join(words[start:end])))
         end = next(ends, start + 1)
         joined.append(" ".join(words[start:end]))
         start = end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def problems_of(request: Request) -> list[str]:
         problems.append(f"--shard: {error}")
     if not request.json_key or "/" in request.json_key:
         problems.append(f"--json-key: {request.json_key!r} cannot be part of a file name")
-    if not request.workers.isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", request.workers):
         problems.append(f"--workers: {request.workers!r}; wanted 1 or more, or 0 for every core")
     return problems
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from megatron_patch.data.merge import shard_prefix
 from megatron_patch.data.resumable import ResumableWriter
 from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.data.tokenizer import TextTokenizer, load_tokenizer
+from megatron_patch.data.workers import more_than_taken, workers_for
 
 AnyTokenizer = TextTokenizer | SentencePiece
 
@@ -159,7 +159,7 @@ def _build(
     fingerprint = hashlib.sha256(json.dumps(made).encode()).hexdigest()
     request.prefix.parent.mkdir(parents=True, exist_ok=True)
     began, worked = time.monotonic(), Counter[str]()
-    workers = int(request.workers) or len(os.sched_getaffinity(0))
+    workers = workers_for(int(request.workers))
     with (
         WorkBar("tokenizing", corpus.total(), stream=console.file) as bar,
         ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer,
@@ -173,8 +173,9 @@ def _build(
             raise DataError(f"{request.source} holds no document ({_left_out(writer)})")
         writer.finish(made)
     seconds = time.monotonic() - began
+    took = f"{workers}{more_than_taken(int(request.workers))}"
     speed = f"{worked['tokens'] / seconds:,.0f} tokens/s, {worked['bytes'] / seconds / 1e6:.1f} MB/s"
-    return "\n".join([*_account(writer), note, f"{seconds:.1f} s, processes {workers}: {speed}", *_earlier(writer)])
+    return "\n".join([*_account(writer), note, f"{seconds:.1f} s, processes {took}: {speed}", *_earlier(writer)])
 
 
 def _account(writer: ResumableWriter) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from megatron_patch.data.jsonl import DataError
 SUFFIXES = (".jsonl", ".json", ".parquet")
 PACKED = (".gz", ".zst")
 """Suffixes of compressed files, behind one of the others."""
+MOST_ENTRIES = 50_000
+"""Of a folder that is looked through."""
 WANTED = "a file that ends in .jsonl or .json (also .gz, .zst), or .parquet"
 
 
@@ -25,11 +29,19 @@ def is_source(path: Path) -> bool:
 
 
 def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
-    """Files in a folder and below it, by path, without hidden ones: `.ipynb_checkpoints` holds copies of the others."""
-    for path in sorted(folder.rglob(pattern)):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
-            yield path
+    """Files in a folder and below it, by path, without hidden ones: `.ipynb_checkpoints` holds copies of the others.
+
+    Raises:
+        DataError: more than MOST_ENTRIES files and folders, as in /usr.
+    """
+    found, entries = [], 0
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        entries += len(folders) + len(names)
+        if entries > MOST_ENTRIES:
+            raise DataError("folder-too-large", folder=folder, most=MOST_ENTRIES)
+        found += [Path(place, name) for name in fnmatch.filter(names, pattern) if not name.startswith(".")]
+    yield from (path for path in sorted(found) if path.is_file())
 
 
 def find_sources(paths: Sequence[str | Path]) -> list[Path]:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from megatron_patch.common.machine import usable_cores
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2)."""
 AHEAD = 3
 """Items in flight for each worker: bounds the memory."""
 
+MOST_PER_CORE = 4
+"""Workers: more only wait for each other, and a machine that forks thousands is lost."""
+
 _inherited: Callable[[Any], Any]
 """What a forked worker does: it is there already, only items and results travel."""
+
+
+def workers_for(asked: int) -> int:
+    """How many processes are taken where so many are asked for: 0 is every core, and no core gets more than four."""
+    cores = usable_cores()
+    return min(asked, MOST_PER_CORE * cores) if asked else cores
+
+
+def more_than_taken(asked: int) -> str:
+    """What is said after the number that was taken; nothing where it is the number that was asked for."""
+    return "" if workers_for(asked) >= asked else f" (of {asked} asked for: at most {MOST_PER_CORE} for each core)"
 
 
 def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Result]:
@@ -29,11 +49,12 @@ def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], worker
     if workers == 1:
         yield from map(work, items)
         return
+    workers = workers_for(workers)
     _inherited = work
     context = multiprocessing.get_context("fork")
     running: deque[Future[Result]] = deque()
     # An executor, unlike a Pool, notices when a worker is killed.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)) as pool:
         try:
             for item in items:
                 running.append(pool.submit(_run, item))
@@ -52,6 +73,9 @@ def _run(item: Any) -> Any:
     return _inherited(item)
 
 
-def _one_thread() -> None:
-    """Each worker has one core: the tokenizer's own threads would fight over them."""
+def _begin(parent: int) -> None:
+    """A worker ends with its parent, however that ends; and has one core, over which no threads of its own fight."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

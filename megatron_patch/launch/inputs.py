@@ -139,8 +139,11 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
     except DataError as error:
         raise CorpusError.of(error.messages) from None
     pairs = [(part.weight, path) for part in parts for path in part.paths]
-    if not raw and parts[0].weight is None:
-        pairs = [(None, prefix) for _, path in pairs for prefix in _prefixes_in(path)]
+    try:
+        if not raw and parts[0].weight is None:
+            pairs = [(None, prefix) for _, path in pairs for prefix in _prefixes_in(path)]
+    except DataError as error:
+        raise CorpusError.of(error.messages) from None
     inspect = _inspect_raw if raw else _inspect_idxmap
     corpora: list[Corpus] = []
     wrong: list[Message] = []

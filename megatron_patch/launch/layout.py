@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from megatron_patch.common.messages import Message
@@ -62,8 +63,8 @@ class Layout:
 
 
 def _span(start: int, count: int, step: int) -> str:
-    ranks = [str(start + index * step) for index in range(count)]
-    return ", ".join(ranks if count <= 8 else [*ranks[:3], "...", ranks[-1]])
+    ranks = [str(start + index * step) for index in range(min(count, 8))]
+    return ", ".join(ranks if count <= 8 else [*ranks[:3], "...", str(start + (count - 1) * step)])
 
 
 def split_layers(num_layers: int, pp: int, chunks: int) -> tuple[tuple[int, ...], bool] | None:
@@ -102,8 +103,10 @@ def balanced_layers(model: ModelConfig, vocab_rows: int, seq_len: int, pp: int) 
     head = 2 * model.hidden_size * vocab_rows / (2 * model.parameters_per_layer() + attention)
     middle = max(1, pp - 2)
     candidates = [(model.num_layers // pp,) * pp]
+    most = candidates[0][0] + int(head) + 1  # of a stage that is not slower than the last of the even split
     for last in range(1, candidates[0][0]):
-        for first in range(1, model.num_layers - last + 1):
+        rest = model.num_layers - last
+        for first in range(max(1, rest - middle * most), min(rest, most) + 1):
             each, left = divmod(model.num_layers - first - last, middle)
             if left == 0 and (each > 0) == (pp > 2):
                 candidates.append((first, *(each,) * (pp - 2), last))
@@ -123,7 +126,7 @@ def deal_layers(stage_layers: tuple[int, ...], chunks: int) -> tuple[int, ...]:
 
 def valid_tensor_parallel(model: ModelConfig) -> list[int]:
     """Every TP that the model allows."""
-    return [tp for tp in range(1, model.num_attention_heads + 1) if tensor_parallel_problem(model, tp) is None]
+    return [tp for tp in divisors(model.num_attention_heads) if tensor_parallel_problem(model, tp) is None]
 
 
 def valid_pipeline_parallel(model: ModelConfig, chunks: int = 1) -> list[int]:
@@ -169,4 +172,5 @@ def stage_words(num_layers: int, pp: int) -> Message:
 
 def divisors(number: int) -> list[int]:
     """All divisors, ascending."""
-    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+    small = [candidate for candidate in range(1, math.isqrt(number) + 1) if number % candidate == 0]
+    return sorted({*small, *(number // candidate for candidate in small)})

@@ -21,14 +21,14 @@ NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attentio
 LARGEST = {
     "hidden_size": 1 << 20,
     "intermediate_size": 1 << 22,
-    "num_hidden_layers": 2000,
+    "num_hidden_layers": 1000,
     "num_attention_heads": 1 << 13,
     "vocab_size": 1 << 24,
     "num_key_value_heads": 1 << 13,
     "head_dim": 1 << 16,
     "max_position_embeddings": 1 << 31,
 }
-"""Of each whole number; ten times what any published model has, so that nothing takes long for a false one."""
+"""Of each whole number; several times what any published model has, so that nothing takes long for a false one."""
 LARGEST_REAL = 1e12
 """Of any other number."""
 COUNTS = tuple(LARGEST)

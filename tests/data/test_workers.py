@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.workers import AHEAD, in_order
+from megatron_patch.common.machine import usable_cores
+from megatron_patch.data.workers import AHEAD, MOST_PER_CORE, in_order, more_than_taken, workers_for
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
@@ -53,3 +57,35 @@ def test_a_killed_worker_is_said() -> None:
 
     with pytest.raises(RuntimeError, match="a worker was killed"):
         list(in_order(work, range(10), 2))
+
+
+def test_no_more_workers_than_make_sense() -> None:
+    """A million was forked until the machine had no more; what was taken is said."""
+    most = MOST_PER_CORE * usable_cores()
+    results = set(in_order(lambda _: os.getpid(), range(20 * most), 1_000_000))
+    assert len(results) <= most
+    assert (workers_for(0), workers_for(1), workers_for(10**9)) == (usable_cores(), 1, most)
+    assert more_than_taken(1) == more_than_taken(0) == "" and "of 1000000 asked for" in more_than_taken(1_000_000)
+
+
+ORPHANS = """
+import os, sys, time
+from megatron_patch.data.workers import in_order
+
+def work(item):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+list(in_order(work, range(2), 2))
+"""
+
+
+def test_workers_end_with_their_parent() -> None:
+    """Killed with SIGKILL it can tell nobody."""
+    parent = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.kill()
+    assert parent.stdout.read() == ""  # the pipe closes when the last process that holds it has ended
+    parent.wait()
+    assert not any(Path(f"/proc/{worker}/exe").exists() for worker in workers)

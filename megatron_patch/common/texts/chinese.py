@@ -32,6 +32,7 @@ VALUES: dict[str, str] = {
     "not-boolean": "既不是 true 也不是 false",
     "out-of-range": "超出范围",
     "empty": "为空",
+    "folder-too-large": "{folder} 中的文件和文件夹超过 {most} 个：请指定数据所在的文件夹",
     "json-too-large": "JSON 超过 {most} 字节",
     "json-not-object": "不是 JSON 对象",
     "json-not-utf-8": "第 {byte} 字节不是 UTF-8",

@@ -37,6 +37,7 @@ VALUES: dict[str, str] = {
     "not-boolean": "neither true nor false",
     "out-of-range": "out of range",
     "empty": "empty",
+    "folder-too-large": "{folder} has more than {most} files and folders in it: name the folder of the data",
     "json-too-large": "more than {most} bytes of JSON",
     "json-not-object": "not a JSON object",
     "json-not-utf-8": "not UTF-8 at byte {byte}",

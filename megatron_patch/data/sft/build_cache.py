@@ -6,7 +6,6 @@ What `cache.open_cache` runs when its own process must not fork. The caller hold
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -16,6 +15,7 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
 from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
+from megatron_patch.data.workers import more_than_taken, workers_for
 
 
 def main(argv: list[str]) -> int:
@@ -31,7 +31,9 @@ def main(argv: list[str]) -> int:
     try:
         source = Source.of(args.files, args.tokenizer, Rules(dropped=args.dropped, turns=args.turns))
         with WorkBar("tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
-            workers = args.workers or len(os.sched_getaffinity(0))
+            workers = workers_for(args.workers)
+            if said := more_than_taken(args.workers):
+                print(f"processes {workers}{said}", file=sys.stderr)
             build(source, args.target, workers=workers, advance=bar.advance)
     except TemplateError as error:
         print(error)

@@ -29,8 +29,8 @@ class Cluster:
 
 
 CLUSTER_VARIABLES: Mapping[str, tuple[str, Kind]] = {
-    "WORLD_SIZE": ("nodes", whole(1)),
-    "RANK": ("node_rank", whole(0)),
+    "WORLD_SIZE": ("nodes", whole(1, 65536)),
+    "RANK": ("node_rank", whole(0, 65535)),
     "MASTER_ADDR": ("master_addr", text("expect-host")),
     "MASTER_PORT": ("master_port", whole(1, 65535)),
     GPUS_VARIABLE: ("gpus_per_node", whole(1, 4096)),
