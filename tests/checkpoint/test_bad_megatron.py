@@ -43,7 +43,7 @@ BAD_MEGATRON: dict[str, tuple[Change, str]] = {
     "the tracker is damaged": (lambda f: (f / "latest_checkpointed_iteration.txt").write_text("?"), "says '?'"),
     "the tracker points nowhere": (
         lambda f: (f / "latest_checkpointed_iteration.txt").write_text("12"),
-        "points to iter_0000012, which does not exist; whole: release",
+        "points to iter_0000012, which does not exist; complete: release",
     ),
     "the manifest is damaged": (lambda f: (f / "manifest.json").write_text("{}"), "not a manifest"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "give HF_CKPT_PATH"),

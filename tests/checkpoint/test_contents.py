@@ -62,7 +62,7 @@ def test_without_metadata_json_it_is_not_whole(run: Path) -> None:
     assert "not written to its end" in refused_by_both(cut)
     (run / "checkpoints" / TRACKER).write_text("15")
     said = refused_by_both(run)
-    assert "points to iter_0000015, which was not written to its end; whole: 7, 12" in said
+    assert "points to iter_0000015, which was not written to its end; complete: 7, 12" in said
 
 
 def test_a_tracker_that_says_nothing_usable(run: Path) -> None:
