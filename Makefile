@@ -9,6 +9,9 @@ PYTHON := .venv/bin/python
 SETUP := @sh toolkits/setup.sh
 endif
 RUN := $(PYTHON) -m
+JOBS := 2
+# whole files to each worker, the longest first (tests/conftest.py); every worker has a folder of its own for its files
+PYTEST = $(RUN) pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 SHELL_FILES = $$(find . \( -name .venv -o -name .git -o -name runs -o -name .gpu \) -prune -o -name '*.sh' -print) .ci/run
 
 help: ## this list
@@ -23,11 +26,11 @@ setup-dev:
 quickstart: setup ## the life of a small Llama 3.1, from text to report.html, under runs/quickstart
 	@sh examples/llama3_1/quickstart.sh
 
-test: setup-dev ## all tests but the slow ones and those that need a GPU
-	$(RUN) pytest -m "not slow and not gpu"
+test: setup-dev ## all tests but the slow ones and those that need a GPU; JOBS=4 in four processes
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: setup-dev ## the slow ones too
-	$(RUN) pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 test-gpu: setup-dev ## those that need a GPU
 	$(RUN) pytest -m gpu

@@ -2,15 +2,21 @@
 
 Order: files that take minutes come first, so that no worker of `make test` is left alone with one at the end.
 One thread for each process: two workers on two cores whose threads wait for each other's cores take twice as long.
+Signals that whoever started the tests has ignored (`nohup`, a shell's `&`) would be ignored by every process that a
+test starts, and tests of signals would wait for ever: a handler that does nothing is not inherited.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 LONGEST = ("test_readme.py", "test_resume.py", "test_evaluate.py", "test_hf_parity.py", "test_check.py")
 
