@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,8 +32,11 @@ from megatron_patch.models import AUTO, ModelConfig
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
 from megatron_patch.peft.folder import CONFIG, read_folder, settings_of, write_folder
-from megatron_patch.peft.insert import SUFFIX, Whole
+from megatron_patch.peft.insert import SUFFIX
 from megatron_patch.peft.settings import HF_MODULES, LINEARS, LoraSettings, target_shapes
+
+if TYPE_CHECKING:
+    from megatron_patch.peft.settings import Whole
 
 
 @dataclass(frozen=True, kw_only=True)

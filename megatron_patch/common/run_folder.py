@@ -29,6 +29,8 @@ TENSORBOARD = "tensorboard"
 CACHE = "cache"
 HF = "hf"
 """The Hugging Face folder of MP_EXPORT_HF."""
+ADAPTER = "adapter"
+"""And that of a run that trains adapters: as Hugging Face's PEFT keeps them."""
 SLURM = "slurm"
 WANDB = "wandb"
 

@@ -53,13 +53,19 @@ def megatron_argv(plan: Plan) -> Flags:
     return [word for group in GROUPS for word in group(plan)]
 
 
-@emits("--device --export-hf --hf-checkpoint --output-dir", passes=("z_loss",))
+ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_adapter", "freeze")
+
+
+@emits("--base-checkpoint --device --export-hf --hf-checkpoint --output-dir", passes=("z_loss", *ADAPTERS))
 def own_flags(plan: Plan) -> Flags:
     """Those that `trainer/arguments.py` declares."""
     flags = ["--device", plan.device, "--output-dir", plan.output]
-    flags += passed(plan, "z_loss")
+    flags += passed(plan, "z_loss", *ADAPTERS)
     flags += ["--export-hf", plan.export] if plan.variables.export_hf else []
-    if plan.weights.kind == "hf" and plan.resume_iteration is None:
+    adapters = plan.variables.lora_rank is not None  # whose base is read at every start
+    if adapters and plan.weights.kind == "mcore":
+        flags += ["--base-checkpoint", plan.weights.folder]
+    if plan.weights.kind == "hf" and (adapters or plan.resume_iteration is None):
         flags += ["--hf-checkpoint", plan.weights.path]
     return flags
 
@@ -306,7 +312,7 @@ def checkpoint_flags(plan: Plan) -> Flags:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]
         return [*flags, "--override-opt-param-scheduler"]
-    if plan.weights.kind == "mcore":
+    if plan.weights.kind == "mcore" and plan.variables.lora_rank is None:
         flags += ["--load", plan.weights.path, "--finetune", "--no-load-optim", "--no-load-rng"]
         if plan.config.pr == "fp8" and gathers_fp8(plan):  # else the fp32 copies are made from the fp8 weights
             flags += ["--load-main-params-from-ckpt"]

@@ -21,6 +21,7 @@ from megatron_patch.launch.memory import (
     Load,
     Memory,
     Precision,
+    adapter_parameters,
     checkpoint_bytes,
     estimate,
     save_bytes,
@@ -28,6 +29,7 @@ from megatron_patch.launch.memory import (
 from megatron_patch.launch.plan import Earlier, Plan, Schedule, count_iterations
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
+from megatron_patch.peft.settings import LoraSettings, default_alpha, parse_targets
 
 
 def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
@@ -68,7 +70,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         tp_overlap=overlap,
         memory=fit.memory,
         memory_limit=limit,
-        checkpoint_bytes=checkpoint_bytes(model.num_parameters(rows), fit.precision),
+        checkpoint_bytes=checkpoint_bytes(_saved_parameters(variables, model, rows), fit.precision),
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
         wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
@@ -76,6 +78,25 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         notes=(),
         warnings=(),
     )
+
+
+def adapters_of(variables: Variables) -> LoraSettings | None:
+    """The adapters of a run; None trains the weights."""
+    if variables.lora_rank is None:
+        return None
+    return LoraSettings(
+        rank=variables.lora_rank,
+        alpha=default_alpha(variables.lora_rank, variables.lora_alpha),
+        dropout=variables.lora_dropout,
+        targets=parse_targets(variables.lora_targets),
+        rslora=variables.lora_rslora,
+    )
+
+
+def _saved_parameters(variables: Variables, model: ModelConfig, rows: int) -> int:
+    """What a checkpoint holds: all weights, or the adapters."""
+    adapters = adapters_of(variables)
+    return model.num_layers * adapter_parameters(adapters, model, 1) if adapters else model.num_parameters(rows)
 
 
 def _layout(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -> Layout:
@@ -226,6 +247,8 @@ def fit_memory(
             offload_fraction=fraction,
             recompute=_recompute(config, variables, layout),
             recompute_layers=variables.ac_layers,
+            adapters=adapters_of(variables),
+            frozen=variables.freeze or "",
         )
         memory = estimate(load)
         if limit is not None and memory.total <= limit:

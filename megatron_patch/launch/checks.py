@@ -12,6 +12,12 @@ from megatron_patch.common.values import ValueProblem, real
 from megatron_patch.data import prepared  # standard library only, as sidecar
 from megatron_patch.data.sft import sidecar  # standard library only: not a way into the other wing
 from megatron_patch.launch import megatron_flags, tp_overlap
+from megatron_patch.launch.adapter_checks import (
+    check_adapters,
+    check_adapters_asked_for,
+    check_first_adapter,
+    check_freeze,
+)
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import Corpus, Tokenizer
@@ -429,6 +435,10 @@ CHECKS = in_order(
     check_precision,
     check_fp8_shape,
     check_attention,
+    check_adapters,
+    check_adapters_asked_for,
+    check_first_adapter,
+    check_freeze,
     check_gradient_precision,
     check_tp_overlap,
     check_data_form,

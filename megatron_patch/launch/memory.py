@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from megatron_patch.launch.layout import Layout
 from megatron_patch.models import ModelConfig
+from megatron_patch.peft.settings import LINEARS, LoraSettings, frozen_layers, target_shapes
 
 PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
@@ -70,6 +71,8 @@ class Memory:
     """RAM that takes what OPTIMIZER_OFFLOAD moves off the GPU; not in the total."""
     stage: int
     """The pipeline stage that this is."""
+    saved: int
+    """Parameters that a checkpoint holds: all, or adapters alone."""
 
     @property
     def total(self) -> int:
@@ -84,7 +87,9 @@ class Memory:
     def components(self) -> dict[str, int]:
         """By name, as the plan shows them."""
         return {
-            row.name: getattr(self, row.name) for row in fields(self) if row.name not in ("stage", "host_optimizer")
+            row.name: getattr(self, row.name)
+            for row in fields(self)
+            if row.name not in ("stage", "host_optimizer", "saved")
         }
 
 
@@ -110,6 +115,10 @@ class Load:
     attention reads)."""
     recompute_layers: int = 1
     """MP_AC_LAYERS."""
+    adapters: LoraSettings | None = None
+    """LoRA; all other weights are frozen."""
+    frozen: str = ""
+    """MP_FREEZE."""
 
     @property
     def tokens(self) -> int:
@@ -131,15 +140,18 @@ def _stage(load: Load, stage: int) -> Memory:
     model, layout, precision = load.model, load.layout, load.precision
     layers, last = layout.stage_layers[stage], stage == layout.pp - 1
     parameters = stage_parameters(model, load.vocab_rows, layout, stage)
+    trained = trained_parameters(load, stage)
     shards = layout.dp * layout.cp if load.distributed_optimizer else 1
-    optimizer = parameters * precision.adam.bytes // shards
-    offloaders_gradients = 4 * parameters // shards if load.offload_fraction > 0 else 0
+    optimizer = trained * precision.adam.bytes // shards
+    offloaders_gradients = 4 * trained // shards if load.offload_fraction > 0 else 0
     activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
     logits = logits_bytes(load) if last else 0
-    copies = step_copies(precision, parameters, layers * model.parameters_per_layer() // layout.tp) // shards
+    in_layers = 0 if load.adapters else layers * model.parameters_per_layer() // layout.tp
+    copies = step_copies(precision, trained, in_layers) // shards
+    added = trained if load.adapters else 0
     return Memory(
-        weights=parameters * precision.weight,
-        gradients=parameters * precision.gradient,
+        weights=parameters * precision.weight + added * (4 if precision.weight == 4 else 2),
+        gradients=trained * precision.gradient,
         optimizer=round((optimizer + offloaders_gradients) * (1 - load.offload_fraction)),
         activations=activations,
         logits=logits,
@@ -147,7 +159,46 @@ def _stage(load: Load, stage: int) -> Memory:
         step=max(0, copies - activations - logits),
         host_optimizer=round(optimizer * load.offload_fraction),
         stage=stage,
+        saved=trained if load.adapters else parameters,
     )
+
+
+def trained_parameters(load: Load, stage: int) -> int:
+    """Of one rank: adapters alone, or all that MP_FREEZE does not name."""
+    model, layout = load.model, load.layout
+    if load.adapters is not None:
+        return layout.stage_layers[stage] * adapter_parameters(load.adapters, model, layout.tp)
+    total = stage_parameters(model, load.vocab_rows, layout, stage)
+    return total - _frozen_parameters(load, stage) if load.frozen else total
+
+
+def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int) -> int:
+    """Of one layer on one rank: of each pair the matrix on the sharded side is sharded over TP."""
+    shapes, total = target_shapes(model), 0
+    for linear in LINEARS:
+        for target in (target for target in linear.targets if target in adapters.targets):
+            rows, columns = shapes[target]
+            total += adapters.rank * ((columns // tp + rows) if linear.row_parallel else (columns + rows // tp))
+    return total
+
+
+def _frozen_parameters(load: Load, stage: int) -> int:
+    model, layout = load.model, load.layout
+    first = sum(layout.stage_layers[:stage])
+    inside = sum(first <= number < first + layout.stage_layers[stage] for number in frozen_layers(load.frozen))
+    norms = model.norms_per_layer()
+    layer = (model.parameters_per_layer() - norms) // layout.tp + norms
+    table = load.vocab_rows * model.hidden_size // layout.tp
+    words = {word.strip() for word in load.frozen.split(",")}
+    last = stage == layout.pp - 1
+    total = inside * layer
+    if "embedding" in words and (stage == 0 or (last and model.tie_embeddings)):
+        total += table
+    if "head" in words and last and not model.tie_embeddings:
+        total += table
+    if "norms" in words:
+        total += (layout.stage_layers[stage] - inside) * norms + (model.hidden_size if last else 0)
+    return total
 
 
 def step_copies(precision: Precision, parameters: int, in_layers: int) -> int:
@@ -224,16 +275,19 @@ def layer_bytes(load: Load) -> int:
     values 2k, attention output q, gate and up 2f, their product f [sharded over TP].
     Under fp8 the inputs of the linear layers (2h, f) take one byte, and the attention output a second copy of q bytes.
     Norms of queries and keys keep what they norm: q + k (Qwen3-8B on an H200: 3.05 GB, as counted).
+    Adapters want these inputs in 16 bits (frozen weights want none), and keep A x.
     Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4, with SwiGLU and GQA in place of GELU and MHA.
     """
     h, f = load.model.hidden_size, load.model.ffn_hidden_size
     q, k = load.model.query_width, load.model.kv_width
     fp8, size = load.precision.fp8, load.precision.activation
-    linear = 1 if fp8 else size
+    linear = 1 if fp8 and not load.adapters else size
     outside = load.tokens * (2 * h * size + 2 * h * linear)
     normed = q + k if load.model.qk_norm else 0
-    inside = load.tokens * ((2 * q + 2 * k + 2 * f + normed) * size + f * linear + (q if fp8 else 0))
-    return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp
+    second = q if fp8 and not load.adapters else 0
+    inside = load.tokens * ((2 * q + 2 * k + 2 * f + normed) * size + f * linear + second)
+    narrow = load.tokens * len(load.adapters.targets) * load.adapters.rank * size if load.adapters else 0
+    return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp + narrow
 
 
 def _residual_bytes(load: Load) -> int:
@@ -269,6 +323,8 @@ def workspace_bytes(load: Load, *, last: bool) -> int:
     model, tp = load.model, load.layout.tp
     if not load.precision.gpu:
         return 0
+    if load.adapters:
+        return WORKSPACE_BYTES
     layer = (model.parameters_per_layer() - model.norms_per_layer()) // tp
     head = load.vocab_rows * model.hidden_size // tp if last else 0
     return WORKSPACE_BYTES + (layer + head) * 2
@@ -276,7 +332,7 @@ def workspace_bytes(load: Load, *, last: bool) -> int:
 
 def save_bytes(memory: Memory, precision: Precision, layout: Layout) -> int:
     """What one rank writes of a checkpoint, and copies to RAM before if it writes in the background."""
-    return memory.weights // precision.weight * _saved_bytes(precision) // (layout.dp * layout.cp)
+    return memory.saved * _saved_bytes(precision) // (layout.dp * layout.cp)
 
 
 def checkpoint_bytes(parameters: int, precision: Precision) -> int:

@@ -45,7 +45,7 @@ def _start_notes(plan: Plan) -> Iterator[Message]:
     if plan.earlier.broken:
         yield Message("checkpoints-broken", broken=plan.earlier.broken, folder=plan.checkpoints)
     yield from (Message("checkpoint-damaged", what=line) for line in plan.earlier.damage[:5])
-    if plan.resume_iteration is not None and plan.weights.kind != "none":
+    if plan.resume_iteration is not None and plan.weights.kind != "none" and plan.variables.lora_rank is None:
         yield Message("weights-not-read")
     yield from handover(plan)
     if plan.layout.nodes > 1:

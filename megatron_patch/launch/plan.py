@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message, listed
-from megatron_patch.common.run_folder import CHECKPOINTS, HF, PlanRecord
+from megatron_patch.common.run_folder import ADAPTER, CHECKPOINTS, HF, PlanRecord
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import Corpus, Tokenizer
@@ -140,8 +140,8 @@ class Plan:
 
     @property
     def export(self) -> str:
-        """The Hugging Face folder of MP_EXPORT_HF."""
-        return f"{self.output}/{HF}"
+        """The Hugging Face folder of MP_EXPORT_HF; of adapters, PEFT's."""
+        return f"{self.output}/{HF if self.variables.lora_rank is None else ADAPTER}"
 
     @property
     def checkpoints(self) -> str:

@@ -29,6 +29,11 @@ FIXED = {
     "MP_ADAM_BETA1": Message("fixed-betas"),
     "MP_ADAM_BETA2": Message("fixed-betas"),
     "MP_ADAM_EPS": Message("fixed-betas"),
+    "MP_LORA_RANK": Message("fixed-trained"),
+    "MP_LORA_ALPHA": Message("fixed-trained"),
+    "MP_LORA_TARGETS": Message("fixed-trained"),
+    "MP_LORA_RSLORA": Message("fixed-trained"),
+    "MP_FREEZE": Message("fixed-trained"),
 }
 """Values that a checkpoint of this run has fixed, and why."""
 

@@ -26,6 +26,8 @@ class Weights:
     """`none` (random), `hf` (safetensors) or `mcore` (torch_dist)."""
     path: str = ""
     """The folder that `--hf-checkpoint` or `--load` gets, absolute; empty for `none`."""
+    folder: str = ""
+    """The weights themselves, absolute: of a Megatron checkpoint one iteration or `release`."""
     step: int | None = None
     """mcore: the iteration to load; None leaves it to the tracker, which says `release` or 0."""
     config: Mapping[str, Any] | None = None
@@ -48,7 +50,9 @@ def read_weights(path: str) -> Weights:
     folder = str(found.path)
     if found.kind == HUGGING_FACE:
         origin = f"{folder}/config.json"
-        return Weights(kind="hf", path=folder, config=read_config(found.path), origin=origin, homes=(folder,))
+        return Weights(
+            kind="hf", path=folder, folder=folder, config=read_config(found.path), origin=origin, homes=(folder,)
+        )
     if found.kind == PER_RANK:
         raise CheckpointError.at(found.path, "checkpoint-per-rank", folder=found.path.name)
     return _torch_dist(found)
@@ -70,6 +74,7 @@ def _torch_dist(found: Contents) -> Weights:
     return Weights(
         kind="mcore",
         path=str(found.root),
+        folder=str(found.path),
         step=found.iteration or None,
         config=own.config if own else None,
         origin=str(own.origin) if own else "",

@@ -1,19 +1,22 @@
 """Adapters as Hugging Face's PEFT keeps them: adapter_config.json and adapter_model.safetensors.
 
-Source: `LoraConfig` and `get_peft_model_state_dict` of peft 0.21.
+Source: `LoraConfig` and `get_peft_model_state_dict` of peft 0.21. torch is imported late: the launcher reads settings.
 """
 
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from megatron_patch.models import ModelConfig
-from megatron_patch.peft.insert import PeftError, Whole
-from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, target_shapes
+from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, target_shapes
+
+if TYPE_CHECKING:
+    import torch
+
+    from megatron_patch.peft.settings import Whole
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model.model.layers."
@@ -96,12 +99,22 @@ def _problems(config: dict[str, Any]) -> list[str]:
 def _modules_of(folder: Path, modules: Any) -> set[str]:
     """Targets. `all-linear`, and regular expressions, are told by the weights."""
     if isinstance(modules, str):
-        names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _open(folder)}
+        names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _names(folder)}
     else:
         names = {name.rsplit(".", 1)[-1] for name in modules}
     if unknown := sorted(names - _MODULES.keys()):
         raise PeftError(f"{folder / CONFIG}: adapters on {', '.join(unknown)}; possible: {', '.join(_MODULES)}")
     return {_MODULES[name] for name in names}
+
+
+def _names(folder: Path) -> list[str]:
+    """Of the tensors, from the head of the file: its length in eight bytes, then JSON."""
+    try:
+        with (folder / WEIGHTS).open("rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
+        raise PeftError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
+    return [name for name in header if not name.startswith("__")]
 
 
 def _open(folder: Path) -> dict[str, torch.Tensor]:

@@ -6,24 +6,19 @@ The seam: when megatron.core.transformer.peft is there, `add_adapters` calls it 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from megatron_patch.common.errors import UserError
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.lora import Adapters, fresh
-from megatron_patch.peft.settings import LINEARS, Linear, LoraSettings, frozen_layers, target_shapes
+from megatron_patch.peft.settings import LINEARS, Linear, LoraSettings, PeftError, frozen_layers, target_shapes
+
+if TYPE_CHECKING:
+    from megatron_patch.peft.settings import Whole
 
 SUFFIX = "_adapters"
 """`linear_qkv_adapters` lies beside `linear_qkv`."""
-
-Whole = dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]
-"""Whole A and B by layer and target."""
-
-
-class PeftError(UserError, ValueError):
-    """Adapters that this model, base or folder cannot have."""
 
 
 def add_adapters(
@@ -43,6 +38,7 @@ def add_adapters(
     shapes = target_shapes(model)
     for chunk in chunks:
         chunk.requires_grad_(False)
+        _forget_fresh_values(chunk)
         for layer in layers_of(chunk):
             number = layer.layer_number - 1
             whole = start[number] if start is not None else dict(fresh(settings, shapes, number, seed))
@@ -125,17 +121,29 @@ def let_gradients_in(chunk: Any) -> None:
         chunk.embedding.register_forward_hook(hook)
 
 
+def _forget_fresh_values(chunk: Any) -> None:
+    """Transformer Engine keeps what an fp8 weight was quantized from in RAM, for an optimizer that it will not have."""
+    for parameter in chunk.parameters():
+        if hasattr(parameter, "clear_high_precision_init_val"):
+            parameter.clear_high_precision_init_val()
+
+
 def _save_adapters_only(chunk: Any) -> None:
-    """Let checkpoints hold, and ask for, adapters alone."""
+    """Let checkpoints hold, and ask for, adapters alone; with delayed fp8 scaling its histories too."""
     describe, load = chunk.sharded_state_dict, chunk.load_state_dict
+    histories = bool(chunk.config.fp8) and chunk.config.fp8_recipe == "delayed"
+
+    def kept(name: str) -> bool:
+        return is_adapter(name) or (histories and name.endswith("._extra_state"))
 
     def sharded_state_dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        return {name: entry for name, entry in describe(*args, **kwargs).items() if is_adapter(name)}
+        return {name: entry for name, entry in describe(*args, **kwargs).items() if kept(name)}
 
     def load_state_dict(state: dict[str, Any], strict: bool = True) -> Any:
         wanted = {name for name, _ in chunk.named_parameters() if is_adapter(name)}
-        if wanted != set(state):
-            raise PeftError(f"a checkpoint of other adapters: {', '.join(sorted(wanted ^ set(state))[:4])}")
+        other = wanted ^ {name for name in state if is_adapter(name)}
+        if other:
+            raise PeftError(f"a checkpoint of other adapters: {', '.join(sorted(other)[:4])}")
         return load(state, strict=False)
 
     chunk.sharded_state_dict, chunk.load_state_dict = sharded_state_dict, load_state_dict

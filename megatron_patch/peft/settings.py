@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.weight_map import COLUMNS, FUSED_QKV, LAYER_WEIGHTS, WHOLE, hf_shapes
+
+if TYPE_CHECKING:
+    import torch
+
+    type Whole = dict[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 """Matrices of a layer that may have an adapter, in the order of a forward pass."""
 ALL = "all-linear"
+
+
+class PeftError(UserError, ValueError):
+    """Adapters that this model, base or folder cannot have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +125,6 @@ def target_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
         rows, columns = shapes[f"model.layers.0.{module}.weight"]
         found[target] = (rows, columns)
     return found
-
-
-def adapter_parameters(settings: LoraSettings, model: ModelConfig) -> int:
-    """Of one layer, over all tensor-parallel ranks."""
-    shapes = target_shapes(model)
-    return sum(settings.rank * sum(shapes[target]) for target in settings.targets)
 
 
 def freeze_problem(text: str, num_layers: int) -> str | None:

@@ -11,8 +11,8 @@ from megatron_patch.backend.gpu.quantized import in_high_precision
 from megatron_patch.models.megatron import model_of_arguments
 from megatron_patch.peft.base import record_base
 from megatron_patch.peft.folder import read_folder, settings_of
-from megatron_patch.peft.insert import PeftError, add_adapters, freeze
-from megatron_patch.peft.settings import LoraSettings, settings_of_arguments
+from megatron_patch.peft.insert import add_adapters, freeze
+from megatron_patch.peft.settings import LoraSettings, PeftError, settings_of_arguments
 
 
 def prepare(args: Any, model_chunks: list[Any]) -> None:

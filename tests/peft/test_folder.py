@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from megatron_patch.checkpoint.adapters import export_adapter, main, merge
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.peft.folder import WEIGHTS
-from megatron_patch.peft.insert import PeftError
+from megatron_patch.peft.settings import PeftError
 
 from ..trainer.harness import Run, read_checkpoint, train
 from .world import FLAGS, World, make_adapter, make_model

@@ -21,9 +21,10 @@ class HuggingFaceExport(Callback):
     def __init__(self, rank: Rank) -> None:
         self._rank = rank
         self._target: Path | None = None
+        self._adapters = False
 
     def arguments(self, args: Any) -> None:
-        self._target = args.export_hf
+        self._target, self._adapters = args.export_hf, bool(args.lora_rank)
 
     def end(self, end: End) -> None:
         """
@@ -35,6 +36,12 @@ class HuggingFaceExport(Callback):
         from megatron_patch.checkpoint.errors import CheckpointError
         from megatron_patch.checkpoint.export import export_hf
 
+        if self._adapters:
+            from megatron_patch.checkpoint.adapters import export_adapter
+
+            export_adapter(self._rank.output_dir, self._target, overwrite=True)
+            self._rank.screen.say_here(f"wrote {self._target}: adapters for Hugging Face's PEFT")
+            return
         try:
             for line in export_hf(self._rank.output_dir, self._target, overwrite=True):
                 self._rank.screen.say_here(line)

@@ -1,0 +1,106 @@
+"""What MP_LORA_... and MP_FREEZE need of a model, its layout and its weights; steps of `checks.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron_patch.common.values import shown
+from megatron_patch.launch.layout import split_layers
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.weights import Weights
+from megatron_patch.models import ModelConfig
+from megatron_patch.peft.folder import settings_of
+from megatron_patch.peft.settings import ALL, PeftError, default_alpha, freeze_problem, frozen_layers, parse_targets
+
+
+def check_adapters(
+    *, mp_lora_rank: int | None, mp_lora_targets: str, weights: Weights, tp: int, model: ModelConfig
+) -> Step:
+    """Known targets, a base, and whole KV heads on every rank."""
+    try:
+        targets = parse_targets(mp_lora_targets)
+    except ValueError as error:
+        yield Problem("lora-target", "MP_LORA_TARGETS", word=str(error))
+        return
+    if mp_lora_rank is None:
+        return
+    if weights.kind == "none":
+        yield Problem("lora-base", "PRETRAIN_CHECKPOINT_PATH", "MP_LORA_RANK")
+    if tp > model.num_query_groups and set(targets) & {"q", "k", "v"}:
+        yield Problem("lora-kv-heads", "TP", "MP_LORA_TARGETS", groups=model.num_query_groups)
+
+
+def check_adapters_asked_for(
+    *,
+    mp_lora_rank: int | None,
+    mp_lora_alpha: float | None,
+    mp_lora_dropout: float,
+    mp_lora_targets: str,
+    mp_lora_rslora: bool,
+    mp_lora_adapter: str | None,
+) -> Step:
+    """Settings of adapters that nobody asked for would do nothing."""
+    if mp_lora_rank is not None:
+        return
+    given = {
+        "ALPHA": mp_lora_alpha is not None,
+        "DROPOUT": bool(mp_lora_dropout),
+        "TARGETS": mp_lora_targets != ALL,
+        "RSLORA": mp_lora_rslora,
+        "ADAPTER": mp_lora_adapter is not None,
+    }
+    yield from (Problem("lora-without-rank", f"MP_LORA_{name}") for name, there in given.items() if there)
+
+
+def check_first_adapter(
+    *,
+    mp_lora_adapter: str | None,
+    mp_lora_rank: int | None,
+    mp_lora_alpha: float | None,
+    mp_lora_targets: str,
+    mp_lora_rslora: bool,
+) -> Step:
+    """An adapter that is continued is one of PEFT's, with the settings of this run."""
+    if mp_lora_adapter is None or mp_lora_rank is None:
+        return
+    try:
+        theirs = settings_of(Path(mp_lora_adapter))
+        targets = parse_targets(mp_lora_targets)
+    except PeftError as error:
+        yield Problem("lora-adapter", "MP_LORA_ADAPTER", error=str(error))
+        return
+    except ValueError:
+        return  # an unknown target is said elsewhere
+    alpha = default_alpha(mp_lora_rank, mp_lora_alpha)
+    for name, mine, other in (
+        ("MP_LORA_RANK", mp_lora_rank, theirs.rank),
+        ("MP_LORA_ALPHA", alpha, theirs.alpha),
+        ("MP_LORA_TARGETS", ",".join(targets), ",".join(theirs.targets)),
+        ("MP_LORA_RSLORA", mp_lora_rslora, theirs.rslora),
+    ):
+        if mine != other:
+            yield Problem("lora-adapter-differs", name, "MP_LORA_ADAPTER", folder=mp_lora_adapter, theirs=shown(other))
+
+
+def check_freeze(
+    *, do: bool, mp_freeze: str | None, mp_lora_rank: int | None, model: ModelConfig, pp: int, layers_divide: bool
+) -> Step:
+    """Parts that the model has; and something to train on every pipeline stage."""
+    if mp_freeze is None:
+        return
+    if mp_lora_rank is not None:
+        yield Problem("freeze-and-lora", "MP_FREEZE", "MP_LORA_RANK")
+    if (word := freeze_problem(mp_freeze, model.num_layers)) is not None:
+        yield Problem("freeze-word", "MP_FREEZE", "MODEL_SIZE", word=word, last=model.num_layers - 1)
+        return
+    if frozen_layers(mp_freeze) and not do:
+        yield Problem("freeze-needs-do", "MP_FREEZE", "DO")
+    cut = split_layers(model.num_layers, pp, 1)
+    words, frozen, first = mp_freeze.split(","), frozen_layers(mp_freeze), 0
+    for stage, count in enumerate(cut[0] if cut else ()):
+        ends = (stage == 0 and "embedding" not in words) or (stage == pp - 1 and not {"head", "norms"} <= set(words))
+        if frozen >= set(range(first, first + count)) and not ends:
+            yield Problem("freeze-stage", "MP_FREEZE", "PP", stage=stage)
+            return
+        first += count

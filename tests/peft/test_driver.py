@@ -1,0 +1,112 @@
+"""MP_LORA_... and MP_FREEZE: refused before torch is imported where they are wrong; planned, trained and exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM
+
+from megatron_patch.launch.driver import make_plan
+from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.problems import Problem
+
+from ..trainer.harness import REPOSITORY, environment, read_metrics
+from .world import World
+
+DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = Tokenizer(models.WordLevel({f"t{i}": i for i in range(256)}, unk_token="t0"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder
+
+
+def values(world: World, output: Path, **changed: object) -> list[str]:
+    told: dict[str, object] = {
+        "env": "dsw", "size": "auto", "micro": 2, "batch": 8, "lr": 1e-3, "min_lr": 1e-4, "seq": 64, "pad": 64,
+        "pr": "fp32", "tp": 1, "pp": 1, "cp": 1, "sp": "false", "do": "true", "fl": "true", "sft": "false",
+        "ac": "false", "offload": "false", "save": 4, "data": world.data, "valid": "none", "start": world.hf,
+        "train": 8 * 8 * 64, "warmup": 64 * 8, "output": output,
+    }  # fmt: skip
+    return [str(value) for value in (told | changed).values()]
+
+
+def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **changed: object) -> Plan | list[Problem]:
+    environ = {"MP_TOKENIZER_PATH": str(tokenizer), "MP_DEVICE": "cpu", "HOME": "/", **mp}
+    made, _, problems = make_plan(values(world, output, **changed), environ, dry_run=True)
+    return made or problems
+
+
+@pytest.mark.parametrize(
+    ("mp", "changed", "code", "name"),
+    [
+        ({"MP_LORA_RANK": "0"}, {}, "out-of-range", "MP_LORA_RANK"),
+        ({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "q,w"}, {}, "lora-target", "MP_LORA_TARGETS"),
+        ({"MP_LORA_ALPHA": "8"}, {}, "lora-without-rank", "MP_LORA_ALPHA"),
+        ({"MP_LORA_RANK": "8"}, {"start": "none", "size": "tiny"}, "lora-base", "PRETRAIN_CHECKPOINT_PATH"),
+        ({"MP_LORA_RANK": "8"}, {"tp": 4}, "lora-kv-heads", "TP"),
+        ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "/nowhere"}, {}, "lora-adapter", "MP_LORA_ADAPTER"),
+        ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "ITS"}, {}, "lora-adapter-differs", "MP_LORA_RANK"),
+        ({"MP_LORA_RANK": "8", "MP_FREEZE": "head"}, {}, "freeze-and-lora", "MP_FREEZE"),
+        ({"MP_FREEZE": "layers.2-4"}, {}, "freeze-word", "MP_FREEZE"),
+        ({"MP_FREEZE": "tail"}, {}, "freeze-word", "MP_FREEZE"),
+        ({"MP_FREEZE": "embedding,layers.0-1"}, {"pp": 2}, "freeze-stage", "MP_FREEZE"),
+        ({"MP_FREEZE": "layers.0"}, {"do": "false"}, "freeze-needs-do", "MP_FREEZE"),
+    ],
+)
+def test_refused(
+    world: World, tmp_path: Path, tokenizer: Path, mp: dict[str, str], changed: dict[str, object], code: str, name: str
+) -> None:
+    mp = {key: str(world.adapter) if value == "ITS" else value for key, value in mp.items()}
+    problems = plan(world, tmp_path / "out", tokenizer, mp, **changed)
+    assert isinstance(problems, list), "not refused"
+    found = [(problem.message.code, problem.names[0]) for problem in problems]
+    assert (code, name) in found, found
+
+
+def test_the_plan_counts_no_state_of_frozen_weights(world: World, tmp_path: Path, tokenizer: Path) -> None:
+    full, lora, frozen = (
+        plan(world, tmp_path / "out", tokenizer, mp) for mp in ({}, {"MP_LORA_RANK": "4"}, {"MP_FREEZE": "layers.0-1"})
+    )
+    assert isinstance(full, Plan) and isinstance(lora, Plan) and isinstance(frozen, Plan)
+    widths = {"q": (64, 64), "k": (32, 64), "v": (32, 64), "o": (64, 64)}
+    widths |= {"gate": (128, 64), "up": (128, 64), "down": (64, 128)}
+    adapters = 4 * 4 * sum(map(sum, widths.values()))
+    assert lora.memory.gradients == 4 * adapters and lora.memory.optimizer == 8 * adapters
+    assert lora.memory.weights == full.memory.weights + 4 * adapters
+    assert lora.checkpoint_bytes == 12 * adapters < full.checkpoint_bytes / 5
+    layers = 2 * full.model.parameters_per_layer()
+    assert full.memory.gradients - frozen.memory.gradients == 4 * layers
+
+
+def test_a_run_and_its_adapter_in_peft(world: World, tmp_path: Path, tokenizer: Path) -> None:
+    """The driver with MP_LORA_RANK and MP_EXPORT_HF: new adapters, exported, learned something."""
+    output = tmp_path / "out"
+    mp = {"MP_LORA_RANK": "4", "MP_LORA_TARGETS": "q,v,down", "MP_EXPORT_HF": "1", "MP_DEVICE": "cpu"}
+    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
+    command = ["sh", str(DRIVER), *values(world, output, lr=2e-2, min_lr=1e-3)]
+    environ |= mp | {"MP_TOKENIZER_PATH": str(tokenizer)}
+    done = subprocess.run(command, env=environ, cwd=os.sep, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    losses = [record["loss"] for record in read_metrics(output) if "loss" in record]
+    base = AutoModelForCausalLM.from_pretrained(world.hf, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, output / "adapter")
+    tokens = torch.arange(64).view(1, 64) * 2 % 254
+    with torch.no_grad(), model.disable_adapter():
+        before = model(tokens, labels=tokens).loss
+    with torch.no_grad():
+        after = model(tokens, labels=tokens).loss
+    assert losses[-1] < losses[0] and after < before
