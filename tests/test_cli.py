@@ -46,7 +46,7 @@ def test_wheel_has_its_files_and_its_command_runs(tmp_path: Path) -> None:
 
     def said(*words: str, status: int = 0) -> str:
         command = [str(tmp_path / "venv" / "bin" / "megatron-patch"), *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, env={"PATH": "/bin"})
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env={"PATH": "/bin"})
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -74,7 +74,7 @@ def test_what_is_not_a_command(words: list[str], capsys: pytest.CaptureFixture[s
 def test_exit_status_is_the_command_s() -> None:
     for words, status in ((["plan", "no-such-size"], 2), (["verify", "/no/such/folder"], 2), (["watch", "/no"], 2)):
         done = subprocess.run(
-            [sys.executable, "-m", "megatron_patch.cli", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+            [sys.executable, "-m", "megatron_patch.cli", *words], cwd=ROOT, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == status, done.stderr
         assert "Traceback" not in done.stderr

@@ -61,7 +61,7 @@ def run_all(readme: str, folder: Path) -> int:
     blocks = [block for block in blocks_of(readme) if block.run]
     for block in blocks:
         done = subprocess.run(
-            ["bash", "-euc", block.code], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
+            ["bash", "-euc", block.code], cwd=folder, env=environment, capture_output=True, text=True, timeout=1500
         )
         assert done.returncode == 0, f"{block.where}\n{block.code}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return len(blocks)
@@ -74,7 +74,7 @@ def after_readme(copy: Path) -> Path:
     return copy
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_readme(after_readme: Path) -> None:
     quickstart = after_readme / "runs" / "quickstart"
     for name in ("loss.png", "summary.md", "tokenizer/tokenizer.json", "pretrain/metrics.jsonl"):
@@ -85,7 +85,7 @@ def test_readme(after_readme: Path) -> None:
     assert "Not found" not in report
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3000)
 def test_llama3_1_readme(after_readme: Path) -> None:
     assert run_all("examples/llama3_1/README.md", after_readme) >= 1
 

@@ -35,7 +35,7 @@ class Cluster:
 
     def ask(self, *command: str) -> str:
         """Output of one of Slurm's commands."""
-        done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 

@@ -35,7 +35,7 @@ def submit(cluster: Cluster, world: Path) -> Callable[..., subprocess.CompletedP
         environ |= {"OMP_NUM_THREADS": "1", "HF_TOKEN": "hf_s3cret"} | variables
         environ = {name: value for name, value in environ.items() if value}
         return subprocess.run(
-            command, env=cluster.environ | environ, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+            command, env=cluster.environ | environ, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
         )
 
     return run

@@ -50,7 +50,7 @@ def test_a_pulled_cable(job: Job, alone: list[float]) -> None:
     first, second = job.pair
     both = job.start_until(7)
     first.unplug()
-    assert [one.wait(90) for one in both] == [1, 1]
+    assert [one.wait(240) for one in both] == [1, 1]
     sentence = "the machine hangs, or the network between them is cut"
     assert f"node 1 ({second.name}) has not been heard of by node 0 ({first.name}) for" in both[0].said()
     assert f"node 0 ({first.name}) has not been heard of by node 1 ({second.name}) for" in both[1].said()
@@ -67,7 +67,7 @@ def test_a_power_cut(job: Job, alone: list[float]) -> None:
     second = job.pair[1]
     survivor, _ = job.start_until(7)
     second.kill_everything()
-    assert survivor.wait(60) == 1
+    assert survivor.wait(240) == 1
     assert f"node 1 ({second.name}) is gone: its connection closed without a word" in survivor.said()
     job.finish()
     assert losses(job.output) == alone
@@ -83,7 +83,7 @@ def test_ranks_that_fail_on_one_machine(job: Job) -> None:
     assert ranks
     for pid in ranks:
         os.kill(int(pid), 9)
-    assert [one.wait(60) for one in both] == [1, 1]
+    assert [one.wait(240) for one in both] == [1, 1]
     said = [one.said() for one in both]
     assert any(f"node 1 ({second.name}): its ranks ended with status 1" in text for text in said), "\n".join(said)
 

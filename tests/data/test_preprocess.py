@@ -19,7 +19,7 @@ DOOR = ROOT / "toolkits" / "pretrain_data_preprocessing" / "run_make_pretraining
 def run(*arguments: object, shell: str = "sh", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHON": sys.executable}
     command = [shell, str(DOOR), *map(str, arguments)]
-    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def write_lines(path: Path, *lines: str) -> Path:

@@ -28,7 +28,7 @@ def run(script: Path, arguments: list[str], environ: dict[str, str]) -> subproce
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MP_")}
     command = ["sh", str(script), *arguments]
     environ = {**inherited, **environ, "DRY_RUN": "1", "PYTHON": sys.executable}
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_every_script_is_of_a_family() -> None:

@@ -23,7 +23,7 @@ def imported_by(code: str, *arguments: str) -> set[str]:
     """Top-level modules in memory after running some code in a fresh Python."""
     show = "import sys; sys.stderr.write(' '.join(sys.modules))"
     command = [sys.executable, "-c", f"{code}\n{show}", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=True)
     return {name.split(".")[0] for name in run.stderr.split()}
 
 

@@ -48,7 +48,7 @@ def run(world: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProces
             env={**kept, **wanted, **watch, **environ},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
 
     return start
@@ -129,7 +129,7 @@ def test_the_shown_command_can_be_pasted(
     command = shown.stdout.split("\ncommand\n")[1]
     assert (
         subprocess.run(
-            ["sh", "-c", command], env={**os.environ, "WATCH_LOG": str(tmp_path / "log")}, cwd=tmp_path, timeout=60
+            ["sh", "-c", command], env={**os.environ, "WATCH_LOG": str(tmp_path / "log")}, cwd=tmp_path, timeout=300
         ).returncode
         == STOPPED
     )
@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
         env=environ | {"MP_TOKENIZER_PATH": "tokenizer"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2, done.stderr

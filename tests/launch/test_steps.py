@@ -54,7 +54,7 @@ def test_a_misspelt_check_fails_at_import(name: str, tmp_path: Path) -> None:
         env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

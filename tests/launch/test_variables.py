@@ -77,7 +77,7 @@ def test_a_variable_that_passes_a_flag_on_is_one_row(
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "MP_TOKENIZER_PATH": "tokenizer"}
         command = [sys.executable, "-c", code, *arguments]
         done = subprocess.run(
-            command, cwd=world, env=environ | variables, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=world, env=environ | variables, capture_output=True, text=True, timeout=300, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -63,7 +63,7 @@ def words(text: str, lang: str) -> str:
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "megatron_patch.report", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_whole_life_is_on_the_page(life: Path) -> None:

@@ -212,7 +212,7 @@ def test_one_builds_and_the_others_wait(data: Path, tokenizer_folder: Path, tmp_
     for process in others:
         wait_for(process, "waiting for the process that builds")
     (tmp_path / "go").touch()
-    outputs = [process.communicate(timeout=120)[0] for process in (first, *others)]
+    outputs = [process.communicate(timeout=300)[0] for process in (first, *others)]
     assert [process.returncode for process in (first, *others)] == [0, 0, 0]
     assert [output.split() for output in outputs[1:]] == [["60"], ["60"]]  # neither worked nor waited again
 
