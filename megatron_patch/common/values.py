@@ -47,6 +47,20 @@ def choice(*names: str) -> Kind:
     return Kind(parse=parse, expects=Message("expect-choice", words=names))
 
 
+def several(*names: str, none: str) -> Kind:
+    """One or more of a few words, with commas between them, or `none` alone; kept as text, in the order given."""
+
+    def parse(text: str) -> str:
+        words = list(dict.fromkeys(word.strip() for word in text.split(",")))
+        for word in words:
+            choice(*names, none).parse(word)
+        if none in words and len(words) > 1:
+            raise ValueProblem("none-and-more", none=none)
+        return ",".join(words)
+
+    return Kind(parse=parse, expects=Message("expect-several", words=(*names, none)))
+
+
 def boolean() -> Kind:
     """`true` or `false`, in any case."""
     return _switch({"true": True, "false": False})

@@ -324,7 +324,9 @@ def checkpoint_flags(plan: Plan) -> Flags:
 def logging_flags(plan: Plan) -> Flags:
     """Progress, TensorBoard, Weights & Biases."""
     variables = plan.variables
-    flags = [*passed(plan, "log_interval"), "--tensorboard-dir", f"{plan.output}/{TENSORBOARD}"]
+    flags = passed(plan, "log_interval")
+    if variables.loggers is None or "tensorboard" in variables.loggers.split(","):
+        flags += ["--tensorboard-dir", f"{plan.output}/{TENSORBOARD}"]
     if plan.wandb:
         flags += ["--wandb-project", variables.wandb_project or "megatron-patch"]
         flags += ["--wandb-exp-name", variables.wandb_name or plan.output.rsplit("/", 1)[-1]]

@@ -73,7 +73,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         checkpoint_bytes=checkpoint_bytes(_saved_parameters(variables, model, rows), fit.precision),
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
-        wandb=environment.wandb_key and (environment.wandb_installed or environment.only_plans),
+        wandb=_logs_to_wandb(variables, environment),
         vp_counts_chunks=facts["vp_counts_chunks"],
         notes=(),
         warnings=(),
@@ -97,6 +97,12 @@ def _saved_parameters(variables: Variables, model: ModelConfig, rows: int) -> in
     """What a checkpoint holds: all weights, or the adapters."""
     adapters = adapters_of(variables)
     return model.num_layers * adapter_parameters(adapters, model, 1) if adapters else model.num_parameters(rows)
+
+
+def _logs_to_wandb(variables: Variables, environment: Environment) -> bool:
+    if variables.loggers is not None and "wandb" not in variables.loggers.split(","):
+        return False
+    return environment.wandb_key and (environment.wandb_installed or environment.only_plans)
 
 
 def _layout(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -> Layout:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.loggers import LOGGERS
 from megatron_patch.common.messages import Name
 from megatron_patch.common.values import ValueProblem, real
 from megatron_patch.data import prepared  # standard library only, as sidecar
@@ -238,15 +240,37 @@ def check_cluster(*, env: str, mp_master_port: int | None) -> Step:
 
 
 def check_wandb(
-    *, environment: Environment, mp_wandb_project: str | None, mp_wandb_entity: str | None, mp_wandb_name: str | None
+    *,
+    environment: Environment,
+    mp_loggers: str | None,
+    mp_wandb_project: str | None,
+    mp_wandb_entity: str | None,
+    mp_wandb_name: str | None,
 ) -> Step:
     """A project without a key would log nothing."""
     asked = {"PROJECT": mp_wandb_project, "ENTITY": mp_wandb_entity, "NAME": mp_wandb_name}
     names = [f"MP_WANDB_{name}" for name, value in asked.items() if value is not None]
+    loggers = mp_loggers.split(",") if mp_loggers else ["wandb"]
+    if names and "wandb" not in loggers:
+        yield Problem("logger-not-asked", *names)
+        return
+    names += ["MP_LOGGERS"] if mp_loggers and "wandb" in loggers else []
     if names and not environment.wandb_key:
         yield Problem("wandb-no-key", *names)
     elif names and not environment.wandb_installed and not environment.only_plans:
         yield Problem("wandb-not-installed", *names)
+
+
+def check_loggers(*, environment: Environment, mp_loggers: str | None) -> Step:
+    """What is asked for has its package, and its key where it cannot do without; keys are read by the logger alone."""
+    for name in (mp_loggers or "").split(","):
+        logger = LOGGERS.get(name)
+        if logger is None:
+            continue
+        if logger.keys and not environment.inherited & set(logger.keys):
+            yield Problem("logger-no-key", "MP_LOGGERS", logger=name, variables=" / ".join(logger.keys))
+        if not environment.only_plans and find_spec(logger.package) is None:
+            yield Problem("logger-not-installed", "MP_LOGGERS", logger=name, package=logger.package, pin=logger.pin)
 
 
 @finds("megatron_args")
@@ -450,6 +474,7 @@ CHECKS = in_order(
     check_index_memory,
     check_cluster,
     check_wandb,
+    check_loggers,
     check_megatron_args,
     check_flags_on_cpu,
     check_output,

@@ -10,7 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from megatron_patch.common.values import Kind, ValueProblem, choice, nearest_word, real, switch, text, whole, words
+from megatron_patch.common.loggers import LOGGERS
+from megatron_patch.common.values import (
+    Kind,
+    ValueProblem,
+    choice,
+    nearest_word,
+    real,
+    several,
+    switch,
+    text,
+    whole,
+    words,
+)
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.tp_overlap import METHODS
 
@@ -201,6 +213,13 @@ class Variables:
         "两行进度之间的迭代数",
         flag="--log-interval",
         always=True,
+    )
+    loggers: str | None = _row(
+        None,
+        several("tensorboard", "wandb", *LOGGERS, none="none"),
+        "what logs the run, beside metrics.jsonl; else tensorboard, and wandb where it has a key",
+        "除 metrics.jsonl 之外由什么记录运行；默认 tensorboard，有密钥时还有 wandb",
+        flag="--loggers",
     )
     lora_adapter: str | None = _row(
         None,

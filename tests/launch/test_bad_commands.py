@@ -205,6 +205,11 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
     ({"MP_TP_OVERLAP": "nvls"}, ("MP_TP_OVERLAP",), "unknown-value", {}),
     ({"MP_GRAD_REDUCE": "bf16"}, ("MP_GRAD_REDUCE", "PR"), "gradient-bf16", {}),
     ({"MP_WANDB_PROJECT": "mine"}, ("MP_WANDB_PROJECT",), "wandb-no-key", {}),
+    ({"MP_LOGGERS": "wandb"}, ("MP_LOGGERS",), "wandb-no-key", {}),
+    ({"MP_LOGGERS": "mlfow"}, ("MP_LOGGERS",), "unknown-value-nearest", {"nearest": "mlflow"}),
+    ({"MP_LOGGERS": "none,mlflow"}, ("MP_LOGGERS",), "none-and-more", {}),
+    ({"MP_LOGGERS": "mlflow", "MP_WANDB_NAME": "mine"}, ("MP_WANDB_NAME",), "logger-not-asked", {}),
+    ({"MP_LOGGERS": "comet", "COMET_API_KEY": None, "DRY_RUN": "1"}, ("MP_LOGGERS",), "logger-no-key", {}),
     (
         {"MP_MEGATRON_ARGS": "--lr=1 --use-flash-attn"},
         ("MP_MEGATRON_ARGS",),

@@ -162,3 +162,10 @@ def test_only_dlc(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.chdir(world)
     assert main([*VALUES.replace("dlc", "dsw").split(), "--emit", "k8s"], POD | {"MP_NPROC": "8"}) == 2
     assert "[k8s-env]" in capsys.readouterr().err
+
+
+def test_keys_of_loggers_come_from_secrets(emit: Callable[..., str]) -> None:
+    said = emit(MP_LOGGERS="swanlab,trackio", SWANLAB_API_KEY="k3y")
+    assert "k3y" not in said
+    first, _ = yaml.safe_load_all(said)
+    assert "SWANLAB_API_KEY" in str(first) and "'key': 'api-key'" in str(first)

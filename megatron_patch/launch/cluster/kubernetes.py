@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.loggers import LOGGERS
 from megatron_patch.launch.cluster.place import GPUS_VARIABLE
 from megatron_patch.launch.command import REPOSITORY, SCRIPT
 from megatron_patch.launch.plan import Plan
@@ -127,14 +128,17 @@ def _plain(value: str) -> str:
 
 
 def _environment(plan: Plan, environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The MP_ variables as typed. The key of Weights & Biases comes from a secret, never from here."""
+    """The MP_ variables as typed. Keys of loggers come from secrets, never from here."""
     typed = {name: value for name, value in sorted(environ.items()) if name.startswith("MP_") and value}
     typed = {name: value for name, value in typed.items() if not name.startswith("MP_K8S_")}
     typed[GPUS_VARIABLE] = str(plan.layout.processes)
     found: list[dict[str, Any]] = [{"name": name, "value": _plain(value)} for name, value in typed.items()]
-    if plan.variables.wandb_project or plan.wandb:
-        key = {"name": "wandb", "key": "api-key", "optional": True}
-        found.append({"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": key}})
+    secrets = {"wandb": "WANDB_API_KEY"} if plan.variables.wandb_project or plan.wandb else {}
+    loggers = (plan.variables.loggers or "").split(",")
+    secrets |= {name: logger.secret for name, logger in LOGGERS.items() if name in loggers and logger.secret}
+    for name, variable in secrets.items():
+        key = {"name": name, "key": "api-key", "optional": True}
+        found.append({"name": variable, "valueFrom": {"secretKeyRef": key}})
     return found
 
 
