@@ -16,7 +16,7 @@ from megatron_patch.checkpoint.job import Job, inspect, needed_bytes, precision_
 from megatron_patch.checkpoint.manifest import MANIFEST, verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.run_conversion import carry_out, stored_precision
+from megatron_patch.checkpoint.run_conversion import run_conversion, stored_precision
 from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
 
@@ -111,7 +111,7 @@ def _run(job: Job) -> int:
     for note in job.notes:
         print(note, flush=True)
     if not job.options.check_only:
-        seconds, gigabytes = carry_out(job), job.nbytes / 1e9
+        seconds, gigabytes = run_conversion(job), job.nbytes / 1e9
         print(f"wrote {job.options.target}: {gigabytes:.3f} GB of weights in {seconds:.1f} s, with manifest.json")
     if job.options.check or job.options.check_only:
         return _check(job)

@@ -20,54 +20,22 @@ import torch
 
 from megatron_patch.checkpoint.configuration import Configuration
 from megatron_patch.checkpoint.contents import RELEASE, TRACKER
+from megatron_patch.checkpoint.conversion import Conversion
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder, copy_companions
+from megatron_patch.checkpoint.hf_folder import HFFolder, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
+from megatron_patch.checkpoint.per_rank import write_per_rank
 from megatron_patch.checkpoint.sources import BLOCK_BYTES, BlockMaker, MegatronReader, open_source, rows_per_block
 from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, Block, write_torch_dist
-from megatron_patch.models import VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size
+from megatron_patch.checkpoint.torch_dist import Block, write_torch_dist
 from megatron_patch.models.weight_map import (
     Tensor,
     extra_state_names,
     from_megatron,
     hf_shapes,
     invert,
-    megatron_tensors,
-    pad_vocabulary,
     stacked_shape,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """What both directions need to know."""
-
-    model: ModelConfig
-    vocab_size: int
-    """Unpadded."""
-    precision: str
-    """fp32, fp16 or bf16: the element type written."""
-    workers: int
-    vocab_alignment: int = VOCAB_ALIGNMENT
-    """The Megatron side has a multiple of so many rows of vocabulary."""
-    before_publishing: Callable[[], object] = lambda: None
-    """Called when everything is written; what it raises keeps the target from appearing."""
-
-    @property
-    def element_type(self) -> str:
-        """As safetensors spells it."""
-        return SAFETENSORS_DTYPES[self.precision]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As torch spells it."""
-        return TORCH_DTYPES[self.element_type]
-
-    def tensors(self) -> list[Tensor]:
-        """The Megatron side, made of the Hugging Face side."""
-        rows = padded_vocab_size(self.vocab_size, self.vocab_alignment)
-        return pad_vocabulary(megatron_tensors(self.model, self.vocab_size), rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +92,6 @@ def to_per_rank(side: Side, target: Path, conversion: Conversion, tp: int, pp: i
     Raises:
         CheckpointError: a value is NaN or infinite, or a file ends too soon.
     """
-    from megatron_patch.checkpoint.per_rank import write_per_rank
-
     facts = {"format": "torch", "precision": conversion.precision, "tensor_parallel": tp, "pipeline_parallel": pp}
     with staged(target, facts, conversion.before_publishing) as stage:
         write_per_rank(stage, stage.path / RELEASE, conversion, side.tensors, side.maker, tp, pp, progress)

@@ -13,7 +13,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.run_conversion import carry_out
+from megatron_patch.checkpoint.run_conversion import run_conversion
 
 
 def export_hf(
@@ -53,7 +53,7 @@ def export_hf(
         overwrite=overwrite,
     )
     job = inspect(options)
-    seconds = carry_out(job)
+    seconds = run_conversion(job)
     return [*job.notes, f"wrote {output}: {job.nbytes / 1e9:.3f} GB of weights in {seconds:.1f} s, with manifest.json"]
 
 

@@ -14,7 +14,7 @@ import torch
 
 from megatron_patch.backend.saving.torch_archive import ArchiveWriter, Promised
 from megatron_patch.checkpoint.contents import PER_RANK_FILE
-from megatron_patch.checkpoint.convert import Conversion
+from megatron_patch.checkpoint.conversion import Conversion
 from megatron_patch.checkpoint.hf_writer import Progress
 from megatron_patch.checkpoint.layout import stage_layers
 from megatron_patch.checkpoint.sources import BlockMaker, bytes_of, rows_per_block

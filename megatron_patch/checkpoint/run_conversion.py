@@ -13,11 +13,11 @@ from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.common.progress import WorkBar
 
 if TYPE_CHECKING:
-    from megatron_patch.checkpoint.convert import Conversion
+    from megatron_patch.checkpoint.conversion import Conversion
     from megatron_patch.checkpoint.sources import MegatronReader
 
 
-def carry_out(job: Job) -> float:
+def run_conversion(job: Job) -> float:
     """Write the target, and hold the source against its manifest: a flipped bit would come along unseen.
 
     Returns:
@@ -48,7 +48,7 @@ def _verification(job: Job) -> Verification:
 def _convert(job: Job, verification: Verification) -> float:
     import torch
 
-    from megatron_patch.checkpoint.convert import Conversion
+    from megatron_patch.checkpoint.conversion import Conversion
     from megatron_patch.checkpoint.per_rank_reader import open_megatron
 
     torch.set_num_threads(1)  # the workers are the parallelism

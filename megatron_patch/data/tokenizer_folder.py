@@ -15,7 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common.strict_json import is_whole, read_json
+from megatron_patch.common.strict_json import is_whole, parse_json, read_json
+from megatron_patch.models.hf_config import LARGEST
+
+LARGEST_ID = LARGEST["vocab_size"] - 1
+"""Of a token; beyond it no embedding goes."""
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -213,3 +217,43 @@ def next_ids(vocab: Mapping[str, int], size: int, tokens: Iterator[WantedToken])
             new[token.content] = following
             following += 1
     return new
+
+
+def count_ids_of(folder: Path) -> int:
+    """Highest token id + 1 of a folder, with the tokens that only its other files add.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: a file that is not what it should be.
+    """
+    vocab, size = read_vocabulary((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    new = next_ids(vocab, size, read_folder(folder).wanted_tokens())
+    return max(*vocab.values(), *new.values(), -1) + 1
+
+
+def count_ids(tokenizer_json: str) -> int:
+    """Highest token id + 1, over the vocabulary and the added tokens of tokenizer.json."""
+    return max(read_vocabulary(tokenizer_json)[0].values()) + 1
+
+
+def read_vocabulary(tokenizer_json: str) -> tuple[dict[str, int], int]:
+    """The id of each token, added ones included, and how many the model has without those.
+
+    Llama 3's 9 MB take 60 ms. (Parsing the two values alone, without the merges, was slower.)
+    """
+    document = parse_json(tokenizer_json, large=True)
+    found = document["model"]["vocab"]
+    # Unigram: a list of pieces and scores; the position is the id
+    vocab = dict(found) if isinstance(found, dict) else {piece[0]: number for number, piece in enumerate(found)}
+    size = len(vocab) if isinstance(found, dict) else len(found)
+    vocab |= {token["content"]: token["id"] for token in document.get("added_tokens") or []}
+    if not vocab:
+        raise ValueError("it has no vocabulary")
+    _check_ids(vocab)
+    return vocab, size
+
+
+def _check_ids(vocab: Mapping[str, Any]) -> None:
+    if set(map(type, vocab.values())) == {int} and min(vocab.values()) >= 0 and max(vocab.values()) <= LARGEST_ID:
+        return
+    token, number = next((token, number) for token, number in vocab.items() if not is_whole(number, 0, LARGEST_ID))
+    raise ValueError(f"the token {token[:60]!r} has the id {str(number)[:60]}; ids are whole numbers from 0")

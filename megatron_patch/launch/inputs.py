@@ -9,17 +9,14 @@ from typing import Any
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
-from megatron_patch.common.strict_json import is_whole, parse_json
+from megatron_patch.common.strict_json import is_whole
 from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.index import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
 from megatron_patch.data.sources import find_sources, visible
-from megatron_patch.data.tokenizer_folder import next_ids, read_folder  # standard library only
+from megatron_patch.data.tokenizer_folder import count_ids_of  # standard library only
 from megatron_patch.models.hf_config import LARGEST
-
-LARGEST_ID = LARGEST["vocab_size"] - 1
-"""Of a token; beyond it no embedding goes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,46 +55,6 @@ def read_tokenizer(place: str) -> Tokenizer:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TokenizerError("tokenizer-unreadable", file=file, kind=type(error).__name__, error=error) from error
     return Tokenizer(path=str(file.parent.absolute()), ids=ids, model=str(model.absolute()) if model else None)
-
-
-def count_ids_of(folder: Path) -> int:
-    """Highest token id + 1 of a folder, with the tokens that only its other files add.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: a file that is not what it should be.
-    """
-    vocab, size = read_vocabulary((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    new = next_ids(vocab, size, read_folder(folder).wanted_tokens())
-    return max(*vocab.values(), *new.values(), -1) + 1
-
-
-def count_ids(tokenizer_json: str) -> int:
-    """Highest token id + 1, over the vocabulary and the added tokens of tokenizer.json."""
-    return max(read_vocabulary(tokenizer_json)[0].values()) + 1
-
-
-def read_vocabulary(tokenizer_json: str) -> tuple[dict[str, int], int]:
-    """The id of each token, added ones included, and how many the model has without those.
-
-    Llama 3's 9 MB take 60 ms. (Parsing the two values alone, without the merges, was slower.)
-    """
-    document = parse_json(tokenizer_json, large=True)
-    found = document["model"]["vocab"]
-    # Unigram: a list of pieces and scores; the position is the id
-    vocab = dict(found) if isinstance(found, dict) else {piece[0]: number for number, piece in enumerate(found)}
-    size = len(vocab) if isinstance(found, dict) else len(found)
-    vocab |= {token["content"]: token["id"] for token in document.get("added_tokens") or []}
-    if not vocab:
-        raise ValueError("it has no vocabulary")
-    _check_ids(vocab)
-    return vocab, size
-
-
-def _check_ids(vocab: Mapping[str, Any]) -> None:
-    if set(map(type, vocab.values())) == {int} and min(vocab.values()) >= 0 and max(vocab.values()) <= LARGEST_ID:
-        return
-    token, number = next((token, number) for token, number in vocab.items() if not is_whole(number, 0, LARGEST_ID))
-    raise ValueError(f"the token {token[:60]!r} has the id {str(number)[:60]}; ids are whole numbers from 0")
 
 
 def vocab_size_of_config(config: Mapping[str, Any] | None) -> int | None:

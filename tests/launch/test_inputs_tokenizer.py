@@ -9,7 +9,8 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megatron_patch.launch.inputs import TokenizerError, count_ids, read_tokenizer
+from megatron_patch.data.tokenizer_folder import count_ids
+from megatron_patch.launch.inputs import TokenizerError, read_tokenizer
 
 
 def test_count_is_the_librarys(world: Path) -> None:

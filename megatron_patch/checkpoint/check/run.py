@@ -141,7 +141,8 @@ def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[str
     Returns:
         where the two configurations differ in what tensors do not show.
     """
-    from megatron_patch.checkpoint.convert import Conversion, check_megatron_shapes
+    from megatron_patch.checkpoint.conversion import Conversion
+    from megatron_patch.checkpoint.convert import check_megatron_shapes
     from megatron_patch.checkpoint.torch_dist import TorchDistReader
 
     assert ours.vocab_size is not None
