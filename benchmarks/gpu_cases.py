@@ -177,7 +177,22 @@ GRAPHS = [
 ]
 """CUDA graphs of each layer, by Megatron and by Transformer Engine, and of whole iterations."""
 
+LORA = replace(PLAIN, seq=4096, micro=2, batch=32, start="given", sft="raw", steps=10)
+RANK = {"MP_LORA_RANK": "16", "MP_LORA_ALPHA": "32"}
+
 SUITES: dict[str, list[Case]] = {
+    "lora": [  # --start: a Hugging Face folder of 8B-L4; beside each the full finetuning that it is a ratio to
+        replace(LORA, name="full-4096-bf16"),
+        replace(LORA, name="lora-4096-bf16", env=RANK),
+        replace(LORA, name="full-4096-fp8", pr="fp8"),
+        replace(LORA, name="lora-4096-fp8", pr="fp8", env=RANK),
+        replace(LORA, name="lora-4096-fp8-do-false", pr="fp8", do=False, env=RANK),
+    ],
+    "lora-two": [
+        replace(LORA, name="lora-4096-tp2", tp=2, sp=True, processes=2, env=RANK),
+        replace(LORA, name="lora-4096-pp2", pp=2, processes=2, env=RANK),
+        replace(LORA, name="lora-4096-cp2", cp=2, processes=2, env=RANK),
+    ],
     "smoke": [  # the script itself, also without a GPU
         Case(name="smoke", size="tiny", seq=128, batch=4, steps=5),
         Case(name="smoke-fails", size="tiny", seq=128, batch=4, steps=5, megatron="--num-layers-at-end-in-bf16 x"),

@@ -55,12 +55,14 @@ def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> M
     """Find out what a path is; a Megatron checkpoint is exported unless that was done before.
 
     Args:
-        hf_path: configuration and tokenizer of a Megatron checkpoint, if they are not beside it.
+        hf_path: configuration and tokenizer of a Megatron checkpoint, if they are not beside it; of adapters the base.
         cache: exported checkpoints lie below its `exported/`, one folder for each content.
     Raises:
         ModelError: with the reason.
     """
     given = str(path)
+    if (path / "adapter_config.json").is_file() or _trains_adapters(path):
+        return _merged(path, hf_path, cache)
     if (path / "config.json").is_file() and _weights(path):
         return Model(given=given, folder=path.resolve(), identity=identity_of(path))
     try:
@@ -81,6 +83,37 @@ def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> M
 
 def _weights(folder: Path) -> list[Path]:
     return [file for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern)]
+
+
+def _trains_adapters(path: Path) -> bool:
+    """Whether a path leads to checkpoints of adapters: lora.json names their base."""
+    return any((folder / "lora.json").is_file() for folder in (path, path / "checkpoints", path.parent))
+
+
+def _merged(path: Path, base: Path | None, cache: Path) -> Model:
+    """An adapter with its base, merged into one folder, unless that was done before."""
+    folder = path if (path / "adapter_config.json").is_file() else _iteration(path)
+    told = f"{identity_of(folder)} {identity_of(base) if base else ''}"
+    identity = hashlib.sha256(told.encode()).hexdigest()
+    target = cache / "exported" / f"{folder.parent.parent.name}-{folder.name}-merged-{identity[:16]}"
+    if target.is_dir():
+        print(f"{path}: was merged before, to {target}")
+    else:
+        print(f"merging {folder} into its base, to {target}", flush=True)
+        words = ["megatron_patch.checkpoint.adapters", "merge", "--adapter", str(folder), "--output-path", str(target)]
+        words += ["--base", str(base)] if base else []
+        environment = {**os.environ, "PYTHONPATH": str(HARNESS.parent)}
+        done = subprocess.run([sys.executable, "-m", *words], env=environment, check=False)
+        if done.returncode != 0:
+            raise ModelError(f"CHECKPOINT: {path} could not be merged (status {done.returncode}; reason above)", 1)
+    return Model(given=str(path), folder=target, identity=identity, exported_from=folder)
+
+
+def _iteration(path: Path) -> Path:
+    try:
+        return look_for_megatron(path)
+    except CheckpointError as error:
+        raise ModelError(f"CHECKPOINT: {path} has lora.json, and: {error}") from error
 
 
 def _export(iteration: Path, target: Path, hf_path: Path | None) -> None:

@@ -194,6 +194,12 @@ FLAGS = (
         meaning="scaling under --fp8; not given, current_scaling",
     ),
     Flag(
+        name="peft",
+        kind=choice("lora"),
+        becomes="MP_LORA_RANK, MP_LORA_ALPHA",
+        meaning="finetune_llm: train adapters beside frozen weights, rank 32 and alpha 32 unless MP_LORA_... say so",
+    ),
+    Flag(
         name="precision",
         kind=choice("fp32", "bf16", "fp16"),
         default="bf16",

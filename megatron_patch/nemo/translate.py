@@ -80,8 +80,19 @@ def translate(asked: Request) -> None:
     for flag, variable in SECRETS.items():
         if flag in asked.given:
             asked.environ[variable] = asked.given[flag]
-    for group in (_place, _model, _parallel, _memory, _data, _schedule, _logging):
+    for group in (_place, _model, _adapters, _parallel, _memory, _data, _schedule, _logging):
         group(asked)
+
+
+def _adapters(asked: Request) -> None:
+    """NeMo's LoRA has rank and alpha 32."""
+    if "peft" not in asked.given:
+        return
+    if asked.stage == PRETRAIN:
+        asked.wrong("nemo-peft-pretrain", "peft")
+        return
+    for name in ("MP_LORA_RANK", "MP_LORA_ALPHA"):
+        asked.variable(name, asked.environ.get(name) or 32)
 
 
 def _place(asked: Request) -> None:

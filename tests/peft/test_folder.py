@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_patch.checkpoint.adapters import export_adapter, main, merge
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.evaluation.models import prepare
 from megatron_patch.peft.folder import WEIGHTS
 from megatron_patch.peft.settings import PeftError
 
@@ -86,3 +87,13 @@ def test_adapters_of_another_model_are_refused(world: World, exported: Path, tmp
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, broken / WEIGHTS)
     with pytest.raises(PeftError, match="missing"):
         merge(broken, tmp_path / "merged", base=world.hf)
+
+
+def test_an_adapter_is_evaluated_with_its_base(world: World, ours: Run, exported: Path, tmp_path: Path) -> None:
+    """What evaluate.sh gives to the harness, of a run and of a folder of PEFT."""
+    of_run = prepare(ours.output, cache=tmp_path)
+    of_peft = prepare(exported, world.hf, cache=tmp_path)
+    assert of_run.folder != of_peft.folder
+    assert torch.equal(logits(of_run.folder), logits(of_peft.folder))
+    assert not torch.equal(logits(of_run.folder), logits(world.hf))
+    assert prepare(ours.output, cache=tmp_path) == of_run

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_patch.checkpoint.cli import main as convert
+
 from ..trainer.harness import Run, launch_and_signal, launch_warm, read_checkpoint, train
 from .world import FLAGS, World, make_model
 
@@ -64,3 +66,12 @@ def test_another_layout_at_a_resume(world: World, tmp_path: Path) -> None:
     on = ON.format(first, 10) + " --tensor-model-parallel-size 2 --sequence-parallel"
     run = train(second, world.data, flags + on, processes=2)
     assert max(abs(a - b) for a, b in zip(run.losses, expected[10:], strict=True)) <= 2e-6
+
+
+def test_a_base_in_megatrons_form_is_the_same_run(world: World, ours: Run, tmp_path: Path) -> None:
+    """The converted folder, read at TP 2: what another layout wrote is what the ranks hold."""
+    assert convert(["--source", str(world.hf), "--output-path", str(tmp_path / "mcore")]) == 0
+    start = f"--base-checkpoint {tmp_path / 'mcore' / 'release'} --lora-adapter {world.adapter} {FLAGS}"
+    schedule = "--lr 2e-3 --min-lr 2e-4 --tensor-model-parallel-size 2"
+    run = train(tmp_path / "run", world.data, f"{start} {schedule}", processes=2)
+    assert max(abs(a - b) for a, b in zip(run.losses, ours.losses, strict=True)) <= 2e-6

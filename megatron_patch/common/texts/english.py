@@ -627,6 +627,7 @@ NEMO: dict[str, str | tuple[str, str]] = {
     "nemo-size-llama3": "this is Llama 3, not 3.1: auto takes its architecture, without RoPE scaling, from a "
     "checkpoint",
     "nemo-size-not-told": ("neither {model} nor a config.json tells it", "a name that --list shows"),
+    "nemo-peft-pretrain": ("the tutorials have adapters in finetune_llm", "finetune_llm.py; or MP_LORA_RANK"),
     "nemo-offload-weights": (
         "Transformer Engine does not move weights any more: its switch has no effect",
         "--optim_cpu_offloading, a larger {TP} or {PP}, or {AC}",
