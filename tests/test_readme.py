@@ -19,6 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "examples/llama3_1/README.md")
 FENCE = re.compile(r"^(?P<before>[^\n]*)\n```bash\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+TRIED = "runs/try/tp2"
+"""What the second README trains first, and starts from later."""
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 
 
@@ -55,11 +57,16 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_all(readme: str, folder: Path) -> int:
+def run_all(readme: str, folder: Path, **variables: str) -> int:
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
     environment |= {"PYTHON": sys.executable, "QUICKSTART_ITERS": "10", "OMP_NUM_THREADS": "1"}
+    environment |= variables
     blocks = [block for block in blocks_of(readme) if block.run]
     for block in blocks:
+        if "DRY_RUN" in variables and f" {TRIED} " in block.code and not (folder / TRIED).exists():
+            # a start that a dry run has not trained
+            (folder / TRIED).parent.mkdir(exist_ok=True)
+            (folder / TRIED).symlink_to(folder / "runs/quickstart/pretrain")
         done = subprocess.run(
             ["bash", "-euc", block.code], cwd=folder, env=environment, capture_output=True, text=True, timeout=1500
         )
@@ -86,7 +93,19 @@ def test_readme(after_readme: Path) -> None:
 
 
 @pytest.mark.timeout(3000)
+def test_llama3_1_readme_is_accepted(after_readme: Path) -> None:
+    """Every command of its, as far as a dry run goes; nothing is trained."""
+    try:
+        assert run_all("examples/llama3_1/README.md", after_readme, DRY_RUN="1") >= 1
+        assert [path.name for path in (after_readme / TRIED).parent.iterdir()] == [Path(TRIED).name]
+    finally:
+        (after_readme / TRIED).unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
 def test_llama3_1_readme(after_readme: Path) -> None:
+    """The same for real: four trainings."""
     assert run_all("examples/llama3_1/README.md", after_readme) >= 1
 
 
