@@ -99,3 +99,19 @@ def test_one_epoch(folders: Path) -> None:
     asked = asked_for(f"{common} alpaca --nemo_model hf-tiny", FINETUNE)
     assert asked.values["TRAIN_TOKENS_OR_ITERS"] == "5"
     assert "--max_steps is not given: one epoch = 20 conversations / 4 = 5 steps" in map(str, asked.notes)
+
+
+def test_adapters() -> None:
+    """--peft lora is NeMo's LoRA, 32 and 32; pretraining has none."""
+
+    def asked(stage: str, **environ: str) -> Request:
+        made = Request(given=parse(["--peft", "lora"]).given, environ={"DRY_RUN": "1", **environ}, stage=stage)
+        translate(made)
+        return made
+
+    plain = asked(FINETUNE).environ
+    assert (plain["MP_LORA_RANK"], plain["MP_LORA_ALPHA"]) == ("32", "32")
+    assert asked(FINETUNE, MP_LORA_RANK="8").environ["MP_LORA_RANK"] == "8"
+    wrong = asked(PRETRAIN)
+    assert "nemo-peft-pretrain" in [problem.message.code for problem in wrong.problems]
+    assert "MP_LORA_RANK" not in wrong.environ
