@@ -50,6 +50,8 @@ def _adapter_problems(args: Any) -> Iterator[str]:
         yield "--hf-checkpoint and --base-checkpoint: the base can come from one place only"
     if adapters and args.freeze:
         yield "--freeze with --lora-rank: adapters freeze all other weights"
+    if adapters and args.use_transformer_engine_op_fuser:
+        yield "--use-transformer-engine-op-fuser with --lora-rank: its fused layers would pass by the adapters"
     if args.freeze and "layers" in args.freeze and not args.use_distributed_optimizer:
         yield "--freeze layers without --use-distributed-optimizer: megatron-core 0.19.2 cannot save such an optimizer"
     if args.base_checkpoint and not adapters:

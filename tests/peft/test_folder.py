@@ -56,7 +56,9 @@ def test_peft_loads_what_is_exported_and_the_merged_folder_is_the_same(
     assert torch.equal(merged, logits(tmp_path / "again"))
 
 
-@pytest.mark.parametrize("targets", ["q,v", "k", "up,o", "gate,down"])
+@pytest.mark.parametrize(
+    "targets", ["q,v", *(pytest.param(rest, marks=pytest.mark.slow) for rest in ("k", "up,o", "gate,down"))]
+)
 def test_every_set_of_targets(world: World, tmp_path: Path, targets: str) -> None:
     """Megatron's first loss with an adapter is that of transformers with it: both names and places are right."""
     modules = [f"{target}_proj" for target in targets.split(",")]

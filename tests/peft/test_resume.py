@@ -51,6 +51,7 @@ def test_another_base_at_a_resume_is_refused(world: World, ours: Run, tmp_path: 
     assert not run.losses
 
 
+@pytest.mark.slow
 def test_another_alpha_at_a_resume_is_refused(world: World, ours: Run, tmp_path: Path) -> None:
     run = resumed(world, ours, tmp_path, f"--hf-checkpoint {world.hf} --lora-rank 4 --lora-alpha 8")
     assert run.returncode != 0 and "alpha" in run.stdout + run.stderr
@@ -68,6 +69,7 @@ def test_another_layout_at_a_resume(world: World, tmp_path: Path) -> None:
     assert max(abs(a - b) for a, b in zip(run.losses, expected[10:], strict=True)) <= 2e-6
 
 
+@pytest.mark.slow
 def test_a_base_in_megatrons_form_is_the_same_run(world: World, ours: Run, tmp_path: Path) -> None:
     """The converted folder, read at TP 2: what another layout wrote is what the ranks hold."""
     assert convert(["--source", str(world.hf), "--output-path", str(tmp_path / "mcore")]) == 0
