@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch import __version__
+from megatron_patch.common.terminal import guard
 
 USAGE_ERROR = 2
 
@@ -173,4 +174,5 @@ complete -o filenames -F _megatron_patch megatron-patch"""
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())

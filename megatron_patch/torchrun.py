@@ -36,6 +36,7 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
+from megatron_patch.common.terminal import guard, raw
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
         return _run(arguments, stop)
     finally:
         if sys.stdout.isatty():
-            print(SHOW_CURSOR, end="", flush=True)
+            print(SHOW_CURSOR, end="", flush=True, file=raw(sys.stdout))
 
 
 def _run(arguments: list[str], stop: Stop) -> int:
@@ -214,4 +215,5 @@ def describe(failures: dict[int, Any]) -> str:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main(sys.argv[1:]))

@@ -28,6 +28,7 @@ from megatron_patch.checkpoint.store import check_target, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, TorchDistReader
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.progress import WorkBar
+from megatron_patch.common.terminal import guard
 from megatron_patch.models import AUTO, ModelConfig
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
@@ -222,4 +223,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main(sys.argv[1:]))

@@ -14,6 +14,7 @@ from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.run_conversion import run_conversion
+from megatron_patch.common.terminal import guard
 
 
 def export_hf(
@@ -76,4 +77,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())

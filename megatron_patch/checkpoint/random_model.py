@@ -21,6 +21,7 @@ from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.common.terminal import guard
 from megatron_patch.data.tokenizer_folder import count_ids_of
 from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, resolve_size, sizes
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    guard()
     main()

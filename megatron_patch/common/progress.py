@@ -10,12 +10,16 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
+from megatron_patch.common.terminal import plain, raw
+
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.text import Text
 
 ALWAYS = 100
@@ -28,6 +32,19 @@ REDRAWN_EVERY = 0.1
 """Seconds, at the soonest."""
 LINE_SECONDS = 10.0
 """Between two lines where there is no terminal."""
+
+
+class Plain:
+    """What rich draws, its texts plain: rich itself lets escapes in them through."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self._shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for one in console.render(self._shown, options):
+            yield one if one.control else Segment(plain(one.text), one.style)
 
 
 class Part(NamedTuple):
@@ -71,10 +88,10 @@ class LiveLine:
         from rich.live import Live
 
         self._stream, self._total = stream, max(total, 1)
-        self._console = Console(file=stream, force_terminal=True)
+        self._console = Console(file=raw(stream), force_terminal=True)
         self._head, self._parts, self._done, self._drawn = "", [Part("", ALWAYS)], 0, 0.0
         self._live = Live(
-            get_renderable=self._line,
+            get_renderable=lambda: Plain(self._line()),
             console=self._console,
             auto_refresh=False,
             redirect_stdout=False,
@@ -102,7 +119,7 @@ class LiveLine:
     def say(self, line: str) -> None:
         """Print a line above it."""
         self._look_at_size()
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(plain(line), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """Leave it as it is, and the terminal as it was."""

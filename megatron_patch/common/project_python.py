@@ -20,9 +20,11 @@ def use_project_python(module: Optional[str] = None) -> None:  # noqa: UP045  # 
         module: name of the module where it was started by `python -m`, None where it is a script.
     """
     if os.environ.pop(MARK, None) or (sys.version_info >= (3, 12) and importlib.util.find_spec("torch")):
+        _guard()
         return
     starter = ROOT / "toolkits" / "python.sh"
     if not starter.is_file():  # installed as a package: pip has seen to the rest
+        _guard()
         return
     own = ROOT / ".venv" / "bin" / "python"
     if os.environ.get("VIRTUAL_ENV") == sys.prefix and own.exists():  # the active environment has proved unfit
@@ -31,3 +33,9 @@ def use_project_python(module: Optional[str] = None) -> None:  # noqa: UP045  # 
     sys.stdout.flush()
     what = [sys.argv[0]] if module is None else ["-m", module]
     os.execv("/bin/sh", ["sh", str(starter), *what, *sys.argv[1:]])
+
+
+def _guard() -> None:
+    from megatron_patch.common.terminal import guard  # a newer Python reads it
+
+    guard()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from megatron_patch.common.terminal import guard, raw
 from megatron_patch.data.corpus import find_corpus
 from megatron_patch.data.engines import ENGINES, EngineError
 from megatron_patch.data.jsonl import DataError
@@ -93,7 +94,7 @@ def parse(argv: list[str]) -> tuple[Request, int]:
 def main(argv: list[str]) -> int:
     """The command; 0 done, 2 wrong values, 1 bad data, 130 interrupted."""
     request, shards = parse(argv)
-    console = Console(stderr=True)
+    console = Console(file=raw(sys.stderr))
     problems = problems_of(request)
     if shards and request.shard != "1/1":
         problems.append("--merge: puts shards together that --shard has made; give one of the two")
@@ -127,4 +128,5 @@ def _fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main(sys.argv[1:]))

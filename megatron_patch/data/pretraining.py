@@ -20,6 +20,7 @@ from rich.console import Console
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.progress import WorkBar
+from megatron_patch.common.terminal import plain
 from megatron_patch.data.corpus import Corpus, find_corpus
 from megatron_patch.data.engines import Engine, EngineError, HuggingFace, SentencePiece, choose
 from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
@@ -137,7 +138,7 @@ def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:
         if request.engine == "gigatoken":
             raise
         note = f"engine: Hugging Face tokenizers, from the start again (60 times slower): {error}"
-        console.print(note, style="bold", markup=False)
+        console.print(plain(note), style="bold", markup=False)
         slow = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
         return _build(request, corpus, tokenizer, slow, note, console)
 

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.data.stdlib_text import is_validation, source_files, write_splits
 
 SHORTEST = 10
@@ -71,6 +72,7 @@ def write_conversations(folder: Path) -> str:
 
 
 if __name__ == "__main__":
+    guard()
     if len(sys.argv) != 2:
         sys.exit("usage: python -m megatron_patch.data.stdlib_docstrings FOLDER")
     print(write_conversations(Path(sys.argv[1])))

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_patch.common.files import write_text
+from megatron_patch.common.terminal import guard
 
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 VALIDATION_SHARE = 20
@@ -71,6 +72,7 @@ def write_splits(folder: Path, lines: dict[str, list[str]]) -> str:
 
 
 if __name__ == "__main__":
+    guard()
     if len(sys.argv) != 2:
         sys.exit("usage: python -m megatron_patch.data.stdlib_text FOLDER")
     print(write_corpus(Path(sys.argv[1])))

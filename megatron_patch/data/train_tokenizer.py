@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.data.corpus import find_corpus, texts_of
 from megatron_patch.data.jsonl import DataError
 
@@ -138,4 +139,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())

@@ -17,6 +17,7 @@ import numpy as np
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.files import write_text
 from megatron_patch.common.strict_json import read_json
+from megatron_patch.common.terminal import guard
 from megatron_patch.data.check_idxmap import blocks
 from megatron_patch.data.index import Index, problems_of, read_index, size_problem
 from megatron_patch.data.sft import sidecar
@@ -168,4 +169,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main(sys.argv[1:]))

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.doctor.checks import examine
 from megatron_patch.doctor.findings import as_json, is_wrong, report
 
@@ -25,4 +26,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.run_folder import PLAN
+from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
@@ -120,4 +121,5 @@ def _compare(done: Sequence[tuple[Evaluation, Path] | None]) -> None:
 
 
 if __name__ == "__main__":
+    guard(bars=True)
     sys.exit(main(sys.argv[1:]))

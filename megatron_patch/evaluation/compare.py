@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
+from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
 from megatron_patch.evaluation.run import Evaluation, share_stderr
@@ -216,4 +217,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    guard(bars=True)
     main()

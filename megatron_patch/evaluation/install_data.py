@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.cards import with_fingerprint
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all, verify
@@ -54,4 +55,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard(bars=True)
     sys.exit(main())

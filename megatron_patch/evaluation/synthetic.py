@@ -15,6 +15,7 @@ import sys
 import zlib
 from pathlib import Path
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU, Benchmark, Subject
 
 MARKER = "SYNTHETIC.txt"
@@ -111,4 +112,5 @@ def _usage(problem: str) -> int:
 
 
 if __name__ == "__main__":
+    guard(bars=True)
     main()

@@ -7,6 +7,8 @@ if sys.version_info < (3, 12):  # noqa: UP036  # before anything is imported tha
 
 import os
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.launch.driver import main
 
+guard()
 sys.exit(main(sys.argv[1:], os.environ))

@@ -12,6 +12,7 @@ from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.common.run_folder import COMMAND, write_plan
 from megatron_patch.common.strict_json import read_json
+from megatron_patch.common.terminal import raw
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
@@ -81,7 +82,7 @@ def run(
         print(render_all(problems, {**environ, **typed_values(values)}, wording), file=sys.stderr)
         return USAGE_ERROR
     if emit:
-        print(kubernetes.manifests(plan, values, environ), end="")
+        print(kubernetes.manifests(plan, values, environ), end="", file=raw(sys.stdout))
         return 0
     command = build_command(plan, environment)
     if environment.dry_run:

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from megatron_patch.common.errors import UserError, tag
 from megatron_patch.common.messages import Message, Wording
+from megatron_patch.common.terminal import masked
 from megatron_patch.common.values import printable
 from megatron_patch.launch.config import POSITIONS
 
 NUMBERS = {position.name: position.number for position in POSITIONS}
+
+
+UNKNOWN = frozenset({"unknown-variable", "unknown-variable-nearest", "flag-unknown", "flag-unknown-nearest"})
+"""Names that nobody knows: one may be a misspelt name of a secret."""
 
 
 class Problem:
@@ -64,7 +69,10 @@ def render(problem: Problem, typed: Mapping[str, str], wording: Wording) -> str:
     where: object = wording.heading(next(iter(names.values())))
     for name in list(names.values())[1:]:
         where = Message("problem-names", first=where, second=wording.heading(name))
-    values = {shown: quoted(typed.get(name), wording) for shown, name in names.items()}
+    told_of = {name: typed.get(name) for name in names.values()}
+    if problem.code in UNKNOWN:
+        told_of = {name: value and masked(value) for name, value in told_of.items()}
+    values = {shown: quoted(told_of[name], wording) for shown, name in names.items()}
     if len(values) == 1:
         told = [Message("problem-value", value=value) for value in values.values()]
     else:

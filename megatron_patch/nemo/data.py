@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.terminal import guard
 from megatron_patch.data import preprocess
 from megatron_patch.data.sources import SUFFIXES
 from megatron_patch.nemo.hub import find_model
@@ -93,4 +94,5 @@ def _fail(error: UserError) -> int:
 COMMANDS = {"preprocess_data": preprocess_data, "preprocess_data_for_megatron": preprocess_data_for_megatron}
 
 if __name__ == "__main__":
+    guard()
     sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))

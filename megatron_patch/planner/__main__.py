@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
 from megatron_patch.planner.failures import outlook
@@ -119,4 +120,5 @@ def _choice(options: argparse.Namespace, job: Job) -> Choice:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())

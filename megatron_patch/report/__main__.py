@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from megatron_patch.common.files import write_text
+from megatron_patch.common.terminal import guard
 from megatron_patch.common.values import printable
 from megatron_patch.report.collect import collect
 from megatron_patch.report.page import render
@@ -48,4 +49,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main())

@@ -7,12 +7,13 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from megatron_patch.backend import BackendError
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common import run_status
 from megatron_patch.common.run_folder import LOGS, rank_log
+from megatron_patch.common.terminal import Guarded
 from megatron_patch.trainer.errors import TrainerError
 
 EXPLAINED = (TrainerError, BackendError, CheckpointError, run_status.Occupied)
@@ -40,8 +41,8 @@ class Streams:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
-        self.stdout: TextIO = os.fdopen(os.dup(1), "w", buffering=1)
-        self.stderr: TextIO = os.fdopen(os.dup(2), "w", buffering=1)
+        self.stdout = cast(TextIO, Guarded(os.fdopen(os.dup(1), "w", buffering=1)))
+        self.stderr = cast(TextIO, Guarded(os.fdopen(os.dup(2), "w", buffering=1)))
         log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._begin = os.fstat(log).st_size
         os.dup2(log, 1)

@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from megatron_patch.common.progress import Plain
+from megatron_patch.common.terminal import guard, raw
 from megatron_patch.watch.follow import Follower
 from megatron_patch.watch.view import frame
 
@@ -24,7 +26,8 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks; default 1")
     parser.add_argument("--once", action="store_true", help="print where it is and end, as without a terminal")
     args = parser.parse_args()
-    console = Console(highlight=False)
+    guard()
+    console = Console(file=raw(sys.stdout), highlight=False)
     live = console.is_terminal and not args.once
     follower = Follower(args.run.parent if args.run.is_file() else args.run)
     if not follower.exists() and not (live and follower.folder.is_dir()):
@@ -32,12 +35,13 @@ def main() -> int:
         return 2
     follower.look()
     if not live:
-        console.print(frame(follower.run, follower.ended, now=time.time(), width=console.width))
+        console.print(Plain(frame(follower.run, follower.ended, now=time.time(), width=console.width)))
         return 0
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as screen:
         try:
             while True:
-                screen.update(frame(follower.run, follower.ended, now=time.time(), width=console.width), refresh=True)
+                shown = frame(follower.run, follower.ended, now=time.time(), width=console.width)
+                screen.update(Plain(shown), refresh=True)
                 if follower.run.finished:
                     return 0
                 time.sleep(args.every)

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source
 from megatron_patch.data.sft.idxmap import write_idxmap
@@ -195,4 +196,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main(sys.argv[1:]))

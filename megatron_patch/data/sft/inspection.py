@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
@@ -40,7 +41,7 @@ def marked_text(tokenizer: ChatTokenizer, sample: tuple[Tokens, Tokens, Mask], c
     before, after = (GREEN, PLAIN) if colour else ("⟦", "⟧")
     parts = []
     for flag, group in itertools.groupby(zip(tokens.tolist(), trained.tolist(), strict=True), key=lambda pair: pair[1]):
-        text = tokenizer.backend.decode([token for token, _ in group], skip_special_tokens=False)
+        text = plain(tokenizer.backend.decode([token for token, _ in group], skip_special_tokens=False))
         parts.append(f"{before}{text}{after}" if flag else text)
     return "".join(parts)
 
@@ -49,7 +50,7 @@ def show_sample(tokenizer: ChatTokenizer, samples: Samples, number: int, colour:
     """One sample, with where it comes from and its counts."""
     sample = samples.sample(number)
     head = f"sample {number}, {samples.origin(number)}: {len(sample[0])} positions, {int(sample[2].sum())} trained on"
-    return f"{DIM if colour else ''}{head}{PLAIN if colour else ''}\n{marked_text(tokenizer, sample, colour)}"
+    return f"{DIM if colour else ''}{plain(head)}{PLAIN if colour else ''}\n{marked_text(tokenizer, sample, colour)}"
 
 
 def show_row(tokenizer: ChatTokenizer, samples: Samples, layout: Layout, number: int, colour: bool) -> str:
@@ -160,11 +161,11 @@ def show(args: argparse.Namespace, cache: Path) -> None:
     for component in components:
         samples, count = component.samples, len(component.samples.lengths)
         for number in args.row or []:
-            print(show_row(tokenizer, samples, layout, number, colour), end="\n\n")
+            print(show_row(tokenizer, samples, layout, number, colour), end="\n\n", file=raw(sys.stdout))
         for number in args.sample or ([] if args.row else range(min(2, count))):
             if not 0 <= number < count:
                 raise DataError(f"{component.name}: there is no sample {number}: samples are 0 to {count - 1}")
-            print(show_sample(tokenizer, samples, number, colour), end="\n\n")
+            print(show_sample(tokenizer, samples, number, colour), end="\n\n", file=raw(sys.stdout))
         print(component.name, *statistics(component, layout), sep="\n")
     if args.report:
         components[0].report.write(args.report)
@@ -205,4 +206,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    guard()
     sys.exit(main(sys.argv[1:]))

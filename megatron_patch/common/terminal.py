@@ -1,0 +1,79 @@
+"""What a person's terminal gets: text, never orders to it. Standard library only.
+
+A file name, a tensor's name, a value of a plan or a row of data may hold escapes that move the cursor, rename the
+window or write into the clipboard, and marks that turn the order of letters around. Every CLI calls `guard` first: from
+then on such characters are shown as `\\x1b` on both of its streams. What draws on purpose (rich) takes the stream from
+`raw`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import IO, Any
+
+ORDERS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"  # bidirectional and invisible marks
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # bytes that are not UTF-8, tags
+)
+TOKENS = re.compile(r"\b(hf_|sk-|ghp_|gho_|github_pat_|glpat-|wandb_v1_)[A-Za-z0-9_-]{20,}")
+"""Secrets that can be told by how they begin."""
+
+
+def plain(text: str) -> str:
+    """Text that a terminal only shows, lines and tabs kept; the rest of a token is left out."""
+    return TOKENS.sub(r"\1...", ORDERS.sub(_escaped, text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode()
+
+
+class Guarded:
+    """A text stream that writes `plain` text; in all else the stream itself."""
+
+    def __init__(self, stream: IO[str], *, bars: bool = False) -> None:
+        """
+        Args:
+            bars: carriage returns pass, for the bars of tqdm.
+        """
+        self.stream, self.bars = stream, bars
+
+    def write(self, text: str) -> int:
+        """As of any text stream."""
+        parts = text.split("\r") if self.bars else [text]
+        self.stream.write("\r".join(map(plain, parts)))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """As of any text stream."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def guard(*, bars: bool = False) -> None:
+    """Guard standard output and error of this process."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, Guarded):
+            stream.bars |= bars
+        elif stream is not None:
+            setattr(sys, name, Guarded(stream, bars=bars))
+
+
+def raw(stream: IO[str]) -> IO[str]:
+    """The stream under a guarded one, for who draws on purpose and makes its texts plain itself."""
+    return stream.stream if isinstance(stream, Guarded) else stream
+
+
+def masked(value: str) -> str:
+    """A value whose name nobody knows, so that it may be a secret: numbers, short words and paths are shown."""
+    shown = len(value) <= 8 or value.replace(".", "").isdigit() or value.startswith(("/", "./", "../", "~"))
+    return value if shown and not SECRET.match(value) else f"{value[:3]}..."
+
+
+SECRET = re.compile("(hf_|sk-|ghp_|gho_|glpat-|wandb_)")
