@@ -37,6 +37,8 @@ class Family:
     """`model_type` in `config.json`. Families may share one; they then differ in name and sizes only."""
     architecture: str
     """The one entry of `architectures` in `config.json`, and transformers' class."""
+    reference: str = ""
+    """Whose classes transformers runs it with, where it has a configuration of its own but no model: `Llama`."""
     bare_names: bool = False
     """Its sizes need no family in front of them anywhere. One family has this."""
     qkv_bias: bool | str = False
@@ -73,6 +75,8 @@ class Family:
         facts = {"qk_norm": self.qk_norm, "model_type": self.model_type, **self.every_size, **row}
         if isinstance(self.qkv_bias, bool):
             facts["qkv_bias"] = self.qkv_bias
+        elif "qkv_bias" not in facts:
+            raise ValueError(f"{self.name} {size}: config.json has {self.qkv_bias}: the row has to say qkv_bias")
         facts.setdefault("head_dim", facts["hidden_size"] // facts["num_attention_heads"])
         return ModelConfig(name=self.full_name(size), **facts)
 
@@ -83,11 +87,13 @@ class Family:
     @property
     def transformers_module(self) -> str:
         """Where transformers keeps the family's classes."""
-        return f"transformers.models.{self.model_type}.modeling_{self.model_type}"
+        package = self.reference.lower() or self.model_type
+        return f"transformers.models.{package}.modeling_{package}"
 
     def transformers_class(self, part: str) -> str:
         """Of one of them: `part` is `Config`, `DecoderLayer`, `RotaryEmbedding`, `RMSNorm`, `ForCausalLM`."""
-        return self.architecture.removesuffix("ForCausalLM") + part
+        own = self.architecture.removesuffix("ForCausalLM")
+        return (self.reference or own if part != "Config" else own) + part
 
 
 @cache

@@ -25,6 +25,7 @@ from megatron_patch.models import (
     size_names,
     sizes,
 )
+from megatron_patch.models.family import Family
 from megatron_patch.models.weight_map import hf_shapes
 
 MODELS = list(sizes().values())
@@ -93,7 +94,7 @@ def test_hugging_face_reads_every_row(model: ModelConfig) -> None:
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
 def test_parameters_and_tensors_are_hugging_faces(model: ModelConfig) -> None:
     """A meta-device model has all shapes and no memory: 405B takes a second."""
-    model_class = getattr(transformers, family_of(model).architecture)
+    model_class = getattr(transformers, family_of(model).transformers_class("ForCausalLM"))
     vocab = model.vocab_size or 1000
     with torch.device("meta"):
         theirs = model_class(config_of(model))
@@ -207,3 +208,10 @@ def test_a_plan_of_an_earlier_version_is_read() -> None:
     for field in ("kind", "beta_fast", "beta_slow"):
         del old["rope_scaling"][field]
     assert model_from_dict(old) == model
+
+
+def test_a_bias_that_the_config_says_is_a_fact_of_every_row() -> None:
+    """Without it a family was described without biases, and every test of it passed."""
+    row = {"num_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "source": "here"}
+    with pytest.raises(ValueError, match="the row has to say qkv_bias"):
+        Family(name="x", model_type="x", architecture="XForCausalLM", qkv_bias="attention_bias", rows={"1B": row}).sizes  # noqa: B018
