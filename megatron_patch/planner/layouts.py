@@ -10,11 +10,12 @@ from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.build_plan import Fit, fit_memory
 from megatron_patch.launch.config import POSITIONS, RunConfig, read_values
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, GpuKind, Network
-from megatron_patch.launch.layout import Layout, cut_layers, divisors, tensor_parallel_problem
+from megatron_patch.launch.layout import Layout, cut_layers, divisors
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES
 from megatron_patch.launch.step_time import StepTime, Work, step_time
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
+from megatron_patch.models.megatron import tensor_parallel_problem
 
 
 @dataclass(frozen=True, kw_only=True)
