@@ -157,7 +157,7 @@ def test_sentencepiece_is_megatrons(model: Path) -> None:
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "x.model").write_bytes(b"no model")
-    with pytest.raises(TokenizerError, match="no SentencePiece model"):
+    with pytest.raises(TokenizerError, match="not a SentencePiece model"):
         SentencePiece(tmp_path / "x.model")
 
 

@@ -43,13 +43,15 @@ def test_exactly_what_is_named_logs(
     assert "k3y" not in said
 
 
-def test_a_missing_package_is_named_before_launch(world: Path, values: Callable[..., list[str]]) -> None:
+def test_a_missing_package_is_named_before_launch(
+    world: Path, values: Callable[..., list[str]], tmp_path: Path
+) -> None:
     """In a Python without site-packages, so that nothing is installed."""
     code = "import os, sys; from megatron_patch.launch.driver import main; sys.exit(main(sys.argv[1:], os.environ))"
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "MP_TOKENIZER_PATH": "tokenizer"}
     environ |= {"MP_LOGGERS": "mlflow,trackio", "MP_DEVICE": "cpu", "MP_LANG": "en"}
-    command = [sys.executable, "-S", "-c", code, *values()]
+    command = [sys.executable, "-S", "-c", code, *values(OUTPUT_BASEPATH=str(tmp_path / "out"))]
     done = subprocess.run(command, cwd=world, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "pip install mlflow-skinny" in done.stderr and "pip install trackio" in done.stderr
-    assert not (world / "out").exists()
+    assert not (tmp_path / "out").exists()
