@@ -26,9 +26,6 @@ FLOORS = (
 )
 """From the ground up: a room imports rooms of lower floors, and nothing of its own floor or above."""
 
-LIGHT = ("launch", "models")
-"""Rooms that start in a tenth of a second: tests/launch/test_no_torch.py says what they may not import."""
-
 
 def floor_of(room: str) -> int:
     return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
