@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from megatron_patch.common.messages import Message, Wording, language_of
-from megatron_patch.common.texts import english
+from megatron_patch.common.texts import ENGLISH
 
 
 class UserError(Exception):
@@ -41,7 +41,7 @@ class UserError(Exception):
 
 def _message(code: str, values: dict[str, object]) -> Message:
     """A code of the catalogue, or a sentence that is not in it."""
-    return Message(code, **values) if values or code in english.TEXTS else Message("uncoded", text=code)
+    return Message(code, **values) if values or code in ENGLISH else Message("uncoded", text=code)
 
 
 class Refusal(UserError, ValueError):

@@ -1,6 +1,6 @@
 """What we say to a person: a code with values, written out in his language and in the names that he typed.
 
-The texts stand in `texts/english.py` and `texts/chinese.py`, by code. Their placeholders:
+The texts stand in `texts/`, by subject and code, each in English and in Chinese. Their placeholders:
 
 - `{layers}` is a value; lists are joined by commas, messages inside of messages are written out too.
 - `{processes:process|processes}` is a count with its noun: `1 process`, `2 processes`; `{n:?is|are}` the word alone.
@@ -17,10 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from megatron_patch.common.texts import chinese, english
-
-LANGUAGES = {"en": english, "zh": chinese}
-"""By the value of MP_LANG."""
+from megatron_patch.common.texts import LANGUAGES
 
 
 class Message:
@@ -96,8 +93,7 @@ class Wording:
         return f"{self.flags[name]} {value}" if name in self.flags else f"{name}={value}"
 
     def _template(self, code: str) -> tuple[str, str]:
-        """The text of a code; in English where it is not translated yet."""
-        found = LANGUAGES[self.language].TEXTS.get(code) or english.TEXTS[code]
+        found = LANGUAGES[self.language][code]
         return (found, "") if isinstance(found, str) else found
 
     def _fill(self, template: str, values: Mapping[str, object]) -> str:

@@ -1,1 +1,31 @@
-"""The catalogue of texts: one file a language, by code."""
+"""The catalogue of texts: one file a subject, each with its English and its Chinese, by code.
+
+`common/messages.py` describes the placeholders. A pair is an error: what is wrong, and what would be right. Where the
+place that finds an error says what would be right (`expected`), the text stands alone.
+"""
+
+from __future__ import annotations
+
+from megatron_patch.common.texts import (
+    cluster,
+    data,
+    general,
+    inputs,
+    layout,
+    nemo,
+    notes,
+    output,
+    plan,
+    settings,
+    values,
+)
+
+SUBJECTS = (general, values, layout, inputs, output, settings, cluster, notes, plan, nemo, data)
+ENGLISH: dict[str, str | tuple[str, str]] = {
+    code: text for subject in SUBJECTS for code, text in subject.ENGLISH.items()
+}
+CHINESE: dict[str, str | tuple[str, str]] = {
+    code: text for subject in SUBJECTS for code, text in subject.CHINESE.items()
+}
+LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
+"""By the value of MP_LANG."""

@@ -1,0 +1,176 @@
+"""Notes and warnings of the plan, and of the start."""
+
+from __future__ import annotations
+
+ENGLISH: dict[str, str | tuple[str, str]] = {
+    # start
+    "checkpoint-damaged": "damaged: {what}",
+    "checkpoints-broken": "{broken} in {folder}: not written to the end by an earlier run; not used, written anew",
+    "weights-not-read": "{PRETRAIN_CHECKPOINT_PATH} is not read: the run goes on from its own checkpoint",
+    "output-shared": "{OUTPUT_BASEPATH} has to be one folder shared by all machines: every machine looks there for a "
+    "checkpoint",
+    "kept-from-step": "kept from iteration {step} of {path}: the weights, {rows:row|rows} of vocabulary",
+    "kept-from": "kept from {path}: the weights, {rows:row|rows} of vocabulary",
+    "kept-not": "reset: optimizer state, iteration count, learning rate schedule, position in the data, random states",
+    "kept-new": "new beside that run: {changes}",
+    "kept-change": "{name} {before} -> {now}",
+    "kept-tokenizer": "the tokenizer has {ids:id|ids}, that of the earlier run {before}",
+    "no-earlier-plan": "{why}: what changed since the last start cannot be told",
+    "no-plan": "no plan.json beside the checkpoints",
+    "changed": "{name:@} was {before} at the last start and is {now}",
+    "changed-remark": "{name:@} was {before} at the last start and is {now}: {remark}",
+    "changed-train": "the cosine ends there; the order of the data changes where it is read more than once",
+    "changed-warmup": "the learning rate continues on the new curve",
+    "changed-data": "as many samples of the new data are skipped as were read of the old",
+    "changed-seed": "the order of the data changes",
+    "changed-layout": "random states start anew; without dropout nothing draws from them",
+    # layout
+    "no-gpu-here": "no GPU here: the ranks compute on the CPU",
+    "processes-of-layout": "{processes:process|processes} = {TP} x {PP} x {CP}; {MP_NPROC} sets another number",
+    "processes-share-cores": "{processes} processes share {cores:core|cores}",
+    "gpus-not-here": "planned for {processes:GPU|GPUs} a machine that {processes:?is|are} not here "
+    "({MP_NPROC} sets another number)",
+    "gpus-left": "{processes} of {gpus:visible GPU is|visible GPUs are} used ({MP_NPROC})",
+    "sp-alone": "{SP:=true} does nothing at {TP} 1: there is no second rank to split the sequence with",
+    "ends-count": "the layers alone do not divide by {PP}: embedding and loss count as one layer each, at the two ends",
+    "stages-uneven": "pipeline stages of {layers} layers: the last has the LM head to do too "
+    "({MP_PP_BALANCE:=false} splits evenly)",
+    "vp-counts-chunks": "{MP_VP} counts chunks in this folder, as it did when the run began; elsewhere it counts the "
+    "layers of one ({MP_VP_CHUNKS} {chunks} says the same outright)",
+    "overlap": "communication of tensor parallelism overlaps with the matmuls: {method} ({MP_TP_OVERLAP:=none})",
+    "kv-heads-shared": "{TP} is larger than the {groups:KV head|KV heads}: ranks share one, at one more all-gather",
+    "fp16-slow": "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32",
+    # data
+    "no-warmup": "no warm-up: fewer warm-up tokens than one iteration has",
+    "rows-unused": "the tokenizer has {ids:id|ids}, the model {rows:row|rows}: the rest stays unused",
+    "validates-on-training": "the validation data are the training data: their loss says nothing about other text",
+    "no-validation": "no validation ({VALID_DATASET_PATH} is none)",
+    # values that do nothing
+    "idle-ac-layers-pipeline": "{AC:=offload} in a pipeline moves what attention reads, of every layer; "
+    "{MP_AC_LAYERS} does nothing",
+    "idle-under": "{name:={value}} does nothing under {under}",
+    "attention-before-fl": "attention: {MP_ATTENTION_BACKEND:={backend}} goes before {FL:={fl}}",
+    "idle-on-cpu": "{name:={value}} does nothing on the CPU",
+    # optimizer
+    "gradients-bf16": "gradients are summed in bf16, over {micro_batches:micro batch|micro batches} "
+    "({MP_GRAD_REDUCE:=fp32})",
+    "compact-asked": "the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: "
+    "{MP_MOMENTS:=bf16} brings it along",
+    "compact-needed": "the optimizer keeps only the bits of its fp32 weights that the bf16 ones lack: otherwise it "
+    "does not fit",
+    "moments-bf16": "Adam's moments are kept in bf16, as in fp32 they do not fit "
+    "({MP_MOMENTS:=fp32}; {OPTIMIZER_OFFLOAD:=auto})",
+    "fp8-travel-do": "weights travel in bf16, not fp8: {DO:=false}",
+    "fp8-travel-offload": "weights travel in bf16, not fp8: the optimizer is offloaded",
+    "offload-unknown": "{OPTIMIZER_OFFLOAD:=auto}: the GPU's memory is not known here, so everything is planned to "
+    "move",
+    "offload-none": "{OPTIMIZER_OFFLOAD:=auto}: the optimizer fits on the GPU, nothing moves",
+    "offload-part": "{OPTIMIZER_OFFLOAD:=auto}: {fraction:.0%} of the optimizer moves to the CPU",
+    # environment
+    "save-between-steps": "checkpoints are written between steps: copies of {copies} would take too much of the {ram} "
+    "of RAM here ({MP_BACKGROUND_SAVE:=true} takes them)",
+    "wandb-key-alone": "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there",
+    "yours": "{name}={value} is taken from your environment",
+    "memory-warning-gpu": "a rank needs about {needed}, the GPU has {there} to give; cheapest change: {change}",
+    "memory-warning-cpu": "a rank needs about {needed}, RAM per process has {there} to give; cheapest change: {change}",
+    "disk-one": "one checkpoint takes about {each}, the disk has {free} free",
+    "disk-several": "{count:checkpoint takes|checkpoints take} about {size}, the disk has {free} free: {change}",
+    "disk-keep": "{MP_KEEP_CHECKPOINTS:={fits}}",
+    "disk-interval": "a larger {SAVE_INTERVAL:@}, or another disk",
+    "change": "{change}: {size}",
+    "change-smaller-cpu": "a smaller {MODEL_SIZE:@}, or a machine with more memory",
+    "change-smaller-gpu": "a smaller {MODEL_SIZE:@} or {SEQ_LEN:@}, or GPUs with more memory",
+    "change-do": "{DO:=true@}",
+    "change-batch": "{BATCH_SIZE:=1@}",
+    "change-tp": "{TP:={tp}@} and {SP:=true@}, on the same ranks",
+    "change-ac": "{AC:=full@}",
+    "change-offload": "{OPTIMIZER_OFFLOAD:=auto@}",
+    "change-ac-offload": "{AC:=full@} and {OPTIMIZER_OFFLOAD:=auto@}",
+    "change-tp-ac": "{TP:={tp}@}, {SP:=true@} and {AC:=full@}",
+    "change-ranks-gpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:GPU|GPUs}",
+    "change-ranks-cpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:process|processes}",
+    "change-ranks-ac-gpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:GPU|GPUs}, {AC:=full@}",
+    "change-ranks-ac-cpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:process|processes}, {AC:=full@}",
+}
+
+CHINESE: dict[str, str | tuple[str, str]] = {
+    # start
+    "checkpoint-damaged": "已损坏：{what}",
+    "checkpoints-broken": "{folder} 中的 {broken}：之前的运行没有写完；不使用，将重新写入",
+    "weights-not-read": "不读取 {PRETRAIN_CHECKPOINT_PATH}：从本次运行自己的检查点继续",
+    "output-shared": "{OUTPUT_BASEPATH} 必须是所有机器共享的文件夹：每台机器都在那里查找检查点",
+    "kept-from-step": "保留自 {path} 的第 {step} 次迭代：权重，词表 {rows} 行",
+    "kept-from": "保留自 {path}：权重，词表 {rows} 行",
+    "kept-not": "重新开始：优化器状态、迭代次数、学习率计划、数据位置、随机状态",
+    "kept-new": "与那次运行不同：{changes}",
+    "kept-change": "{name} {before} -> {now}",
+    "kept-tokenizer": "分词器有 {ids} 个 id，之前的运行有 {before} 个",
+    "no-earlier-plan": "{why}：无法得知上次启动以来的变化",
+    "no-plan": "检查点旁边没有 plan.json",
+    "changed": "{name:@} 上次启动时是 {before}，现在是 {now}",
+    "changed-remark": "{name:@} 上次启动时是 {before}，现在是 {now}：{remark}",
+    "changed-train": "余弦在那里结束；数据读取不止一遍时，顺序会改变",
+    "changed-warmup": "学习率在新曲线上继续",
+    "changed-data": "旧数据读过多少样本，就跳过多少新数据的样本",
+    "changed-seed": "数据的顺序会改变",
+    "changed-layout": "随机状态重新开始；没有 dropout 时不会用到它们",
+    # layout
+    "no-gpu-here": "这里没有 GPU：在 CPU 上计算",
+    "processes-of-layout": "{processes} 个进程 = {TP} x {PP} x {CP}；{MP_NPROC} 可以另设",
+    "processes-share-cores": "{processes} 个进程共用 {cores} 个核",
+    "gpus-not-here": "按每台机器 {processes} 个 GPU 计划，这里没有这些 GPU（{MP_NPROC} 可以另设）",
+    "gpus-left": "可见的 {gpus} 个 GPU 使用 {processes} 个（{MP_NPROC}）",
+    "sp-alone": "{TP} 1 时 {SP:=true} 没有作用：没有第二个进程可以分担序列",
+    "ends-count": "层数本身不能被 {PP} 整除：首尾的嵌入层和损失各算一层",
+    "stages-uneven": "流水线各阶段为 {layers} 层：最后一个还要计算 LM head（{MP_PP_BALANCE:=false} 平均划分）",
+    "vp-counts-chunks": "在这个目录里 {MP_VP} 仍按运行开始时的含义表示块数；在别处它表示每块的层数"
+    "（{MP_VP_CHUNKS} {chunks} 可以直接说明）",
+    "overlap": "张量并行的通信与矩阵乘法重叠：{method}（{MP_TP_OVERLAP:=none}）",
+    "kv-heads-shared": "{TP} 大于 {groups} 个 KV 头：几个进程共用一个，多一次 all-gather",
+    "fp16-slow": "CPU 上没有快速的 fp16 内核：速度约为 fp32 的十分之一",
+    # data
+    "no-warmup": "没有预热：预热的词元不足一次迭代",
+    "rows-unused": "分词器有 {ids} 个 id，模型有 {rows} 行：其余的不会用到",
+    "validates-on-training": "验证数据就是训练数据：它的损失不能说明其他文本",
+    "no-validation": "没有验证（{VALID_DATASET_PATH} 是 none）",
+    # values that do nothing
+    "idle-ac-layers-pipeline": "流水线中 {AC:=offload} 移动每一层注意力所读的数据；{MP_AC_LAYERS} 没有作用",
+    "idle-under": "{under} 时 {name:={value}} 没有作用",
+    "attention-before-fl": "注意力：{MP_ATTENTION_BACKEND:={backend}} 优先于 {FL:={fl}}",
+    "idle-on-cpu": "{name:={value}} 在 CPU 上没有作用",
+    # optimizer
+    "gradients-bf16": "梯度以 bf16 累加，共 {micro_batches} 个微批（{MP_GRAD_REDUCE:=fp32}）",
+    "compact-asked": "优化器只保存 fp32 权重中 bf16 权重缺少的位：由 {MP_MOMENTS:=bf16} 带来",
+    "compact-needed": "优化器只保存 fp32 权重中 bf16 权重缺少的位：否则放不下",
+    "moments-bf16": "Adam 的动量以 bf16 保存，fp32 放不下（{MP_MOMENTS:=fp32}；{OPTIMIZER_OFFLOAD:=auto}）",
+    "fp8-travel-do": "权重以 bf16 而不是 fp8 传输：{DO:=false}",
+    "fp8-travel-offload": "权重以 bf16 而不是 fp8 传输：优化器已卸载",
+    "offload-unknown": "{OPTIMIZER_OFFLOAD:=auto}：这里不知道 GPU 的显存，按全部卸载计划",
+    "offload-none": "{OPTIMIZER_OFFLOAD:=auto}：优化器放得进 GPU，不卸载",
+    "offload-part": "{OPTIMIZER_OFFLOAD:=auto}：优化器的 {fraction:.0%} 移到 CPU",
+    # environment
+    "save-between-steps": "检查点在两步之间写入：{copies} 的副本会占用这里 {ram} 内存的太大部分"
+    "（{MP_BACKGROUND_SAVE:=true} 仍然使用副本）",
+    "wandb-key-alone": "设置了 Weights & Biases 的密钥，但没有安装 wandb 包：不会发送任何数据",
+    "yours": "{name}={value} 取自你的环境",
+    "memory-warning-gpu": "一个进程大约需要 {needed}，GPU 只能提供 {there}；代价最小的改动：{change}",
+    "memory-warning-cpu": "一个进程大约需要 {needed}，每个进程的内存只有 {there}；代价最小的改动：{change}",
+    "disk-one": "一个检查点大约 {each}，磁盘只剩 {free}",
+    "disk-several": "{count} 个检查点大约 {size}，磁盘只剩 {free}：{change}",
+    "disk-keep": "{MP_KEEP_CHECKPOINTS:={fits}}",
+    "disk-interval": "更大的 {SAVE_INTERVAL:@}，或另一块磁盘",
+    "change": "{change}：{size}",
+    "change-smaller-cpu": "更小的 {MODEL_SIZE:@}，或内存更大的机器",
+    "change-smaller-gpu": "更小的 {MODEL_SIZE:@} 或 {SEQ_LEN:@}，或显存更大的 GPU",
+    "change-do": "{DO:=true@}",
+    "change-batch": "{BATCH_SIZE:=1@}",
+    "change-tp": "{TP:={tp}@} 和 {SP:=true@}，进程数不变",
+    "change-ac": "{AC:=full@}",
+    "change-offload": "{OPTIMIZER_OFFLOAD:=auto@}",
+    "change-ac-offload": "{AC:=full@} 和 {OPTIMIZER_OFFLOAD:=auto@}",
+    "change-tp-ac": "{TP:={tp}@}、{SP:=true@} 和 {AC:=full@}",
+    "change-ranks-gpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个 GPU",
+    "change-ranks-cpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个进程",
+    "change-ranks-ac-gpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个 GPU，{AC:=full@}",
+    "change-ranks-ac-cpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个进程，{AC:=full@}",
+}

@@ -1,0 +1,69 @@
+"""The output folder, and an earlier run in it."""
+
+from __future__ import annotations
+
+ENGLISH: dict[str, str | tuple[str, str]] = {
+    # output folder, an earlier run in it
+    "output-not-folder": ("{path} is not a folder", "a folder, new or yours"),
+    "output-not-writable": ("{path} is not writable", "a folder, new or yours"),
+    "output-ending": (
+        "another run is still ending there: {holder}",
+        "another folder; or wait until it has ended, or stop it",
+    ),
+    "holder-unknown": "it has not said which",
+    "output-in-use": (
+        "another run is writing there: {holder}",
+        "another folder; or wait until it has ended, or stop it",
+    ),
+    "fixed-by-checkpoint": (
+        "the checkpoints in {OUTPUT_BASEPATH} were made with {before}: {why}",
+        "the old value; or a new {OUTPUT_BASEPATH}, with this one as {PRETRAIN_CHECKPOINT_PATH}",
+    ),
+    "fixed-model": "the checkpoint holds another model",
+    "fixed-count": "schedule and data position count in it",
+    "fixed-lr": "megatron-core 0.19.2 finds the optimizer's groups again by their learning rates",
+    "fixed-optimizer": "the optimizer's state has another form",
+    "fixed-data": "the data position belongs to other data",
+    "fixed-trained": "the checkpoint holds what was trained, and nothing else",
+    "fixed-betas": "megatron-core 0.19.2 takes it from the checkpoint",
+    "checkpoint-of-another-model": (
+        "the checkpoints in {OUTPUT_BASEPATH} are of {model}: {differences}",
+        "that model, or a new {OUTPUT_BASEPATH}",
+    ),
+    "checkpoints-gone": "they are gone",
+    "checkpoints-lost": (
+        "it had checkpoints, none of them is complete ({damage}), and a run does not begin anew over them",
+        "another folder; or move its checkpoints/ away to begin anew",
+    ),
+    "differs": "{field} {before} there and {now} here",
+}
+
+CHINESE: dict[str, str | tuple[str, str]] = {
+    # output folder, an earlier run in it
+    "output-not-folder": ("{path} 不是文件夹", "一个文件夹，新的或自己的"),
+    "output-not-writable": ("{path} 不可写", "一个文件夹，新的或自己的"),
+    "output-ending": ("另一个运行还在那里收尾：{holder}", "另一个文件夹；或等它结束，或停止它"),
+    "holder-unknown": "没有说明是哪一个",
+    "output-in-use": ("另一个运行正在写入那里：{holder}", "另一个文件夹；或等它结束，或停止它"),
+    "fixed-by-checkpoint": (
+        "{OUTPUT_BASEPATH} 中的检查点用的是 {before}：{why}",
+        "原来的值；或新的 {OUTPUT_BASEPATH}，并把这个文件夹作为 {PRETRAIN_CHECKPOINT_PATH}",
+    ),
+    "fixed-model": "检查点里是另一个模型",
+    "fixed-count": "学习率计划和数据位置以它计数",
+    "fixed-lr": "megatron-core 0.19.2 按学习率找回优化器的参数组",
+    "fixed-optimizer": "优化器状态的形式不同",
+    "fixed-data": "数据位置属于别的数据",
+    "fixed-trained": "检查点只含训练过的部分",
+    "fixed-betas": "megatron-core 0.19.2 从检查点读取它",
+    "checkpoint-of-another-model": (
+        "{OUTPUT_BASEPATH} 中的检查点属于 {model}：{differences}",
+        "那个模型，或新的 {OUTPUT_BASEPATH}",
+    ),
+    "checkpoints-gone": "它们不见了",
+    "checkpoints-lost": (
+        "那里有过检查点，但没有一个是完整的（{damage}），运行不会从头开始覆盖它们",
+        "另一个文件夹；或移走它的 checkpoints/ 后从头开始",
+    ),
+    "differs": "{field} 那里是 {before}，这里是 {now}",
+}

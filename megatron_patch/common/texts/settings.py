@@ -1,0 +1,93 @@
+"""MP_ variables, flags of Megatron's parser, and the environment."""
+
+from __future__ import annotations
+
+ENGLISH: dict[str, str | tuple[str, str]] = {
+    # MP_ variables and the environment
+    "unknown-variable": ("unknown variable", "one of the MP_ variables that --help lists"),
+    "unknown-variable-nearest": (
+        "unknown variable; nearest: {nearest}",
+        "one of the MP_ variables that --help lists",
+    ),
+    "dry-run-value": ("neither 0 nor 1", "0, 1"),
+    "master-port-twice": ("{env} takes MASTER_PORT", "unset, or {ENV:=dsw}"),
+    "wandb-no-key": ("no key: set WANDB_API_KEY, or WANDB_MODE=offline", "unset, or with a key"),
+    "wandb-not-installed": ("the package wandb is not installed", "unset, or `pip install wandb`"),
+    "logger-not-installed": (
+        "the package {package} is not installed",
+        "unset, without {logger}, or `pip install {pin}`",
+    ),
+    "logger-no-key": ("no key for {logger}: set {variables}", "without {logger}, or with a key"),
+    "logger-not-asked": ("MP_LOGGERS does not name wandb", "unset, or MP_LOGGERS with wandb"),
+    "megatron-args-form": ("cannot be split: {error}", "flags as in a shell"),
+    "flag-none": ("{value} belongs to no flag", "flags that begin with --"),
+    "flag-taken": (
+        "{flag}: decided by the 25 values and the MP_ variables",
+        "flags that the driver does not give itself",
+    ),
+    "flag-not-megatrons": (
+        "Megatron's parser (megatron-core 0.19.2) knows no {flag}",
+        "a flag that it knows, written out",
+    ),
+    "flag-not-megatrons-nearest": (
+        "Megatron's parser (megatron-core 0.19.2) knows no {flag}; nearest: {nearest}",
+        "a flag that it knows, written out",
+    ),
+    "flag-unread": ("{flag} does nothing: nothing in megatron-core 0.19.2 reads it", "without it"),
+    "flag-inert": ("{flag} is not taken: {why}", "without it"),
+    "flag-on-cpu": ("{flag} does nothing on the CPU: {why}", "without it"),
+    "flag-count": ("{flag} takes {wanted}, here {given}", "the flag's values, as Megatron's parser takes them"),
+    "flag-takes": "{count:value|values}",
+    "flag-takes-some": "one value or more",
+    "flag-choice": ("{flag} takes {choices}, not {value}", "the flag's values, as Megatron's parser takes them"),
+    "flag-whole": ("{flag} takes a whole number, not {value}", "the flag's values, as Megatron's parser takes them"),
+    "flag-number": ("{flag} takes a number, not {value}", "the flag's values, as Megatron's parser takes them"),
+    "inert-rampup": "0.19.2 reads it nowhere but in a warning: the batch would not ramp up",
+    "inert-mask": "no mask is made or passed: the kernels are causal over the whole sequence",
+    "inert-positions": "rotary embeddings count from the start of a sequence, whatever the position ids say",
+    "inert-documents": "0.19.2 counts other FLOPs for it and masks nothing",
+    "inert-fim": "the data set is ours, and it knows no fill in the middle",
+    "inert-experts": "the plan, the checkpoints and the layers are those of a dense model",
+    "inert-straggler": "it times CUDA events",
+    "instead-vp": "it is {MP_VP}",
+    "instead-sft": "it is {SFT:@}",
+}
+
+CHINESE: dict[str, str | tuple[str, str]] = {
+    # MP_ variables and the environment
+    "unknown-variable": ("未知的变量", "--help 列出的 MP_ 变量"),
+    "unknown-variable-nearest": ("未知的变量；最接近的是：{nearest}", "--help 列出的 MP_ 变量"),
+    "dry-run-value": ("既不是 0 也不是 1", "0、1"),
+    "master-port-twice": ("{env} 使用 MASTER_PORT", "不设置，或 {ENV:=dsw}"),
+    "wandb-no-key": ("没有密钥：请设置 WANDB_API_KEY，或 WANDB_MODE=offline", "不设置，或同时设置密钥"),
+    "wandb-not-installed": ("没有安装 wandb 包", "不设置，或 `pip install wandb`"),
+    "logger-not-installed": ("没有安装 {package} 包", "不设置，去掉 {logger}，或 `pip install {pin}`"),
+    "logger-no-key": ("{logger} 没有密钥：请设置 {variables}", "去掉 {logger}，或同时设置密钥"),
+    "logger-not-asked": ("MP_LOGGERS 中没有 wandb", "不设置，或让 MP_LOGGERS 含 wandb"),
+    "megatron-args-form": ("无法拆分：{error}", "与 shell 中一样的参数"),
+    "flag-none": ("{value} 不属于任何参数", "以 -- 开头的参数"),
+    "flag-taken": ("{flag}：由 25 个值和 MP_ 变量决定", "驱动程序自己不给的参数"),
+    "flag-not-megatrons": ("Megatron 的解析器（megatron-core 0.19.2）没有 {flag}", "它认识的参数，写全"),
+    "flag-not-megatrons-nearest": (
+        "Megatron 的解析器（megatron-core 0.19.2）没有 {flag}；最接近的是：{nearest}",
+        "它认识的参数，写全",
+    ),
+    "flag-unread": ("{flag} 没有作用：megatron-core 0.19.2 不读取它", "去掉它"),
+    "flag-inert": ("不接受 {flag}：{why}", "去掉它"),
+    "flag-on-cpu": ("{flag} 在 CPU 上没有作用：{why}", "去掉它"),
+    "flag-count": ("{flag} 需要 {wanted}，这里有 {given} 个", "Megatron 的解析器接受的值"),
+    "flag-takes": "{count} 个值",
+    "flag-takes-some": "至少一个值",
+    "flag-choice": ("{flag} 可用 {choices}，不是 {value}", "Megatron 的解析器接受的值"),
+    "flag-whole": ("{flag} 需要整数，不是 {value}", "Megatron 的解析器接受的值"),
+    "flag-number": ("{flag} 需要数字，不是 {value}", "Megatron 的解析器接受的值"),
+    "inert-rampup": "0.19.2 只在一条警告里读取它：批次不会逐步增大",
+    "inert-mask": "不生成也不传递掩码：内核对整个序列做因果注意力",
+    "inert-positions": "旋转位置编码从序列开头计数，与位置 id 无关",
+    "inert-documents": "0.19.2 为它计算不同的 FLOPs，却不做任何掩码",
+    "inert-fim": "数据集是我们自己的，不支持 fill in the middle",
+    "inert-experts": "计划、检查点和各层都属于稠密模型",
+    "inert-straggler": "它计量 CUDA 事件的时间",
+    "instead-vp": "请用 {MP_VP}",
+    "instead-sft": "请用 {SFT:@}",
+}
