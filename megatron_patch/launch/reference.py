@@ -16,7 +16,7 @@ from megatron_patch.launch.variables import VARIABLES
 TEXTS = {
     "en": {
         "title": "# Reference: the 25 values and the MP_ variables",
-        "made": "Made from `megatron_patch/launch/config.py` and `variables.py`; `--help` says the same. "
+        "made": "Made from `megatron_patch/launch/config.py` and `variables/`; `--help` says the same. "
         "[简体中文](reference.zh-CN.md)",
         "positions": "## The 25 positions",
         "positions head": "| | name | meaning | valid | example |",
@@ -28,8 +28,7 @@ TEXTS = {
     },
     "zh": {
         "title": "# 参考：25 个值与 MP_ 变量",
-        "made": "由 `megatron_patch/launch/config.py` 和 `variables.py` 生成；与 `--help` 相同。"
-        "[English](reference.md)",
+        "made": "由 `megatron_patch/launch/config.py` 和 `variables/` 生成；与 `--help` 相同。[English](reference.md)",
         "positions": "## 25 个位置参数",
         "positions head": "| | 名称 | 含义 | 可用的值 | 例子 |",
         "variables": "## MP_ 变量",

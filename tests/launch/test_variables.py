@@ -67,9 +67,9 @@ def test_a_variable_that_passes_a_flag_on_is_one_row(
     for other in (REPOSITORY / "megatron_patch").iterdir():
         if other.name not in ("launch", "__pycache__"):
             (package / other.name).symlink_to(other)
-    table = package / "launch" / "variables.py"
-    row = '    lr_wsd_decay_iters: int | None = _row(None, whole(1), "decay", "衰减", flag="--lr-wsd-decay-iters")\n'
-    marker = "    master_port: int | None"
+    table = package / "launch" / "variables" / "optimizer.py"
+    row = '    hysteresis: int | None = row(None, whole(1), "steps", "步数", flag="--hysteresis")\n'
+    marker = "    clip_grad: float"
     table.write_text(table.read_text().replace(marker, row + marker))
 
     def run(*arguments: str, **variables: str) -> str:
@@ -83,9 +83,9 @@ def test_a_variable_that_passes_a_flag_on_is_one_row(
         return done.stdout
 
     typed = [*values(), "--dry-run"]
-    assert "--lr-wsd-decay-iters 7" in run(*typed, MP_LR_WSD_DECAY_ITERS="7")
-    assert "--lr-wsd-decay-iters" not in run(*typed)
-    assert "MP_LR_WSD_DECAY_ITERS" in run("--help")
+    assert "--hysteresis 7" in run(*typed, MP_HYSTERESIS="7")
+    assert "--hysteresis" not in run(*typed)
+    assert "MP_HYSTERESIS" in run("--help")
 
 
 def test_what_a_variable_passes_on() -> None:

@@ -1,0 +1,63 @@
+"""LoRA, and frozen weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_patch.common.values import real, switch, text, whole
+from megatron_patch.launch.variables.row import row
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptersVariables:
+    """Rows of the table of MP_* variables; None leaves the choice to the plan, which says what it took."""
+
+    freeze: str | None = row(
+        None,
+        text("expect-parts"),
+        "parts whose weights stay as they are: embedding, head, norms, layers.0-15; several by commas",
+        "权重保持不变的部分：embedding、head、norms、layers.0-15；多个用逗号分隔",
+        flag="--freeze",
+    )
+    lora_adapter: str | None = row(
+        None,
+        text("expect-folder"),
+        "go on from this adapter of Hugging Face's PEFT (adapter_config.json), with its rank, alpha and targets",
+        "从这个 Hugging Face PEFT 适配器（adapter_config.json）继续，rank、alpha 和目标须与其相同",
+        flag="--lora-adapter",
+    )
+    lora_alpha: float | None = row(
+        None,
+        real(above=True),
+        "LoRA: alpha, divided by the rank: what the adapters' output is multiplied with; else twice the rank",
+        "LoRA：alpha，除以 rank 后乘到适配器的输出上；默认为 rank 的两倍",
+        flag="--lora-alpha",
+    )
+    lora_dropout: float = row(
+        0.0,
+        real(0, 0.99),
+        "LoRA: dropout of the adapters' inputs",
+        "LoRA：适配器输入的 dropout",
+        flag="--lora-dropout",
+    )
+    lora_rank: int | None = row(
+        None,
+        whole(1, 4096),
+        "train LoRA adapters of this rank; the weights of PRETRAIN_CHECKPOINT_PATH stay as they are",
+        "训练此 rank 的 LoRA 适配器；PRETRAIN_CHECKPOINT_PATH 的权重保持不变",
+        flag="--lora-rank",
+    )
+    lora_rslora: bool = row(
+        False,
+        switch(),
+        "LoRA: alpha is divided by the square root of the rank",
+        "LoRA：alpha 除以 rank 的平方根",
+        flag="--lora-rslora",
+    )
+    lora_targets: str = row(
+        "all-linear",
+        text("expect-targets"),
+        "LoRA: matrices that have an adapter: q,k,v,o,gate,up,down or some of them",
+        "LoRA：带适配器的矩阵：q,k,v,o,gate,up,down 或其中几个",
+        flag="--lora-targets",
+    )

@@ -1,0 +1,94 @@
+"""Processes, pipeline chunks, recomputed activations, kernels, precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_patch.common.values import choice, switch, whole
+from megatron_patch.launch.tp_overlap import METHODS
+from megatron_patch.launch.variables.row import row
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutVariables:
+    """Rows of the table of MP_* variables; None leaves the choice to the plan, which says what it took."""
+
+    ac_layers: int = row(
+        1,
+        whole(1),
+        "AC=full: layers of one recomputed group; AC=offload: layers moved to the CPU",
+        "AC=full：每组重算的层数；AC=offload：移到 CPU 的层数",
+        matters=("AC", "full", "offload"),
+    )
+    ac_method: str = row(
+        "uniform",
+        choice("uniform", "block"),
+        "AC=full: uniform = every layer, in groups of MP_AC_LAYERS; block = MP_AC_LAYERS layers of each stage",
+        "AC=full：uniform = 每一层，按 MP_AC_LAYERS 层一组；block = 每个流水线阶段的 MP_AC_LAYERS 层",
+        matters=("AC", "full"),
+    )
+    allow_unfused_attention: bool = row(
+        False,
+        switch(),
+        "GPUs: train on where attention falls back to S x S scores at 2048 tokens or more",
+        "GPU：注意力退回到 S x S 分数矩阵（2048 个词元以上）时仍继续训练",
+        matters=("DEVICE", "cuda"),
+    )
+    attention_backend: str | None = row(
+        None,
+        choice("auto", "flash", "fused", "unfused"),
+        "attention kernel, before FL",
+        "注意力内核，优先于 FL",
+    )
+    device: str = row(
+        "auto", choice("auto", "cpu", "cuda"), "auto takes GPUs where there are any", "auto = 有 GPU 就用 GPU"
+    )
+    fp8_recipe: str = row(
+        "tensorwise",
+        choice("tensorwise", "delayed", "blockwise"),
+        "scaling under PR=fp8",
+        "PR=fp8 时的缩放方式",
+        matters=("PR", "fp8"),
+    )
+    memory_check: bool = row(
+        True,
+        switch(),
+        "GPUs: a run that does not fit by its plan is not started; 0 tries it",
+        "GPU：按计划放不下的运行不会启动；0 = 仍然尝试",
+        matters=("DEVICE", "cuda"),
+    )
+    nproc: int | None = row(
+        None,
+        whole(1, 4096),
+        "processes on this machine; else one per GPU, on the CPU TP x PP x CP",
+        "本机的进程数；默认每个 GPU 一个，CPU 上为 TP x PP x CP",
+    )
+    pp_balance: bool = row(
+        True,
+        switch(),
+        "GPUs, PP > 1: fewer layers on the last stage, whose LM head takes time too",
+        "GPU，PP > 1：最后一个阶段少放几层，因为 LM head 也要时间",
+        matters=("DEVICE", "cuda"),
+    )
+    tp_overlap: str = row(
+        "auto",
+        choice("auto", "none", *METHODS),
+        "GPUs, TP > 1 with SP in bf16 or fp8: tensor-parallel communication overlaps the matmuls that need it, through "
+        "Transformer Engine's userbuffers; pipeline = its own choice of methods, ring = copies also after the forward "
+        "matmuls, ring-all = after all; auto = that, from 4096 tokens a micro batch, without AC=offload",
+        "GPU，TP > 1 且 SP、bf16 或 fp8：张量并行通信与所需的矩阵乘法重叠，经由 Transformer Engine 的 userbuffers；"
+        "pipeline = 由其自行选择方法，ring = 前向矩阵乘法之后也用复制，ring-all = 全部之后；"
+        "auto = ring-all，微批次达到 4096 个词元且没有 AC=offload 时",
+    )
+    vp: int | None = row(
+        None,
+        whole(1),
+        "virtual pipeline: layers of one chunk, as --num-layers-per-virtual-pipeline-stage; else no chunks",
+        "虚拟流水线：每块的层数，即 --num-layers-per-virtual-pipeline-stage；默认不分块",
+    )
+    vp_chunks: int | None = row(
+        None,
+        whole(1),
+        "virtual pipeline: chunks of each pipeline rank, in the place of MP_VP",
+        "虚拟流水线：每个流水线 rank 的块数，可代替 MP_VP",
+    )

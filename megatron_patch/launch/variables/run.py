@@ -1,0 +1,96 @@
+"""Checkpoints, validation, logs, and what goes to Megatron's parser as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_patch.common.loggers import LOGGERS
+from megatron_patch.common.values import choice, several, switch, text, whole, words
+from megatron_patch.launch.variables.row import row
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunVariables:
+    """Rows of the table of MP_* variables; None leaves the choice to the plan, which says what it took."""
+
+    background_save: str = row(
+        "auto",
+        choice("auto", "true", "false"),
+        "checkpoints are copied to RAM and written while training goes on; auto = where there is RAM for the copy",
+        "检查点先复制到内存，训练的同时写盘；auto = 内存放得下副本时",
+    )
+    distributed_timeout_minutes: int = row(
+        10,
+        whole(1),
+        "how long a rank waits for another before the run fails",
+        "一个进程等待另一个进程多久之后运行失败",
+        flag="--distributed-timeout-minutes",
+        always=True,
+    )
+    eval_interval: int | None = row(
+        None,
+        whole(1),
+        "iterations between two validations; else a tenth of the run, 4 to 1000",
+        "两次验证之间的迭代数；默认为全程的十分之一，4 到 1000",
+    )
+    eval_iters: int | None = row(
+        None,
+        whole(0),
+        "iterations of one validation, 0 = no validation; else 10, or fewer that take a tenth of the time",
+        "一次验证的迭代数，0 = 不验证；默认 10，或更少，使验证只占十分之一的时间",
+    )
+    export_hf: bool = row(
+        False,
+        switch(),
+        "write OUTPUT_BASEPATH/hf, a Hugging Face folder, when training is done",
+        "训练结束后写出 Hugging Face 文件夹 OUTPUT_BASEPATH/hf",
+    )
+    keep_checkpoints: int | None = row(
+        None,
+        whole(1),
+        "how many checkpoints are kept, the newest; else all",
+        "保留最新的几个检查点；默认全部保留",
+        flag="--keep-checkpoints",
+    )
+    lang: str | None = row(
+        None,
+        choice("en", "zh"),
+        "language of plans, notes and errors; else the locale's (LC_ALL, LANG)",
+        "计划、提示和错误信息的语言；默认取自 locale（LC_ALL、LANG）",
+    )
+    log_interval: int = row(
+        1,
+        whole(1),
+        "iterations between two lines of progress",
+        "两行进度之间的迭代数",
+        flag="--log-interval",
+        always=True,
+    )
+    loggers: str | None = row(
+        None,
+        several("tensorboard", "wandb", *LOGGERS, none="none"),
+        "what logs the run, beside metrics.jsonl; else tensorboard, and wandb where it has a key",
+        "除 metrics.jsonl 之外由什么记录运行；默认 tensorboard，有密钥时还有 wandb",
+        flag="--loggers",
+    )
+    megatron_args: str | None = row(
+        None,
+        words("expect-flags"),
+        "more flags for Megatron's parser, as in a shell",
+        "传给 Megatron 参数解析器的其他参数，写法同 shell",
+    )
+    wandb_entity: str | None = row(
+        None, text("expect-name"), "Weights & Biases: team or user", "Weights & Biases：团队或用户"
+    )
+    wandb_name: str | None = row(
+        None,
+        text("expect-name"),
+        "Weights & Biases: name of the run; else the output folder's",
+        "Weights & Biases：运行的名称；默认为输出文件夹的名称",
+    )
+    wandb_project: str | None = row(
+        None,
+        text("expect-name"),
+        "Weights & Biases: project; else megatron-patch where WANDB_API_KEY is set",
+        "Weights & Biases：项目；设有 WANDB_API_KEY 时默认为 megatron-patch",
+    )
