@@ -95,11 +95,16 @@ def keep_log_z() -> None:
         """labels [b, s], logits [s, b, v / TP] -> losses [b, s]."""
         group = self.pg_collection.tp
         loss, log_z = CrossEntropyWithLogZ.apply(logits.contiguous(), labels.transpose(0, 1).contiguous(), group)
-        _kept[:] = [log_z.transpose(0, 1).contiguous()]
+        keep(log_z.transpose(0, 1).contiguous())
         return loss.transpose(0, 1).contiguous()
 
     why = "0.19.2 does not hand out the normaliser that the z-loss needs"
     replace(LanguageModule, "compute_language_model_loss", compute_language_model_loss, why=why)
+
+
+def keep(log_z: torch.Tensor) -> None:
+    """Hold log Z of a micro batch, [b, s], until `take` fetches it."""
+    _kept[:] = [log_z]
 
 
 def take() -> torch.Tensor | None:

@@ -20,6 +20,8 @@ Flags = list[str]
 
 OFFLOADED_MODULES = ("qkv_linear", "core_attn", "attn_proj")
 """Parts of a layer whose inputs AC=offload moves to the CPU in a pipeline; 0.19.2 has none for a dense MLP."""
+LOGIT_ROWS = 128
+"""Logits at trained positions come in multiples of so many rows, the tile of a matmul."""
 CPU_LAYERS = ("megatron_patch.backend.cpu.layers", "local_layer_spec")
 """Module and function of the layer without Transformer Engine."""
 
@@ -255,7 +257,7 @@ def offloads_modules(plan: Plan) -> bool:
 
 @emits(
     "--calculate-per-token-loss --data-cache-path --data-path --no-create-attention-mask-in-dataloader --num-workers "
-    "--sft-data --split --train-data-path --valid-data-path",
+    "--sft-data --split --train-data-path --trained-logits --valid-data-path",
     passes=("sft_loss", "sft_average", "sft_overlong", "sft_max_lost", "sft_packing", "sft_dropped", "sft_turns"),
 )
 def data_flags(plan: Plan) -> Flags:
@@ -276,7 +278,17 @@ def data_flags(plan: Plan) -> Flags:
         flags += passed(plan, "sft_loss", "sft_average", "sft_overlong", "sft_max_lost")
         flags += ["--calculate-per-token-loss"]  # else each micro batch weighs the same, however few its labels
         flags += passed(plan, "sft_packing", "sft_dropped", "sft_turns")
+        flags += ["--trained-logits", str(LOGIT_ROWS)] if trained_logits(plan) else []
     return flags
+
+
+def trained_logits(plan: Plan) -> bool:
+    """Whether logits are computed at trained positions only: other sums of the same terms, so not on the CPU."""
+    wanted = plan.variables.sft_logits
+    if wanted == "auto":
+        deferred = "--defer-embedding-wgrad-compute" in (plan.variables.megatron_args or "")
+        return plan.config.sft and plan.device == "cuda" and not deferred
+    return plan.config.sft and wanted == "trained"
 
 
 def _blend(corpora: tuple[Corpus, ...], *, sft: bool) -> list[str]:

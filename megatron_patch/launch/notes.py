@@ -10,7 +10,7 @@ from typing import Any
 from megatron_patch.common.machine import free_disk
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
-from megatron_patch.launch.argv import gathers_fp8, offloads_modules
+from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
@@ -75,6 +75,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("vp-counts-chunks", chunks=layout.chunks)
     if plan.tp_overlap is not None:
         yield Message("overlap", method=plan.tp_overlap)
+    if trained_logits(plan):
+        yield Message("trained-logits")
     if layout.tp > plan.model.num_query_groups:
         yield Message("kv-heads-shared", groups=plan.model.num_query_groups)
     if config.pr == "fp16" and plan.device == "cpu":

@@ -76,6 +76,13 @@ def add_sft_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--sft-turns", choices=("together", "one-by-one"), default="together", help="samples of a conversation"
     )
+    group.add_argument(
+        "--trained-logits",
+        type=int,
+        default=0,
+        metavar="MULTIPLE",
+        help="logits and loss at trained positions only, up to a multiple of so many rows; 0 = at all",
+    )
     group.add_argument("--sft-max-lost", type=float, default=0.1, help="largest share of rows that may go unused")
 
 

@@ -24,6 +24,10 @@ def _problems(args: Any) -> Iterator[str]:
         yield "--sft: Megatron's own finetuning is not used here; give --sft-data raw or --sft-data idxmap"
     if args.sft_data and not args.calculate_per_token_loss:
         yield "--sft-data without --calculate-per-token-loss: short answers would weigh more than long ones"
+    if args.trained_logits < 0 or (args.trained_logits and not args.sft_data):
+        yield f"--trained-logits {args.trained_logits}: takes a number of rows above 0, and --sft-data"
+    if args.trained_logits and args.defer_embedding_wgrad_compute:
+        yield "--trained-logits with --defer-embedding-wgrad-compute: it keeps the LM head's whole input; leave one out"
     if args.sft_data and not args.train_data_path:
         yield "--sft-data without --train-data-path: training and validation data are named apart"
     if args.full_validation and args.sft_data:

@@ -14,7 +14,8 @@ from megatron.training import get_args
 
 from megatron_patch.backend import z_loss
 from megatron_patch.backend.hooks import LOSS_KEY, Z_LOSS_KEY
-from megatron_patch.trainer.batch import get_batch
+from megatron_patch.backend.trained_positions import chosen_rows, losses_at_rows
+from megatron_patch.trainer.batch import Batch, get_batch
 
 FAULTS = ((torch.isnan, "NaN"), (torch.isinf, "infinity"))
 
@@ -27,6 +28,7 @@ def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[to
         function that turns the former into the loss.
     """
     batch = get_batch(data, get_attr_wrapped_model(model, "vp_stage"))
+    rows = _logit_rows(batch)
     output = model(
         batch.tokens,
         batch.position_ids,
@@ -34,8 +36,18 @@ def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[to
         labels=batch.labels,
         loss_mask=batch.loss_mask,
         packed_seq_params=batch.packed,
+        output_processor=None if rows is None else losses_at_rows,
+        output_processor_context=rows,
     )
     return output, partial(loss_function, batch.loss_mask, batch.sources, z_loss.take())
+
+
+def _logit_rows(batch: Batch) -> torch.Tensor | None:
+    """Positions that get logits under --trained-logits; None for all, and where no loss is computed."""
+    multiple = get_args().trained_logits
+    if not multiple or batch.labels is None or batch.loss_mask is None:
+        return None
+    return chosen_rows(batch.loss_mask, multiple)
 
 
 def loss_function(

@@ -38,6 +38,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "vp-counts-chunks": "{MP_VP} counts chunks in this folder, as it did when the run began; elsewhere it counts the "
     "layers of one ({MP_VP_CHUNKS} {chunks} says the same outright)",
     "overlap": "communication of tensor parallelism overlaps with the matmuls: {method} ({MP_TP_OVERLAP:=none})",
+    "trained-logits": "logits and loss at trained positions only ({MP_SFT_LOGITS:=all} computes them all)",
     "kv-heads-shared": "{TP} is larger than the {groups:KV head|KV heads}: ranks share one, at one more all-gather",
     "fp16-slow": "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32",
     # data
@@ -126,6 +127,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "vp-counts-chunks": "在这个目录里 {MP_VP} 仍按运行开始时的含义表示块数；在别处它表示每块的层数"
     "（{MP_VP_CHUNKS} {chunks} 可以直接说明）",
     "overlap": "张量并行的通信与矩阵乘法重叠：{method}（{MP_TP_OVERLAP:=none}）",
+    "trained-logits": "只在参与训练的位置计算 logits 与损失（{MP_SFT_LOGITS:=all} 则全部计算）",
     "kv-heads-shared": "{TP} 大于 {groups} 个 KV 头：几个进程共用一个，多一次 all-gather",
     "fp16-slow": "CPU 上没有快速的 fp16 内核：速度约为 fp32 的十分之一",
     # data

@@ -42,6 +42,15 @@ class DataVariables:
         flag="--sft-dropped",
         matters=("SFT", "true"),
     )
+    sft_logits: str = row(
+        "auto",
+        choice("auto", "trained", "all"),
+        "SFT: logits and loss at trained positions only, or at all of them; auto = trained on GPUs, all on the CPU, "
+        "whose last bits stay",
+        "SFT：只在参与训练的位置计算 logits 与损失，或在所有位置计算；auto = GPU 上为 trained，"
+        "CPU 上为 all（末位比特不变）",
+        matters=("SFT", "true"),
+    )
     sft_loss: str = row(
         "assistant",
         choice("assistant", "last", "all"),
