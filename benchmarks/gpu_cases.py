@@ -12,6 +12,7 @@ CUT_SHAPES = {
     "8B-L8": ("8B", 8),
     "8B-L16": ("8B", 16),
     "70B-L2": ("70B", 2),
+    "70B-L8": ("70B", 8),
     "qwen3-8B-L4": ("qwen3-8B", 4),
     "qwen2_5-7B-L4": ("qwen2_5-7B", 4),
     "tiny-L8": ("tiny", 8),
@@ -41,7 +42,7 @@ class Case:
     ac: str = "false"
     offload: str = "false"
     start: str = "none"
-    """`given`: train_gpu.py's --start."""
+    """`given`: train_gpu.py's --start; `random`: a folder of random weights that train_gpu.py writes into --scratch."""
     steps: int = 8
     processes: int = 1
     save_interval: int | None = None
@@ -179,6 +180,7 @@ GRAPHS = [
 
 LORA = replace(PLAIN, seq=4096, micro=2, batch=32, start="given", sft="raw", steps=10)
 RANK = {"MP_LORA_RANK": "16", "MP_LORA_ALPHA": "32"}
+LORA_8B = replace(LORA, name="", size="8B", start="random", env=RANK, steps=6, seconds=180)
 
 SUITES: dict[str, list[Case]] = {
     "lora": [  # --start: a Hugging Face folder of 8B-L4; beside each the full finetuning that it is a ratio to
@@ -187,6 +189,17 @@ SUITES: dict[str, list[Case]] = {
         replace(LORA, name="full-4096-fp8", pr="fp8"),
         replace(LORA, name="lora-4096-fp8", pr="fp8", env=RANK),
         replace(LORA, name="lora-4096-fp8-do-false", pr="fp8", do=False, env=RANK),
+    ],
+    "lora-full": [  # all 32 layers on one GPU of 80 GB; --scratch in /dev/shm: the base has 16 GB
+        replace(LORA_8B, name="lora-8B-bf16"),
+        replace(LORA_8B, name="lora-8B-fp8", pr="fp8"),
+        replace(LORA_8B, name="lora-8B-bf16-micro1", micro=1),
+        replace(LORA_8B, name="lora-8B-fp8-micro3", pr="fp8", micro=3, batch=36),
+        replace(LORA_8B, name="lora-8B-bf16-24GB", micro=1, batch=8, ac="full"),
+    ],
+    "lora-70B": [  # 70B's width; the peak is that of the plan
+        replace(LORA_8B, name="lora-70B-L8-bf16", size="70B-L8", batch=16),
+        replace(LORA_8B, name="lora-70B-L8-fp8", size="70B-L8", batch=16, pr="fp8"),
     ],
     "lora-two": [
         replace(LORA, name="lora-4096-tp2", tp=2, sp=True, processes=2, env=RANK),

@@ -33,10 +33,14 @@ from megatron_patch.models.names import default_family  # noqa: E402
 for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes the list of valid sizes
     default_family().sizes[_name] = replace(model_of_size(_size), name=_name, num_layers=_layers)
 
+from megatron_patch.checkpoint.random_model import make_hf_checkpoint, tokenizer_vocab_size  # noqa: E402
 from megatron_patch.launch.command import build_command  # noqa: E402
 from megatron_patch.launch.driver import make_plan  # noqa: E402
+from megatron_patch.launch.problems import driver_wording, render  # noqa: E402
 from megatron_patch.launch.step_time import time_of_plan  # noqa: E402
 
+SAMPLE_TOKENS = 150
+"""Mean of the packed conversations (docstrings of the standard library), for the prediction."""
 AHEAD = 1
 """Configurations whose ranks are started before their turn."""
 
@@ -74,7 +78,10 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     cases = chosen(args.suites)
     if args.small:
-        cases = [replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8), seconds=600) for case in cases]
+        cases = [
+            replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8) // case.micro * case.micro, seconds=600)
+            for case in cases
+        ]
     results = []
     for result in run_all(cases, args):
         compare(result, next(case.reference for case in cases if case.name == result["name"]), results)
@@ -120,14 +127,15 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
     run = Running(case=case, folder=folder)
     data = {"": args.data, "raw": args.conversations, "idxmap": args.sft_data}[case.sft]
     start = str(args.start) if case.start == "given" else case.start
+    start = str(random_start(case.size, args.tokenizer, folder.parent)) if start == "random" else start
     values = replace(case, start=start).values(data=str(data), output=str(folder))
     environ = os.environ | {"MP_TOKENIZER_PATH": str(args.tokenizer)} | case.environment()
     plan, environment, problems = make_plan(values, environ, dry_run=args.plan)
     if plan is None or environment is None:
-        run.refused = "refused: " + "; ".join(f"{', '.join(p.names)}: {p.what}" for p in problems)
+        run.refused = "refused: " + "; ".join(render(problem, {}, driver_wording()) for problem in problems)
         return run
     run.expected_bytes = plan.memory.total
-    predicted = time_of_plan(plan)
+    predicted = time_of_plan(plan, SAMPLE_TOKENS if case.sft else None)
     run.expected_seconds = predicted.total if predicted else None
     command = build_command(plan, environment)
     flags = list(command.argv[command.argv.index("--device") :])
@@ -139,6 +147,16 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
         return run
     run.ranks = start_ranks(folder, flags, command.environment(environ), case.processes)
     return run
+
+
+def random_start(size: str, tokenizer: Path, scratch: Path) -> Path:
+    """A Hugging Face folder of random weights, written once: 16 GB in a few seconds where it is RAM."""
+    folder = scratch / f"random-{size}"
+    if not folder.is_dir():
+        model, workers = model_of_size(size), os.cpu_count() or 2
+        vocab = model.vocab_size or tokenizer_vocab_size(tokenizer)
+        make_hf_checkpoint(folder, model, vocab_size=vocab, tokenizer=tokenizer, workers=workers)
+    return folder
 
 
 def start_ranks(folder: Path, flags: list[str], environ: Mapping[str, str], count: int) -> list[subprocess.Popen[str]]:

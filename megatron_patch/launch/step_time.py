@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, NETWORKS, GpuKind, Network, kind_of
 from megatron_patch.launch.layout import Layout
+from megatron_patch.launch.memory import adapter_parameters
 from megatron_patch.launch.plan import Plan
 from megatron_patch.models import ModelConfig
+from megatron_patch.peft.settings import LINEARS, LoraSettings, target_shapes
 
 ROPE, CAST, ADAM = 0.62, 0.9, 0.88
 """Part of the bandwidth that kernels of a kind reach, where they do not simply stream: RoPE with the copies around it,
@@ -26,6 +29,9 @@ KERNELS = {"bf16": 59, "fp8": 95}
 """Kernels of one layer, forward and backward, and ..."""
 GAP = 5.3e-6
 """... seconds from the end of one to the next."""
+ADAPTER_KERNELS = 18
+"""Of one linear module's adapters, forward and backward: A and B put together and their gradients taken apart, six
+matmuls, sums."""
 SHORT_ATTENTION = 800
 """Tokens at which attention has half of its speed on endless sequences: FlashAttention-3's published curves."""
 ATTENTION_EXTRA = 1.04
@@ -74,6 +80,8 @@ class Work:
     sample_tokens: int | None = None
     """Packed finetuning: mean tokens of a sample, which attention does not leave; None: whole sequences."""
     adam_bytes: int = 12
+    adapters: LoraSettings | None = None
+    """LoRA: the weights are frozen, and have no gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,12 +168,18 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
     return StepTime(**times, **body, stragglers=before * SPREAD * math.sqrt(2 * math.log(machines)))
 
 
-def time_of_plan(plan: Plan) -> StepTime | None:
+def time_of_plan(plan: Plan, sample_tokens: int | None = None) -> StepTime | None:
     """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, for
-    conversations, whose lengths are not known, and where parts of the optimizer or of the activations move to RAM."""
+    conversations whose lengths are not known, under MP_FREEZE, and where parts of the optimizer or of the activations
+    move to RAM.
+
+    Args:
+        sample_tokens: mean tokens of a packed conversation.
+    """
     config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
     on_gpu = config.ac != "offload" and plan.offload_fraction == 0
-    predicted = not config.sft and config.pr in ("bf16", "fp8") and on_gpu
+    lengths_known = not config.sft or sample_tokens is not None
+    predicted = lengths_known and config.pr in ("bf16", "fp8") and on_gpu and plan.variables.freeze is None
     if kind is None or not predicted or (config.pr == "fp8" and kind.matmul_fp8 is None):
         return None
     return step_time(
@@ -181,7 +195,9 @@ def time_of_plan(plan: Plan) -> StepTime | None:
             recompute_layers=plan.variables.ac_layers,
             distributed_optimizer=config.do,
             tp_overlap=plan.tp_overlap is not None,
+            sample_tokens=sample_tokens,
             adam_bytes=plan.precision.adam.bytes,
+            adapters=adapters_of(plan.variables),
         ),
         plan.layout,
         kind,
@@ -214,15 +230,17 @@ def _widths(model: ModelConfig) -> tuple[int, int]:
 def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
     """One transformer layer, forward and backward, on one rank."""
     matmul, attention = _layer_matmul(work, layout, kind), _attention(work, layout, kind)
+    linears = _adapted_linears(work)
     others = _Pass(
         attention=sum(attention),
-        elementwise=_elementwise(work, layout, kind),
-        launch=KERNELS[work.precision] * GAP,
+        elementwise=_elementwise(work, layout, kind) + _adapter_traffic(work, layout, kind),
+        launch=(KERNELS[work.precision] + ADAPTER_KERNELS * len(linears)) * GAP,
         tensor_parallel=_tensor_parallel(work, layout, kind, TP_OPERATIONS),
         context_parallel=_context_parallel(work, layout, kind),
     )
     plain = others + _Pass(matmul=_with_power_of(others.total, matmul))
-    again = {"sel": attention[0], "full": plain.total / 3, "block": plain.total / 3}.get(work.recompute, 0.0)
+    forward = plain.matmul * 2 / _matmul_passes(work) + others.total / 3
+    again = {"sel": attention[0], "full": forward, "block": forward}.get(work.recompute, 0.0)
     share = min(1.0, work.recompute_layers / max(layout.stage_layers)) if work.recompute == "block" else 1.0
     return plain + _Pass(recompute=again * share)
 
@@ -230,6 +248,16 @@ def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
 def _with_power_of(others: float, matmul: float) -> float:
     """Seconds of matmuls beside so many seconds of other kernels."""
     return matmul / (1 + POWER * others / (others + matmul))
+
+
+def _matmul_passes(work: Work) -> int:
+    """Operations of each weight and token: output, gradient of the input, and of the weight where it is trained."""
+    return 4 if work.adapters else 6
+
+
+def _gradient_traffic(work: Work, weights: float) -> float:
+    """Bytes of reading and writing the sum of gradients of these weights."""
+    return 0.0 if work.adapters else 2 * work.gradient_bytes * weights
 
 
 def _layer_matmul(work: Work, layout: Layout, kind: GpuKind) -> float:
@@ -242,8 +270,30 @@ def _layer_matmul(work: Work, layout: Layout, kind: GpuKind) -> float:
     forward = (queries + 2 * keys + 2 * model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
     backward = (queries + model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
     weights = layer_parameters(model) / layout.tp
-    traffic = 2 * tokens * (forward + backward) + 2 * work.gradient_bytes * weights
-    return 6 * weights * tokens / rate + traffic / kind.bandwidth
+    traffic = 2 * tokens * (forward + backward) + _gradient_traffic(work, weights)
+    return _matmul_passes(work) * weights * tokens / rate + traffic / kind.bandwidth
+
+
+def _adapted_linears(work: Work) -> list[tuple[int, int]]:
+    """Rows and columns of the linear modules of a layer that have adapters; what is fused is one module."""
+    if work.adapters is None:
+        return []
+    shapes = target_shapes(work.model)
+    return [
+        (sum(shapes[target][0] for target in linear.targets), shapes[linear.targets[0]][1])
+        for linear in LINEARS
+        if set(linear.targets) & set(work.adapters.targets)
+    ]
+
+
+def _adapter_traffic(work: Work, layout: Layout, kind: GpuKind) -> float:
+    """Seconds in which adapters read and write activations; their arithmetic, of ranks of 8 to 64, hides behind that.
+
+    Forward x is read, and the output read and written; backward its gradient is read twice, x once, and the gradient
+    of x written, then added to that of the frozen weight: 4 passes over the rows and 6 over the columns.
+    """
+    numbers = sum(4 * rows + 6 * columns for rows, columns in _adapted_linears(work))
+    return 2 * tokens_of_rank(work, layout) * numbers / layout.tp / kind.bandwidth
 
 
 def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]:
@@ -267,7 +317,7 @@ def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:
     if work.precision == "fp8":
         inputs = 2 * model.hidden_size + queries + model.ffn_hidden_size
         gradients = queries + 2 * keys + 2 * model.ffn_hidden_size + 2 * model.hidden_size
-        casts = 3 * rows * (inputs + gradients) / CAST
+        casts = (2.5 if work.adapters else 3) * rows * (inputs + gradients) / CAST  # frozen: one copy, not two
     return (swiglu + rope + norms + casts) / kind.bandwidth
 
 
@@ -295,9 +345,9 @@ def _context_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
 def _head(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
     """LM head, always in bf16, and cross-entropy over its logits."""
     tokens, table = tokens_of_rank(work, layout), work.model.hidden_size * work.vocab_rows / layout.tp
-    traffic = 2 * work.gradient_bytes * table / kind.bandwidth
+    traffic = _gradient_traffic(work, table) / kind.bandwidth
     logits = 8 * tokens * work.vocab_rows / layout.tp / kind.bandwidth
-    arithmetic = 6 * table * tokens / kind.matmul_bf16
+    arithmetic = _matmul_passes(work) * table * tokens / kind.matmul_bf16
     return _Pass(
         matmul=_with_power_of(logits, arithmetic + traffic),
         elementwise=logits,
@@ -312,6 +362,13 @@ def _pipeline_parallel(work: Work, layout: Layout, kind: GpuKind, network: Netwo
     link = kind.nvlink if layout.world_size <= GPUS_PER_MACHINE else network.bytes_per_s
     one = 2 * tokens_of_rank(work, layout) * work.model.hidden_size / layout.tp / link
     return one * (2 * work.micro_batches if layout.chunks == 1 else 2 * (layout.pp - 1))
+
+
+def trained_weights(work: Work, layout: Layout) -> float:
+    """Of one rank of the fullest stage: all, or those of adapters."""
+    if work.adapters is None:
+        return stage_weights(work, layout)
+    return float(max(layout.stage_layers) * adapter_parameters(work.adapters, work.model, layout.tp))
 
 
 def stage_weights(work: Work, layout: Layout) -> float:
@@ -331,8 +388,9 @@ def _data_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network, 
     if shards == 1:
         return 0.0
     link = data_parallel_link(layout, kind, network)
-    weights = stage_weights(work, layout) * (shards - 1) / shards
-    scatter, gather = 2 * weights / link, (1 if work.precision == "fp8" else 2) * weights / link
+    weights = trained_weights(work, layout) * (shards - 1) / shards
+    narrow = work.precision == "fp8" and not work.adapters
+    scatter, gather = 2 * weights / link, (1 if narrow else 2) * weights / link
     buckets = layout.chunks if layout.pp > 1 else max(layout.stage_layers)
     waits = _uncovered(scatter, buckets, pass_seconds * 2 / 3) + _uncovered(gather, buckets, pass_seconds / 3)
     return waits + SMS_OF_NCCL * (scatter + gather - waits)
@@ -353,7 +411,7 @@ def _uncovered(seconds: float, buckets: int, cover: float) -> float:
 
 def _optimizer(work: Work, layout: Layout, kind: GpuKind) -> float:
     """Adam's reads and writes of one shard, its gradients in fp32 and their norm; and clearing all gradients."""
-    weights = stage_weights(work, layout)
+    weights = trained_weights(work, layout)
     shards = layout.dp * layout.cp if work.distributed_optimizer else 1
     of_shard = weights / shards * ((2 * work.adam_bytes + 4) / ADAM + 14)
     return (of_shard + 2 * weights * work.gradient_bytes) / kind.bandwidth
