@@ -181,6 +181,7 @@ GRAPHS = [
 LORA = replace(PLAIN, seq=4096, micro=2, batch=32, start="given", sft="raw", steps=10)
 RANK = {"MP_LORA_RANK": "16", "MP_LORA_ALPHA": "32"}
 LORA_8B = replace(LORA, name="", size="8B", start="random", env=RANK, steps=6, seconds=180)
+SFT_8B = replace(PLAIN, name="", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw", seconds=150)
 
 SUITES: dict[str, list[Case]] = {
     "lora": [  # --start: a Hugging Face folder of 8B-L4; beside each the full finetuning that it is a ratio to
@@ -262,6 +263,12 @@ SUITES: dict[str, list[Case]] = {
         changed(replace(TP2_PP2, name=f"8B-tp2-pp2-{name}", **how))
         for name, how in OVERLAPS.items()
         for changed in (_same, _chunked)
+    ],
+    "sft-logits": [  # 8B in full, on an H200: logits at trained positions only, and at all
+        replace(SFT_8B, name="sft-bf16"),
+        replace(SFT_8B, name="sft-bf16-all", env={"MP_SFT_LOGITS": "all"}),
+        replace(SFT_8B, name="sft-fp8", pr="fp8"),
+        replace(SFT_8B, name="sft-fp8-all", pr="fp8", env={"MP_SFT_LOGITS": "all"}),
     ],
     "sft": [  # the last is the yardstick of the others
         replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
