@@ -20,7 +20,7 @@ import jinja2
 from jinja2 import nodes, pass_context, pass_eval_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -111,7 +111,20 @@ class _Environment(ImmutableSandboxedEnvironment):
             self.work.made(right)
         return self.work.made(super().call_binop(context, operator, left, right))
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As Jinja's, which looks for a message's key among the methods first and catches an exception."""
+        if type(obj) is not dict or attribute in _OF_DICTIONARIES:
+            return super().getattr(obj, attribute)
+        try:
+            return obj[attribute]
+        except KeyError:
+            return self.undefined(obj=obj, name=attribute)
+
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(__obj) is Macro:  # of the template itself, so nothing to look for in it
+            kwargs.pop("_loop_vars", None)
+            kwargs.pop("_block_vars", None)
+            return __self.work.made(__obj(__context.eval_ctx, *args, **kwargs))
         owner = getattr(__obj, "__self__", None)
         if owner is not None and isinstance(owner, (str, bytes, int)):
             __self._check_method(owner, getattr(__obj, "__name__", ""), [*args, *kwargs.values()])
@@ -184,7 +197,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _join(self, _: Context, items: list[Any]) -> str:
         text = "".join([item if type(item) is str else str(self.work.made(item)) for item in items])
-        self.work.made(text)
+        self.work.spend(1 + len(text) // SHARE)
         return text
 
     def _made(self, _: Context, value: Any) -> Any:
@@ -315,6 +328,7 @@ def _pass(method: Callable[..., Any]) -> Callable[..., Any]:
 _GROWING_FILTERS = frozenset(
     ("batch", "center", "format", "indent", "join", "replace", "slice", "tojson", "wordwrap", "xmlattr", "pprint")
 )
+_OF_DICTIONARIES = frozenset(dir(dict))
 _FORMAT = re.compile(r"%[^%a-zA-Z]*(\d{4,}|\*)|\{[^{}]*(\{|:[^{}]*\d{4,})")
 """A width of four digits or more, or one that is an argument."""
 

@@ -51,6 +51,10 @@ Tokens = npt.NDArray[np.int32]
 Turns = npt.NDArray[np.uint8]
 REMEMBERED = 1000
 """Lists of tools of which it is known whether the template writes them."""
+REFUSALS = (
+    jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What a template raises that does not suit a conversation, or Python below it."""
 OTHER_WORDS = "\ue0f0\ue0f1"
 """Of Unicode's private use: no text begins or ends with them."""
 
@@ -207,6 +211,7 @@ class _Template:
         return f"the chat template{called} {self.owner.source}"
 
     def render(self, conversation: Conversation) -> Rendered:
+        conversation = dataclasses.replace(conversation, messages=list(map(_with_reasoning, conversation.messages)))
         if self.marked:
             text, spans = self._tracked(conversation)
             turns = _by_message(conversation, spans)
@@ -224,14 +229,14 @@ class _Template:
         return text, [span for span in spans if span[0] < span[1]]
 
     def _run[T](self, work: Callable[..., T], messages: list[Message], tools: Any, prompt: bool) -> T:
-        values = {"messages": [_with_reasoning(message) for message in messages], "tools": tools, "documents": None}
+        values = {"messages": messages, "tools": tools, "documents": None}
         try:
             return work(**values, add_generation_prompt=prompt, **self.owner._arguments)
         except TooMuchWork as error:
             raise TemplateError(f"{self._called}: {error}") from None
         except RecursionError:
             raise MalformedRow("nested too deep for the chat template") from None
-        except (jinja2.TemplateError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError) as error:
+        except REFUSALS as error:
             raise MalformedRow(f"the chat template refuses it: {error}") from None
 
     @functools.cached_property

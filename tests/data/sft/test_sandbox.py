@@ -111,6 +111,11 @@ FEATURES = (
     "{{ messages[0].content.split('</think>')[-1].lstrip('\n') }}{{ '%s-%d' % ('a', 3) }}{{ '{}'.format(3) }}",
     "{% set x = 'a' * 3 %}{{ x }}{{ x is string }}{{ 7 // 2 }}{{ 2 ** 3 }}{{ nothing }}{{ nothing is defined }}",
     "  {% if messages %}  \n  yes{% endif %}\n\n{{- ' a' | trim -}}  \n",
+    "{% macro f(a) %}{{ caller() if caller else a }}{{ kwargs }}{{ varargs }}{% endmacro %}"
+    "{{ f(1, 2, b=3) }}{% call f(4) %}x{% endcall %}{% for m in messages %}{{ f(m.content, loop.index) }}{% endfor %}",
+    "{{ messages[0].nothing is defined }}{{ messages[0].nothing }}{{ messages[0].get('role') }}"
+    "{{ {'items': 1}.items is callable }}"
+    "{{ messages[0].nothing or 'none' }}{{ namespace(a=1).a }}",
     "{{ (messages | length) + 1 }}{{ messages[0].keys() | list }}"
     "{% for k, v in messages[0].items() %}{{ k }}={{ v }}{% endfor %}",
 )
