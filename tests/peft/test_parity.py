@@ -8,18 +8,13 @@ from safetensors.torch import load_file
 from megatron_patch.checkpoint.adapters import export_adapter
 from megatron_patch.peft.folder import WEIGHTS
 
-from ..trainer.harness import Run
-from .world import STEPS, World, peft_losses
+from .world import STEPS, Compared
 
 FIRST_LOSS, EVERY_LOSS, LAYOUT = 2e-6, 1e-4, 2e-6
 
 
-@pytest.fixture(scope="session")
-def theirs(world: World, ours: Run) -> list[dict]:
-    return peft_losses(world, ours.output / "cache")
-
-
-def test_losses(ours: Run, theirs: list[dict]) -> None:
+def test_losses(compared: Compared) -> None:
+    ours, theirs = compared.ours, compared.theirs
     gaps = [abs(mine - other["loss"]) for mine, other in zip(ours.losses, theirs, strict=True)]
     print(f"loss {ours.losses[0]:.4f} to {ours.losses[-1]:.4f}; first gap {gaps[0]:.1e}, largest {max(gaps):.1e}")
     assert len(gaps) == STEPS and gaps[0] <= FIRST_LOSS and max(gaps) <= EVERY_LOSS, gaps
@@ -28,10 +23,11 @@ def test_losses(ours: Run, theirs: list[dict]) -> None:
     assert ours.losses[-1] < ours.losses[0] - 0.1, "nothing was learned, so nothing was compared"
 
 
-def test_adapters(world: World, ours: Run, theirs: list[dict]) -> None:
+def test_adapters(compared: Compared) -> None:
     """After 20 steps the adapters themselves are PEFT's, tensor by tensor."""
-    export_adapter(ours.output, world.folder / "compared")
-    mine, other, start = (load_file(world.folder / name / WEIGHTS) for name in ("compared", "theirs", "adapter"))
+    folder = compared.world.folder
+    export_adapter(compared.ours.output, folder / "compared")
+    mine, other, start = (load_file(folder / name / WEIGHTS) for name in ("compared", "theirs", "adapter"))
     assert mine.keys() == other.keys()
     for name, tensor in mine.items():
         moved = (other[name] - start[name]).norm()
@@ -60,8 +56,8 @@ TP2, PP2, CP2 = "--tensor-model-parallel-size 2 ", "--pipeline-model-parallel-si
         ),
     ],
 )
-def test_layouts(world: World, ours: Run, processes: int, flags: str, request: pytest.FixtureRequest) -> None:
-    run = world.train(request.node.callspec.id, flags, processes=processes)
-    gap = max(abs(a - b) for a, b in zip(run.losses, ours.losses, strict=True))
+def test_layouts(compared: Compared, processes: int, flags: str, request: pytest.FixtureRequest) -> None:
+    run = compared.world.train(request.node.callspec.id, flags, processes=processes)
+    gap = max(abs(a - b) for a, b in zip(run.losses, compared.ours.losses, strict=True))
     print(f"{flags}: {gap:.1e}")
     assert gap <= LAYOUT
