@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.positions import (
     list_text,
 )
 from megatron_patch.common.values import whole
-from megatron_patch.models import AUTO, qualify, size_kind
+from megatron_patch.models import AUTO, families, qualify, size_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,10 @@ def parse(argv: Sequence[str]) -> Options:
     family, argv = (argv[1], argv[2:]) if list(argv[:1]) == ["--family"] and len(argv) > 1 else (None, argv)
     first = _first_flag(argv)
     values, flags = list(argv[:first]), list(argv[first:])
+    if family is not None and family not in families():
+        raise Usage(problem_text([f"--family: is {family!r}; valid: {', '.join(families())}"]), 2)
     if "-h" in flags or "--help" in flags:
-        raise Usage(help_text(), 0)
+        raise Usage(help_text(family), 0)
     if values == ["list"]:
         raise Usage(list_text(), 0)
     problems: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_patch.common.values import Kind, boolean, choice, text, whole
-from megatron_patch.models import families, size_kind
+from megatron_patch.models import default_family, families, size_kind
 
 TO_MEGATRON, TO_HF, BETWEEN = "hf2mcore", "mcore2hf", "mcore2mcore"
 DIRECTIONS = (TO_MEGATRON, TO_HF, BETWEEN)
@@ -100,8 +100,13 @@ def list_text() -> str:
     return "\n".join([*lines, f"  auto  any model_type of {types} whose config.json says what Megatron can do"])
 
 
-def help_text() -> str:
-    """The table of positions and the flags."""
+def help_text(family: str | None = None) -> str:
+    """The table of positions and the flags.
+
+    Args:
+        family: whose script is running.
+    """
+    script = f"hf2mcore_convertor_{family or default_family().name}.sh"
     rows = [
         f"  {n:2} {p.name:17} {p.meaning}\n     {'':17} valid: {p.kind.valid}; example: {p.example}"
         for n, p in enumerate(POSITIONS, 1)
@@ -110,10 +115,10 @@ def help_text() -> str:
         [
             "Converts a model between Hugging Face and Megatron-Core, streamed, and checks it layer by layer.",
             "",
-            "usage: hf2mcore_convertor_llama3_1.sh POSITIONS 1-9 [HF_CKPT_PATH] [flags]",
-            "       hf2mcore_convertor_llama3_1.sh --source DIR --output-path DIR [flags]",
-            "       hf2mcore_convertor_llama3_1.sh list            the models and sizes",
-            "       hf2mcore_convertor_llama3_1.sh verify DIR      hold a folder against its SHA-256 manifest",
+            f"usage: {script} POSITIONS 1-9 [HF_CKPT_PATH] [flags]",
+            f"       {script} --source DIR --output-path DIR [flags]",
+            f"       {script} list            the models and sizes",
+            f"       {script} verify DIR      hold a folder against its SHA-256 manifest",
             "",
             *rows,
             "",

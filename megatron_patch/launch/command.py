@@ -14,10 +14,9 @@ from pathlib import Path
 from megatron_patch.launch.argv import megatron_argv, offloads_modules
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.plan import Plan
+from megatron_patch.models import ModelConfig, family_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
-"""The driver's own script, which a cluster's jobs start again."""
 TORCHRUN = "megatron_patch.torchrun"
 ENTRY = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
 if not ENTRY.is_file():  # installed as a package: the examples stayed behind
@@ -28,6 +27,11 @@ DROPPED = ("NVTE_FLASH_ATTN", "NVTE_FUSED_ATTN", "NVTE_UNFUSED_ATTN", "TORCH_DIS
 others, the last makes torchrun choose a port that somebody else may take first. PET_* (torchrun's own) too."""
 SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables that no rank needs: tokenizers come from folders."""
+
+
+def script_of(model: ModelConfig) -> Path:
+    """The script of a model's family: what a person types, and what a cluster's jobs start again."""
+    return REPOSITORY / family_of(model).driver
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,10 +25,10 @@ from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
 from megatron_patch.launch.plan import Plan, content_of, values_of
 from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
-from megatron_patch.launch.render import USAGE, full_plan, help_text, short_plan, table
+from megatron_patch.launch.render import full_plan, help_text, short_plan, table, usage
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier, vp_as_when_it_began
-from megatron_patch.models import qualify
+from megatron_patch.models import dropout_of, families, qualify
 
 USAGE_ERROR = 2
 MODEL_SIZE = next(position.number - 1 for position in POSITIONS if position.name == "MODEL_SIZE")
@@ -40,15 +40,19 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     Returns:
         0 after help, a dry run or a finished run; 2 where something is wrong.
     """
+    family, arguments = _family_of_script(list(arguments))
+    if family is not None and family not in families():
+        problem = Problem("unknown-value", "--family", expected=Message("expect-choice", words=tuple(families())))
+        print(render_all([problem], {"--family": family}, driver_wording(language_of(environ))), file=sys.stderr)
+        return USAGE_ERROR
     if "--help" in arguments or "-h" in arguments:
-        print(help_text())
+        print(help_text(family))
         return 0
     values = [argument for argument in arguments if argument != "--dry-run"]
     dry_run, emit = len(values) < len(arguments), values[-2:] == ["--emit", "k8s"]
     values = values[:-2] if emit else values
-    family, values = _family_of_script(values)
     if len(values) != len(POSITIONS):
-        return _wrong_number(values, driver_wording(language_of(environ)))
+        return _wrong_number(values, driver_wording(language_of(environ)), family)
     if family is not None:
         values[MODEL_SIZE] = qualify(values[MODEL_SIZE], family)
     return run(values, environ, dry_run=dry_run, emit=emit)
@@ -109,7 +113,7 @@ def export_is_due(plan: Plan) -> bool:
     return bool(source != f"iter_{plan.resume_iteration:07d}")
 
 
-def _wrong_number(values: list[str], wording: Wording) -> int:
+def _wrong_number(values: list[str], wording: Wording, family: str | None) -> int:
     given, wanted = len(values), len(POSITIONS)
     if given < wanted:
         missing: object = wording.heading(missing_positions(values)[0].name)
@@ -119,7 +123,7 @@ def _wrong_number(values: list[str], wording: Wording) -> int:
         said = Message(code, given=given, wanted=wanted, missing=missing)
     else:
         said = Message("values-left-over", wanted=wanted, left=[quoted(one, wording) for one in values[wanted:]])
-    print("\n".join([USAGE, "", *table(), "", wording.text(said)]), file=sys.stderr)
+    print("\n".join([usage(family), "", *table(), "", wording.text(said)]), file=sys.stderr)
     return USAGE_ERROR
 
 
@@ -154,12 +158,22 @@ def make_plan(
         run_status.wait_while_ending(Path(facts["output_basepath"]), lambda line: print(line, file=sys.stderr))
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
+    problems += _dropout_problems(plan)
     problems += kubernetes.problems_of(plan) if emit else []
     if not environment.dry_run and not emit:
         problems += _refusals(plan)
     if plan.config.env == "slurm" and slurm_stage(environ) == SUBMIT:
         problems += slurm.problems_of(plan, asks=not environment.dry_run)
     return (None if problems else annotate(plan, environment, changes)), environment, problems
+
+
+def _dropout_problems(plan: Plan) -> list[Problem]:
+    """Dropout of a config.json: training takes none. A run that began before this was asked goes on."""
+    if plan.weights.config is None or plan.resume_iteration is not None:
+        return []
+    names = ("PRETRAIN_CHECKPOINT_PATH",)
+    found = dropout_of(plan.weights.config)
+    return [Problem("dropout", *names, key=k, rate=v, file=plan.weights.origin) for k, v in found.items()]
 
 
 def _refusals(plan: Plan) -> list[Problem]:

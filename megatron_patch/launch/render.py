@@ -28,18 +28,31 @@ from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
 from megatron_patch.launch.step_time import time_of_plan
 from megatron_patch.launch.variables import VARIABLES
+from megatron_patch.models import default_family, families, sizes
 
-USAGE = "sh run_mcore_llama3_1.sh ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
+
+def script_name(family: str | None = None) -> str:
+    """The file that a person starts.
+
+    Args:
+        family: whose script is running.
+    """
+    return (families()[family] if family is not None else default_family()).driver.rpartition("/")[2]
 
 
-def help_text() -> str:
+def usage(family: str | None = None) -> str:
+    """One line."""
+    return f"sh {script_name(family)} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
+
+
+def help_text(family: str | None = None) -> str:
     """The table of positions, the MP_ variables, an example."""
-    lines = [USAGE, "", *table(), "", "Environment:"]
+    lines = [usage(family), "", *table(), "", "Environment:"]
     lines += ["  DRY_RUN=1 (or --dry-run after the 25 values) shows the plan and the command, and starts nothing."]
     for variable in VARIABLES:
         default = "" if variable.default is None else f" [{shown(variable.default)}]"
         lines += [f"  {variable.name:<31} {variable.meaning}{default}: {variable.kind.valid}"]
-    lines += [f"  Under ENV=dlc also {', '.join(CLUSTER_VARIABLES)}.", "", "Example:", f"  {example()}"]
+    lines += [f"  Under ENV=dlc also {', '.join(CLUSTER_VARIABLES)}.", "", "Example:", f"  {example(family)}"]
     return "\n".join(lines)
 
 
@@ -50,11 +63,15 @@ def table() -> Iterator[str]:
         yield f"      {'':<25} valid: {row.kind.valid}; e.g. {row.example}"
 
 
-def example() -> str:
-    """A command line of the examples of all positions."""
-    return "MP_TOKENIZER_PATH=/models/Llama-3.1-8B sh run_mcore_llama3_1.sh " + " ".join(
-        row.example for row in POSITIONS
-    )
+def example(family: str | None = None) -> str:
+    """A command line of the examples of all positions, with a size of the family."""
+    typed = {row.name: row.example for row in POSITIONS}
+    folder = "Llama-3.1-8B"
+    if family is not None:
+        known = [*sizes(family)]
+        typed["MODEL_SIZE"] = typed["MODEL_SIZE"] if typed["MODEL_SIZE"] in known else known[-1]
+        folder = sizes(family)[typed["MODEL_SIZE"]].name
+    return f"MP_TOKENIZER_PATH=/models/{folder} sh {script_name(family)} {' '.join(typed.values())}"
 
 
 Row = tuple[str, Message]

@@ -33,7 +33,7 @@ from megatron_patch.models import (
     AUTO,
     ConfigError,
     ModelConfig,
-    model_as_named,
+    disagreements,
     model_from_hf_config,
     model_of_size,
     sizes,
@@ -121,6 +121,9 @@ def find_weights(*, pretrain_checkpoint_path: str) -> Step:
         yield from _problems(error, "PRETRAIN_CHECKPOINT_PATH", expected="expect-weights")
 
 
+SIZE_AND_WEIGHTS = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
+
+
 @finds("model")
 def find_named_model(*, model_size: str) -> Step:
     """The row of a named size."""
@@ -133,15 +136,13 @@ def find_auto_model(*, model_size: str, weights: Weights) -> Step:
     """MODEL_SIZE=auto: the architecture of the checkpoint's config.json."""
     if model_size != AUTO:
         return
-    names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
     if weights.config is None:
-        yield Problem("auto-needs-config", *names, sizes=sizes())
+        yield Problem("auto-needs-config", *SIZE_AND_WEIGHTS, sizes=sizes())
         return
     try:
         yield "model", model_from_hf_config(weights.config, AUTO, weights.origin)
     except ConfigError as error:
-        for what in error.problems:
-            yield Problem("config-refused", *names, what=what)
+        yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.problems)
 
 
 @finds("model")
@@ -149,14 +150,14 @@ def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> S
     """A named size must be the checkpoint's, which may have more vocabulary: tokens were added."""
     if model_size == AUTO or weights.config is None:
         return
-    names = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
     try:
-        found = model_as_named(weights.config, model_size, weights.origin)
-    except ConfigError as error:
-        for what in error.problems:
-            yield Problem("size-is-another", *names, what=what)
+        found = model_from_hf_config(weights.config, model_size, weights.origin)
+    except ConfigError as error:  # which auto refuses too
+        yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.problems)
         return
-    if model.vocab_size is not None:
+    lines = disagreements(found, model)
+    yield from (Problem("size-is-another", *SIZE_AND_WEIGHTS, what=f"{weights.origin}: {line}") for line in lines)
+    if not lines and model.vocab_size is not None:
         yield "model", dataclasses.replace(model, vocab_size=found.vocab_size)
 
 

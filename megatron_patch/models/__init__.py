@@ -15,15 +15,25 @@ from megatron_patch.models.config import (
     model_from_dict,
     padded_vocab_size,
 )
-from megatron_patch.models.family import Family, families, family_of
+from megatron_patch.models.family import Family, by_model_type, families, family_of
 from megatron_patch.models.hf_config import (
     disagreements,
+    dropout_of,
     model_as_named,
     model_from_hf_config,
     model_to_hf_config,
     read_json_config,
 )
-from megatron_patch.models.names import AUTO, model_of_size, qualify, resolve_size, size_kind, size_names, sizes
+from megatron_patch.models.names import (
+    AUTO,
+    default_family,
+    model_of_size,
+    qualify,
+    resolve_size,
+    size_kind,
+    size_names,
+    sizes,
+)
 
 __all__ = [
     "AUTO",
@@ -32,8 +42,11 @@ __all__ = [
     "Family",
     "ModelConfig",
     "RopeScaling",
+    "by_model_type",
+    "default_family",
     "differences",
     "disagreements",
+    "dropout_of",
     "families",
     "family_of",
     "model_as_named",

@@ -14,7 +14,7 @@ from megatron_patch.common.errors import Refusal
 
 VOCAB_ALIGNMENT = 128
 """Padded vocabulary sizes are multiples of this at every TP, so that a checkpoint fits every layout."""
-LLAMA3, YARN = "llama3", "yarn"
+LLAMA3, YARN, DYNAMIC = "llama3", "yarn", "dynamic"
 """Kinds of RoPE scaling, as `config.json` spells `rope_type`."""
 
 
@@ -27,7 +27,8 @@ class RopeScaling:
     """How RoPE's frequencies are stretched over a longer context: `rope_scaling` of `config.json`."""
 
     kind: str = LLAMA3
-    """`llama3` (frequency bands; Llama 3.1) or `yarn` (arXiv:2309.00071)."""
+    """`llama3` (frequency bands; Llama 3.1), `yarn` (arXiv:2309.00071), or `dynamic`: none up to
+    max_position_embeddings, and no longer sequence is trained."""
     factor: float
     """Divisor of the low frequencies: 8 for Llama 3.1, 32 for Llama 3.2, 4 in Qwen's model cards."""
     low_freq_factor: float = 1.0

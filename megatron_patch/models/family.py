@@ -39,6 +39,8 @@ class Family:
     """The one entry of `architectures` in `config.json`, and transformers' class."""
     reference: str = ""
     """Whose classes transformers runs it with, where it has a configuration of its own but no model: `Llama`."""
+    script: str = ""
+    """Under `examples/`, where it is not `NAME/run_mcore_NAME.sh`."""
     bare_names: bool = False
     """Its sizes need no family in front of them anywhere. One family has this."""
     qkv_bias: bool | str = False
@@ -83,6 +85,11 @@ class Family:
     def full_name(self, size: str) -> str:
         """`mistral-7B`; for the family of the bare names the size alone."""
         return size if self.bare_names else f"{self.name}-{size}"
+
+    @property
+    def driver(self) -> str:
+        """The script that takes its 25 values, from the repository's top."""
+        return f"examples/{self.script or f'{self.name}/run_mcore_{self.name}.sh'}"
 
     @property
     def transformers_module(self) -> str:

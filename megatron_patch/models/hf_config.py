@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.strict_json import is_whole, read_json
-from megatron_patch.models.config import LLAMA3, YARN, ConfigError, ModelConfig, RopeScaling, differences
+from megatron_patch.models.config import DYNAMIC, LLAMA3, YARN, ConfigError, ModelConfig, RopeScaling, differences
 from megatron_patch.models.family import Family, by_model_type, family_of
 from megatron_patch.models.names import AUTO, model_of_size
 
@@ -33,6 +33,19 @@ LARGEST_REAL = 1e12
 """Of any other number."""
 COUNTS = tuple(LARGEST)
 """Whole numbers; those that are not needed may be null."""
+DROPOUTS = (
+    "dropout",
+    "attention_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
+    "embed_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "resid_dropout",
+    "resid_pdrop",
+    "residual_dropout",
+)
+"""Keys that name a dropout, in transformers' configurations."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size")
 FIXED: Mapping[str, Any] = {"hidden_act": "silu", "partial_rotary_factor": 1.0, "rope_interleaved": False}
 """What the common part of all families has, where a `config.json` says it at all."""
@@ -41,6 +54,7 @@ MEGATRON_LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_ma
 SCALING_KEYS = {
     LLAMA3: ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     YARN: ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"),
+    DYNAMIC: ("factor",),
 }
 ROPE_NAMES = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor"})
 """Other keys of `rope_scaling` and `rope_parameters` that are read."""
@@ -114,6 +128,16 @@ def model_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> M
         init_method_std=std,
         source=source,
     )
+
+
+def dropout_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a `config.json` whose dropout is not 0, and what they say; transformers' defaults where it is silent.
+
+    Weights can be converted and scored whatever it says: only training has dropout.
+    """
+    family = by_model_type().get(str(config.get("model_type")))
+    said = {**(family.defaults if family else {}), **config}
+    return {key: said[key] for key in DROPOUTS if said.get(key)}
 
 
 def model_as_named(config: Mapping[str, Any], size: str, source: str) -> ModelConfig:
@@ -256,7 +280,8 @@ def _check_window(reader: _Reader) -> None:
 
 
 def _rope(reader: _Reader, longest: int | None) -> tuple[float, RopeScaling | None]:
-    """RoPE's base, and how its frequencies are stretched."""
+    """RoPE's base, and how its frequencies are stretched: said once, or twice the same. Of two that differ
+    transformers takes one, and not the same in every version."""
     given = [(key, reader.config[key]) for key in ("rope_parameters", "rope_scaling") if reader.config.get(key)]
     for key, value in given:
         if not isinstance(value, Mapping):
@@ -264,7 +289,12 @@ def _rope(reader: _Reader, longest: int | None) -> tuple[float, RopeScaling | No
             return 10000.0, None
     key, rope = given[0] if given else ("rope_scaling", {})
     prefix = f"{key} "
-    theta = reader.number("rope_theta", reader.number("rope_theta", 10000.0, rope, prefix))
+    if any(rope.get(name) != value for _, other in given[1:] for name, value in other.items()):
+        reader.refuse("rope_scaling", given[1][1], f"absent, or what {key} says: write the one into the other")
+    inner = reader.number("rope_theta", 10000.0, rope, prefix)
+    theta = reader.number("rope_theta", inner)
+    if rope.get("rope_theta") is not None and theta != inner:
+        reader.refuse("rope_theta", theta, f"absent, or {inner} as in {key}")
     if theta != int(theta):
         reader.refuse("rope_theta", theta, "a whole number: Megatron's --rotary-base takes no other")
     partial = rope.get("partial_rotary_factor", 1.0)
@@ -277,8 +307,8 @@ def _scaling(reader: _Reader, rope: Mapping[str, Any], prefix: str, longest: int
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":
         return None
-    if kind not in (LLAMA3, YARN):
-        reader.refuse(f"{prefix}rope_type", kind, f"default, {LLAMA3} or {YARN}")
+    if kind not in tuple(SCALING_KEYS):
+        reader.refuse(f"{prefix}rope_type", kind, f"default, {LLAMA3}, {YARN} or {DYNAMIC}")
         return None
     if "factor" not in rope:
         reader.problems.append(f"{reader.source}: {prefix}factor is missing; it must be a number above 0")
@@ -291,7 +321,7 @@ def _scaling(reader: _Reader, rope: Mapping[str, Any], prefix: str, longest: int
     numbers = {
         key: reader.number(key, defaults.get(key, getattr(plain, key)), rope, prefix) for key in SCALING_KEYS[kind]
     }
-    context = numbers.pop("original_max_position_embeddings")
+    context = numbers.pop("original_max_position_embeddings", plain.original_max_position_embeddings)
     if context != int(context):
         reader.refuse(f"{prefix}original_max_position_embeddings", context, "a whole number")
     scaling = RopeScaling(kind=kind, original_max_position_embeddings=int(context), **numbers)
@@ -304,6 +334,9 @@ def _scaling(reader: _Reader, rope: Mapping[str, Any], prefix: str, longest: int
 def model_to_hf_config(model: ModelConfig, *, dtype: str, vocab_size: int | None = None) -> dict[str, Any]:
     """The `config.json` of a model.
 
+    Special tokens are null until somebody knows the tokenizer's: transformers' defaults are real tokens, and the row of
+    the one that pads gets no gradient there.
+
     Args:
         dtype: `float32`, `bfloat16` or `float16`, written as `torch_dtype`.
         vocab_size: rows of the embedding; the model's own if None.
@@ -314,6 +347,8 @@ def model_to_hf_config(model: ModelConfig, *, dtype: str, vocab_size: int | None
         **family.written,
         "architectures": [family.architecture],
         "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "head_dim": model.head_dim,
         "hidden_act": "silu",
         "hidden_size": model.hidden_size,
@@ -324,6 +359,7 @@ def model_to_hf_config(model: ModelConfig, *, dtype: str, vocab_size: int | None
         "num_attention_heads": model.num_attention_heads,
         "num_hidden_layers": model.num_layers,
         "num_key_value_heads": model.num_query_groups,
+        "pad_token_id": None,
         "rms_norm_eps": model.norm_epsilon,
         "rope_scaling": _rope_to_hf(model.rope_scaling),
         "rope_theta": model.rope_theta,

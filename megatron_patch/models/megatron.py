@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from megatron_patch.common.messages import Message
-from megatron_patch.models.config import LLAMA3, VOCAB_ALIGNMENT, YARN, ModelConfig, RopeScaling
+from megatron_patch.models.config import DYNAMIC, LLAMA3, VOCAB_ALIGNMENT, YARN, ModelConfig, RopeScaling
 
 ARCHITECTURE = (
     "--add-qkv-bias --attention-dropout --disable-bias-linear --ffn-hidden-size --group-query-attention "
@@ -41,9 +41,12 @@ def architecture_flags(model: ModelConfig, init_method_std: float | None = None)
 
 
 def rope_flags(model: ModelConfig) -> list[str]:
-    """Base and scaling. YaRN's factor has a flag of its own; Megatron leaves its mscale at 1, as model cards do."""
+    """Base and scaling. YaRN's factor has a flag of its own; Megatron leaves its mscale at 1, as model cards do.
+
+    Dynamic scaling is none: it begins beyond `max_position_embeddings`, and no sequence is longer.
+    """
     scaling, base = model.rope_scaling, ["--rotary-base", str(int(model.rope_theta))]
-    if scaling is None:
+    if scaling is None or scaling.kind == DYNAMIC:
         return ["--position-embedding-type", "rope", *base]
     if scaling.kind == LLAMA3:
         return [

@@ -16,6 +16,7 @@ FAMILY = replace(
     llama.FAMILY,
     name="tanuki",
     bare_names=False,
+    script="llama3_1/run_mcore_llama3_1.sh",
     every_size={
         "vocab_size": None,
         "max_position_embeddings": 2048,

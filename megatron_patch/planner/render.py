@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from megatron_patch.charts.parts import parts_of_a_step
-from megatron_patch.launch.command import SCRIPT
+from megatron_patch.launch.command import script_of
 from megatron_patch.launch.memory import checkpoint_bytes, gigabytes
 from megatron_patch.planner.failures import Outlook
 from megatron_patch.planner.layouts import Job, Prediction, values_of, variables_of
@@ -139,7 +139,7 @@ def _outlook(future: Outlook, best: Prediction) -> str:
 def command(job: Job, prediction: Prediction) -> str:
     """What to type: DATA, CKPT and OUT, and the rates, are to be replaced."""
     variables = [f"{name}={value}" for name, value in variables_of(prediction.candidate).items()]
-    return shlex.join([*variables, "sh", SCRIPT.name, *values_of(job, prediction.candidate)])
+    return shlex.join([*variables, "sh", script_of(job.model).name, *values_of(job, prediction.candidate)])
 
 
 def bar(prediction: Prediction) -> str:

@@ -14,6 +14,7 @@ from megatron_patch.charts.text import Text, Words, compact, gigabytes
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
+from megatron_patch.models import by_model_type, default_family, family_of
 from megatron_patch.report.collect import Run
 from megatron_patch.report.records import Architecture, Plan
 
@@ -191,7 +192,10 @@ def driver_command(run: Run) -> str:
     usual = {variable.name: variable.default for variable in VARIABLES}
     variables = [f"{n}={typed(v)}" for n, v in values.items() if n.startswith("MP_") and v != usual.get(n)]
     positions = [typed(value) for name, value in values.items() if not name.startswith("MP_")]
-    return " ".join([*variables, "sh examples/llama3_1/run_mcore_llama3_1.sh", *positions]) if positions else ""
+    model = run.plan.model.config() if run.plan else None
+    known = model is not None and model.model_type in by_model_type()
+    script = (family_of(model) if model is not None and known else default_family()).driver
+    return " ".join([*variables, f"sh {script}", *positions]) if positions else ""
 
 
 def curves(runs: Sequence[Run]) -> Figure:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def inspect(hf: str, megatron: str, precision: str) -> dict:
     }
 
 
+def attempt(job: dict) -> dict:
+    """What is found, or why nothing was: one broken model fails its own tests and no others."""
+    try:
+        return inspect(**job)
+    except Exception:
+        return {"broken": traceback.format_exc()}
+
+
 if __name__ == "__main__":
     jobs = json.loads(Path(sys.argv[1]).read_text())
-    Path(sys.argv[2]).write_text(json.dumps({name: inspect(**job) for name, job in jobs.items()}))
+    Path(sys.argv[2]).write_text(json.dumps({name: attempt(job) for name, job in jobs.items()}))

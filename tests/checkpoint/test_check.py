@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,20 +65,46 @@ def found(hf: Path, expected: dict, tmp_path_factory: pytest.TempPathFactory) ->
         expected[name] = tuple(where)
         jobs[name] = (folder / name, "bf16")
     asked = {n: {"hf": str(hf), "megatron": str(path), "precision": p} for n, (path, p) in jobs.items()}
+    broken = {}
     for name in PLAIN:
-        other = make_model(folder / name / "hf", MODELS[name])
-        megatron = converted(other, folder / name / "megatron")
-        asked[f"good {name}"] = {"hf": str(other), "megatron": str(megatron), "precision": "bf16"}
-    for name, mutation in OF_FAMILIES:
-        wrong, right = folder / f"{name} {mutation.__name__}", folder / name / "hf"
-        expected[wrong.name] = mutated(right, wrong, mutation)
-        megatron = converted(wrong, wrong / "megatron")
-        asked[wrong.name] = {"hf": str(right), "megatron": str(megatron), "precision": "bf16"}
+        try:
+            asked |= others(folder, name, expected)
+        except Exception:
+            broken |= {key: {"broken": traceback.format_exc()} for key in pairs_of(name)}
     (folder / "jobs.json").write_text(json.dumps(asked))
     command = [sys.executable, str(WORKER), str(folder / "jobs.json"), str(folder / "found.json")]
     done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "found.json").read_text())
+    return Found({**json.loads((folder / "found.json").read_text()), **broken})
+
+
+class Found(dict):
+    """By name. A model that could not be made, converted or checked fails its own tests and no others."""
+
+    def __getitem__(self, name: str) -> dict:
+        found = super().__getitem__(name)
+        return pytest.fail(found["broken"]) if "broken" in found else found
+
+
+def pairs_of(name: str) -> dict[str, Callable | None]:
+    """Of another model the right checkpoint, and the wrong ones of what it has beyond Llama."""
+    return {f"good {name}": None, **{f"{name} {m.__name__}": m for family, m in OF_FAMILIES if family == name}}
+
+
+def others(folder: Path, name: str, expected: dict) -> dict[str, dict[str, str]]:
+    """Make them; what the check is asked."""
+    right, asked = make_model(folder / name / "hf", MODELS[name]), {}
+    for key, mutation in pairs_of(name).items():
+        made = right
+        if mutation is not None:
+            made = folder / key
+            expected[key] = mutated(right, made, mutation)
+        asked[key] = {
+            "hf": str(right),
+            "megatron": str(converted(made, folder / f"{key} megatron")),
+            "precision": "bf16",
+        }
+    return asked
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])

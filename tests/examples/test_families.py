@@ -51,6 +51,26 @@ def test_bare_sizes_are_the_familys(
 
 
 @pytest.mark.parametrize("family", SCRIPTS)
+def test_help_is_the_scripts_own(family: str) -> None:
+    """Its name, and a size that it has; and with too few values."""
+    for words, status in ((["--help"], 0), (["dsw"], 2)):
+        done = run(SCRIPTS[family], words, {})
+        said = done.stdout + done.stderr
+        assert done.returncode == status and said.startswith(f"sh {SCRIPTS[family].name} ENV"), said
+        assert all(path.name == SCRIPTS[family].name or path.name not in said for path in SCRIPTS.values())
+    for converter in [CONVERTERS[family]] if family in CONVERTERS else []:
+        assert f"usage: {converter.name} " in run(converter, ["--help"], {}).stdout
+
+
+@pytest.mark.parametrize("family", ["no-family", "$(id)"])
+def test_an_unknown_family_is_refused(family: str) -> None:
+    for script in (SCRIPTS["llama3_1"], CONVERTERS["llama3_1"]):
+        done = run(script, ["--family", family, "8B"], {})
+        assert done.returncode == 2 and "--family" in done.stderr and "qwen3" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("family", SCRIPTS)
 def test_a_bare_size_of_another_family_is_refused(
     family: str, values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
 ) -> None:

@@ -72,7 +72,7 @@ def test_every_value_is_refused_or_arrives_as_it_is(
     seen = tmp_path / "seen"
     catcher = tmp_path / "catcher.sh"
     catcher.write_text(f"env -0 >{shlex.quote(str(seen))}.env; printf '%s\\0' \"$@\" >{shlex.quote(str(seen))}\n")
-    monkeypatch.setattr(slurm, "SCRIPT", catcher)
+    monkeypatch.setattr(slurm, "script_of", lambda model: catcher)
     script = slurm.batch_script(plan, typed, environ)
     options = script.split("\n\n")[1].splitlines()  # sbatch reads them up to the first command
     assert all(re.match(r"#SBATCH (--|\S+$|\")", line) for line in options)

@@ -189,9 +189,12 @@ def test_iterations_are_those_that_megatron_names(tmp_path: Path) -> None:
             {"sliding_window"},
         ),
         ({"hidden_act": "gelu", "rope_theta": "x"}, {"hidden_act", "rope_theta"}),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, {"rope_scaling"}),
     ],
 )
-def test_auto_refuses_what_is_not_trained_here(
+@pytest.mark.parametrize("size", ["auto", "8B"])
+def test_what_is_not_trained_here_is_refused(
+    size: str,
     changes: dict[str, object],
     named: set[str],
     world: Path,
@@ -199,13 +202,13 @@ def test_auto_refuses_what_is_not_trained_here(
     values: Callable[..., list[str]],
     surroundings: Callable[..., dict[str, str]],
 ) -> None:
-    """In the plan, by the key of config.json; not on a rank, 14 s later."""
+    """In the plan, by the key of config.json; not on a rank, 14 s later. Neither size sends people to the other."""
     shutil.copytree(world / "hf-8B", tmp_path / "hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | changes))
-    typed = values(MODEL_SIZE="auto", PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
+    typed = values(MODEL_SIZE=size, PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
     plan, _, problems = make_plan(typed, surroundings(), dry_run=True)
-    assert plan is None
+    assert plan is None and {problem.code for problem in problems} == {"config-refused"}
     found = [str(problem.message.values["what"]) for problem in problems if problem.code == "config-refused"]
     assert {line.removeprefix(f"{tmp_path}/hf/config.json: ").split()[0] for line in found} == named
 
@@ -217,3 +220,24 @@ def test_added_tokens_are_more_vocabulary(world: Path, tmp_path: Path, plan_of: 
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"vocab_size": 128300}))
     plan = plan_of(MODEL_SIZE="8B", PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
     assert (plan.model.name, plan.vocab_size, plan.vocab_rows) == ("8B", 128300, 128384)
+
+
+def test_dropout_is_refused_where_a_run_begins(
+    world: Path,
+    tmp_path: Path,
+    mcore: Callable[..., None],
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    plan_of: Callable[..., Plan],
+) -> None:
+    """Training has none; a run that began before this was asked goes on."""
+    shutil.copytree(world / "hf-8B", tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.1, "resid_pdrop": 0.2}))
+    changes = {"MODEL_SIZE": "8B", "PRETRAIN_CHECKPOINT_PATH": str(tmp_path / "hf"), "OUTPUT_BASEPATH": str(tmp_path)}
+    _, _, problems = make_plan(values(**changes), surroundings(), dry_run=True)
+    assert [(one.code, one.message.values["key"]) for one in problems] == [
+        ("dropout", "attention_dropout"), ("dropout", "resid_pdrop"),
+    ]  # fmt: skip
+    mcore(tmp_path / "checkpoints", "7")
+    assert plan_of(**changes).resume_iteration == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from importlib import import_module
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 
+from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.models import (
     ConfigError,
     ModelConfig,
@@ -110,6 +112,14 @@ def test_the_check_finds_the_familys_classes(family: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_has_a_script_and_no_row_of_padding(family: Any) -> None:
+    """transformers gives the row of pad_token_id no gradient, and some classes have a real token for a default."""
+    assert os.access(REPOSITORY / family.driver, os.X_OK)
+    config = config_of(next(iter(family.sizes.values())))
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (None, None, None)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_what_a_config_leaves_out_is_what_transformers_takes(family: Any) -> None:
     """A config.json with the needed keys alone means the same model here and there."""
     needed = {
@@ -159,7 +169,7 @@ def test_names_are_apart() -> None:
 
 def test_families_of_one_model_type_differ_in_their_sizes_only() -> None:
     """A config.json does not say which of them it is."""
-    named = {"name", "bare_names", "rows", "every_size", "hub_names"}
+    named = {"name", "script", "bare_names", "rows", "every_size", "hub_names"}
     for family in FAMILIES:
         first = family_of(next(iter(family.sizes.values())))
         for field in dataclasses.fields(family):

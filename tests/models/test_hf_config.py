@@ -6,16 +6,21 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from megatron_patch.models import (
     ConfigError,
     RopeScaling,
+    dropout_of,
     families,
     model_as_named,
     model_from_hf_config,
     model_of_size,
     model_to_hf_config,
 )
+from megatron_patch.models.megatron import rope_flags
 
 RIGHT = model_to_hf_config(model_of_size("8B"), dtype="bfloat16")
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -54,6 +59,11 @@ def read(changes: dict[str, Any], base: dict[str, Any] = RIGHT) -> Any:
         ({"rope_scaling": None, "partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters partial"),
         ({"rope_parameters": [5]}, "rope_parameters is [5]; it must be an object"),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": YARN}, "rope_scaling is {'rope_type': 'yarn'"),
+        (
+            {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}, "rope_scaling": None},
+            "rope_theta is 5",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_refused_by_its_key(changes: dict[str, Any], found: str) -> None:
@@ -134,6 +144,24 @@ def test_yarn() -> None:
     written = model_to_hf_config(model, dtype="bfloat16")
     assert written["rope_scaling"] == {**YARN, "beta_fast": 32.0, "beta_slow": 1.0}
     assert model_from_hf_config(written, model.name, model.source) == model
+
+
+def test_dynamic_scaling_begins_beyond_the_context() -> None:
+    """As InternLM3 has it: up to max_position_embeddings it is plain RoPE, and no longer sequence is trained."""
+    model = read({"rope_scaling": {"type": "dynamic", "factor": 6.0}})
+    assert model.context_length == model.max_position_embeddings
+    assert rope_flags(model) == rope_flags(read({"rope_scaling": None}))
+    assert model_to_hf_config(model, dtype="bfloat16")["rope_scaling"] == {"factor": 6.0, "rope_type": "dynamic"}
+    theirs = [LlamaConfig(**{**RIGHT, "rope_scaling": one}) for one in ({"rope_type": "dynamic", "factor": 6.0}, None)]
+    frequencies = [LlamaRotaryEmbedding(config).inv_freq for config in theirs]
+    assert torch.equal(*frequencies)
+
+
+def test_dropout_is_found() -> None:
+    assert dropout_of(RIGHT) == {}
+    assert dropout_of({**RIGHT, "attention_dropout": 0.1, "resid_pdrop": 0, "hidden_dropout": None}) == {
+        "attention_dropout": 0.1
+    }
 
 
 def test_a_named_size_is_held_against_the_config() -> None:

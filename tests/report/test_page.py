@@ -18,9 +18,9 @@ import pytest
 from megatron_patch.charts.lines import round_ticks, smooth, thin, value_range
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import compact
-from megatron_patch.report.collect import collect
+from megatron_patch.report.collect import collect, read_run
 from megatron_patch.report.page import render
-from megatron_patch.report.training import PARTS
+from megatron_patch.report.training import PARTS, driver_command
 
 from .conftest import SCRIPT, metrics, write_check, write_metrics
 
@@ -213,3 +213,21 @@ def test_axes() -> None:
     assert value_range([3.0, 3.0 + 1e-15], False) == pytest.approx((2.7, 3.3))
     assert value_range([0.5, 20.0], True) == (0.1, 100.0)
     assert [compact(v) for v in (0, 0.000125, 2328.4, 614400, 8.03e9)] == ["0", "1.25e-4", "2328", "614k", "8.03G"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "script"),
+    [
+        ("qwen3", "qwen3/run_mcore_qwen3.sh"),
+        ("llama", "llama3_1/run_mcore_llama3_1.sh"),
+        ("of a later version", "llama3_1/run_mcore_llama3_1.sh"),
+    ],
+)
+def test_the_command_is_of_the_models_family(
+    model_type: str, script: str, new_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = new_run(tmp_path / "run")
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["model"]["model_type"] = model_type
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert f"sh examples/{script} dsw " in driver_command(read_run(folder, "run"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from megatron_patch.common.loggers import LOGGERS
 from megatron_patch.launch.cluster.place import GPUS_VARIABLE
-from megatron_patch.launch.command import REPOSITORY, SCRIPT
+from megatron_patch.launch.command import REPOSITORY, script_of
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 
@@ -114,7 +114,7 @@ def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
 
 def _command(plan: Plan, values: Sequence[str]) -> list[str]:
     """The 25 values, from the same working directory. Kubernetes expands $(X) in commands: see `_plain`."""
-    script = Path(plan.variables.k8s_project or REPOSITORY) / SCRIPT.relative_to(REPOSITORY)
+    script = Path(plan.variables.k8s_project or REPOSITORY) / script_of(plan.model).relative_to(REPOSITORY)
     words = ["sh", "-c", 'cd "$0" && exec sh "$@"', str(Path.cwd()), str(script), *values]
     return [_plain(word) for word in words]
 

@@ -18,7 +18,7 @@ from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import SLURM
 from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
-from megatron_patch.launch.command import REPOSITORY, SCRIPT, SECRETS
+from megatron_patch.launch.command import REPOSITORY, SECRETS, script_of
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.variables import Variables
@@ -31,7 +31,7 @@ def batch_script(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) 
     typed = {name: value for name, value in sorted(environ.items()) if name.startswith("MP_") and value}
     lines += ["", *(f"export {name}={shlex.quote(value)}" for name, value in typed.items())]
     words = " ".join(map(shlex.quote, values))
-    return "\n".join([*lines, f"exec sh {shlex.quote(str(SCRIPT))} {words}", ""])
+    return "\n".join([*lines, f"exec sh {shlex.quote(str(script_of(plan.model)))} {words}", ""])
 
 
 def _options(plan: Plan) -> list[str]:
@@ -169,7 +169,7 @@ def lead(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
         asked.append(number)
         step.send_signal(number)
 
-    step = subprocess.Popen([*srun(plan, environ), "sh", str(SCRIPT), *values], env=ours)
+    step = subprocess.Popen([*srun(plan, environ), "sh", str(script_of(plan.model)), *values], env=ours)
     signal.signal(signal.SIGUSR1, pass_on)
     signal.signal(signal.SIGTERM, pass_on)
     status = step.wait()
