@@ -183,7 +183,33 @@ RANK = {"MP_LORA_RANK": "16", "MP_LORA_ALPHA": "32"}
 LORA_8B = replace(LORA, name="", size="8B", start="random", env=RANK, steps=6, seconds=180)
 SFT_8B = replace(PLAIN, name="", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw", seconds=150)
 
+ALL_LOGITS = {"MP_SFT_LOGITS": "all"}
+SFT = replace(PLAIN, seq=4096, micro=2, batch=16, steps=10, sft="raw", seconds=60)
+TOGETHER, APART = "--qkv-rope together", "--qkv-rope apart"
+
 SUITES: dict[str, list[Case]] = {
+    "logits": [  # 4 layers: a quarter of the LM head's share is 8B's; predicted from it
+        replace(SFT, name="sft-all", env=ALL_LOGITS),
+        replace(SFT, name="sft-trained", reference="sft-all"),
+        replace(SFT, name="sft-fp8-all", pr="fp8", env=ALL_LOGITS),
+        replace(SFT, name="sft-fp8-trained", pr="fp8", reference="sft-fp8-all"),
+    ],
+    "logits-full": [
+        replace(SFT, name="8B-sft", size="8B", steps=6, seconds=150),
+        replace(SFT, name="8B-sft-all", size="8B", steps=6, env=ALL_LOGITS, seconds=150),
+        replace(SFT, name="8B-sft-fp8", size="8B", pr="fp8", steps=6, seconds=150),
+        replace(SFT, name="8B-sft-fp8-all", size="8B", pr="fp8", steps=6, env=ALL_LOGITS, seconds=150),
+    ],
+    "rope": [  # split of q, k, v and RoPE: Transformer Engine's kernels, its single one, ours
+        replace(PLAIN, name="rope-apart", megatron=APART, steps=12, seconds=60),
+        replace(PLAIN, name="rope-te-single", megatron=ROPE, reference="rope-apart", steps=12, seconds=60),
+        replace(PLAIN, name="rope-together", megatron=TOGETHER, reference="rope-apart", steps=12, seconds=60),
+        replace(FP8, name="rope-fp8-apart", megatron=APART, steps=12, seconds=60),
+        replace(FP8, name="rope-fp8-together", megatron=TOGETHER, reference="rope-fp8-apart", steps=12, seconds=60),
+        replace(SFT, name="rope-sft-apart", megatron=APART),
+        replace(SFT, name="rope-sft-together", megatron=TOGETHER, reference="rope-sft-apart"),
+        replace(FP8, name="fp8-op-fuser", megatron=FUSER, reference="rope-fp8-apart", steps=12, seconds=60),
+    ],
     "lora": [  # --start: a Hugging Face folder of 8B-L4; beside each the full finetuning that it is a ratio to
         replace(LORA, name="full-4096-bf16"),
         replace(LORA, name="lora-4096-bf16", env=RANK),

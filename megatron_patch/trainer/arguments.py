@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         action="store_true",
         help="rotate queries and keys where they lie in the fused projection (Megatron has no flag for its own field)",
     )
+    group.add_argument(
+        "--qkv-rope",
+        choices=("together", "apart"),
+        default="apart",
+        help="split queries, keys and values and rotate them in one kernel of ours, where it applies, or in several",
+    )
     group.add_argument("--loggers", default="", help="callbacks that log elsewhere, as mlflow,swanlab")
     group.add_argument("--z-loss", type=float, default=0.0, help="weight of the mean of log(sum(exp(logits)))^2")
     add_lora_arguments(parser.add_argument_group(title="megatron_patch, adapters"))

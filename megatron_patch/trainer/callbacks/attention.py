@@ -1,4 +1,5 @@
-"""Which attention kernel Transformer Engine chose, and an end of the run where it is the slow one at long sequences."""
+"""Which attention kernel Transformer Engine chose, an end of the run where it is the slow one at long sequences, and
+whether the split and rotation before it are one kernel."""
 
 from __future__ import annotations
 
@@ -25,3 +26,7 @@ class AttentionChoice(Callback):
             watch_attention(
                 self._rank.screen.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
             )
+            if args.qkv_rope == "together":
+                from megatron_patch.backend.gpu.qkv_rope import split_and_rotate_together
+
+                split_and_rotate_together(self._rank.screen.say)
