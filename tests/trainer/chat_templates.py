@@ -20,8 +20,6 @@ class Chat:
     special: tuple[str, ...]
     bos: str | None
     eos: str
-    system_moves: bool = False
-    """The system prompt stands in the last user turn, so that each turn rewrites the text before it."""
 
     @property
     def plain(self) -> str:
@@ -39,7 +37,8 @@ class Chat:
         file.write_text(re.sub(r'"trim_offsets": *true', '"trim_offsets": false', file.read_text()))
 
 
-# Tokens of Mistral v3: the system prompt stands in the last user turn; answers begin with a space and end with </s>.
+# Tokens of Mistral v3: the system prompt stands in the last user turn, so that each turn rewrites the text before it;
+# answers begin with a space and end with </s>.
 MISTRAL = Chat(
     template="""{{- bos_token -}}
 {%- if messages[0]['role'] == 'system' -%}{%- set system = messages[0]['content'] + '\n\n' -%}
@@ -55,7 +54,6 @@ MISTRAL = Chat(
     special=("[INST]", "[/INST]"),
     bos="<s>",
     eos="</s>",
-    system_moves=True,
 )
 
 # ChatML as Qwen2.5 has it: a system turn of its own where the conversation has none.

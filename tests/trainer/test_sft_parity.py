@@ -42,8 +42,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         folder / "hf", shape, precision="fp32", vocab_size=-(-vocab // 128) * 128, tokenizer=folder / "tokenizer"
     )  # a multiple of 128: rows of padding would be in Megatron's softmax alone
     chance = random.Random(3)
-    system = not getattr(CHATS.get(request.param), "system_moves", False)
-    rows = [{"messages": conversation(chance, turns=1 + i % 3, system=system and i % 2 == 0)} for i in range(SAMPLES)]
+    rows = [{"messages": conversation(chance, turns=1 + i % 3, system=i % 2 == 0)} for i in range(SAMPLES)]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -1,7 +1,7 @@
-"""Is what the row says in what the template rendered? Texts, reasoning, calls with their arguments, tools.
+"""Is what the row says in what the template rendered? Texts, reasoning, calls with their arguments, tools, context.
 
 A template may trim, reorder keys and write JSON in its own way; it may not leave out, in silence, what is to be
-learned.
+learned, nor what it is learned from: system prompts, the user's turns, results of tools.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 from megatron_patch.data.sft.formats import Message
 
 TEXT, REASONING, CALL, ARGUMENTS, TOOL = "text", "reasoning", "tool call", "arguments", "tool"
+SYSTEM, USER, RESULT = "system prompt", "user's text", "tool result"
+CONTEXT = {"system": SYSTEM, "developer": SYSTEM, "user": USER, "tool": RESULT, "ipython": RESULT}
+"""By role of a message."""
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names for a message's reasoning, the one that counts first. Source: transformers' `_REASONING_FIELDS`."""
 _THINK = re.compile(r"(</?think>)")
@@ -25,7 +28,7 @@ class Dropped:
     """Something of the row that is not in the rendering."""
 
     what: str
-    """TEXT, REASONING, CALL, ARGUMENTS or TOOL."""
+    """TEXT, REASONING, CALL, ARGUMENTS, TOOL, SYSTEM, USER or RESULT."""
     message: int | None
     """Number of the message, from 1; None for a tool."""
     shown: str
@@ -64,6 +67,30 @@ def missing(message: Message, number: int, rendered: str) -> list[Dropped]:
             found.append(Dropped(what=ARGUMENTS, message=number, shown=f"{function['name']} {shown}"))
         at = max(end, behind or 0)
     return found
+
+
+TELLING = 16
+"""Characters of a text that is not found elsewhere by chance."""
+
+
+def missing_context(message: Message, number: int, rendered: str, place: tuple[int, int]) -> list[Dropped]:
+    """The text of a message that is not the assistant's, if it is not in the rendering.
+
+    Args:
+        rendered: the whole conversation.
+        place: characters between the assistant's turns before and behind the message. A system prompt, or a text
+            long enough to be told from others, may stand elsewhere: Mistral's templates move the system prompt.
+    """
+    what, text = CONTEXT[message["role"]], message["content"].strip()
+    start, end = (0, len(rendered)) if what == SYSTEM or len(text) >= TELLING else place
+    if not text or rendered.find(text, *place) >= 0 or rendered.find(text, start, end) >= 0:
+        return []
+    escaped = (json.dumps(text, ensure_ascii=ascii_only)[1:-1] for ascii_only in (False, True))
+    if any(rendered.find(form, start, end) >= 0 for form in escaped):
+        return []
+    if "".join(text.split()) in "".join(rendered[start:end].split()):
+        return []
+    return [Dropped(what=what, message=number, shown=_shown(text))]
 
 
 def reasoning_of(message: Message) -> str:

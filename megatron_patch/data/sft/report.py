@@ -8,10 +8,13 @@ from typing import Any
 
 from megatron_patch.common.files import write_json
 from megatron_patch.data.rows import place
-from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, TEXT, TOOL
+from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, RESULT, SYSTEM, TEXT, TOOL, USER
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
-DROPPED = {what: f"{what} left out by the chat template" for what in (TEXT, REASONING, CALL, ARGUMENTS, TOOL)}
+DROPPED = {
+    what: f"{what} left out by the chat template"
+    for what in (TEXT, REASONING, CALL, ARGUMENTS, TOOL, SYSTEM, USER, RESULT)
+}
 """What a row says and its rendering does not."""
 CAUSES = (MALFORMED, EMPTY, *DROPPED.values(), TOO_LONG, NOTHING_TRAINED)
 EARLIER_REASONING = "reasoning of earlier turns left out by the chat template, as is its way"

@@ -28,11 +28,13 @@ import numpy.typing as npt
 from megatron_patch.common.errors import UserError
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.fidelity import (
+    CONTEXT,
     REASONING,
     REASONING_KEYS,
     TOOL,
     Dropped,
     missing,
+    missing_context,
     reasoning_of,
     renamed_tools,
 )
@@ -80,6 +82,8 @@ class Frame:
 
     header: str = ""
     """In front of it: the generation prompt."""
+    lead: str = ""
+    """What the turn itself begins with in front of its text."""
     end: str = ""
     """The special token that ends it."""
     appended: str = ""
@@ -249,12 +253,13 @@ class _Template:
             onwards = self._write(messages, None) if asked == prompted else answered
         except MalformedRow:
             return Frame()
-        _, found, tail = answered.rpartition("zqassistantqz")
+        front, found, tail = answered.rpartition("zqassistantqz")
         end = self.owner._special.search(tail) if found else None
         appended = tail[end.end() :] if end and not onwards.startswith(answered) else ""
         appended = appended if asked.endswith(appended) else ""
         header = prompted[len(asked) :] if prompted.startswith(asked) else ""
-        return Frame(header=header or appended, end=end.group() if end else "", appended=appended)
+        lead = front[len(prompted) :] if found and front.startswith(prompted) else ""
+        return Frame(header=header or appended, lead=lead, end=end.group() if end else "", appended=appended)
 
     def _turns(self, conversation: Conversation, whole: str) -> list[tuple[int, Span]]:
         """Number and place of each assistant message."""
@@ -300,9 +305,29 @@ class _Template:
         behind = self._place(conversation, number + 1, whole) if number + 1 < len(messages) else None
         least = max(least, before[1] if before and before[1] <= place[0] else 0)
         most = behind[0] if behind and behind[0] >= place[1] else len(whole) - len(self.frame.appended)
-        header = whole.rfind(self.frame.header, least, place[0]) if self.frame.header else -1
-        start = header + len(self.frame.header) if header >= 0 else place[0]
-        return start, self._end_behind(whole, place[1], most)
+        return self._start(conversation, number, whole, least, place[0]), self._end_behind(whole, place[1], most)
+
+    def _start(self, conversation: Conversation, number: int, whole: str, least: int, most: int) -> int:
+        """Behind the header; without one, where a call in place of an answer, or the reverse, begins to differ.
+
+        Raises:
+            MalformedRow: a call whose beginning is known by neither.
+        """
+        header = whole.rfind(self.frame.header, least, most) if self.frame.header else -1
+        if header >= 0:
+            return header + len(self.frame.header)
+        messages = list(conversation.messages)
+        messages[number] = _of_the_other_kind(messages[number])
+        try:
+            start = _common(whole, self._write(messages, conversation.tools))
+        except MalformedRow:
+            start = -1
+        if least < start < most:
+            return start
+        if "tool_calls" not in messages[number]:
+            raise MalformedRow(f"the chat template does not let one tell where the calls of message {number + 1} begin")
+        lead = self.frame.lead
+        return most - len(lead) if whole.endswith(lead, least, most) else most
 
     def _end_behind(self, whole: str, at: int, most: int) -> int:
         end = whole.find(self.frame.end, at, most) if self.frame.end else -1
@@ -327,11 +352,18 @@ class _Template:
 
     def _dropped(self, conversation: Conversation, text: str, turns: list[tuple[int, Span]]) -> list[Dropped]:
         found: list[Dropped] = []
-        spans = dict(turns)
+        spans, at = dict(turns), 0
+        starts = [start for number, (start, _) in turns if number >= 0]
         for number, message in enumerate(conversation.messages):
-            if message["role"] == "assistant" and number not in conversation.context:
-                start, end = spans.get(number, (0, len(text)))
-                found += missing(message, number + 1, text[start:end])
+            start, end = spans.get(number, (0, len(text)))
+            if message["role"] in CONTEXT:
+                behind = min((each for each in starts if each >= at), default=len(text))
+                found += missing_context(message, number + 1, text, (at, behind))
+                continue
+            lacks = missing(message, number + 1, text[start:end])
+            is_context = number in conversation.context
+            found += [item for item in lacks if item.what != REASONING] if is_context else lacks
+            at = end if number in spans else at
         reasoning = [item for item in found if item.what == REASONING]
         if reasoning:
             found = [dataclasses.replace(item, by_design=self._by_design(conversation, item)) for item in found]
@@ -396,6 +428,18 @@ def _with_other_words(message: Message) -> Message:
         function = {"name": OTHER_WORDS, "arguments": {OTHER_WORDS: OTHER_WORDS}}
         changed["tool_calls"] = [{**call, "function": function} for call in calls]
     return changed
+
+
+def _of_the_other_kind(message: Message) -> Message:
+    """A call where it is an answer, an answer where it is a call."""
+    if message.get("tool_calls"):
+        return {"role": message["role"], "content": OTHER_WORDS}
+    function = {"name": OTHER_WORDS, "arguments": {OTHER_WORDS: OTHER_WORDS}}
+    return {
+        "role": message["role"],
+        "content": "",
+        "tool_calls": [{"type": "function", "id": "0" * 9, "function": function}],
+    }
 
 
 def _common(left: str, right: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, TEXT, TOOL, missing
+from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, RESULT, SYSTEM, TEXT, TOOL, USER, missing
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
 from megatron_patch.data.sft.template import ChatTemplate, one_by_one
 
@@ -138,12 +138,38 @@ def test_tools_that_vanish_though_they_are_called() -> None:
     assert dropped(blind, calling({"a": 2}), [tool, tool["function"]]) == [(TOOL, None, False)] * 2
 
 
-def test_context_may_be_left_out() -> None:
+def test_a_turn_of_weight_0_is_not_trained_and_not_left_out() -> None:
     cut = CHATML.replace("m['content'] +", "m['content'][:3] +")
     conversation = Conversation(messages=chat("a", "long answer", "c", "d"), context=frozenset((1,)))
     rendered = template(cut).render(conversation)
-    assert not rendered.dropped
+    assert [(item.what, item.message) for item in rendered.dropped] == [(TEXT, 2)]
     assert [rendered.text[start:end] for start, end in rendered.spans] == ["d<|im_end|>"]
+
+
+RESULTS = calling({"a": 2})
+RESULTS[2]["content"] = '{"sum": "4\né"}'
+
+
+def test_context_that_vanishes() -> None:
+    system = {"role": "system", "content": "Be kind."}
+    no_system = CHATML.replace("in messages %}", "in messages if m.role != 'system' %}")
+    assert dropped(no_system, [system, *chat("a", "b")]) == [(SYSTEM, 1, False)]
+    assert dropped(no_system, [{"role": "system", "content": " "}, *chat("a", "b")]) == []
+    no_users = CHATML.replace("m['content'] +", "(m['content'] if m.role == 'assistant' else '') +")
+    assert dropped(no_users, chat("1", "not 1 or 2", "2", "3")) == [(USER, 1, False), (USER, 3, False)], "not elsewhere"
+    called = CALLS.replace("CALL", WRITTEN["JSON"])
+    assert dropped(called.replace("in messages %}", "in messages if m.role != 'tool' %}"), RESULTS) == [
+        (RESULT, 3, False)
+    ]
+
+
+@pytest.mark.parametrize("how", ["m.content", "m.content | tojson", "m.content | tojson(ensure_ascii=true)"])
+def test_results_of_tools_are_written_in_many_ways(how: str) -> None:
+    called = CALLS.replace("CALL", WRITTEN["JSON"])
+    written = called.replace("{{ m.content or '' }}", "{{ (HOW) if m.role == 'tool' else m.content or '' }}")
+    assert dropped(written.replace("HOW", how), RESULTS) == []
+    moved = "{% for m in messages if m.role == 'system' %}{{ m.content | indent }}{% endfor %}" + CHATML
+    assert dropped(moved, [*chat("a", "b"), {"role": "system", "content": "Be\nkind."}]) == []
 
 
 def test_tool_use_is_taken_where_there_are_tools() -> None:

@@ -178,3 +178,34 @@ def test_llama3_1s_template_where_the_tokenizer_has_none(tokenizer_folder: Path,
     config["chat_template"] = [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     assert load_chat_tokenizer(folder).chat_templates == {"default": "A", "tool_use": "B"}
+
+
+SYSTEM_MOVES = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}"
+    "{{ '[INST] ' + (system + '\n\n' if loop.last or loop.revindex == 2 else '') + m.content + ' [/INST]' }}"
+    "{% elif m.tool_calls %}CALLS{% else %}{{ ' ' + m.content | trim + '</s>' }}{% endif %}{% endfor %}"
+)
+"""As Mistral's: the system prompt stands in the last user turn, and nothing tells an answer's beginning."""
+CALLS = "{{ '[TOOL_CALLS] [{\"name\": \"' + m.tool_calls[0].function.name + '\"}]</s>' }}"
+
+
+def test_the_space_of_earlier_answers_where_the_system_prompt_moves() -> None:
+    messages = [{"role": "system", "content": "Be kind."}, *chat("one", "first", "two", " second ", "three", "third")]
+    for calls in (CALLS, "{{ raise_exception('no calls here') }}", ""):
+        template = with_template(SYSTEM_MOVES.replace("CALLS", calls))
+        assert assistant_texts(template, messages) == [" first</s>", " second</s>", " third</s>"]
+
+
+def test_the_beginning_of_earlier_calls_where_the_system_prompt_moves() -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {}}}
+    messages = [{"role": "system", "content": "Be kind."}, *chat("one", "first", "two", "second")]
+    messages[2] = {"role": "assistant", "content": "", "tool_calls": [call]}
+    template = with_template(SYSTEM_MOVES.replace("CALLS", CALLS))
+    assert assistant_texts(template, messages) == ['[TOOL_CALLS] [{"name": "look"}]</s>', " second</s>"]
+    calls_only = "{% if not m.tool_calls %}{{ raise_exception('calls only') }}{% endif %}" + CALLS
+    strict = SYSTEM_MOVES.replace("CALLS", calls_only).replace(
+        "{{ ' ' + m.content | trim", "{{ 1/0 if m.content != 'second' }}{{ ' ' + m.content | trim"
+    )
+    with pytest.raises(MalformedRow, match="does not let one tell where the calls of message 3 begin"):
+        with_template(strict).render(Conversation(messages=messages))
