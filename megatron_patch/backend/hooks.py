@@ -104,8 +104,13 @@ def observe(observer: Observer) -> None:
         observer.step(_measure(training, watch, loss_dict, *args, **kwargs))
         return original(loss_dict, *args, **kwargs)
 
-    @wrap(training, "save_checkpoint_and_time", why="0.19.2 tells nobody that training goes on after a checkpoint")
+    why = "0.19.2 tells nobody that training goes on after a checkpoint, and saves twice where the batch grows"
+
+    @wrap(training, "save_checkpoint_and_time", why=why)
     def save(original: Callable[..., Any], iteration: int, *args: Any, **kwargs: Any) -> Any:
+        if iteration == watch.saved:
+            return None
+        watch.saved = iteration
         result = original(iteration, *args, **kwargs)
         observer.saved(iteration)
         return result
@@ -125,6 +130,8 @@ def _tell_when_done(training: Any, name: str, part: str, observer: Observer) -> 
 class _StepWatch:
     lr: float | None = None
     started: float = 0.0
+    saved: int | None = None
+    """Newest iteration that was saved."""
 
 
 def _measure(

@@ -121,30 +121,60 @@ def parallel_flags(plan: Plan) -> Flags:
     return [*flags, *passed(plan, "distributed_timeout_minutes")]
 
 
-@emits("--global-batch-size --micro-batch-size --seq-length --train-iters", passes=("seed",))
+@emits(
+    "--eval-global-batch-size --global-batch-size --micro-batch-size --seq-length --step-batch-size-schedule "
+    "--train-iters --train-samples",
+    passes=("seed",),
+)
 def batch_flags(plan: Plan) -> Flags:
-    """Batch, length and seed."""
-    config = plan.config
-    return [
-        *("--micro-batch-size", str(config.batch_size), "--global-batch-size", str(config.global_batch_size)),
-        *("--seq-length", str(config.seq_len), "--train-iters", str(plan.schedule.train_iters)),
-        *passed(plan, "seed"),
-    ]
+    """Batch, length and seed. Where the batch grows Megatron counts samples, and knows no global batch."""
+    config, schedule = plan.config, plan.schedule
+    flags = ["--micro-batch-size", str(config.batch_size)]
+    if grows(plan):
+        stages = ",".join(f"{stage.start * config.seq_len}:{stage.batch}" for stage in schedule.batches.stages)
+        flags += ["--step-batch-size-schedule", stages, "--eval-global-batch-size", str(config.global_batch_size)]
+        length = ["--train-samples", str(schedule.samples)]
+    else:
+        flags += ["--global-batch-size", str(config.global_batch_size)]
+        length = ["--train-iters", str(schedule.train_iters)]
+    return [*flags, "--seq-length", str(config.seq_len), *length, *passed(plan, "seed")]
+
+
+def grows(plan: Plan) -> bool:
+    """Whether the batch is scheduled (MP_BATCH_SCHEDULE)."""
+    return plan.variables.batch_schedule is not None
+
+
+RATE = (
+    "--lr --lr-decay-iters --lr-decay-samples --lr-warmup-iters --lr-warmup-samples --lr-wsd-decay-iters "
+    "--lr-wsd-decay-samples --lr-wsd-decay-style --min-lr"
+)
+"""What `rate_flags` may give."""
+
+
+def rate_flags(plan: Plan) -> Flags:
+    """The learning rate; Megatron's decay includes the warm-up."""
+    config, schedule, rate = plan.config, plan.schedule, plan.schedule.rate
+    flags = ["--lr", repr(config.lr), "--min-lr", repr(config.min_lr), *passed(plan, "lr_decay_style")]
+    unit, decay, warmup, wsd = "iters", schedule.decay_iters, schedule.warmup_iters, schedule.wsd_iters
+    if grows(plan):
+        unit, decay, warmup, wsd = "samples", rate.decay, rate.warmup, rate.wsd
+    flags += [f"--lr-decay-{unit}", str(decay), f"--lr-warmup-{unit}", str(warmup)]
+    if rate.style == "WSD":
+        flags += [f"--lr-wsd-decay-{unit}", str(wsd), "--lr-wsd-decay-style", rate.wsd_style]
+    return flags
 
 
 @emits(
-    "--dist-ckpt-optim-fully-reshardable --exp-avg-dtype --exp-avg-sq-dtype --lr --lr-decay-iters --lr-decay-style "
-    "--lr-warmup-iters --main-grads-dtype --min-lr --optimizer --optimizer-cpu-offload --optimizer-offload-fraction "
-    "--overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce --overlap-param-gather --use-distributed-optimizer "
-    "--use-precision-aware-optimizer",
-    passes=("weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps"),
+    "--dist-ckpt-optim-fully-reshardable --exp-avg-dtype --exp-avg-sq-dtype --main-grads-dtype --optimizer "
+    "--optimizer-cpu-offload --optimizer-offload-fraction --overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce "
+    f"--overlap-param-gather --use-distributed-optimizer --use-precision-aware-optimizer {RATE}",
+    passes=("lr_decay_style", "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps"),
 )
 def optimizer_flags(plan: Plan) -> Flags:
-    """AdamW with a cosine; Megatron's decay includes the warm-up."""
-    config, schedule = plan.config, plan.schedule
-    flags = ["--optimizer", "adam", "--lr", repr(config.lr), "--min-lr", repr(config.min_lr)]
-    flags += ["--lr-decay-style", "cosine", "--lr-decay-iters", str(schedule.decay_iters)]
-    flags += ["--lr-warmup-iters", str(schedule.warmup_iters)]
+    """AdamW, and how its state is kept."""
+    config = plan.config
+    flags = ["--optimizer", "adam", *rate_flags(plan)]
     flags += passed(plan, "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps")
     if config.do:
         # Any later layout can load it; the default restores step 0 at another one without a word.
@@ -381,10 +411,9 @@ GROUPS: tuple[Group, ...] = (
 
 FIXED = frozenset(
     """
-    --async-save --encoder-num-layers --encoder-seq-length --exit-on-missing-checkpoint --lr-decay-samples
-    --lr-warmup-fraction --lr-warmup-samples --make-vocab-size-divisible-by --mock-data --no-save-optim
-    --no-save-rng --rampup-batch-size --skip-train --test-data-path --train-samples --use-checkpoint-args
-    --vocab-size
+    --async-save --encoder-num-layers --encoder-seq-length --exit-on-missing-checkpoint --lr-warmup-fraction
+    --make-vocab-size-divisible-by --mock-data --no-save-optim --no-save-rng --rampup-batch-size --skip-train
+    --test-data-path --use-checkpoint-args --vocab-size
     """.split()  # noqa: SIM905
 )
 """Flags that no plan gives and that would turn a plan into something else."""

@@ -26,7 +26,8 @@ from megatron_patch.launch.memory import (
     estimate,
     save_bytes,
 )
-from megatron_patch.launch.plan import Earlier, Plan, Schedule, count_iterations
+from megatron_patch.launch.plan import Earlier, Plan
+from megatron_patch.launch.schedule import Schedule, count_iterations, make_rate, wsd_iterations
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
 from megatron_patch.peft.settings import LoraSettings, default_alpha, parse_targets
@@ -130,21 +131,34 @@ def balances(variables: Variables, device: str) -> bool:
 
 
 def _schedule(config: RunConfig, variables: Variables, facts: Mapping[str, Any]) -> Schedule:
-    batch = (config.sft, config.global_batch_size, config.seq_len)
+    batch = (config.sft, facts["batches"], config.seq_len)
     train, train_words = count_iterations(config.train_tokens_or_iters, *batch)
     warmup, warmup_words = count_iterations(config.warmup_tokens_or_iters, *batch)
+    decay = variables.lr_decay_iters or train
     validates = facts["valid_data"] is not None or variables.split is not None
     interval, evaluations = validation(train, variables.eval_interval, variables.eval_iters)
     return Schedule(
         train_iters=train,
         warmup_iters=warmup,
-        decay_iters=variables.lr_decay_iters or train,
+        decay_iters=decay,
+        wsd_iters=wsd_iterations(variables.lr_decay_style, variables.lr_wsd_decay_iters, decay),
         tokens_per_iteration=config.global_batch_size * config.seq_len,
         micro_batches=facts["micro_batches"],
         eval_interval=interval,
         eval_iters=evaluations if validates else 0,
         save_interval=config.save_interval,
         arithmetic=(train_words, warmup_words),
+        batches=facts["batches"],
+        rate=make_rate(
+            facts["batches"],
+            peak=config.lr,
+            floor=config.min_lr,
+            warmup=warmup,
+            decay=decay,
+            style=variables.lr_decay_style,
+            wsd=variables.lr_wsd_decay_iters,
+            wsd_style=variables.lr_wsd_decay_style,
+        ),
     )
 
 

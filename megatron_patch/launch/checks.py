@@ -33,9 +33,9 @@ from megatron_patch.launch.layout import (
     valid_tensor_parallel,
 )
 from megatron_patch.launch.memory import gigabytes
-from megatron_patch.launch.plan import count_iterations
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import STEPS, Step, finds, found_by, in_order
+from megatron_patch.launch.schedule import Batches, constant, count_iterations, read_stages, wsd_iterations
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
 
@@ -86,22 +86,48 @@ def check_chunks(
         yield "chunks", chunks
 
 
+@finds("batches")
+def find_batches(*, global_batch_size: int, seq_len: int, sft: bool, mp_batch_schedule: str | None) -> Step:
+    """One batch, or several that follow each other; GLOBAL_BATCH_SIZE is the last, and 0.19.2 lets them only grow."""
+    if mp_batch_schedule is None:
+        yield "batches", constant(global_batch_size)
+        return
+    batches = read_stages(mp_batch_schedule, sft=sft, seq_len=seq_len)
+    stages = batches.stages
+    sizes, starts = [stage.batch for stage in stages], [stage.start for stage in stages]
+    if sizes[-1] != global_batch_size:
+        yield Problem("stages-last", "MP_BATCH_SCHEDULE", "GLOBAL_BATCH_SIZE", last=sizes[-1])
+    if sizes != sorted(set(sizes)):
+        yield Problem("stages-grow", "MP_BATCH_SCHEDULE", sizes=sizes)
+    if len(set(starts)) < len(starts):
+        yield Problem("stages-within-a-sequence", "MP_BATCH_SCHEDULE", "SEQ_LEN", length=seq_len)
+    yield "batches", batches
+
+
 @finds("micro_batches")
-def check_batch(*, global_batch_size: int, batch_size: int, dp: int) -> Step:
-    """An iteration is a whole number of micro batches on every data-parallel rank."""
-    step = batch_size * dp
-    if global_batch_size % step:
-        values = {"batch_size": batch_size, "dp": dp, "multiple": step}
-        yield Problem("batch-multiple", "GLOBAL_BATCH_SIZE", "BATCH_SIZE", **values)
-    else:
-        yield "micro_batches", global_batch_size // step
+def check_batch(*, batches: Batches, batch_size: int, dp: int, mp_batch_schedule: str | None) -> Step:
+    """An iteration is a whole number of micro batches on every data-parallel rank; in every stage."""
+    step, sizes = batch_size * dp, [stage.batch for stage in batches.stages]
+    name = "MP_BATCH_SCHEDULE" if mp_batch_schedule else "GLOBAL_BATCH_SIZE"
+    wrong = [number for number, size in enumerate(sizes, 1) if size % step]
+    values = {"batch_size": batch_size, "dp": dp, "multiple": step}
+    for number in wrong:
+        staged = {"number": number, "size": sizes[number - 1]}
+        code = "batch-stage-multiple" if mp_batch_schedule else "batch-multiple"
+        yield Problem(code, name, "BATCH_SIZE", **values, **(staged if mp_batch_schedule else {}))
+    if not wrong:
+        yield "micro_batches", sizes[-1] // step
 
 
-def check_interleaving(*, micro_batches: int, pp: int, chunks: int, mp_vp: int | None) -> Step:
+def check_interleaving(
+    *, micro_batches: int, batches: Batches, batch_size: int, dp: int, pp: int, chunks: int, mp_vp: int | None
+) -> Step:
     """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
-    if chunks > 1 and micro_batches % pp:
+    counts = [stage.batch // (batch_size * dp) for stage in batches.stages]
+    wrong = [count for count in counts if count % pp]
+    if chunks > 1 and wrong:
         name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
-        yield Problem("vp-micro-batches", name, "GLOBAL_BATCH_SIZE", "PP", micro_batches=micro_batches)
+        yield Problem("vp-micro-batches", name, "GLOBAL_BATCH_SIZE", "PP", micro_batches=wrong[0])
 
 
 def check_sequence(*, seq_len: int, cp: int) -> Step:
@@ -136,29 +162,39 @@ def check_rates(*, lr: float, min_lr: float) -> Step:
         yield Problem("rates", "MIN_LR", "LR", lr=lr)
 
 
+@finds("warmup", "decay_end")
 def check_schedule(
     *,
     train_tokens_or_iters: int,
     warmup_tokens_or_iters: int,
     sft: bool,
-    global_batch_size: int,
+    batches: Batches,
     seq_len: int,
     mp_lr_decay_iters: int | None,
 ) -> Step:
     """At least one iteration, and the warm-up inside."""
-    train, words = count_iterations(
-        train_tokens_or_iters, sft=sft, global_batch_size=global_batch_size, seq_len=seq_len
-    )
-    warmup, warmup_words = count_iterations(
-        warmup_tokens_or_iters, sft=sft, global_batch_size=global_batch_size, seq_len=seq_len
-    )
+    train, words = count_iterations(train_tokens_or_iters, sft, batches, seq_len)
+    warmup, warmup_words = count_iterations(warmup_tokens_or_iters, sft, batches, seq_len)
     if train == 0:
         names = ("TRAIN_TOKENS_OR_ITERS", "GLOBAL_BATCH_SIZE", "SEQ_LEN")
-        yield Problem("no-iteration", *names, arithmetic=words, tokens=global_batch_size * seq_len)
+        yield Problem("no-iteration", *names, arithmetic=words, tokens=batches.stages[0].batch * seq_len)
     elif warmup >= (mp_lr_decay_iters or train):
         end = "MP_LR_DECAY_ITERS" if mp_lr_decay_iters else "TRAIN_TOKENS_OR_ITERS"
         values = {"warmup": warmup_words, "train": words, "limit": mp_lr_decay_iters or train}
         yield Problem("warmup-too-long", "WARMUP_TOKENS_OR_ITERS", end, **values)
+    else:
+        yield "warmup", warmup
+        yield "decay_end", mp_lr_decay_iters or train
+
+
+def check_decay(*, warmup: int, decay_end: int, mp_lr_decay_style: str, mp_lr_wsd_decay_iters: int | None) -> Step:
+    """The decay of WSD begins after the warm-up, whose length gives the inverse square root its scale."""
+    wsd = wsd_iterations(mp_lr_decay_style, mp_lr_wsd_decay_iters, decay_end)
+    if wsd > decay_end - warmup:
+        names = ("MP_LR_WSD_DECAY_ITERS", "WARMUP_TOKENS_OR_ITERS")
+        yield Problem("wsd-too-long", *names, wsd=wsd, end=decay_end, warmup=warmup, most=decay_end - warmup)
+    if mp_lr_decay_style == "inverse-square-root" and warmup == 0:
+        yield Problem("inverse-root-needs-warmup", "MP_LR_DECAY_STYLE", "WARMUP_TOKENS_OR_ITERS")
 
 
 def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chunks: int, mp_ac_layers: int) -> Step:
@@ -446,6 +482,7 @@ CHECKS = in_order(
     check_tensor_parallel,
     check_pipeline_parallel,
     check_chunks,
+    find_batches,
     check_batch,
     check_interleaving,
     check_sequence,
@@ -454,6 +491,7 @@ CHECKS = in_order(
     check_padding,
     check_rates,
     check_schedule,
+    check_decay,
     check_activations,
     check_optimizer_offload,
     check_precision,

@@ -117,9 +117,18 @@ def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Varia
         if not variable.matters or variable.name not in environment.inherited or value == variable.default:
             continue
         name, *active = variable.matters
-        now = plan.device if name == "DEVICE" else shown(getattr(plan.config, name.lower()))
+        now = _value_of(plan, name)
         if now not in active:
             yield variable, value, (name, now)
+
+
+def _value_of(plan: Plan, name: str) -> str:
+    """Of DEVICE, a variable or a position, as it is typed."""
+    if name == "DEVICE":
+        return plan.device
+    if name.startswith("MP_"):
+        return shown(getattr(plan.variables, name.removeprefix("MP_").lower()))
+    return shown(getattr(plan.config, name.lower()))
 
 
 def _optimizer_notes(plan: Plan) -> Iterator[Message]:

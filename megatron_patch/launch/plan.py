@@ -15,48 +15,10 @@ from megatron_patch.launch.inputs import Corpus, Tokenizer
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import Memory, Precision
 from megatron_patch.launch.problems import driver_wording
+from megatron_patch.launch.schedule import Schedule
 from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How long the run is; all counts in iterations unless said otherwise."""
-
-    train_iters: int
-    warmup_iters: int
-    """Linear from 0; inside the decay, which Megatron counts from iteration 0."""
-    decay_iters: int
-    """End of the cosine: the last iteration."""
-    tokens_per_iteration: int
-    micro_batches: int
-    """Forward and backward passes of one rank in one iteration."""
-    eval_interval: int
-    eval_iters: int
-    """0 = no validation."""
-    save_interval: int
-    arithmetic: tuple[Message, ...]
-    """How the counts came about, for the plan."""
-
-    def saves(self, done: int = 0) -> int:
-        """Checkpoints that are written after `done` iterations: one in each interval, and the last."""
-        inside = self.train_iters // self.save_interval - done // self.save_interval
-        return inside + (self.train_iters % self.save_interval > 0)
-
-
-def count_iterations(value: int, sft: bool, global_batch_size: int, seq_len: int) -> tuple[int, Message]:
-    """Turn TRAIN_ or WARMUP_TOKENS_OR_ITERS into iterations.
-
-    Returns:
-        Iterations, rounded down; and the arithmetic in words.
-    """
-    if sft:
-        return value, Message("count-sft", value=value)
-    tokens = global_batch_size * seq_len
-    iterations, left = divmod(value, tokens)
-    values = {"value": value, "batch": global_batch_size, "length": seq_len, "iterations": iterations}
-    return iterations, Message("count-tokens-left", **values, left=left) if left else Message("count-tokens", **values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
+from megatron_patch.launch.schedule import Schedule
 from megatron_patch.launch.step_time import time_of_plan
 from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import default_family, families, sizes
@@ -205,14 +206,47 @@ def _schedule_rows(plan: Plan) -> Iterator[Row]:
     yield "row-training", train
     yield "row-warmup", warmup
     rate = "rate-warmup" if schedule.warmup_iters else "rate"
-    yield "row-rate", Message(rate, lr=config.lr, min_lr=config.min_lr, end=schedule.decay_iters)
-    values = {"sequences": config.global_batch_size, "length": config.seq_len, "tokens": schedule.tokens_per_iteration}
-    micro = {"micro_batches": schedule.micro_batches, "micro": config.batch_size, "dp": plan.layout.dp}
-    yield "row-batch", Message("batch", **values, **micro)
+    yield "row-rate", Message(rate, lr=config.lr, curve=_curve(plan))
+    yield "", Message("rate-values", values=[Message("rate-value", **value) for value in _rates(schedule)])
+    yield from _batch_rows(plan)
     if schedule.eval_iters:
         values = {"iterations": schedule.eval_iters, "interval": schedule.eval_interval}
         yield "row-validation", Message("validation", **values)
     yield "row-saving", Message("saving", interval=schedule.save_interval)
+
+
+def _curve(plan: Plan) -> Message:
+    """What the learning rate does after the warm-up."""
+    schedule, rate = plan.schedule, plan.schedule.rate
+    end = schedule.decay_iters
+    return {
+        "cosine": Message("curve-cosine", min_lr=rate.floor, end=end),
+        "linear": Message("curve-linear", min_lr=rate.floor, end=end),
+        "constant": Message("curve-constant"),
+        "inverse-square-root": Message("curve-inverse-root", min_lr=rate.floor),
+        "WSD": Message("curve-wsd", start=end - schedule.wsd_iters, style=rate.wsd_style, min_lr=rate.floor, end=end),
+    }[rate.style]
+
+
+def _rates(schedule: Schedule) -> Iterator[dict[str, object]]:
+    """The learning rate of a few iterations: the first, where the curve bends, in the middle, the last."""
+    last = schedule.train_iters
+    bends = {1, schedule.warmup_iters + 1, schedule.decay_iters - schedule.wsd_iters + 1, schedule.decay_iters + 1}
+    for iteration in sorted({at for at in {*bends, (last + 1) // 2, last} if 1 <= at <= last}):
+        yield {"iteration": iteration, "rate": schedule.rate_of(iteration)}
+
+
+def _batch_rows(plan: Plan) -> Iterator[Row]:
+    """The batch; where it grows a line for each of its stages."""
+    config, schedule = plan.config, plan.schedule
+    first = [0, *schedule.batches.changes()]
+    several = len(first) > 1
+    for number, start in enumerate(first):
+        size = schedule.batches.batch_after(schedule.batches.samples(start))
+        values = {"sequences": size, "length": config.seq_len, "tokens": size * config.seq_len}
+        micro = {"micro_batches": size // (config.batch_size * plan.layout.dp), "micro": config.batch_size}
+        said = Message("batch", **values, **micro, dp=plan.layout.dp)
+        yield "" if number else "row-batch", Message("batch-from", iteration=start + 1, batch=said) if several else said
 
 
 def _data_rows(plan: Plan) -> Iterator[Row]:
@@ -231,7 +265,7 @@ def _training_data(plan: Plan) -> Message:
     if plan.config.sft or any(one.tokens is None or one.weight is not None for one in plan.train_data):
         return as_it_is(data)
     tokens = sum(one.tokens or 0 for one in plan.train_data)
-    wanted = plan.schedule.train_iters * plan.schedule.tokens_per_iteration
+    wanted = plan.schedule.samples * plan.config.seq_len
     return Message("data-read", data=data, tokens=tokens, times=wanted / tokens)
 
 
@@ -271,7 +305,8 @@ def _time_rows(plan: Plan) -> Iterator[Row]:
     if predicted is None:
         return
     step, schedule = predicted.total, plan.schedule
-    hours = step * (schedule.train_iters - (plan.resume_iteration or 0)) / 3600
+    left = schedule.samples - schedule.batches.samples(plan.resume_iteration or 0)
+    hours = step * left / schedule.samples_per_iteration / 3600
     rate = schedule.tokens_per_iteration / step / plan.layout.world_size
     yield "row-time", Message("time", step=f"{step:.3g}", rate=f"{rate:,.0f}", hours=f"{hours:.1f}")
 

@@ -13,11 +13,11 @@ from megatron_patch.common.stored_chunks import find_structural_damage, is_reser
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.schedule import of_values
 from megatron_patch.models import ModelConfig, differences, model_from_dict
 
 FIXED = {
     "MODEL_SIZE": Message("fixed-model"),
-    "GLOBAL_BATCH_SIZE": Message("fixed-count"),
     "SEQ_LEN": Message("fixed-count"),
     "LR": Message("fixed-lr"),
     "MIN_LR": Message("fixed-lr"),
@@ -40,6 +40,10 @@ FIXED = {
 REMARKS = {
     "TRAIN_TOKENS_OR_ITERS": Message("changed-train"),
     "WARMUP_TOKENS_OR_ITERS": Message("changed-warmup"),
+    "MP_LR_DECAY_ITERS": Message("changed-warmup"),
+    "MP_LR_DECAY_STYLE": Message("changed-warmup"),
+    "MP_LR_WSD_DECAY_ITERS": Message("changed-warmup"),
+    "MP_LR_WSD_DECAY_STYLE": Message("changed-warmup"),
     "DATASET_PATH": Message("changed-data"),
     "MP_SEED": Message("changed-seed"),
     "TP": Message("changed-layout"),
@@ -132,7 +136,41 @@ def compare_values(
             notes.append(Message("changed-remark", **told, remark=REMARKS[name]))
         else:
             notes.append(Message("changed", **told))
-    return problems, notes
+    return [*problems, *_compare_batches(earlier.iteration, before, values)], [
+        *notes,
+        *_jump(earlier.iteration, before, values),
+    ]
+
+
+def _compare_batches(done: int, before: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:
+    """Batches of the past: data position and schedule count in them. Those of the future may be others."""
+    try:
+        (old, _), (new, _) = of_values(before), of_values(values)
+    except (KeyError, TypeError):
+        return
+    seen = old.samples(done)
+    if (old.until(seen), seen) == (new.until(seen), new.samples(done)):
+        return
+    sft, seq_len, last = values["SFT"], values["SEQ_LEN"], values["GLOBAL_BATCH_SIZE"]
+    past = [(stage.start * seq_len, stage.batch) for stage in old.until(seen)]
+    if sft:
+        past = [(start, stage.batch) for start, stage in zip([0, *old.changes()], old.until(seen), strict=False)]
+    past += [(done if sft else seen * seq_len, last)] if last > past[-1][1] else []
+    grown = ",".join(f"{start}:{batch}" for start, batch in past)
+    names = [name for name in ("GLOBAL_BATCH_SIZE", "MP_BATCH_SCHEDULE") if before.get(name) != values[name]]
+    shown_before = _shown(before.get(names[0])) if names else ""
+    yield Problem("batches-of-the-past", *names, before=shown_before, done=done, grown=grown)
+
+
+def _jump(done: int, before: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Message]:
+    """The learning rate of the next iteration, where another schedule makes it another."""
+    try:
+        (batches, old), (_, new) = of_values(before), of_values(values)
+    except (KeyError, TypeError):
+        return
+    rates = old.after(batches.samples(done)), new.after(batches.samples(done))
+    if abs(rates[0] - rates[1]) > 1e-6 * max(rates):
+        yield Message("rate-jumps", iteration=done + 1, before=rates[0], now=rates[1])
 
 
 def _compare_model(plan: PlanRecord, model: ModelConfig, vocab_rows: int) -> list[Problem]:
@@ -167,7 +205,9 @@ TOLD = (
     "DATASET_PATH",
     "TRAIN_TOKENS_OR_ITERS",
     "WARMUP_TOKENS_OR_ITERS",
+    "MP_BATCH_SCHEDULE",
     "MP_LR_DECAY_ITERS",
+    "MP_LR_DECAY_STYLE",
     "MP_SEED",
     "MP_SPLIT",
 )

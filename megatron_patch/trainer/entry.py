@@ -139,7 +139,7 @@ def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
     for line in summary_lines(args, rank.device):
         rank.screen.say(line)
     if _is_finished(args):
-        rank.screen.say(f"finished: all {args.train_iters} iterations are done, nothing to train")
+        rank.screen.say(f"finished: all {args.ckpt_step} iterations are done, nothing to train")
         return
     config = pretrain_cfg_container_from_args(args, _model_config(args, callbacks))
     provider = _sft_provider(args, rank) if args.sft_data else provide_datasets
@@ -185,7 +185,9 @@ def _model_config(args: Any, callbacks: Callbacks) -> Any:
 
 
 def _is_finished(args: Any) -> bool:
-    return bool(args.load and not args.finetune and args.ckpt_step and args.ckpt_step >= args.train_iters)
+    from megatron_patch.trainer.summary import total_iterations
+
+    return bool(args.load and not args.finetune and args.ckpt_step and args.ckpt_step >= total_iterations(args))
 
 
 def _after_construction(args: Any, callbacks: Callbacks, model_chunks: list[Any]) -> list[Any]:

@@ -51,6 +51,7 @@ def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, An
         "lr": step.lr,
         "grad_norm": step.grad_norm,
         "tokens": step.consumed_samples * seq_length,
+        "batch": step.batch_samples,
         "step_ms": step.seconds * 1e3,
         "tokens_per_s_per_gpu": step.batch_samples * seq_length / step.seconds / world_size,
         "tflops_per_gpu": step.flops / step.seconds / world_size / 1e12,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.launch.schedule import Batches, constant, read_stages
 from megatron_patch.models.megatron import model_of_arguments
 
 
@@ -59,11 +60,29 @@ def describe_layout(args: Any) -> str:
 
 def describe_schedule(args: Any) -> str:
     """Batch, sequence and number of iterations."""
+    if args.step_batch_size_schedule:
+        sizes = " then ".join(str(stage.batch) for stage in batches_of(args).stages)
+        return (
+            f"{total_iterations(args)} iterations of {sizes} x {args.seq_length} = "
+            f"{args.train_samples * args.seq_length:,} tokens in all, micro batch {args.micro_batch_size}"
+        )
     tokens = args.global_batch_size * args.seq_length
     return (
         f"{args.train_iters} iterations of {args.global_batch_size} x {args.seq_length} = {tokens:,} tokens, "
         f"micro batch {args.micro_batch_size}"
     )
+
+
+def batches_of(args: Any) -> Batches:
+    """The batch of each iteration."""
+    if args.step_batch_size_schedule:
+        return read_stages(args.step_batch_size_schedule, sft=False, seq_len=args.seq_length)
+    return constant(args.global_batch_size)
+
+
+def total_iterations(args: Any) -> int:
+    """Of the whole run; where the batch grows Megatron counts them only when it makes its scheduler."""
+    return int(args.train_iters or batches_of(args).iterations(args.train_samples))
 
 
 def describe_start(args: Any) -> str:

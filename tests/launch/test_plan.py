@@ -17,17 +17,18 @@ from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.build_plan import validation
 from megatron_patch.launch.command import build_command
-from megatron_patch.launch.plan import Plan, content_of, count_iterations
+from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import driver_wording
 from megatron_patch.launch.render import columns, full_plan, short_plan, wrap
+from megatron_patch.launch.schedule import constant, count_iterations
 
 
 def test_tokens_become_iterations_in_the_open() -> None:
-    count, arithmetic = count_iterations(10000, False, 8, 128)
+    count, arithmetic = count_iterations(10000, False, constant(8), 128)
     assert (count, str(arithmetic)) == (9, "10000 tokens / (8 x 128) = 9 iterations, 784 tokens left over")
-    assert str(count_iterations(10240, False, 8, 128)[1]) == "10240 tokens / (8 x 128) = 10 iterations"
-    assert count_iterations(100, False, 8, 128)[0] == 0
-    assert count_iterations(10000, True, 8, 128)[0] == 10000
+    assert str(count_iterations(10240, False, constant(8), 128)[1]) == "10240 tokens / (8 x 128) = 10 iterations"
+    assert count_iterations(100, False, constant(8), 128)[0] == 0
+    assert count_iterations(10000, True, constant(8), 128)[0] == 10000
 
 
 def says(plan: Plan, code: str, **values: object) -> None:

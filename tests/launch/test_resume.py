@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,6 @@ def test_a_finished_run_says_so_and_ends_with_0(
     [
         ({"LR": "2e-3"}, "LR", "0.001", "fixed-lr"),
         ({"MIN_LR": "0"}, "MIN_LR", "0.0001", "fixed-lr"),
-        ({"GLOBAL_BATCH_SIZE": "16"}, "GLOBAL_BATCH_SIZE", "8", "fixed-count"),
         ({"SEQ_LEN": "64", "PAD_LEN": "64"}, "SEQ_LEN", "128", "fixed-count"),
         ({"PR": "bf16"}, "PR", "fp32", "fixed-optimizer"),
         ({"DO": "true"}, "DO", "false", "fixed-optimizer"),
@@ -119,6 +119,37 @@ def test_what_a_checkpoint_has_fixed(
     (problem,) = [problem for problem in problems if problem.names == (name,)]
     assert problem.code == "fixed-by-checkpoint"
     assert problem.message.values == {"before": before, "why": Message(why)}
+
+
+def test_batches_of_the_past_are_fixed_and_those_to_come_may_grow(
+    again: Callable[..., tuple[Plan | None, list[Problem]]],
+) -> None:
+    """Four iterations of 8 x 128 tokens are done; the error says how to go on with 16, and that works."""
+    plan, problems = again(GLOBAL_BATCH_SIZE="16")
+    assert plan is None
+    (problem,) = problems
+    assert (problem.code, problem.names) == ("batches-of-the-past", ("GLOBAL_BATCH_SIZE",))
+    assert problem.message.values == {"before": "8", "done": 4, "grown": "0:8,4096:16"}
+    plan, problems = again(GLOBAL_BATCH_SIZE="16", MP_BATCH_SCHEDULE="0:8,4096:16")
+    assert plan is not None, problems
+    assert (plan.schedule.train_iters, plan.schedule.samples) == (7, 4 * 8 + 3 * 16)
+    plan, problems = again(GLOBAL_BATCH_SIZE="16", MP_BATCH_SCHEDULE="0:8,2048:16")
+    assert [problem.code for problem in problems] == ["batches-of-the-past"]
+
+
+def test_another_schedule_is_taken_and_its_jump_is_told(
+    again: Callable[..., tuple[Plan | None, list[Problem]]],
+) -> None:
+    """What is left follows the new curve; the next iteration's rate is told where it is not the old curve's."""
+    plan, problems = again(MP_LR_DECAY_STYLE="constant")
+    assert plan is not None, problems
+    (jump,) = [note for note in plan.notes if note.code == "rate-jumps"]
+    cosine = 1e-4 + 9e-4 * 0.5 * (math.cos(math.pi * 3 / 9) + 1)
+    assert jump.values == {"iteration": 5, "before": pytest.approx(cosine), "now": 1e-3}
+    assert [note.values["name"] for note in plan.notes if note.code == "changed-remark"] == ["MP_LR_DECAY_STYLE"]
+    assert not [note for note in again()[0].notes if note.code == "rate-jumps"]  # type: ignore[union-attr]
+    flags = " ".join(megatron_argv(plan))
+    assert "--lr-decay-style constant" in flags and "--override-opt-param-scheduler" in flags
 
 
 def test_another_model_is_told_by_what_differs(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:

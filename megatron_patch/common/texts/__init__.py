@@ -16,11 +16,12 @@ from megatron_patch.common.texts import (
     notes,
     output,
     plan,
+    schedules,
     settings,
     values,
 )
 
-SUBJECTS = (general, values, layout, inputs, output, settings, cluster, notes, plan, nemo, data)
+SUBJECTS = (general, values, layout, inputs, output, settings, schedules, cluster, notes, plan, nemo, data)
 ENGLISH: dict[str, str | tuple[str, str]] = {
     code: text for subject in SUBJECTS for code, text in subject.ENGLISH.items()
 }

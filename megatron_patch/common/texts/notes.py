@@ -19,7 +19,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "no-plan": "no plan.json beside the checkpoints",
     "changed": "{name:@} was {before} at the last start and is {now}",
     "changed-remark": "{name:@} was {before} at the last start and is {now}: {remark}",
-    "changed-train": "the cosine ends there; the order of the data changes where it is read more than once",
+    "changed-train": "the schedule of the learning rate ends there; the order of the data changes where it is read "
+    "more than once",
     "changed-warmup": "the learning rate continues on the new curve",
     "changed-data": "as many samples of the new data are skipped as were read of the old",
     "changed-seed": "the order of the data changes",
@@ -110,7 +111,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "no-plan": "检查点旁边没有 plan.json",
     "changed": "{name:@} 上次启动时是 {before}，现在是 {now}",
     "changed-remark": "{name:@} 上次启动时是 {before}，现在是 {now}：{remark}",
-    "changed-train": "余弦在那里结束；数据读取不止一遍时，顺序会改变",
+    "changed-train": "学习率计划在那里结束；数据读取不止一遍时，顺序会改变",
     "changed-warmup": "学习率在新曲线上继续",
     "changed-data": "旧数据读过多少样本，就跳过多少新数据的样本",
     "changed-seed": "数据的顺序会改变",

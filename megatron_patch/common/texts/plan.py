@@ -49,8 +49,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "count-tokens": "{value:token|tokens} / ({batch} x {length}) = {iterations:iteration|iterations}",
     "count-tokens-left": "{value:token|tokens} / ({batch} x {length}) = {iterations:iteration|iterations}, "
     "{left:token|tokens} left over",
-    "rate-warmup": "0 to {lr:g} over the warm-up, then a cosine to {min_lr:g} at iteration {end}",
-    "rate": "{lr:g} at first, then a cosine to {min_lr:g} at iteration {end}",
+    "rate-warmup": "0 to {lr:g} over the warm-up, then {curve}",
+    "rate": "{lr:g} at first, then {curve}",
     "batch": "{sequences:sequence|sequences} x {length:token|tokens} = {tokens:token|tokens}; "
     "{micro_batches:micro batch|micro batches} of {micro} on each of {dp:data-parallel rank|data-parallel ranks}",
     "validation": "{iterations:iteration|iterations} every {interval}, and at the end",
@@ -127,8 +127,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "count-sft": "{value} 次迭代（SFT 下这个值是迭代次数，不是词元数）",
     "count-tokens": "{value} 个词元 / ({batch} x {length}) = {iterations} 次迭代",
     "count-tokens-left": "{value} 个词元 / ({batch} x {length}) = {iterations} 次迭代，余 {left} 个词元",
-    "rate-warmup": "预热时从 0 升到 {lr:g}，然后按余弦降到 {min_lr:g}，第 {end} 次迭代为止",
-    "rate": "起初为 {lr:g}，然后按余弦降到 {min_lr:g}，第 {end} 次迭代为止",
+    "rate-warmup": "预热时从 0 升到 {lr:g}，然后{curve}",
+    "rate": "起初为 {lr:g}，然后{curve}",
     "batch": "{sequences} 个序列 x {length} 个词元 = {tokens} 个词元；{dp} 个数据并行进程各 {micro_batches} 个微批，"
     "每个微批 {micro} 个序列",
     "validation": "每 {interval} 次迭代验证 {iterations} 次迭代，结束时再验证一次",

@@ -18,10 +18,19 @@ from megatron_patch.launch.variables.data import DataVariables
 from megatron_patch.launch.variables.layout import LayoutVariables
 from megatron_patch.launch.variables.optimizer import OptimizerVariables
 from megatron_patch.launch.variables.run import RunVariables
+from megatron_patch.launch.variables.schedule import ScheduleVariables
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variables(LayoutVariables, OptimizerVariables, AdaptersVariables, DataVariables, RunVariables, ClusterVariables):
+class Variables(
+    LayoutVariables,
+    OptimizerVariables,
+    ScheduleVariables,
+    AdaptersVariables,
+    DataVariables,
+    RunVariables,
+    ClusterVariables,
+):
     """The MP_* variables, one field each; None leaves the choice to the plan, which says what it took."""
 
 
@@ -41,7 +50,7 @@ class Variable:
     always: bool
     """The flag is given for the default too."""
     matters: tuple[str, ...]
-    """A position or DEVICE, and the values of it under which the variable does something; empty: always."""
+    """A position, a variable or DEVICE, and the values of it under which this does something; empty: always."""
 
     def argv(self, value: Any) -> list[str]:
         """The flag as words of a command line; none where it is left out."""

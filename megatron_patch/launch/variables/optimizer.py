@@ -1,4 +1,4 @@
-"""Optimizer, learning rate, loss, first weights."""
+"""Optimizer, loss, first weights."""
 
 from __future__ import annotations
 
@@ -48,12 +48,6 @@ class OptimizerVariables:
         real(above=True),
         "standard deviation of new weights; else the model's own",
         "新权重的标准差；默认为模型自己的值",
-    )
-    lr_decay_iters: int | None = row(
-        None,
-        whole(1),
-        "iteration at which the cosine ends; else the last",
-        "余弦结束的迭代；默认为最后一次",
     )
     moments: str = row(
         "auto",

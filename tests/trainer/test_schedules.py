@@ -1,0 +1,152 @@
+"""Learning rates and growing batches of real runs, from the 25 values on: by hand, resumed, extended."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_patch.common.run_folder import write_plan
+from megatron_patch.data.train_tokenizer import save
+from megatron_patch.data.train_tokenizer import train as train_tokenizer
+from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.config import POSITIONS
+from megatron_patch.launch.driver import make_plan
+from megatron_patch.launch.plan import content_of
+
+from . import warm
+from .harness import SCRIPT, Run, build_idxmap, complete_iterations, environment, read_checkpoint, read_metrics
+
+SEQ = 64
+VALUES = "dsw tiny 1 8 1e-3 1e-4 64 64 fp32 1 1 1 false false true false false false 100 DATA none none TRAIN WARM OUT"
+NAMES = [position.name for position in POSITIONS]
+REPEATABLE = ("iteration", "loss", "lr", "grad_norm", "tokens", "batch", "validation_loss")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer with as many ids as the data has, and data."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "text.jsonl").write_text('{"text": "a few words of text to learn letters from"}\n' * 50)
+    save(train_tokenizer([folder / "text.jsonl"], vocab_size=300), folder / "tokenizer")
+    build_idxmap(folder / "data")
+    return folder
+
+
+def start(world: Path, output: Path, *, processes: int = 1, variables: dict[str, str], **changes: object) -> Run:
+    """Plan the run as the driver does, and let warm ranks do it."""
+    typed = dict(zip(NAMES, VALUES.split(), strict=True))
+    typed |= {"DATASET_PATH": str(world / "data"), "OUTPUT_BASEPATH": str(output)}
+    typed |= {name: str(value) for name, value in changes.items()}
+    environ = {"MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_DEVICE": "cpu", "MP_NPROC": str(processes)}
+    plan, _, problems = make_plan(list(typed.values()), environ | variables, dry_run=False)
+    assert plan is not None, problems
+    output.mkdir(exist_ok=True)
+    write_plan(output, content_of(plan))
+    screen = output.parent / f"{output.name}.screen"
+    argv = megatron_argv(plan)
+    status = warm.run(SCRIPT, argv, processes=processes, environ=environment(), screen=screen, timeout=300)
+    said = {name: Path(f"{screen}.{ending}").read_text() for name, ending in (("stdout", "out"), ("stderr", "err"))}
+    assert status == 0, said
+    return Run(returncode=status, **said, output=output, metrics=read_metrics(output))
+
+
+def results(run: Run) -> list[dict]:
+    return [{name: record.get(name) for name in REPEATABLE} for record in run.metrics]
+
+
+def by_hand(style: str, step: int) -> float:
+    """20 iterations, 4 of warm-up, 1e-3 to 1e-4; WSD falls in a straight line over the last 6. `step` counts from 0."""
+    if step <= 4:
+        return 1e-3 * step / 4
+    part = {
+        "linear": 1 - (step - 4) / 16,
+        "constant": 1.0,
+        "WSD": 1.0 if step <= 14 else 1 - (step - 14) / 6,
+        "inverse-square-root": (math.sqrt(4 / step) - 0.1) / 0.9,
+    }[style]
+    return 1e-4 + 9e-4 * part
+
+
+SLOW = [pytest.param(style, marks=pytest.mark.slow) for style in ("linear", "constant", "inverse-square-root")]
+
+
+@pytest.mark.parametrize("style", ["WSD", *SLOW])
+def test_the_rate_is_the_one_by_hand(style: str, world: Path, tmp_path: Path) -> None:
+    variables = {"MP_LR_DECAY_STYLE": style}
+    if style == "WSD":
+        variables |= {"MP_LR_WSD_DECAY_ITERS": "6", "MP_LR_WSD_DECAY_STYLE": "linear"}
+    length = {"TRAIN_TOKENS_OR_ITERS": 20 * 2 * SEQ, "WARMUP_TOKENS_OR_ITERS": 4 * 2 * SEQ, "GLOBAL_BATCH_SIZE": 2}
+    run = start(world, tmp_path / "out", variables=variables, **length)
+    rates = [record["lr"] for record in run.metrics]
+    assert rates == pytest.approx([by_hand(style, step) for step in range(20)], rel=1e-9)
+
+
+GROWING = {"MP_BATCH_SCHEDULE": f"0:2,{8 * SEQ}:4,{20 * SEQ}:8", "MP_LR_DECAY_STYLE": "WSD"}
+"""4 iterations of 2, 3 of 4, then 8."""
+SIZES = [2] * 4 + [4] * 3 + [8] * 5
+LENGTH = {
+    "TRAIN_TOKENS_OR_ITERS": sum(SIZES) * SEQ,
+    "WARMUP_TOKENS_OR_ITERS": 8 * SEQ,
+    "SAVE_INTERVAL": 4,
+    "VALID_DATASET_PATH": "",
+}
+
+
+@pytest.fixture(scope="module")
+def grown(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """12 iterations of a batch that grows twice, with validation."""
+    length = LENGTH | {"VALID_DATASET_PATH": world / "data"}
+    return start(world, tmp_path_factory.mktemp("grown") / "out", variables=GROWING, **length)
+
+
+def test_the_batch_grows_where_it_should(grown: Run) -> None:
+    steps = [record for record in grown.metrics if "loss" in record]
+    assert [record["batch"] for record in steps] == SIZES
+    assert [record["tokens"] for record in steps] == [sum(SIZES[:count]) * SEQ for count in range(1, 13)]
+    rates = [record["lr"] for record in steps]
+    done = [sum(SIZES[:count]) for count in range(12)]  # samples before each step
+    assert rates[:5] == pytest.approx([1e-3 * samples / 8 for samples in done[:5]])  # the warm-up counts samples too
+    assert rates[5:] == pytest.approx([1e-3] * 7)
+    assert complete_iterations(grown.output / "checkpoints") == [4, 7, 8, 12]  # 4 once, and 7 because it grows there
+    assert "12 iterations of 2 then 4 then 8 x 64" in grown.stdout
+
+
+@pytest.mark.parametrize("step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 8))])
+def test_it_is_resumed_bitwise(grown: Run, world: Path, tmp_path: Path, step: int) -> None:
+    """In front of where it grows, there, and behind."""
+    again = tmp_path / "out"
+    shutil.copytree(grown.output, again)
+    for later in [later for later in (4, 7, 8, 12) if later > step]:
+        shutil.rmtree(again / "checkpoints" / f"iter_{later:07d}")
+    run = start(world, again, variables=GROWING, **LENGTH | {"VALID_DATASET_PATH": world / "data"})
+    assert f"resuming from iteration {step}" in run.stdout
+    assert results(run) == results(grown)
+    found, expected = (read_checkpoint(of.output / "checkpoints" / "iter_0000012") for of in (run, grown))
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_it_is_extended(grown: Run, world: Path, tmp_path: Path) -> None:
+    """By two iterations and another stage; what was done stays."""
+    again = tmp_path / "out"
+    shutil.copytree(grown.output, again)
+    longer = LENGTH | {"VALID_DATASET_PATH": world / "data", "GLOBAL_BATCH_SIZE": 16}
+    longer |= {"TRAIN_TOKENS_OR_ITERS": (sum(SIZES) + 2 * 16) * SEQ}
+    variables = {**GROWING, "MP_BATCH_SCHEDULE": f"{GROWING['MP_BATCH_SCHEDULE']},{sum(SIZES) * SEQ}:16"}
+    run = start(world, again, variables=variables, **longer)
+    steps = [record for record in run.metrics if "loss" in record]
+    assert [record["batch"] for record in steps] == [*SIZES, 16, 16]
+    assert results(run)[: len(grown.metrics)] == results(grown)
+
+
+@pytest.mark.slow
+def test_two_processes_share_it(grown: Run, world: Path, tmp_path: Path) -> None:
+    """The same samples in each iteration; sums in another order."""
+    length = LENGTH | {"VALID_DATASET_PATH": world / "data"}
+    run = start(world, tmp_path / "out", processes=2, variables=GROWING, **length)
+    steps = [record for record in run.metrics if "loss" in record]
+    assert [record["batch"] for record in steps] == SIZES
+    assert run.losses == pytest.approx(grown.losses, abs=1e-5)
