@@ -1,7 +1,7 @@
 """Adapters of a run as Hugging Face's PEFT keeps them, and merged into their base:
 
 python -m megatron_patch.checkpoint.adapters export --adapter RUN --output-path FOLDER
-python -m megatron_patch.checkpoint.adapters merge --adapter RUN_OR_PEFT_FOLDER --output-path FOLDER [--base HF]
+python -m megatron_patch.checkpoint.adapters merge --adapter RUN_OR_PEFT --output-path FOLDER [--base BASE] [--check]
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from megatron_patch.checkpoint.base_weights import Base, open_base
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import HFFolder, copy_companions, open_hf_folder
+from megatron_patch.checkpoint.hf_folder import copy_companions
 from megatron_patch.checkpoint.hf_writer import write_safetensors
 from megatron_patch.checkpoint.job import AS_TYPED
 from megatron_patch.checkpoint.manifest import default_workers
-from megatron_patch.checkpoint.sources import BlockMaker, SafetensorsSource
+from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import check_target, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, TorchDistReader
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import guard
-from megatron_patch.models import AUTO, ModelConfig
-from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
+from megatron_patch.models import ModelConfig
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
 from megatron_patch.peft.folder import CONFIG, read_folder, settings_of, write_folder
 from megatron_patch.peft.insert import SUFFIX
@@ -63,7 +63,7 @@ def read_adapter(path: Path, base: Path | None = None) -> Adapter:
     """
     if (path / CONFIG).is_file():
         told = base or Path(_base_name(path))
-        model = open_hf_folder(told, AUTO).model
+        model = open_base(told).model
         return Adapter(
             settings=settings_of(path),
             whole=read_folder(path, model),
@@ -123,11 +123,11 @@ def export_adapter(run: Path, target: Path, *, overwrite: bool = False) -> None:
         write_folder(stage.path, adapter.settings, adapter.whole, str(adapter.base))
 
 
-class MergedSource(SafetensorsSource):
+class MergedSource(Source):
     """A base whose adapted matrices read as W + scale B A: summed in fp32, rounded once to the base's type."""
 
-    def __init__(self, folder: HFFolder, adapter: Adapter) -> None:
-        super().__init__(folder)
+    def __init__(self, base: Source, adapter: Adapter) -> None:
+        self._base = base
         self._scale = adapter.settings.scale
         self._pairs = {
             f"model.layers.{layer}.{HF_MODULES[target]}.weight": pair
@@ -135,53 +135,56 @@ class MergedSource(SafetensorsSource):
             for target, pair in targets.items()
         }
 
+    def element_type(self, name: str) -> str:
+        """The base's."""
+        return self._base.element_type(name)
+
     def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
         """Fill `out`."""
-        super().read_rows(name, layer, start, out)
+        self._base.read_rows(name, layer, start, out)
         if name in self._pairs:
             a, b = self._pairs[name]
             out.copy_(torch.addmm(out.float(), b[start : start + out.shape[0]], a, alpha=self._scale))
 
-    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:  # type: ignore[override]
+    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
         """The file has the bytes of what is not adapted only."""
-        return None if name in self._pairs else super().view_rows(name, layer, start, rows)
-
-    def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
-        """Not needed: rows are read in order."""
+        return None if name in self._pairs else self._base.view_rows(name, layer, start, rows)
 
 
 def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool = False) -> None:
     """Write a plain Hugging Face folder: the base with the adapters added. A block at a time, never a whole matrix.
 
+    Args:
+        base: where it lies, as a Hugging Face folder or a Megatron checkpoint; None: where it lay in training.
     Raises:
-        CheckpointError: another base than the one that the adapters were trained over, or one that is not a Hugging
-            Face folder.
+        CheckpointError: another base than the one that the adapters were trained over, or none.
     """
     adapter = read_adapter(path, base)
-    folder = open_hf_folder(adapter.base, AUTO)
-    problems = [*check_target(target, overwrite=overwrite, sources=[path, adapter.base]), *_misfits(adapter, folder)]
+    under = open_base(adapter.base)
+    problems = [*check_target(target, overwrite=overwrite, sources=[path, under.folder]), *_misfits(adapter, under)]
     if problems:
         raise CheckpointError(problems)
-    names = hf_shapes(folder.model, folder.vocab_size)
-    tensors = [_as_is(name, shape) for name, shape in names.items()]
-    (element_type,) = {folder.element_type(name) for name in names}
-    maker = BlockMaker(MergedSource(folder, adapter), TORCH_DTYPES[element_type], folder.path)
+    element_type = under.element_type()
+    maker = BlockMaker(MergedSource(under.source, adapter), TORCH_DTYPES[element_type], under.folder)
     facts = {"format": "huggingface", "precision": AS_TYPED[element_type], "source": f"{adapter.source} merged"}
-    with staged(target, facts) as stage, WorkBar("writing", folder.nbytes) as bar:
-        write_safetensors(stage, tensors, maker, default_workers(), bar.advance)
-        copy_companions(folder.path, stage.path, folder.config, AS_TYPED[element_type])
+    nbytes = under.model.num_parameters(under.vocab_size) * TORCH_DTYPES[element_type].itemsize
+    with staged(target, facts) as stage, WorkBar("writing", nbytes) as bar:
+        write_safetensors(stage, under.tensors(), maker, default_workers(), bar.advance)
+        copy_companions(under.companions, stage.path, under.config, AS_TYPED[element_type])
 
 
-def _misfits(adapter: Adapter, folder: HFFolder) -> list[str]:
-    if folder.pickles:
-        return [f"{folder.path}: has its weights as a pickle; convert it to safetensors first"]
-    if adapter.base_sha256 and base_sha256(folder.path) != adapter.base_sha256:
-        return [f"{folder.path}: not the base that the adapters were trained over (another SHA-256)"]
-    types = {folder.element_type(name) for name in folder.tensors}
-    problems = (
-        [f"{folder.path}: weights of several element types: {', '.join(sorted(types))}"] if len(types) > 1 else []
-    )
-    return problems + _other_shapes(adapter, folder.model)
+def check(path: Path, merged: Path, *, base: Path | None = None) -> bool:
+    """Compare a merged folder layer by layer with its base and adapters; whether all is within its tolerance."""
+    from megatron_patch.checkpoint.check.merged import check_merged, write_report
+
+    adapter = read_adapter(path, base)
+    return write_report(check_merged(open_base(adapter.base), adapter, open_base(merged)), merged)
+
+
+def _misfits(adapter: Adapter, base: Base) -> list[str]:
+    if adapter.base_sha256 and base_sha256(base.folder) != adapter.base_sha256:
+        return [f"{base.folder}: not the base that the adapters were trained over (another SHA-256)"]
+    return _other_shapes(adapter, base.model)
 
 
 def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[str]:
@@ -195,26 +198,26 @@ def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[str]:
     ]
 
 
-def _as_is(name: str, shape: tuple[int, ...]) -> Tensor:
-    rows, *row_shape = shape
-    return Tensor(name=name, rows=rows, row_shape=tuple(row_shape), spans=(Span(name=name, start=0, rows=rows),))
-
-
 def main(argv: Sequence[str]) -> int:
-    """`export` or `merge`; 0, or 2 with what is wrong."""
+    """`export` or `merge`; 0, 1 where the check failed, or 2 with what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m megatron_patch.checkpoint.adapters", allow_abbrev=False)
     parser.add_argument("what", choices=("export", "merge"))
     parser.add_argument("--adapter", type=Path, required=True, help="a run's output folder, an iteration, or PEFT's")
     parser.add_argument("--base", type=Path, default=None, help="merge: where the base lies now")
     parser.add_argument("--output-path", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--check", action="store_true", help="merge: compare it layer by layer with base and adapters")
     options = parser.parse_args(argv)
+    if options.check and options.what != "merge":
+        parser.error("--check is for merge")
     torch.set_num_threads(1)  # the workers are the parallelism
     try:
         if options.what == "export":
             export_adapter(options.adapter, options.output_path, overwrite=options.overwrite)
         else:
             merge(options.adapter, options.output_path, base=options.base, overwrite=options.overwrite)
+            if options.check and not check(options.adapter, options.output_path, base=options.base):
+                return 1
     except UserError as error:
         print_error(error, os.environ)
         return 2

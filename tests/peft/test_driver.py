@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from megatron_patch.launch.driver import make_plan
+from megatron_patch.launch.layout import Layout
+from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
+from megatron_patch.models import model_of_size
+from megatron_patch.peft.settings import LoraSettings
 
 from ..trainer.harness import REPOSITORY, environment, read_metrics
 from .world import World
@@ -90,6 +95,36 @@ def test_the_plan_counts_no_state_of_frozen_weights(world: World, tmp_path: Path
     assert lora.checkpoint_bytes == 12 * adapters < full.checkpoint_bytes / 5
     layers = 2 * full.model.parameters_per_layer()
     assert full.memory.gradients - frozen.memory.gradients == 4 * layers
+
+
+def planned_bytes(size: str, *, tp: int = 1, recompute: str = "none", layers: int | None = None, micro: int = 1) -> int:
+    """bf16, 4096 tokens, rank 16 on all matrices, on GPUs."""
+    model = model_of_size(size)
+    model = replace(model, num_layers=layers or model.num_layers)
+    layout = Layout(
+        nodes=1, processes=tp, tp=tp, pp=1, chunks=1, cp=1, dp=1,
+        sequence_parallel=tp > 1, stage_layers=(model.num_layers,), ends_count=False,
+    )  # fmt: skip
+    load = Load(
+        model=model,
+        vocab_rows=128256,
+        layout=layout,
+        precision=Precision(weight=2, gradient=2, activation=2),
+        micro_batch=micro,
+        seq_len=4096,
+        micro_batches=16,
+        distributed_optimizer=True,
+        recompute=recompute,
+        adapters=LoraSettings(rank=16, alpha=32),
+    )
+    return estimate(load).total
+
+
+def test_what_fits_by_the_plan() -> None:
+    """8B on a card of 24 GB with recomputation, 70B on four of 80 GB; and what an H100 measured (suite `lora`)."""
+    assert planned_bytes("8B", recompute="full") + GPU_RESERVE_BYTES <= 24e9
+    assert planned_bytes("70B", tp=4) + GPU_RESERVE_BYTES <= 80e9
+    assert planned_bytes("8B", layers=4, micro=2) == pytest.approx(10.86e9, rel=0.05)
 
 
 def test_a_run_and_its_adapter_in_peft(world: World, tmp_path: Path, tokenizer: Path) -> None:

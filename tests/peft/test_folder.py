@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +13,16 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from megatron_patch.checkpoint.adapters import export_adapter, main, merge
+from megatron_patch.checkpoint import adapters
+from megatron_patch.checkpoint.adapters import Adapter, export_adapter, main, merge
+from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.evaluation.models import prepare
 from megatron_patch.peft.folder import WEIGHTS
 from megatron_patch.peft.settings import PeftError
 
 from ..trainer.harness import Run, read_checkpoint, train
-from .world import FLAGS, World, make_adapter, make_model
+from .world import CONFIGS, FLAGS, World, make_adapter, make_model
 
 TOKENS = torch.arange(48).view(2, 24) * 5 % 256
 
@@ -89,6 +94,64 @@ def test_adapters_of_another_model_are_refused(world: World, exported: Path, tmp
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, broken / WEIGHTS)
     with pytest.raises(PeftError, match="missing"):
         merge(broken, tmp_path / "merged", base=world.hf)
+
+
+def broken_alpha(adapter: Adapter) -> Adapter:
+    return replace(adapter, settings=replace(adapter.settings, alpha=adapter.settings.alpha / 2))
+
+
+def broken_layer(adapter: Adapter) -> Adapter:
+    return replace(adapter, whole={**adapter.whole, 2: adapter.whole[3]})
+
+
+def broken_k_and_v(adapter: Adapter) -> Adapter:
+    swapped = {n: {**pairs, "k": pairs["v"], "v": pairs["k"]} for n, pairs in adapter.whole.items()}
+    return replace(adapter, whole=swapped)
+
+
+@pytest.mark.parametrize(("broken", "layer"), [(broken_alpha, 0), (broken_layer, 2), (broken_k_and_v, 0)])
+def test_the_layer_check_sees_a_broken_merge(
+    ours: Run, tmp_path: Path, broken: Callable[[Adapter], Adapter], layer: int, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """And names the first layer that is wrong although its input was right."""
+    original = adapters.MergedSource
+    monkeypatch.setattr(adapters, "MergedSource", lambda source, adapter: original(source, broken(adapter)))
+    command = ["merge", "--adapter", str(ours.output), "--output-path", str(tmp_path / "merged"), "--check"]
+    assert main(command) == 1
+    found = json.loads((tmp_path / "merged" / "check.json").read_text())
+    assert not found["passed"] and found["first_failure"]["layer"] == layer
+    assert "check FAILED" in capsys.readouterr().out
+
+
+def test_the_layer_check_passes_what_is_merged_right(ours: Run, tmp_path: Path) -> None:
+    command = ["merge", "--adapter", str(ours.output), "--output-path", str(tmp_path / "merged"), "--check"]
+    assert main(command) == 0
+    assert json.loads((tmp_path / "merged" / "check.json").read_text())["passed"]
+    assert (tmp_path / "merged" / "check.png").is_file()
+
+
+def test_in_16_bits_the_check_still_tells_right_from_wrong(
+    world: World, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AutoModelForCausalLM.from_pretrained(world.hf, dtype=torch.bfloat16).save_pretrained(tmp_path / "bf16")
+    command = ["merge", "--adapter", str(exported), "--base", str(tmp_path / "bf16"), "--check", "--output-path"]
+    assert main([*command, str(tmp_path / "right")]) == 0
+    original = adapters.MergedSource
+    monkeypatch.setattr(adapters, "MergedSource", lambda source, adapter: original(source, broken_alpha(adapter)))
+    assert main([*command, str(tmp_path / "wrong")]) == 1
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen3", marks=pytest.mark.slow), "qwen2_5"])
+def test_a_base_in_megatrons_form_merges_to_the_same_bytes(tmp_path: Path, family: str) -> None:
+    make_model(tmp_path / "hf", CONFIGS[family])
+    make_adapter(tmp_path / "adapter", tmp_path / "hf")
+    assert convert(["--source", str(tmp_path / "hf"), "--output-path", str(tmp_path / "mcore")]) == 0
+    for form in ("hf", "mcore"):
+        merge(tmp_path / "adapter", tmp_path / f"merged-{form}", base=tmp_path / form)
+    one, other = (load_file(tmp_path / f"merged-{form}" / "model.safetensors") for form in ("hf", "mcore"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert (tmp_path / "merged-mcore" / "config.json").is_file()
 
 
 def test_an_adapter_is_evaluated_with_its_base(world: World, ours: Run, exported: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from megatron_patch.checkpoint.check.hf import HFSide
 from megatron_patch.checkpoint.check.megatron import LAYER_PARTS, MegatronSide
 from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder
 from megatron_patch.checkpoint.hf_writer import Progress
+from megatron_patch.checkpoint.sources import open_source
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.models import ModelConfig
 
@@ -97,7 +98,8 @@ def open_sides(folder: HFFolder, megatron: Path, model: ModelConfig, precision: 
         for name, dtype in {"fp32": torch.float32, precision: stored}.items()
     }
     first = parallel_state.get_tensor_model_parallel_rank() == 0
-    return Sides(hf=HFSide(folder, stored) if first else None, ours=ours)
+    hf = HFSide(folder.model, folder.config, open_source(folder), stored) if first else None
+    return Sides(hf=hf, ours=ours)
 
 
 @torch.no_grad()

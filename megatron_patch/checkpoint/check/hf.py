@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 import torch
 
-from megatron_patch.checkpoint.hf_folder import HFFolder
-from megatron_patch.checkpoint.sources import open_source
+from megatron_patch.checkpoint.sources import Source
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
-from megatron_patch.models import family_of
+from megatron_patch.models import ModelConfig, family_of
 
 ATTENTION = "megatron_patch_observed"
 
@@ -19,16 +18,20 @@ ATTENTION = "megatron_patch_observed"
 class HFSide:
     """The reference."""
 
-    def __init__(self, folder: HFFolder, weights_dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: ModelConfig, config: Mapping[str, Any], source: Source, weights_dtype: torch.dtype
+    ) -> None:
         """
         Args:
+            config: config.json.
+            source: of tensors by their Hugging Face names.
             weights_dtype: what the weights are rounded to before they are computed with in any other type.
         """
         import transformers
         from transformers import AttentionInterface
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        family = family_of(folder.model)
+        family = family_of(model)
         self._seen: dict[str, torch.Tensor] = {}
 
         def observed(
@@ -38,14 +41,15 @@ class HFSide:
                 self._seen[name] = tensor.transpose(1, 2)  # [batch, sequence, heads, head size]
             return sdpa_attention_forward(module, query, key, value, *args, **more)
 
-        AttentionInterface.register(ATTENTION, observed)
+        attention = f"{ATTENTION}_{id(self):x}"  # each side sees its own
+        AttentionInterface.register(attention, observed)
         modules = import_module(family.transformers_module)
         self._layer_class = getattr(modules, family.transformers_class("DecoderLayer"))
         self._norm_class = getattr(modules, family.transformers_class("RMSNorm"))
         self._weights_dtype = weights_dtype
-        self._source, self._folder = open_source(folder), folder
+        self._source, self._tied = source, model.tie_embeddings
         config_class = getattr(transformers, family.transformers_class("Config"))
-        self._config = config_class.from_dict(folder.config, attn_implementation=ATTENTION)
+        self._config = config_class.from_dict(dict(config), attn_implementation=attention)
         self._rotary = getattr(modules, family.transformers_class("RotaryEmbedding"))(self._config)
 
     def _load(self, module: torch.nn.Module, prefix: str, dtype: torch.dtype) -> Any:
@@ -96,7 +100,7 @@ class HFSide:
 
     def run_head(self, inputs: list[torch.Tensor], dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
         """Final norm and logits [batch, sequence, vocabulary] of several residual streams."""
-        config, tied = self._config, self._folder.model.tie_embeddings
+        config, tied = self._config, self._tied
         with torch.device("meta"):
             norm = self._norm_class(config.hidden_size, eps=config.rms_norm_eps)
             head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -20,6 +20,8 @@ class Report:
     rows: list[Row]
     about: dict[str, Any] = field(default_factory=dict)
     """Folders, precision, TP, PP, tokens."""
+    title: str = "Megatron against Hugging Face"
+    """Of the picture."""
     configuration: list[str] = field(default_factory=list)
     """Architecture facts in which the two sides' `config.json` differ; each fails the check."""
 
@@ -95,7 +97,7 @@ class Report:
             axes.set(yscale="log", xlabel="layer", ylabel="relative L2 error", title=f"computed in {precision}")
             axes.legend(fontsize=7, ncols=3)
         outcome = "passed" if self.passed else "FAILED"
-        figure.suptitle(f"Megatron against Hugging Face: {outcome}\nsolid: same input; dotted: accumulated")
+        figure.suptitle(f"{self.title}: {outcome}\nsolid: same input; dotted: accumulated")
         figure.tight_layout()
         figure.savefig(file, dpi=110)
         pyplot.close(figure)

@@ -1,0 +1,93 @@
+"""The layer check of a merged folder: transformers' layers over base and adapters, against its layers over the folder.
+
+The reference adds scale B A to each whole matrix in float64, which is not how `merge` does it, and rounds to the type
+that the base is stored in. Computed in fp32, every part of every layer twice: over the same input, and accumulated.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_patch.checkpoint.adapters import Adapter
+from megatron_patch.checkpoint.base_weights import Base
+from megatron_patch.checkpoint.check.compare import ACCUMULATED, FP32_TOLERANCE, SAME, Row, measure
+from megatron_patch.checkpoint.check.hf import HFSide
+from megatron_patch.checkpoint.check.megatron import LAYER_PARTS
+from megatron_patch.checkpoint.check.report import Report
+from megatron_patch.checkpoint.check.text_sample import sample_tokens
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.common.progress import WorkBar
+from megatron_patch.peft.settings import HF_MODULES
+
+ROUNDED_TOLERANCE = 2e-4
+"""Relative L2 error where weights are stored in 16 bits: sums in fp32 and in float64 round apart in a few of them."""
+
+
+class _AdaptedSide(HFSide):
+    """The base, with the adapters added to each layer's matrices as it is loaded."""
+
+    def __init__(self, base: Base, adapter: Adapter, stored: torch.dtype) -> None:
+        super().__init__(base.model, base.config, base.source, stored)
+        self._adapter, self._stored = adapter, stored
+
+    def _load(self, module: torch.nn.Module, prefix: str, dtype: torch.dtype) -> Any:
+        loaded = super()._load(module, prefix, dtype)
+        if prefix.startswith("model.layers."):
+            for target, (a, b) in self._adapter.whole[int(prefix.split(".")[2])].items():
+                weight = loaded.get_submodule(HF_MODULES[target]).weight
+                whole = weight.double() + self._adapter.settings.scale * (b.double() @ a.double())
+                weight.data.copy_(whole.to(self._stored))
+        return loaded
+
+
+@torch.no_grad()
+def check_merged(base: Base, adapter: Adapter, merged: Base) -> Report:
+    """Run both over real tokens, on the CPU, one layer in memory at a time.
+
+    Raises:
+        CheckpointError: the tokenizer has tokens that the model has not.
+    """
+    stored = TORCH_DTYPES[base.element_type()]
+    tolerance = FP32_TOLERANCE if stored == torch.float32 else ROUNDED_TOLERANCE
+    try:
+        sample, what = sample_tokens(base.companions, base.vocab_size)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    print(what, flush=True)
+    reference = _AdaptedSide(base, adapter, stored)
+    found = HFSide(merged.model, merged.config, merged.source, stored)
+    rows = _compare(reference, found, torch.tensor(sample), base.model.num_layers, tolerance)
+    about = {"base": str(base.folder), "adapter": adapter.source, "merged": str(merged.folder), "tokens": what}
+    return Report(rows=rows, about=about, title="merged against base and adapters")
+
+
+def _compare(reference: HFSide, found: HFSide, tokens: torch.Tensor, layers: int, tolerance: float) -> list[Row]:
+    stream = reference.embed(tokens, torch.float32)
+    own = found.embed(tokens, torch.float32)
+    rows = [measure(own, stream, None, "embedding", SAME, "fp32", tolerance)]
+    with WorkBar("checking", layers + 1, unit="parts") as bar:
+        for number in range(layers):
+            (theirs,) = reference.run_layer(number, [stream], torch.float32)
+            same, accumulated = found.run_layer(number, [stream, own], torch.float32)
+            for mode, parts in ((SAME, same), (ACCUMULATED, accumulated)):
+                rows += [measure(parts[p], theirs[p], number, p, mode, "fp32", tolerance) for p in LAYER_PARTS]
+            stream, own = theirs["residual"], accumulated["residual"]
+            bar.advance(1)
+        theirs = next(reference.run_head([stream], torch.float32))
+        for mode, parts in zip((SAME, ACCUMULATED), found.run_head([stream, own], torch.float32), strict=True):
+            rows += [measure(parts[p], theirs[p], None, p, mode, "fp32", tolerance) for p in ("final_norm", "logits")]
+        bar.advance(1)
+    return rows
+
+
+def write_report(report: Report, folder: Path) -> bool:
+    """Print the table and the verdict, write check.json and check.png; whether it passed."""
+    print(report.table())
+    for file in report.write(folder):
+        print(f"wrote {file}")
+    print(report.verdict(), flush=True)
+    return report.passed
