@@ -178,7 +178,9 @@ def check(path: Path, merged: Path, *, base: Path | None = None) -> bool:
     from megatron_patch.checkpoint.check.merged import check_merged, write_report
 
     adapter = read_adapter(path, base)
-    return write_report(check_merged(open_base(adapter.base), adapter, open_base(merged)), merged)
+    report = check_merged(open_base(adapter.base), adapter.whole, adapter.settings.scale, open_base(merged))
+    report.about["adapter"] = str(path)
+    return write_report(report, merged)
 
 
 def _misfits(adapter: Adapter, base: Base) -> list[str]:

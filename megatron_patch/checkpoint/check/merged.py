@@ -7,11 +7,10 @@ that the base is stored in. Computed in fp32, every part of every layer twice: o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from megatron_patch.checkpoint.adapters import Adapter
 from megatron_patch.checkpoint.base_weights import Base
 from megatron_patch.checkpoint.check.compare import ACCUMULATED, FP32_TOLERANCE, SAME, Row, measure
 from megatron_patch.checkpoint.check.hf import HFSide
@@ -23,6 +22,9 @@ from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.peft.settings import HF_MODULES
 
+if TYPE_CHECKING:
+    from megatron_patch.peft.settings import Whole
+
 ROUNDED_TOLERANCE = 2e-4
 """Relative L2 error where weights are stored in 16 bits: sums in fp32 and in float64 round apart in a few of them."""
 
@@ -30,24 +32,27 @@ ROUNDED_TOLERANCE = 2e-4
 class _AdaptedSide(HFSide):
     """The base, with the adapters added to each layer's matrices as it is loaded."""
 
-    def __init__(self, base: Base, adapter: Adapter, stored: torch.dtype) -> None:
+    def __init__(self, base: Base, whole: Whole, scale: float, stored: torch.dtype) -> None:
         super().__init__(base.model, base.config, base.source, stored)
-        self._adapter, self._stored = adapter, stored
+        self._whole, self._scale, self._stored = whole, scale, stored
 
     def _load(self, module: torch.nn.Module, prefix: str, dtype: torch.dtype) -> Any:
         loaded = super()._load(module, prefix, dtype)
         if prefix.startswith("model.layers."):
-            for target, (a, b) in self._adapter.whole[int(prefix.split(".")[2])].items():
+            for target, (a, b) in self._whole[int(prefix.split(".")[2])].items():
                 weight = loaded.get_submodule(HF_MODULES[target]).weight
-                whole = weight.double() + self._adapter.settings.scale * (b.double() @ a.double())
-                weight.data.copy_(whole.to(self._stored))
+                merged = weight.double() + self._scale * (b.double() @ a.double())
+                weight.data.copy_(merged.to(self._stored))
         return loaded
 
 
 @torch.no_grad()
-def check_merged(base: Base, adapter: Adapter, merged: Base) -> Report:
+def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> Report:
     """Run both over real tokens, on the CPU, one layer in memory at a time.
 
+    Args:
+        whole: A and B of every layer.
+        scale: of B A.
     Raises:
         CheckpointError: the tokenizer has tokens that the model has not.
     """
@@ -58,10 +63,10 @@ def check_merged(base: Base, adapter: Adapter, merged: Base) -> Report:
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     print(what, flush=True)
-    reference = _AdaptedSide(base, adapter, stored)
+    reference = _AdaptedSide(base, whole, scale, stored)
     found = HFSide(merged.model, merged.config, merged.source, stored)
     rows = _compare(reference, found, torch.tensor(sample), base.model.num_layers, tolerance)
-    about = {"base": str(base.folder), "adapter": adapter.source, "merged": str(merged.folder), "tokens": what}
+    about = {"base": str(base.folder), "merged": str(merged.folder), "tokens": what}
     return Report(rows=rows, about=about, title="merged against base and adapters")
 
 
