@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from megatron_patch.common.errors import UserError
-from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError
+from megatron_patch.data.tokenizer import AWKWARD, TextTokenizer, TokenizerError
 
 Ids = npt.NDArray[np.uint32]
 Lengths = npt.NDArray[np.int64]
@@ -28,14 +28,6 @@ SAMPLE_CHARACTERS = 100_000
 """Of the run's first documents, compared before it starts: a tenth of a second."""
 PIECE_CHARACTERS = 1000
 """Of one document in each chunk, compared on the way: one thousandth of the text, one hundredth of the time."""
-
-AWKWARD = (
-    "", " ", "  a  b ", "\n", "\r\n\r\n", "\t\t x", "a\n\n\nb", "don't I'LL we've", "1234567890 12 3.14", "x" * 3000,
-    "naïve e\u0301 ß İ ı ſ ﬁ", "北京大学，中文。日本語テキスト", "한국어 텍스트", "क्षेत्र ไทย", "العربية עברית",
-    "🦙🧿👩‍👩‍👧‍👦🏳️‍🌈",
-    "\u200b\ufeff\xa0\u3000\u2028\x85\x00\x1f", "٣٤ １２３ ⅷ", "𐐷\U0010ffff", "_a__b---c...d!!!", "<|x|> <|", "▁a ▁▁b",
-    " leading", "trailing ", "http://a.b/c?d=e&f", "\\n \\u0041", "if (a==b){\n\t\treturn;\n}\n", " " * 100 + "x",
-)  # fmt: skip
 
 
 class EngineError(UserError, ValueError):

@@ -16,6 +16,15 @@ from tokenizers import AddedToken, Tokenizer
 from megatron_patch.common.errors import UserError
 from megatron_patch.data.tokenizer_folder import FLAGS, FolderError, TokenizerFolder, WantedToken, read_folder
 
+AWKWARD = (
+    "", " ", "  a  b ", "\n", "\r\n\r\n", "\t\t x", "a\n\n\nb", "don't I'LL we've", "1234567890 12 3.14", "x" * 3000,
+    "naïve e\u0301 ß İ ı ſ ﬁ", "北京大学，中文。日本語テキスト", "한국어 텍스트", "क्षेत्र ไทย", "العربية עברית",
+    "🦙🧿👩‍👩‍👧‍👦🏳️‍🌈",
+    "\u200b\ufeff\xa0\u3000\u2028\x85\x00\x1f", "٣٤ １２３ ⅷ", "𐐷\U0010ffff", "_a__b---c...d!!!", "<|x|> <|", "▁a ▁▁b",
+    " leading", "trailing ", "http://a.b/c?d=e&f", "\\n \\u0041", "if (a==b){\n\t\treturn;\n}\n", " " * 100 + "x",
+)  # fmt: skip
+"""Texts on which tokenizers differ that are not the same."""
+
 
 class TokenizerError(UserError, ValueError):
     """A folder that holds no usable tokenizer."""
@@ -24,7 +33,7 @@ class TokenizerError(UserError, ValueError):
 class TextTokenizer:
     """Encodes batches of texts on all cores, special tokens included (BOS where the tokenizer adds one)."""
 
-    def __init__(self, backend: Tokenizer, named_tokens: Mapping[str, str], note: str) -> None:
+    def __init__(self, backend: Tokenizer, named_tokens: Mapping[str, str], note: str, difference: str = "") -> None:
         """
         Raises:
             TokenizerError: it names no end of text, or one that it does not have.
@@ -38,6 +47,8 @@ class TextTokenizer:
         """`bos_token` and its like, as text; only those that exist."""
         self.note = note
         """How it was loaded, for the report."""
+        self.difference = difference
+        """Where transformers gives other ids than tokenizer.json by itself: which text; else empty."""
         if "eos_token" not in named_tokens:
             raise TokenizerError("it names no eos_token, which ends a document")
         self.eod_token = named_tokens["eos_token"]
@@ -114,4 +125,21 @@ def _through_transformers(folder: Path, reason: str) -> TextTokenizer:
         raise TokenizerError(f"{type(tokenizer).__name__} has no fast implementation")
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = bool(tokenizer.split_special_tokens)  # not in tokenizer.json's format
-    return TextTokenizer(backend, tokenizer.special_tokens_map, f"through transformers: {reason}")
+    differs = _difference(backend, folder / "tokenizer.json", type(tokenizer).__name__)
+    note = f"through transformers: {reason}" + (f"; {differs}" if differs else "")
+    return TextTokenizer(backend, tokenizer.special_tokens_map, note, differs)
+
+
+def _difference(backend: Tokenizer, file: Path, name: str) -> str:
+    """A text on which transformers' tokenizer and the file by itself differ."""
+    if not file.is_file():
+        return ""
+    own = Tokenizer.from_file(str(file))
+    for special, text in ((special, text) for special in (False, True) for text in AWKWARD):
+        ours, theirs = (one.encode(text, add_special_tokens=special).ids for one in (backend, own))
+        if ours != theirs:
+            what = f"{text[:20]!r} becomes {len(ours)} tokens, not {len(theirs)}"
+            return (
+                f"transformers' {name} gives other ids than tokenizer.json by itself ({what}); ours are transformers'"
+            )
+    return ""

@@ -26,10 +26,13 @@ FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_
 """Of which the ids are made."""
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """`tokenizer_class` values for which transformers uses `tokenizer.json` as it is."""
-PLAIN_MODELS = (None, "", "llama", "qwen2", "qwen3", "gemma3", "gemma3_text")
+PLAIN_MODELS = (None, "", "llama", "qwen3", "gemma3", "gemma3_text")
 """`model_type` values of a config.json beside it that leave that so."""
 ENDOFTEXT_CLASSES = ("GPT2Tokenizer", "Qwen2Tokenizer")
 """Classes that bring `<|endoftext|>` of their own as unk_token."""
+QWEN2 = "qwen2"
+"""Beside a config.json of this model_type, transformers takes Qwen2Tokenizer whatever class is named: it has a
+normalizer and a way to cut words and digits of its own, in place of those in tokenizer.json."""
 HARMLESS = frozenset(
     (
         *NAMED_TOKENS, "added_tokens_decoder", "additional_special_tokens", "backend", "chat_template",
@@ -119,7 +122,8 @@ class TokenizerFolder:
         extra = self.config.get("extra_special_tokens")
         used = extra if isinstance(extra, list) and extra else self.config.get("additional_special_tokens")
         yield from map(_wanted, used or [])
-        if str(self.config.get("tokenizer_class")).removesuffix("Fast") in ENDOFTEXT_CLASSES:
+        name = str(self.config.get("tokenizer_class")).removesuffix("Fast")
+        if name in ENDOFTEXT_CLASSES or self.model_type == QWEN2:
             yield WantedToken(content="<|endoftext|>")
 
     def sha256(self) -> str:

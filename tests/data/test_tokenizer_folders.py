@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
+from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.tokenizer import load_tokenizer
 from megatron_patch.launch.inputs import read_tokenizer
 
@@ -21,6 +22,7 @@ EOT = "<|eot_id|>"
 TEXTS = (
     "plain text", " a <mine> b", "a<mine>b", f"x {EOT}  y", f"{EOT}", "<other>\n<other> <more>", "word<mine>s 12",
     "  <|reserved_special_token_5|>  ", "<pad!> <new_bos>x", "naïve <mine>\u3000北京", "def f(x):\n    return x",
+    "e\u0301 2026 1234567",
 )  # fmt: skip
 
 
@@ -97,7 +99,9 @@ def other_class(state: random.Random, files: Files) -> None:
 
 
 def beside_a_model(state: random.Random, files: Files) -> None:
-    files["config.json"] = {"model_type": state.choice(("llama", "qwen3", "mistral", "gpt2", "phi3", "gemma3_text"))}
+    files["config.json"] = {
+        "model_type": state.choice(("llama", "qwen2", "qwen3", "mistral", "gpt2", "phi3", "gemma3_text"))
+    }
 
 
 CHANGES: tuple[Callable[[random.Random, Files], None], ...] = (
@@ -150,7 +154,8 @@ def compare(seed: int, original: Path, folder: Path) -> str:
     read = read_tokenizer(str(folder))
     ids = max(theirs.get_vocab().values()) + 1
     # Classes that build the tokenizer anew leave out tokens that stand in tokenizer.json alone.
-    assert read.ids == ids or ("tokenizer_class" in ours.note and read.ids > ids), about
+    rebuilt = "tokenizer_class" in ours.note or "qwen2" in ours.note
+    assert read.ids == ids or (rebuilt and read.ids > ids), about
     assert read.path == str(folder), about
     return ours.note
 
@@ -177,3 +182,21 @@ def test_a_folder_of_links_stays_the_folder(tokenizer_folder: Path, tmp_path: Pa
     (tmp_path / "main").symlink_to(snapshot)
     assert read_tokenizer(str(tmp_path / "main")).path == str(tmp_path / "main")
     assert load_tokenizer(snapshot).note == "tokenizer.json as it is"
+
+
+def test_where_transformers_differs_from_tokenizer_json_it_is_said(tokenizer_folder: Path, tmp_path: Path) -> None:
+    """Beside a config.json of Qwen2, transformers 5 cuts text in Qwen2's way, whatever tokenizer.json says."""
+    from transformers import AutoTokenizer
+
+    folder = tmp_path / "distilled"
+    shutil.copytree(tokenizer_folder, folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
+    ours, theirs = load_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
+    assert (
+        ours.encode(["e\u0301"])
+        == [theirs("e\u0301").input_ids]
+        != load_tokenizer(tokenizer_folder).encode(["e\u0301"])
+    )
+    said = "transformers' Qwen2Tokenizer gives other ids than tokenizer.json by itself ('"
+    assert said in ours.note and said in Encoder(load_chat_tokenizer(folder), "hf").note
+    assert read_tokenizer(str(folder)).ids == len(theirs) == len(AutoTokenizer.from_pretrained(tokenizer_folder)) + 1

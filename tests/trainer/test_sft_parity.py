@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.data.train_tokenizer import save, train
@@ -49,8 +49,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def hugging_face_loss(folder: Path, average: str) -> float:
     """Mean over all trained tokens, or over conversations, of HF's model under HF's labels."""
-    # transformers 5 takes a model_type of qwen2 for Qwen's own way to cut digits, whatever tokenizer.json says
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "hf")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
     model = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float32)
     marked = CHATS[folder.name].template if folder.name in CHATS else MARKED
     sums, counts = [], []

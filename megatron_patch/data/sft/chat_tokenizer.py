@@ -30,6 +30,8 @@ class ChatTokenizer:
     """Of tokenizer.json: see `sidecar.tokenizer_sha256`."""
     files_sha256: str = ""
     """Of all files that decide the ids: see `TokenizerFolder.sha256`."""
+    difference: str = ""
+    """See `TextTokenizer.difference`."""
 
     @property
     def special_tokens(self) -> list[str]:
@@ -71,4 +73,5 @@ def load_chat_tokenizer(path: str | Path) -> ChatTokenizer:
         chat_templates=templates,
         sha256=tokenizer_sha256(folder),
         files_sha256=read.sha256(),
+        difference=loaded.difference,
     )

@@ -40,6 +40,8 @@ class Encoder:
                 self.note = "engine: gigatoken, compared with Hugging Face on one conversation of each chunk"
             except EngineError as error:
                 self.note += f" (falling back: {error})"
+        if tokenizer.difference:
+            self.note += f"; {tokenizer.difference}"
 
     def _checked(self) -> Gigatoken:
         fast = Gigatoken(self._tokenizer, special=False)
