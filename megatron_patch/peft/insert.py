@@ -79,15 +79,30 @@ def _add(
         module.return_layernorm_output = True
         module.register_forward_hook(_after_norm_and_linear(adapters))
     else:
+        module.register_forward_pre_hook(_before_linear(adapters))
         module.register_forward_hook(_after_linear(adapters))
     return adapters
+
+
+def _before_linear(adapters: Adapters) -> Any:
+    """On a GPU the adapters read the input first: see `Adapters.fork`."""
+
+    def hook(module: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
+        if not adapters.forks:
+            return None
+        x, adapters.forked = adapters.fork(inputs[0])
+        return x, *inputs[1:]
+
+    return hook
 
 
 def _after_linear(adapters: Adapters) -> Any:
     """Megatron's linear modules return (output, bias that was not added)."""
 
     def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, Any]) -> Any:
-        return adapters(inputs[0], output[0]), output[1]
+        h, adapters.forked = adapters.forked, None
+        added = adapters(inputs[0], output[0]) if h is None else adapters.add(output[0], h)
+        return added, output[1]
 
     return hook
 

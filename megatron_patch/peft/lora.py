@@ -52,6 +52,8 @@ class Adapters(torch.nn.Module):
         super().__init__()
         self.linear, self.settings, self.rows, self.groups = linear, settings, rows, groups
         self.sequence_parallel = config.sequence_parallel
+        self.forked: torch.Tensor | None = None
+        """A x, from before the base's matmul until after it."""
         self.held = [target for target in linear.targets if target in settings.targets]
         kind = {"device": device, "dtype": config.params_dtype}
         self.a = torch.nn.ParameterDict({t: torch.empty(settings.rank, columns, **kind) for t in self.held})
@@ -70,10 +72,31 @@ class Adapters(torch.nn.Module):
             base: the base weight's product, [s, b, rows]; of row-parallel ones under sequence parallelism
                 [s / TP, b, rows].
         """
-        h: torch.Tensor = self._reduced(self._down(x))
-        rows = self._up()
-        sum_ = torch.addmm(base.flatten(0, -2), h.flatten(0, -2), rows.t(), alpha=self.settings.scale)
-        return sum_.view(base.shape)
+        return self.add(base, self._down(x))
+
+    def add(self, base: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+        """The module's output with the adapters' added; `base` is overwritten.
+
+        Args:
+            h: A x of all targets beside each other, [s, b, ranks], before it is reduced.
+        """
+        sum_: torch.Tensor = _AddInPlace.apply(base, self._reduced(h), self._up(), self.settings.scale)  # type: ignore[no-untyped-call]
+        return sum_
+
+    def fork(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x for the base weight, and A x; on the way back one matmul adds the adapters' gradient of x to the base's.
+
+        For a module that is called with what its weight multiplies. On a GPU, where a sum of its own would read both
+        gradients again; on the CPU it would change the last bits.
+        """
+        forked: tuple[torch.Tensor, torch.Tensor] = _Fork.apply(x, torch.cat([self.a[t] for t in self.held]))  # type: ignore[no-untyped-call]
+        return forked
+
+    @property
+    def forks(self) -> bool:
+        """Whether `fork` is to be used: dropout needs an x of its own."""
+        on_gpu = next(iter(self.a.values())).is_cuda
+        return on_gpu and not (self.training and self.settings.dropout)
 
     def _down(self, x: torch.Tensor) -> torch.Tensor:
         """A x of all targets, beside each other in their order (a ParameterDict sorts its own)."""
@@ -136,6 +159,47 @@ class Adapters(torch.nn.Module):
         axes = {f"a.{t}": 1 for t in self.held} if self.linear.row_parallel else {f"b.{t}": 0 for t in self.held}
         state = self.state_dict(prefix="", keep_vars=True)
         return make_sharded_tensors_for_checkpoint(state, prefix, axes, sharded_offsets)  # type: ignore[no-any-return]
+
+
+class _AddInPlace(torch.autograd.Function):
+    """base + scale h B^T, written over base: what gives it keeps it not for its backward pass, and a copy of the
+    widest output takes as long as the matmul itself."""
+
+    @staticmethod
+    def forward(ctx: Any, base: torch.Tensor, h: torch.Tensor, rows: torch.Tensor, scale: float) -> torch.Tensor:
+        """base [..., rows], h [..., ranks], rows [rows, ranks]."""
+        ctx.save_for_backward(h, rows)
+        ctx.scale = scale
+        out = base.detach()
+        out.flatten(0, -2).addmm_(h.flatten(0, -2), rows.t(), alpha=scale)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """Of base, h and rows."""
+        h, rows = ctx.saved_tensors
+        flat = gradient.flatten(0, -2)
+        of_h = torch.mm(flat, rows).mul_(ctx.scale).view(h.shape)
+        of_rows = torch.mm(flat.t(), h.flatten(0, -2)).mul_(ctx.scale)
+        return gradient, of_h, of_rows, None
+
+
+class _Fork(torch.autograd.Function):
+    """x, and A x; the gradient of x is the base's, onto which the adapters' is added by the matmul that makes it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [..., columns], a [ranks, columns]."""
+        ctx.save_for_backward(x, a)
+        return x.view_as(x), functional.linear(x, a)
+
+    @staticmethod
+    def backward(ctx: Any, of_x: torch.Tensor, of_h: torch.Tensor) -> Any:
+        """Of x and A; `of_x` is the base's backward pass's own, and is overwritten."""
+        x, a = ctx.saved_tensors
+        flat = of_h.flatten(0, -2)
+        of_a = torch.mm(flat.t(), x.flatten(0, -2))
+        return of_x.flatten(0, -2).addmm_(flat, a).view(x.shape), of_a
 
 
 def _mark(parameter: torch.nn.Parameter, *, axis: int | None, config: Any) -> None:
