@@ -5,13 +5,19 @@ their step, save and end. They have GRACE seconds for that (torch.distributed.ru
 since the last save is lost); a second signal ends them at once. A signal that this process was started to ignore
 (nohup, `&` in a script) stays ignored.
 
-Exit status:
+Exit status (`common/recovery.py` has the policy behind it; docs/failures.md has this table too):
     0         all iterations are done
     1         a rank failed; what it said is on the screen and in logs/rank_N.log
     2         the command line is wrong, or another run writes into the folder: nothing was changed
+    3         a spike ended the run (MP_ON_SPIKE)
+    4         rolled back behind a spike: the same command goes on; on one machine it is started by itself
+    5         a rank or a save hung for MP_DISTRIBUTED_TIMEOUT_MINUTES
     128 + N   asked to end by signal N: 129 SIGHUP, 130 SIGINT, 138 SIGUSR1, 143 SIGTERM. The checkpoint of the last
               step is there, unless the screen says that the run was ended at once; the same command goes on from it
     137       killed (SIGKILL: by the kernel, when memory runs out, or by somebody)
+
+With MP_MAX_RESTARTS or MP_ON_SPIKE=rollback the driver leaves its own command in the environment (AGAIN): this process
+becomes the driver again where the policy says so, and keeps the folder's lock meanwhile.
 
 When a rank fails, torch.distributed.run prints its own traceback and the rank's once more, up to 150 lines below the
 sentence that says what to change. Here the rank's own words stay last. And it leaves a folder `torchelastic_*` in /tmp
@@ -36,6 +42,8 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
+from megatron_patch.common.recovery import Failure, Status
+from megatron_patch.common.restart import AGAIN, Again, Progress, read_again, start_again
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER
 
@@ -79,12 +87,13 @@ def _run(arguments: list[str], stop: Stop) -> int:
         print(occupied, file=sys.stderr)
         return 2
     stop.watch(folder, lock)
+    again, progress = read_again(os.environ.pop(AGAIN, "")), None if folder is None else Progress(folder)
     try:
         with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
             parsed.log_dir = parsed.log_dir or logs
             run(parsed)
     except ChildFailedError as error:
-        return _failed(error.failures, stop, folder)
+        return _failed(error.failures, stop, folder, lock, again, progress)
     return stop.status(folder)
 
 
@@ -107,14 +116,25 @@ def _take(folder: Path | None, nodes: str) -> int | None:
     return run_status.take(folder)
 
 
-def _failed(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
-    """Say so, unless it is what was asked for."""
+def _failed(
+    failures: dict[int, Any],
+    stop: Stop,
+    folder: Path | None,
+    lock: int | None,
+    again: Again | None,
+    progress: Progress | None,
+) -> int:
+    """Say so, unless it is what was asked for; start again where the policy says so, which does not return."""
     words = describe(failures)
     if stop.asked is None:
-        print(words, file=sys.stderr)
-        if folder is not None:
+        status = _status(failures)
+        if status != Status.ROLLED_BACK:
+            print(words, file=sys.stderr)
+        if folder is not None and progress is not None:
             run_status.record_end(folder, "failed", words)
-        return 1
+            failure = Failure(status=status, iteration=progress.steps_done(), cause=words)
+            start_again(again, failure, folder, lock)
+        return Status.FAILED if status == Status.NOT_AGAIN else status
     if not stop.at_once and any(failure.exitcode > 0 for failure in failures.values()):
         print(words, file=sys.stderr)  # asked to end, and failed on the way
         return 1
@@ -123,6 +143,13 @@ def _failed(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
     if folder is not None:
         run_status.record_end(folder, "stopped", cause)
     return 128 + stop.asked
+
+
+def _status(failures: dict[int, Any]) -> Status:
+    """The most telling of what the ranks ended with: those that lost a peer end with FAILED."""
+    found = {failure.exitcode for failure in failures.values()}
+    telling = (Status.HUNG, Status.SPIKE, Status.ROLLED_BACK, Status.NOT_AGAIN)
+    return next((status for status in telling if status in found), Status.FAILED)
 
 
 class Stop:

@@ -60,14 +60,13 @@ def _enable_cuda() -> None:
     import torch
 
     from megatron_patch.backend import wheel_fixes
-    from megatron_patch.backend.gpu import gradient_guard, libraries, offload_fixes
+    from megatron_patch.backend.gpu import libraries, offload_fixes
 
     if not torch.cuda.is_available():
         raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything makes a context on the first one
     APPLIED.extend(libraries.use_torchs_libraries())
     wheel_fixes.provide_fused_wgrad()
-    gradient_guard.refuse_non_finite_gradients()
     offload_fixes.fix_fine_grained_offloading()
     _fix_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import torch
 
 from megatron_patch.backend.patching import wrap
+from megatron_patch.backend.step_gate import LOSS_KEY as LOSS_KEY
+from megatron_patch.backend.step_gate import last_refusal
 
-LOSS_KEY = "lm loss"
-"""Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""
 Z_LOSS_KEY = "z loss"
-"""And of the mean square of log Z, under --z-loss."""
+"""Of the mean square of log Z in the dictionary that the loss function returns, under --z-loss."""
 
 PARTS = {
     "initialize_megatron": "process groups",
@@ -41,7 +41,9 @@ class Step:
     grad_norm: float | None
     """Before clipping; None when the step was skipped."""
     skipped: bool
-    """The gradients overflowed and the weights did not change."""
+    """The gradients overflowed, or the step was refused: the weights did not change."""
+    refusal: str | None = None
+    """Why the step was refused; None where it was not."""
     consumed_samples: int
     """Training samples since iteration 0, this step included, over all ranks."""
     batch_samples: int
@@ -167,6 +169,7 @@ def _measure(
         lr=watch.lr,
         grad_norm=None if grad_norm is None else float(grad_norm),
         skipped=bool(skipped_iter),
+        refusal=last_refusal(),
         consumed_samples=args.consumed_train_samples,
         batch_samples=batch_samples,
         seconds=seconds,

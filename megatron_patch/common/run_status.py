@@ -96,6 +96,16 @@ def wait_while_ending(folder: Path, say: Callable[[str], None], seconds: float =
         time.sleep(LOOKS_EVERY)
 
 
+def is_mine(folder: Path, environ: Mapping[str, str]) -> bool:
+    """Whether this process holds the lock already: it was the launcher, and became the driver again."""
+    try:
+        held = os.fstat(int(environ.get(INHERITED, "")))
+        lock = (folder / LAUNCHER).stat()
+    except (OSError, ValueError):
+        return False
+    return (held.st_dev, held.st_ino) == (lock.st_dev, lock.st_ino)
+
+
 def take(folder: Path) -> int:
     """Be the launcher of the only run in a folder; forget how the last one ended.
 

@@ -239,9 +239,7 @@ def kernel_flags(plan: Plan) -> Flags:
         flags += ["--transformer-impl", "transformer_engine"]
         if plan.config.pr != "fp16":  # backend/gpu/cross_entropy.py puts its kernel in the place of `native`
             flags += ["--cross-entropy-loss-fusion", "--cross-entropy-fusion-impl", "native"]
-        if (
-            plan.variables.clip_grad > 0
-        ):  # backend/gpu/gradient_guard.py checks the norm instead, without waiting for the GPU
+        if plan.variables.clip_grad > 0:  # backend/step_gate.py checks the norm instead, without waiting for the GPU
             flags += ["--no-check-for-nan-in-loss-and-grad"]
         flags += ["--allow-unfused-attention"] if plan.variables.allow_unfused_attention else []
         return [*flags, "--no-masked-softmax-fusion", "--manual-gc", "--manual-gc-interval", "100"]
@@ -342,14 +340,14 @@ def validation_flags(plan: Plan) -> Flags:
 @emits(
     "--background-save --ckpt-format --ckpt-step --finetune --load --load-main-params-from-ckpt --no-load-optim "
     "--no-load-rng --override-opt-param-scheduler --save --save-interval",
-    passes=("keep_checkpoints",),
+    passes=("keep_checkpoints", "on_spike", "spike_factor", "spike_window"),
 )
 def checkpoint_flags(plan: Plan) -> Flags:
     """Saving, and what is loaded: the newest checkpoint of this run, else the weights it starts from."""
     flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
     flags += ["--save-interval", str(plan.schedule.save_interval)]
     flags += ["--background-save"] if plan.background_save else []
-    flags += passed(plan, "keep_checkpoints")
+    flags += passed(plan, "keep_checkpoints", "on_spike", "spike_factor", "spike_window")
     if plan.resume_iteration is not None:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]

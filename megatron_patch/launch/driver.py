@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.restart import AGAIN, Again
 from megatron_patch.common.run_folder import COMMAND, write_plan
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
@@ -99,7 +100,19 @@ def run(
     print(short_plan(plan, wording), flush=True)
     if plan.finished and not export_is_due(plan):
         return 0
-    return slurm.submit(plan, values, environ) if environment.elsewhere else start(plan, command, environ)
+    if environment.elsewhere:
+        return slurm.submit(plan, values, environ)
+    return start(plan, command, {**environ, **_again(plan, values, environ)})
+
+
+def _again(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """What torchrun needs to start this run again, where that may be asked of it."""
+    if plan.cluster is not None or environ.get(AGAIN):
+        return {}
+    if not plan.variables.max_restarts and plan.variables.on_spike != "rollback":
+        return {}
+    command = (sys.executable, "-m", "megatron_patch.launch", *values)
+    return Again(command=command, most=plan.variables.max_restarts).variable()
 
 
 def export_is_due(plan: Plan) -> bool:
@@ -161,7 +174,7 @@ def make_plan(
     problems += _dropout_problems(plan)
     problems += kubernetes.problems_of(plan) if emit else []
     if not environment.dry_run and not emit:
-        problems += _refusals(plan)
+        problems += _refusals(plan, environ)
     if plan.config.env == "slurm" and slurm_stage(environ) == SUBMIT:
         problems += slurm.problems_of(plan, asks=not environment.dry_run)
     return (None if problems else annotate(plan, environment, changes)), environment, problems
@@ -176,11 +189,11 @@ def _dropout_problems(plan: Plan) -> list[Problem]:
     return [Problem("dropout", *names, key=k, rate=v, file=plan.weights.origin) for k, v in found.items()]
 
 
-def _refusals(plan: Plan) -> list[Problem]:
+def _refusals(plan: Plan, environ: Mapping[str, str]) -> list[Problem]:
     """What a dry run may show and a real start may not begin."""
     found = []
     state, holder = run_status.state_of(Path(plan.output))
-    if state != "free":
+    if state != "free" and not run_status.is_mine(Path(plan.output), environ):
         code = "output-ending" if state == "ending" else "output-in-use"
         found.append(Problem(code, "OUTPUT_BASEPATH", holder=str(holder) if holder else Message("holder-unknown")))
     limit, memory = plan.memory_limit, plan.memory
@@ -216,15 +229,15 @@ def _start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
         from megatron_patch.launch.cluster.supervise import start_node
 
         return start_node(plan, command, environ, record)
-    lock = record(plan, command)
+    lock = record(plan, command, environ)
     os.set_inheritable(lock, True)
     sys.stdout.flush()
     ours = command.environment(environ) | {run_status.INHERITED: str(lock)}
     return os.execve(command.argv[0], list(command.argv), ours)
 
 
-def record(plan: Plan, command: Command) -> int:
-    """Take the folder, and write plan.json and command.txt.
+def record(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
+    """Take the folder, unless this process holds it, and write plan.json and command.txt.
 
     Returns:
         The descriptor of its lock.
@@ -233,7 +246,7 @@ def record(plan: Plan, command: Command) -> int:
     """
     output = Path(plan.output)
     output.mkdir(parents=True, exist_ok=True)
-    lock = run_status.take(output)
+    lock = int(environ[run_status.INHERITED]) if run_status.is_mine(output, environ) else run_status.take(output)
     write_plan(output, content_of(plan))
     write_text(output / COMMAND, command.shell() + "\n")
     return lock

@@ -10,11 +10,11 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`.
 
-    Two of Megatron's defaults are changed. A signal ends a run after the step, with a checkpoint. And a loss that is
-    not a number ends it at once: 0.19.2 would compute the step again, save, and end with status 16 to be started on
-    another GPU.
+    Three of Megatron's defaults are changed. A signal ends a run after the step, with a checkpoint. NaN or inf are met
+    by the policy of `common/recovery.py`: 0.19.2 would compute the step again, save, and end with status 16 to be
+    started on another GPU; and its check of every micro batch ends one rank while the others wait for it.
     """
-    parser.set_defaults(exit_signal_handler=True, rerun_mode="disabled")
+    parser.set_defaults(exit_signal_handler=True, rerun_mode="disabled", check_for_nan_in_loss_and_grad=False)
     group = parser.add_argument_group(title="megatron_patch")
     group.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="what the ranks compute on")
     group.add_argument(
@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         default="apart",
         help="split queries, keys and values and rotate them in one kernel of ours, where it applies, or in several",
     )
+    group.add_argument(
+        "--on-spike", choices=("off", "skip", "stop", "rollback"), default="off", help="see docs/failures.md"
+    )
+    group.add_argument("--spike-factor", type=float, default=10.0, help="deviations above the median of the last steps")
+    group.add_argument("--spike-window", type=int, default=64, help="how many steps these are")
     group.add_argument("--loggers", default="", help="callbacks that log elsewhere, as mlflow,swanlab")
     group.add_argument("--z-loss", type=float, default=0.0, help="weight of the mean of log(sum(exp(logits)))^2")
     add_lora_arguments(parser.add_argument_group(title="megatron_patch, adapters"))

@@ -14,6 +14,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig, Moc
 from megatron.training import get_args, get_tokenizer, print_rank_0
 from megatron.training.utils import get_blend_and_blend_per_split
 
+from megatron_patch.trainer import batch_origin
 from megatron_patch.trainer.batch import reads_data
 from megatron_patch.trainer.data_content import identities, remember
 from megatron_patch.trainer.index_cache import cache_folder, drop_torn_indices
@@ -68,6 +69,7 @@ def provide_datasets(num_samples: Sequence[int | None], vp_stage: int | None = N
     built: tuple[Any, Any, Any] = BlendedMegatronDatasetBuilder(
         kind, num_samples, partial(_read_here, vp_stage), config
     ).build()
+    batch_origin.keep(built[0])
     return built
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_patch.backend import APPLIED, enable
 from megatron_patch.common import run_status
+from megatron_patch.common.recovery import Status
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
-from megatron_patch.trainer.errors import TrainerError
+from megatron_patch.trainer.errors import SpikeError, TrainerError
 from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher
 from megatron_patch.trainer.startup import Startup
-from megatron_patch.trainer.streams import Streams
+from megatron_patch.trainer.streams import EXPLAINED, Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,16 @@ def main() -> None:
         _recorded(partial(_run, early, streams, startup))
     except BaseException as error:
         streams.report(error)
-        sys.exit(error.code if isinstance(error, SystemExit) and error.code else 1)
+        sys.exit(status_of(error))
+
+
+def status_of(error: BaseException) -> int:
+    """What a rank ends with: of `common.recovery.Status`, or what Megatron asked for."""
+    if isinstance(error, SpikeError):
+        return error.status
+    if isinstance(error, EXPLAINED):
+        return Status.NOT_AGAIN
+    return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code else 1
 
 
 def _recorded(run: Any) -> None:
@@ -62,7 +72,7 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     print("\n".join(["patches", *APPLIED]))
 
     from megatron_patch.backend import hooks
-    from megatron_patch.backend.saving.asynchronous import wait_for_last_save
+    from megatron_patch.backend.saving.asynchronous import finish_last_save, wait_for_last_save
     from megatron_patch.trainer.callbacks import Rank, make_all
     from megatron_patch.trainer.screen import Screen
 
@@ -79,6 +89,9 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     hooks.observe(callbacks)
     try:
         end = _pretrain_to_an_end(rank, callbacks)
+    except Exception:
+        finish_last_save()
+        raise
     finally:
         callbacks.close()
     if torch.distributed.is_initialized():

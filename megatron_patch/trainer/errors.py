@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.recovery import Status
 
 
 class TrainerError(UserError):
@@ -11,3 +12,11 @@ class TrainerError(UserError):
 
 class DataError(TrainerError):
     """The data set is damaged, or does not belong to this model."""
+
+
+class SpikeError(TrainerError):
+    """A spike, or NaN or inf, ends this start: see `common/recovery.py`. Raised on all ranks alike."""
+
+    def __init__(self, words: str, status: Status) -> None:
+        super().__init__("uncoded", text=words)
+        self.status = status

@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_text
+from megatron_patch.common.strict_json import parse_json
 
 
 class MetricsFile:
@@ -59,7 +60,18 @@ def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, An
     }
     if step.z_loss is not None:
         record["z_loss"] = step.z_loss
-    return record | {"skipped": True} if step.skipped else record
+    if step.skipped:
+        record["skipped"] = True
+    return record if step.refusal is None else record | {"refusal": step.refusal}
+
+
+def read_steps(path: Path, iteration: int, most: int) -> list[dict[str, Any]]:
+    """The last training steps up to `iteration`, oldest first; none where the file cannot be read."""
+    try:
+        lines = _lines_until(path, iteration)
+    except (OSError, ValueError):
+        return []
+    return [record for record in map(parse_json, lines) if "loss" in record][-most:]
 
 
 def _lines_until(path: Path, iteration: int) -> list[str]:
@@ -67,11 +79,12 @@ def _lines_until(path: Path, iteration: int) -> list[str]:
     kept: list[str] = []
     if iteration == 0 or not path.exists():
         return kept
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            of_line = parse_json(line)["iteration"]
+            known = line.endswith("\n") and of_line <= iteration
+        except (ValueError, TypeError, KeyError, RecursionError):
             break
-        if record["iteration"] <= iteration and line.endswith("\n"):
+        if known:
             kept.append(line)
     return kept

@@ -19,6 +19,7 @@ from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.trainer import batch_origin
 from megatron_patch.trainer.batch import reads_data
 from megatron_patch.trainer.data_content import identities, remember
 from megatron_patch.trainer.datasets import enough_for_validation
@@ -97,6 +98,7 @@ def _provide(
     if mpu.get_tensor_model_parallel_rank() or not reads_data(vp_stage, packed=layout.packing):
         return None, None, None
     rows = training_rows(training, layout, num_rows=num_samples[0], seed=args.seed)
+    batch_origin.keep(rows)
     if os.environ.get("RANK", "0") == "0" and not vp_stage:
         say(f"training: {rows.describe()}")
         _remember(args)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from megatron.core import mpu
-from megatron.core.rerun_state_machine import get_rerun_state_machine
 from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args
 
@@ -16,8 +15,6 @@ from megatron_patch.backend import z_loss
 from megatron_patch.backend.hooks import LOSS_KEY, Z_LOSS_KEY
 from megatron_patch.backend.trained_positions import chosen_rows, losses_at_rows
 from megatron_patch.trainer.batch import Batch, get_batch
-
-FAULTS = ((torch.isnan, "NaN"), (torch.isinf, "infinity"))
 
 
 def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
@@ -69,15 +66,6 @@ def loss_function(
     weighted, mask = losses.view(-1).float() * loss_mask.view(-1), loss_mask.view(-1).float()
     total = torch.sum(weighted)
     number = _number(mask, args)
-    if args.check_for_nan_in_loss_and_grad:
-        for is_fault, name in FAULTS:
-            get_rerun_state_machine().validate_result(
-                result=total,
-                rejection_func=is_fault,
-                message=f"found {name} in the loss of one micro batch",
-                tolerance=0.0,
-                fatal=True,
-            )
     logged = {LOSS_KEY: torch.stack([total.detach(), number.float()])}
     if log_z is not None:  # after the loss was noted: what is shown stays the cross-entropy
         squares = torch.sum(log_z.view(-1).square() * loss_mask.view(-1))

@@ -55,13 +55,13 @@ def test_the_change_that_is_named_makes_it_fit(
     typed = {"PR": "bf16", "DO": "true"} | changes
     plan = planned(gigabytes, gpus, typed)
     assert plan.memory_limit is not None and plan.memory.total > plan.memory_limit
-    (problem,) = driver._refusals(plan)
+    (problem,) = driver._refusals(plan, {})
     assert (problem.code, problem.names) == ("memory-gpu", ("MODEL_SIZE",))
     change = problem.message.values["change"]
     assert change.values["change"].code == code, change
     made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,})=(\w+)", str(change)) if name in CHANGED}
     changed = planned(gigabytes, gpus, typed | made)
-    assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed)
+    assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed, {})
 
 
 def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> None:
@@ -114,7 +114,7 @@ def test_what_is_said_about_the_optimizer(planned: Planned) -> None:
 
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:
     plan = planned(20, 1, {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
-    assert driver._refusals(plan)
+    assert driver._refusals(plan, {})
     assert not driver._refusals(
-        dataclasses.replace(plan, variables=dataclasses.replace(plan.variables, memory_check=False))
+        dataclasses.replace(plan, variables=dataclasses.replace(plan.variables, memory_check=False)), {}
     )

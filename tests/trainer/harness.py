@@ -157,13 +157,15 @@ def read_checkpoint(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def train(output: Path, data: Path, extra: str = "", *, processes: int = 1, torchrun: bool = False) -> Run:
+def train(
+    output: Path, data: Path, extra: str = "", *, processes: int = 1, torchrun: bool = False, script: Path = SCRIPT
+) -> Run:
     """Train to the end; fail with what the trainer said.
 
     Args:
         torchrun: start the ranks as a user does, which takes seven seconds longer.
     """
-    run = (launch if torchrun else launch_warm)(output, data, extra, processes=processes)
+    run = (launch if torchrun else launch_warm)(output, data, extra, processes=processes, script=script)
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     return run
 

@@ -191,6 +191,14 @@ def wait_for_last_save() -> None:
     _finalize(blocking=True)
 
 
+def finish_last_save() -> None:
+    """As `wait_for_last_save`, for a rank that fails: what becomes of the save is said in its log alone."""
+    try:
+        wait_for_last_save()
+    except Exception as error:
+        print(f"the checkpoint under way was not written: {error}", flush=True)
+
+
 def do_meanwhile(function: Callable[[], None]) -> None:
     """Do something in another thread, on all ranks, before the next save begins."""
     _state["save"] = Errand(function)

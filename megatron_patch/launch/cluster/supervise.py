@@ -34,7 +34,9 @@ PATIENCE = 20.0
 """Seconds that torchrun gets to notice that its ranks were killed."""
 
 
-def start_node(plan: Plan, command: Command, environ: Mapping[str, str], record: Callable[[Plan, Command], int]) -> int:
+def start_node(
+    plan: Plan, command: Command, environ: Mapping[str, str], record: Callable[[Plan, Command, Mapping[str, str]], int]
+) -> int:
     """This machine's part of a run: meet the others, then torchrun.
 
     Args:
@@ -49,7 +51,7 @@ def start_node(plan: Plan, command: Command, environ: Mapping[str, str], record:
         print(f"{error}\nnothing was started", file=sys.stderr, flush=True)
         return 1
     if plan.cluster.node_rank == 0:
-        record(plan, command)
+        record(plan, command, environ)
     ours = command.environment(environ) | {run_status.INHERITED: "held on node 0"}
     name = interface(peers)
     if name and "GLOO_SOCKET_IFNAME" not in ours:  # gloo would take the address of this machine's name, often 127.0.1.1

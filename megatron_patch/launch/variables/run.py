@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_patch.common.loggers import LOGGERS
-from megatron_patch.common.values import choice, several, switch, text, whole, words
+from megatron_patch.common.values import choice, real, several, switch, text, whole, words
 from megatron_patch.launch.variables.row import row
 
 
@@ -73,11 +73,39 @@ class RunVariables:
         "除 metrics.jsonl 之外由什么记录运行；默认 tensorboard，有密钥时还有 wandb",
         flag="--loggers",
     )
+    max_restarts: int = row(
+        0,
+        whole(0, 1000),
+        "one machine: how often a run that crashed or hung is started again from its newest checkpoint",
+        "单机：运行崩溃或卡住后，从最新检查点重新启动的次数上限",
+        matters=("ENV", "dsw"),
+    )
     megatron_args: str | None = row(
         None,
         words("expect-flags"),
         "more flags for Megatron's parser, as in a shell",
         "传给 Megatron 参数解析器的其他参数，写法同 shell",
+    )
+    on_spike: str = row(
+        "off",
+        choice("off", "skip", "stop", "rollback"),
+        "when loss or gradient norm is NaN, inf or a spike: skip the step, stop or rollback; off: NaN, inf end the run",
+        "损失或梯度范数为 NaN、inf 或尖峰时：skip 跳过该步，stop 结束，rollback 回滚；off：仅 NaN、inf 使运行结束",
+        flag="--on-spike",
+    )
+    spike_factor: float = row(
+        10.0,
+        real(1, above=True),
+        "a spike is above median + factor x deviation (1.4826 MAD, at least 2 % of the median loss, 20 % of the norm)",
+        "高于 中位数 + 倍数 x 偏差 即为尖峰（1.4826 MAD；至少为损失中位数的 2%、范数中位数的 20%）",
+        flag="--spike-factor",
+    )
+    spike_window: int = row(
+        64,
+        whole(8, 10000),
+        "MP_ON_SPIKE: how many of the last steps a step is compared with, 8 at least known",
+        "MP_ON_SPIKE：与最近多少步比较，至少已知 8 步",
+        flag="--spike-window",
     )
     wandb_entity: str | None = row(
         None, text("expect-name"), "Weights & Biases: team or user", "Weights & Biases：团队或用户"

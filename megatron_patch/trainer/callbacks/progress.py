@@ -68,12 +68,13 @@ class Progress(Callback):
         metrics = step_record(step, seq_length=self._seq_length, world_size=self._rank.world_size)
         left = timedelta(seconds=round(sum(self._recent) / len(self._recent) * (self._total - step.iteration)))
         skipped = step.skipped or step.grad_norm is None
+        why = "gradient overflow" if step.refusal is None else "spike"
         mfu = None if self._peak is None else metrics["tflops_per_gpu"] / self._peak
         return [
             Part("loss ?" if step.loss is None else f"loss {step.loss:.4f}", 80),
             *([] if step.z_loss is None else [Part(f"z {step.z_loss:.2f}", 30)]),
             Part("lr ?" if step.lr is None else f"lr {step.lr:.2e}", 45),
-            Part("SKIPPED (gradient overflow)", 90) if skipped else Part(f"norm {step.grad_norm:.2f}", 20),
+            Part(f"SKIPPED ({why})", 90) if skipped else Part(f"norm {step.grad_norm:.2f}", 20),
             Part(f"{metrics['tokens_per_s_per_gpu']:,.0f} tokens/s/{self._rank.unit}", 60),
             Part(f"{metrics['tflops_per_gpu']:.3g} TFLOP/s/{self._rank.unit}", 10),
             *([] if mfu is None else [Part(f"MFU {mfu:.1%}", 40)]),

@@ -1,0 +1,99 @@
+"""A launcher that becomes the driver again: how MP_MAX_RESTARTS and rollbacks are carried out on one machine.
+
+The driver leaves its own command in the environment of torchrun; what is decided is in `recovery.py`. The process stays
+the same, and so does its lock on the run's folder: nobody else can start in between. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_patch.common import run_status
+from megatron_patch.common.recovery import Event, Failure, after_failure, note_event
+from megatron_patch.common.run_folder import METRICS
+from megatron_patch.common.strict_json import parse_json
+
+AGAIN = "MEGATRON_PATCH_AGAIN"
+"""Environment variable of torchrun, and of the driver that it becomes: an Again as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """How a run is started again, and what became of the starts so far."""
+
+    command: tuple[str, ...]
+    most: int
+    """Restarts, MP_MAX_RESTARTS."""
+    failed_at: tuple[int, ...] = ()
+    """Steps that were done at each failure that was followed by a restart."""
+
+    def variable(self) -> dict[str, str]:
+        """As it goes into the environment."""
+        return {AGAIN: json.dumps(dataclasses.asdict(self))}
+
+
+def read_again(text: str) -> Again | None:
+    """Of the variable; None where it is not set."""
+    if not text:
+        return None
+    content = parse_json(text)
+    return Again(
+        command=tuple(content["command"]), most=int(content["most"]), failed_at=tuple(map(int, content["failed_at"]))
+    )
+
+
+def start_again(again: Again | None, failure: Failure, folder: Path, lock: int | None) -> None:
+    """Become the driver, unless the policy says no: then return, having said why."""
+    if again is None:
+        return
+    verdict = after_failure(failure, again.failed_at, most=again.most)
+    if verdict.words:
+        print(verdict.words, file=sys.stderr, flush=True)
+    iteration = max(failure.iteration, 0)
+    if not verdict.again:
+        if verdict.words:
+            note_event(folder, Event(kind="gave-up", iteration=iteration, words=f"{failure.cause}; {verdict.words}"))
+        return
+    if failure.is_counted:
+        note_event(folder, Event(kind="restart", iteration=iteration, words=verdict.words))
+        again = dataclasses.replace(again, failed_at=(*again.failed_at, failure.iteration))
+    ours = os.environ | again.variable()
+    if lock is not None:
+        os.set_inheritable(lock, True)
+        ours[run_status.INHERITED] = str(lock)
+    sys.stdout.flush()
+    os.execve(again.command[0], list(again.command), ours)
+
+
+class Progress:
+    """How many steps a start has done: metrics.jsonl is written anew when training begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / METRICS
+        self._before = self._facts()
+
+    def steps_done(self) -> int:
+        """-1 where training has not begun."""
+        return -1 if self._facts() in (None, self._before) else _last_iteration(self._file)
+
+    def _facts(self) -> tuple[int, int] | None:
+        try:
+            found = self._file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+
+def _last_iteration(file: Path) -> int:
+    """Of the last whole line."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - 65536))
+            return int(parse_json(stream.read().rpartition(b"\n")[0].splitlines()[-1])["iteration"])
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return 0

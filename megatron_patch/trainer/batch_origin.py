@@ -1,0 +1,57 @@
+"""Where the rows of a batch come from: documents and files, by the place that Megatron's sampler gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+MOST = 8
+"""Documents of one row that are named."""
+
+_training: list[Any] = []
+
+
+def keep(dataset: Any) -> None:
+    """Remember the training set of this rank; None where it reads none."""
+    if dataset is not None:
+        _training[:] = [dataset]
+
+
+def rows_of_micro_batch(args: Any, number: int, data_parallel_rank: int) -> range:
+    """Items of the training set in one micro batch of the step that is being done.
+
+    Args:
+        args: Megatron's.
+        number: of the micro batch in this rank's share, from 0.
+    """
+    across = args.micro_batch_size * args.data_parallel_size
+    first = args.consumed_train_samples + number * across + data_parallel_rank * args.micro_batch_size
+    return range(first, first + args.micro_batch_size)
+
+
+def places(rows: Sequence[int]) -> list[str]:
+    """Where rows come from, for people; nothing on a rank that reads no data."""
+    return [place for row in rows if _training for place in _places(_training[0], row)]
+
+
+def _places(dataset: Any, row: int) -> Iterator[str]:
+    if hasattr(dataset, "dataset_index"):  # Megatron's blend
+        part = dataset.datasets[int(dataset.dataset_index[row])]
+        yield from _places(part, int(dataset.dataset_sample_index[row]))
+    elif hasattr(dataset, "which"):  # BlendedRows
+        yield from _places(dataset.parts[int(dataset.which[row])], int(dataset.row[row]))
+    elif hasattr(dataset, "members"):  # RowDataset
+        yield from _shortened([dataset.samples.origin(member) for member in dataset.members(row)])
+    elif hasattr(dataset, "document_index"):  # GPTDataset
+        yield from _shortened([f"document {number} of {dataset.dataset_path}" for number in _documents(dataset, row)])
+
+
+def _documents(dataset: Any, row: int) -> list[int]:
+    sample = dataset.shuffle_index[row]
+    first, last = dataset.sample_index[sample][0], dataset.sample_index[sample + 1][0]
+    return [int(number) for number in dataset.document_index[first : last + 1]]
+
+
+def _shortened(names: list[str]) -> list[str]:
+    names = list(dict.fromkeys(names))
+    return names if len(names) <= MOST else [*names[: MOST - 1], f"and {len(names) - MOST + 1} more"]
