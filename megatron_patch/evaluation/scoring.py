@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from megatron_patch.evaluation.contexts import Context, Request, Scores, contexts_of, pad_right, scored_positions
 from megatron_patch.evaluation.prefix import score_shared
+from megatron_patch.models import by_model_type
 
 
 class FastHFLM(HFLM):
@@ -42,8 +43,12 @@ class FastHFLM(HFLM):
         self.scoring, self.tokens_per_batch = scoring, tokens_per_batch
         self.scoring_seconds = 0.0
         """Spent in `loglikelihood`, tokenizing included."""
-        if scoring == "shared" and self.model.config.model_type != "llama":
-            print(f"scoring: shared is for Llama, this is {self.model.config.model_type}: exact is used")
+        config = self.model.config
+        if scoring == "shared" and config.model_type not in by_model_type():
+            print(f"scoring: shared is for {', '.join(by_model_type())}, this is {config.model_type}: exact is used")
+            self.scoring = "exact"
+        elif scoring == "shared" and getattr(config, "sliding_window", None) is not None:
+            print(f"scoring: shared knows no sliding window, {config.sliding_window} here: exact is used")
             self.scoring = "exact"
         if self.scoring != "plain" and (self.backend != "causal" or self.batch_size == "auto"):
             print("scoring: an encoder-decoder model, or batch size auto: plain is used")

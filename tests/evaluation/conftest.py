@@ -36,10 +36,10 @@ def tokenizer(questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "tokenizer"
 
 
-def make_model(folder: Path, tokenizer: Path, seed: int) -> Path:
-    """A Llama of two layers with random weights large enough that its answers differ."""
+def make_model(folder: Path, tokenizer: Path, seed: int, family: str | None = None) -> Path:
+    """Two layers, Llama's unless said otherwise, with random weights large enough that answers differ."""
     shape = replace(
-        model_of_size("tiny"), num_layers=2, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4,
+        model_of_size("tiny", family), num_layers=2, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4,
         num_query_groups=2, head_dim=16, init_method_std=0.08,
     )  # fmt: skip
     vocab = tokenizer_vocab_size(tokenizer)

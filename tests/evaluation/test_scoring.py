@@ -13,6 +13,9 @@ from megatron_patch.evaluation.data import find_all
 from megatron_patch.evaluation.prefix import group_by_prefix
 from megatron_patch.evaluation.scoring import FastHFLM, contexts_of
 from megatron_patch.evaluation.tasks import local_questions, task_manager
+from megatron_patch.models import families
+
+from .conftest import make_model
 
 TASKS = ["cmmlu_agronomy", "cmmlu_world_history", "cmmlu_virology", "ceval-valid_law", "ceval-valid_logic"]
 
@@ -77,6 +80,21 @@ def test_shared_gives_the_same_answers(model: Path, requests: dict[int, list[Ins
     assert [greedy for _, greedy in shared] == [greedy for _, greedy in plain]
 
 
+OTHERS = [name for name, family in families().items() if not family.bare_names and "tiny" in family.sizes]
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families(family: str, tokenizer: Path, requests: dict[int, list[Instance]], tmp_path: Path) -> None:
+    """`exact` and `shared`, without examples and with two."""
+    model = make_model(tmp_path / family, tokenizer, 1, family)
+    for shots, most in ((0, 24), (2, 16)):
+        asked = requests[shots][:most]
+        plain, exact, shared = (scores(model, asked, way, dtype="float32") for way in ("plain", "exact", "shared"))
+        assert exact == plain
+        assert max(abs(a - b) for (a, _), (b, _) in zip(plain, shared, strict=True)) < 2e-5
+        assert plain != shared, "shared was not used"
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_shared_suits_every_attention(model: Path, requests: dict[int, list[Instance]], attention: str) -> None:
     plain = scores(model, requests[0][:24], "plain", attn_implementation=attention)
@@ -109,10 +127,14 @@ def test_what_cannot_be_faster_says_so(model: Path, capsys: pytest.CaptureFixtur
     assert lm.scoring == "plain"
     assert "plain is used" in capsys.readouterr().out
     loaded = lm.model
-    loaded.config.model_type = "mistral"
-    lm = FastHFLM(pretrained=loaded, tokenizer=str(model), backend="causal", scoring="shared")
-    assert lm.scoring == "exact"
-    assert "shared is for Llama" in capsys.readouterr().out
+    for key, value, said in (
+        ("sliding_window", 64, "shared knows no sliding window, 64 here"),
+        ("model_type", "phi3", "shared is for llama, "),
+    ):
+        setattr(loaded.config, key, value)
+        lm = FastHFLM(pretrained=loaded, tokenizer=str(model), backend="causal", scoring="shared")
+        assert lm.scoring == "exact"
+        assert said in capsys.readouterr().out
 
 
 def test_too_long_contexts_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.distributed.checkpoint import FileSystemReader, load
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron_patch.models import families
+from megatron_patch.models.megatron import architecture_flags
 
 from . import warm
 
@@ -28,9 +31,9 @@ MODEL = """
 --group-query-attention --num-query-groups 2 --swiglu --normalization RMSNorm --norm-epsilon 1e-5
 --disable-bias-linear --untie-embeddings-and-output-weights --position-embedding-type rope --rotary-base 500000
 --use-rope-scaling --rope-scaling-factor 8 --attention-dropout 0 --hidden-dropout 0 --init-method-std 0.02
---seq-length 64 --max-position-embeddings 64
---tokenizer-type NullTokenizer --vocab-size 255 --make-vocab-size-divisible-by 32
+--max-position-embeddings 64
 """
+INPUT = "--seq-length 64 --tokenizer-type NullTokenizer --vocab-size 255 --make-vocab-size-divisible-by 32 "
 CPU = """
 --device cpu --distributed-backend gloo --use-cpu-initialization --transformer-impl local
 --spec megatron_patch.backend.cpu.layers local_layer_spec --attention-backend flash --no-persist-layer-norm
@@ -71,9 +74,20 @@ class Run:
         return (self.output / "logs" / f"rank_{rank}.log").read_text()
 
 
+OTHERS = [name for name, family in families().items() if not family.bare_names and "tiny" in family.sizes]
+"""Families beside Llama: a new file in models/ is one more parameter of the tests that read this."""
+
+
+def architecture(family: str) -> str:
+    """Flags of a tiny model of a family, with heads that are not hidden size / heads wide."""
+    sizes = {"hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2}
+    return " ".join(architecture_flags(replace(families()[family].sizes["tiny"], **sizes, head_dim=32))) + " "
+
+
 def flags(output: Path, data: Path, extra: str) -> list[str]:
-    """What a rank is told; later flags win over earlier ones."""
-    common = (MODEL + CPU + SCHEDULE).split()
+    """What a rank is told; later flags win over earlier ones, and an architecture among them stands for MODEL."""
+    model = "" if "--num-layers" in extra else MODEL
+    common = (model + INPUT + CPU + SCHEDULE).split()
     return [*common, "--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
 
 

@@ -142,7 +142,7 @@ def test_tensor_pipeline_and_sequence_parallel(world: Path) -> None:
     compare(mine, theirs(world, "mcore-tp2-pp2"))
 
 
-@LLAMA_ONLY
+@OTHERS_TOO
 def test_the_exported_folder_is_the_conversion_and_loads(world: Path, ours: list[dict]) -> None:
     """MP_EXPORT_HF=1: what the converter would write, and what transformers reads."""
     run = world / "mcore-tp1-pp1"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .harness import REPOSITORY, Run, launch, train
+from .harness import OTHERS, REPOSITORY, Run, launch, train
 
 TOLERANCE = 2e-6
 """In nats. A broken causal mask under CP shows 3e-5 at iteration 1 and 1e-2 at iteration 20."""
@@ -27,9 +28,21 @@ CLOSE = [
     pytest.param(4, TP2 + PP2 + "--sequence-parallel", id="TP2xPP2+SP"),
     pytest.param(4, TP2 + CP2, id="TP2xCP2", marks=pytest.mark.slow),
 ]
-
-
-BROKEN_CP = REPOSITORY / "tests" / "trainer" / "broken_cp.py"
+OF_FAMILIES = {
+    "TP2": TP2,
+    "PP2": PP2,
+    "PP2+VPP": PP2 + "--num-layers-per-virtual-pipeline-stage 1",
+    "CP2": CP2,
+    "DP2+DO": "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather",
+}
+QUICK = (("qwen2_5", "TP2"), ("qwen3", "PP2+VPP"))
+"""Biases that are cut over ranks; tied embeddings, whose gradient travels between the first and the last stage."""
+PAIRS = [
+    pytest.param(family, layout, marks=[] if (family, layout) in QUICK else pytest.mark.slow)
+    for family in OTHERS
+    for layout in OF_FAMILIES
+]
+BROKEN_CP, BROKEN_TIES = (REPOSITORY / "tests" / "trainer" / f"broken_{what}.py" for what in ("cp", "ties"))
 
 
 def worst(run: Run, reference: Run) -> float:
@@ -50,6 +63,29 @@ def test_close(tmp_path: Path, data: Path, start: str, reference: Run, processes
     """The other layouts add in another order."""
     run = train(tmp_path, data, f"{start} {flags}", processes=processes)
     assert worst(run, reference) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("family", "layout"), PAIRS)
+def test_other_families(
+    tmp_path: Path,
+    data: Path,
+    start_of: Callable[[str], str],
+    reference_of: Callable[[str], Run],
+    family: str,
+    layout: str,
+) -> None:
+    run = train(tmp_path, data, f"{start_of(family)} {OF_FAMILIES[layout]}", processes=2)
+    assert worst(run, reference_of(family)) <= TOLERANCE
+    assert run.losses[-1] < run.losses[0] - 0.3
+
+
+@pytest.mark.slow
+def test_tied_embeddings_that_drift_apart_are_seen(
+    tmp_path: Path, data: Path, start_of: Callable[[str], str], reference_of: Callable[[str], Run]
+) -> None:
+    run = launch(tmp_path, data, f"{start_of('qwen3')} {PP2}", processes=2, script=BROKEN_TIES)
+    assert run.returncode == 0, run.stderr
+    assert worst(run, reference_of("qwen3")) > 100 * TOLERANCE
 
 
 def test_reference_learns(reference: Run) -> None:

@@ -14,9 +14,11 @@ import torch
 
 from megatron_patch.common.run_status import read_end, state_of
 
+from .harness import OTHERS as OTHER_FAMILIES
 from .harness import (
     REPOSITORY,
     Run,
+    architecture,
     children,
     command,
     complete_iterations,
@@ -108,6 +110,11 @@ def test_disk_full(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, 
         pytest.param(2, DISTRIBUTED, id="DP2+DO"),
         pytest.param(2, f"--bf16 {DISTRIBUTED}", id="bf16", marks=pytest.mark.slow),
         pytest.param(4, f"{TP2PP2} {DROPOUT}", id="TP2xPP2", marks=pytest.mark.slow),
+        *(
+            pytest.param(2, f"{architecture(name)} {layout}", id=f"{name}-{what}", marks=pytest.mark.slow)
+            for name in OTHER_FAMILIES
+            for what, layout in (("PP2", "--pipeline-model-parallel-size 2"), ("DP2+DO", DISTRIBUTED))
+        ),
     ],
 )
 def test_killed_while_training(tmp_path: Path, data: Path, processes: int, extra: str) -> None:

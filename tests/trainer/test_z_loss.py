@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .harness import train
+from .harness import OTHERS, train
 
 STEPS = "--train-iters 8 --lr-decay-iters 8 --z-loss 0.2"
 
@@ -24,7 +25,21 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path, start: str) -> l
     ],
 )
 def test_layouts(layout: str, processes: int, tmp_path: Path, data: Path, start: str, alone: list[dict]) -> None:
-    found = train(tmp_path, data, f"{start} {STEPS} {layout}", processes=processes).metrics
+    compare(train(tmp_path, data, f"{start} {STEPS} {layout}", processes=processes).metrics, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", OTHERS)
+def test_other_families(family: str, tmp_path: Path, data: Path, start_of: Callable[[str], str]) -> None:
+    """Through a pipeline of two stages, whose tied embeddings see the z-loss too."""
+    one, two = (
+        train(tmp_path / str(stages), data, f"{start_of(family)} {STEPS} {layout}", processes=stages).metrics
+        for stages, layout in ((1, ""), (2, "--pipeline-model-parallel-size 2"))
+    )
+    compare(two, one)
+
+
+def compare(found: list[dict], alone: list[dict]) -> None:
     for name, tolerance in (("loss", 2e-6), ("z_loss", 2e-5), ("grad_norm", 2e-5)):
         pairs = zip((one[name] for one in found), (one[name] for one in alone), strict=True)
         assert max(abs(a - b) for a, b in pairs) <= tolerance, name
