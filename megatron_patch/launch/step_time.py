@@ -50,6 +50,14 @@ CP_LAUNCH = 80e-6
 """Seconds of kernels and events of one ring step, forward and backward, of one layer."""
 SMS_OF_NCCL = 16 / 132
 """Part of a GPU's multiprocessors that a collective takes from the kernels beside it."""
+PASSES_OF_RING = 3
+"""Times that memory is touched for each byte that a ring moves on: what comes is written, read, and added to or put
+into what is there."""
+RING_START, RING_STEP, RING_STEP_BETWEEN = 8.4e-6, 3.4e-6, 14e-6
+"""Seconds of a ring before its data count: its start, a step to a rank of the same machine, and to another machine.
+NCCL's own model of itself (src/graph/tuning.cc: baseLat and hwLat of Ring, Simple, NVLink and Net)."""
+BUCKET_PARAMETERS, BUCKET_PARAMETERS_OF_SHARD = 40_000_000, 1_000_000
+"""Gradients that travel together: Megatron's default, the larger of the first and the second for each shard."""
 FIXED = 0.03
 """Seconds of a step that no kernel fills: batch, gradient norm's wait, Python."""
 SPREAD = 0.005
@@ -82,6 +90,8 @@ class Work:
     adam_bytes: int = 12
     adapters: LoraSettings | None = None
     """LoRA: the weights are frozen, and have no gradients."""
+    bucket_parameters: int | None = None
+    """Of a bucket of gradients (--ddp-bucket-size); None: Megatron's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +157,7 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
     Raises:
         ValueError: fp8 on a GPU without FP8 units.
     """
-    layer, head = _layer(work, layout, kind), _head(work, layout, kind)
+    layer, head = _layer(work, layout, kind, network), _head(work, layout, kind)
     stages = [layer.times(layers) for layers in layout.stage_layers]
     stages[-1] = stages[-1] + head
     slowest = max(stages, key=lambda stage: stage.total)
@@ -159,7 +169,7 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
         "bubble": bubble,
         "imbalance": work.micro_batches * (slowest.total - mean),
         "pipeline_parallel": _pipeline_parallel(work, layout, kind, network),
-        "data_parallel": _data_parallel(work, layout, kind, network, slowest.total),
+        "data_parallel": _data_parallel(work, layout, kind, network, slowest),
         "optimizer": _optimizer(work, layout, kind),
         "fixed": FIXED,
     }
@@ -227,7 +237,7 @@ def _widths(model: ModelConfig) -> tuple[int, int]:
     return model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
 
 
-def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
+def _layer(work: Work, layout: Layout, kind: GpuKind, network: Network) -> _Pass:
     """One transformer layer, forward and backward, on one rank."""
     matmul, attention = _layer_matmul(work, layout, kind), _attention(work, layout, kind)
     linears = _adapted_linears(work)
@@ -236,7 +246,7 @@ def _layer(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
         elementwise=_elementwise(work, layout, kind) + _adapter_traffic(work, layout, kind),
         launch=(KERNELS[work.precision] + ADAPTER_KERNELS * len(linears)) * GAP,
         tensor_parallel=_tensor_parallel(work, layout, kind, TP_OPERATIONS),
-        context_parallel=_context_parallel(work, layout, kind),
+        context_parallel=_context_parallel(work, layout, kind, network),
     )
     plain = others + _Pass(matmul=_with_power_of(others.total, matmul))
     forward = plain.matmul * 2 / _matmul_passes(work) + others.total / 3
@@ -330,14 +340,15 @@ def _tensor_parallel(work: Work, layout: Layout, kind: GpuKind, operations: int)
     return operations * one * (TP_OVERLAPPED if work.tp_overlap else TP_EXPOSED)
 
 
-def _context_parallel(work: Work, layout: Layout, kind: GpuKind) -> float:
+def _context_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network) -> float:
     """The ring's K and V travel behind attention; putting partial results together does not."""
     if layout.cp == 1:
         return 0.0
     queries, keys = _widths(work.model)
     tokens = tokens_of_rank(work, layout)
     corrections = CP_CORRECTION * tokens * queries / layout.tp / kind.bandwidth
-    travel = 4 * tokens * 2 * keys / layout.tp / kind.nvlink
+    link = kind.nvlink if layout.tp * layout.cp <= GPUS_PER_MACHINE else min(kind.nvlink, network.bytes_per_s)
+    travel = 4 * tokens * 2 * keys / layout.tp / link
     hidden = sum(_attention(work, layout, kind)) / layout.cp
     return (layout.cp - 1) * (corrections + CP_LAUNCH + max(0.0, 3 * travel - hidden))
 
@@ -378,22 +389,72 @@ def stage_weights(work: Work, layout: Layout) -> float:
     return (max(layout.stage_layers) * layer_parameters(work.model) + tables) / layout.tp
 
 
-def _data_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network, pass_seconds: float) -> float:
+def _data_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network, stage: _Pass) -> float:
     """Gradients are scattered behind the last backward pass, weights gathered behind the first forward pass.
 
     A ring over machines passes the border of each with all the cards of its members there at once. The first and the
-    last bucket are not hidden, and what is hidden takes multiprocessors from what hides it.
+    last bucket are not hidden, and what is hidden takes multiprocessors from what hides it, and memory bandwidth from
+    the kernels that live on it.
     """
     shards = layout.dp * layout.cp
     if shards == 1:
         return 0.0
     link = data_parallel_link(layout, kind, network)
-    weights = trained_weights(work, layout) * (shards - 1) / shards
+    weights = trained_weights(work, layout)
+    share = (shards - 1) / shards
     narrow = work.precision == "fp8" and not work.adapters
-    scatter, gather = 2 * weights / link, (1 if narrow else 2) * weights / link
-    buckets = layout.chunks if layout.pp > 1 else max(layout.stage_layers)
-    waits = _uncovered(scatter, buckets, pass_seconds * 2 / 3) + _uncovered(gather, buckets, pass_seconds / 3)
-    return waits + SMS_OF_NCCL * (scatter + gather - waits)
+    start, buckets = ring_latency(layout), bucket_count(work, layout)
+    scatter, gather = ((size * share * weights / link + buckets * start) for size in (2, 1 if narrow else 2))
+    waits = (
+        _uncovered(scatter, _last_part(work, layout), stage.total * 2 / 3)
+        + _uncovered(gather, _last_part(work, layout), stage.total / 3)
+        + _chained_gathers(work, layout, start, (1 if narrow else 2) / link)
+    )
+    memory = min(1.0, PASSES_OF_RING * link / kind.bandwidth) * stage.elementwise / stage.total
+    return waits + (SMS_OF_NCCL + memory) * max(0.0, scatter + gather - waits)
+
+
+def ring_latency(layout: Layout) -> float:
+    """Seconds of a reduce-scatter or all-gather over data- and context-parallel ranks that moves nothing."""
+    ranks = layout.dp * layout.cp
+    machines = max(1, layout.tp * ranks // GPUS_PER_MACHINE) if layout.nodes > 1 else 1
+    between = min(ranks, machines) - 1
+    return RING_START + (ranks - 1 - between) * RING_STEP + between * RING_STEP_BETWEEN
+
+
+def bucket_count(work: Work, layout: Layout) -> int:
+    """Collectives of one step for the gradients of a rank, and as many for its weights.
+
+    A bucket is closed by the tensor with which it is full: at most one for each tensor, two of a layer being norms.
+    """
+    shards = layout.dp * layout.cp
+    size = work.bucket_parameters or max(BUCKET_PARAMETERS, BUCKET_PARAMETERS_OF_SHARD * shards)
+    most = 6 * max(layout.stage_layers) + 3
+    return max(layout.chunks, min(most, math.ceil(trained_weights(work, layout) / size)))
+
+
+def _last_part(work: Work, layout: Layout) -> float:
+    """Part of the weights that has nothing left to hide behind: the embedding's table, which is first forward and last
+    backward; of a pipeline in chunks the first chunk, whose gradients leave together."""
+    if layout.chunks > 1:
+        return 1 / layout.chunks
+    if work.adapters:
+        return 1 / max(layout.stage_layers)
+    table = work.vocab_rows * work.model.hidden_size / layout.tp
+    return table / trained_weights(work, layout)
+
+
+def _chained_gathers(work: Work, layout: Layout, start: float, seconds_of_parameter: float) -> float:
+    """A module of several buckets waits for all but the first: Megatron asks for the next one when one is there.
+
+    Buckets of single tensors: the fused norms and linears, two of a layer, wait for the linear's weight.
+    """
+    queries, keys = _widths(work.model)
+    first, second = queries + 2 * keys, 2 * work.model.ffn_hidden_size
+    if work.adapters or (work.bucket_parameters or BUCKET_PARAMETERS) >= first * work.model.hidden_size / layout.tp:
+        return 0.0
+    weights = (first + second) * work.model.hidden_size / layout.tp
+    return max(layout.stage_layers) * (2 * start + weights * seconds_of_parameter)
 
 
 def data_parallel_link(layout: Layout, kind: GpuKind, network: Network) -> float:
@@ -404,9 +465,9 @@ def data_parallel_link(layout: Layout, kind: GpuKind, network: Network) -> float
     return min(kind.nvlink, network.bytes_per_s * max(1, GPUS_PER_MACHINE // layout.tp))
 
 
-def _uncovered(seconds: float, buckets: int, cover: float) -> float:
-    """The last bucket has nothing left to hide behind; nor has what takes longer than the pass."""
-    return max(seconds / buckets, seconds - cover * (1 - 1 / buckets))
+def _uncovered(seconds: float, part: float, cover: float) -> float:
+    """The last part has nothing left to hide behind; nor has what takes longer than the pass."""
+    return max(seconds * part, seconds - cover * (1 - part))
 
 
 def _optimizer(work: Work, layout: Layout, kind: GpuKind) -> float:
