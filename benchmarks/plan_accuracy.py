@@ -18,7 +18,8 @@ from pathlib import Path
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, KINDS, NETWORKS, GpuKind
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
-from megatron_patch.launch.step_time import StepTime, Work, layer_parameters, step_time
+from megatron_patch.launch.step_time import StepTime, step_time
+from megatron_patch.launch.work import Work, layer_parameters
 from megatron_patch.models import ModelConfig, model_of_size, sizes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -210,9 +211,9 @@ MISSES = """
 ## Where it misses
 - 8B on 64 GPUs with one micro batch a step (MLPerf, Cisco): its configuration makes a bucket of every weight
   (`bucket_size: 64` parameters), so 390 collectives of 64 ranks, each with the start of a ring over eight machines,
-  meet one pass over the model; it also checks every bucket for NaN and has 128 KiB of workspace for cuBLAS (`fix OOM`). The
-  first is predicted; with Megatron's default buckets the prediction would be {default:+.1%}. The same submission on 128
-  GPUs (TP2, not among these rows) takes 0.483 s: predicted {sibling:.3f}, with default buckets {sibling_default:.3f}.
+  meet one pass over the model; it also checks every bucket for NaN and leaves cuBLAS 128 KiB (`fix OOM`). The first is
+  predicted; with Megatron's default buckets the prediction would be {default:+.1%}. The same submission on 128 GPUs
+  (TP2, not among these rows) takes 0.483 s: predicted {sibling:.3f}, with default buckets {sibling_default:.3f}.
 - 405B's proxy model of 30 layers is predicted fast (it has one data-parallel rank and no overlap of its own), the whole
   model is not.
 """

@@ -13,10 +13,9 @@ from dataclasses import dataclass, fields
 from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, NETWORKS, GpuKind, Network, kind_of
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.memory import adapter_parameters
 from megatron_patch.launch.plan import Plan
-from megatron_patch.models import ModelConfig
-from megatron_patch.peft.settings import LINEARS, LoraSettings, target_shapes
+from megatron_patch.launch.work import Work, layer_parameters, tokens_of_rank, trained_weights, widths
+from megatron_patch.peft.settings import LINEARS, target_shapes
 
 ROPE, CAST, ADAM = 0.62, 0.9, 0.88
 """Part of the bandwidth that kernels of a kind reach, where they do not simply stream: RoPE with the copies around it,
@@ -62,36 +61,6 @@ FIXED = 0.03
 """Seconds of a step that no kernel fills: batch, gradient norm's wait, Python."""
 SPREAD = 0.005
 """Standard deviation of the speed of machines of one kind (the lent ones differ by 1 to 2 % from best to worst)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one step computes, and how."""
-
-    model: ModelConfig
-    vocab_rows: int
-    """Padded."""
-    seq_len: int
-    micro_batch: int
-    micro_batches: int
-    """Of one data-parallel rank."""
-    precision: str
-    """bf16 or fp8."""
-    gradient_bytes: int = 2
-    """Of the buffer that gradients are summed in."""
-    recompute: str = "none"
-    """none, sel, full, block."""
-    recompute_layers: int = 0
-    """block: layers of each stage."""
-    distributed_optimizer: bool = True
-    tp_overlap: bool = True
-    sample_tokens: int | None = None
-    """Packed finetuning: mean tokens of a sample, which attention does not leave; None: whole sequences."""
-    adam_bytes: int = 12
-    adapters: LoraSettings | None = None
-    """LoRA: the weights are frozen, and have no gradients."""
-    bucket_parameters: int | None = None
-    """Of a bucket of gradients (--ddp-bucket-size); None: Megatron's default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,22 +190,6 @@ def _recompute(plan: Plan) -> str:
     return {"full": "full", "sel": "sel"}.get(plan.config.ac, "none")
 
 
-def tokens_of_rank(work: Work, layout: Layout) -> int:
-    """Tokens of a micro batch on one context-parallel rank."""
-    return work.micro_batch * work.seq_len // layout.cp
-
-
-def layer_parameters(model: ModelConfig) -> int:
-    """Weights of the matmuls of one layer."""
-    queries, keys = _widths(model)
-    return model.hidden_size * (2 * queries + 2 * keys + 3 * model.ffn_hidden_size)
-
-
-def _widths(model: ModelConfig) -> tuple[int, int]:
-    """Columns of all query heads, and of all KV heads."""
-    return model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
-
-
 def _layer(work: Work, layout: Layout, kind: GpuKind, network: Network) -> _Pass:
     """One transformer layer, forward and backward, on one rank."""
     matmul, attention = _layer_matmul(work, layout, kind), _attention(work, layout, kind)
@@ -276,7 +229,7 @@ def _layer_matmul(work: Work, layout: Layout, kind: GpuKind) -> float:
     rate = kind.matmul_fp8 if work.precision == "fp8" else kind.matmul_bf16
     if rate is None:
         raise ValueError(f"{kind.name} has no FP8 units")
-    queries, keys = _widths(model)
+    queries, keys = widths(model)
     forward = (queries + 2 * keys + 2 * model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
     backward = (queries + model.ffn_hidden_size) / layout.tp + 2 * model.hidden_size
     weights = layer_parameters(model) / layout.tp
@@ -309,7 +262,7 @@ def _adapter_traffic(work: Work, layout: Layout, kind: GpuKind) -> float:
 def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]:
     """Forward and backward; the backward pass has 2.5 times the arithmetic."""
     length = work.seq_len if work.sample_tokens is None else min(work.seq_len, work.sample_tokens)
-    queries, _ = _widths(work.model)
+    queries, _ = widths(work.model)
     forward = 2 * work.micro_batch * work.seq_len * length * queries / layout.cp / layout.tp
     visible = length / layout.cp
     slower = (8192 / (8192 + SHORT_ATTENTION)) / (visible / (visible + SHORT_ATTENTION)) * ATTENTION_EXTRA
@@ -319,7 +272,7 @@ def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]
 def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:
     """Passes over activations: SwiGLU reads 2 and writes 1 columns, its gradient reads 3 and writes 2; and so on."""
     model, rows = work.model, 2 * tokens_of_rank(work, layout) / layout.tp
-    queries, keys = _widths(model)
+    queries, keys = widths(model)
     swiglu = 8 * rows * model.ffn_hidden_size
     rope = 8 * rows * (queries + 2 * keys) / ROPE
     norms = 24 * rows * model.hidden_size
@@ -344,7 +297,7 @@ def _context_parallel(work: Work, layout: Layout, kind: GpuKind, network: Networ
     """The ring's K and V travel behind attention; putting partial results together does not."""
     if layout.cp == 1:
         return 0.0
-    queries, keys = _widths(work.model)
+    queries, keys = widths(work.model)
     tokens = tokens_of_rank(work, layout)
     corrections = CP_CORRECTION * tokens * queries / layout.tp / kind.bandwidth
     link = kind.nvlink if layout.tp * layout.cp <= GPUS_PER_MACHINE else min(kind.nvlink, network.bytes_per_s)
@@ -373,20 +326,6 @@ def _pipeline_parallel(work: Work, layout: Layout, kind: GpuKind, network: Netwo
     link = kind.nvlink if layout.world_size <= GPUS_PER_MACHINE else network.bytes_per_s
     one = 2 * tokens_of_rank(work, layout) * work.model.hidden_size / layout.tp / link
     return one * (2 * work.micro_batches if layout.chunks == 1 else 2 * (layout.pp - 1))
-
-
-def trained_weights(work: Work, layout: Layout) -> float:
-    """Of one rank of the fullest stage: all, or those of adapters."""
-    if work.adapters is None:
-        return stage_weights(work, layout)
-    return float(max(layout.stage_layers) * adapter_parameters(work.adapters, work.model, layout.tp))
-
-
-def stage_weights(work: Work, layout: Layout) -> float:
-    """Weights of one rank of the fullest stage."""
-    table = work.vocab_rows * work.model.hidden_size
-    tables = table * (1 if layout.pp > 1 or work.model.tie_embeddings else 2)
-    return (max(layout.stage_layers) * layer_parameters(work.model) + tables) / layout.tp
 
 
 def _data_parallel(work: Work, layout: Layout, kind: GpuKind, network: Network, stage: _Pass) -> float:
@@ -449,7 +388,7 @@ def _chained_gathers(work: Work, layout: Layout, start: float, seconds_of_parame
 
     Buckets of single tensors: the fused norms and linears, two of a layer, wait for the linear's weight.
     """
-    queries, keys = _widths(work.model)
+    queries, keys = widths(work.model)
     first, second = queries + 2 * keys, 2 * work.model.ffn_hidden_size
     if work.adapters or (work.bucket_parameters or BUCKET_PARAMETERS) >= first * work.model.hidden_size / layout.tp:
         return 0.0

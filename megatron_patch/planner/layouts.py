@@ -12,8 +12,9 @@ from megatron_patch.launch.config import POSITIONS, RunConfig, read_values
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, GpuKind, Network
 from megatron_patch.launch.layout import Layout, cut_layers, divisors
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES
-from megatron_patch.launch.step_time import StepTime, Work, step_time
+from megatron_patch.launch.step_time import StepTime, step_time
 from megatron_patch.launch.variables import Variables
+from megatron_patch.launch.work import Work
 from megatron_patch.models import ModelConfig, padded_vocab_size
 from megatron_patch.models.megatron import tensor_parallel_problem
 

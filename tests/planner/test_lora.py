@@ -8,7 +8,8 @@ import pytest
 
 from megatron_patch.launch.gpu_kinds import H100, NETWORKS
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.step_time import StepTime, Work, step_time
+from megatron_patch.launch.step_time import StepTime, step_time
+from megatron_patch.launch.work import Work
 from megatron_patch.models import model_of_size
 from megatron_patch.peft.settings import LoraSettings
 
