@@ -38,6 +38,8 @@ COMMANDS = {
     ),
     "verify": Command(module="checkpoint", before=("verify",), meaning="checksums of a checkpoint folder or a run"),
     "export": Command(module="checkpoint.export", meaning="a run's newest checkpoint as a Hugging Face folder"),
+    "chat": Command(module="generate.chat", meaning="talk to a model: a run, a checkpoint, a Hugging Face folder"),
+    "generate": Command(module="generate", meaning="what a model writes, also beside what it wrote before training"),
     "evaluate": Command(module="evaluation", meaning="CMMLU and C-Eval, without a network"),
     "compare": Command(module="evaluation.compare", meaning="two result folders of evaluate side by side"),
     "report": Command(module="report", meaning="one HTML page about runs"),

@@ -112,23 +112,12 @@ def draw(stages: Sequence[Stage], vocab_size: int, path: Path) -> None:
 
 def samples(folder: Path) -> tuple[str, str]:
     """What the trained Hugging Face model makes of the beginning of a file, and what it answers to QUESTION."""
-    import torch
-    from transformers import AutoTokenizer, LlamaForCausalLM
-    from transformers.utils import logging
+    from megatron_patch.generate.model import AnsweringModel, Sampling
 
-    logging.disable_progress_bar()
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
-    options = {"do_sample": True, "temperature": 0.7, "top_k": 40, "pad_token_id": tokenizer.pad_token_id}
-    inputs = tokenizer(PROMPT, return_tensors="pt")
-    text = model.generate(**inputs, max_new_tokens=80, **options)[0][inputs["input_ids"].shape[1] :]
-    chat = [{"role": "user", "content": QUESTION}]
-    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    turn_ends = tokenizer.convert_tokens_to_ids("<|eot_id|>")
-    answer = model.generate(**inputs, max_new_tokens=80, eos_token_id=turn_ends, **options)[0]
-    answer = answer[inputs["input_ids"].shape[1] :]
-    return tuple(tokenizer.decode(ids, skip_special_tokens=True) for ids in (text, answer))
+    model = AnsweringModel(folder)
+    sampling = Sampling(max_new_tokens=80, temperature=0.7, top_k=40)
+    question = [{"role": "user", "content": QUESTION}]
+    return model.continued(PROMPT, sampling).text, model.answered(question, sampling).text
 
 
 def describe(stages: Sequence[Stage], vocab_size: int, folder: Path) -> str:

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of, remote_code
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.run_folder import PLAN
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
-from megatron_patch.evaluation.models import Model, ModelError, prepare, remote_code
 from megatron_patch.evaluation.options import Request, UsageError, parse
-from megatron_patch.evaluation.run import Evaluation, Settings, evaluate
+from megatron_patch.evaluation.run import Evaluation, ModelError, Settings, evaluate
 
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
 """Of the processes that accelerate starts, one for each GPU; the first one speaks and writes."""
@@ -33,12 +33,12 @@ def main(argv: Sequence[str]) -> int:
         names = request.settings.benchmarks()
         found = list(find_all([BENCHMARKS[name] for name in names], request.places, request.cache).values())
         paths = [path for path in (request.against, request.checkpoint) if path]
-        models = [prepare(path, request.hf_path, request.cache) for path in paths]
+        models = [hf_model_of(path, request.hf_path, request.cache) for path in paths]
     except (UsageError, DataError) as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 2
-    except ModelError as error:
-        print(error, file=sys.stderr)
+    except HFModelError as error:
+        print(f"CHECKPOINT: {error}", file=sys.stderr)
         return error.status
     places = [_output(request, model) for model in models]
     if RANK == 0 and (
@@ -55,6 +55,9 @@ def main(argv: Sequence[str]) -> int:
         done = [_one(request, *each, found, command) for each in zip(models, places, strict=True)]
         if len(done) == 2 and RANK == 0:
             _compare(done)
+    except HFModelError as error:
+        print(f"CHECKPOINT: {error}", file=sys.stderr)
+        return error.status
     except (ModelError, results.Unwritten) as error:
         print(error, file=sys.stderr)
         return error.status
@@ -76,7 +79,7 @@ def _on_all_gpus(gpus: int, argv: Sequence[str]) -> int:
 
 
 def _one(
-    request: Request, model: Model, folder: Path, found: list[LocalData], command: str
+    request: Request, model: HFModel, folder: Path, found: list[LocalData], command: str
 ) -> tuple[Evaluation, Path] | None:
     """Evaluate one model, and write what it scored; None on ranks that only help."""
     if RANK == 0:
@@ -96,14 +99,14 @@ def _one(
     return evaluation, folder
 
 
-def _say_remote_code(model: Model, settings: Settings) -> None:
+def _say_remote_code(model: HFModel, settings: Settings) -> None:
     lines = remote_code(model.folder)
     if lines:
         said = "will run" if settings.trust_remote_code else "is NOT run (--trust-remote-code would run it)"
         print(f"the checkpoint brings code, which {said}:", *lines, sep="\n  ", flush=True)
 
 
-def _output(request: Request, model: Model) -> Path:
+def _output(request: Request, model: HFModel) -> Path:
     """Where results go: --output, else the run that CHECKPOINT comes from, else a folder of the harness."""
     name = f"{model.label.replace('/', '-')}-{model.identity[:8]}"
     if request.output is not None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from megatron_patch.checkpoint.hf_model import HFModel
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
 from megatron_patch.evaluation.data import LocalData
-from megatron_patch.evaluation.models import Model, ModelError
 
 if TYPE_CHECKING:
     from megatron_patch.evaluation.scoring import FastHFLM
@@ -21,6 +21,13 @@ SCORINGS = ("exact", "shared", "plain")
 """See scoring.py."""
 TOKENS_PER_BATCH = {"cpu": 2048}
 """Of `shared` scoring; a GPU wants more."""
+
+
+class ModelError(ValueError):
+    """A model that cannot be evaluated."""
+
+    status = 1
+    """Exit status."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +64,7 @@ class Evaluation:
     """What `per_question.jsonl` holds."""
 
 
-def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Evaluation | None:
+def evaluate(model: HFModel, found: Sequence[LocalData], settings: Settings) -> Evaluation | None:
     """Score a model; None on the ranks other than the first, where several GPUs share the work.
 
     Raises:
@@ -75,8 +82,7 @@ def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Ev
     if wrong := sum(not all(map(math.isfinite, answer["logprobs"])) for answer in answers):
         raise ModelError(
             f"CHECKPOINT: {model.folder} gives NaN or inf as log-likelihood in {wrong} of {len(answers)} questions: "
-            "its scores would mean nothing, and none are written",
-            1,
+            "its scores would mean nothing, and none are written"
         )
     choices = sum(len(answer["logprobs"]) for answer in answers)
     summary = {
@@ -97,7 +103,7 @@ def evaluate(model: Model, found: Sequence[LocalData], settings: Settings) -> Ev
     return Evaluation(summary=summary, answers=answers)
 
 
-def _load(model: Model, settings: Settings) -> FastHFLM:
+def _load(model: HFModel, settings: Settings) -> FastHFLM:
     import torch  # seconds: not before the arguments and the data are known to be good
 
     from megatron_patch.evaluation.scoring import FastHFLM
@@ -114,7 +120,7 @@ def _load(model: Model, settings: Settings) -> FastHFLM:
             tokens_per_batch=settings.tokens_per_batch or TOKENS_PER_BATCH.get(device, 16384),
         )
     except Exception as error:  # whatever transformers makes of a foreign folder
-        raise ModelError(f"CHECKPOINT: {model.folder} cannot be loaded on {device}: {_in_a_line(error)}", 1) from error
+        raise ModelError(f"CHECKPOINT: {model.folder} cannot be loaded on {device}: {_in_a_line(error)}") from error
 
 
 def _in_a_line(error: Exception) -> str:
@@ -141,11 +147,11 @@ def _ask(lm: FastHFLM, found: Sequence[LocalData], settings: Settings) -> dict[s
                 limit=settings.limit,
             )
         except torch.OutOfMemoryError as error:
-            raise ModelError(f"--batch-size: {settings.batch_size} does not fit: {_in_a_line(error)}", 1) from error
+            raise ModelError(f"--batch-size: {settings.batch_size} does not fit: {_in_a_line(error)}") from error
     return results
 
 
-def _about_model(model: Model, lm: FastHFLM) -> dict[str, Any]:
+def _about_model(model: HFModel, lm: FastHFLM) -> dict[str, Any]:
     import torch
 
     return {

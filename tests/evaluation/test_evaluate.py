@@ -14,7 +14,8 @@ import pytest
 from safetensors.torch import load_file, save
 
 from megatron_patch.checkpoint.cli import main as convert
-from megatron_patch.evaluation import models, results
+from megatron_patch.checkpoint.hf_model import hf_model_of, remote_code
+from megatron_patch.evaluation import results
 from megatron_patch.evaluation.__main__ import main
 from megatron_patch.evaluation.options import UsageError, parse
 
@@ -84,10 +85,10 @@ def test_what_is_written(both) -> None:
 def test_an_export_is_made_once(both, converted: Path, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder, done = both
     assert f"exporting {converted.resolve()}" in done.stdout
-    again = models.prepare(converted, None, folder / "cache")
+    again = hf_model_of(converted, None, folder / "cache")
     assert "was exported before" in capfd.readouterr().out
     assert again.folder.parent == folder / "cache/exported"
-    assert again.identity != models.prepare(model).identity
+    assert again.identity != hf_model_of(model).identity
 
 
 def test_the_seeds_command(model: Path, questions: Path, tmp_path: Path) -> None:
@@ -224,7 +225,7 @@ def test_code_that_a_checkpoint_brings_is_listed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "modeling_x.X"}}))
     tokenizer = {"auto_map": {"AutoTokenizer": ["there/repo--tokenization.T", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    lines = models.remote_code(tmp_path)
+    lines = remote_code(tmp_path)
     assert len(lines) == 3
     assert "modeling_x.py (12 bytes, sha256 " in lines[0]
     assert lines[1:] == [

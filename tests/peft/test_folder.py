@@ -17,7 +17,7 @@ from megatron_patch.checkpoint import adapters
 from megatron_patch.checkpoint.adapters import Adapter, export_adapter, main, merge
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.evaluation.models import prepare
+from megatron_patch.checkpoint.hf_model import hf_model_of
 from megatron_patch.peft.folder import WEIGHTS
 from megatron_patch.peft.settings import PeftError
 
@@ -156,9 +156,9 @@ def test_a_base_in_megatrons_form_merges_to_the_same_bytes(tmp_path: Path, famil
 
 def test_an_adapter_is_evaluated_with_its_base(world: World, ours: Run, exported: Path, tmp_path: Path) -> None:
     """What evaluate.sh gives to the harness, of a run and of a folder of PEFT."""
-    of_run = prepare(ours.output, cache=tmp_path)
-    of_peft = prepare(exported, world.hf, cache=tmp_path)
+    of_run = hf_model_of(ours.output, cache=tmp_path)
+    of_peft = hf_model_of(exported, world.hf, cache=tmp_path)
     assert of_run.folder != of_peft.folder
     assert torch.equal(logits(of_run.folder), logits(of_peft.folder))
     assert not torch.equal(logits(of_run.folder), logits(world.hf))
-    assert prepare(ours.output, cache=tmp_path) == of_run
+    assert hf_model_of(ours.output, cache=tmp_path) == of_run

@@ -10,6 +10,7 @@ from megatron_patch.common.texts import (
     cluster,
     data,
     general,
+    generate,
     inputs,
     layout,
     nemo,
@@ -21,7 +22,7 @@ from megatron_patch.common.texts import (
     values,
 )
 
-SUBJECTS = (general, values, layout, inputs, output, settings, schedules, cluster, notes, plan, nemo, data)
+SUBJECTS = (general, values, layout, inputs, output, settings, schedules, cluster, notes, plan, nemo, data, generate)
 ENGLISH: dict[str, str | tuple[str, str]] = {
     code: text for subject in SUBJECTS for code, text in subject.ENGLISH.items()
 }

@@ -178,6 +178,21 @@ class ChatTemplate:
         assert refused is not None
         raise refused
 
+    def prompt(self, messages: list[Message]) -> str:
+        """A conversation up to the place where the assistant writes, its header there.
+
+        Raises:
+            MalformedRow: the template refuses these messages.
+            TemplateError: it cannot be used at all.
+        """
+        conversation = Conversation(messages=messages)
+        return self._choose(conversation).prompt(messages)
+
+    @property
+    def end(self) -> str:
+        """The special token that ends a turn of the assistant's; empty if there is none."""
+        return self._choose(Conversation(messages=[])).frame.end
+
     def _choose(self, conversation: Conversation) -> _Template:
         """As transformers: `tool_use` where there are tools and it exists."""
         name = "tool_use" if conversation.tools and "tool_use" in self._compiled else "default"
@@ -224,6 +239,9 @@ class _Template:
             turns = self._turns(conversation, text)
         spans = [span for number, span in turns if number not in conversation.context]
         return Rendered(text=text, spans=spans, dropped=tuple(self._dropped(conversation, text, turns)))
+
+    def prompt(self, messages: list[Message]) -> str:
+        return self._write(messages, None, prompt=True)
 
     def _write(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
         return self._run(self._jinja.render, messages, tools, prompt)

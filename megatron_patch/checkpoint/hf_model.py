@@ -1,4 +1,7 @@
-"""What is evaluated: a Hugging Face folder, or a Megatron checkpoint exported to one. Imports no torch."""
+"""What transformers can load of any path: a Hugging Face folder, or a Megatron checkpoint or adapter made one.
+
+The one answer for evaluation, chat and generate. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from megatron_patch.checkpoint.configuration import Configuration, find_configuration
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import companions
 from megatron_patch.common.strict_json import read_json
-from megatron_patch.evaluation.data import HARNESS
+from megatron_patch.common.terminal import raw
+
+ROOT = Path(__file__).resolve().parents[2]
+HARNESS = ROOT / "LM-Evaluation-Harness"
+CACHE = HARNESS if HARNESS.is_dir() else Path.home() / ".cache" / "megatron-patch"
+"""In a checkout, else (installed from a wheel) the user's own."""
 
 
-class ModelError(ValueError):
-    """A checkpoint that cannot be evaluated."""
+class HFModelError(ValueError):
+    """A path that transformers cannot be given."""
 
     def __init__(self, message: str, status: int = 2) -> None:
         super().__init__(message)
@@ -30,7 +38,7 @@ class ModelError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class HFModel:
     """One checkpoint, ready for transformers."""
 
     given: str
@@ -51,34 +59,34 @@ class Model:
         return "/".join(parts[-2:]) if generic else source.name
 
 
-def prepare(path: Path, hf_path: Path | None = None, cache: Path = HARNESS) -> Model:
+def hf_model_of(path: Path, hf_path: Path | None = None, cache: Path = CACHE, *, log: TextIO | None = None) -> HFModel:
     """Find out what a path is; a Megatron checkpoint is exported unless that was done before.
 
     Args:
         hf_path: configuration and tokenizer of a Megatron checkpoint, if they are not beside it; of adapters the base.
         cache: exported checkpoints lie below its `exported/`, one folder for each content.
+        log: where it is said what is done; None is standard output.
     Raises:
-        ModelError: with the reason.
+        HFModelError: with the reason.
     """
     given = str(path)
     if (path / "adapter_config.json").is_file() or _trains_adapters(path):
-        return _merged(path, hf_path, cache)
+        return _merged(path, hf_path, cache, log)
     if (path / "config.json").is_file() and _weights(path):
-        return Model(given=given, folder=path.resolve(), identity=identity_of(path))
+        return HFModel(given=given, folder=path.resolve(), identity=identity_of(path))
     try:
         iteration = look_for_megatron(path)
         configuration = find_configuration(iteration, hf_path)
     except CheckpointError as error:
-        raise ModelError(
-            f"CHECKPOINT: {given} has no config.json with *.safetensors or *.bin, and: {error} (here: --hf-path)"
+        raise HFModelError(
+            f"{given} has no config.json with *.safetensors or *.bin, and: {error} (here: --hf-path)"
         ) from error
     identity = hashlib.sha256(f"{identity_of(iteration)} {_configuration_sum(configuration)}".encode()).hexdigest()
     target = cache / "exported" / f"{iteration.parent.parent.name}-{iteration.name}-{identity[:16]}"
-    if not target.is_dir():
-        _export(iteration, target, hf_path)
-    else:
-        print(f"{given}: was exported before, to {target}")
-    return Model(given=given, folder=target, identity=identity, exported_from=iteration)
+    words = ["megatron_patch.checkpoint", "--direction", "mcore2hf", "--source", str(iteration)]
+    words += ["--hf-path", str(hf_path)] if hf_path else []
+    _make(target, words, f"exporting {iteration} to {target}", f"{given}: was exported before, to {target}", log)
+    return HFModel(given=given, folder=target, identity=identity, exported_from=iteration)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -90,42 +98,37 @@ def _trains_adapters(path: Path) -> bool:
     return any((folder / "lora.json").is_file() for folder in (path, path / "checkpoints", path.parent))
 
 
-def _merged(path: Path, base: Path | None, cache: Path) -> Model:
+def _merged(path: Path, base: Path | None, cache: Path, log: TextIO | None) -> HFModel:
     """An adapter with its base, merged into one folder, unless that was done before."""
     folder = path if (path / "adapter_config.json").is_file() else _iteration(path)
     told = f"{identity_of(folder)} {identity_of(base) if base else ''}"
     identity = hashlib.sha256(told.encode()).hexdigest()
     target = cache / "exported" / f"{folder.parent.parent.name}-{folder.name}-merged-{identity[:16]}"
-    if target.is_dir():
-        print(f"{path}: was merged before, to {target}")
-    else:
-        print(f"merging {folder} into its base, to {target}", flush=True)
-        words = ["megatron_patch.checkpoint.adapters", "merge", "--adapter", str(folder), "--output-path", str(target)]
-        words += ["--base", str(base)] if base else []
-        environment = {**os.environ, "PYTHONPATH": str(HARNESS.parent)}
-        done = subprocess.run([sys.executable, "-m", *words], env=environment, check=False)
-        if done.returncode != 0:
-            raise ModelError(f"CHECKPOINT: {path} could not be merged (status {done.returncode}; reason above)", 1)
-    return Model(given=str(path), folder=target, identity=identity, exported_from=folder)
+    words = ["megatron_patch.checkpoint.adapters", "merge", "--adapter", str(folder)]
+    words += ["--base", str(base)] if base else []
+    said = f"merging {folder} into its base, to {target}"
+    _make(target, words, said, f"{path}: was merged before, to {target}", log)
+    return HFModel(given=str(path), folder=target, identity=identity, exported_from=folder)
 
 
 def _iteration(path: Path) -> Path:
     try:
         return look_for_megatron(path)
     except CheckpointError as error:
-        raise ModelError(f"CHECKPOINT: {path} has lora.json, and: {error}") from error
+        raise HFModelError(f"{path} has lora.json, and: {error}") from error
 
 
-def _export(iteration: Path, target: Path, hf_path: Path | None) -> None:
-    """Run the converter as its own process: it sets torch's threads for itself."""
-    print(f"exporting {iteration} to {target}", flush=True)
-    command = [sys.executable, "-m", "megatron_patch.checkpoint", "--direction", "mcore2hf"]
-    command += ["--source", str(iteration), "--output-path", str(target)]
-    command += ["--hf-path", str(hf_path)] if hf_path else []
-    environment = {**os.environ, "PYTHONPATH": str(HARNESS.parent)}
-    done = subprocess.run(command, env=environment, check=False)
+def _make(target: Path, words: Sequence[str], doing: str, done_before: str, log: TextIO | None) -> None:
+    """Have a program make a Hugging Face folder, unless it is there: as its own process, which sets torch's threads."""
+    if target.is_dir():
+        print(done_before, file=log)
+        return
+    print(doing, file=log, flush=True)
+    command = [sys.executable, "-m", *words, "--output-path", str(target)]
+    out = raw(log) if log else None
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, check=False)
     if done.returncode != 0:
-        raise ModelError(f"CHECKPOINT: {iteration} could not be exported (status {done.returncode}; reason above)", 1)
+        raise HFModelError(f"{doing.split(' to ')[0]} failed (status {done.returncode}; reason above)", 1)
 
 
 def identity_of(folder: Path) -> str:
@@ -171,4 +174,4 @@ def _auto_map(file: Path) -> dict[str, Any]:
         found = content.get("auto_map", {})
         return dict(found.items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise ModelError(f"CHECKPOINT: {file} is not what transformers writes: {error}") from error
+        raise HFModelError(f"{file} is not what transformers writes: {error}") from error

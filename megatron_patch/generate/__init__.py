@@ -1,0 +1,1 @@
+"""Asking a model: `megatron-patch chat` and `megatron-patch generate`."""

@@ -1,0 +1,78 @@
+"""The flags that chat and generate share. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_patch.checkpoint.hf_model import CACHE
+from megatron_patch.common.values import Kind, choice, real, whole
+from megatron_patch.generate.errors import GenerateError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+VALUES: dict[str, tuple[Kind, str | None, str]] = {
+    "max-new-tokens": (whole(1), "256", "ends an answer that the model does not end"),
+    "temperature": (real(), None, "0: always the likeliest token; else sampled"),
+    "top-k": (whole(1), None, "sampled from so many likeliest tokens"),
+    "top-p": (
+        real(0.0, 1.0, above=True),
+        None,
+        "sampled from the likeliest tokens that reach this probability",
+    ),
+    "seed": (whole(0, 2**63 - 1), "1234", "of sampling"),
+    "dtype": (choice(*DTYPES), "auto", "weights and arithmetic; auto: the checkpoint's"),
+}
+"""Flags with a checked value: how it is read, default, meaning. None: the model's own generation_config.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Which model, and how it writes."""
+
+    hf_path: Path | None
+    """Configuration and tokenizer of a Megatron checkpoint, the base of an adapter; None: as is written down."""
+    cache: Path
+    device: str | None
+    dtype: str
+    sampling: Mapping[str, Any]
+    """Fields of Sampling, which needs torch."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and the flags to a command line."""
+    add = parser.add_argument
+    what = "run's folder, Megatron checkpoint, Hugging Face folder, or adapter"
+    add("model", type=Path, metavar="MODEL", help=what)
+    add("--hf-path", type=Path, metavar="DIR", help="config.json and tokenizer of a checkpoint, base of an adapter")
+    add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"gets exported checkpoints [{CACHE.name}/]")
+    add("--device", metavar="DEVICE", help="cpu, cuda, cuda:1; auto: over all GPUs [the first GPU, else cpu]")
+    for name, (kind, default, meaning) in VALUES.items():
+        shown = f"{meaning}: {kind.valid}" + (f" [{default}]" if default else " [the model's own]")
+        add(f"--{name}", default=default, metavar="X", help=shown.replace("%", "%%"))
+
+
+def read_flags(given: Mapping[str, Any]) -> ModelFlags:
+    """Check what was typed.
+
+    Raises:
+        GenerateError: with all that is wrong.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, (kind, _, _) in VALUES.items():
+        typed = given[name.replace("-", "_")]
+        try:
+            values[name.replace("-", "_")] = None if typed is None else kind.parse(typed)
+        except ValueError as error:
+            problems.append(f"--{name}: {typed!r}: {error}; valid: {kind.valid}")
+    folders = {"MODEL": given["model"], "--hf-path": given["hf_path"], "--before": given.get("before")}
+    problems += [f"{name}: {path} is not a folder" for name, path in folders.items() if path and not path.is_dir()]
+    if problems:
+        raise GenerateError("\n".join(problems))
+    dtype = values.pop("dtype")
+    return ModelFlags(
+        hf_path=given["hf_path"], cache=given["cache"], device=given["device"], dtype=dtype, sampling=values
+    )
