@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
@@ -15,7 +16,7 @@ from pathlib import Path
 from .conftest import PONG
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 300
+PATIENCE = 120
 
 
 class Terminal:
@@ -38,7 +39,8 @@ class Terminal:
         end = time.monotonic() + PATIENCE
         seen = ""
         while not re.search(pattern, seen):
-            assert time.monotonic() < end, f"{pattern!r} never came:\n{self.written}"
+            ready, _, _ = select.select([self._ours], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"{pattern!r} never came:\n{self.written!r}"
             piece = os.read(self._ours, 65536).decode(errors="replace")
             seen, self.written = seen + piece, self.written + piece
         return seen
