@@ -88,7 +88,7 @@ def talk(conversation: Conversation) -> None:
 def _lines() -> Iterator[str]:
     """What is typed, with the history and the keys of readline where there is a terminal; Ctrl-C empties the line."""
     marker = ASKS if sys.stdin.isatty() else ""
-    if marker:
+    if marker and os.environ.get("TERM") != "dumb":
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  # `input` uses it from now on
     while True:
