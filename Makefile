@@ -1,6 +1,6 @@
 # One command each. PYTHON=... uses that interpreter as it is and installs nothing.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev quickstart test test-all test-gpu check format clean clean-runs clean-venv
+.PHONY: help setup setup-dev quickstart test test-all test-gpu faults check format clean clean-runs clean-venv
 
 ifdef PYTHON
 SETUP = @echo "make: PYTHON=$(PYTHON) is used as it is; nothing is installed" \#
@@ -34,6 +34,9 @@ test-all: setup-dev ## the slow ones too
 
 test-gpu: setup-dev ## those that need a GPU
 	$(RUN) pytest -m gpu
+
+faults: setup-dev ## the fault campaign, hours; goes on where it was; PART=kills MOST=20 for a part of it; docs/reliability.md
+	PYTHONPATH=tests $(RUN) faults $(PART) $(if $(MOST),--most $(MOST))
 
 check: setup-dev ## ruff, mypy, shellcheck
 	$(RUN) ruff check .

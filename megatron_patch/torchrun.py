@@ -51,6 +51,9 @@ ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals that ask the ranks to finish their step, save and end."""
 GRACE = 600.0
 """Seconds that they have for it: a step, and a checkpoint that is written."""
+AT_ONCE = 5
+"""Seconds (torchrun's times are whole ones) within which a rank's end has killed the others, not torchrun, which waits
+30 s before it kills."""
 SHOW_CURSOR = "\x1b[?25h"
 """A live line hides it, and a rank that is killed cannot bring it back."""
 
@@ -233,12 +236,19 @@ def describe(failures: dict[int, Any]) -> str:
     Args:
         failures: torchrun's ProcessFailure of each failed rank.
     """
-    first, failure = min(failures.items(), key=lambda item: item[1].timestamp)
+    began = min(failure.timestamp for failure in failures.values())
+    first, failure = min(failures.items(), key=lambda item: (not _is_cause(item[1], began), item[1].timestamp))
     if failure.exitcode >= 0:
         return f"rank {first} failed first, with status {failure.exitcode}: what it said stands above"
     name = signal.Signals(-failure.exitcode).name
     hint = ": the kernel does that when memory runs out (`dmesg` shows it)" if name == "SIGKILL" else ""
     return f"rank {first} was killed by {name}{hint}"
+
+
+def _is_cause(failure: Any, began: float) -> bool:
+    """Whether a rank was killed, not by torchrun: others lose their connection to it, and note that before torchrun
+    sees its end."""
+    return bool(failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM and failure.timestamp <= began + AT_ONCE)
 
 
 if __name__ == "__main__":

@@ -125,17 +125,26 @@ def _pickles(path: Path, allowed: bool) -> list[Path]:
     return found
 
 
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _indexed(path: Path) -> dict[str, TensorEntry]:
     try:
         weight_map: Mapping[str, str] = read_json(path / INDEX)["weight_map"]
-        names = sorted(set(weight_map.values()))
+        names = sorted({name for name in weight_map.values() if isinstance(name, str)})
+        if len(names) != len(set(weight_map.values())):
+            raise TypeError("a shard's name is not a text")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path / INDEX}: not a safetensors index ({error!r})") from None
     problems: list[str] = []
     entries: dict[str, Any] = {}
     for name in names:
         file = path / name
-        if Path(name).name != name or not file.is_file():
+        if Path(name).name != name or not _is_file(file):
             problems.append(f"{file}: missing; {INDEX} names it as one of {len(names)} shards")
             continue
         try:

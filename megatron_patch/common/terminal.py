@@ -8,6 +8,8 @@ then on such characters are shown as `\\x1b` on both of its streams. What draws 
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
 import sys
 from typing import IO, Any
@@ -43,8 +45,18 @@ class Guarded:
     def write(self, text: str) -> int:
         """As of any text stream."""
         parts = text.split("\r") if self.bars else [text]
-        self.stream.write("\r".join(map(plain, parts)))
+        try:
+            self.stream.write("\r".join(map(plain, parts)))
+        except OSError as error:
+            give_up(self.stream, error)
         return len(text)
+
+    def flush(self) -> None:
+        """As of any text stream."""
+        try:
+            self.stream.flush()
+        except OSError as error:
+            give_up(self.stream, error)
 
     def writelines(self, lines: Any) -> None:
         """As of any text stream."""
@@ -55,6 +67,24 @@ class Guarded:
         return getattr(self.stream, name)
 
 
+def give_up(stream: IO[str], error: OSError) -> None:
+    """Nobody reads a stream any more, as after `| head`, or its disk is full: the work goes on and is finished, what is
+    still said goes nowhere. Of a full disk the other stream hears."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+    if not isinstance(error, BrokenPipeError):
+        other = sys.stderr if stream is raw(sys.stdout) else sys.stdout
+        print(f"{stream.name} cannot be written, the rest of it is lost: {error.strerror}", file=other)
+
+
+def _flush_at_exit() -> None:
+    """Python itself would complain of a reader that is gone, and end with status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Guarded):
+            stream.flush()
+
+
 def guard(*, bars: bool = False) -> None:
     """Guard standard output and error of this process."""
     for name in ("stdout", "stderr"):
@@ -63,6 +93,8 @@ def guard(*, bars: bool = False) -> None:
             stream.bars |= bars
         elif stream is not None:
             setattr(sys, name, Guarded(stream, bars=bars))
+    atexit.unregister(_flush_at_exit)
+    atexit.register(_flush_at_exit)
 
 
 def raw(stream: IO[str]) -> IO[str]:

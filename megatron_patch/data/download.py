@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -173,5 +174,8 @@ def main(name: str, argv: list[str]) -> int:
             print(*example.write(load(example, args.input, Path(cache)), args.output), sep="\n")
     except UserError as error:
         print_error(error, os.environ)
+        return 1
+    except OSError as error:
+        print(f"error: --output {args.output}: cannot be written: {error}", file=sys.stderr)
         return 1
     return 0

@@ -13,6 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
+from itertools import count
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
@@ -58,7 +59,7 @@ def train(files: list[Path], vocab_size: int, key: str = "text") -> Tokenizer:
     Args:
         vocab_size: of the result, the 256 special tokens included; at least 512 (256 bytes and those).
     Raises:
-        DataError: a line that is not a document.
+        DataError: a line that is not a document, or no document at all.
     """
     tokenizer = Tokenizer(BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -73,7 +74,10 @@ def train(files: list[Path], vocab_size: int, key: str = "text") -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts_of(files, key), trainer)
+    documents = count(1)
+    tokenizer.train_from_iterator((text for text, _ in zip(texts_of(files, key), documents, strict=False)), trainer)
+    if next(documents) == 1:
+        raise DataError(f"{', '.join(map(str, files))}: no document")
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special_tokens()])
     bos_first = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]

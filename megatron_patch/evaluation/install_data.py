@@ -51,6 +51,9 @@ def main() -> int:
     except DataError as error:
         print(*error.problems, sep="\n", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"{HARNESS} cannot be written: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -142,3 +142,13 @@ def test_a_terminal_gets_no_orders_from_a_command_line(command: list[str], tmp_p
     text = said.decode(errors="replace")
     assert "\x1b]" not in text and "\x07" not in text and "\u202e" not in text, text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("screen", "said"), [("| true", ""), (">/dev/full", "<stdout> cannot be written"), (">&-", "")]
+)
+def test_a_screen_that_is_gone(screen: str, said: str) -> None:
+    """A reader that has ended, a full disk, nothing at all: the work is done, and no traceback stands for it."""
+    script = f"{sys.executable} -m megatron_patch.launch --help {screen}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, said in done.stderr, bool(done.stderr)) == (0, True, bool(said))

@@ -199,7 +199,7 @@ def main(argv: list[str]) -> int:
     except TokenizerError as error:
         print(f"error: --tokenizer: {error}", file=sys.stderr)
         return 2
-    except (DataError, TemplateError, TooMuchLost, RuntimeError, ValueError) as error:
+    except (DataError, TemplateError, TooMuchLost, RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

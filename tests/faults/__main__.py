@@ -1,0 +1,48 @@
+"""`make faults`: run the campaign's parts, keep each result, and make docs/reliability.md of them.
+
+    python -m faults [PART ...] [--most N] [--again failed|all] [--page] [--list]
+
+with PYTHONPATH=tests. A part that was stopped goes on where it was. Exit status 1 where a case has a problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+
+from .campaign import read_results, run_part, total
+from .page import PAGE, page
+from .parts import PARTS
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="faults", description=__doc__.splitlines()[0])
+    names = [part.name for part in PARTS]
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(names)}; all if none is given")
+    parser.add_argument("--most", type=int, metavar="N", help="so many cases of each part, spread over it")
+    parser.add_argument("--again", choices=("failed", "all"), help="run cases that have a result once more")
+    parser.add_argument("--page", action="store_true", help="run nothing, make the page")
+    parser.add_argument("--list", action="store_true", help="what has been run, of how many")
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(names):
+        parser.error(f"{', '.join(sorted(unknown))}: not a part; valid: {', '.join(names)}")
+    wanted = [part for part in PARTS if part.name in (args.parts or names)]
+    say = partial(print, flush=True)
+    for part in wanted:
+        if args.list:
+            say(f"{part.name}: {total(read_results(part.name), 'tried')} tried, goal {part.goal}")
+        elif not args.page:
+            for _ in run_part(part, most=args.most, again=args.again or "", say=say):
+                PAGE.write_text(page(), encoding="utf-8")
+    if not args.list:
+        PAGE.write_text(page(), encoding="utf-8")
+    return int(any(result.outcome.problem for part in wanted for result in read_results(part.name)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

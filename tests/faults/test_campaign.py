@@ -1,0 +1,89 @@
+"""The short form of the campaign: a few cases of each part, by the same code; and that its attacks would work."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import time
+from pathlib import Path
+
+import pytest
+
+from . import command_lines, kills, soak, tools
+from .campaign import Case, Outcome, Part, read_results, run_part, spread
+from .hostile import gadgets
+from .page import PAGE, page
+from .parts import PARTS
+from .warm_start import STARTER
+
+SHORT = {"command_lines": command_lines.short_cases, "kills": kills.short_cases, "soak": soak.short_cases}
+"""Parts whose cases are too long: others take some of their own."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers() -> None:
+    """Both import torch at the same time."""
+    STARTER.begin()
+    tools.begin()
+
+
+def short_cases() -> list[tuple[str, Case]]:
+    """What `make test` runs."""
+    found = []
+    for part in PARTS:
+        cases = SHORT[part.name]() if part.name in SHORT else spread(part.cases(), part.short)
+        found += [(part.name, case) for case in cases]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("part", "case"), [pytest.param(*pair, id=f"{pair[0]}: {pair[1].name}") for pair in short_cases()]
+)
+def test_short_form(part: str, case: Case, tmp_path: Path) -> None:
+    assert case.run(tmp_path).problem == ""
+
+
+@pytest.mark.parametrize("name", gadgets(Path()))
+def test_the_attacks_would_work(tmp_path: Path, name: str) -> None:
+    """On a reader that is not restricted."""
+    canary = tmp_path / "executed"
+    with contextlib.suppress(Exception):
+        pickle.loads(pickle.dumps(gadgets(canary)[name]))
+    deadline = time.monotonic() + 30
+    while not canary.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert canary.exists()
+
+
+def test_names_are_unique_and_goals_can_be_reached() -> None:
+    for part in PARTS:
+        names = [case.name for case in part.cases()]
+        assert len(set(names)) == len(names)
+        assert len(names) * (command_lines.BATCH if part.name == "command_lines" else 10_000) >= part.goal
+
+
+def test_a_stopped_part_goes_on(tmp_path: Path) -> None:
+    """Each result is kept at once; a case that has one is not run again, unless it is asked for."""
+    ran: list[str] = []
+
+    def case(name: str) -> Case:
+        def run(folder: Path) -> Outcome:
+            ran.append(name)
+            return Outcome(problem="bad" if name == "b" and ran.count("b") == 1 else "", noticed=1)
+
+        return Case(name=name, kind="k", run=run)
+
+    part = Part(name="p", title="P", goal=3, must="m", how="h", short=1, cases=lambda: [case(name) for name in "abc"])
+    for _ in zip(range(2), run_part(part, folder=tmp_path, say=lambda line: None), strict=False):
+        pass
+    list(run_part(part, folder=tmp_path, say=lambda line: None))
+    assert ran == ["a", "b", "c"]
+    list(run_part(part, folder=tmp_path, again="failed", say=lambda line: None))
+    assert ran == ["a", "b", "c", "b"]
+    assert [(result.case, result.outcome.problem) for result in read_results("p", tmp_path)] == [
+        ("a", ""), ("b", ""), ("c", ""),
+    ]  # fmt: skip
+
+
+def test_the_page_is_made_from_the_results() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()

@@ -1,0 +1,271 @@
+"""The driver with 25 values, its launcher and its ranks as real processes, without the time that imports take.
+
+A server imports torch and Megatron once. For each start it forks a process that is the driver; where the driver would
+become torchrun it becomes torchrun's code in the same process, as `execve` would make it, and where torchrun would
+start a rank by `Popen` the rank is a fork. Everything else is the project's own: plan, locks, signals, elastic agent,
+gloo, checkpoints. A start takes two seconds instead of twelve.
+
+The variable FAULTS_INJECT names a fault that the ranks arm before they run (injection.py).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEAD = 255
+"""Exit status of a start whose server has ended."""
+
+
+class Started:
+    """One start: the driver, which becomes the launcher."""
+
+    def __init__(self, pid: int, answers: Any, screen: Path) -> None:
+        self.pid, self.screen = pid, screen
+        self._answers = answers
+        self._status: int | None = None
+        self._seen = {pid}
+
+    def ranks(self) -> list[int]:
+        """Processes that the launcher has started."""
+        found = children(self.pid)
+        self._seen |= set(found)
+        return found
+
+    def poll(self) -> int | None:
+        """The launcher's exit status; -N where signal N killed it; None while it lives."""
+        return self.wait(0.0)
+
+    def wait(self, timeout: float) -> int | None:
+        """As poll, after so many seconds at most."""
+        if self._status is None and select.select([self._answers], [], [], timeout)[0]:
+            line = self._answers.readline()
+            self._status = int(line) if line else DEAD
+        return self._status
+
+    def end(self) -> None:
+        """Kill what is left of it."""
+        self.ranks()
+        for pid in self._seen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.wait(20.0)
+
+    def iteration(self) -> int:
+        """The last that is on the screen."""
+        return max(map(int, re.findall(r"^iteration +(\d+)/", self.said(), re.MULTILINE)), default=0)
+
+    def said(self) -> str:
+        """Everything on its screen."""
+        return self.screen.read_text(errors="replace") if self.screen.exists() else ""
+
+
+class Starter:
+    """A client of the server, which is started at the first use."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """The server."""
+        if self._server is None or self._server.poll() is not None:
+            command = [sys.executable, str(Path(__file__).resolve())]
+            path = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+            self._server = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, **path}
+            )
+            atexit.register(self._server.kill)
+        return self._server
+
+    def start(self, values: Sequence[object], environ: Mapping[str, str], screen: Path) -> Started:
+        """Start the driver; nothing of an earlier start may live."""
+        server = self.begin()
+        assert server.stdin and server.stdout
+        screen.parent.mkdir(parents=True, exist_ok=True)
+        request = {"values": [str(value) for value in values], "environ": dict(environ), "screen": str(screen)}
+        server.stdin.write(json.dumps(request).encode() + b"\n")
+        pid = server.stdout.readline()
+        assert pid, "the server of warm starts has ended"
+        return Started(int(pid), server.stdout, screen)
+
+
+STARTER = Starter()
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` has started and that live."""
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a zombie does not."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def serve() -> None:
+    """Import what launchers and ranks import, then fork for each line of standard input."""
+    from megatron_patch.backend import enable
+
+    enable("cpu")
+    for name in (
+        "torch.distributed.run",
+        "megatron.training",
+        "megatron_patch.trainer.entry",
+        "megatron_patch.torchrun",
+    ):
+        import_module(name)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer.raw:  # type: ignore[attr-defined]
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            answers.close()
+            _drive(request)
+        print(pid, file=answers)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers)
+
+
+def _drive(request: Mapping[str, Any]) -> NoReturn:
+    """Be the driver."""
+    status = 1
+    try:
+        atexit._clear()
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        _speak_into(request["screen"])
+        _environment(request["environ"])
+        os.execve = _become  # type: ignore[assignment]
+        from megatron_patch.launch.driver import main
+
+        status = main(request["values"], os.environ)
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _leave(status)
+    raise AssertionError
+
+
+def _become(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+    """What execve does with torchrun's command line."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    from megatron_patch.torchrun import main
+
+    subprocess_handler.SubprocessHandler._popen = lambda self, args, env: Rank(args, env)
+    _environment(environ)
+    assert list(argv[1:3]) == ["-m", "megatron_patch.torchrun"], argv
+    sys.argv = ["torchrun.py", *argv[3:]]
+    sys.exit(main(list(argv[3:])))
+
+
+class Rank:
+    """A forked rank with the part of Popen that torchrun uses."""
+
+    def __init__(self, args: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.args, self.returncode = args, None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(environ)
+
+    def poll(self) -> int | None:
+        """As of Popen."""
+        return self.returncode if self.returncode is not None else self._reap(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As of Popen."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.poll() is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(list(self.args), timeout or 0)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """As of Popen."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def _reap(self, flags: int) -> int | None:
+        try:
+            done, status = os.waitpid(self.pid, flags)
+        except ChildProcessError:
+            done, status = self.pid, 0
+        if done:
+            self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def _run(self, environ: Mapping[str, str]) -> NoReturn:
+        status = 1
+        try:
+            os.setsid()
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.closerange(3, 256)
+            _environment(environ)
+            script = next(word for word in self.args if str(word).endswith(".py"))
+            sys.argv = [str(word) for word in self.args[self.args.index(script) :]]
+            if "FAULTS_INJECT" in os.environ:
+                import_module("injection").arm(os.environ["FAULTS_INJECT"])
+            runpy.run_path(script, run_name="__main__")
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            _leave(status)
+        raise AssertionError
+
+
+def _environment(environ: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+
+
+def _speak_into(screen: str) -> None:
+    file = os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+
+
+def _leave(status: int) -> NoReturn:
+    """Nothing of the server's goes on in this process."""
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    serve()
