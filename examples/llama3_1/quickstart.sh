@@ -90,9 +90,9 @@ knobs='MP_NPROC=1 MP_EVAL_ITERS=10 MP_LOG_INTERVAL=10'
 
     # The new model and the trained one, asked the same. Ask on your own: sh toolkits/chat.sh runs/quickstart/trained-hf
     say "9/11 before and after"
-    show $python -m megatron_patch.generate "$dir/trained-hf" --before "$dir/start-hf" --chat \
-        --prompt '# tempfile.py
-def open_file(name, mode="r", encoding=None)' --temperature 0.7 --top-k 40 --max-new-tokens 60
+    echo 'def open_file(name, mode="r", encoding=None)' >"$dir/asked.txt"
+    show $python -m megatron_patch.generate "$dir/trained-hf" --before "$dir/start-hf" --chat --prompts "$dir/asked.txt" \
+        --temperature 0.7 --top-k 40 --max-new-tokens 60
 
     say "10/11 summary"
     $python examples/llama3_1/quickstart_summary.py "$dir"

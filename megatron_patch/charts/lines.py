@@ -77,6 +77,7 @@ def line_chart(
     lowest: Words | None = None,
     width: float = 720,
     height: float = 250,
+    standalone: bool = False,
 ) -> str:
     """The chart as SVG; empty if there is no point. Values are finite, and below 1e300.
 
@@ -86,6 +87,7 @@ def line_chart(
         x_names: ticks with names instead of numbers.
         lowest: name of the lower edge, instead of its number.
         width, height: in user units; text is 12 of them high.
+        standalone: a file of its own, with its own colours and names of the lines.
     """
     points = [point for one in series for point in one.points]
     if not points:
@@ -101,7 +103,18 @@ def line_chart(
         parts.append(svg.text(axes.px(place), axes.height - 10, name, "muted", "middle"))
     parts.append(svg.text(axes.left - 7, axes.height - 10, x_label, "muted", "end"))
     parts += [_drawn(axes, one) for one in series if one.points]
-    return svg.picture(parts, axes.width, axes.height, title, axes.attributes())
+    parts += _legend(axes, series) if standalone else []
+    return svg.picture(parts, axes.width, axes.height, title, axes.attributes(), standalone=standalone)
+
+
+def _legend(axes: Axes, series: Sequence[Series]) -> list[str]:
+    """Beside the title, names with their colours."""
+    parts: list[str] = []
+    x = axes.left
+    for one in (one for one in series if one.legend and one.points):
+        parts += [svg.rectangle(one.color, x, 3, 9, 9, 2), svg.text(x + 14, 12, one.label)]
+        x += 14 + 8 * len(english(one.label)) + 16
+    return parts
 
 
 def _grid(axes: Axes, lowest: Words | None) -> list[str]:

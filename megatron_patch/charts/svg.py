@@ -14,8 +14,10 @@ COLORS = ("#2f6db5", "#d9772b", "#3f9b6c", "#a05195", "#c8443f", "#8a7340", "#3a
 """Told apart with every common colour blindness, on white and on black."""
 _STANDALONE = (
     "svg{background:#fff;font:12px system-ui,sans-serif}text{fill:#333}.muted{fill:#777}.strong{font-weight:600}"
-    ".reference{stroke:#999;stroke-dasharray:3 3}.whisker{stroke:#333}"
-    + "".join(f".f{number}{{fill:{color}}}" for number, color in enumerate(COLORS))
+    ".title{font-weight:600}.grid{stroke:#ddd}.reference{stroke:#999;stroke-dasharray:3 3}.whisker{stroke:#333}"
+    "polyline{fill:none;stroke-width:1.9;stroke-linejoin:round;stroke-linecap:round}"
+    "polyline.faint{opacity:.28;stroke-width:1}polyline.dash{stroke-dasharray:2 4;stroke-width:1.5}"
+    + "".join(f".f{number}{{fill:{color}}}.s{number}{{stroke:{color}}}" for number, color in enumerate(COLORS))
 )
 
 

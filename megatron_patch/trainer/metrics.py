@@ -65,13 +65,17 @@ def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, An
     return record if step.refusal is None else record | {"refusal": step.refusal}
 
 
-def read_steps(path: Path, iteration: int, most: int) -> list[dict[str, Any]]:
-    """The last training steps up to `iteration`, oldest first; none where the file cannot be read."""
+def read_records(path: Path, iteration: int) -> list[dict[str, Any]]:
+    """Every whole line up to `iteration`, of steps and of evaluations; none where the file cannot be read."""
     try:
-        lines = _lines_until(path, iteration)
+        return [parse_json(line) for line in _lines_until(path, iteration)]
     except (OSError, ValueError):
         return []
-    return [record for record in map(parse_json, lines) if "loss" in record][-most:]
+
+
+def read_steps(path: Path, iteration: int, most: int) -> list[dict[str, Any]]:
+    """The last training steps up to `iteration`, oldest first; none where the file cannot be read."""
+    return [record for record in read_records(path, iteration) if "loss" in record][-most:]
 
 
 def _lines_until(path: Path, iteration: int) -> list[str]:
