@@ -13,7 +13,7 @@ from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
 from megatron_patch.planner.failures import outlook
 from megatron_patch.planner.layouts import Choice, Job, default_choice
-from megatron_patch.planner.render import as_json, bar, table
+from megatron_patch.planner.render import WAYS, as_json, bar, command, table
 from megatron_patch.planner.search import NothingFits, search
 
 USAGE_ERROR = 2
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = _job(options)
         found = search(job, _choice(options, job))
         future = outlook(job.gpus, options.mtbf_hours) if options.mtbf_hours else None
+        line = command(job, found.best[0], options.emit, _given(options)) if options.emit else ""
     except NothingFits as error:
         print(error, file=sys.stderr)
         return 1
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     if options.plot:
         options.plot.write_text(bar(found.best[0]), encoding="utf-8")
+    if options.emit:
+        print(line)
+        return 0
     print(
         json.dumps(as_json(job, found, options.tokens, future), indent=2)
         if options.json
@@ -62,6 +66,16 @@ def parser() -> argparse.ArgumentParser:
     for name, words in LAYOUT_FLAGS.items():
         made.add_argument(name, type=_whole, help=f"{words}; without it, searched")
     made.add_argument("--recompute", choices=("none", "selective", "full"), help="without it, searched")
+    made.add_argument(
+        "--emit", choices=WAYS, help="print only the command of the best layout: for this machine, sbatch or Kubernetes"
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="--emit: a position or variable, as LR=1e-5",
+    )
     made.add_argument("--json", action="store_true", help="for programs")
     made.add_argument("--plot", type=Path, help="write where the step goes, as SVG")
     return made
@@ -106,6 +120,14 @@ def _job(options: argparse.Namespace) -> Job:
         global_batch=options.global_batch,
         precision=options.precision,
     )
+
+
+def _given(options: argparse.Namespace) -> dict[str, str]:
+    """--set, by name."""
+    wrong = [text for text in options.set if "=" not in text]
+    if wrong:
+        raise ValueError(f"--set {wrong[0]}: has no value; valid: NAME=VALUE")
+    return dict(text.split("=", 1) for text in options.set)
 
 
 def _choice(options: argparse.Namespace, job: Job) -> Choice:

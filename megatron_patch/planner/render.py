@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from megatron_patch.charts.parts import parts_of_a_step
+from megatron_patch.launch.cluster.place import GPUS_VARIABLE
 from megatron_patch.launch.command import script_of
+from megatron_patch.launch.config import POSITIONS
+from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import checkpoint_bytes, gigabytes
 from megatron_patch.planner.failures import Outlook
 from megatron_patch.planner.layouts import Job, Prediction, values_of, variables_of
@@ -136,10 +141,46 @@ def _outlook(future: Outlook, best: Prediction) -> str:
     )
 
 
-def command(job: Job, prediction: Prediction) -> str:
-    """What to type: DATA, CKPT and OUT, and the rates, are to be replaced."""
-    variables = [f"{name}={value}" for name, value in variables_of(prediction.candidate).items()]
-    return shlex.join([*variables, "sh", script_of(job.model).name, *values_of(job, prediction.candidate)])
+WAYS = ("dsw", "slurm", "k8s")
+"""How a job may start: on this machine, through sbatch, or as manifests for Kubernetes."""
+
+
+def command(job: Job, prediction: Prediction, way: str | None = None, given: Mapping[str, str] | None = None) -> str:
+    """What to type, for a shell.
+
+    Args:
+        way: one of WAYS; None: dsw on one machine, dlc on several.
+        given: by name, positions and variables that the planner cannot know; DATA, CKPT, OUT, image, claim and the
+            rates stand for what is not given.
+    Raises:
+        ValueError: `given` has a name that is no position and no variable, or dsw is asked for on several machines.
+    """
+    given, layout = dict(given or {}), prediction.candidate.layout
+    positions = {position.name for position in POSITIONS}
+    wrong = [name for name in given if name not in positions and not re.fullmatch("MP_[A-Z0-9_]+", name)]
+    if wrong:
+        raise ValueError(f"--set {wrong[0]}: neither a position of the driver nor an MP_ variable")
+    if way == "dsw" and layout.nodes > 1:
+        raise ValueError(f"--emit dsw: {layout.nodes} machines; valid: slurm, k8s")
+    typed = {name: value for name, value in given.items() if name in positions}
+    typed |= {"slurm": {"ENV": "slurm"}, "k8s": {"ENV": "dlc"}}.get(way or "", {})
+    variables = variables_of(prediction.candidate) | _surroundings(layout, way)
+    variables |= {name: value for name, value in given.items() if name not in positions}
+    script = script_of(job.model)
+    words = [f"{name}={value}" for name, value in variables.items()]
+    words += ["sh", str(script) if way else script.name, *values_of(job, prediction.candidate, **typed)]
+    return shlex.join([*words, *(["--emit", "k8s"] if way == "k8s" else [])])
+
+
+def _surroundings(layout: Layout, way: str | None) -> dict[str, str]:
+    """How many machines of how many GPUs, as each way is told."""
+    nodes, gpus = str(layout.nodes), str(layout.processes)
+    if way == "slurm":
+        return {"MP_DEVICE": "cuda", "MP_SLURM_NODES": nodes, "MP_SLURM_GPUS": gpus}
+    if way == "k8s":
+        pods = {"WORLD_SIZE": nodes, GPUS_VARIABLE: gpus}
+        return {"MP_DEVICE": "cuda", **pods, "MP_K8S_IMAGE": "image", "MP_K8S_VOLUMES": "claim:/data"}
+    return {"MP_NPROC": gpus} if way == "dsw" else {}
 
 
 def bar(prediction: Prediction) -> str:

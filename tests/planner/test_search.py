@@ -128,6 +128,56 @@ def test_the_driver_takes_every_proposal(
         assert predicted.total == pytest.approx(found.time.total)
 
 
+GIVEN = "DATASET_PATH=text PRETRAIN_CHECKPOINT_PATH=none OUTPUT_BASEPATH=out LR=1e-5 MIN_LR=1e-6"
+SET = " ".join(f"--set {word}" for word in GIVEN.split())
+
+
+@pytest.mark.parametrize(
+    ("way", "gpus", "more"),
+    [("dsw", 8, ""), ("slurm", 32, "--set MP_SLURM_PARTITION=h100"), ("k8s", 32, "--set MP_K8S_IMAGE=a/b:1")],
+)
+def test_the_emitted_command_is_the_layout(
+    way: str,
+    gpus: int,
+    more: str,
+    surroundings: Callable[..., dict[str, str]],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Typed as a dry run, the driver plans the search's winner on as many machines."""
+    assert main(f"70B --gpus {gpus} --kind h200 --global-batch 64 --emit {way} {SET} {more}".split()) == 0
+    asked = job("70B", gpus, 64, "h200")
+    best = search(asked, default_choice(asked)).best[0].candidate.layout
+    words = shlex.split(capsys.readouterr().out)
+    at = words.index("sh")
+    variables, values_typed = dict(word.split("=", 1) for word in words[:at]), words[at + 2 :]
+    assert Path(words[at + 1]).is_file()
+    assert ("--emit" in values_typed) == (way == "k8s")
+    plan, _, problems = make_plan(
+        values_typed[: len(POSITIONS)],
+        surroundings(**variables),
+        dry_run=way != "k8s",
+        emit=way == "k8s",
+    )
+    assert plan is not None, problems
+    for name in ("nodes", "processes", "tp", "pp", "cp", "dp", "chunks", "stage_layers"):
+        assert getattr(plan.layout, name) == getattr(best, name), name
+    assert plan.config.lr == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--emit dsw", "4 machines; valid: slurm, k8s"),
+        ("--emit slurm --set COLOUR=red", "--set COLOUR"),
+        ("--emit slurm --set LR", "NAME=VALUE"),
+    ],
+)
+def test_what_cannot_be_emitted(flags: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(f"70B --gpus 32 --kind h200 --global-batch 64 {flags}".split()) == 2
+    printed = capsys.readouterr()
+    assert words in printed.err and not printed.out
+
+
 @pytest.mark.parametrize("size", ["8B", "70B"])
 def test_more_gpus_do_not_slow_a_batch_that_divides(size: str) -> None:
     """At a fixed global batch, twice the GPUs may add communication and nothing else."""
