@@ -26,6 +26,7 @@ def export_hf(
     precision: str | None = None,
     iteration: int | None = None,
     overwrite: bool = False,
+    workers: int | None = None,
 ) -> list[str]:
     """Write the Hugging Face folder of a checkpoint. One process does it; the others may go on or wait.
 
@@ -38,6 +39,7 @@ def export_hf(
         size: a size of the family, held against the configuration.
         precision: fp32, fp16 or bf16; None keeps the checkpoint's.
         iteration: another than the newest.
+        workers: threads; None lets the machine decide.
     Returns:
         lines for the user.
     Raises:
@@ -52,6 +54,7 @@ def export_hf(
         hf_path=Path(hf_path) if hf_path else None,
         iteration=iteration,
         overwrite=overwrite,
+        workers=workers,
     )
     job = inspect(options)
     seconds = run_conversion(job)

@@ -32,6 +32,8 @@ HF = "hf"
 """The Hugging Face folder of MP_EXPORT_HF."""
 ADAPTER = "adapter"
 """And that of a run that trains adapters: as Hugging Face's PEFT keeps them."""
+EXPORTS = "exports"
+"""Of MP_EXPORT_HF=every: a folder for each checkpoint; HF or ADAPTER is a link to the newest."""
 SLURM = "slurm"
 WANDB = "wandb"
 

@@ -66,13 +66,13 @@ def boolean() -> Kind:
     return _switch({"true": True, "false": False})
 
 
-def switch() -> Kind:
-    """As boolean, and the 1 and 0 that people give to variables."""
-    return _switch({"true": True, "false": False, "1": True, "0": False})
+def switch(*more: str) -> Kind:
+    """As boolean, and the 1 and 0 that people give to variables; other words stand for themselves."""
+    return _switch({"true": True, "false": False, "1": True, "0": False} | {word: word for word in more})
 
 
-def _switch(words: dict[str, bool]) -> Kind:
-    def parse(text: str) -> bool:
+def _switch(words: dict[str, Any]) -> Kind:
+    def parse(text: str) -> Any:
         if text.lower() not in words:
             raise ValueProblem("not-boolean")
         return words[text.lower()]

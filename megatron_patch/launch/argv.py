@@ -58,12 +58,16 @@ def megatron_argv(plan: Plan) -> Flags:
 ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_adapter", "freeze")
 
 
-@emits("--base-checkpoint --device --export-hf --hf-checkpoint --output-dir", passes=("z_loss", *ADAPTERS))
+@emits(
+    "--base-checkpoint --device --export-hf --export-hf-every --hf-checkpoint --output-dir",
+    passes=("z_loss", *ADAPTERS),
+)
 def own_flags(plan: Plan) -> Flags:
     """Those that `trainer/arguments.py` declares."""
     flags = ["--device", plan.device, "--output-dir", plan.output]
     flags += passed(plan, "z_loss", *ADAPTERS)
     flags += ["--export-hf", plan.export] if plan.variables.export_hf else []
+    flags += ["--export-hf-every"] if plan.exports_every else []
     adapters = plan.variables.lora_rank is not None  # whose base is read at every start
     if adapters and plan.weights.kind == "mcore":
         flags += ["--base-checkpoint", plan.weights.folder]

@@ -24,6 +24,7 @@ from megatron_patch.launch.memory import (
     adapter_parameters,
     checkpoint_bytes,
     estimate,
+    export_bytes,
     save_bytes,
 )
 from megatron_patch.launch.plan import Earlier, Plan
@@ -72,6 +73,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         memory_limit=limit,
         checkpoint_bytes=checkpoint_bytes(_saved_parameters(variables, model, rows), fit.precision),
+        export_bytes=_export_bytes(variables, model, rows, fit.precision),
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
         wandb=_logs_to_wandb(variables, environment),
@@ -98,6 +100,12 @@ def _saved_parameters(variables: Variables, model: ModelConfig, rows: int) -> in
     """What a checkpoint holds: all weights, or the adapters."""
     adapters = adapters_of(variables)
     return model.num_layers * adapter_parameters(adapters, model, 1) if adapters else model.num_parameters(rows)
+
+
+def _export_bytes(variables: Variables, model: ModelConfig, rows: int, precision: Precision) -> int:
+    if not variables.export_hf:
+        return 0
+    return export_bytes(_saved_parameters(variables, model, rows), precision, adapters=variables.lora_rank is not None)
 
 
 def _logs_to_wandb(variables: Variables, environment: Environment) -> bool:

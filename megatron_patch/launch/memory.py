@@ -340,6 +340,11 @@ def checkpoint_bytes(parameters: int, precision: Precision) -> int:
     return parameters * _saved_bytes(precision)
 
 
+def export_bytes(parameters: int, precision: Precision, *, adapters: bool) -> int:
+    """What one Hugging Face folder takes on disk: weights as they are computed with; adapters in fp32."""
+    return parameters * (4 if adapters else precision.weight)
+
+
 def _saved_bytes(precision: Precision) -> int:
     """Of each parameter."""
     master = 4 if precision.weight == 2 else 0

@@ -177,7 +177,9 @@ def _memory_warnings(plan: Plan) -> Iterator[Message]:
 
 
 def _disk_warnings(plan: Plan) -> Iterator[Message]:
-    free, each, done = free_disk(plan.output), plan.checkpoint_bytes, plan.resume_iteration or 0
+    free, done = free_disk(plan.output), plan.resume_iteration or 0
+    each = plan.checkpoint_bytes + plan.export_bytes * plan.exports_every
+    free = max(0, free - (0 if plan.exports_every else plan.export_bytes))  # at the end
     written, keep = plan.schedule.saves(done), plan.variables.keep_checkpoints
     beside = 0 if done else 1  # an older one goes when a newer one is complete; of a run that goes on one is there
     most = min(written, keep + beside) if keep else written

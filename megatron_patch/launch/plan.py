@@ -20,6 +20,9 @@ from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
 
+EVERY = "every"
+"""MP_EXPORT_HF: not at the end alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
@@ -77,6 +80,8 @@ class Plan:
     """Bytes that one rank may take; None where nothing is known."""
     checkpoint_bytes: int
     """One checkpoint on disk."""
+    export_bytes: int
+    """One Hugging Face folder of MP_EXPORT_HF; 0 without it."""
     background_save: bool
     """Checkpoints are written while training goes on."""
     output: str
@@ -99,6 +104,11 @@ class Plan:
     def finished(self) -> bool:
         """All iterations are done and saved."""
         return self.earlier.iteration is not None and self.earlier.iteration >= self.schedule.train_iters
+
+    @property
+    def exports_every(self) -> bool:
+        """A Hugging Face folder is written of each checkpoint, not at the end alone."""
+        return self.variables.export_hf == EVERY
 
     @property
     def export(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from megatron_patch.common.messages import Message, Wording
 from megatron_patch.common.run_folder import (
     CACHE,
     CHECKPOINTS,
     COMMAND,
-    HF,
+    EXPORTS,
     LOGS,
     METRICS,
     PLAN,
@@ -316,7 +317,9 @@ def _file_rows(plan: Plan) -> Iterator[Row]:
     names = (PLAN, COMMAND, STARTUP, METRICS, f"{LOGS}/{rank_log('N')}", f"{TENSORBOARD}/", f"{CACHE}/")
     yield "", as_it_is(", ".join([*names, *([f"{WANDB}/"] if plan.wandb else [])]))
     if plan.variables.export_hf:
-        yield "", Message("files-hf", folder=f"{HF}/")
+        told = {"folder": f"{Path(plan.export).name}/", "each": gigabytes(plan.export_bytes)}
+        every = Message("files-hf-every", exports=f"{EXPORTS}/", **told)
+        yield "", every if plan.exports_every else Message("files-hf", **told)
     saves, keep = plan.schedule.saves(), plan.variables.keep_checkpoints
     values = {
         "folder": f"{CHECKPOINTS}/",

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     group.add_argument(
         "--export-hf", type=Path, default=None, help="write this Hugging Face folder when training is done"
     )
+    group.add_argument("--export-hf-every", action="store_true", help="one of each checkpoint, while training goes on")
     group.add_argument(
         "--background-save", action="store_true", help="copy a checkpoint to RAM and write it while training goes on"
     )

@@ -17,6 +17,13 @@ from megatron_patch.backend.saving import asynchronous, folders
 from megatron_patch.common.stored_chunks import ChunkError, find_damage, read_checksums
 
 TRACKER = "latest_checkpointed_iteration.txt"
+PROTECTED: list[Callable[[], set[int]]] = []
+"""Each gives iterations that are not to be removed now, on rank 0."""
+
+
+def protected() -> set[int]:
+    """Iterations that somebody still needs."""
+    return set().union(*(ask() for ask in PROTECTED))
 
 
 def keep_newest(count: int, say: Callable[[str], object]) -> None:
@@ -75,4 +82,5 @@ def too_old(tracker: Path, keep: int) -> list[Path]:
     named = tracker.read_text().strip()
     checkpoints = folders.numbered(tracker.parent)
     older = [number for number in checkpoints if named.isdecimal() and number < int(named)]
-    return [checkpoints[number] for number in sorted(older)[: 1 - keep or None]]
+    doomed = set(sorted(older)[: 1 - keep or None]) - protected()
+    return [checkpoints[number] for number in sorted(doomed)]

@@ -74,7 +74,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "memory-there": "to give: {size} ({where})",
     "memory-there-ram": "to give: {size} (RAM that is free now, shared by the processes)",
     "memory-unknown": "the GPU is not here: nothing to compare with",
-    "files-hf": "{folder}: the Hugging Face folder, when training is done",
+    "files-hf": "{folder}: the Hugging Face folder of about {each}, when training is done",
+    "files-hf-every": "{exports}: a Hugging Face folder of about {each} of each checkpoint, while training goes on; "
+    "{folder} leads to the newest",
     "files-checkpoints": "{folder}: {saves} of about {each} each, {when}",
     "files-checkpoints-keep": "{folder}: {saves} of about {each} each, {keep:?the newest is|the newest {keep} are} "
     "kept, {when}",
@@ -152,7 +154,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "memory-there": "可用：{size}（{where}）",
     "memory-there-ram": "可用：{size}（现在空闲的内存，各进程共用）",
     "memory-unknown": "这里没有这个 GPU：无从比较",
-    "files-hf": "{folder}：Hugging Face 文件夹，训练结束时写入",
+    "files-hf": "{folder}：Hugging Face 文件夹，大约 {each}，训练结束时写入",
+    "files-hf-every": "{exports}：每个检查点一个 Hugging Face 文件夹，各约 {each}，训练的同时写入；"
+    "{folder} 指向最新的一个",
     "files-checkpoints": "{folder}：{saves} 个，每个大约 {each}，{when}",
     "files-checkpoints-keep": "{folder}：{saves} 个，每个大约 {each}，保留最新的 {keep} 个，{when}",
     "files-between": "在两步之间写入",

@@ -39,11 +39,13 @@ class RunVariables:
         "iterations of one validation, 0 = no validation; else 10, or fewer that take a tenth of the time",
         "一次验证的迭代数，0 = 不验证；默认 10，或更少，使验证只占十分之一的时间",
     )
-    export_hf: bool = row(
+    export_hf: bool | str = row(
         False,
-        switch(),
-        "write OUTPUT_BASEPATH/hf, a Hugging Face folder, when training is done",
-        "训练结束后写出 Hugging Face 文件夹 OUTPUT_BASEPATH/hf",
+        switch("every"),
+        "write OUTPUT_BASEPATH/hf, a Hugging Face folder, when training is done; every = one of each checkpoint, in "
+        "OUTPUT_BASEPATH/exports, while training goes on",
+        "训练结束后写出 Hugging Face 文件夹 OUTPUT_BASEPATH/hf；every = 训练的同时为每个检查点各写一个，"
+        "在 OUTPUT_BASEPATH/exports",
     )
     keep_checkpoints: int | None = row(
         None,

@@ -1,0 +1,57 @@
+"""One export beside a training run: `python -m megatron_patch.checkpoint.background ITERATION FOLDER [--adapters]`.
+
+It steps back wherever the run wants the processor, and ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.terminal import guard
+
+NICE = 10
+WORKERS = 2
+PR_SET_PDEATHSIG = 1
+"""Source: prctl(2)."""
+
+
+def main() -> int:
+    """Returns 0, or 2 with the reasons on standard error."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("iteration", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--adapters", action="store_true")
+    args = parser.parse_args()
+    _step_back()
+    try:
+        if args.adapters:
+            from megatron_patch.checkpoint.adapters import export_adapter
+
+            export_adapter(args.iteration, args.folder, overwrite=True)
+        else:
+            from megatron_patch.checkpoint.export import export_hf
+
+            export_hf(args.iteration, args.folder, overwrite=True, workers=WORKERS)
+    except UserError as error:
+        print("; ".join(str(error).splitlines()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def _step_back() -> None:
+    parent = os.getppid()
+    os.nice(NICE)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died in between
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    guard()
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""MP_EXPORT_HF=every: a Hugging Face folder of each checkpoint, made by another process while training goes on.
+
+OUTPUT_BASEPATH/exports/iter_0000010 and so on, each whole or absent; OUTPUT_BASEPATH/hf (of adapters: adapter) is a
+link to the newest. One is made at a time. What a killed run has not exported, the next start does, as long as the
+checkpoint is there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron_patch.backend.saving import folders, retention
+from megatron_patch.checkpoint.manifest import MANIFEST
+from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS
+
+POLL_SECONDS = 0.2
+"""How often it looks whether an asynchronous checkpoint has got its name."""
+
+
+class Exporter:
+    """A queue of iterations and the thread that works on it."""
+
+    def __init__(
+        self, output: Path, link: Path, *, adapters: bool, keep: int | None, say: Callable[[str], object]
+    ) -> None:
+        """
+        Args:
+            link: what leads to the newest.
+            keep: MP_KEEP_CHECKPOINTS: so many of the newest stay, and the best.
+        """
+        self._output, self._link, self._adapters, self._keep, self._say = output, link, adapters, keep, say
+        self._waiting: list[int] = []
+        self._failed: dict[int, str] = {}
+        self._closed = False
+        self._change = threading.Condition()
+        folders.remove_leftovers(output / EXPORTS)
+        retention.PROTECTED.append(self._not_yet_exported)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def add(self, iteration: int) -> None:
+        """Export it as soon as its checkpoint is complete."""
+        with self._change:
+            if iteration not in self._waiting:
+                self._waiting.append(iteration)
+            self._change.notify()
+
+    def add_missing(self) -> None:
+        """All checkpoints that have no folder: what an earlier start left, and what failed."""
+        found = folders.numbered(self._output / CHECKPOINTS)
+        protected = retention.protected()
+        newest = sorted(found)[-self._keep :] if self._keep else sorted(found)
+        for iteration in sorted({*newest, *(protected & found.keys())}):
+            if not (self._folder(iteration) / MANIFEST).is_file():
+                self.add(iteration)
+
+    def finish(self) -> list[str]:
+        """Wait until the queue is empty; what could not be exported, one line each."""
+        with self._change:
+            self._failed.clear()
+        self.add_missing()
+        with self._change:
+            self._closed = True
+            self._change.notify()
+        self._thread.join()
+        self._remove_old()
+        return list(self._failed.values())
+
+    def _not_yet_exported(self) -> set[int]:
+        with self._change:
+            return set(self._waiting)
+
+    def _folder(self, iteration: int) -> Path:
+        return self._output / EXPORTS / f"iter_{iteration:07d}"
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                while not self._waiting and not self._closed:
+                    self._change.wait()
+                if not self._waiting:
+                    return
+                iteration = self._waiting[0]
+            error = self._export(iteration)
+            with self._change:
+                self._waiting.remove(iteration)
+                if error:
+                    self._failed[iteration] = error
+            if error:
+                self._say(f"not exported: {error}")
+            else:
+                self._say(f"exported to {self._folder(iteration)}")
+                self._remove_old()
+
+    def _export(self, iteration: int) -> str:
+        """Nothing, or why it could not be."""
+        source, target = self._output / CHECKPOINTS / f"iter_{iteration:07d}", self._folder(iteration)
+        while not source.is_dir():  # the save that is under way; if it fails, the run ends
+            if self._closed:
+                return f"{source} was not written"
+            time.sleep(POLL_SECONDS)
+        command = [sys.executable, "-m", "megatron_patch.checkpoint.background", str(source), str(target)]
+        command += ["--adapters"] if self._adapters else []
+        environ = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+            return f"iter_{iteration:07d}: {last[0]}"
+        self._lead_to_newest()
+        return ""
+
+    def _lead_to_newest(self) -> None:
+        """The link takes the place of a folder that an export at the end wrote here earlier."""
+        newest = max(self._exported())
+        new = self._link.with_name(f".{self._link.name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(self._folder(newest).relative_to(self._link.parent))
+        if self._link.is_dir() and not self._link.is_symlink():
+            shutil.rmtree(self._link)
+        new.replace(self._link)
+
+    def _exported(self) -> set[int]:
+        found = folders.numbered(self._output / EXPORTS)
+        return {iteration for iteration, path in found.items() if (path / MANIFEST).is_file()}
+
+    def _remove_old(self) -> None:
+        if self._keep:
+            exported = self._exported()
+            for iteration in exported - set(sorted(exported)[-self._keep :]) - retention.protected():
+                folders.remove(self._folder(iteration))

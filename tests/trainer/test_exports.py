@@ -1,0 +1,175 @@
+"""MP_EXPORT_HF=every: a Hugging Face folder of each checkpoint, which changes nothing in training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM
+
+from megatron_patch.checkpoint.export import export_hf
+from megatron_patch.checkpoint.random_model import make_hf_checkpoint
+from megatron_patch.models import model_of_size
+
+from .harness import REPOSITORY, build_idxmap, children, environment, read_metrics
+
+DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+VOCAB, MICRO, BATCH, SEQ = 256, 2, 4, 64
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`hf`, a tiny model with its tokenizer, and `data`."""
+    folder = tmp_path_factory.mktemp("exports")
+    (folder / "tokenizer").mkdir()
+    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(told))
+    model = replace(model_of_size("tiny"), hidden_size=64, ffn_hidden_size=128, head_dim=16)
+    make_hf_checkpoint(folder / "hf", model, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
+    build_idxmap(folder / "data")
+    return folder
+
+
+def command(world: Path, output: Path, *, steps: int = 12, save: int = 3, valid: bool = False) -> list[str]:
+    """The driver with its 25 values."""
+    data = world / "data"
+    values = [
+        "dsw", "auto", MICRO, BATCH, 1e-2, 1e-3, SEQ, SEQ, "fp32", 1, 1, 1, "false", "true", "true", "false", "false",
+        "false", save, data, data if valid else "none", world / "hf", steps * BATCH * SEQ, BATCH * SEQ, output,
+    ]  # fmt: skip
+    return ["sh", str(DRIVER), *map(str, values)]
+
+
+def surroundings(world: Path, mp: dict[str, str]) -> dict[str, str]:
+    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
+    return environ | {"MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_DEVICE": "cpu"} | mp
+
+
+def drive(world: Path, output: Path, mp: dict[str, str], **values: object) -> subprocess.CompletedProcess[str]:
+    started = command(world, output, **values)  # type: ignore[arg-type]
+    environ = surroundings(world, mp)
+    return subprocess.run(started, env=environ, cwd=os.sep, capture_output=True, text=True, timeout=400, check=False)
+
+
+def exported(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "exports").iterdir())
+
+
+@pytest.fixture(scope="module")
+def every(world: Path) -> Path:
+    """12 iterations, saved every 3, of which the 2 newest checkpoints are kept."""
+    mp = {"MP_EXPORT_HF": "every", "MP_KEEP_CHECKPOINTS": "2"}
+    done = drive(world, world / "every", mp)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert all(f"exported to {world / 'every' / 'exports' / f'iter_{n:07d}'}" in done.stdout for n in (3, 6, 9, 12))
+    return world / "every"
+
+
+def test_retention_counts_for_exports_too(every: Path) -> None:
+    assert exported(every) == ["iter_0000009", "iter_0000012"]
+    assert (every / "hf").is_symlink() and (every / "hf").resolve() == every / "exports" / "iter_0000012"
+    AutoModelForCausalLM.from_pretrained(every / "hf")
+
+
+def test_an_export_is_what_the_converter_writes(every: Path, tmp_path: Path) -> None:
+    for iteration in (9, 12):
+        export_hf(every, tmp_path / str(iteration), iteration=iteration)
+        one, other = (
+            json.loads((folder / "manifest.json").read_text())
+            for folder in (every / "exports" / f"iter_{iteration:07d}", tmp_path / str(iteration))
+        )
+        assert one["source"] == other["source"]
+        weights = [{n: f["sha256"] for n, f in m["files"].items() if n.endswith("safetensors")} for m in (one, other)]
+        assert weights[0] == weights[1]
+
+
+def test_it_does_not_touch_training(world: Path, every: Path, tmp_path: Path) -> None:
+    assert drive(world, tmp_path, {}).returncode == 0
+    losses = [[r["loss"] for r in read_metrics(folder) if "loss" in r] for folder in (tmp_path, every)]
+    assert len(losses[0]) == 12 and losses[0] == losses[1]
+
+
+def until(condition: Callable[[], bool], job: subprocess.Popen[str]) -> None:
+    while not condition():
+        assert job.poll() is None, "the run ended before that"
+        time.sleep(0.005)
+
+
+def kill_all(pid: int) -> None:
+    for child in children(pid):
+        kill_all(child)
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_killed_the_next_start_exports_what_is_missing(world: Path, tmp_path: Path) -> None:
+    """SIGKILL to everything when a second checkpoint is there: no half of a folder is left under a name, and after the
+    next start all checkpoints have theirs."""
+    output = tmp_path / "run"
+    environ = surroundings(world, {"MP_EXPORT_HF": "every"})
+    started = command(world, output, steps=60, save=5)
+    with (tmp_path / "screen").open("w") as screen:
+        job = subprocess.Popen(started, env=environ, stdout=screen, stderr=screen, text=True)
+        try:
+            until(lambda: (output / "checkpoints" / "iter_0000010").is_dir(), job)
+        finally:
+            kill_all(job.pid)
+            job.wait()
+    folders = output / "exports"
+    for folder in [path for path in folders.iterdir() if path.name.startswith("iter_")] if folders.is_dir() else []:
+        assert (folder / "manifest.json").is_file()
+    done = subprocess.run(started, env=environ, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    checkpoints = sorted(path.name for path in (output / "checkpoints").glob("iter_*"))
+    assert len(checkpoints) == 12 and exported(output) == checkpoints
+
+
+@pytest.mark.slow
+def test_a_failed_export_is_said_and_ends_with_a_status(world: Path, tmp_path: Path) -> None:
+    """Something else lies where a folder would go: training goes on to its end, then the run says so."""
+    wrong = tmp_path / "run" / "exports" / "iter_0000003"
+    wrong.mkdir(parents=True)
+    (wrong / "diary.txt").write_text("mine")
+    done = drive(world, tmp_path / "run", {"MP_EXPORT_HF": "every"})
+    assert done.returncode != 0 and "is not a checkpoint" in done.stdout + done.stderr
+    assert (wrong / "diary.txt").read_text() == "mine"
+    assert exported(tmp_path / "run") == [f"iter_{n:07d}" for n in (3, 6, 9, 12)]
+    assert len([r for r in read_metrics(tmp_path / "run") if "loss" in r]) == 12
+
+
+@pytest.mark.slow
+def test_adapters_too(world: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    done = drive(world, tmp_path / "run", {"MP_EXPORT_HF": "every", "MP_LORA_RANK": "4"})
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert exported(tmp_path / "run") == [f"iter_{n:07d}" for n in (3, 6, 9, 12)]
+    base = AutoModelForCausalLM.from_pretrained(world / "hf", dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter")
+    assert any("lora_B" in name and parameter.any() for name, parameter in model.named_parameters())
+
+
+@pytest.mark.slow
+def test_after_every_the_end_alone(world: Path, tmp_path: Path) -> None:
+    """A run that goes on with MP_EXPORT_HF=1 leaves the exports alone and writes a folder where the link was."""
+    assert drive(world, tmp_path / "run", {"MP_EXPORT_HF": "every"}, steps=6).returncode == 0
+    done = drive(world, tmp_path / "run", {"MP_EXPORT_HF": "1"}, steps=9)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert not (tmp_path / "run" / "hf").is_symlink()
+    assert json.loads((tmp_path / "run" / "hf" / "manifest.json").read_text())["source"] == "iter_0000009"
+    assert exported(tmp_path / "run") == ["iter_0000003", "iter_0000006"]
+    done = drive(world, tmp_path / "run", {"MP_EXPORT_HF": "every"}, steps=12)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert (tmp_path / "run" / "hf").resolve().name == "iter_0000012"
