@@ -19,6 +19,7 @@ from megatron_patch.common.stored_chunks import find_structural_damage, iteratio
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
 
+INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 RELEASE, TRACKER = "release", "latest_checkpointed_iteration.txt"
 PER_RANK_FILE = "model_optim_rng.pt"
 """Of Megatron's old format: one in each `mp_rank_XX_YYY`."""
@@ -184,7 +185,7 @@ def _is_usable(folder: Path) -> bool:
 
 def _check_hugging_face(folder: Path) -> None:
     """That the configuration can be read, and that the weights are there, by their names."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not (folder / "config.json").is_file():
         raise CheckpointError.at(folder, "config-missing")
     read_config(folder)
@@ -197,10 +198,12 @@ def _check_hugging_face(folder: Path) -> None:
         missing = [name for name in shards if not (folder / name).is_file()]
         if not shards:
             raise CheckpointError.at(folder, "index-names-no-shard")
+        if (folder / SINGLE_FILE).is_file() and SINGLE_FILE not in shards:
+            raise CheckpointError.at(folder, "index-beside-single")
         if missing:
             counts = {"missing": len(missing), "shards": len(shards)}
             raise CheckpointError.at(folder, "shards-missing", **counts, names=missing[:3])
-    elif not (folder / "model.safetensors").is_file():
+    elif not (folder / SINGLE_FILE).is_file():
         pickles = any(folder.glob("*.bin"))
         raise CheckpointError.at(folder, "config-and-pickles" if pickles else "config-without-weights")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.checkpoint.contents import TRACKER, read_config
+from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE, TRACKER, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
 from megatron_patch.common.strict_json import read_json
@@ -18,12 +18,14 @@ from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.models import ConfigError, ModelConfig, model_as_named
 from megatron_patch.models.weight_map import hf_shapes
 
-INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """PR as typed, and as `config.json` and torch spell it."""
 SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-COMPANIONS = ("*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
-"""What travels with the weights: configuration, tokenizer, chat template, papers."""
+COMPANIONS = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.model", "*.txt"),
+    *("*.md", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
+"""What travels with the weights: configuration, tokenizer, chat templates, papers."""
 NOT_COMPANIONS = (
     "config.json",
     "*.index.json",
@@ -142,6 +144,8 @@ def _indexed(path: Path) -> dict[str, TensorEntry]:
         raise CheckpointError(f"{path / INDEX}: not a safetensors index ({error!r})") from None
     problems: list[str] = []
     entries: dict[str, Any] = {}
+    if (path / SINGLE_FILE).is_file() and SINGLE_FILE not in names:
+        raise CheckpointError.at(path, "index-beside-single")
     for name in names:
         file = path / name
         if Path(name).name != name or not _is_file(file):
@@ -208,7 +212,9 @@ def copy_companions(source: Path, target: Path, config: Mapping[str, Any], preci
         precision: fp32, fp16 or bf16.
     """
     for file in companions(source):
-        shutil.copyfile(file, target / file.name)
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
     model = find_sentencepiece(source)
     if model is not None:
         from megatron_patch.data.sentencepiece_hf import write_hf_tokenizer

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from megatron_patch.checkpoint.convert import same_when_tied
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.sources import BlockMaker, open_source, rows_per_block
@@ -38,6 +39,7 @@ def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path) -> int
         CheckpointError: the folder is damaged, or is not of this model; each line names both values.
     """
     folder = open_hf_folder(Path(hf_dir), AUTO)
+    same_when_tied(folder)
     table = {(t.name, t.layer): t for t in megatron_tensors(folder.model, folder.vocab_size)}
     wholes = {t.name: stacked_shape(t, folder.model.num_layers) for t in table.values()}
     wanted = [piece for chunk in model_chunks for piece in local_tensors(chunk)]

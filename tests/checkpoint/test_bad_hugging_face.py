@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_patch.checkpoint.cli import main
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.hf_start import load_hf_into
 
 from .damage import Attack, Change, edit, flip, refused, truncate
 from .models import SMALL, make_model, read_weights, same_bits
@@ -51,6 +53,10 @@ BAD_HF: dict[str, tuple[Change, str]] = {
         lambda f: edit(f / INDEX, lambda c: c["weight_map"].update({Q: "../../etc/passwd"})),
         "../../etc/passwd: missing",
     ),
+    "one file beside the shards": (
+        lambda f: shutil.copy(shard(f), f / "model.safetensors"),
+        "both model.safetensors and model.safetensors.index.json, of which transformers reads the former",
+    ),
     "a shard is truncated": (lambda f: truncate(shard(f), 100), "truncated"),
     "a shard is too long": (lambda f: shard(f).write_bytes(shard(f).read_bytes() + b"x"), "too long"),
     "a shard is empty": (lambda f: shard(f).write_bytes(b""), "not a whole safetensors file"),
@@ -85,7 +91,7 @@ BAD_HF: dict[str, tuple[Change, str]] = {
     "biases": (lambda f: edit(f / "config.json", lambda c: c.update(attention_bias=True)), "attention_bias is True"),
     "another RoPE scaling": (
         lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(rope_type="linear")),
-        "rope_type is 'linear'; it must be default, llama3 or yarn",
+        "rope_type is 'linear'; it must be default, llama3, yarn or dynamic",
     ),
     "a RoPE fact that Megatron has as a constant": (
         lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(original_max_position_embeddings=4096)),
@@ -104,6 +110,14 @@ def test_a_bad_hugging_face_folder(good: Path, tmp_path: Path, name: str, capsys
     shutil.copytree(good / "hf", tmp_path / "hf")
     change(tmp_path / "hf")
     assert said in refused(tmp_path, tmp_path / "hf", capsys)
+
+
+def test_a_direct_start_refuses_ties_that_are_none(good: Path, tmp_path: Path) -> None:
+    """It would train without the head that is stored."""
+    shutil.copytree(good / "hf", tmp_path / "hf")
+    BAD_HF["ties that are none"][0](tmp_path / "hf")
+    with pytest.raises(CheckpointError, match=r"ties the embeddings, but lm_head\.weight is not"):
+        load_hf_into([], tmp_path / "hf")
 
 
 def test_all_problems_are_named_at_once(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,8 +58,11 @@ def test_the_checkpoint_holds_what_megatron_expects(tmp_path: Path, name: str) -
 
 def test_everything_else_of_the_folder_comes_back(tmp_path: Path) -> None:
     hf = make_model(tmp_path / "hf", SMALL)
+    (hf / "additional_chat_templates").mkdir()
+    (hf / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
     back = there_and_back(tmp_path, hf)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+    more = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+    for name in (*more, "additional_chat_templates/tool_use.jinja"):
         assert (back / name).read_bytes() == (hf / name).read_bytes()
     assert json.loads((back / "config.json").read_text()) == json.loads((hf / "config.json").read_text())
 

@@ -104,6 +104,11 @@ def hf_index_of_nothing(folder: Path, source: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": []}')
 
 
+def hf_index_and_single(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "hf-8B", folder, dirs_exist_ok=True)
+    (folder / "model.safetensors").write_bytes(b"x")
+
+
 def mcore_cut(folder: Path, source: Path) -> None:
     shutil.copytree(source / "mcore-tp4-pp2", folder, dirs_exist_ok=True)
     (folder / "iter_0000001" / "metadata.json").write_text('{"sharded_ba')
@@ -138,6 +143,7 @@ def mcore_renamed(folder: Path, source: Path) -> None:
         (hf_without_config, "config-missing", {}),
         (hf_config_no_json, "uncoded", {}),
         (hf_index_of_nothing, "index-names-no-shard", {}),
+        (hf_index_and_single, "index-beside-single", {}),
         (mcore_cut, "tracker-unfinished", {}),
         (mcore_elsewhere, "tracker-absent", {"folder": "iter_0000002", "others": ["1"]}),
         (mcore_bad_tracker, "tracker-wrong", {"pointed": "''"}),

@@ -36,6 +36,9 @@ FAMILIES = list(families().values())
 PUBLISHED = {
     # Layers, hidden, FFN, heads, KV heads, head, vocabulary, tied, base of RoPE, epsilon, parameters: from each
     # config.json on the hub, and the parameters that the hub counts in its safetensors.
+    # Held on 2026-11-26 against other projects' tables of the same files: Qwen2.5 (base models) and Qwen3 against
+    # torchtune's model builders; the former also against a verbatim copy of the seven config.json, and 32B's in an
+    # article. The Instruct models of 14B, 32B and 72B have an epsilon of 1e-6 (torchtune) and are read by `auto`.
     "1B": (16, 2048, 8192, 32, 8, 64, 128256, True, 5e5, 1e-5, 1_235_814_400),
     "3B": (28, 3072, 8192, 24, 8, 128, 128256, True, 5e5, 1e-5, 3_212_749_824),
     "8B": (32, 4096, 14336, 32, 8, 128, 128256, False, 5e5, 1e-5, 8_030_261_248),

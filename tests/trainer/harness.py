@@ -79,9 +79,12 @@ OTHERS = [name for name, family in families().items() if not family.bare_names a
 
 
 def architecture(family: str) -> str:
-    """Flags of a tiny model of a family, with heads that are not hidden size / heads wide."""
+    """Flags of a tiny model of a family, with heads that are not hidden size / heads wide.
+
+    Every parameter is a multiple of 64: 0.19.2 saves the memory between others, in the optimizer's buffers, as it is.
+    """
     sizes = {"hidden_size": 64, "ffn_hidden_size": 128, "num_attention_heads": 4, "num_query_groups": 2}
-    return " ".join(architecture_flags(replace(families()[family].sizes["tiny"], **sizes, head_dim=32))) + " "
+    return " ".join(architecture_flags(replace(families()[family].sizes["tiny"], **sizes, head_dim=64))) + " "
 
 
 def flags(output: Path, data: Path, extra: str) -> list[str]:

@@ -22,6 +22,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "config-missing": "safetensors without a config.json",
     "shards-missing": "{missing} of {shards:shard is|shards are} missing: {names}",
     "index-names-no-shard": "model.safetensors.index.json names no shard",
+    "index-beside-single": "both model.safetensors and model.safetensors.index.json, of which transformers reads the "
+    "former: remove the one that is not the model",
     "config-and-pickles": "config.json, but pickled *.bin weights, which may run code: save them as safetensors",
     "config-without-weights": "config.json, but no weights",
     "checkpoint-torn": "a torch_dist checkpoint that was not written to its end",
@@ -141,6 +143,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "config-missing": "有 safetensors，但没有 config.json",
     "shards-missing": "{shards} 个分片缺少 {missing} 个：{names}",
     "index-names-no-shard": "model.safetensors.index.json 没有列出任何分片",
+    "index-beside-single": "同时有 model.safetensors 和 model.safetensors.index.json，transformers 读前者："
+    "请删除不是该模型的一个",
     "config-and-pickles": "有 config.json，但权重是 pickle 格式的 *.bin，可能执行代码：请另存为 safetensors",
     "config-without-weights": "有 config.json，但没有权重",
     "checkpoint-torn": "没有写完的 torch_dist 检查点",
