@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
 
-from megatron_patch.checkpoint.hf_folder import INDEX, SINGLE_FILE
+from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE
 from megatron_patch.checkpoint.safetensors_io import header_bytes
 from megatron_patch.checkpoint.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.store import HashingFile, Stage
