@@ -1,6 +1,6 @@
 """`make faults`: run the campaign's parts, keep each result, and make docs/reliability.md of them.
 
-    python -m faults [PART ...] [--most N] [--again failed|all] [--page] [--list]
+    python -m faults [PART ...] [--most N] [--again failed|all] [--page] [--list] [--results DIR]
 
 with PYTHONPATH=tests. A part that was stopped goes on where it was. Exit status 1 where a case has a problem.
 """
@@ -11,11 +11,12 @@ import argparse
 import os
 import sys
 from functools import partial
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 
-from .campaign import read_results, run_part, total
-from .page import PAGE, page
+from .campaign import RESULTS, read_results, run_part, total
+from .page import page
 from .parts import PARTS
 
 
@@ -28,20 +29,22 @@ def main() -> int:
     parser.add_argument("--again", choices=("failed", "all"), help="run cases that have a result once more")
     parser.add_argument("--page", action="store_true", help="run nothing, make the page")
     parser.add_argument("--list", action="store_true", help="what has been run, of how many")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="else docs/reliability")
     args = parser.parse_args()
+    whole = args.results.with_suffix(".md")
     if unknown := set(args.parts) - set(names):
         parser.error(f"{', '.join(sorted(unknown))}: not a part; valid: {', '.join(names)}")
     wanted = [part for part in PARTS if part.name in (args.parts or names)]
     say = partial(print, flush=True)
     for part in wanted:
         if args.list:
-            say(f"{part.name}: {total(read_results(part.name), 'tried')} tried, goal {part.goal}")
+            say(f"{part.name}: {total(read_results(part.name, args.results), 'tried')} tried, goal {part.goal}")
         elif not args.page:
-            for _ in run_part(part, most=args.most, again=args.again or "", say=say):
-                PAGE.write_text(page(), encoding="utf-8")
+            for _ in run_part(part, most=args.most, again=args.again or "", folder=args.results, say=say):
+                whole.write_text(page(args.results), encoding="utf-8")
     if not args.list:
-        PAGE.write_text(page(), encoding="utf-8")
-    return int(any(result.outcome.problem for part in wanted for result in read_results(part.name)))
+        whole.write_text(page(args.results), encoding="utf-8")
+    return int(any(result.outcome.problem for part in wanted for result in read_results(part.name, args.results)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -78,10 +79,18 @@ def spread(cases: Sequence[Case], count: int) -> list[Case]:
     return [cases[number * len(cases) // count] for number in range(count)]
 
 
+CODE = ("megatron_patch", "tests", "examples", "toolkits", "requirements.txt")
+
+
+@cache
 def commit() -> str:
-    """Short, with a plus sign where files have changed since."""
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=8", "--dirty=+"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    """Short, with a plus sign where code had changed since when this process began."""
+    git = ["git", "-C", str(REPOSITORY)]
+    head, changed = (
+        subprocess.run([*git, *words], capture_output=True, text=True, check=False).stdout.strip()
+        for words in (["rev-parse", "--short=8", "HEAD"], ["status", "--porcelain", "--", *CODE])
+    )
+    return f"{head or 'unknown'}{'+' if changed else ''}"
 
 
 def read_results(part: str, folder: Path = RESULTS) -> list[Result]:
