@@ -86,9 +86,11 @@ def parse(argv: Sequence[str]) -> Options:
     given = {
         key: value for key, value in named.items() if value not in (None, False) and key in Options.__annotations__
     }
-    if values and (clash := sorted(given.keys() & {"source", "target", "direction", "size", "tp", "pp", "precision"})):
+    twice = {"source", "target", "direction", "size", "tp", "pp", "precision"}
+    twice |= {"hf_path"} if facts.get("hf_path") else set()
+    if values and (clash := sorted(given.keys() & twice)):
         problems.append(f"positions and --{', --'.join(clash)} say the same: give one of them")
-    facts |= {key: value for key, value in given.items() if key not in facts or facts[key] is None}
+    facts |= {key: value for key, value in given.items() if facts.get(key) in (None, False)}
     if os.environ.get("DRY_RUN", "") not in ("", "0"):
         facts["dry_run"] = True
     if named["no_verify"]:

@@ -44,6 +44,7 @@ def test_named_flags_mean_the_same_as_positions() -> None:
     words = ["--source", str(SEED), "--output-path", f"{SEED}/mcore-tp4-pp2", "--model-name", "8B", "--check"]
     assert parse([*words, "--tp", "4", "--pp", "2", "--precision", "bf16"]) == parse(TO_MEGATRON)
     assert parse([*TO_MEGATRON, "--overwrite", "--dry-run"]).overwrite
+    assert parse([*TO_MEGATRON, "--check-only"]).check_only, "as `megatron-patch check` adds it"
 
 
 BAD: dict[str, tuple[list[str], str]] = {
@@ -58,6 +59,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "PR": ([*TO_MEGATRON[:8], "fp8"], 'position 9 PR: unknown value: is "fp8"; valid: fp32, fp16, bf16'),
     "unknown flag": ([*TO_MEGATRON, "--force"], "unrecognized arguments: --force"),
     "said twice": ([*TO_MEGATRON, "--tp", "2"], "positions and --tp say the same"),
+    "said twice at the end": ([*TO_HF, "--hf-path", "x"], "positions and --hf_path say the same"),
     "model name": (["--source", "a", "--output-path", "b", "--model-name", "8b"], "nearest: 8B"),
     "direction": (["--source", "a", "--output-path", "b", "--direction", "up"], "valid: hf2mcore, mcore2hf"),
     "shard size": ([*TO_HF, "--max-shard-size", "5"], "not a size such as 5GB"),
