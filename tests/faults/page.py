@@ -10,6 +10,8 @@ from .campaign import RESULTS, Part, Result, read_results, total
 from .parts import PARTS
 
 PAGE = RESULTS.with_suffix(".md")
+FOUND = "found.md"
+"""By hand, beside the results: what was wrong, and is fixed."""
 HEAD = """# Reliability: what was tried, and what came of it
 
 Made by `make faults` from [reliability/](reliability/), a line for each case; do not edit. Everything runs on CPU
@@ -28,6 +30,9 @@ def page(folder: Path = RESULTS) -> str:
     lines = [HEAD, "| | goal | tried | with a problem | commits | dates |", "| --- | --- | --- | --- | --- | --- |"]
     for part in PARTS:
         lines.append(_summary(part, results[part.name]))
+    found = folder / FOUND
+    if found.exists():
+        lines += ["", "## What it found", "", found.read_text(encoding="utf-8").rstrip()]
     for part in PARTS:
         lines += ["", *_section(part, results[part.name])]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -140,6 +141,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     prepare()
+    gc.freeze()  # no collection in a fork touches, and so copies, what all share
     can_isolate()
     for line in sys.stdin.buffer.raw:  # type: ignore[attr-defined]
         request = json.loads(line)

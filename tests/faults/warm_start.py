@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import re
@@ -132,6 +133,7 @@ def serve() -> None:
         "megatron_patch.torchrun",
     ):
         import_module(name)
+    gc.freeze()  # no collection in a fork touches, and so copies, what all share
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin.buffer.raw:  # type: ignore[attr-defined]
