@@ -325,6 +325,10 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="two-L8-pp2", size="8B-L8", pp=2, batch=16, processes=2),
         replace(PLAIN, name="two-70B-L2-tp2", size="70B-L2", tp=2, sp=True, batch=16, processes=2),
     ],
+    "rope-profile": [  # where fp8 keeps what the kernel saves
+        replace(FP8, name="rope-fp8-apart-profile", megatron=APART, env=PROFILED, seconds=60),
+        replace(FP8, name="rope-fp8-together-profile", megatron=TOGETHER, env=PROFILED, seconds=60),
+    ],
     "rank-two": [  # the same 16 sequences in every layout: does the planner rank them as they come out?
         replace(PLAIN, name="rank-dp2", size="8B-L8", batch=16, processes=2),
         replace(PLAIN, name="rank-tp2", size="8B-L8", tp=2, sp=True, batch=16, processes=2),

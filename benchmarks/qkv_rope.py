@@ -51,13 +51,12 @@ def angles_of(tokens: int) -> torch.Tensor:
 
 def ways(angles: torch.Tensor, ratio: int) -> dict[str, Split]:
     """Of splitting and rotating; all give [s, b, heads, d] three times."""
-    from megatron.core.extensions.transformer_engine import SplitAlongDim
     from transformer_engine.pytorch.attention.rope import FusedQKVRoPEFunc, apply_rotary_pos_emb
 
     parts = [ratio * SIZE, SIZE, SIZE]
 
     def apart(mixed: torch.Tensor) -> Sequence[torch.Tensor]:
-        query, key, value = SplitAlongDim(mixed, 3, parts)
+        query, key, value = torch.split(mixed, parts, dim=3)  # Megatron finds no SplitAlongDim in TE 2.20
         query = query.reshape(*query.shape[:2], -1, SIZE)
         turned = [apply_rotary_pos_emb(part, angles, tensor_format="sbhd", fused=True) for part in (query, key)]
         return *turned, value.contiguous()  # attention copies it

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     group.add_argument(
         "--qkv-rope",
         choices=("together", "apart"),
-        default="apart",
+        default="together",
         help="split queries, keys and values and rotate them in one kernel of ours, where it applies, or in several",
     )
     group.add_argument(

@@ -2,7 +2,7 @@
 
 Transformer Engine 2.20 rotates queries and keys in one kernel each, after copies that take them out of the projection
 and before one that puts the gradients back: 1.7 TB/s of what a copy reaches, 11.7 ms of 8B's 740 in bf16. Its fused
-kernel (`--fused-single-qkv-rope`) moves two bytes at a time and is no faster.
+kernel (`--fused-single-qkv-rope`) moves two bytes at a time and is no faster; this one makes a step of 8B 1 % shorter.
 """
 
 from __future__ import annotations
