@@ -46,7 +46,7 @@ def problems(prefix: str, *, vocab_size: int, sft: bool, budget: int = BUDGET) -
     return found
 
 
-def wrong_token(index: Index, data: Path, vocab_size: int, budget: int) -> str | None:
+def wrong_token(index: Index, data: Path, vocab_size: int, budget: int | None) -> str | None:
     """The first number met that is not an id of the vocabulary."""
     for start, tokens in blocks(index, data, budget):
         if int(tokens.max()) < vocab_size and int(tokens.min()) >= 0:

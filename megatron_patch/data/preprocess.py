@@ -17,6 +17,7 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.merge import merge
 from megatron_patch.data.pretraining import Request, build, load
 from megatron_patch.data.sentencepiece import PiecesError, find_sentencepiece
+from megatron_patch.data.sources import left_out
 from megatron_patch.data.tokenizer import TokenizerError
 
 
@@ -110,6 +111,8 @@ def main(argv: list[str]) -> int:
         tokenizer = load(request.tokenizer)
         eod = f"EOD {tokenizer.eod_id} {tokenizer.eod_token}" if request.append_eod else "no EOD"
         print(f"tokenizer: {tokenizer.vocab_size:,} tokens, {eod} ({tokenizer.note})")
+        for message in left_out(request.source):
+            print(f"note: {message}", file=sys.stderr)
         print(build(request, tokenizer, console))
     except TokenizerError as error:
         return _fail(f"2 TOKENIZER: {error}", 2)

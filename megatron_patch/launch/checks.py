@@ -392,7 +392,7 @@ def check_pretraining_idxmap(
     if any(prepared.tokenizer_of(prefix) for _, prefix in every):
         sha256 = file_sha256(Path(tokenizer.model or f"{tokenizer.path}/tokenizer.json"))
     for name, prefix in every:
-        for what in prepared.problems(prefix, vocab_size=vocab_size, tokenizer_sha256=sha256):
+        for what in prepared.problems(prefix, vocab_size=min(vocab_size, tokenizer.ids), tokenizer_sha256=sha256):
             yield Problem("pretraining-idxmap", name, found=what)
 
 

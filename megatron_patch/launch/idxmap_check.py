@@ -19,7 +19,7 @@ def idxmap_problems(plan: Plan) -> list[Problem]:
 
     names = {corpus.path: "VALID_DATASET_PATH" for corpus in plan.valid_data or ()}
     names |= {corpus.path: "DATASET_PATH" for corpus in plan.train_data}
-    asked = {"prefixes": list(names), "vocab_size": plan.vocab_size, "sft": plan.config.sft}
+    asked = {"prefixes": list(names), "vocab_size": min(plan.vocab_size, plan.tokenizer.ids), "sft": plan.config.sft}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "megatron_patch.data.check_idxmap"],
         input=json.dumps(asked),

@@ -10,6 +10,7 @@ from typing import Any
 from megatron_patch.common.machine import free_disk
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
+from megatron_patch.data.sources import left_out
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.config import RunConfig
@@ -89,6 +90,9 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
         yield Message("no-warmup")
     if plan.tokenizer.ids < plan.vocab_size:
         yield Message("rows-unused", ids=plan.tokenizer.ids, rows=plan.vocab_size)
+    if plan.config.sft and plan.variables.dataset_type == "raw":
+        for path in dict.fromkeys(corpus.path for corpus in (*plan.train_data, *(plan.valid_data or ()))):
+            yield from left_out(path)
     if plan.valid_data is not None and plan.valid_data == plan.train_data:
         yield Message("validates-on-training")
     if plan.valid_data is None and plan.variables.split is None:

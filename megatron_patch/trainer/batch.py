@@ -18,6 +18,7 @@ from megatron.training import get_args
 from megatron_patch.backend.cpu.attention import rows_of_rank
 from megatron_patch.backend.hooks import count_packed_tokens
 from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.id_check import check_ids
 
 TOKEN_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 KEYS = (*TOKEN_KEYS, "attention_mask", "cu_seqlens", "max_seqlen")
@@ -51,13 +52,13 @@ def get_batch(data: Iterator[dict[str, torch.Tensor]] | None, vp_stage: int | No
     Args:
         vp_stage: virtual pipeline stage of the model chunk that asks.
     Raises:
-        DataError: a token id is not in the vocabulary.
+        DataError: see `id_check.check_ids`.
     """
     args = get_args()
     if not reads_data(vp_stage, packed=args.sft_packing):
         return Batch(*[None] * 7)
     tp_rank = mpu.get_tensor_model_parallel_rank()
-    raw = _read(data, args.padded_vocab_size) if tp_rank == 0 else {}
+    raw = _read(data) if tp_rank == 0 else {}
     sources = _broadcast_sources(raw.pop("source", None), args, vp_stage)
     batch = get_batch_on_this_tp_rank(
         raw | dict.fromkeys(UNUSED_KEYS),
@@ -97,18 +98,11 @@ def _is_last(vp_stage: int | None) -> bool:
     return bool(mpu.is_pipeline_last_stage(ignore_virtual=vp_stage is None, vp_stage=vp_stage))
 
 
-def _read(data: Iterator[dict[str, torch.Tensor]] | None, vocab_size: int) -> Raw:
+def _read(data: Iterator[dict[str, torch.Tensor]] | None) -> Raw:
     if data is None:
         raise DataError("this rank has no data iterator")
     sample = next(data)
-    for key in ("tokens", "labels"):
-        highest = int(sample[key].max())
-        if highest >= vocab_size:
-            # Embedding and loss mask such ids silently at TP > 1, and read beside the table on a GPU.
-            raise DataError(
-                f"the data hold token id {highest}, but the vocabulary has {vocab_size} rows: "
-                "was it made with another tokenizer?"
-            )
+    check_ids(sample)
     return {key: _on_device(sample.get(key)) for key in (*KEYS, "source")}
 
 

@@ -24,6 +24,8 @@ class TokenIds:
             raise TrainerError(str(error)) from None
         ids = {name: read.backend.token_to_id(text) for name, text in read.named_tokens.items()}
         self.vocab_size = read.vocab_size
+        self.ids = max(read.backend.get_vocab().values()) + 1
+        """Highest id + 1: more than `vocab_size` where some are missing."""
         self.eod: int | None = ids["eos_token"]
         self.eos = self.eod
         self.pad: int | None = ids.get("pad_token")

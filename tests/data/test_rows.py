@@ -17,7 +17,7 @@ from megatron_patch.data import rows
 from megatron_patch.data.corpus import Corpus, find_corpus, read
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Position
-from megatron_patch.data.sources import find_sources
+from megatron_patch.data.sources import find_sources, left_out
 
 RECORDS = [{"text": f"q{i} 北京", "more": "a\nb" * i} for i in range(40)]
 TEXTS = [record["text"] for record in RECORDS]
@@ -271,3 +271,17 @@ def test_all_missing_paths_in_one_error(tmp_path: Path) -> None:
         find_sources([tmp_path / "none", tmp_path / "empty", tmp_path / "notes.txt"])
     assert str(error.value).count(";") == 2
     assert f"no such file: {tmp_path}/none" in str(error.value) and "notes.txt is not" in str(error.value)
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path) -> None:
+    for name in ("a.jsonl", ".b.jsonl", "sub/.cache/b.jsonl", "sub/c.csv", "README.md", ".git/config"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert list(map(str, left_out(tmp_path))) == [
+        f"2 hidden files in {tmp_path} are not read: .b.jsonl, sub/.cache/b.jsonl",
+        f"2 files in {tmp_path} are not read, by the name not data: README.md, sub/c.csv",
+    ]
+    assert left_out(tmp_path / "a.jsonl") == []
+    for number in range(9):
+        (tmp_path / "sub" / f"{number}.txt").write_text("x")
+    assert str(left_out(tmp_path)[1]).endswith("README.md, sub/0.txt, sub/1.txt, ...")

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
@@ -50,9 +51,25 @@ def test_token_outside_the_vocabulary(tmp_path: Path, data: Path, monkeypatch: p
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     run = launch(tmp_path, data, "--vocab-size 96 --tensor-model-parallel-size 2", processes=2)
-    assert_explained(run, "error on rank 0 of 2", "the vocabulary has 128 rows: was it made with another tokenizer?")
+    assert_explained(run, "error on rank 0 of 2", f"{data}.bin holds ", " ids, so it is of another tokenizer")
     assert "rank 1 of 2 lost its connection to another rank, which failed first" in run.stderr
     assert list((tmp_path / "tmp").glob("torchelastic_*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("token", [-1, -7])
+def test_a_negative_number_that_nobody_has_seen_before(tmp_path: Path, data: Path, token: int) -> None:
+    """Megatron takes -1 for its own padding: trained on as id 0, with a loss of 0."""
+    for suffix in (".bin", ".idx"):
+        shutil.copyfile(f"{data}{suffix}", tmp_path / f"negative{suffix}")
+    tokens = np.fromfile(tmp_path / "negative.bin", dtype=np.uint16).view(np.int16)
+    tokens[5000] = token
+    tokens.tofile(tmp_path / "negative.bin")
+    index = bytearray((tmp_path / "negative.idx").read_bytes())
+    index[17] = 3  # int16
+    (tmp_path / "negative.idx").write_bytes(index)
+    run = launch(tmp_path, tmp_path / "negative", "--train-iters 200 --tensor-model-parallel-size 2", processes=2)
+    assert_explained(run, f"{tmp_path}/negative.bin holds {token} (sequence ", ", byte 10000): ids are not negative")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from megatron_patch.data.sft.report import Report
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG, Samples, SelectedRows, select
 from megatron_patch.data.sft.template import LOSSES
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
+from megatron_patch.data.sources import left_out
 
 KINDS = ("raw", "idxmap")
 
@@ -95,6 +96,8 @@ def _open(
     paths: tuple[str, ...], data: SFTData, tokenizer: ChatTokenizer, say: Say
 ) -> tuple[SelectedRows | IdxmapSamples, Report]:
     if data.kind == "raw":
+        for message in (message for path in paths for message in left_out(path)):
+            say(str(message))
         cache = open_cache(
             Source.of(paths, data.tokenizer, Rules(dropped=data.dropped, turns=data.turns)),
             data.cache,
