@@ -24,7 +24,7 @@ NOT_AN_ID = 1 << 40
 """Stands in a sample that holds a negative number: the process that reads the batch says which."""
 
 
-class GPTDataset(gpt_dataset.GPTDataset):
+class GPTDataset(gpt_dataset.GPTDataset):  # type: ignore[misc]
     """Megatron's, under its name, which is part of the names of index files."""
 
     def _query_document_sample_shuffle_indices(self, idx: int) -> tuple[Any, Any, list[int]]:

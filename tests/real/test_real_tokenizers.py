@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from megatron_patch.data.engines import AWKWARD, battery
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
@@ -22,6 +24,7 @@ from megatron_patch.data.sft.template import ChatTemplate, one_by_one, trained
 from megatron_patch.data.tokenizer import load_tokenizer
 from megatron_patch.launch.inputs import read_tokenizer
 
+from ..data.sft import losses
 from . import templates
 
 pytestmark = pytest.mark.slow
@@ -228,3 +231,36 @@ def test_mistral_v3_gets_call_ids_of_nine_characters(mistral: Fetch, tmp_path: P
         assert not rendered.dropped
         made = rendered.text.split('"id": "')[1].split('"')[0]
         assert len(made) == 9 and f'"call_id": "{made}"' in rendered.text
+
+
+WITH_LOSSES = {
+    "llama3_1": (templates.LLAMA3_1, lambda _: templates.marked_llama3_1()),
+    "llama3": (templates.LLAMA3_FIRST, lambda _: templates.LLAMA3_FIRST_MARKED),
+    "qwen3": (None, templates.marked_qwen3),
+    "gemma3": (None, templates.marked_gemma3),
+    "deepseek_v3": (None, templates.marked_deepseek),
+    "v1": (templates.MISTRAL_V1, lambda _: templates.marked_mistral_v1()),
+    "v3": (templates.MISTRAL_V3, lambda _: templates.marked_mistral_v3()),
+}
+"""A template of ours in place of the folder's, and how it is marked."""
+
+
+@pytest.mark.parametrize("name", WITH_LOSSES)
+def test_packed_unpacked_and_hugging_face_on_the_loss(
+    name: str, real: Fetch, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    template, mark = WITH_LOSSES[name]
+    folder = request.getfixturevalue("mistral")(name) if name in ("v1", "v3") else real(name)
+    if template:
+        folder = folder_with(folder, tmp_path / "tokenizer", template)
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    marked, model = mark(theirs.chat_template), losses.tiny_llama(len(theirs))
+
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(records=st.lists(losses.conversations(system=name not in ("v1", "v3")), min_size=1, max_size=4))
+    def check(records: list[Any]) -> None:
+        losses.check(model, theirs, folder, marked, records, tmp_path)
+
+    check()
