@@ -1,6 +1,6 @@
 """How fast conversion is, against a plain copy of the same bytes in the same run, and how much memory it takes.
 
-    python benchmarks/convert.py [1B|8B|...] [--folder DIR] [--rounds 3] [--layers N] [--warm]
+    python benchmarks/convert.py [1B|8B|...] [--folder DIR] [--rounds 3] [--layers N] [--warm] [--workers N ...]
 
 Makes a Hugging Face checkpoint of the architecture with random weights (no hub), then in turn: `cp -r` and `sync`; to
 Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source on the disk and not in the
@@ -34,11 +34,11 @@ CHILD = """
 import sys, time
 began = time.monotonic()
 import torch
-from megatron_patch.checkpoint import convert, door, hf_writer, sources, torch_dist
+from megatron_patch.checkpoint import cli, convert, hf_writer, sources, torch_dist
 print(time.monotonic() - began, flush=True)
 sys.stdin.readline()
 began, cpu = time.monotonic(), time.process_time()
-status = door.main(sys.argv[1:])
+status = cli.main(sys.argv[1:])
 print(time.monotonic() - began, time.process_time() - cpu, flush=True)
 sys.exit(status)
 """
@@ -112,11 +112,13 @@ def convert(*words: str) -> Measured:
     return Measured(seconds=seconds, cpu_seconds=cpu, peak_bytes=peak - base, import_seconds=imports)
 
 
-def measure(folder: Path, rounds: int, warm: bool) -> dict[str, list[Measured]]:
+def measure(folder: Path, rounds: int, warm: bool, workers: int | None) -> dict[str, list[Measured]]:
     """All steps in turn, so that none of them has a quieter machine than the others."""
     hf, megatron, back, copied = (folder / name for name in ("hf", "megatron", "back", "copied"))
     to_megatron = ("--source", str(hf), "--output-path", str(megatron))
     to_hf = ("--source", str(megatron), "--output-path", str(back))
+    if workers:
+        to_megatron, to_hf = ((*words, "--workers", str(workers)) for words in (to_megatron, to_hf))
     steps = {
         "cp -r; sync": (hf, lambda: copy(hf, copied)),
         "HF -> Megatron": (hf, lambda: convert(*to_megatron)),
@@ -142,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm", action="store_true", help="with the source in the page cache")
     parser.add_argument("--layers", type=int, help="another depth")
+    parser.add_argument("--workers", type=int, action="append", help="threads of a conversion; several are compared")
     parser.add_argument(
         "--untied", action="store_true", help="with an output layer of its own, where the size has none"
     )
@@ -162,8 +165,9 @@ def main() -> None:
         made = time.monotonic() - began
         print(f"{args.size}: {shape.num_layers} layers, {nbytes / 1e9:.2f} GB in bf16; made in {made:.0f} s")
         print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores", flush=True)
-        found = measure(folder, args.rounds, args.warm)
-    print(table(found, nbytes))
+        for workers in args.workers or [None]:
+            print(f"workers: {workers or 'default'}")
+            print(table(measure(folder, args.rounds, args.warm, workers), nbytes), flush=True)
 
 
 def table(found: dict[str, list[Measured]], nbytes: int) -> str:

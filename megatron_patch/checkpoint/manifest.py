@@ -16,9 +16,14 @@ from megatron_patch.common.strict_json import read_json
 MANIFEST = "manifest.json"
 
 
+MOST_WORKERS = 16
+"""Each holds 64 MiB of a conversion."""
+
+
 def default_workers() -> int:
-    """Threads that keep cores and disk busy: two more than cores, as some always wait for the disk; at most four."""
-    return min(4, len(os.sched_getaffinity(0)) + 2)
+    """Threads that keep cores and disk busy: as many as cores, two more where some always wait for the disk."""
+    cores = len(os.sched_getaffinity(0))
+    return min(4, cores + 2) if cores <= 4 else min(MOST_WORKERS, cores)
 
 
 def hash_file(file: Path) -> tuple[str, int]:

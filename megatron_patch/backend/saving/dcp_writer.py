@@ -73,17 +73,18 @@ class HashedResult(WriteResult):
 class _ChunkStream:
     """A stream for torch.save, whose C++ writer crashes the process when Python's write raises (a full disk).
 
-    Hashes what passes.
+    Hashes what passes, unless the stream does.
     """
 
-    def __init__(self, stream: Any, digest: Any) -> None:
+    def __init__(self, stream: Any, digest: Any | None) -> None:
         self._stream, self._digest = stream, digest
         self._error: OSError | None = None
 
     def write(self, data: Any) -> int:
         if self._error is None:
             try:
-                self._digest.update(data)  # leaves the GIL to the other file's thread
+                if self._digest is not None:
+                    self._digest.update(data)  # leaves the GIL to the other file's thread
                 self._stream.write(data)
             except OSError as error:
                 self._error = error
@@ -98,17 +99,20 @@ class _ChunkStream:
             raise self._error
 
 
-def write_items(stream: Any, name: str, items: Iterable[tuple[WriteItem, Maker]]) -> list[WriteResult]:
+def write_items(
+    stream: Any, name: str, items: Iterable[tuple[WriteItem, Maker]], *, hashes: bool = True
+) -> list[WriteResult]:
     """Write one file of a checkpoint, making each item when its turn comes.
 
     Args:
         stream: at its beginning.
         name: of the file, for the checkpoint's index.
         items: tensors must come out on the CPU and alone in their storage; bytes are written as they are.
+        hashes: the SHA-256 of each item; false where the stream has one of the whole file.
     """
     results: list[WriteResult] = []
     for item, make in items:
-        content, start, digest = make(), stream.tell(), hashlib.sha256()
+        content, start, digest = make(), stream.tell(), hashlib.sha256() if hashes else None
         chunk = _ChunkStream(stream, digest)
         # an archive is made in memory unless it is large: small writes cost a system call each
         if isinstance(content, io.BytesIO):
@@ -123,7 +127,7 @@ def write_items(stream: Any, name: str, items: Iterable[tuple[WriteItem, Maker]]
         del content
         length = stream.tell() - start
         place = _StorageInfo(name, start, length)
-        results.append(HashedResult(item.index, length, place, digest.hexdigest()))
+        results.append(HashedResult(item.index, length, place, digest.hexdigest() if digest else ""))
     return results
 
 
@@ -171,7 +175,8 @@ class _Writer(dcp.FileSystemWriter):
     def _write_file(self, planner: dcp.SavePlanner, number: int, items: list[WriteItem]) -> list[WriteResult]:
         name = f"__0_{number}.distcp"
         with self.fs.create_stream(self.fs.concat_path(self.path, name), "wb") as stream:
-            return write_items(stream, name, [(item, partial(planner.resolve_data, item)) for item in items])
+            makers = [(item, partial(planner.resolve_data, item)) for item in items]
+            return write_items(stream, name, makers, hashes=False)  # the opener's files hash themselves
 
     def storage_meta(self) -> StorageMeta:
         """Upstream puts the path and a random id there; without them the same input gives the same bytes."""
