@@ -38,12 +38,13 @@ test-gpu: setup-dev ## those that need a GPU
 faults: setup-dev ## the fault campaign, hours; goes on where it was; PART=kills MOST=20 for a part of it; docs/reliability.md
 	PYTHONPATH=tests $(RUN) faults $(PART) $(if $(MOST),--most $(MOST))
 
-check: setup-dev ## ruff, mypy, shellcheck
+check: setup-dev ## ruff, mypy, shellcheck, hadolint
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	@echo "shellcheck: $(SHELL_FILES)"
 	@$(dir $(shell command -v $(PYTHON)))shellcheck $(SHELL_FILES)
+	$(dir $(shell command -v $(PYTHON)))hadolint Dockerfile
 	@for file in $(SHELL_FILES); do case $$(head -n 1 $$file) in *bash*) bash -n $$file ;; *) sh -n $$file ;; esac || exit 1; done
 
 format: setup-dev ## let ruff rewrite the Python files

@@ -26,12 +26,14 @@ RANK = int(os.environ.get("LOCAL_RANK", "0"))
 def main(argv: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch loads: threads sleep while they wait
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         request = parse(argv)
         if RANK == 0 and request.output and (problems := results.try_folder(request.output)):
             raise UsageError(problems)
-        names = request.settings.benchmarks()
-        found = list(find_all([BENCHMARKS[name] for name in names], request.places, request.cache).values())
+        found = [] if request.others else _questions(request)
+        if request.others and RANK == 0:
+            _check_others(request)
         paths = [path for path in (request.against, request.checkpoint) if path]
         models = [hf_model_of(path, request.hf_path, request.cache) for path in paths]
     except (UsageError, DataError) as error:
@@ -48,10 +50,12 @@ def main(argv: Sequence[str]) -> int:
         return 2
     if "LOCAL_RANK" not in os.environ and (gpus := _gpus(request.settings)) > 1:
         return _on_all_gpus(gpus, argv)
-    if RANK == 0:
+    if RANK == 0 and found:
         print(*(data.describe() for data in found), sep="\n")
     command = shlex.join(["sh", "LM-Evaluation-Harness/evaluate.sh", *argv])
     try:
+        if request.others:
+            return _score_others(request, models, places, command)
         done = [_one(request, *each, found, command) for each in zip(models, places, strict=True)]
         if len(done) == 2 and RANK == 0:
             _compare(done)
@@ -61,6 +65,43 @@ def main(argv: Sequence[str]) -> int:
     except (ModelError, results.Unwritten) as error:
         print(error, file=sys.stderr)
         return error.status
+    return 0
+
+
+def _questions(request: Request) -> list[LocalData]:
+    """Of CMMLU and C-Eval."""
+    benchmarks = [BENCHMARKS[name] for name in request.settings.benchmarks()]
+    return list(find_all(benchmarks, request.places, request.cache).values())
+
+
+def _check_others(request: Request) -> None:
+    from megatron_patch.evaluation import any_tasks  # lm_eval: seconds
+
+    leaves = any_tasks.check(request.settings.tasks, any_tasks.places_of(request.places, request.cache))
+    print(f"{len(leaves)} of lm_eval's tasks, with data of this machine", flush=True)
+
+
+def _score_others(request: Request, models: Sequence[HFModel], places: Sequence[Path], command: str) -> int:
+    from megatron_patch.evaluation import any_tasks
+
+    data = any_tasks.places_of(request.places, request.cache)
+    how = any_tasks.HowToAsk(num_fewshot=request.num_fewshot, chat_template=request.chat_template)
+    done: list[any_tasks.Scores] = []
+    for model, folder in zip(models, places, strict=True):
+        if RANK == 0:
+            print(f"\n{model.label}: {model.folder}")
+            _say_remote_code(model, request.settings)
+        scores = any_tasks.evaluate(model, data, request.settings, how)
+        if scores is None:
+            continue
+        scores.summary["command"] = command
+        print(any_tasks.markdown(scores.summary))
+        print(*(f"wrote {file}" for file in results.put(folder, scores.files())), sep="\n", flush=True)
+        done.append(scores)
+    if len(done) == 2:
+        table = any_tasks.compare(*done)
+        print("\n" + table)
+        print(*(f"wrote {file}" for file in results.put(places[-1], {any_tasks.COMPARISON: table})), sep="\n")
     return 0
 
 

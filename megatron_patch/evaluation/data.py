@@ -142,7 +142,7 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
                 name = benchmark.file(subject.name, split)
                 unusual.append(f"{name} has {len(rows)} rows, published are {subject.rows[split]}")
     if problems:
-        raise DataError([f"{benchmark.title} in {folder}: {line}" for line in _shortened(problems)])
+        raise DataError([f"{benchmark.title} in {folder}: {line}" for line in shortened(problems)])
     notes = [INVENTED] if (folder / MARKER).exists() else []
     if unusual:
         files = len(benchmark.subjects) * len(benchmark.splits)
@@ -179,6 +179,7 @@ def _read(benchmark: Benchmark, file: Path) -> tuple[Rows, list[str]]:
     return rows, problems if rows else [f"{name} has no rows"]
 
 
-def _shortened(problems: list[str]) -> list[str]:
+def shortened(problems: list[str]) -> list[str]:
+    """The first few, and how many more there are."""
     rest = len(problems) - _SHOWN
     return problems[:_SHOWN] + ([f"and {rest} more like these"] if rest > 0 else [])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.values import Kind, choice, whole
-from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_problems
+from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner, task_problems
 from megatron_patch.evaluation.data import HARNESS
 from megatron_patch.evaluation.run import SCORINGS, Settings
 
@@ -20,7 +20,7 @@ VALUES: dict[str, tuple[Kind, str | None, str]] = {
         "exact",
         "exact: lm_eval's own floats, sooner; shared: sooner still, last bits differ",
     ),
-    "num-fewshot": (whole(0), "0", "examples before each question"),
+    "num-fewshot": (whole(0), None, "examples before each question [of CMMLU and C-Eval 0, else the task's own]"),
     "batch-size": (whole(1), "16", "prompts per batch"),
     "tokens-per-batch": (whole(1), None, "of shared scoring, instead [16384, on the CPU 2048]"),
     "limit": (whole(1), None, "only the first questions of each subject"),
@@ -30,6 +30,7 @@ VALUES: dict[str, tuple[Kind, str | None, str]] = {
 EPILOG = """
 examples:
   sh evaluate.sh /mnt/llama3-ckpts/Meta-Llama-3.1-8B
+  sh evaluate.sh OUTPUT_BASEPATH hellaswag,arc_easy,gsm8k /data/hub
   sh evaluate.sh OUTPUT_BASEPATH cmmlu /workspace/cmmlu.tgz --against /mnt/llama3-ckpts/Meta-Llama-3.1-8B
 
 exit status: 0 done; 1 lm_eval or the export failed; 2 the command or the data cannot be used, and why
@@ -51,6 +52,11 @@ class Request:
     cache: Path
     """Gets exported checkpoints and unpacked archives."""
     settings: Settings
+    others: bool
+    """The tasks are lm_eval's others, not CMMLU's and C-Eval's: see any_tasks.py."""
+    num_fewshot: int | None
+    """As typed."""
+    chat_template: bool
 
 
 class UsageError(ValueError):
@@ -69,7 +75,8 @@ def parse(argv: Sequence[str]) -> Request:
     """
     args = vars(_parser().parse_args(argv))
     tasks = tuple(task for task in args["tasks"].split(",") if task)
-    problems = task_problems(tasks) or ([] if tasks else ["TASKS: is empty"])
+    others = [task for task in tasks if task not in BENCHMARKS and task_owner(task) is None]
+    problems = _task_problems(tasks, others)
     folders = {"CHECKPOINT": args["checkpoint"], "--against": args["against"], "--hf-path": args["hf_path"]}
     problems += [f"{name}: {path} is not a folder" for name, path in folders.items() if path and not path.is_dir()]
     problems += [f"DATA: {place} does not exist" for place in args["data"] if not place.exists()]
@@ -80,8 +87,12 @@ def parse(argv: Sequence[str]) -> Request:
             values[name.replace("-", "_")] = None if typed is default is None else kind.parse(typed)
         except ValueError as error:
             problems.append(f"--{name}: {typed!r}: {error}; valid: {kind.valid}")
+    if args["apply_chat_template"] and not others:
+        problems.append("--apply-chat-template: CMMLU and C-Eval are asked without one; valid: for other tasks")
     if problems:
         raise UsageError(problems)
+    num_fewshot = values.pop("num_fewshot")
+    values["num_fewshot"] = num_fewshot or 0
     settings = Settings(tasks=tasks, device=args["device"], trust_remote_code=args["trust_remote_code"], **values)
     return Request(
         checkpoint=args["checkpoint"],
@@ -91,13 +102,29 @@ def parse(argv: Sequence[str]) -> Request:
         hf_path=args["hf_path"],
         cache=args["cache"],
         settings=settings,
+        others=bool(others),
+        num_fewshot=num_fewshot,
+        chat_template=args["apply_chat_template"],
     )
+
+
+def _task_problems(tasks: Sequence[str], others: Sequence[str]) -> list[str]:
+    """What can be told without lm_eval, which is seconds away."""
+    if not tasks:
+        return ["TASKS: is empty"]
+    if not others:
+        return task_problems(tasks)
+    ours = [task for task in tasks if task not in others]
+    problems = [f"TASKS: {task} is named twice" for task in dict.fromkeys(tasks) if list(tasks).count(task) > 1]
+    if ours:
+        problems.append(f"TASKS: {ours[0]} with {others[0]}: CMMLU and C-Eval are asked by a command of their own")
+    return problems
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate.sh",
-        description="Scores a checkpoint on CMMLU and C-Eval with lm_eval, without a network.",
+        description="Scores a checkpoint on CMMLU, C-Eval or any other task with lm_eval, without a network.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -109,9 +136,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="Hugging Face folder, Megatron checkpoint, or OUTPUT_BASEPATH",
     )
-    add("tasks", nargs="?", default=",".join(BENCHMARKS), metavar="TASKS", help="comma-separated [cmmlu,ceval-valid]")
     add(
-        "data", nargs="*", type=Path, metavar="DATA", help="folders or archives (.tgz .tar.gz .tar .zip) [usual places]"
+        "tasks",
+        nargs="?",
+        default=",".join(BENCHMARKS),
+        metavar="TASKS",
+        help="of lm_eval, comma-separated [cmmlu,ceval-valid]",
+    )
+    add(
+        "data",
+        nargs="*",
+        type=Path,
+        metavar="DATA",
+        help="folders, of CMMLU and C-Eval archives too (.tgz .tar.gz .tar .zip) [usual places]",
     )
     add("--against", type=Path, metavar="CHECKPOINT", help="evaluate this too, and compare")
     add(
@@ -132,5 +169,6 @@ def _parser() -> argparse.ArgumentParser:
         shown = f"{meaning}: {kind.valid}" + (f" [{default}]" if default else "")
         add(f"--{name}", default=default, metavar="X", help=shown)
     add("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [every GPU, else cpu]")
+    add("--apply-chat-template", action="store_true", help="questions in the model's chat template; other tasks only")
     add("--trust-remote-code", action="store_true", help="run Python that the checkpoint brings; it is listed first")
     return parser

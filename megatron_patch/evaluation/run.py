@@ -71,7 +71,7 @@ def evaluate(model: HFModel, found: Sequence[LocalData], settings: Settings) -> 
         ModelError: it cannot be loaded, does not fit, or gives NaN or inf.
     """
     started = time.monotonic()
-    lm = _load(model, settings)
+    lm = load_model(model, settings)
     loaded = time.monotonic()
     results = _ask(lm, found, settings)
     if results is None:
@@ -86,7 +86,7 @@ def evaluate(model: HFModel, found: Sequence[LocalData], settings: Settings) -> 
         )
     choices = sum(len(answer["logprobs"]) for answer in answers)
     summary = {
-        **_about_model(model, lm),
+        **about_model(model, lm),
         "settings": asdict(settings),
         "versions": {name: version(name) for name in ("lm-eval", "transformers", "torch")},
         "data": {data.benchmark.name: _about_data(data) for data in found},
@@ -103,7 +103,12 @@ def evaluate(model: HFModel, found: Sequence[LocalData], settings: Settings) -> 
     return Evaluation(summary=summary, answers=answers)
 
 
-def _load(model: HFModel, settings: Settings) -> FastHFLM:
+def load_model(model: HFModel, settings: Settings) -> FastHFLM:
+    """lm_eval's model.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
     import torch  # seconds: not before the arguments and the data are known to be good
 
     from megatron_patch.evaluation.scoring import FastHFLM
@@ -151,7 +156,8 @@ def _ask(lm: FastHFLM, found: Sequence[LocalData], settings: Settings) -> dict[s
     return results
 
 
-def _about_model(model: HFModel, lm: FastHFLM) -> dict[str, Any]:
+def about_model(model: HFModel, lm: FastHFLM) -> dict[str, Any]:
+    """What results say of the model."""
     import torch
 
     return {

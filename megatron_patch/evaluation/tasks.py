@@ -43,16 +43,17 @@ def local_questions(found: Sequence[LocalData]) -> Iterator[None]:
 
     template = functools.cache(lm_eval.utils.env.from_string)
     with (
-        _replaced(_factory, "ConfigurableTask", LocalTask),
-        _replaced(lm_eval.utils.env, "from_string", template),
-        _replaced(lm_eval.api.task, "tqdm", lambda rows, **_: rows),  # a bar of its own for every subject
-        _replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None),  # git's "fatal:" outside of a repository
+        replaced(_factory, "ConfigurableTask", LocalTask),
+        replaced(lm_eval.utils.env, "from_string", template),
+        replaced(lm_eval.api.task, "tqdm", lambda rows, **_: rows),  # a bar of its own for every subject
+        replaced(lm_eval.evaluator, "get_git_commit_hash", lambda: None),  # git's "fatal:" outside of a repository
     ):
         yield
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Inside, an attribute has another value."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:

@@ -140,7 +140,7 @@ def seeds_command(model: Path, questions: Path, tmp_path: Path, tasks: str) -> N
     ("arguments", "problems"),
     [
         (["/nowhere"], ["CHECKPOINT: /nowhere is not a folder"]),
-        ([".", "mmlu,cmmlu", "/x"], ["TASKS: 'mmlu' is unknown", "DATA: /x does not exist"]),
+        ([".", "mmlu,cmmlu", "/x"], ["TASKS: cmmlu with mmlu", "DATA: /x does not exist"]),
         ([".", "--limit", "0", "--scoring", "fast"], ["--scoring: 'fast'", "--limit: '0'"]),
         ([".", ",", "--dtype", "fp8"], ["TASKS: is empty", "--dtype: 'fp8'"]),
         ([".", "--against", "/a", "--hf-path", "/b"], ["--against: /a is not", "--hf-path: /b is not"]),
