@@ -131,8 +131,10 @@ def _write_profile(profiler: Any, wall: float, path: Path) -> None:
             entry[0] += 1
             entry[1] += event.time_range.elapsed_us()
             events.append((event.time_range.start, event.time_range.end, event.name))
-    compute = _covered([(start, end) for start, end, name in events if "nccl" not in name])
-    either = _covered([(start, end) for start, end, _ in events])
+    from megatron_patch.common.kernel_kinds import covered, kind_of
+
+    compute = covered([(start, end) for start, end, name in events if kind_of(name) != "communication"])
+    either = covered([(start, end) for start, end, _ in events])
     content = {
         "gaps": _gaps(events)[:20],
         "wall_s": wall,
@@ -155,16 +157,6 @@ def _gaps(events: list[tuple[float, float, str]]) -> list[dict[str, Any]]:
         if end > reached or not last:
             reached, last = end, name
     return sorted(gaps, key=lambda gap: -gap["ms"])
-
-
-def _covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        if end > reached:
-            total += end - max(start, reached)
-            reached = end
-    return total
 
 
 if __name__ == "__main__":

@@ -18,19 +18,25 @@ import matplotlib
 matplotlib.use("svg")
 from matplotlib import pyplot
 
-KINDS = (
-    ("matmuls", ("nvjet",), "#4269d0"),
-    ("attention", ("cudnn",), "#ff725c"),
-    ("casts to fp8", ("cast_transpose", "amax", "dispatch::fp8", "scale_kernel"), "#efb118"),
-    ("SwiGLU", ("gated_act",), "#6cc5b0"),
-    ("norms", ("normalization",), "#3ca951"),
-    ("RoPE, and copies around it", ("rope", "CatArray", "elementwise_kernel<128, 4"), "#a463f2"),
-    ("residuals", ("CUDAFunctor_add",), "#9c6b4e"),
-    ("optimizer", ("multi_tensor", "unrolled_elementwise", "bfloat16_copy", "FillFunctor"), "#97bbf5"),
-    ("cross-entropy", ("cross_entropy",), "#ff8ab7"),
-)
-"""Name, parts of the kernels' names, colour; the rest is `other`."""
-NOT_KERNELS = ("Optimizer.step",)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from megatron_patch.common.kernel_kinds import NOT_KERNELS, kind_of
+
+COLOURS = {
+    "matmuls": "#4269d0",
+    "attention": "#ff725c",
+    "casts to fp8": "#efb118",
+    "SwiGLU": "#6cc5b0",
+    "norms": "#3ca951",
+    "RoPE, and copies around it": "#a463f2",
+    "residuals": "#9c6b4e",
+    "optimizer": "#97bbf5",
+    "cross-entropy": "#ff8ab7",
+    "communication": "#2f4b7c",
+    "memory copies": "#c7b299",
+    "other": "#9498a0",
+    "idle": "#e6e6e6",
+}
 WARM_UP = 2
 
 
@@ -39,7 +45,7 @@ def milliseconds(folder: Path, micro_batches: int) -> dict[str, float]:
     profile = json.loads((folder / "phases-rank0.profile.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     step = statistics.median(line["step_ms"] for line in lines[WARM_UP:-1])
-    found = {name: 0.0 for name, _, _ in KINDS} | {"other": 0.0}
+    found = {name: 0.0 for name in COLOURS if name != "idle"}
     for kernel, entry in profile["kernels"].items():
         if not kernel.startswith(NOT_KERNELS):
             found[kind_of(kernel)] += entry["us"] / 1e3
@@ -47,16 +53,10 @@ def milliseconds(folder: Path, micro_batches: int) -> dict[str, float]:
     return {name: time / micro_batches for name, time in found.items()}
 
 
-def kind_of(kernel: str) -> str:
-    """The first kind one of whose words is in the name."""
-    return next((name for name, words, _ in KINDS if any(word in kernel for word in words)), "other")
-
-
 def draw(path: Path, runs: dict[str, dict[str, float]]) -> None:
     """One bar for each run, milliseconds of a micro batch."""
-    colours = {name: colour for name, _, colour in KINDS} | {"other": "#9498a0", "idle": "#e6e6e6"}
     figure, axes = pyplot.subplots(figsize=(10, 0.9 + 0.8 * len(runs)))
-    for name, colour in colours.items():
+    for name, colour in COLOURS.items():
         left = [sum(list(run.values())[: list(run).index(name)]) for run in runs.values()]
         widths = [run[name] for run in runs.values()]
         axes.barh(list(runs), widths, left=left, color=colour, label=name, edgecolor="white", linewidth=0.5)

@@ -54,7 +54,11 @@ class Step:
     z_loss: float | None = None
     """Mean of log(sum(exp(logits)))^2 over the loss tokens, before its weight; None without --z-loss."""
     peak_memory_bytes: int
-    """Highest of all ranks: allocated memory on a GPU, resident set on a CPU."""
+    """Highest so far of all ranks: allocated memory on a GPU, resident set on a CPU."""
+    allocated_bytes: int | None = None
+    """Highest of all ranks since the step before: memory of tensors on a GPU; None on a CPU."""
+    reserved_bytes: int | None = None
+    """And what torch held for them."""
 
 
 class Observer(Protocol):
@@ -134,6 +138,26 @@ class _StepWatch:
     started: float = 0.0
     saved: int | None = None
     """Newest iteration that was saved."""
+    peak: int = 0
+    """Highest memory so far, of this rank."""
+
+    def memory_of_all_ranks(self) -> dict[str, Any]:
+        """The fields of Step; torch's own peak begins anew with each step."""
+        if torch.cuda.is_available():
+            now = [torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()]
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            now = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0]  # Linux counts it in KiB
+        self.peak = max(self.peak, now[0])
+        highest = torch.tensor([self.peak, *now], dtype=torch.int64, device="cuda")
+        torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
+        peak, allocated, reserved = map(int, highest.tolist())
+        gpu = torch.cuda.is_available()
+        return {
+            "peak_memory_bytes": peak,
+            "allocated_bytes": allocated if gpu else None,
+            "reserved_bytes": reserved if gpu else None,
+        }
 
 
 def _measure(
@@ -175,18 +199,8 @@ def _measure(
         seconds=seconds,
         flops=float(flops),
         z_loss=float(loss_dict[Z_LOSS_KEY]) if Z_LOSS_KEY in loss_dict else None,
-        peak_memory_bytes=_peak_memory_of_all_ranks(),
+        **watch.memory_of_all_ranks(),
     )
-
-
-def _peak_memory_of_all_ranks() -> int:
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
-    highest = torch.tensor([peak], dtype=torch.int64, device="cuda")
-    torch.distributed.all_reduce(highest, op=torch.distributed.ReduceOp.MAX)
-    return int(highest.item())
 
 
 def count_packed_tokens(ends: torch.Tensor) -> None:

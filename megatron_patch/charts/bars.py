@@ -9,6 +9,7 @@ from megatron_patch.charts import svg
 from megatron_patch.charts.text import Text, Words
 
 WIDTH = 720.0
+MEMORY = Text("memory", "显存")
 GUESSING = (0.25, Text("guessing", "随机猜测"))
 """Share of right answers, and its name: four choices."""
 
@@ -83,13 +84,17 @@ def _bar(scale: _Scale, y: float, color: int, value: float, error: float | None)
     return [*parts, svg.text(WIDTH, middle + 4, said, "muted", "end")]
 
 
-def stacked_bar(segments: Sequence[tuple[Words, float]], marks: Sequence[tuple[Words, float]]) -> str:
+def stacked_bar(
+    segments: Sequence[tuple[Words, float]],
+    marks: Sequence[tuple[Words, float]],
+    title: Words = MEMORY,
+) -> str:
     """Parts of a whole side by side, and marks across them.
 
     Args:
         marks: named sizes, in the unit of the segments; the first is named above the bar, the second below, ...
     """
-    full = max(sum(size for _, size in segments), *(size for _, size in marks), 1.0) * 1.02
+    full = max([sum(size for _, size in segments), *(size for _, size in marks), 1e-9]) * 1.02
     x, parts = 0.0, []
     for number, (_, size) in enumerate(segments):
         parts.append(svg.rectangle(number, x, 26, size / full * WIDTH, 34))
@@ -99,4 +104,4 @@ def stacked_bar(segments: Sequence[tuple[Words, float]], marks: Sequence[tuple[W
         parts.append(svg.line("mark", x, 18 if above else 26, x, 60 if above else 70))
         anchor = "end" if x > 0.5 * WIDTH else "start"
         parts.append(svg.text(x, 13 if above else 83, name, "strong", anchor))
-    return svg.picture(parts, WIDTH, 90, Text("memory", "显存"), 'class="stack"')
+    return svg.picture(parts, WIDTH, 90, title, 'class="stack"')

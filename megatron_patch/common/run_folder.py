@@ -36,6 +36,8 @@ EXPORTS = "exports"
 """Of MP_EXPORT_HF=every: a folder for each checkpoint; HF or ADAPTER is a link to the newest."""
 SLURM = "slurm"
 WANDB = "wandb"
+PROFILE = "profile"
+"""Traces and tables of MP_PROFILE."""
 
 VERSION = 2
 

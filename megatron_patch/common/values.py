@@ -118,6 +118,36 @@ def _bounds(minimum: float, maximum: float | None, *, above: bool) -> Message:
     return Message(code, minimum=minimum, maximum=maximum)
 
 
+def stretch(most: int) -> Kind:
+    """`5-7`, or `5` alone: at most so many iterations that follow each other."""
+
+    def parse(text: str) -> str:
+        found = re.fullmatch(r"([0-9]{1,15})(?:-([0-9]{1,15}))?", text)
+        if not found:
+            raise ValueProblem("not-stretch")
+        first = int(found[1])
+        last = int(found[2] or first)
+        if first < 1 or last < first:
+            raise ValueProblem("stretch-order")
+        if last - first >= most:
+            raise ValueProblem("stretch-long", length=last - first + 1, most=most)
+        return f"{first}-{last}"
+
+    return Kind(parse=parse, expects=Message("expect-stretch", most=most))
+
+
+def numbers() -> Kind:
+    """Whole numbers from 0 on with commas between them; kept as text."""
+
+    def parse(text: str) -> str:
+        words = [word.strip() for word in text.split(",")]
+        if not all(re.fullmatch(r"[0-9]{1,9}", word) for word in words):
+            raise ValueProblem("not-numbers")
+        return ",".join(map(str, sorted({int(word) for word in words})))
+
+    return Kind(parse=parse, expects=Message("expect-numbers"))
+
+
 def text(expected: str, **values: object) -> Kind:
     """A text that is not empty and stays on one line: no control characters, valid UTF-8.
 

@@ -162,7 +162,7 @@ def check_rates(*, lr: float, min_lr: float) -> Step:
         yield Problem("rates", "MIN_LR", "LR", lr=lr)
 
 
-@finds("warmup", "decay_end")
+@finds("train_iters", "warmup", "decay_end")
 def check_schedule(
     *,
     train_tokens_or_iters: int,
@@ -183,6 +183,7 @@ def check_schedule(
         values = {"warmup": warmup_words, "train": words, "limit": mp_lr_decay_iters or train}
         yield Problem("warmup-too-long", "WARMUP_TOKENS_OR_ITERS", end, **values)
     else:
+        yield "train_iters", train
         yield "warmup", warmup
         yield "decay_end", mp_lr_decay_iters or train
 
@@ -195,6 +196,19 @@ def check_decay(*, warmup: int, decay_end: int, mp_lr_decay_style: str, mp_lr_ws
         yield Problem("wsd-too-long", *names, wsd=wsd, end=decay_end, warmup=warmup, most=decay_end - warmup)
     if mp_lr_decay_style == "inverse-square-root" and warmup == 0:
         yield Problem("inverse-root-needs-warmup", "MP_LR_DECAY_STYLE", "WARMUP_TOKENS_OR_ITERS")
+
+
+def check_profile(
+    *, mp_profile: str | None, mp_profile_ranks: str, train_iters: int, nodes: int, processes: int
+) -> Step:
+    """Iterations and ranks that there are."""
+    if mp_profile is None:
+        return
+    if int(mp_profile.partition("-")[2]) > train_iters:
+        yield Problem("profile-beyond", "MP_PROFILE", "TRAIN_TOKENS_OR_ITERS", iterations=train_iters)
+    ranks = nodes * processes
+    if max(map(int, mp_profile_ranks.split(","))) >= ranks:
+        yield Problem("profile-no-rank", "MP_PROFILE_RANKS", ranks=ranks, last=ranks - 1)
 
 
 def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chunks: int, mp_ac_layers: int) -> Step:
@@ -492,6 +506,7 @@ CHECKS = in_order(
     check_rates,
     check_schedule,
     check_decay,
+    check_profile,
     check_activations,
     check_optimizer_offload,
     check_precision,

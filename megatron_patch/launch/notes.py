@@ -153,6 +153,9 @@ def _optimizer_notes(plan: Plan) -> Iterator[Message]:
 def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     if plan.variables.background_save == "auto" and not plan.background_save:
         yield _save_note(plan, environment)
+    stretch = plan.variables.profile
+    if stretch and int(stretch.partition("-")[2]) <= (plan.resume_iteration or 0):
+        yield Message("profile-passed", stretch=stretch)
     if environment.wandb_key and not environment.wandb_installed:
         yield Message("wandb-key-alone")
     for name, value in environment.mine.items():

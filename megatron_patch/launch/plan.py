@@ -133,8 +133,8 @@ def content_of(plan: Plan) -> dict[str, Any]:
     return content
 
 
-PLACE = ("lang", "slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check")
-"""Beginnings of the variables that say where a run takes place, not what it is."""
+PLACE = ("lang", "slurm_", "k8s_", "node_timeout", "rendezvous_timeout", "memory_check", "profile")
+"""Beginnings of the variables that say where a run takes place or how it is looked at, not what it is."""
 
 
 def values_of(plan: Plan) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from megatron_patch.charts.lines import Point
 from megatron_patch.common.records import Record, read, read_file
-from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, STARTUP, PlanError, is_run, load_plan
+from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
 from megatron_patch.evaluation.records import Results
-from megatron_patch.report.records import Check, Plan, Startup, Step
+from megatron_patch.report.records import Check, Plan, Profile, Startup, Step
 
 SKIPPED = ("cache", "tensorboard", "logs", "data", "text", "node_modules")
 """Folders that hold nothing of interest, or far too much."""
@@ -37,6 +37,8 @@ class Run:
     """Of command.txt."""
     startup: Startup | None = None
     """None if there is none that can be read."""
+    profiles: list[Profile] = field(default_factory=list)
+    """Of the ranks that MP_PROFILE recorded."""
     steps: list[Step] = field(default_factory=list)
     """One for each iteration, of metrics.jsonl."""
     validation: list[Point] = field(default_factory=list)
@@ -166,6 +168,8 @@ def read_run(folder: Path, name: str) -> Run:
     run.command = _text(folder / COMMAND, run.problems)
     if (folder / STARTUP).is_file():
         run.startup = read_file(Startup, folder / STARTUP, run.problems)
+    files = sorted((folder / PROFILE).glob("rank_*.json"))
+    run.profiles = [one for file in files if (one := read_file(Profile, file, run.problems)) is not None]
     if (folder / METRICS).is_file():
         _read_metrics(run, folder / METRICS)
     else:

@@ -16,7 +16,7 @@ import jinja2
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words
 from megatron_patch.common.run_status import read_end
-from megatron_patch.report import layer_check, scores, training
+from megatron_patch.report import layer_check, profile, scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, log_remarks, remarks
 
@@ -66,6 +66,7 @@ def render(material: Material) -> str:
         overview=training.overview(runs) if len(runs) > 1 else None,
         curves=training.curves(runs) if recorded else None,
         speed=training.speed(runs) if recorded else None,
+        profiles=[part for run in runs for part in profile.parts(run)],
         memory=[bar for run in runs if (bar := training.memory(run))],
         checks=[layer_check.check(one) for one in material.checks],
         evaluations=scores.evaluations(material.evaluations),

@@ -25,7 +25,12 @@ class Step(Record):
     step_ms: Positive | None = None
     tokens_per_s_per_gpu: Positive | None = None
     tflops_per_gpu: Positive | None = None
+    batch: Count | None = None
+    """Sequences of this iteration."""
+    mfu: Positive | None = None
     peak_memory_bytes: Positive | None = None
+    allocated_bytes: Positive | None = None
+    reserved_bytes: Positive | None = None
     skipped: bool | int = False
 
     @property
@@ -107,6 +112,32 @@ class Plan(Record):
     """As typed: the 25 positions, then the MP_ variables."""
     notes: tuple[Word, ...] = ()
     warnings: tuple[Word, ...] = ()
+
+
+class KernelKind(Record):
+    """Of a profile: what all kernels of a kind took."""
+
+    kind: Word
+    seconds: Positive
+    calls: Count
+
+
+class KernelTime(KernelKind):
+    """Of a profile: what one kernel took."""
+
+    name: Word
+
+
+class Profile(Record):
+    """profile/rank_N.json."""
+
+    rank: Count
+    iterations: tuple[Count, Count] = Field(strict=False)
+    wall_s: Positive
+    kinds: list[KernelKind]
+    kernels: list[KernelTime] = Field(default_factory=list)
+    exposed_communication_s: Positive | None = None
+    trace: Word = ""
 
 
 class Comparison(Record):

@@ -125,7 +125,11 @@ def _speed_tiles(run: Run) -> list[Tile]:
 
 def _memory_tiles(run: Run) -> list[Tile]:
     used = [value for _, value in run.points("peak_memory_bytes")]
+    held = max((value for _, value in run.points("reserved_bytes")), default=0.0)
     remark = Text("highest rank", "最高的进程")
+    if held:
+        size = gigabytes(held)
+        remark = Text(f"highest rank; {size} reserved", f"最高的进程；已保留 {size}")
     return [Tile(Text("peak memory", "内存峰值"), gigabytes(max(used)), remark)] if used else []
 
 
@@ -212,7 +216,10 @@ def curves(runs: Sequence[Run]) -> Figure:
     chart = line_chart(loss, title=title, x_label=ITERATION, y_range=limits, width=WIDE, height=320)
     rate = _half(_plain(runs, "lr"), Text("learning rate", "学习率"))
     norm = _half(_plain(runs, "grad_norm"), Text("gradient norm, before clipping", "梯度范数（裁剪前）"), log_y=True)
-    return Figure(legend=loss, wide=chart, pair=[rate, norm])
+    pair = [rate, norm]
+    if any(len({size for _, size in run.points("batch")}) > 1 for run in runs):
+        pair.append(_half(_plain(runs, "batch"), Text("batch, sequences", "批次（序列数）")))
+    return Figure(legend=loss, wide=chart, pair=pair)
 
 
 def speed(runs: Sequence[Run]) -> Figure:

@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     group.add_argument("--spike-factor", type=float, default=10.0, help="deviations above the median of the last steps")
     group.add_argument("--spike-window", type=int, default=64, help="how many steps these are")
+    group.add_argument("--trace-iterations", default=None, help="FIRST-LAST, recorded by torch's profiler")
+    group.add_argument("--trace-ranks", default="0", help="ranks that are recorded, as 0,3")
     group.add_argument("--loggers", default="", help="callbacks that log elsewhere, as mlflow,swanlab")
     group.add_argument("--z-loss", type=float, default=0.0, help="weight of the mean of log(sum(exp(logits)))^2")
     add_lora_arguments(parser.add_argument_group(title="megatron_patch, adapters"))

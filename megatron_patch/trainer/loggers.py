@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_json
+from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.common.run_folder import PlanError, load_plan
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.errors import TrainerError
@@ -79,7 +80,8 @@ class ExternalLogger(Callback):
 
     def step(self, step: Step) -> None:
         if self._open:
-            record = step_record(step, seq_length=self._seq_length, world_size=self.rank.world_size)
+            peak, world_size = peak_tflops(self.rank.device), self.rank.world_size
+            record = step_record(step, seq_length=self._seq_length, world_size=world_size, peak=peak)
             self._send({key: value for key, value in record.items() if key != "iteration"}, step.iteration)
 
     def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:

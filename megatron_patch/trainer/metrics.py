@@ -44,8 +44,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, Any]:
-    """The metrics of one step: times in milliseconds, memory in bytes, rates per second and GPU (or process)."""
+def step_record(step: Step, *, seq_length: int, world_size: int, peak: float | None = None) -> dict[str, Any]:
+    """The metrics of one step: times in milliseconds, memory in bytes, rates per second and GPU (or process).
+
+    Args:
+        peak: dense bf16 TFLOP/s of one device, for the MFU; None where it is not known, as on a CPU.
+    """
+    tflops = step.flops / step.seconds / world_size / 1e12
     record = {
         "iteration": step.iteration,
         "loss": step.loss,
@@ -55,8 +60,11 @@ def step_record(step: Step, *, seq_length: int, world_size: int) -> dict[str, An
         "batch": step.batch_samples,
         "step_ms": step.seconds * 1e3,
         "tokens_per_s_per_gpu": step.batch_samples * seq_length / step.seconds / world_size,
-        "tflops_per_gpu": step.flops / step.seconds / world_size / 1e12,
+        "tflops_per_gpu": tflops,
+        "mfu": None if peak is None else tflops / peak,
         "peak_memory_bytes": step.peak_memory_bytes,
+        "allocated_bytes": step.allocated_bytes,
+        "reserved_bytes": step.reserved_bytes,
     }
     if step.z_loss is not None:
         record["z_loss"] = step.z_loss

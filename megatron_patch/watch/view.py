@@ -101,6 +101,7 @@ def _loss(run: Run, width: int) -> Iterator[tuple[str, RenderableType]]:
     words = [f"{_shown(last.loss)}{so_far}", f"lr {_shown(last.lr, '.2e')}"]
     words += [f"norm {_shown(last.grad_norm, '.2f')}"]
     words += [f"z {last.z_loss:.2f}"] if last.z_loss is not None else []
+    words += [f"batch {last.batch}"] if len({size for _, size in run.points("batch")}) > 1 else []
     if run.validation:
         words.append(f"validation {run.validation[-1][1]:.4f} at {run.validation[-1][0]}")
     yield "loss", Text(" | ".join(words))
@@ -124,7 +125,11 @@ def _speed(run: Run, width: int) -> Iterator[tuple[str, RenderableType]]:
 def _memory(run: Run) -> str:
     used = max(value for _, value in run.points("peak_memory_bytes") or [(0, 0.0)])
     total = run.plan.gpu.memory_bytes if run.plan and run.plan.gpu else None
-    return f"{gigabytes(used)} at most" + (f" of {gigabytes(total)}, {used / total:.0%}" if total else "")
+    said = f"{gigabytes(used)} at most" + (f" of {gigabytes(total)}, {used / total:.0%}" if total else "")
+    last = run.steps[-1]
+    if last.allocated_bytes is not None and last.reserved_bytes is not None:
+        said += f" | last step {gigabytes(last.allocated_bytes)}, {gigabytes(last.reserved_bytes)} reserved"
+    return said
 
 
 def warnings(run: Run, now: float, *, over: bool = False) -> Iterator[tuple[str, str]]:

@@ -158,6 +158,13 @@ def test_what_is_not_a_batch_schedule(text: str, code: str) -> None:
         ({"MP_LR_DECAY_STYLE": "WSD", "MP_LR_WSD_DECAY_ITERS": "10"}, ["wsd-too-long"]),
         ({"MP_LR_DECAY_STYLE": "inverse-square-root", "WARMUP_TOKENS_OR_ITERS": "0"}, ["inverse-root-needs-warmup"]),
         ({"MP_LR_DECAY_STYLE": "wsd"}, ["unknown-value-nearest"]),
+        ({"MP_PROFILE": "9-11"}, ["profile-beyond"]),
+        ({"MP_PROFILE": "0-2"}, ["stretch-order"]),
+        ({"MP_PROFILE": "4-2"}, ["stretch-order"]),
+        ({"MP_PROFILE": "1:2"}, ["not-stretch"]),
+        ({"MP_PROFILE": "1-21"}, ["stretch-long"]),
+        ({"MP_PROFILE": "2", "MP_PROFILE_RANKS": "0,1"}, ["profile-no-rank"]),
+        ({"MP_PROFILE_RANKS": "all"}, ["not-numbers"]),
         ({"MP_MEGATRON_ARGS": "--step-batch-size-schedule 0:8"}, ["flag-taken"]),
     ],
 )

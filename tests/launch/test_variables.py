@@ -38,7 +38,7 @@ def test_a_wrong_variable_hides_no_other() -> None:
 def test_every_variable_is_read(variable: object) -> None:
     """A value that differs from the default arrives in its field."""
     name = variable.name  # type: ignore[attr-defined]
-    samples = (*variable.kind.valid.split(", "), "3", "30", "0.25", "0:4,1e6:8", "some text")  # type: ignore[attr-defined]
+    samples = (*variable.kind.valid.split(", "), "3", "30", "0.25", "0:4,1e6:8", "2-3", "some text")  # type: ignore[attr-defined]
     default = variable.default  # type: ignore[attr-defined]
     for sample in samples:
         values, problems = read_variables({name: sample})

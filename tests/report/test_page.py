@@ -231,3 +231,33 @@ def test_the_command_is_of_the_models_family(
     plan["model"]["model_type"] = model_type
     (folder / "plan.json").write_text(json.dumps(plan))
     assert f"sh examples/{script} dsw " in driver_command(read_run(folder, "run"))
+
+
+def test_profiles_and_growing_batches(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    """A bar and a table for each recorded rank; the batch has a curve where it changes; a bad file is named."""
+    run = new_run(tmp_path / "run")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        line | ({"batch": 8 + line["iteration"] // 60, "reserved_bytes": 2 << 30} if "loss" in line else {})
+        for line in lines
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "profile").mkdir()
+    kinds = [{"kind": "matmuls", "seconds": 0.5, "calls": 40}, {"kind": "idle", "seconds": 0.25, "calls": 0}]
+    kernel = {"name": SCRIPT, "kind": "matmuls", "seconds": 0.5, "calls": 40}
+    content = {"rank": 0, "device": "x", "iterations": [3, 4], "wall_s": 1.0, "exposed_communication_s": 0.1}
+    content |= {"kinds": kinds, "kernels": [kernel], "trace": "rank_0.trace.json.gz"}
+    (run / "profile" / "rank_0.json").write_text(json.dumps(content))
+    (run / "profile" / "rank_1.json").write_text(json.dumps(content | {"wall_s": "long"}))
+    page = words(page_of(run), "en")
+    for said in (
+        "Where the time goes",
+        "iterations 3 to 4, 500.0 ms each",
+        "matmuls 50.0%",
+        "250.00",
+        "batch, sequences",
+    ):
+        assert said in page, said
+    assert "rank_1.json: not used: wall_s" in page
+    assert "GB reserved" in page
+    assert SCRIPT in page  # as text

@@ -38,7 +38,7 @@ def test_every_iteration_has_its_line(reference: Run) -> None:
     for record in reference.metrics:
         assert set(record) == {
             "iteration", "loss", "lr", "grad_norm", "tokens", "batch", "step_ms", "tokens_per_s_per_gpu",
-            "tflops_per_gpu", "peak_memory_bytes",
+            "tflops_per_gpu", "mfu", "peak_memory_bytes", "allocated_bytes", "reserved_bytes",
         }  # fmt: skip
         assert record["tokens"] == record["iteration"] * BATCH * SEQ_LENGTH
         assert record["tokens_per_s_per_gpu"] == pytest.approx(BATCH * SEQ_LENGTH / record["step_ms"] * 1e3)

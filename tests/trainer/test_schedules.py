@@ -1,7 +1,9 @@
-"""Learning rates and growing batches of real runs, from the 25 values on: by hand, resumed, extended."""
+"""Learning rates, growing batches and profiles of real runs, from the 25 values on: by hand, resumed, extended."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
 import shutil
 from pathlib import Path
@@ -150,3 +152,29 @@ def test_two_processes_share_it(grown: Run, world: Path, tmp_path: Path) -> None
     steps = [record for record in run.metrics if "loss" in record]
     assert [record["batch"] for record in steps] == SIZES
     assert run.losses == pytest.approx(grown.losses, abs=1e-5)
+
+
+def test_a_profile_of_two_iterations(world: Path, tmp_path: Path) -> None:
+    """A trace that opens, and a table that adds up to the time; losses are those of a run without."""
+    length = {"TRAIN_TOKENS_OR_ITERS": 5 * 8 * SEQ, "WARMUP_TOKENS_OR_ITERS": 0}
+    plain = start(world, tmp_path / "plain", variables={}, **length)
+    run = start(world, tmp_path / "out", variables={"MP_PROFILE": "3-4", "MP_PROFILE_RANKS": "0"}, **length)
+    assert results(run) == results(plain)
+    profile = json.loads((run.output / "profile" / "rank_0.json").read_text())
+    assert (profile["iterations"], profile["rank"]) == ([3, 4], 0)
+    kinds = {one["kind"]: one for one in profile["kinds"]}
+    assert {"matmuls", "attention", "optimizer", "idle"} <= set(kinds)
+    layers, micro_batches, matmuls = 4, 8, 4
+    assert (
+        kinds["matmuls"]["calls"] >= 2 * micro_batches * layers * matmuls * 3
+    )  # forward, and two of the backward pass
+    times = [record["step_ms"] / 1e3 for record in run.metrics][2:4]
+    assert sum(times) <= profile["wall_s"]
+    assert sum(one["seconds"] for one in profile["kinds"]) == pytest.approx(profile["wall_s"], rel=0.02)
+    with gzip.open(run.output / "profile" / profile["trace"]) as file:
+        events = json.load(file)["traceEvents"]
+    assert sum(event.get("name") == "aten::mm" for event in events) > 0
+    screen = run.stdout.splitlines()
+    assert any(line.startswith("profile of rank 0, iterations 3 to 4: ") for line in screen)
+    assert any(line.strip().startswith("matmuls ") for line in screen)
+    assert not (plain.output / "profile").exists()

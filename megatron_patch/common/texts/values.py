@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
+    "not-stretch": "not FIRST-LAST",
+    "stretch-order": "the last is before the first, or before 1",
+    "stretch-long": "{length} iterations: more than {most}, and a trace holds every kernel",
+    "expect-stretch": "FIRST-LAST, at most {most} iterations",
+    "not-numbers": "not whole numbers with commas between them",
+    "expect-numbers": "whole numbers >= 0, several with commas between them",
     "not-whole": "not a whole number",
     "not-number": "not a number",
     "not-finite": "not finite",
@@ -54,6 +60,12 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
+    "not-stretch": "不是 FIRST-LAST 的形式",
+    "stretch-order": "终点在起点之前，或起点小于 1",
+    "stretch-long": "{length} 次迭代，多于 {most}，而跟踪文件含有每个内核",
+    "expect-stretch": "FIRST-LAST，至多 {most} 次迭代",
+    "not-numbers": "不是以逗号分隔的整数",
+    "expect-numbers": ">= 0 的整数，多个用逗号分隔",
     "not-whole": "不是整数",
     "not-number": "不是数字",
     "not-finite": "不是有限的数",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_patch.common.loggers import LOGGERS
-from megatron_patch.common.values import choice, real, several, switch, text, whole, words
+from megatron_patch.common.values import choice, numbers, real, several, stretch, switch, text, whole, words
 from megatron_patch.launch.variables.row import row
 
 
@@ -108,6 +108,21 @@ class RunVariables:
         "MP_ON_SPIKE: how many of the last steps a step is compared with, 8 at least known",
         "MP_ON_SPIKE：与最近多少步比较，至少已知 8 步",
         flag="--spike-window",
+    )
+    profile: str | None = row(
+        None,
+        stretch(20),
+        "iterations that torch's profiler records, `5-7`: a trace and a table of kernels by kind in "
+        "OUTPUT_BASEPATH/profile, and on the screen at the end",
+        "用 torch profiler 记录的迭代，如 `5-7`：跟踪文件和按类别的内核表写入 OUTPUT_BASEPATH/profile，结束时显示",
+        flag="--trace-iterations",
+    )
+    profile_ranks: str = row(
+        "0",
+        numbers(),
+        "MP_PROFILE: ranks that are recorded, several with commas",
+        "MP_PROFILE：记录哪些 rank，多个用逗号分隔",
+        flag="--trace-ranks",
     )
     wandb_entity: str | None = row(
         None, text("expect-name"), "Weights & Biases: team or user", "Weights & Biases：团队或用户"

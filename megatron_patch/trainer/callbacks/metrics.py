@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.common.run_folder import METRICS
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.metrics import MetricsFile, step_record
@@ -31,7 +32,9 @@ class Metrics(Callback):
         self._file = MetricsFile(self._rank.output_dir / METRICS, args.iteration)
 
     def step(self, step: Step) -> None:
-        self._write(step_record(step, seq_length=self._seq_length, world_size=self._rank.world_size))
+        rank = self._rank
+        peak = peak_tflops(rank.device)
+        self._write(step_record(step, seq_length=self._seq_length, world_size=rank.world_size, peak=peak))
 
     def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:
         if loss is not None:

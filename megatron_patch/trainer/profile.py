@@ -1,0 +1,120 @@
+"""What torch's profiler saw of some iterations: a table of kernels by kind, and how a person reads it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from megatron_patch.common.kernel_kinds import CPU_KINDS, GPU_KINDS, IDLE, NOT_KERNELS, covered, kind_of
+
+TOP = 30
+"""Kernels that are listed one by one."""
+
+
+class Kernel(NamedTuple):
+    """One kernel or operator, over the whole window."""
+
+    name: str
+    kind: str
+    calls: int
+    seconds: float
+    """On a CPU without the operators that it calls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """The iterations `first` to `last` of one rank."""
+
+    first: int
+    last: int
+    wall_s: float
+    kernels: tuple[Kernel, ...]
+    """Longest first."""
+    idle_s: float
+    """In which the GPU did nothing; on a CPU outside of operators: Python, data, waiting."""
+    exposed_communication_s: float | None
+    """In which the GPU did nothing else; None on a CPU."""
+
+    def kinds(self) -> list[tuple[str, float, int]]:
+        """Name, seconds and calls of each kind, longest first, and the idle time."""
+        seconds: dict[str, float] = defaultdict(float)
+        calls: dict[str, int] = defaultdict(int)
+        for kernel in self.kernels:
+            seconds[kernel.kind] += kernel.seconds
+            calls[kernel.kind] += kernel.calls
+        found = sorted(((kind, time, calls[kind]) for kind, time in seconds.items()), key=lambda one: -one[1])
+        return [*found, (IDLE, self.idle_s, 0)]
+
+    def record(self, *, rank: int, device: str, trace: str) -> dict[str, Any]:
+        """For rank_N.json, which the report reads."""
+        return {
+            "rank": rank,
+            "device": device,
+            "iterations": [self.first, self.last],
+            "wall_s": self.wall_s,
+            "exposed_communication_s": self.exposed_communication_s,
+            "kinds": [{"kind": kind, "seconds": time, "calls": calls} for kind, time, calls in self.kinds()],
+            "kernels": [kernel._asdict() for kernel in self.kernels[:TOP]],
+            "trace": trace,
+        }
+
+    def lines(self, rank: int) -> list[str]:
+        """For the screen: of one iteration, in percent of its time."""
+        steps = self.last - self.first + 1
+        head = (
+            f"profile of rank {rank}, iterations {self.first} to {self.last}: {1e3 * self.wall_s / steps:.1f} ms each"
+        )
+        lines = [head]
+        for kind, seconds, calls in self.kinds():
+            more = f"  {calls / steps:>9,.0f} calls" if calls else ""
+            if kind == "communication" and self.exposed_communication_s is not None:
+                more += f", {self.exposed_communication_s / self.wall_s:.1%} while nothing else ran"
+            lines.append(f"  {kind:<28}{seconds / self.wall_s:>7.1%}{1e3 * seconds / steps:>11.2f} ms{more}")
+        return lines
+
+
+def profile_of(profiler: Any, *, first: int, last: int, wall_s: float, cuda: bool) -> Profile:
+    """Read a torch.profiler.profile that was stopped.
+
+    Args:
+        cuda: kernels of the GPU count; else the operators of the CPU, each without those that it calls.
+    """
+    if not cuda:
+        rows = [(one.key, one.count, one.self_cpu_time_total / 1e6) for one in profiler.key_averages()]
+        kernels = _kernels(rows, CPU_KINDS)
+        busy = sum(kernel.seconds for kernel in kernels)
+        return Profile(
+            first=first,
+            last=last,
+            wall_s=wall_s,
+            kernels=kernels,
+            idle_s=max(0.0, wall_s - busy),
+            exposed_communication_s=None,
+        )
+    spans = [
+        (event.name, event.time_range.start, event.time_range.end)
+        for event in profiler.events()
+        if str(event.device_type).endswith("CUDA") and not event.name.startswith(NOT_KERNELS)
+    ]
+    either = covered((start, end) for _, start, end in spans) / 1e6
+    compute = covered((start, end) for name, start, end in spans if kind_of(name) != "communication") / 1e6
+    return Profile(
+        first=first,
+        last=last,
+        wall_s=wall_s,
+        kernels=_kernels(((name, 1, (end - start) / 1e6) for name, start, end in spans), GPU_KINDS),
+        idle_s=max(0.0, wall_s - either),
+        exposed_communication_s=either - compute,
+    )
+
+
+def _kernels(rows: Iterable[tuple[str, int, float]], kinds: Any) -> tuple[Kernel, ...]:
+    calls: dict[str, int] = defaultdict(int)
+    seconds: dict[str, float] = defaultdict(float)
+    for name, count, time in rows:
+        calls[name] += count
+        seconds[name] += time
+    found = [Kernel(name, kind_of(name, kinds), calls[name], seconds[name]) for name in seconds]
+    return tuple(sorted(found, key=lambda kernel: -kernel.seconds))
