@@ -69,12 +69,8 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         CheckpointError: not safetensors, an element type that weights do not have, or a size that is wrong
             (a truncated download, most often).
     """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else size
-        if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-            raise CheckpointError(f"{file}: not a whole safetensors file ({size} bytes, header of {length})")
-        start, text = 8 + length, stream.read(length)
+    size, text = _header_text(file)
+    start = 8 + len(text)
     entries, problems = _entries(_parsed(file, text), file, start)
     problems = problems or _gaps(entries, start)
     end = max((entry.offset + entry.nbytes for entry in entries.values()), default=start)
@@ -85,6 +81,19 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
         more = [f"{file}: {len(problems) - MOST_PROBLEMS} more of these"] if len(problems) > MOST_PROBLEMS else []
         raise CheckpointError(problems[:MOST_PROBLEMS] + more)
     return entries
+
+
+def _header_text(file: Path) -> tuple[int, bytes]:
+    """Bytes of a file, and its header."""
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else size
+            if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
+                raise CheckpointError(f"{file}: not a whole safetensors file ({size} bytes, header of {length})")
+            return size, stream.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _parsed(file: Path, text: bytes) -> dict[str, Any]:

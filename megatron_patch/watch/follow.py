@@ -43,10 +43,17 @@ class Follower:
                     done = 0
                 file.seek(done)
                 text = file.read()
-        except OSError:
+        except FileNotFoundError:  # no step is done yet
+            return
+        except OSError as error:
+            self._note(f"metrics.jsonl cannot be read: {error.strerror}")
             return
         whole = text[: text.rfind(b"\n") + 1]  # a line that is still being written is left for the next look
         self._file, self.run.written = (facts.st_ino, done + len(whole)), facts.st_mtime
+        if self.ended is not None and len(whole) < len(text):
+            self._note(
+                f"the last line of metrics.jsonl is not whole: {text[len(whole) :][:60].decode(errors='replace')}"
+            )
         for line in whole.splitlines():
             try:
                 self.run.take(line)
@@ -56,7 +63,7 @@ class Follower:
 
     def _note(self, problem: str) -> None:
         """Keep a problem; of many the first ones, which the screen has room for."""
-        if len(self.run.problems) < MOST_PROBLEMS:
+        if len(self.run.problems) < MOST_PROBLEMS and problem not in self.run.problems:
             self.run.problems.append(problem)
 
     def _look_at_plan(self) -> None:

@@ -102,6 +102,14 @@ def test_a_header_of_another_length(length: int, tmp_path: Path) -> None:
         read_header(file)
 
 
+def test_what_is_not_a_file(tmp_path: Path) -> None:
+    """A folder, a link to nothing."""
+    (tmp_path / "link").symlink_to("nowhere")
+    for path in (tmp_path, tmp_path / "link"):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_header(path)
+
+
 def test_many_wrong_tensors_are_counted(tmp_path: Path) -> None:
     """Not listed by the thousand."""
     header = {f"t{number}": entry(0, 1) for number in range(5000)}

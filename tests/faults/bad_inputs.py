@@ -31,6 +31,8 @@ KINDS: dict[str, Damage] = {
     "a folder in its place": make_folder,
     "a link to itself": lambda file, _: (remove(file, _), file.symlink_to(file.name)),
 }
+NO_STEP_YET = ("empty", "removed")
+"""What metrics.jsonl of a sound run may be."""
 TARGETS: dict[str, tuple[str, Sequence[str]]] = {
     "text": ("data pretrain", ("text.jsonl", "tokenizer", "out", "--workers", "1")),
     "conversations": ("data sft", ("chat.jsonl", "LLama3Tokenizer", "160", "out", "tokenizer")),
@@ -66,6 +68,8 @@ def cases() -> list[Case]:
         tool, words = TARGETS[target]
         for file in files:
             for kind, damage in KINDS.items():
+                if file.endswith("metrics.jsonl") and kind in NO_STEP_YET:
+                    continue
                 run = partial(bad_input, tool, words, file, damage)
                 found.append(Case(name=f"{tool}: {file} {kind}", kind=tool, run=run))
     return found

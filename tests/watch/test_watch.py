@@ -169,6 +169,23 @@ def watch(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False, **more)
 
 
+def test_metrics_that_cannot_be_read_are_named(run: Path) -> None:
+    """A line that nobody goes on writing, and what is no file."""
+    path = run / "metrics.jsonl"
+    record_end(run, "stopped", "SIGTERM")
+    with path.open("a") as file:
+        file.write('{"iteration": 51, "lo')
+    follower = Follower(run)
+    follower.look()
+    assert 'the last line of metrics.jsonl is not whole: {"iteration": 51, "lo' in shown(follower)
+    path.unlink()
+    path.mkdir()
+    follower = Follower(run)
+    for _ in range(2):
+        follower.look()
+    assert shown(follower).count("metrics.jsonl cannot be read: Is a directory") == 1
+
+
 def test_without_a_terminal(run: Path) -> None:
     """One frame as plain text, for the folder and for the file in it."""
     for path in (run, run / "metrics.jsonl"):
