@@ -24,6 +24,9 @@ COMMAND = "command.txt"
 METRICS = "metrics.jsonl"
 LOSS_PLOT = "loss.svg"
 STARTUP = "startup.json"
+ENDED = "ended.json"
+ASIDE = "damaged_"
+"""Begins the new name of what was set aside."""
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 TENSORBOARD = "tensorboard"
@@ -50,6 +53,30 @@ def rank_log(rank: int | str) -> str:
 def is_run(folder: Path) -> bool:
     """Whether a run has started here."""
     return any((folder / name).is_file() for name in (PLAN, METRICS))
+
+
+def set_misfits_aside(folder: Path) -> list[str]:
+    """Rename what bears a name of ours and is a folder instead of a file, or the other way round; a line for each.
+
+    They keep no run from going on. `checkpoints` is left alone: a run does not begin anew where it may have had one.
+    """
+    files = [folder / name for name in (PLAN, COMMAND, METRICS, STARTUP, ENDED)]
+    folders = [folder / name for name in (LOGS, TENSORBOARD, CACHE)]
+    if (folder / LOGS).is_dir():
+        files += [path for path in (folder / LOGS).iterdir() if not path.name.startswith(ASIDE)]
+    wrong = [path for path in files if path.is_dir()]
+    wrong += [path for path in folders if path.is_symlink() or path.exists() if not path.is_dir()]
+    return [_set_aside(path) for path in wrong]
+
+
+def _set_aside(path: Path) -> str:
+    number, aside = 1, path.with_name(f"{ASIDE}{path.name}")
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{ASIDE}{path.name}_{number}")
+    kind = "a folder, not a file" if path.is_dir() else "not a folder"
+    path.rename(aside)
+    return f"{path} is {kind}: set aside as {aside.name}"
 
 
 class PlanError(UserError, ValueError):

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megatron_patch.common.files import write_json
-from megatron_patch.common.run_folder import LOGS
+from megatron_patch.common.run_folder import ENDED, LOGS
 from megatron_patch.common.strict_json import read_json
 
-LAUNCHER, RANKS, ENDED = f"{LOGS}/launcher.lock", f"{LOGS}/ranks.lock", "ended.json"
+LAUNCHER, RANKS = f"{LOGS}/launcher.lock", f"{LOGS}/ranks.lock"
 INHERITED = "MEGATRON_PATCH_LOCK"
 """Environment variable of torchrun: the launcher that became it, or that stays beside it, holds the lock."""
 PATIENCE = 60.0

@@ -99,6 +99,8 @@ def main(argv: list[str]) -> int:
     problems = problems_of(request)
     if shards and request.shard != "1/1":
         problems.append("--merge: puts shards together that --shard has made; give one of the two")
+    if shards < 0:
+        problems.append(f"--merge: is {shards}; wanted how many shards there are")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:

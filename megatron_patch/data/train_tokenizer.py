@@ -43,6 +43,8 @@ NAMED_TOKENS = {
 }
 """Offset of each named special token after the trained vocabulary; the others are reserved."""
 NUM_SPECIAL_TOKENS = 256
+FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+"""Of a tokenizer folder."""
 CONTEXT = 131072
 """Llama 3.1's, in tokens."""
 
@@ -120,6 +122,14 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     partial.rename(folder)
 
 
+def _in_the_way(folder: Path) -> str:
+    """Why a tokenizer cannot be saved there; empty if it can: only an older one is replaced."""
+    if not folder.exists():
+        return ""
+    others = sorted({path.name for path in folder.iterdir()} - FILES) if folder.is_dir() else ["not a folder"]
+    return f"FOLDER {folder} is there already, and not a tokenizer alone ({', '.join(others[:3])})" if others else ""
+
+
 def main() -> int:
     """The command line; 0 done, 2 wrong values or no text."""
     parser = argparse.ArgumentParser(prog="train_tokenizer", description=__doc__.splitlines()[0])
@@ -130,6 +140,8 @@ def main() -> int:
     args = parser.parse_args()
     if args.vocab_size < 2 * NUM_SPECIAL_TOKENS:
         parser.error(f"--vocab-size is {args.vocab_size}; wanted at least 512: 256 bytes and 256 special tokens")
+    if problem := _in_the_way(args.folder):
+        parser.error(problem)
     try:
         tokenizer = train(find_corpus(args.text), args.vocab_size, args.json_key)
     except DataError as error:

@@ -11,7 +11,7 @@ from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.common.restart import AGAIN, Again
-from megatron_patch.common.run_folder import COMMAND, write_plan
+from megatron_patch.common.run_folder import COMMAND, set_misfits_aside, write_plan
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
 from megatron_patch.launch.build_plan import build_plan
@@ -246,6 +246,8 @@ def record(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     """
     output = Path(plan.output)
     output.mkdir(parents=True, exist_ok=True)
+    for line in set_misfits_aside(output):
+        print(line, file=sys.stderr)
     lock = int(environ[run_status.INHERITED]) if run_status.is_mine(output, environ) else run_status.take(output)
     write_plan(output, content_of(plan))
     write_text(output / COMMAND, command.shell() + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from megatron_patch.common import run_folder
 from megatron_patch.common.run_folder import (
     PLAN,
     VERSION,
@@ -86,3 +87,19 @@ def test_no_content_is_a_traceback(tmp_path: Path) -> None:
         except PlanError:
             refused += 1
     assert refused > 100
+
+
+def test_what_bears_a_name_of_ours_and_is_of_another_kind(tmp_path: Path) -> None:
+    """It is set aside and said, each time under a name of its own; what is as it should be stays."""
+    for _ in range(2):
+        for name in ("plan.json", "logs/rank_0.log", "cache.real"):
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tensorboard").write_text("x")
+        (tmp_path / "metrics.jsonl").write_text("")
+        (tmp_path / "cache").exists() or (tmp_path / "cache").symlink_to("cache.real")
+        said = run_folder.set_misfits_aside(tmp_path)
+        assert len(said) == 3 and "plan.json is a folder, not a file: set aside as damaged_plan.json" in said[0]
+    assert run_folder.set_misfits_aside(tmp_path) == []
+    assert {"damaged_plan.json", "damaged_plan.json_2", "damaged_tensorboard_2", "cache", "metrics.jsonl"} <= {
+        path.name for path in tmp_path.iterdir()
+    }

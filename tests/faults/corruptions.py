@@ -149,6 +149,12 @@ SIDE: dict[str, tuple[str, Damage]] = {
     "startup.json torn": ("startup.json", partial(content, "{")),
     "command.txt binary": ("command.txt", partial(content, b"\xff\x00")),
     "launcher.lock of other text": ("logs/launcher.lock", partial(content, "[1, 2]")),
+    **{
+        f"{file} a folder": (file, make_folder)
+        for file in ("plan.json", "metrics.jsonl", "command.txt", "ended.json", "startup.json", "logs/rank_0.log")
+    },
+    "the logs a file": ("logs", lambda file, _: (remove(file, _), file.write_text("x"))),
+    "the index cache a file": ("cache", lambda file, _: (remove(file, _), file.write_text("x"))),
     "a rank's log removed": ("logs/rank_0.log", remove),
     "the index cache torn": ("cache", lambda cache, _: [os.truncate(path, 50) for path in cache.rglob("*.npy")]),
     "the index cache removed": ("cache", remove),
@@ -169,7 +175,8 @@ def cases() -> list[Case]:
     found = []
     for file in STORED:
         for name, damage in DAMAGES.items():
-            run = partial(damaged_run, f"{NEWEST}/{file}", damage, True)
+            said = (file, name) != ("checksums.json", "last byte missing")  # a line feed
+            run = partial(damaged_run, f"{NEWEST}/{file}", damage, said)
             found.append(Case(name=f"{file} {name}", kind=f"{_kind(file)}: {name}", run=run))
     for name, damage in FOLDERS.items():
         run = partial(damaged_run, "", damage, True)

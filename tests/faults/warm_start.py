@@ -157,7 +157,10 @@ def _drive(request: Mapping[str, Any]) -> NoReturn:
         _speak_into(request["screen"])
         _environment(request["environ"])
         os.execve = _become  # type: ignore[assignment]
+        from megatron_patch.launch import command
         from megatron_patch.launch.driver import main
+
+        command.IMPORTED = time.time()
 
         status = main(request["values"], os.environ)
     except SystemExit as stop:
@@ -230,6 +233,7 @@ class Rank:
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.closerange(3, 256)
             _environment(environ)
+            import_module("megatron_patch.trainer.entry").BEGAN = time.time()
             script = next(word for word in self.args if str(word).endswith(".py"))
             sys.argv = [str(word) for word in self.args[self.args.index(script) :]]
             if "FAULTS_INJECT" in os.environ:

@@ -16,7 +16,7 @@ from typing import IO, Any, NoReturn
 from megatron_patch.backend.patching import replace, wrap
 from megatron_patch.backend.saving.asynchronous import wait_for_last_save
 from megatron_patch.backend.saving.errors import CheckpointError
-from megatron_patch.backend.saving.folders import partial_of, publish, remove_leftovers
+from megatron_patch.backend.saving.folders import partial_of, publish, remove_leftovers, set_aside
 from megatron_patch.common.files import write_text
 
 
@@ -75,6 +75,8 @@ class _AtomicTrackerFiles:
 def _replaced_when_closed(path: Path) -> Iterator[IO[str]]:
     text = io.StringIO()
     yield text
+    if path.is_dir():
+        print(f"{path} is a folder: set aside as {set_aside(path).name}", flush=True)
     write_text(path, text.getvalue(), durable=True)
 
 
