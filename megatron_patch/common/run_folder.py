@@ -63,7 +63,7 @@ def set_misfits_aside(folder: Path) -> list[str]:
     files = [folder / name for name in (PLAN, COMMAND, METRICS, STARTUP, ENDED)]
     folders = [folder / name for name in (LOGS, TENSORBOARD, CACHE)]
     if (folder / LOGS).is_dir():
-        files += [path for path in (folder / LOGS).iterdir() if not path.name.startswith(ASIDE)]
+        files += [*(folder / LOGS).glob("rank_*.log"), *(folder / LOGS).glob("[lr]a*.lock")]
     wrong = [path for path in files if path.is_dir()]
     wrong += [path for path in folders if path.is_symlink() or path.exists() if not path.is_dir()]
     return [_set_aside(path) for path in wrong]
