@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -53,11 +54,17 @@ def status_of(error: BaseException) -> int:
 
 
 def _recorded(run: Any) -> None:
-    """Let torchrun's summary name the rank that failed first, and why."""
-    from torch.distributed.elastic.multiprocessing.errors import record
+    """Let torchrun's summary name the rank that failed first, and why; a note that cannot be written hides nothing."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    run.__name__ = "main"
-    record(run)()
+    handler = get_error_handler()
+    handler.initialize()
+    try:
+        run()
+    except Exception as error:
+        with contextlib.suppress(OSError):  # no descriptors are left, or /tmp is full
+            handler.record_exception(error)
+        raise
 
 
 def _run(early: Any, streams: Streams, startup: Startup) -> None:
