@@ -61,6 +61,9 @@ def _recorded(run: Any) -> None:
     handler.initialize()
     try:
         run()
+    except SystemExit as stop:
+        if stop.code != 0:
+            raise
     except Exception as error:
         with contextlib.suppress(OSError):  # no descriptors are left, or /tmp is full
             handler.record_exception(error)
