@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ def load(found: HFModel, flags: ModelFlags) -> AnsweringModel:
     Raises:
         GenerateError, TokenizerError: it cannot be used.
     """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before transformers is imported
     from megatron_patch.generate.model import AnsweringModel  # seconds: not before the arguments are known to be good
 
     model = AnsweringModel(found.folder, device=flags.device, dtype=flags.dtype)
