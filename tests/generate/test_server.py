@@ -55,5 +55,6 @@ def test_vllm_writes_the_same(tokenizer: Path, tmp_path: Path, capsys: pytest.Ca
     command = [str(PYTHON), str(tmp_path / "ask.py"), str(exported), *prompts]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=1100)
     theirs = [json.loads(line.removeprefix("ANSWER ")) for line in done.stdout.splitlines() if line[:7] == "ANSWER "]
-    assert theirs == ours, done.stderr[-3000:]
+    whole = [text.rstrip("\ufffd") for text in ours]  # vLLM leaves out a last character that is not complete
+    assert theirs == whole, done.stderr[-3000:]
     assert len(set(ours)) == 2
