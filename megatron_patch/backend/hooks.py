@@ -81,6 +81,9 @@ class Observer(Protocol):
             parts: of each of its data sets by name, where it has several.
         """
 
+    def stops(self) -> str:
+        """Why training is done after this step; empty where it goes on."""
+
     def saved(self, iteration: int) -> None:
         """Training goes on after a checkpoint; an asynchronous one may still be written."""
 
@@ -122,6 +125,29 @@ def observe(observer: Observer) -> None:
         return result
 
     _observe_evaluation(training, observer)
+    _let_stop(training, observer)
+
+
+def _let_stop(training: Any, observer: Observer) -> None:
+    """End after a step, with a checkpoint, where the observer says so."""
+
+    @wrap(training, "checkpoint_and_decide_exit", why="0.19.2 ends by signals, time and counts, not by a loss")
+    def decide(original: Callable[..., Any], *parts: Any) -> bool:
+        if original(*parts):
+            return True
+        if not observer.stops():
+            return False
+        args, iteration = training.get_args(), parts[3]
+        if args.save and not (args.save_interval and iteration % args.save_interval == 0):
+            *rest, data = parts
+            training.save_checkpoint_and_time(*_for_saving(rest), train_data_iterator=data)
+        return True
+
+
+def _for_saving(parts: list[Any]) -> list[Any]:
+    """`save_checkpoint_and_time` takes the iteration first, `checkpoint_and_decide_exit` fourth."""
+    model, optimizer, scheduler, iteration, flops, context = parts
+    return [iteration, model, optimizer, scheduler, flops, context]
 
 
 def _tell_when_done(training: Any, name: str, part: str, observer: Observer) -> None:

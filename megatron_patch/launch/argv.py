@@ -343,15 +343,17 @@ def validation_flags(plan: Plan) -> Flags:
 
 @emits(
     "--background-save --ckpt-format --ckpt-step --finetune --load --load-main-params-from-ckpt --no-load-optim "
-    "--no-load-rng --override-opt-param-scheduler --save --save-interval",
-    passes=("keep_checkpoints", "on_spike", "spike_factor", "spike_window"),
+    "--no-load-rng --no-save-optim --override-opt-param-scheduler --save --save-interval",
+    passes=("keep_checkpoints", "keep_best", "early_stop_patience", "on_spike", "spike_factor", "spike_window"),
 )
 def checkpoint_flags(plan: Plan) -> Flags:
     """Saving, and what is loaded: the newest checkpoint of this run, else the weights it starts from."""
     flags = ["--ckpt-format", "torch_dist", "--save", plan.checkpoints]
     flags += ["--save-interval", str(plan.schedule.save_interval)]
     flags += ["--background-save"] if plan.background_save else []
-    flags += passed(plan, "keep_checkpoints", "on_spike", "spike_factor", "spike_window")
+    flags += [] if plan.variables.save_optimizer else ["--no-save-optim"]
+    flags += passed(plan, "keep_checkpoints", "keep_best", "early_stop_patience")
+    flags += passed(plan, "on_spike", "spike_factor", "spike_window")
     if plan.resume_iteration is not None:
         # The scheduler's values are this start's: what a checkpoint forbids to change was refused before.
         flags += ["--load", plan.checkpoints, "--ckpt-step", str(plan.resume_iteration)]
@@ -414,7 +416,7 @@ GROUPS: tuple[Group, ...] = (
 FIXED = frozenset(
     """
     --async-save --encoder-num-layers --encoder-seq-length --exit-on-missing-checkpoint --lr-warmup-fraction
-    --make-vocab-size-divisible-by --mock-data --no-save-optim --no-save-rng --rampup-batch-size --skip-train
+    --make-vocab-size-divisible-by --mock-data --no-save-rng --rampup-batch-size --skip-train
     --test-data-path --use-checkpoint-args --vocab-size
     """.split()  # noqa: SIM905
 )

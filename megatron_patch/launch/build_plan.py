@@ -72,7 +72,9 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         tp_overlap=overlap,
         memory=fit.memory,
         memory_limit=limit,
-        checkpoint_bytes=checkpoint_bytes(_saved_parameters(variables, model, rows), fit.precision),
+        checkpoint_bytes=checkpoint_bytes(
+            _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
+        ),
         export_bytes=_export_bytes(variables, model, rows, fit.precision),
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
         output=str(Path(config.output_basepath).resolve()),
@@ -145,6 +147,9 @@ def _schedule(config: RunConfig, variables: Variables, facts: Mapping[str, Any])
     decay = variables.lr_decay_iters or train
     validates = facts["valid_data"] is not None or variables.split is not None
     interval, evaluations = validation(train, variables.eval_interval, variables.eval_iters)
+    if variables.keep_best and config.save_interval < train:  # every checkpoint is validated
+        interval = max(each for each in range(1, interval + 1) if config.save_interval % each == 0)
+        evaluations = validation(train, interval, variables.eval_iters)[1]
     return Schedule(
         train_iters=train,
         warmup_iters=warmup,

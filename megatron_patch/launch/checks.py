@@ -35,6 +35,7 @@ from megatron_patch.launch.layout import (
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import STEPS, Step, finds, found_by, in_order
+from megatron_patch.launch.save_checks import check_best, check_best_interval, check_weights_only
 from megatron_patch.launch.schedule import Batches, constant, count_iterations, read_stages, wsd_iterations
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
@@ -525,6 +526,9 @@ CHECKS = in_order(
     check_sft_split,
     check_split,
     check_index_memory,
+    check_best,
+    check_best_interval,
+    check_weights_only,
     check_cluster,
     check_wandb,
     check_loggers,

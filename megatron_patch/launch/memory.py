@@ -330,14 +330,18 @@ def workspace_bytes(load: Load, *, last: bool) -> int:
     return WORKSPACE_BYTES + (layer + head) * 2
 
 
-def save_bytes(memory: Memory, precision: Precision, layout: Layout) -> int:
+def save_bytes(memory: Memory, precision: Precision, layout: Layout, *, optimizer: bool = True) -> int:
     """What one rank writes of a checkpoint, and copies to RAM before if it writes in the background."""
-    return memory.saved * _saved_bytes(precision) // (layout.dp * layout.cp)
+    return checkpoint_bytes(memory.saved, precision, optimizer=optimizer) // (layout.dp * layout.cp)
 
 
-def checkpoint_bytes(parameters: int, precision: Precision) -> int:
-    """What one checkpoint takes on disk: weights as they are computed with, fp32 copies and moments."""
-    return parameters * _saved_bytes(precision)
+def checkpoint_bytes(parameters: int, precision: Precision, *, optimizer: bool = True) -> int:
+    """What one checkpoint takes on disk: weights as they are computed with, fp32 copies and moments.
+
+    Args:
+        optimizer: MP_SAVE_OPTIMIZER; without it weights alone.
+    """
+    return parameters * (_saved_bytes(precision) if optimizer else precision.weight)
 
 
 def export_bytes(parameters: int, precision: Precision, *, adapters: bool) -> int:

@@ -49,6 +49,8 @@ def _start_notes(plan: Plan) -> Iterator[Message]:
     if plan.resume_iteration is not None and plan.weights.kind != "none" and plan.variables.lora_rank is None:
         yield Message("weights-not-read")
     yield from handover(plan)
+    if not plan.variables.save_optimizer:
+        yield Message("weights-only")
     if plan.layout.nodes > 1:
         yield Message("output-shared")
 
@@ -189,7 +191,7 @@ def _disk_warnings(plan: Plan) -> Iterator[Message]:
     free = max(0, free - (0 if plan.exports_every else plan.export_bytes))  # at the end
     written, keep = plan.schedule.saves(done), plan.variables.keep_checkpoints
     beside = 0 if done else 1  # an older one goes when a newer one is complete; of a run that goes on one is there
-    most = min(written, keep + beside) if keep else written
+    most = min(written, keep + beside + plan.variables.keep_best) if keep else written
     if each > free:
         yield Message("disk-one", each=gigabytes(each), free=gigabytes(free))
     elif most * each > free:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message, listed
 from megatron_patch.common.run_folder import ADAPTER, CHECKPOINTS, HF, PlanRecord
+from megatron_patch.common.validations import stopped_early
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import Corpus, Tokenizer
@@ -40,6 +42,8 @@ class Earlier:
     """plan.json of the last start."""
     plan_problem: str = ""
     """Why there is one and it is not used."""
+    weights_only: bool = False
+    """The newest checkpoint has no optimizer (MP_SAVE_OPTIMIZER=false)."""
 
 
 NOTHING = Earlier(iteration=None, broken=(), plan=None)
@@ -102,8 +106,14 @@ class Plan:
 
     @property
     def finished(self) -> bool:
-        """All iterations are done and saved."""
-        return self.earlier.iteration is not None and self.earlier.iteration >= self.schedule.train_iters
+        """All iterations are done and saved, or it ended early."""
+        done = self.earlier.iteration
+        return done is not None and (done >= self.schedule.train_iters or self.ended_early)
+
+    @property
+    def ended_early(self) -> bool:
+        """It ended for want of improvement at its newest checkpoint, and MP_EARLY_STOP_PATIENCE has not grown."""
+        return stopped_early(Path(self.output), self.earlier.iteration, self.variables.early_stop_patience)
 
     @property
     def exports_every(self) -> bool:

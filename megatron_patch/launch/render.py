@@ -166,6 +166,8 @@ def _title(plan: Plan) -> Iterator[Row]:
 
 def _start(plan: Plan) -> Message:
     step, last, weights = plan.resume_iteration, plan.schedule.train_iters, plan.weights
+    if plan.ended_early:
+        return Message("start-ended-early", step=step, last=last)
     if plan.finished:
         return Message("start-finished", step=step, last=last)
     if step is not None:
@@ -336,7 +338,9 @@ def _file_rows(plan: Plan) -> Iterator[Row]:
 def _when_written(plan: Plan) -> Message:
     if not plan.background_save:
         return Message("files-between")
-    copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
+    copies = plan.layout.processes * save_bytes(
+        plan.memory, plan.precision, plan.layout, optimizer=plan.variables.save_optimizer
+    )
     return Message("files-background", copies=gigabytes(copies))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.run_folder import CHECKPOINTS, PlanError, PlanRecord, read_plan
-from megatron_patch.common.stored_chunks import find_structural_damage, is_reserved
+from megatron_patch.common.stored_chunks import ChunkError, find_structural_damage, is_reserved, read_checksums
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem
@@ -76,7 +76,17 @@ def read_earlier(output: str) -> Earlier:
         lost=newest is None and (any(damage.values()) or _had_checkpoints(folder)),
         plan=plan,
         plan_problem=problem,
+        weights_only=newest is not None and _holds_weights_alone(iteration_folder(folder, newest)),
     )
+
+
+def _holds_weights_alone(iteration: Path) -> bool:
+    """By the names of what was stored; a checkpoint without checksums is an older one, with its optimizer."""
+    try:
+        checksums = read_checksums(iteration)
+    except (ChunkError, OSError):
+        return False
+    return checksums is not None and not any(one.item.startswith("optimizer.") for one in checksums.chunks.values())
 
 
 def vp_as_when_it_began(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     group.add_argument(
         "--keep-checkpoints", type=int, default=None, help="remove all but so many, once a newer one is complete"
     )
+    group.add_argument("--keep-best", action="store_true", help="never remove that of the lowest validation loss")
+    group.add_argument(
+        "--early-stop-patience", type=int, default=None, help="end after so many validations without improvement"
+    )
     group.add_argument(
         "--allow-unfused-attention",
         action="store_true",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.backend import APPLIED, enable
 from megatron_patch.common import run_status
 from megatron_patch.common.recovery import Status
+from megatron_patch.common.validations import stopped_early
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
 from megatron_patch.trainer.errors import SpikeError, TrainerError
@@ -123,11 +124,22 @@ def _pretrain_to_an_end(rank: Rank, callbacks: Callbacks) -> End:
             raise
         if not callbacks.started:
             raise TrainerError("Megatron ended without training; see the log") from stop
-        cause = _signal_name(rank.output_dir) if stopped_by_signal() else "an --exit flag"
         iteration = callbacks.iteration
-        rank.screen.say(f"stopped by {cause} after iteration {iteration}; the same command goes on from there")
+        if not stopped_by_signal() and (why := callbacks.stops()):
+            rank.screen.say(f"ended after iteration {iteration}: {why}")
+            return End(how="finished", cause=why, iteration=iteration)
+        cause = _signal_name(rank.output_dir) if stopped_by_signal() else "an --exit flag"
+        rank.screen.say(f"stopped by {cause} after iteration {iteration}; {_how_to_go_on()}")
         return End(how="stopped", cause=cause, iteration=iteration)
     return End(how="finished", cause="", iteration=callbacks.iteration)
+
+
+def _how_to_go_on() -> str:
+    from megatron.training import get_args
+
+    if get_args().no_save_optim:
+        return "its checkpoint holds weights alone: a new run can start from it (PRETRAIN_CHECKPOINT_PATH)"
+    return "the same command goes on from there"
 
 
 def _signal_name(folder: Path) -> str:
@@ -210,7 +222,10 @@ def _model_config(args: Any, callbacks: Callbacks) -> Any:
 def _is_finished(args: Any) -> bool:
     from megatron_patch.trainer.summary import total_iterations
 
-    return bool(args.load and not args.finetune and args.ckpt_step and args.ckpt_step >= total_iterations(args))
+    if not args.load or args.finetune or not args.ckpt_step:
+        return False
+    ended = stopped_early(args.output_dir, args.ckpt_step, args.early_stop_patience)
+    return bool(args.ckpt_step >= total_iterations(args) or ended)
 
 
 def _after_construction(args: Any, callbacks: Callbacks, model_chunks: list[Any]) -> list[Any]:

@@ -71,6 +71,8 @@ class Exporter:
             self._change.notify()
         self._thread.join()
         self._remove_old()
+        if self._keep:
+            retention.remove_without_others(self._output / CHECKPOINTS, self._keep, self._say)
         return list(self._failed.values())
 
     def _not_yet_exported(self) -> set[int]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -18,9 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
+from megatron_patch.data.idxmap import IdxmapWriter
 from megatron_patch.models import model_of_size
 
-from .harness import REPOSITORY, build_idxmap, children, environment, read_metrics
+from .harness import REPOSITORY, children, environment, read_metrics
 
 DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 VOCAB, MICRO, BATCH, SEQ = 256, 2, 4, 64
@@ -28,7 +30,8 @@ VOCAB, MICRO, BATCH, SEQ = 256, 2, 4, 64
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`hf`, a tiny model with its tokenizer, and `data`."""
+    """`hf`, a tiny model with its tokenizer; `data`; and `valid`, whose ids the data lacks: the more is learned of the
+    data, the worse the loss on it."""
     folder = tmp_path_factory.mktemp("exports")
     (folder / "tokenizer").mkdir()
     tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
@@ -38,16 +41,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(told))
     model = replace(model_of_size("tiny"), hidden_size=64, ffn_hidden_size=128, head_dim=16)
     make_hf_checkpoint(folder / "hf", model, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
-    build_idxmap(folder / "data")
+    generator = np.random.default_rng(0)
+    for name, low in (("data", 2), ("valid", 150)):
+        with IdxmapWriter(folder / name, VOCAB) as writer:
+            for _ in range(100):
+                writer.add_document(generator.integers(low, low + 100, size=80).tolist())
     return folder
 
 
 def command(world: Path, output: Path, *, steps: int = 12, save: int = 3, valid: bool = False) -> list[str]:
     """The driver with its 25 values."""
-    data = world / "data"
+    data, validation = world / "data", world / "valid" if valid else "none"
     values = [
         "dsw", "auto", MICRO, BATCH, 1e-2, 1e-3, SEQ, SEQ, "fp32", 1, 1, 1, "false", "true", "true", "false", "false",
-        "false", save, data, data if valid else "none", world / "hf", steps * BATCH * SEQ, BATCH * SEQ, output,
+        "false", save, data, validation, world / "hf", steps * BATCH * SEQ, BATCH * SEQ, output,
     ]  # fmt: skip
     return ["sh", str(DRIVER), *map(str, values)]
 
@@ -79,6 +86,7 @@ def every(world: Path) -> Path:
 
 def test_retention_counts_for_exports_too(every: Path) -> None:
     assert exported(every) == ["iter_0000009", "iter_0000012"]
+    assert sorted(path.name for path in (every / "checkpoints").glob("iter_*")) == exported(every)
     assert (every / "hf").is_symlink() and (every / "hf").resolve() == every / "exports" / "iter_0000012"
     AutoModelForCausalLM.from_pretrained(every / "hf")
 

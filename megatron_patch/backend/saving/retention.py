@@ -66,6 +66,24 @@ def remove_when_verified(newest: Path, keep: int, say: Callable[[str], object]) 
         folders.remove(folder)
 
 
+def remove_without_others(checkpoints: Path, keep: int, say: Callable[[str], object]) -> None:
+    """The same by one process alone, when training is over and what protected older ones is done."""
+    doomed = too_old(checkpoints / TRACKER, keep)
+    if not doomed:
+        return
+    newest = checkpoints / f"iter_{int((checkpoints / TRACKER).read_text()):07d}"
+    try:
+        checksums = read_checksums(newest)
+        damage = list(find_damage(newest, checksums, threads=asynchronous.FILES)) if checksums else []
+    except (ChunkError, OSError) as error:
+        damage = [str(error)]
+    if damage:
+        say(f"{damage[0]} ({len(damage)} in all): older checkpoints are kept")
+        return
+    for folder in doomed:
+        folders.remove(folder)
+
+
 def _read_back(newest: Path, rank: int) -> list[str]:
     """What is wrong with the files that this rank wrote."""
     try:

@@ -75,6 +75,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "yours": "{name}={value} is taken from your environment",
     "memory-warning-gpu": "a rank needs about {needed}, the GPU has {there} to give; cheapest change: {change}",
     "memory-warning-cpu": "a rank needs about {needed}, RAM per process has {there} to give; cheapest change: {change}",
+    "weights-only": "checkpoints hold weights alone: no run goes on from them, after a signal neither; a new one can "
+    "start from them ({PRETRAIN_CHECKPOINT_PATH:@})",
     "disk-one": "one checkpoint takes about {each}, the disk has {free} free",
     "disk-several": "{count:checkpoint takes|checkpoints take} about {size}, the disk has {free} free: {change}",
     "disk-keep": "{MP_KEEP_CHECKPOINTS:={fits}}",
@@ -158,6 +160,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "yours": "{name}={value} 取自你的环境",
     "memory-warning-gpu": "一个进程大约需要 {needed}，GPU 只能提供 {there}；代价最小的改动：{change}",
     "memory-warning-cpu": "一个进程大约需要 {needed}，每个进程的内存只有 {there}；代价最小的改动：{change}",
+    "weights-only": "检查点只含权重：运行无法从中继续，收到信号之后也一样；新的运行可以从它们开始 "
+    "（{PRETRAIN_CHECKPOINT_PATH:@}）",
     "disk-one": "一个检查点大约 {each}，磁盘只剩 {free}",
     "disk-several": "{count} 个检查点大约 {size}，磁盘只剩 {free}：{change}",
     "disk-keep": "{MP_KEEP_CHECKPOINTS:={fits}}",

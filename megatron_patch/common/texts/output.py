@@ -36,6 +36,17 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "another folder; or move its checkpoints/ away to begin anew",
     ),
     "differs": "{field} {before} there and {now} here",
+    "checkpoint-weights-only": (
+        "its newest checkpoint, of iteration {step}, holds weights alone (MP_SAVE_OPTIMIZER=false): no run goes on "
+        "from it",
+        "a new {OUTPUT_BASEPATH}, with this one as {PRETRAIN_CHECKPOINT_PATH}: it starts from the weights",
+    ),
+    "best-without-validation": ("nothing is validated", "with validation data, and not 0 iterations of them"),
+    "best-interval": (
+        "checkpoints are saved every {save} iterations, and not all of them after a validation",
+        "a divisor of {save}, or not set",
+    ),
+    "weights-only-restarts": ("nothing can go on from checkpoints of weights alone", "one of the two"),
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -66,4 +77,11 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "另一个文件夹；或移走它的 checkpoints/ 后从头开始",
     ),
     "differs": "{field} 那里是 {before}，这里是 {now}",
+    "checkpoint-weights-only": (
+        "最新的检查点（第 {step} 次迭代）只含权重（MP_SAVE_OPTIMIZER=false）：运行无法从中继续",
+        "新的 {OUTPUT_BASEPATH}，以此作为 {PRETRAIN_CHECKPOINT_PATH}：从权重开始",
+    ),
+    "best-without-validation": ("没有任何验证", "带验证数据，且验证迭代数不为 0"),
+    "best-interval": ("每 {save} 次迭代保存一个检查点，并非每个都在验证之后", "{save} 的约数，或不设置"),
+    "weights-only-restarts": ("无法从只含权重的检查点继续", "两者之一"),
 }

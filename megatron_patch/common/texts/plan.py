@@ -29,6 +29,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "mode-pretraining": "pretraining in {pr} on {device}",
     "mode-finetuning": "finetuning in {pr} on {device}",
     "start-finished": "finished: iteration {step} of {last} is done and saved",
+    "start-ended-early": "finished: ended early after iteration {step} of {last}, without improvement in validation; a "
+    "larger MP_EARLY_STOP_PATIENCE goes on",
     "start-resumed": "resuming from iteration {step} of {last} in {folder}",
     "start-hf": "weights from the Hugging Face folder {path}",
     "start-mcore": "weights from iteration {step} of {path}",
@@ -111,6 +113,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "mode-pretraining": "预训练，{pr}，在 {device} 上",
     "mode-finetuning": "微调，{pr}，在 {device} 上",
     "start-finished": "已完成：第 {step} 次迭代（共 {last} 次）已经做完并保存",
+    "start-ended-early": "已完成：第 {step} 次迭代（共 {last} 次）后提前结束，验证没有改善；更大的 "
+    "MP_EARLY_STOP_PATIENCE 可以继续",
     "start-resumed": "从第 {step} 次迭代（共 {last} 次）继续，检查点在 {folder}",
     "start-hf": "权重来自 Hugging Face 文件夹 {path}",
     "start-mcore": "权重来自 {path} 的第 {step} 次迭代",

@@ -27,6 +27,13 @@ class RunVariables:
         flag="--distributed-timeout-minutes",
         always=True,
     )
+    early_stop_patience: int | None = row(
+        None,
+        whole(1),
+        "end the run, with a checkpoint, after so many validations in a row that do not improve on the lowest loss",
+        "连续这么多次验证都没有低于最低损失时，保存检查点并结束运行",
+        flag="--early-stop-patience",
+    )
     eval_interval: int | None = row(
         None,
         whole(1),
@@ -46,6 +53,13 @@ class RunVariables:
         "OUTPUT_BASEPATH/exports, while training goes on",
         "训练结束后写出 Hugging Face 文件夹 OUTPUT_BASEPATH/hf；every = 训练的同时为每个检查点各写一个，"
         "在 OUTPUT_BASEPATH/exports",
+    )
+    keep_best: bool = row(
+        False,
+        switch(),
+        "the checkpoint with the lowest validation loss is never removed; best.json names it",
+        "验证损失最低的检查点不会被删除；best.json 记录它",
+        flag="--keep-best",
     )
     keep_checkpoints: int | None = row(
         None,
@@ -94,6 +108,12 @@ class RunVariables:
         "when loss or gradient norm is NaN, inf or a spike: skip the step, stop or rollback; off: NaN, inf end the run",
         "损失或梯度范数为 NaN、inf 或尖峰时：skip 跳过该步，stop 结束，rollback 回滚；off：仅 NaN、inf 使运行结束",
         flag="--on-spike",
+    )
+    save_optimizer: bool = row(
+        True,
+        switch(),
+        "false: checkpoints hold weights alone, a fifth to a seventh of the size; no run can go on from them",
+        "false：检查点只含权重，大小为五分之一到七分之一；运行无法从中继续",
     )
     spike_factor: float = row(
         10.0,

@@ -59,6 +59,9 @@ class Callbacks(Callback):
         for callback in self.each:
             callback.evaluated(iteration, split, loss, parts)
 
+    def stops(self) -> str:
+        return next((why for callback in self.each if (why := callback.stops())), "")
+
     def saved(self, iteration: int) -> None:
         for callback in self.each:
             callback.saved(iteration)

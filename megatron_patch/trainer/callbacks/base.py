@@ -71,6 +71,10 @@ class Callback:
             parts: of each of its data sets by name, where it has several.
         """
 
+    def stops(self) -> str:
+        """Why training is done after this step, the same on all ranks; empty where it goes on."""
+        return ""
+
     def saved(self, iteration: int) -> None:
         """Training goes on after a checkpoint; an asynchronous one may still be written."""
 
