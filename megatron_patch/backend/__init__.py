@@ -73,6 +73,7 @@ def _enable_cuda() -> None:
         from megatron_patch.backend.gpu import adam, cross_entropy, kernels, quantized_state
 
         adam.leave_state_in_place()
+        adam.read_bf16_gradients()
         cross_entropy.use_in_place_cross_entropy()
         kernels.use_ready_made_kernels()
         quantized_state.restrict_unpickling()

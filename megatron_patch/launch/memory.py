@@ -15,8 +15,9 @@ from megatron_patch.peft.settings import LINEARS, LoraSettings, frozen_layers, t
 
 PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
-GPU_RESERVE_BYTES = 3_000_000_000
-"""CUDA context, NCCL and fragmentation, left free on a GPU."""
+GPU_RESERVE_BYTES = 4_700_000_000
+"""Of what the driver says a GPU has: CUDA context, NCCL, cuBLAS and cuDNN 2.6 GB, pieces in torch's allocator that are
+too small for the next tensor 1.4 GB, and 0.7 GB that no process gets. A run of 146.0 GB was too much for an H200."""
 WORKSPACE_BYTES = 160_000_000
 """cuBLAS's and cuDNN's scratch memory, and small tensors, on a GPU."""
 
@@ -147,7 +148,8 @@ def _stage(load: Load, stage: int) -> Memory:
     activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
     logits = logits_bytes(load) if last else 0
     in_layers = 0 if load.adapters else layers * model.parameters_per_layer() // layout.tp
-    copies = step_copies(precision, trained, in_layers) // shards
+    in_place = precision.gpu and load.distributed_optimizer and load.offload_fraction == 0
+    copies = step_copies(precision, trained, in_layers, in_place=in_place) // shards
     added = trained if load.adapters else 0
     return Memory(
         weights=parameters * precision.weight + added * (4 if precision.weight == 4 else 2),
@@ -201,14 +203,18 @@ def _frozen_parameters(load: Load, stage: int) -> int:
     return total
 
 
-def step_copies(precision: Precision, parameters: int, in_layers: int) -> int:
+def step_copies(precision: Precision, parameters: int, in_layers: int, *, in_place: bool) -> int:
     """Bytes that the optimizer's step takes before its state is divided over the data-parallel ranks.
 
-    Gradients summed in bf16 are copied to fp32, except by the precision-aware optimizer, which does so under fp8 all
-    the same; and new weights of the layers stand in bf16 before they are cast to fp8.
-    Source: distrib_optimizer.py of megatron-core 0.19.2, `_cast_master_weights_to_fp8_current_scaling` of TE 2.20.
+    Gradients summed in bf16 are copied to fp32, where not Transformer Engine's Adam reads them where they lie; and new
+    weights of the layers stand in bf16 before they are cast to fp8.
+    Source: distrib_optimizer.py of megatron-core 0.19.2, `_cast_master_weights_to_fp8_current_scaling` of TE 2.20;
+    `read_bf16_gradients` of backend/gpu/adam.py.
+
+    Args:
+        in_place: the distributed optimizer of a GPU, no part of it offloaded.
     """
-    gradients = 4 if precision.gradient == 2 and (precision.fp8 or not precision.adam.compact) else 0
+    gradients = 4 if precision.gradient == 2 and not in_place else 0
     return gradients * parameters + (2 * in_layers if precision.fp8 else 0)
 
 

@@ -44,3 +44,42 @@ def leave_state_in_place() -> None:
                     halves = self.optimizer.store_param_remainders and parameter.dtype == torch.bfloat16
                     self.optimizer.initialize_state(parameter, halves)
         original(self, loaded)
+
+
+def read_bf16_gradients() -> None:
+    """Let `FusedAdam` read gradients that are summed in bf16 where they lie, also beside fp32 main weights.
+
+    Megatron 0.19.2 copies them to fp32 first, of all parameters at once, wherever the main weights are fp32 tensors of
+    its own (under fp8 always): 33 GB for 8B on one GPU. Adam's kernel reads either and computes in fp32. Clipping
+    scales them in bf16 then, as it does under bf16.
+    """
+    from megatron.core.optimizer import optimizer as optimizers
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+    from transformer_engine.pytorch.optimizers import FusedAdam
+
+    @wrap(DistributedOptimizer, "_copy_model_grads_to_main_grads", why="0.19.2 copies bf16 gradients to fp32")
+    def copy(original: Callable[..., Any], self: Any) -> None:
+        decoupled = self.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8
+        if self.is_stub_optimizer or decoupled or not isinstance(self.optimizer, FusedAdam):
+            original(self)
+            return
+        groups = zip(self.model_float16_groups, self.shard_fp32_from_float16_groups, strict=True)
+        pairs = [pair for group in groups for pair in zip(*group, strict=True)]
+        if any(self.model_fp32_groups) or any(weight.main_grad.dtype != torch.bfloat16 for weight, _ in pairs):
+            original(self)
+            return
+        for weight, main in pairs:
+            where = self._get_model_param_range_map(weight)["param"]
+            main.grad_dtype = torch.bfloat16
+            main.grad = main.decoupled_grad = weight.main_grad.view(-1)[where.start : where.end]
+
+    @wrap(optimizers, "clip_grad_by_total_norm_fp32", why="0.19.2 takes fp32 gradients only, or decoupled ones")
+    def clip(
+        original: Callable[..., Any],
+        parameters: Any,
+        max_norm: float,
+        total_norm: Any,
+        use_decoupled_grad: bool = False,
+    ) -> None:
+        as_they_are = any(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in parameters)
+        original(parameters, max_norm, total_norm, use_decoupled_grad or as_they_are)
