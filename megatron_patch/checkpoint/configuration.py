@@ -76,7 +76,7 @@ def _same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def special_token_ids(tokenizer: Path) -> dict[str, int]:
-    """`bos_token_id` and `eos_token_id` of a tokenizer folder; without them transformers assumes 1 and 2."""
+    """`bos_token_id` and `eos_token_id` of a tokenizer folder, where it has them."""
     model = find_sentencepiece(tokenizer)
     if model is not None:
         from megatron_patch.data.sentencepiece_hf import special_ids

@@ -37,14 +37,16 @@ PUBLISHED = {
     # Layers, hidden, FFN, heads, KV heads, head, vocabulary, tied, base of RoPE, epsilon, parameters: from each
     # config.json on the hub, and the parameters that the hub counts in its safetensors.
     # Held on 2026-11-26 against other projects' tables of the same files: Qwen2.5 (base models) and Qwen3 against
-    # torchtune's model builders; the former also against a verbatim copy of the seven config.json, and 32B's in an
-    # article. The Instruct models of 14B, 32B and 72B have an epsilon of 1e-6 (torchtune) and are read by `auto`.
+    # torchtune's model builders; the former also against a verbatim copy of the seven config.json; Seed-OSS against a
+    # copy of its config.json in another project's tests. Mistral and Llama were not held against a second source.
+    # The Instruct models of Qwen2.5 14B, 32B and 72B have an epsilon of 1e-6 (torchtune): `auto` reads them.
     "1B": (16, 2048, 8192, 32, 8, 64, 128256, True, 5e5, 1e-5, 1_235_814_400),
     "3B": (28, 3072, 8192, 24, 8, 128, 128256, True, 5e5, 1e-5, 3_212_749_824),
     "8B": (32, 4096, 14336, 32, 8, 128, 128256, False, 5e5, 1e-5, 8_030_261_248),
     "70B": (80, 8192, 28672, 64, 8, 128, 128256, False, 5e5, 1e-5, 70_553_706_496),
     "405B": (126, 16384, 53248, 128, 8, 128, 128256, False, 5e5, 1e-5, 405_853_388_800),
     "mistral-7B": (32, 4096, 14336, 32, 8, 128, 32768, False, 1e6, 1e-5, 7_248_023_552),
+    "seed_oss-36B": (64, 5120, 27648, 80, 8, 128, 155136, False, 1e7, 1e-6, 36_151_104_512),
     "qwen2_5-0.5B": (24, 896, 4864, 14, 2, 64, 151936, True, 1e6, 1e-6, 494_032_768),
     "qwen2_5-1.5B": (28, 1536, 8960, 12, 2, 128, 151936, True, 1e6, 1e-6, 1_543_714_304),
     "qwen2_5-3B": (36, 2048, 11008, 16, 2, 128, 151936, True, 1e6, 1e-6, 3_085_938_688),
@@ -194,6 +196,7 @@ def test_families_of_one_model_type_differ_in_their_sizes_only() -> None:
         ("mistral-7B", None, "mistral-7B"),
         ("7B", "qwen2_5", "qwen2_5-7B"),
         ("qwen2.5-7B", None, "qwen2_5-7B"),
+        ("36B", "seed_oss", "seed_oss-36B"),
         ("qwen3-8B", "mistral", "qwen3-8B"),
         ("auto", "tanuki", "auto"),
         ("70B", "tanuki", None),
