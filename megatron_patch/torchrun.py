@@ -42,9 +42,10 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
-from megatron_patch.common.recovery import Failure, Status
-from megatron_patch.common.restart import AGAIN, Again, Progress, read_again, start_again
+from megatron_patch.common.recovery import Event, Failure, Status, note_event
+from megatron_patch.common.restart import AGAIN, Progress, read_again, start_again
 from megatron_patch.common.terminal import guard, raw
+from megatron_patch.common.watchdog import Watchdog
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -90,14 +91,33 @@ def _run(arguments: list[str], stop: Stop) -> int:
         print(occupied, file=sys.stderr)
         return 2
     stop.watch(folder, lock)
-    again, progress = read_again(os.environ.pop(AGAIN, "")), None if folder is None else Progress(folder)
+    again = read_again(os.environ.pop(AGAIN, ""))
     try:
         with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
             parsed.log_dir = parsed.log_dir or logs
+            start = _Start(folder=folder, watchdog=_watch(Path(logs) / "heartbeats", parsed))
             run(parsed)
     except ChildFailedError as error:
-        return _failed(error.failures, stop, folder, lock, again, progress)
+        if stop.asked is not None:
+            return _stopped(error.failures, stop, folder)
+        status, failure = start.failed(error.failures)
+        if folder is not None:
+            start_again(again, failure, folder, lock)
+        return status
     return stop.status(folder)
+
+
+def _watch(folder: Path, parsed: Any) -> Watchdog:
+    folder.mkdir()
+    watchdog = Watchdog(
+        folder,
+        parsed.training_script_args,
+        is_alone=parsed.nnodes in ("1", "1:1"),
+        say=_say,
+        kill=lambda: _kill(children_of(os.getpid()), signal.SIGKILL),
+    )
+    watchdog.start()
+    return watchdog
 
 
 def output_folder(script_arguments: Sequence[str]) -> Path | None:
@@ -119,27 +139,33 @@ def _take(folder: Path | None, nodes: str) -> int | None:
     return run_status.take(folder)
 
 
-def _failed(
-    failures: dict[int, Any],
-    stop: Stop,
-    folder: Path | None,
-    lock: int | None,
-    again: Again | None,
-    progress: Progress | None,
-) -> int:
-    """Say so, unless it is what was asked for; start again where the policy says so, which does not return."""
-    words = describe(failures)
-    if stop.asked is None:
-        status = _status(failures)
+class _Start:
+    """The ranks of this start, and what is known of them when they fail."""
+
+    def __init__(self, *, folder: Path | None, watchdog: Watchdog) -> None:
+        self._folder, self._watchdog = folder, watchdog
+        self._progress = None if folder is None else Progress(folder)
+
+    def failed(self, failures: dict[int, Any]) -> tuple[int, Failure]:
+        """Say which rank failed, and note it; the exit status, and the failure as the policy wants it."""
+        hung = self._watchdog.verdict
+        words, status = hung or describe(failures), Status.HUNG if hung else _status(failures)
+        steps = -1 if self._progress is None else self._progress.steps_done()
         if status != Status.ROLLED_BACK:
             print(words, file=sys.stderr)
-        if folder is not None and progress is not None:
-            run_status.record_end(folder, "failed", words)
-            failure = Failure(status=status, iteration=progress.steps_done(), cause=words)
-            start_again(again, failure, folder, lock)
-        return Status.FAILED if status == Status.NOT_AGAIN else status
+        if self._folder is not None:
+            run_status.record_end(self._folder, "failed", words)
+            if hung:
+                note_event(self._folder, Event(kind="hang", iteration=max(steps, 0), words=words))
+        failure = Failure(status=status, iteration=steps, cause=words)
+        return Status.FAILED if status == Status.NOT_AGAIN else status, failure
+
+
+def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
+    """The ranks were asked to end, and did not end well."""
+    assert stop.asked is not None
     if not stop.at_once and any(failure.exitcode > 0 for failure in failures.values()):
-        print(words, file=sys.stderr)  # asked to end, and failed on the way
+        print(describe(failures), file=sys.stderr)  # failed on the way
         return 1
     cause = f"{stop.asked.name}, {'at once' if stop.at_once else 'before training began'}"
     print(f"stopped by {cause}: the same command goes on from the newest checkpoint", file=sys.stderr)

@@ -1,6 +1,6 @@
 """What the trainer is told while Megatron's training loop runs.
 
-Megatron 0.19.2 has no callbacks: nine functions of its training module are wrapped, none of them changed.
+Megatron 0.19.2 has no callbacks: ten functions of its training module are wrapped, none of them changed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.step_gate import LOSS_KEY as LOSS_KEY
 from megatron_patch.backend.step_gate import last_refusal
+from megatron_patch.common.heartbeat import HEART
 
 Z_LOSS_KEY = "z loss"
 """Of the mean square of log Z in the dictionary that the loss function returns, under --z-loss."""
@@ -115,12 +116,18 @@ def observe(observer: Observer) -> None:
 
     why = "0.19.2 tells nobody that training goes on after a checkpoint, and saves twice where the batch grows"
 
+    @wrap(training, "save_checkpoint", why="0.19.2 tells nobody that a save begins")
+    def begin_save(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        HEART.advance("a save", timed=False)
+        return original(*args, **kwargs)
+
     @wrap(training, "save_checkpoint_and_time", why=why)
     def save(original: Callable[..., Any], iteration: int, *args: Any, **kwargs: Any) -> Any:
         if iteration == watch.saved:
             return None
         watch.saved = iteration
         result = original(iteration, *args, **kwargs)
+        HEART.advance("a save")
         observer.saved(iteration)
         return result
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.patching import wrap
+from megatron_patch.common.heartbeat import HEART
 
 LOSS_KEY = "lm loss"
 """Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""
@@ -51,6 +52,7 @@ class _Gate:
 
     def look(self) -> bool:
         """Whether the step is taken."""
+        HEART.advance("the optimizer's step")
         norm = float(self.norm or 0.0)  # a tensor of one number, the number, or None without trained weights
         loss, norm = _of_all_ranks(self.losses, norm) if self.agree else (None, norm)
         suspicious = self.agree or not math.isfinite(norm)

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.backend import APPLIED, enable
+from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.common import run_status
+from megatron_patch.common.heartbeat import HEART
 from megatron_patch.common.recovery import Status
 from megatron_patch.common.validations import stopped_early
 from megatron_patch.trainer import BEGAN
@@ -34,6 +36,7 @@ def main() -> None:
     early = parse_early(sys.argv[1:])
     os.environ["HF_HUB_OFFLINE"] = "1"  # tokenizers come from local folders; never try the network
     streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    HEART.start(os.environ, streams.rank)
     try:
         end_with_launcher()
         leave_signals_to_launcher()
@@ -42,6 +45,8 @@ def main() -> None:
         _recorded(partial(_run, early, streams, startup))
     except BaseException as error:
         streams.report(error)
+        if isinstance(error, StuckSave):  # a thread that never returns is waited for by Python
+            os._exit(Status.HUNG)
         sys.exit(status_of(error))
 
 

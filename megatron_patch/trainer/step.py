@@ -14,7 +14,12 @@ from megatron.training import get_args
 from megatron_patch.backend import z_loss
 from megatron_patch.backend.hooks import LOSS_KEY, Z_LOSS_KEY
 from megatron_patch.backend.trained_positions import chosen_rows, losses_at_rows
+from megatron_patch.common.heartbeat import HEART
 from megatron_patch.trainer.batch import Batch, get_batch
+from megatron_patch.trainer.stopwatch import Stopwatch
+
+FORWARD = Stopwatch()
+"""Of this rank's forward passes: what the callback of stragglers compares."""
 
 
 def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[torch.Tensor, Any]:
@@ -24,18 +29,20 @@ def forward_step(data: Iterator[Any] | None, model: torch.nn.Module) -> tuple[to
         Per-token losses [b, s / CP] on the last pipeline stage, hidden states [s / CP, b, h] elsewhere; and the
         function that turns the former into the loss.
     """
+    HEART.advance("forward and backward" if torch.is_grad_enabled() else "validation")
     batch = get_batch(data, get_attr_wrapped_model(model, "vp_stage"))
     rows = _logit_rows(batch)
-    output = model(
-        batch.tokens,
-        batch.position_ids,
-        batch.attention_mask,
-        labels=batch.labels,
-        loss_mask=batch.loss_mask,
-        packed_seq_params=batch.packed,
-        output_processor=None if rows is None else losses_at_rows,
-        output_processor_context=rows,
-    )
+    with FORWARD.measured():
+        output = model(
+            batch.tokens,
+            batch.position_ids,
+            batch.attention_mask,
+            labels=batch.labels,
+            loss_mask=batch.loss_mask,
+            packed_seq_params=batch.packed,
+            output_processor=None if rows is None else losses_at_rows,
+            output_processor_context=rows,
+        )
     return output, partial(loss_function, batch.loss_mask, batch.sources, z_loss.take())
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import LAUNCHER, take
 from megatron_patch.data.train_tokenizer import save, train
 
-from .harness import REPOSITORY, complete_iterations, environment, read_checkpoint, read_metrics
+from .harness import REPOSITORY, children, complete_iterations, environment, read_checkpoint, read_metrics
 
 DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 PREPROCESS = REPOSITORY / "toolkits" / "pretrain_data_preprocessing" / "run_make_pretraining_dataset.sh"
@@ -159,3 +160,32 @@ def test_from_text_to_a_resumed_run(world: Path, tmp_path: Path) -> None:
 
     assert "finished" in drive(world, output).stdout
     assert repeatable(output) == before
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again(world: Path, tmp_path: Path) -> None:
+    """MP_MAX_RESTARTS: from the newest checkpoint, under the same lock, to the bits of a run that nobody disturbed."""
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    drive(world, whole)
+    data, tokens = world / "data_text_document", GLOBAL_BATCH * SEQ
+    words = [
+        "dsw", "tiny", BATCH, GLOBAL_BATCH, 1e-3, 1e-4, SEQ, SEQ, "fp32", 1, 1, 1, "false", "false", "true",
+        "false", "false", "false", 5, data, data, "none", ITERATIONS * tokens, 2 * tokens, output,
+    ]  # fmt: skip
+    _, environ = words_of(world, output)
+    environ |= {"MP_MAX_RESTARTS": "2", "MP_EVAL_INTERVAL": "6", "MP_EVAL_ITERS": "1"}
+    command = ["sh", str(DRIVER), *map(str, words)]
+    job = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        while job.poll() is None and len(complete_iterations(output / "checkpoints")) < 1:
+            time.sleep(0.005)
+        (rank,) = [pid for pid in children(job.pid) if "--output-dir" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(rank, signal.SIGKILL)
+        screen, _ = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    assert job.returncode == 0, screen
+    assert "restart 1 of 2: rank 0 was killed by SIGKILL" in screen
+    assert repeatable(output) == repeatable(whole)
+    (event,) = read_events(output)
+    assert event.kind == "restart"

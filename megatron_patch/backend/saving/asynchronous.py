@@ -9,10 +9,11 @@ imports all of torch.
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,20 @@ import torch
 
 from megatron_patch.backend.patching import BackendError, replace, wrap
 from megatron_patch.backend.saving.dcp_writer import note_checksums, without_crc32, write_items
+from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.backend.saving.folders import final_of
 from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
 from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
+from megatron_patch.common.heartbeat import HEART
 from megatron_patch.common.stored_chunks import iteration_of
 
 FILES = 2
 """Of each rank, written side by side."""
+LOOKS_EVERY = 1.0
+"""Seconds."""
+WAITING = "waiting for other ranks"
+OTHERS_LATER = 20.0
+"""Seconds."""
 
 
 class Save:
@@ -40,7 +48,8 @@ class Save:
         """The optimizer may go on."""
         self._writer, self._metadata = writer, metadata
         self._folder = Path(writer.checkpoint_dir)
-        self._started = time.monotonic()
+        self._started = self._advanced = time.monotonic()
+        self._doing = "copying to RAM"
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -50,7 +59,8 @@ class Save:
 
     def execute_sync(self) -> None:
         """Write now, tensor by tensor, without copies in RAM."""
-        self._write([[(item, _fetched(content)) for item, content in file] for file in self._writer.write_buckets])
+        files = [[(item, _fetched(content)) for item, content in file] for file in self._writer.write_buckets]
+        self._write(files, lambda doing: HEART.advance(doing))
 
     def start(self) -> None:
         """Copy and write in another thread."""
@@ -65,24 +75,50 @@ class Save:
             BackendError: some rank could not write its part; or whatever else ended the thread.
         """
         assert self._thread is not None
-        if wait:
-            self._thread.join()
+        while wait and self._thread.is_alive():
+            self._thread.join(LOOKS_EVERY)
+            self.refuse_to_wait_for_ever()
         if self._thread.is_alive():
+            self.refuse_to_wait_for_ever()
             return False
         if self._error is not None:
             raise self._error
         return True
+
+    def wait_until_copied(self) -> None:
+        """Until the optimizer may go on. Raises StuckSave."""
+        while not self.copied.wait(LOOKS_EVERY):
+            self.refuse_to_wait_for_ever()
+
+    def refuse_to_wait_for_ever(self) -> None:
+        """
+        Raises:
+            StuckSave: nothing was written for as long as ranks wait for each other. A rank that only waits for others
+                says so later: whoever is stuck speaks first.
+        """
+        silent = time.monotonic() - self._advanced
+        patience = _state.get("patience", math.inf) + (OTHERS_LATER if self._doing == WAITING else 0.0)
+        if silent > patience:
+            raise StuckSave(
+                f"{final_of(self._folder)} is not written: {self._doing} for {silent:.0f} s. The disk or the network "
+                "file system does not answer; the newest checkpoint is the one before"
+            )
+
+    def _note(self, doing: str) -> None:
+        self._doing, self._advanced = doing, time.monotonic()
 
     def _run(self, device: int, ready: torch.cuda.Event) -> None:
         try:
             copies = _copier().copy(self._writer.write_buckets, device, ready)
             self.copied.set()
             copied = time.monotonic() - self._started
-            self._write(copies)
+            self._write(copies, self._note)
+            self._note("naming it")
             for function in self.finalize_fns:
                 function()
             took = time.monotonic() - self._started
             print(f"asynchronous checkpoint: in RAM after {copied:.1f} s, written after {took:.1f} s", flush=True)
+            self._note("reading it back")
             for follow_up in AFTERWARDS:
                 follow_up(final_of(self._folder))
         except BaseException as error:
@@ -90,18 +126,19 @@ class Save:
         finally:
             self.copied.set()
 
-    def _write(self, files: list[list[tuple[Any, Callable[[], Content]]]]) -> None:
+    def _write(self, files: list[list[tuple[Any, Callable[[], Content]]]], note: Callable[[str], None]) -> None:
         rank = torch.distributed.get_rank()
         results: Any
         try:
             with without_crc32(), ThreadPoolExecutor(FILES) as pool:
                 jobs = [
-                    pool.submit(_write_file, self._folder / f"__{rank}_{number}.distcp", items)
+                    pool.submit(_write_file, self._folder / f"__{rank}_{number}.distcp", items, note)
                     for number, items in enumerate(files)
                 ]
                 results = [result for job in jobs for result in job.result()]
         except Exception as error:
             results = f"rank {rank}: {type(error).__name__}: {error}"
+        note(WAITING)
         everybodys = [None] * torch.distributed.get_world_size() if rank == 0 else None
         torch.distributed.gather_object(results, everybodys, dst=0, group=thread_group())
         failures = [found for found in everybodys or () if isinstance(found, str)]
@@ -122,12 +159,13 @@ class Errand:
     """Something that a thread does while training goes on; stands where a Save stands."""
 
     def __init__(self, function: Callable[[], None]) -> None:
-        self.copied = threading.Event()
-        self.copied.set()
         self._function = function
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def wait_until_copied(self) -> None:
+        """There is nothing to copy."""
 
     def done(self, *, wait: bool) -> bool:
         """See Save.done."""
@@ -155,6 +193,7 @@ def save_in_the_background(args: Any) -> None:
     from megatron.training import checkpointing, training
 
     args.async_save, args.async_strategy = True, "mcore"
+    _state["patience"] = 60.0 * args.distributed_timeout_minutes
     replace(checkpointing, "schedule_async_save", _start, why="0.19.2 writes in another process")
     replace(checkpointing, "is_empty_async_queue", lambda: True, why="0.19.2 warns of a save that waits for the last")
     replace(training, "maybe_finalize_async_save", _finalize, why="0.19.2 asks all ranks' processes after each step")
@@ -223,7 +262,7 @@ def _let_optimizers_wait() -> None:
         @wrap(kind, "step", why="0.19.2 has copied everything before the next step begins")
         def step(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
             if "save" in _state:
-                _state["save"].copied.wait()
+                _state["save"].wait_until_copied()
             return original(self, *args, **kwargs)
 
 
@@ -252,9 +291,14 @@ def _alone(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if tensor.untyped_storage().nbytes() != tensor.nbytes else tensor
 
 
-def _write_file(path: Path, items: list[tuple[Any, Callable[[], Content]]]) -> list[Any]:
+def _write_file(path: Path, items: list[tuple[Any, Callable[[], Content]]], note: Callable[[str], None]) -> list[Any]:
+    def noted() -> Iterator[tuple[Any, Callable[[], Content]]]:
+        for item in items:
+            note(f"writing {path.name}")
+            yield item
+
     with path.open("wb") as stream:
-        results = write_items(stream, path.name, items)
+        results = write_items(stream, path.name, noted())
         stream.flush()
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # nobody reads it soon

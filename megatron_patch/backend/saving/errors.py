@@ -11,3 +11,7 @@ class CheckpointError(BackendError):
 
 class DamagedCheckpoint(CheckpointError):
     """It is there, and its files are not what was written, or would run code: an earlier one may do."""
+
+
+class StuckSave(BackendError):
+    """A checkpoint is not written to its end: a write never returned."""
