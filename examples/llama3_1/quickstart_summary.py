@@ -5,7 +5,6 @@ python examples/llama3_1/quickstart_summary.py runs/quickstart
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 import sys
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from megatron_patch.common.strict_json import parse_json, read_json
 
 PROMPT = "def read_file(path):\n"
 QUESTION = "# tempfile.py\ndef open_file(name, mode='r', encoding=None)"
@@ -33,7 +34,7 @@ class Stage:
 
     @staticmethod
     def read(title: str, folder: Path) -> Stage:
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        records = [parse_json(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         return Stage(
             title=title,
             steps=[r for r in records if "loss" in r],
@@ -136,7 +137,7 @@ def describe(stages: Sequence[Stage], vocab_size: int, folder: Path) -> str:
 
 def main(folder: Path) -> None:
     stages = [Stage.read("pretraining", folder / "pretrain"), Stage.read("finetuning", folder / "finetune")]
-    tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = read_json(folder / "tokenizer" / "tokenizer.json", large=True)
     vocab_size = len(tokenizer["model"]["vocab"]) + len(tokenizer["added_tokens"])
     draw(stages, vocab_size, folder / "loss.png")
     text, answer = samples(folder / "trained-hf")

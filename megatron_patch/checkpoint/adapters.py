@@ -6,8 +6,6 @@ python -m megatron_patch.checkpoint.adapters merge --adapter RUN_OR_PEFT --outpu
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -27,8 +25,10 @@ from megatron_patch.checkpoint.manifest import default_workers
 from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import check_target, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, TorchDistReader
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.progress import WorkBar
+from megatron_patch.common.strict_json import read_object
 from megatron_patch.common.terminal import guard
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
@@ -84,7 +84,7 @@ def read_adapter(path: Path, base: Path | None = None) -> Adapter:
 
 
 def _base_name(folder: Path) -> str:
-    return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or ".")
+    return str(read_object(folder / CONFIG).get("base_model_name_or_path") or ".")
 
 
 def _read_iteration(iteration: Path, settings: LoraSettings) -> Whole:
@@ -202,7 +202,7 @@ def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """`export` or `merge`; 0, 1 where the check failed, or 2 with what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m megatron_patch.checkpoint.adapters", allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m megatron_patch.checkpoint.adapters", allow_abbrev=False)
     parser.add_argument("what", choices=("export", "merge"))
     parser.add_argument("--adapter", type=Path, required=True, help="a run's output folder, an iteration, or PEFT's")
     parser.add_argument("--base", type=Path, default=None, help="merge: where the base lies now")

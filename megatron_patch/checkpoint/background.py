@@ -5,13 +5,13 @@ It steps back wherever the run wants the processor, and ends with the process th
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.terminal import guard
 
@@ -23,7 +23,7 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Returns 0, or 2 with the reasons on standard error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("iteration", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--adapters", action="store_true")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.run_conversion import run_conversion
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 
 
@@ -63,7 +63,7 @@ def export_hf(
 
 def main() -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="megatron-patch export", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="megatron-patch export", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, metavar="RUN", help="a run's folder, its checkpoints, or one of them")
     parser.add_argument("output", type=Path, metavar="FOLDER", help="the Hugging Face folder to write")
     parser.add_argument("--hf-path", type=Path, help="where config.json and tokenizer come from; else from the run")

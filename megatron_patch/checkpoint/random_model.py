@@ -21,6 +21,7 @@ from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.tokenizer_folder import count_ids_of
 from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, resolve_size, sizes
@@ -101,7 +102,7 @@ def _size(typed: str) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
     parser.add_argument("size", type=_size, help=", ".join(sizes()))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, copied along")

@@ -7,7 +7,6 @@ alpaca     instructions in traditional Chinese, for fine-tuning: training, valid
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.files import atomic_file
 from megatron_patch.common.network import require_hub
@@ -161,7 +161,7 @@ EXAMPLES = {
 def main(name: str, argv: list[str]) -> int:
     """The command for one of EXAMPLES; 0 done, 1 not readable, or files are there already."""
     example = EXAMPLES[name]
-    parser = argparse.ArgumentParser(description=f"Fetch {example.repository} as JSON Lines.", allow_abbrev=False)
+    parser = ArgumentParser(description=f"Fetch {example.repository} as JSON Lines.", allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=Path(example.folder), help="folder (%(default)s)")
     parser.add_argument("--input", type=Path, help="a local copy instead of the hub: .jsonl, .json, .parquet, a folder")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.data.corpus import find_corpus
 from megatron_patch.data.engines import ENGINES, EngineError
@@ -56,7 +56,7 @@ def _output_problems(request: Request, prefix: Path) -> list[str]:
 
 def parse(argv: list[str]) -> tuple[Request, int]:
     """Read the command line; a bad one exits with status 2. The number is that of the shards to merge, or 0."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="run_make_pretraining_dataset.sh",
         description="Turn text into a Megatron pretraining dataset. "
         "Each document ends with the tokenizer's eos_token; the driver takes the printed prefix as DATASET_PATH. "

@@ -8,7 +8,6 @@ there), BOS in front of each text, and its chat template. Loads offline with `Au
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -20,6 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.corpus import find_corpus, texts_of
 from megatron_patch.data.jsonl import DataError
@@ -132,7 +132,7 @@ def _in_the_way(folder: Path) -> str:
 
 def main() -> int:
     """The command line; 0 done, 2 wrong values or no text."""
-    parser = argparse.ArgumentParser(prog="train_tokenizer", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="train_tokenizer", description=__doc__.splitlines()[0])
     parser.add_argument("text", type=Path, help="file or folder: .jsonl, .json (also .gz, .zst), .parquet")
     parser.add_argument("folder", type=Path, help="where the Hugging Face tokenizer folder goes")
     parser.add_argument("--vocab-size", type=int, default=4096, help="with the 256 special tokens (%(default)s)")

@@ -7,7 +7,6 @@ tool that built it (PREFIX.build.json, PREFIX.sft.json), or PREFIX.sha256, as `s
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.files import write_text
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import guard
@@ -139,7 +139,7 @@ def write_sums(prefix: str) -> Path:
 
 def main(argv: list[str]) -> int:
     """The command; 0 all whole, 1 something is wrong, 2 wrong values."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="verify.py", description="Check .bin/.idx files: sizes, offsets, token ids, checksums.", allow_abbrev=False
     )
     parser.add_argument("prefixes", nargs="+", metavar="PREFIX", help="path without .bin and .idx")

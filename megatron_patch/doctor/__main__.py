@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.doctor.checks import examine
 from megatron_patch.doctor.findings import as_json, is_wrong, report
@@ -13,7 +13,7 @@ from megatron_patch.doctor.findings import as_json, is_wrong, report
 
 def main() -> int:
     """Examine and report."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m megatron_patch.doctor",
         description="Look at Python, torch, CUDA, cuDNN, Transformer Engine, NCCL, GPUs, links, disk, memory: "
         "and say what to do about what is wrong. Exit status 1 if anything is.",

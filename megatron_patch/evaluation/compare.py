@@ -9,7 +9,6 @@ their number.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
@@ -195,7 +195,7 @@ def markdown(comparison: dict[str, Any]) -> str:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="compare.sh", description="Two result folders of evaluate.sh side by side.")
+    parser = ArgumentParser(prog="compare.sh", description="Two result folders of evaluate.sh side by side.")
     parser.add_argument("results", nargs=2, type=Path, metavar="RESULTS", help="folder that evaluate.sh wrote")
     parser.add_argument("--output", type=Path, help="folder for comparison.json, .md and .svg; default: the second's")
     args = parser.parse_args()

@@ -5,10 +5,10 @@ python -m megatron_patch.evaluation.install_data [PLACE ...]
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.cards import with_fingerprint
@@ -39,7 +39,7 @@ def put_in_place(data: LocalData, harness: Path = HARNESS) -> list[str]:
 
 def main() -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="prepare_data.sh",
         description="Verifies copies of CMMLU and C-Eval, and links them to where lm_eval looks. Run it again whenever "
         "questions changed: `datasets` does not see that by itself.",

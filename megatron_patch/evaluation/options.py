@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.values import Kind, choice, whole
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner, task_problems
 from megatron_patch.evaluation.data import HARNESS
@@ -122,7 +123,7 @@ def _task_problems(tasks: Sequence[str], others: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="evaluate.sh",
         description="Scores a checkpoint on CMMLU, C-Eval or any other task with lm_eval, without a network.",
         epilog=EPILOG,

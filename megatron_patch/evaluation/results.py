@@ -12,6 +12,7 @@ from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.common.files import write_text
 from megatron_patch.common.records import Record
 from megatron_patch.common.records import read as read_record
+from megatron_patch.common.strict_json import parse_json
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
 from megatron_patch.evaluation.records import Answer, Results
 from megatron_patch.evaluation.run import Evaluation, share_stderr
@@ -118,7 +119,7 @@ def _parsed(kind: type[Record], where: object, text: bytes) -> dict[str, Any]:
         read_record(kind, text)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    content: dict[str, Any] = json.loads(text)
+    content: dict[str, Any] = parse_json(text)
     return content
 
 

@@ -8,13 +8,13 @@ also holds what trips readers of CSV: quotes, commas, numbers as options, option
 
 from __future__ import annotations
 
-import argparse
 import csv
 import random
 import sys
 import zlib
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU, Benchmark, Subject
 
@@ -92,7 +92,7 @@ def _question(draw: random.Random, subject: Subject, number: int) -> list[str]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="make_synthetic_data.sh",
         description="Writes both data sets with invented questions; the same bytes each time.",
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.hf_model import HFModel
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Wording, language_of
 from megatron_patch.common.terminal import guard, plain, raw
@@ -101,7 +102,7 @@ def as_json(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> list[s
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="megatron-patch generate",
         description="Show what a model writes; beside what another one writes, such as before its training.",
         epilog=EPILOG,

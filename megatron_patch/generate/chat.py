@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.common.terminal import guard
@@ -117,7 +118,7 @@ def answer_all(conversation: Conversation, prompts: Sequence[str]) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="megatron-patch chat",
         description="Talk to a model, with its own chat template.",
         epilog=EPILOG,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of
 from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import PLAN, read_plan
+from megatron_patch.common.strict_json import read_object
 from megatron_patch.generate.errors import GenerateError
 from megatron_patch.generate.options import ModelFlags
 
@@ -54,7 +54,7 @@ def started_from(path: Path) -> Path:
     """
     adapter = path / "adapter_config.json"
     if adapter.is_file():
-        told = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        told = read_object(adapter).get("base_model_name_or_path")
     else:
         above = (path.resolve(), *path.resolve().parents)
         run = next((folder for folder in above if (folder / PLAN).is_file()), None)

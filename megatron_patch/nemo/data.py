@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.terminal import guard
 from megatron_patch.data import preprocess
@@ -16,7 +16,7 @@ from megatron_patch.nemo.hub import find_model
 
 def preprocess_data(argv: list[str]) -> int:
     """`preprocess_data.sh` of NeMo-AI-Workflow: INPUT_DIR/DATA_PREFIX.jsonl to OUTPUT_DIR/preprocessed/."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="preprocess_data.sh",
         description="Turn INPUT_DIR/DATA_PREFIX.jsonl into OUTPUT_DIR/preprocessed/DATA_PREFIX_text_document.bin and "
         ".idx. Other flags go to run_make_pretraining_dataset.sh.",
@@ -48,7 +48,7 @@ def _named_file(folder: Path, name: str) -> Path:
 
 def preprocess_data_for_megatron(argv: list[str]) -> int:
     """NeMo's `preprocess_data_for_megatron.py`, of the flags that concern text with these tokenizers."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="preprocess_data_for_megatron.py",
         description="NeMo's flags; others go to run_make_pretraining_dataset.sh.",
         allow_abbrev=False,

@@ -15,6 +15,7 @@ from typing import Any
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
+from megatron_patch.common.strict_json import read_object
 from megatron_patch.peft.settings import LoraSettings
 
 FILE = "lora.json"
@@ -66,7 +67,7 @@ def read_record(checkpoints: Path) -> dict[str, Any]:
         BaseProblem: missing or damaged.
     """
     try:
-        found: dict[str, Any] = json.loads((checkpoints / FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_object(checkpoints / FILE)
         LoraSettings(**found["settings"] | {"targets": tuple(found["settings"]["targets"])})
         found["base"], found["base_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_patch.common.strict_json import JsonError, parse_json, read_object
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, target_shapes
 
@@ -70,7 +71,7 @@ def settings_of(folder: Path) -> LoraSettings:
         PeftError: it is missing, damaged, or says something that is not computed here; all reasons at once.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_object(folder / CONFIG)
         problems = list(_problems(config))
         if problems:
             raise PeftError(f"{folder / CONFIG}: {'; '.join(problems)}")
@@ -82,7 +83,7 @@ def settings_of(folder: Path) -> LoraSettings:
             targets=tuple(target for target in TARGETS if target in modules),
             rslora=bool(config.get("use_rslora", False)),
         )
-    except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, JsonError) as error:
         raise PeftError(f"{folder}: not an adapter of PEFT ({type(error).__name__}: {error})") from error
 
 
@@ -111,7 +112,7 @@ def _names(folder: Path) -> list[str]:
     """Of the tensors, from the head of the file: its length in eight bytes, then JSON."""
     try:
         with (folder / WEIGHTS).open("rb") as file:
-            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+            header = parse_json(file.read(struct.unpack("<Q", file.read(8))[0]))
     except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
         raise PeftError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
     return [name for name in header if not name.startswith("__")]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All flags."""
-    made = argparse.ArgumentParser(prog="python -m megatron_patch.planner", description=__doc__)
+    made = ArgumentParser(prog="python -m megatron_patch.planner", description=__doc__)
     made.add_argument("size", choices=sorted(sizes()), metavar="SIZE", help=", ".join(sizes()))
     made.add_argument("--gpus", type=_whole, required=True)
     made.add_argument("--kind", choices=sorted(KINDS), default="h100")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.files import write_text
 from megatron_patch.common.terminal import guard
 from megatron_patch.common.values import printable
@@ -15,7 +15,7 @@ from megatron_patch.report.page import render
 
 def main() -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m megatron_patch.report",
         description="Makes one self-contained page about training runs, conversions' checks and evaluations.",
     )

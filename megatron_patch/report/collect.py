@@ -15,6 +15,7 @@ from pathlib import Path
 
 from megatron_patch.charts.lines import Point
 from megatron_patch.common.records import Record, read, read_file
+from megatron_patch.common.recovery import Event, read_events
 from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
 from megatron_patch.evaluation.records import Results
 from megatron_patch.report.records import Check, Plan, Profile, Startup, Step
@@ -41,6 +42,8 @@ class Run:
     """Of the ranks that MP_PROFILE recorded."""
     steps: list[Step] = field(default_factory=list)
     """One for each iteration, of metrics.jsonl."""
+    events: list[Event] = field(default_factory=list)
+    """Skips, rollbacks, restarts, fallbacks, hangs and slow ranks, of events.jsonl."""
     validation: list[Point] = field(default_factory=list)
     """Iteration and loss."""
     written: float = 0.0
@@ -165,6 +168,7 @@ def read_run(folder: Path, name: str) -> Run:
     run.plan = read_plan_of(folder, run.problems)
     if not (folder / PLAN).is_file():
         run.problems.append("plan.json is missing: nothing is known about model, layout, memory and schedule")
+    run.events = read_events(folder)
     run.command = _text(folder / COMMAND, run.problems)
     if (folder / STARTUP).is_file():
         run.startup = read_file(Startup, folder / STARTUP, run.problems)

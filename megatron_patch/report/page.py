@@ -18,7 +18,7 @@ from megatron_patch.charts.text import Text, Words
 from megatron_patch.common.run_status import read_end
 from megatron_patch.report import layer_check, profile, scores, training
 from megatron_patch.report.collect import Material, Run
-from megatron_patch.report.remarks import Remark, counted, log_remarks, remarks
+from megatron_patch.report.remarks import Remark, counted, happened, log_remarks, remarks
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8"),
@@ -65,6 +65,7 @@ def render(material: Material) -> str:
         tiles=_tiles(material),
         overview=training.overview(runs) if len(runs) > 1 else None,
         curves=training.curves(runs) if recorded else None,
+        events=[event for run in runs for event in happened(run)],
         speed=training.speed(runs) if recorded else None,
         profiles=[part for run in runs for part in profile.parts(run)],
         memory=[bar for run in runs if (bar := training.memory(run))],

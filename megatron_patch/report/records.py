@@ -32,6 +32,8 @@ class Step(Record):
     allocated_bytes: Positive | None = None
     reserved_bytes: Positive | None = None
     skipped: bool | int = False
+    refusal: str | None = None
+    """Why MP_ON_SPIKE skipped it; None for the loss scaler."""
 
     @property
     def is_step(self) -> bool:

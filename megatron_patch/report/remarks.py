@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +29,32 @@ class Remark:
     count: int = 1
 
 
+KINDS = {
+    "skip": Text("step skipped", "跳过一步"),
+    "spike": Text("spike", "尖峰"),
+    "rollback": Text("rollback", "回滚"),
+    "restart": Text("restart", "重新启动"),
+    "gave-up": Text("not started again", "不再重新启动"),
+    "fallback": Text("damaged checkpoint", "检查点损坏"),
+    "hang": Text("hang", "卡住"),
+    "slow": Text("slow rank", "慢进程"),
+}
+BAD = ("spike", "gave-up", "hang")
+
+
+def happened(run: Run) -> Iterator[Remark]:
+    """What is in events.jsonl, in its order."""
+    for event in run.events:
+        kind = KINDS[event.kind]
+        where = f"{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}"
+        words = Text(f"{kind.en}: {event.words}", f"{kind.zh}：{event.words}")
+        yield Remark(kind="bad" if event.kind in BAD else "warning", words=words, where=where)
+
+
 def remarks(run: Run) -> Iterator[Remark]:
     """What the plan said and what the metrics show; worst first."""
-    lost = [step.iteration for step in run.steps if step.loss is None]
-    skipped = [step.iteration for step in run.steps if step.skipped]
+    lost = [step.iteration for step in run.steps if step.loss is None and step.refusal is None]
+    skipped = [step.iteration for step in run.steps if step.skipped and step.refusal is None]
     if lost:
         words = Text(
             f"no finite loss in {len(lost)} iterations, first in {lost[0]}",

@@ -19,6 +19,8 @@ from megatron_patch.report.collect import Run
 from megatron_patch.report.records import Architecture, Plan
 
 ITERATION = Text("iteration", "迭代")
+MARKS = 4
+"""Color of events: red."""
 WIDE, HALF = 960.0, 470.0
 """Widths of charts, as they are in the page."""
 PARTS: dict[str, Words] = {
@@ -209,6 +211,9 @@ def curves(runs: Sequence[Run]) -> Figure:
         loss += _smoothed(run, run.points("loss"), number)
         words = Text(f"{run.name}: validation", f"{run.name}：验证")
         loss.append(Series(label=words, points=run.validation, color=color_of(number), kind="dots", legend=False))
+    if marks := [mark for run in runs for mark in _marks(run)]:
+        label = Text("events, listed below", "事件，见下方列表")
+        loss.append(Series(label=label, points=sorted(marks), color=MARKS, kind="dots"))
     shown = [y for one in loss if one.kind != "faint" for _, y in one.points]
     shown += [min(y for _, y in one.points) for one in loss if one.kind == "faint"]  # spikes may leave at the top
     title = Text("loss (bold: smoothed; dots: validation)", "损失（粗线：平滑；圆点：验证）")
@@ -220,6 +225,16 @@ def curves(runs: Sequence[Run]) -> Figure:
     if any(len({size for _, size in run.points("batch")}) > 1 for run in runs):
         pair.append(_half(_plain(runs, "batch"), Text("batch, sequences", "批次（序列数）")))
     return Figure(legend=loss, wide=chart, pair=pair)
+
+
+def _marks(run: Run) -> list[Point]:
+    """Where something happened: on the loss of the last step before it."""
+    losses = run.points("loss")
+    marks = []
+    for event in run.events:
+        before = [loss for at, loss in losses if event.iteration is not None and at <= event.iteration]
+        marks += [(float(event.iteration or 0), before[-1])] if before else []
+    return marks
 
 
 def speed(runs: Sequence[Run]) -> Figure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.progress import Plain
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.watch.follow import Follower
@@ -18,7 +18,7 @@ from megatron_patch.watch.view import frame
 
 def main() -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m megatron_patch.watch",
         description="Follows a training run: loss, throughput, memory, time left, warnings. Ctrl-C ends the view only.",
     )

@@ -18,6 +18,7 @@ import pytest
 from megatron_patch.charts.lines import round_ticks, smooth, thin, value_range
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import compact
+from megatron_patch.common.recovery import Event, note_event
 from megatron_patch.report.collect import collect, read_run
 from megatron_patch.report.page import render
 from megatron_patch.report.training import PARTS, driver_command
@@ -261,3 +262,19 @@ def test_profiles_and_growing_batches(new_run: Callable[..., Path], tmp_path: Pa
     assert "rank_1.json: not used: wall_s" in page
     assert "GB reserved" in page
     assert SCRIPT in page  # as text
+
+
+def test_what_happened_to_a_run(tmp_path: Path) -> None:
+    """Events are listed under the loss and marked in it; a step that a spike lost is not the loss scaler's."""
+    lines = metrics(12)
+    lines[6] |= {"loss": None, "grad_norm": None, "skipped": True, "refusal": "iteration 7: the loss is NaN or inf"}
+    write_metrics(tmp_path, lines)
+    for kind, said in (("skip", "iteration 7: <b>NaN</b>"), ("restart", "restart 1 of 3: rank 1 was killed")):
+        note_event(tmp_path, Event(kind=kind, iteration=7, words=said))  # type: ignore[arg-type]
+    text = page_of(tmp_path)
+    english = words(text, "en")
+    assert "step skipped: iteration 7: <b>NaN</b>" in english and "restart: restart 1 of 3" in english
+    assert "events, listed below" in english and "loss scaler" not in english
+    assert "重新启动" in words(text, "zh")
+    (tmp_path / "events.jsonl").unlink()
+    assert "events, listed below" not in page_of(tmp_path)

@@ -5,11 +5,11 @@ What `cache.open_cache` runs when its own process must not fork. The caller hold
 
 from __future__ import annotations
 
-import argparse
 import sys
 import traceback
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
@@ -21,7 +21,7 @@ from megatron_patch.data.workers import more_than_taken, workers_for
 
 def main(argv: list[str]) -> int:
     """The command; why it fails goes to stdout, for the caller to raise."""
-    parser = argparse.ArgumentParser(prog="build_cache", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="build_cache", description=__doc__.splitlines()[0])
     parser.add_argument("target", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("files", nargs="+")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source
@@ -127,7 +127,7 @@ def _say(line: str) -> None:
 
 def parse(argv: list[str]) -> Request:
     """Read the command line; a bad one exits with status 2."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="run_build_idxmap_sft_dataset.sh",
         description="Turn conversations (alpaca, messages, ShareGPT, prompt and completion; .json, .jsonl, .parquet) "
         "into a Megatron dataset for SFT. The driver takes the printed prefix as DATASET_PATH.",

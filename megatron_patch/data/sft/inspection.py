@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
@@ -105,7 +106,7 @@ def draw(lengths: npt.NDArray[np.int64], seq_length: int, path: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line; a bad one exits with status 2."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="inspect.py", description="Show SFT data as the model sees it, and its statistics.", allow_abbrev=False
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or idxmap prefixes; weights allowed")

@@ -10,6 +10,8 @@ import struct
 import time
 from typing import Any
 
+from megatron_patch.common.strict_json import parse_json
+
 LONGEST_LINE = 4 << 20
 """Bytes; a longer line is not from a launcher."""
 SIOCGIFADDR = 0x8915
@@ -72,8 +74,8 @@ class Link:
             return None
         line, self._received = self._received.split(b"\n", 1)
         try:
-            message = json.loads(line)
-        except ValueError as error:
+            message = parse_json(line)
+        except (ValueError, RecursionError) as error:
             raise LinkError(f"the other end does not speak this protocol: {line[:40]!r}") from error
         if not isinstance(message, dict):
             raise LinkError(f"the other end does not speak this protocol: {line[:40]!r}")

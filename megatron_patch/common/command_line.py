@@ -1,0 +1,43 @@
+"""argparse's parser, whose errors show no secrets: a misspelt flag is named, what was given to it is masked."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from megatron_patch.common.terminal import SECRET, masked
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """What every command line of this package is read with."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """As argparse's, which prints `unrecognized arguments: --wandb_tokn hf_...` with the token."""
+        known, left = self.parse_known_args(args, namespace)
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(mask_values(left))}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's; what follows an ambiguous flag is masked, and a value that looks like a secret."""
+        message = re.sub(r"(ambiguous option: [^\s=]+=)(\S+)", lambda found: found[1] + masked(found[2]), message)
+        super().error(re.sub(r"'([^']*)'", lambda found: f"'{hidden(found[1])}'", message))
+
+
+def hidden(value: str) -> str:
+    """A value of a known name: shown, unless it is a secret by its look."""
+    return masked(value) if SECRET.match(value) else value
+
+
+def mask_values(words: Iterable[str]) -> list[str]:
+    """Words of a command line that nobody knows: flags as they are, values masked where they may be secrets."""
+    shown = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        is_flag = word.startswith("-") and len(word) > 1
+        shown.append(f"{name}{equals}{masked(value)}" if is_flag else masked(word))
+    return shown
