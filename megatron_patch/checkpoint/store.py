@@ -105,7 +105,12 @@ class HashingFile(io.RawIOBase):
 
     def _write_out(self, first: int, last: int) -> None:
         while first < last:
-            first += os.write(self._fd, self._memory[first:last])
+            try:
+                first += os.write(self._fd, self._memory[first:last])
+            except OSError as error:
+                if error.errno != errno.EINVAL or not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DIRECT:
+                    raise
+                fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # room for a part of a page: without O_DIRECT the disk says so
 
     def close(self) -> None:
         """Write the rest and record the checksum."""

@@ -14,6 +14,8 @@ import re
 import sys
 from typing import IO, Any
 
+from megatron_patch.common.disk import say_instead_of_a_traceback
+
 ORDERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"  # bidirectional and invisible marks
@@ -86,7 +88,8 @@ def _flush_at_exit() -> None:
 
 
 def guard(*, bars: bool = False) -> None:
-    """Guard standard output and error of this process."""
+    """Guard standard output and error of this process; an error of a disk ends it in one sentence."""
+    say_instead_of_a_traceback()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, Guarded):

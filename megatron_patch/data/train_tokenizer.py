@@ -113,13 +113,17 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         "model_max_length": CONTEXT,
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    tokenizer.save(str(partial / "tokenizer.json"))
-    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
-        (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.chmod(0o755)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    try:
+        tokenizer.save(str(partial / "tokenizer.json"))
+        for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _in_the_way(folder: Path) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.disk import explain
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
@@ -200,7 +201,10 @@ def main(argv: list[str]) -> int:
     except TokenizerError as error:
         print(f"error: --tokenizer: {error}", file=sys.stderr)
         return 2
-    except (DataError, TemplateError, TooMuchLost, RuntimeError, ValueError, OSError) as error:
+    except OSError as error:
+        print(f"error: {explain(error) or error}", file=sys.stderr)
+        return 1
+    except (DataError, TemplateError, TooMuchLost, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

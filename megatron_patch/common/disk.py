@@ -1,0 +1,83 @@
+"""A disk that takes no more, in one sentence: which file, why, and how many bytes there are. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import resource
+import sys
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a disk, a quota, a limit or a mount says; anything else is an error of a program."""
+RUST = re.compile(r"\(os error (\d+)\)$")
+"""How libraries written in Rust end such an error (tokenizers)."""
+
+
+def explain(error: BaseException) -> str | None:
+    """`PATH cannot be written: ...` for an error of a disk; None for any other."""
+    number = _errno_of(error)
+    if number not in CAUSES:
+        return None
+    named = error.filename if isinstance(error, OSError) and error.filename is not None else None
+    path = Path(os.fsdecode(named)) if named is not None else _file_of(error.__traceback__)
+    what = str(path) if path is not None else "a file"
+    return f"{what} cannot be written: {os.strerror(number)}{_room(number, path)}"
+
+
+def _errno_of(error: BaseException) -> int:
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = RUST.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _room(number: int, path: Path | None) -> str:
+    if number == errno.EFBIG:
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        return f"; a file may have {limit:,} bytes here (ulimit -f)" if limit != resource.RLIM_INFINITY else ""
+    if number not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    place = path.absolute() if path is not None else Path.cwd()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = os.statvfs(place)
+    removed = "" if path is None or path.exists() else ", now that what was written of it is removed"
+    return f"; {free.f_bavail * free.f_frsize:,} bytes are free on its disk{removed}"
+
+
+def _file_of(trace: TracebackType | None) -> Path | None:
+    """The file that the innermost function had in hand: the kernel names none when a write fails."""
+    frames: list[FrameType] = []
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    for frame in reversed(frames):
+        values = [value for value in frame.f_locals.values() if not isinstance(value, io.StringIO)]
+        for value in values:
+            name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
+            if isinstance(name, str) and not name.startswith("<"):
+                return Path(name)
+        paths = [value for value in values if isinstance(value, Path)]
+        if paths:
+            return paths[-1]
+    return None
+
+
+def say_instead_of_a_traceback() -> None:
+    """From now on an error of a disk that nobody caught ends this process with its sentence, status 1."""
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
+        sentence = explain(error.with_traceback(trace))
+        if sentence is None:
+            return before(kind, error, trace)
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        return None
+
+    if before is sys.__excepthook__:
+        sys.excepthook = hook
