@@ -34,9 +34,15 @@ def parse(line: bytes) -> Any:
         DataError: what is wrong with it; the caller knows which line it is.
     """
     try:
-        return loads(line.decode())  # given bytes, json would guess the encoding
+        text = line.decode()  # given bytes, json would guess the encoding
     except UnicodeDecodeError as error:
         raise DataError(f"not UTF-8 at byte {error.start + 1} of the line") from None
+    try:
+        return loads(text)
+    except DataError:
+        if text.lstrip()[:1] in ("{", "["):
+            raise
+        raise DataError(f"not JSON: it begins with {text.strip()[:30]!r}; wanted an object, {{...}}") from None
 
 
 def loads(text: str) -> Any:

@@ -122,8 +122,8 @@ def _is_lines(path: Path, cut: Cut) -> bool:
     """Whether each line is a value of its own; from the first lines that are not blank."""
     with open_binary(path) as file:
         first, second = _next_line(file), _next_line(file)
-    if first.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16; wanted UTF-8: `iconv -f UTF-16 -t UTF-8` makes it")
+    if wrong := _other_kind(first):
+        raise DataError(f"{path} {wrong}")
     text = first.decode(errors="replace")
     if not text.startswith(("[", "{")):
         return True
@@ -137,6 +137,29 @@ def _is_lines(path: Path, cut: Cut) -> bool:
     except (ValueError, RecursionError):
         return bool(second) or text[0] == "{"
     return bool(second) or not (isinstance(value, list) or wrapped(value, cut.row_keys))
+
+
+KINDS = {
+    b"\xff\xfe": "is UTF-16; wanted UTF-8: `iconv -f UTF-16 -t UTF-8` makes it",
+    b"\xfe\xff": "is UTF-16; wanted UTF-8: `iconv -f UTF-16 -t UTF-8` makes it",
+    b"\x1f\x8b": "is compressed with gzip: its name has to end in .gz",
+    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard: its name has to end in .zst",
+    b"\xfd7zXZ\0": "is compressed with xz, which is not read: `xz -dk` unpacks it",
+    b"BZh": "is compressed with bzip2, which is not read: `bzip2 -dk` unpacks it",
+    b"PK\x03\x04": "is a ZIP archive (as .xlsx and .docx are); wanted JSON Lines",
+    b"PAR1": "is a Parquet file: its name has to end in .parquet",
+}
+"""What files are that begin so, and what to do with them."""
+
+
+def _other_kind(first: bytes) -> str:
+    """What is wrong with a file whose first line is not text in UTF-8; empty where nothing is."""
+    for magic, wrong in KINDS.items():
+        if first.startswith(magic):
+            return wrong
+    if b"\0" in first[:4]:
+        return "has NUL bytes where it begins: UTF-16 (`iconv -f UTF-16LE -t UTF-8` makes UTF-8), or never written"
+    return ""
 
 
 def _next_line(file: BinaryIO) -> bytes:

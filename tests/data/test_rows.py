@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
+import re
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +288,30 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path: Path) -> None:
     for number in range(9):
         (tmp_path / "sub" / f"{number}.txt").write_text("x")
     assert str(left_out(tmp_path)[1]).endswith("README.md, sub/0.txt, sub/1.txt, ...")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (gzip.compress(LINES), "is compressed with gzip: its name has to end in .gz"),
+        (zstandard.compress(LINES), "is compressed with Zstandard: its name has to end in .zst"),
+        (lzma.compress(LINES), "is compressed with xz, which is not read: `xz -dk` unpacks it"),
+        (bz2.compress(LINES), "is compressed with bzip2, which is not read: `bzip2 -dk` unpacks it"),
+        (b"PK\x03\x04 and more", "is a ZIP archive"),
+        (b"PAR1 and more", "is a Parquet file: its name has to end in .parquet"),
+        (LINES.decode().encode("utf-16-le"), "has NUL bytes where it begins: UTF-16"),
+    ],
+)
+def test_what_a_file_is_in_truth(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    for reader in (as_sft, as_corpus):
+        with pytest.raises(DataError, match=re.escape(f"{tmp_path}/a.jsonl {says}")):
+            reader(tmp_path / "a.jsonl")
+
+
+def test_a_line_of_another_form_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('instruction;output\n"Add";4\n')
+    assert [row.error for row in as_sft(tmp_path / "a.jsonl")] == [
+        "not JSON: it begins with 'instruction;output'; wanted an object, {...}",
+        "not JSON: it begins with '\"Add\";4'; wanted an object, {...}",
+    ]

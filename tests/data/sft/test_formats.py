@@ -231,3 +231,16 @@ def test_any_json_anywhere_is_refused_in_words(value: Any) -> None:
             kind.convert(record)
         except (MalformedRow, EmptyRow) as refused:
             assert str(refused)
+
+
+def test_a_system_prompt_beside_the_turns() -> None:
+    turns = {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]}
+    for key in ("system", "system_prompt"):
+        kind = recognise(turns | {key: "Be kind."})
+        assert kind and kind.convert(turns | {key: "Be kind."}).messages[0] == {"role": "system", "content": "Be kind."}
+    both = turns | {"system": "Be kind.", "system_prompt": "Be brief."}
+    with pytest.raises(MalformedRow, match="system and system_prompt differ"):
+        recognise(both).convert(both)
+    for wrong in ({"system_prompt": 5}, {"system": ["x"]}):
+        with pytest.raises(MalformedRow, match="wanted a string"):
+            recognise(turns | wrong).convert(turns | wrong)

@@ -14,7 +14,11 @@ Message = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "ipython", "function")
 """The last is that of OpenAI's older interface: `tool` to the templates."""
-COMMON = frozenset(("tools", "functions", "system"))
+SYSTEM = ("system", "system_prompt")
+"""Keys of a system turn beside the others."""
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+"""Keys of rows whose texts speak of something that is not text."""
+COMMON = frozenset(("tools", "functions", *SYSTEM))
 """Keys that every format may have."""
 ARGUMENTS = ("arguments", "parameters", "args", "input")
 """What the arguments of a call are called: by OpenAI, by Llama's own format, by others."""
@@ -244,13 +248,9 @@ def conversation_of(messages: list[Message], record: Record) -> Conversation:
         MalformedRow: system or tools are not what they should be.
         EmptyRow: no message, or no answer.
     """
-    system = record.get("system")
-    if system is not None and not isinstance(system, str):
-        raise MalformedRow(f"system is a JSON {json_kind(system)}; wanted a string")
-    if system:
-        if messages and messages[0]["role"] == "system":
-            raise MalformedRow("two system turns: the key `system`, and the first message")
-        messages = [{"role": "system", "content": system}, *messages]
+    if media := next((key for key in MEDIA if record.get(key)), None):
+        raise MalformedRow(f"it has {media}; only text is trained")
+    messages = _with_system(messages, record)
     if not any(message["role"] != "system" for message in messages):
         raise EmptyRow("no messages")
     answers = [message for message in messages if message["role"] == "assistant"]
@@ -258,6 +258,21 @@ def conversation_of(messages: list[Message], record: Record) -> Conversation:
         raise EmptyRow("every assistant turn is empty")
     context = frozenset(number for number, message in enumerate(messages) if message.pop(CONTEXT, False))
     return Conversation(messages=messages, tools=_tools(record), context=context)
+
+
+def _with_system(messages: list[Message], record: Record) -> list[Message]:
+    given = {key: record[key] for key in SYSTEM if record.get(key) not in (None, "")}
+    for key, system in given.items():
+        if not isinstance(system, str):
+            raise MalformedRow(f"{key} is a JSON {json_kind(system)}; wanted a string")
+    if not given:
+        return messages
+    if len(set(given.values())) > 1:
+        raise MalformedRow("system and system_prompt differ; wanted one of them")
+    key, system = next(iter(given.items()))
+    if messages and messages[0]["role"] == "system":
+        raise MalformedRow(f"two system turns: the key `{key}`, and the first message")
+    return [{"role": "system", "content": system}, *messages]
 
 
 def _tools(record: Record) -> list[dict[str, Any]] | None:
