@@ -141,7 +141,7 @@ def show(args: argparse.Namespace, cache: Path) -> None:
     """
     tokenizer = load_chat_tokenizer(args.tokenizer)
     if args.line:
-        print(*lines_of(args, tokenizer), sep="\n\n")
+        print(*lines_of(args, tokenizer), sep="\n\n", file=raw(sys.stdout))
         return
     data = SFTData(
         tokenizer=args.tokenizer,
@@ -158,7 +158,7 @@ def show(args: argparse.Namespace, cache: Path) -> None:
     layout = Layout(
         seq_length=args.seq_length, packing=args.packing, pad_id=tokenizer.pad_id, context_parallel_size=args.cp
     )
-    colour = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+    colour = _colour(args)
     components = open_components(args.paths, data, say=lambda line: print(line, file=sys.stderr))
     for component in components:
         samples, count = component.samples, len(component.samples.lengths)
@@ -186,7 +186,12 @@ def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer) -> list[str]:
     if len(args.paths) != 1 or not Path(args.paths[0]).is_file() or args.kind != "raw":
         raise DataError("--line takes one file of conversations")
     template, width = ChatTemplate.of(tokenizer), shutil.get_terminal_size((120, 40)).columns
-    return [side_by_side.compare(Path(args.paths[0]), line, template, width) for line in args.line]
+    path, colour = Path(args.paths[0]), _colour(args)
+    return [side_by_side.compare(path, line, template, width, colour=colour) for line in args.line]
+
+
+def _colour(args: argparse.Namespace) -> bool:
+    return bool(args.color == "always" or (args.color == "auto" and sys.stdout.isatty()))
 
 
 def main(argv: list[str]) -> int:

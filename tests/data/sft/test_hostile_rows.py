@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +23,9 @@ from megatron_patch.data.rows import Cut, Position
 from megatron_patch.data.sft.cache import Source, TokenizedCache, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
-from megatron_patch.data.sft.report import TooMuchLost
+from megatron_patch.data.sft.report import Report, TooMuchLost
 from megatron_patch.data.sft.selection import select
+from megatron_patch.data.sft.side_by_side import compare
 from megatron_patch.data.sft.template import EARLIER_TURN, ChatTemplate, TemplateError
 from megatron_patch.data.sft.tokenize import ROW_KEYS, Piece, tokenize_chunk
 
@@ -270,3 +273,42 @@ def test_any_json_as_a_corpus(content: bytes, tmp_path: Path) -> None:
         assert str(path) in str(error)
     else:
         "".join(texts).encode()
+
+
+@settings(PROPERTY, max_examples=100)
+@given(row=ROW)
+def test_any_row_side_by_side(row: Any, tmp_path: Path, template: ChatTemplate) -> None:
+    path = tmp_path / "any.jsonl"
+    path.write_bytes(json.dumps(row).encode() + b"\n")
+    try:
+        assert compare(path, 1, template, 100).startswith(str(path))
+    except (DataError, TemplateError) as error:
+        assert str(path) in str(error)
+
+
+PACKERS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+@pytest.mark.slow
+@settings(PROPERTY, max_examples=40)
+@given(contents=st.lists(FILES, min_size=1, max_size=3), packed=st.sampled_from([*PACKERS]))
+def test_any_files_end_in_a_report(
+    contents: list[bytes], packed: str, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Through the whole way: a folder of files, the cache, the selection, the report as JSON."""
+    folder = tmp_path_factory.mktemp("any")
+    for number, content in enumerate(contents):
+        (folder / f"{number}.jsonl{packed}").write_bytes(PACKERS[packed](content))
+    try:
+        cache = open_cache(
+            Source.of([folder], tokenizer_folder), tmp_path_factory.mktemp("cache"), say=lambda line: None, workers=1
+        )
+        _, report = select(cache, seq_length=64, loss="assistant", max_lost=1.0)
+    except (DataError, TemplateError) as error:
+        assert str(folder) in str(error)
+    except TooMuchLost as error:
+        assert str(error).startswith("nothing is left to train on\n0 of ")
+    else:
+        assert report.rows == report.samples + report.lost_rows
+        report.write(folder / "report.json")
+        assert Report.from_dict(json.loads((folder / "report.json").read_text())) == report
