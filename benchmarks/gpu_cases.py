@@ -187,6 +187,8 @@ ALL_LOGITS = {"MP_SFT_LOGITS": "all"}
 SFT = replace(PLAIN, seq=4096, micro=2, batch=16, steps=10, sft="raw", seconds=60)
 TOGETHER, APART = "--qkv-rope together", "--qkv-rope apart"
 
+DELAYED = {"MP_FP8_RECIPE": "delayed"}
+
 SUITES: dict[str, list[Case]] = {
     "logits": [  # 4 layers: a quarter of the LM head's share is 8B's; predicted from it
         replace(SFT, name="sft-all", env=ALL_LOGITS),
@@ -296,9 +298,15 @@ SUITES: dict[str, list[Case]] = {
         replace(SFT_8B, name="sft-fp8", pr="fp8"),
         replace(SFT_8B, name="sft-fp8-all", pr="fp8", env={"MP_SFT_LOGITS": "all"}),
     ],
+    "numerics": [  # opt-ins that change numerics, 50 steps from a folder (--start) beside the default
+        replace(PLAIN, name="fp8-50", pr="fp8", start="given", steps=50),
+        replace(PLAIN, name="bf16-50", start="given", steps=50, reference="fp8-50"),
+        replace(PLAIN, name="fp8-50-delayed", pr="fp8", start="given", steps=50, env=DELAYED, reference="fp8-50"),
+    ],
     "sft": [  # the last is the yardstick of the others
         replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
         replace(PLAIN, name="sft-idxmap-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="idxmap"),
+        replace(FP8, name="sft-fp8-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
         replace(PLAIN, name="pretrain-4096", size="8B", seq=4096, micro=2, batch=16, steps=6),
     ],
     "switches": [replace(case, env=DETERMINISTIC | case.env) for case in SWITCHES],

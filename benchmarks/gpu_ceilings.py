@@ -11,6 +11,7 @@ The mix is the practical ceiling of a training step (train_gpu.py's column `of t
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -39,11 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.4, help="how long each matmul runs")
     parser.add_argument("--sustained", type=float, help="only: seconds of each sustained measurement")
+    parser.add_argument("--json", type=Path, help="--sustained: write the rates here, for train_gpu.py --ceilings")
     options = parser.parse_args()
     seconds = options.seconds
     use_torchs_libraries()
     if options.sustained:
-        measure_sustained(options.sustained)
+        rates = measure_sustained(options.sustained)
+        if options.json:
+            options.json.write_text(json.dumps(rates, indent=1) + "\n")
         return
     measure_memory(seconds)
     square = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
@@ -138,7 +142,7 @@ def measure_attention(seconds: float) -> float:
     return 32e3 * show("attention both", 3.5 * flops, both, seconds)
 
 
-def measure_sustained(seconds: float) -> None:
+def measure_sustained(seconds: float) -> dict[str, float]:
     """TFLOP/s of matmuls, attention and their mix as in a layer of 8B, in bf16 and fp8, over many seconds each."""
     from transformer_engine.pytorch import DotProductAttention
 
@@ -153,7 +157,7 @@ def measure_sustained(seconds: float) -> None:
     def attention() -> None:
         core(query, key, value, qkv_format="sbhd").backward(grad)
 
-    sustain("attention", attention_flops, attention, seconds)
+    rates = {"attention": sustain("attention", attention_flops, attention, seconds)}
     for precision in ("bf16", "fp8"):
         runs = [run for widths in LAYER for run in layer_matmuls(*widths, fp8=precision == "fp8")]
         flops = 6.0 * TOKENS * sum(width_in * width_out for width_in, width_out in LAYER)
@@ -166,8 +170,9 @@ def measure_sustained(seconds: float) -> None:
             matmuls()
             attention()
 
-        sustain(f"{precision} matmuls", flops, matmuls, seconds)
-        sustain(f"{precision} mix", flops + attention_flops, layer, seconds)
+        rates[f"{precision} matmuls"] = sustain(f"{precision} matmuls", flops, matmuls, seconds)
+        rates[f"{precision} mix"] = sustain(f"{precision} mix", flops + attention_flops, layer, seconds)
+    return rates
 
 
 LAYER = tuple(widths for name, widths in LINEARS.items() if name != "head")
@@ -178,7 +183,7 @@ def layer_matmuls(width_in: int, width_out: int, *, fp8: bool) -> list[Callable[
     return [run for part, run in matmuls_of(width_in, width_out, fp8=fp8).items() if part != "weight+fp32"]
 
 
-def sustain(name: str, flops: float, run: Callable[[], object], seconds: float) -> None:
+def sustain(name: str, flops: float, run: Callable[[], object], seconds: float) -> float:
     """Run for so long, and print what the second half reached."""
     begin, states = time.perf_counter(), []
     half = begin + seconds / 2
@@ -193,6 +198,7 @@ def sustain(name: str, flops: float, run: Callable[[], object], seconds: float) 
             calls, since = 0, time.perf_counter()
     rate = flops * calls / (time.perf_counter() - since) / 1e12
     print(f"{name:<14} {rate:7.1f} TFLOP/s sustained over {seconds / 2:.0f} s  {states[-1]}, {throttled()}", flush=True)
+    return rate
 
 
 THROTTLE_REASONS = {0x4: "power cap", 0x8: "slowed by hardware", 0x20: "temperature", 0x40: "temperature (hardware)"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,18 @@ def compare(result: dict[str, Any], reference: str, earlier: Sequence[dict[str, 
             result["loss_gap"] = max(abs(a - b) for a, b in zip(result["losses"], other["losses"], strict=False))
 
 
+def add_share(result: dict[str, Any], precision: str, ceilings: Mapping[str, float]) -> None:
+    """Add the part of the sustained mix of matmuls and attention that a run reaches.
+
+    Args:
+        precision: bf16 or fp8; others have no mix.
+        ceilings: TFLOP/s by name, measured in the same call; empty where they were not.
+    """
+    mix = ceilings.get(f"{precision} mix")
+    if mix and result.get("tflops_per_gpu"):
+        result["of_mix"] = round(result["tflops_per_gpu"] / mix, 3)
+
+
 COLUMNS = (
     ("configuration", "name", "<22"),
     ("step ms", "step_ms", ">9"),
@@ -71,6 +83,7 @@ COLUMNS = (
     ("slowest", "slowest_ms", ">9"),
     ("tok/s/GPU", "tokens_per_s_per_gpu", ">9"),
     ("TFLOP/s", "tflops_per_gpu", ">8"),
+    ("of mix", "of_mix", ">6"),
     ("peak GB", "peak_gb", ">8"),
     ("plan GB", "expected_gb", ">8"),
     ("ratio", "plan_ratio", ">6"),

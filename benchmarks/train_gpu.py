@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 from benchmarks.gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
-from benchmarks.gpu_table import compare, measure, table  # noqa: E402
+from benchmarks.gpu_table import add_share, compare, measure, table  # noqa: E402
 from megatron_patch.models import model_of_size  # noqa: E402
 from megatron_patch.models.names import default_family  # noqa: E402
 
@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where runs write their checkpoints (default: OUT)")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no configuration after that long")
     parser.add_argument("--plan", action="store_true", help="print the plans and start nothing")
+    parser.add_argument("--ceilings", type=Path, help="gpu_ceilings.py --sustained N --json, in this call")
     parser.add_argument("--small", action="store_true", help="every model is a tiny one of 8 layers, at 128 tokens")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -82,8 +83,10 @@ def main() -> int:
             replace(case, size="tiny-L8", seq=128, batch=min(case.batch, 8) // case.micro * case.micro, seconds=600)
             for case in cases
         ]
+    ceilings = json.loads(args.ceilings.read_text()) if args.ceilings else {}
     results = []
     for result in run_all(cases, args):
+        add_share(result, next(case.pr for case in cases if case.name == result["name"]), ceilings)
         compare(result, next(case.reference for case in cases if case.name == result["name"]), results)
         results.append(result)
         print(table([result], header=len(results) == 1), flush=True)

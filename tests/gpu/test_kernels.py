@@ -116,3 +116,25 @@ def test_gradient_norm_that_is_no_number_ends_the_run() -> None:
     bad = torch.tensor([1.0, float("nan")], device="cuda")
     with pytest.raises(BackendError, match="norm of the gradient is nan"):
         optimizer.get_grad_norm_fp32([bad])
+
+
+@pytest.mark.parametrize(("groups", "ratio", "size"), [(8, 4, 128), (2, 8, 128), (4, 7, 128), (8, 4, 64)])
+def test_split_and_rotation(groups: int, ratio: int, size: int) -> None:
+    """Ours against the formula in float64: no further off than bf16's rounding."""
+    from megatron_patch.backend.gpu.qkv_rope import SplitAndRotate, cosines_and_sines
+
+    torch.manual_seed(0)
+    half = torch.rand(1000, 1, 1, size // 2, device="cuda") * 50
+    angles = torch.cat([half, half], -1)
+    mixed = torch.randn(1000, 2, groups, (ratio + 2) * size, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    found = SplitAndRotate.apply(mixed, cosines_and_sines(angles), None)
+    exact = mixed.detach().double().requires_grad_()
+    heads, turn = exact.unflatten(-1, (ratio + 2, size)), angles.double().unsqueeze(2)
+    first, second = heads[..., :-1, :].chunk(2, -1)
+    turned = heads[..., :-1, :] * turn.cos() + torch.cat([-second, first], -1) * turn.sin()
+    expected = turned[..., :-1, :].flatten(2, 3), turned[..., -1, :], heads[..., -1, :]
+    grads = [torch.randn_like(part) for part in found]
+    torch.autograd.backward(found, grads)
+    torch.autograd.backward(expected, [grad.double() for grad in grads])
+    assert max(relative(a, b.detach()) for a, b in zip(found, expected, strict=True)) < 3e-3
+    assert exact.grad is not None and relative(mixed.grad, exact.grad) < 3e-3

@@ -97,6 +97,12 @@ def test_packed_in_bf16(tmp_path: Path, conversations: Path, begin: str, cpu_pac
     assert gap(run, cpu_packed) <= BF16_TOLERANCE
 
 
+def test_logits_at_trained_positions(tmp_path: Path, conversations: Path, begin: str, cpu_packed: Run) -> None:
+    """As many rows as are trained, in the LM head and Transformer Engine's cross-entropy."""
+    run = train(tmp_path, conversations, f"{begin} {BF16} --trained-logits 128")
+    assert gap(run, cpu_packed) <= BF16_TOLERANCE
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_packed_over_two_gpus(tmp_path: Path, conversations: Path, begin: str, cpu_packed_cp2: Run) -> None:
     """Context parallelism: each sample is cut in four, two pieces for each GPU."""
