@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import CHECKPOINTS, PLAN, PlanError, read_plan
 from megatron_patch.common.stored_chunks import find_structural_damage, iteration_of
@@ -137,7 +138,7 @@ def _holds_iteration(folder: Path) -> bool:
 
 def _one_iteration(folder: Path) -> Contents:
     known = folder.name == RELEASE or number_of(folder.name) is not None
-    target = folder if known else folder.resolve()  # a link called `latest`: Megatron needs the name behind it
+    target = folder if known else real_path(folder)  # a link called `latest`: Megatron needs the name behind it
     if target.name != RELEASE and number_of(target.name) is None:
         target = folder
     tracked = read_tracker(target.parent) in (target.name, str(number_of(target.name)))

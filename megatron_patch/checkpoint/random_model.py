@@ -19,7 +19,7 @@ from megatron_patch.checkpoint.configuration import special_token_ids
 from megatron_patch.checkpoint.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker, Source
-from megatron_patch.checkpoint.store import staged
+from megatron_patch.checkpoint.store import check_target, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.terminal import guard
@@ -116,6 +116,9 @@ def main() -> None:
         model = replace(model, num_layers=args.layers)
     if args.tokenizer and not companions(args.tokenizer):
         parser.error(f"--tokenizer {args.tokenizer}: has no tokenizer files")
+    sources = [args.tokenizer] if args.tokenizer else []
+    if problems := check_target(args.folder, overwrite=True, sources=sources):  # an older model is replaced
+        parser.error("; ".join(problems))
     vocab = args.vocab_size or model.vocab_size or (tokenizer_vocab_size(args.tokenizer) if args.tokenizer else None)
     if vocab is None:
         parser.error(f"{args.size} takes its vocabulary from the tokenizer: give --tokenizer or --vocab-size")

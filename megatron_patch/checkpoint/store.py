@@ -27,6 +27,7 @@ import numpy as np
 from megatron_patch.checkpoint.contents import TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
+from megatron_patch.common.files import real_path
 
 INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
@@ -144,7 +145,7 @@ def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[
     if not os.access(_existing_parent(target), os.W_OK):
         problems.append(f"{target}: cannot be made, {_existing_parent(target)} is not writable")
     for source in sources:
-        if target.resolve() == source.resolve() or target.resolve() in source.resolve().parents:
+        if real_path(target) in (real_path(source), *real_path(source).parents):
             problems.append(f"{target}: is, or contains, the source {source}")
     if target.exists() and not target.is_dir():
         problems.append(f"{target}: is a file; a folder is written")
@@ -152,7 +153,7 @@ def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[
         if not overwrite:
             problems.append(f"{target}: already exists and is not empty; --overwrite replaces it")
         elif not any((target / mark).exists() for mark in MARKS):
-            problems.append(f"{target}: is not a checkpoint, so --overwrite does not replace it")
+            problems.append(f"{target}: is not a checkpoint: its content is not replaced")
     return problems
 
 

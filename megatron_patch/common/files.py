@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+def real_path(path: Path) -> Path:
+    """Absolute and without links, as `resolve`, which raises RuntimeError where a link leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A file to write to; left without an exception it replaces `path`, else nothing is left of it.

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of, remote_code
+from megatron_patch.common.files import real_path
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.run_folder import PLAN
 from megatron_patch.common.terminal import guard
@@ -152,7 +153,7 @@ def _output(request: Request, model: HFModel) -> Path:
     name = f"{model.label.replace('/', '-')}-{model.identity[:8]}"
     if request.output is not None:
         return request.output / name if request.against else request.output
-    above = (request.checkpoint.resolve(), *request.checkpoint.resolve().parents)
+    above = (real_path(request.checkpoint), *real_path(request.checkpoint).parents)
     run = next((folder for folder in above if (folder / PLAN).is_file()), None)
     return run / "evaluation" / name if run else HARNESS / "results" / name
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of
+from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import PLAN, read_plan
 from megatron_patch.common.strict_json import read_object
@@ -56,7 +57,7 @@ def started_from(path: Path) -> Path:
     if adapter.is_file():
         told = read_object(adapter).get("base_model_name_or_path")
     else:
-        above = (path.resolve(), *path.resolve().parents)
+        above = (real_path(path), *real_path(path).parents)
         run = next((folder for folder in above if (folder / PLAN).is_file()), None)
         plan = read_plan(run) if run else None
         if plan is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.files import real_path
 from megatron_patch.common.machine import Gpu
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.config import RunConfig
@@ -77,7 +78,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         ),
         export_bytes=_export_bytes(variables, model, rows, fit.precision),
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
-        output=str(Path(config.output_basepath).resolve()),
+        output=str(real_path(Path(config.output_basepath))),
         wandb=_logs_to_wandb(variables, environment),
         vp_counts_chunks=facts["vp_counts_chunks"],
         notes=(),

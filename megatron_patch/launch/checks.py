@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.files import real_path
 from megatron_patch.common.loggers import LOGGERS
 from megatron_patch.common.messages import Name
 from megatron_patch.common.values import ValueProblem, real
@@ -348,7 +349,7 @@ def check_flags_on_cpu(*, megatron_args: tuple[str, ...], device: str) -> Step:
 
 def check_output(*, output_basepath: str) -> Step:
     """A folder that is ours, or that can be made."""
-    path = Path(output_basepath).resolve()
+    path = real_path(Path(output_basepath))
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     if not there.is_dir():
         yield Problem("output-not-folder", "OUTPUT_BASEPATH", path=there)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_patch.charts.lines import Point
+from megatron_patch.common.files import real_path
 from megatron_patch.common.records import Record, read, read_file
 from megatron_patch.common.recovery import Event, read_events
 from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
@@ -113,7 +114,7 @@ class Material:
 
 def collect(folders: Sequence[Path]) -> Material:
     """Read everything below the folders, in the order in which it was made."""
-    material = Material(folders=[folder.resolve() for folder in folders])
+    material = Material(folders=[real_path(folder) for folder in folders])
     for place in sorted({place for folder in material.folders for place in _walk(folder)}, key=_age):
         name, problems = _name(place, material.folders), material.problems
         commands = _text(place / "commands.txt", problems).splitlines()

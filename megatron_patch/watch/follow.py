@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from megatron_patch.common.files import real_path
 from megatron_patch.common.run_folder import METRICS, PLAN, is_run
 from megatron_patch.common.run_status import Ended, read_end, state_of
 from megatron_patch.report.collect import Run, read_plan_of
@@ -18,7 +19,7 @@ class Follower:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.run = Run(folder=folder, name=folder.resolve().name)
+        self.run = Run(folder=folder, name=real_path(folder).name)
         self._file = (0, 0)
         """Inode of metrics.jsonl, and how many bytes of it are read."""
         self._plan_written = 0.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.checkpoint import cli as door
-from megatron_patch.checkpoint import job
+from megatron_patch.checkpoint import job, random_model
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.options import Usage, parse
 from megatron_patch.checkpoint.positions import POSITIONS
@@ -172,3 +172,14 @@ def test_manifest_lists_every_file_but_itself(tmp_path: Path) -> None:
     files = {f.relative_to(tmp_path / "target").as_posix() for f in (tmp_path / "target").rglob("*") if f.is_file()}
     assert manifest["files"].keys() == files - {"manifest.json"}
     assert manifest["precision"] == "bf16" and manifest["algorithm"] == "sha256"
+
+
+def test_a_new_model_replaces_a_checkpoint_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a folder with other things in it, nor a file."""
+    (tmp_path / "mine").mkdir()
+    for file, target in ((tmp_path / "mine" / "a", tmp_path / "mine"), (tmp_path / "b", tmp_path / "b")):
+        file.touch()
+        monkeypatch.setattr(sys, "argv", ["new-model", "tiny", str(target), "--vocab-size", "512"])
+        with pytest.raises(SystemExit):
+            random_model.main()
+        assert file.exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.common import files
 from megatron_patch.common.files import atomic_file, write_json, write_text
 
 
@@ -95,3 +96,10 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, path], preexec_fn=limit, capture_output=True, text=True)
     assert done.returncode and "File too large" in done.stderr
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_to_itself_has_a_path(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to(".")
+    assert files.real_path(tmp_path / "loop").name == "loop"
+    assert files.real_path(tmp_path / "link" / "a") == files.real_path(tmp_path) / "a"

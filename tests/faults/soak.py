@@ -100,7 +100,7 @@ def _growth(late: list[tuple[int, int, int, int]], iterations: int) -> str:
 PART = Part(
     name="soak",
     title="A long run",
-    goal=2 * ITERATIONS,
+    goal=ITERATIONS,
     must=f"anonymous memory flat within {GROWTH:.0%} after the first {SETTLED:.0%}, descriptors and threads constant",
     how=f"One process, {ITERATIONS} iterations, a save every {SAVE_EVERY}, two checkpoints kept; the launcher and the "
     "rank are looked at every second.",
