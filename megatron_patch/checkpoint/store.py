@@ -147,7 +147,9 @@ def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[
     for source in sources:
         if real_path(target) in (real_path(source), *real_path(source).parents):
             problems.append(f"{target}: is, or contains, the source {source}")
-    if target.exists() and not target.is_dir():
+    if target.is_symlink() and not target.exists():
+        problems.append(f"{target}: is a link to nothing")
+    elif target.exists() and not target.is_dir():
         problems.append(f"{target}: is a file; a folder is written")
     elif target.is_dir() and any(target.iterdir()):
         if not overwrite:
