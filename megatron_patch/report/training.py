@@ -12,6 +12,7 @@ from megatron_patch.charts.lines import Point, Series, line_chart, smooth, value
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, compact, gigabytes
 from megatron_patch.common.hardware import peak_tflops
+from megatron_patch.common.validations import read_best
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import by_model_type, default_family, family_of
@@ -104,6 +105,11 @@ def _progress_tiles(run: Run) -> list[Tile]:
         at, loss = run.validation[-1]
         where = Text(f"iteration {at}", f"第 {at} 次迭代")
         found.append(Tile(Text("validation loss", "验证损失"), f"{loss:.3f}", where))
+    best = read_best(run.folder)
+    if isinstance(best.get("iteration"), int) and isinstance(best.get("validation_loss"), float):
+        at = best["iteration"]
+        where = Text(f"iteration {at}, kept", f"第 {at} 次迭代，已保留")
+        found.append(Tile(Text("best checkpoint", "最佳检查点"), f"{best['validation_loss']:.3f}", where))
     if run.steps:
         of = f"{run.done} / {run.total}" if run.total else str(run.done)
         tokens = compact(run.steps[-1].tokens or 0)
