@@ -149,6 +149,7 @@ def grows(plan: Plan) -> bool:
     return plan.variables.batch_schedule is not None
 
 
+MUON = ("muon_momentum", "muon_nesterov", "muon_scale", "muon_scale_mode", "muon_steps", "muon_tp")
 RATE = (
     "--lr --lr-decay-iters --lr-decay-samples --lr-warmup-iters --lr-warmup-samples --lr-wsd-decay-iters "
     "--lr-wsd-decay-samples --lr-wsd-decay-style --min-lr"
@@ -170,15 +171,16 @@ def rate_flags(plan: Plan) -> Flags:
 
 
 @emits(
-    "--dist-ckpt-optim-fully-reshardable --exp-avg-dtype --exp-avg-sq-dtype --main-grads-dtype --optimizer "
+    "--dist-ckpt-optim-fully-reshardable --exp-avg-dtype --exp-avg-sq-dtype --main-grads-dtype "
     "--optimizer-cpu-offload --optimizer-offload-fraction --overlap-cpu-optimizer-d2h-h2d --overlap-grad-reduce "
     f"--overlap-param-gather --use-distributed-optimizer --use-precision-aware-optimizer {RATE}",
-    passes=("lr_decay_style", "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps"),
+    passes=("optimizer", *MUON, "lr_decay_style", "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps"),
 )
 def optimizer_flags(plan: Plan) -> Flags:
-    """AdamW, and how its state is kept."""
+    """The optimizer, and how its state is kept."""
     config = plan.config
-    flags = ["--optimizer", "adam", *rate_flags(plan)]
+    flags = [*passed(plan, "optimizer"), *rate_flags(plan)]
+    flags += passed(plan, *MUON) if plan.variables.optimizer == "muon" else []
     flags += passed(plan, "weight_decay", "clip_grad", "adam_beta1", "adam_beta2", "adam_eps")
     if config.do:
         # Any later layout can load it; the default restores step 0 at another one without a word.

@@ -316,6 +316,8 @@ def _adams(config: RunConfig, variables: Variables, device: str) -> list[Adam]:
     fp32 copies, and only the moments can shrink; with delayed scaling Transformer Engine would keep the copies, in a
     form that no checkpoint can hold.
     """
+    if variables.optimizer == "muon":
+        return [Adam(bytes=8 if config.pr == "fp32" else 12, muon=True)]
     if config.pr == "fp32":
         return [Adam(bytes=8)]
     delayed = config.pr == "fp8" and variables.fp8_recipe == "delayed"

@@ -234,6 +234,34 @@ def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) ->
         yield Problem("optimizer-on-cpu", "OPTIMIZER_OFFLOAD")
 
 
+def check_muon(
+    *,
+    mp_optimizer: str,
+    do: bool,
+    pr: str,
+    optimizer_offload: str,
+    mp_lora_rank: int | None,
+    mp_freeze: str | None,
+    environment: Environment,
+) -> Step:
+    """Where Muon trains: its whole state on every rank. Source: optimizer/__init__.py of megatron-core 0.19.2."""
+    if mp_optimizer != "muon":
+        return
+    if not environment.only_plans and find_spec("emerging_optimizers") is None:
+        yield Problem("muon-not-installed", "MP_OPTIMIZER", pin=EMERGING_OPTIMIZERS)
+    if do:
+        yield Problem("muon-shards", "MP_OPTIMIZER", "DO")
+    if optimizer_offload != "false":
+        yield Problem("muon-offload", "MP_OPTIMIZER", "OPTIMIZER_OFFLOAD")
+    if pr in ("fp16", "fp8"):
+        yield Problem("muon-precision", "MP_OPTIMIZER", "PR", pr=pr)
+    for name, value in (("MP_LORA_RANK", mp_lora_rank), ("MP_FREEZE", mp_freeze)):
+        if value is not None:
+            yield Problem("muon-partly", "MP_OPTIMIZER", name)
+
+
+EMERGING_OPTIMIZERS = "emerging-optimizers==0.3.0"
+"""As the extra `muon` of pyproject.toml."""
 WITHOUT_FP8 = ("A100", "A800", "A40", "A30", "A10", "V100", "T4", "RTX 3090", "RTX A6000")
 """Parts of the names of GPUs before Ada and Hopper, which have no FP8 units."""
 
@@ -511,6 +539,7 @@ CHECKS = in_order(
     check_profile,
     check_activations,
     check_optimizer_offload,
+    check_muon,
     check_precision,
     check_fp8_shape,
     check_attention,

@@ -31,6 +31,8 @@ class Adam:
     compact: bool = False
     """Megatron's precision-aware optimizer: of the fp32 copy only the 16 bits that the bf16 weight lacks. Lossless."""
     moments_bf16: bool = False
+    muon: bool = False
+    """The matrices of the layers have one moment, and are orthogonalized one after the other."""
 
 
 PLAIN_ADAM = Adam(bytes=12)
@@ -144,12 +146,14 @@ def _stage(load: Load, stage: int) -> Memory:
     trained = trained_parameters(load, stage)
     shards = layout.dp * layout.cp if load.distributed_optimizer else 1
     optimizer = trained * precision.adam.bytes // shards
+    if precision.adam.muon:
+        optimizer -= 4 * layers * model.parameters_per_layer() // layout.tp
     offloaders_gradients = 4 * trained // shards if load.offload_fraction > 0 else 0
     activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
     logits = logits_bytes(load) if last else 0
     in_layers = 0 if load.adapters else layers * model.parameters_per_layer() // layout.tp
     in_place = precision.gpu and load.distributed_optimizer and load.offload_fraction == 0
-    copies = step_copies(precision, trained, in_layers, in_place=in_place) // shards
+    copies = step_copies(precision, trained, in_layers, in_place=in_place) // shards + orthogonalized_bytes(load)
     added = trained if load.adapters else 0
     return Memory(
         weights=parameters * precision.weight + added * (4 if precision.weight == 4 else 2),
@@ -216,6 +220,13 @@ def step_copies(precision: Precision, parameters: int, in_layers: int, *, in_pla
     """
     gradients = 4 if precision.gradient == 2 and not in_place else 0
     return gradients * parameters + (2 * in_layers if precision.fp8 else 0)
+
+
+def orthogonalized_bytes(load: Load) -> int:
+    """What Muon takes for the largest matrix (gate and up), whole on each tensor-parallel rank: its momentum, two
+    iterates of Newton-Schulz and their normed input in fp32. Source: muon_utils.py of emerging-optimizers 0.3.0."""
+    model = load.model
+    return 4 * 4 * 2 * model.ffn_hidden_size * model.hidden_size if load.precision.adam.muon else 0
 
 
 def stage_parameters(model: ModelConfig, vocab_rows: int, layout: Layout, stage: int) -> int:

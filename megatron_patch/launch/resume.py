@@ -26,6 +26,7 @@ FIXED = {
     "OPTIMIZER_OFFLOAD": Message("fixed-optimizer"),
     "SFT": Message("fixed-data"),
     "MP_DATASET_TYPE": Message("fixed-data"),
+    "MP_OPTIMIZER": Message("fixed-optimizer"),
     "MP_ADAM_BETA1": Message("fixed-betas"),
     "MP_ADAM_BETA2": Message("fixed-betas"),
     "MP_ADAM_EPS": Message("fixed-betas"),
@@ -133,7 +134,7 @@ def compare_values(
         return [], [Message("no-earlier-plan", why=why)]
     problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
-    before = earlier.plan.values
+    before = {"MP_OPTIMIZER": "adam", **earlier.plan.values}  # what it was before there was a choice
     for name, value in values.items():
         old = before.get(name)
         if name not in before or old == value or name == "MODEL_SIZE":  # the model has said it, and better

@@ -149,14 +149,14 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
 
 def time_of_plan(plan: Plan, sample_tokens: int | None = None) -> StepTime | None:
     """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, for
-    conversations whose lengths are not known, under MP_FREEZE, and where parts of the optimizer or of the activations
-    move to RAM.
+    conversations whose lengths are not known, under MP_FREEZE or Muon, and where parts of the optimizer or of the
+    activations move to RAM.
 
     Args:
         sample_tokens: mean tokens of a packed conversation.
     """
     config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
-    on_gpu = config.ac != "offload" and plan.offload_fraction == 0
+    on_gpu = config.ac != "offload" and plan.offload_fraction == 0 and plan.variables.optimizer == "adam"
     lengths_known = not config.sft or sample_tokens is not None
     predicted = lengths_known and config.pr in ("bf16", "fp8") and on_gpu and plan.variables.freeze is None
     if kind is None or not predicted or (config.pr == "fp8" and kind.matmul_fp8 is None):

@@ -181,6 +181,39 @@ def test_refused(
     assert [problem.code for problem in problems] == codes
 
 
+@pytest.mark.parametrize(
+    ("changes", "codes"),
+    [
+        ({"DO": "true"}, ["muon-shards"]),
+        ({"DO": "true", "OPTIMIZER_OFFLOAD": "static"}, ["optimizer-on-cpu", "muon-shards", "muon-offload"]),
+        ({"PR": "fp16"}, ["muon-precision"]),
+        ({"MP_FREEZE": "embedding"}, ["muon-partly"]),
+    ],
+)
+def test_where_muon_does_not_train(
+    changes: dict[str, str],
+    codes: list[str],
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+) -> None:
+    environ = {"MP_OPTIMIZER": "muon"} | {name: changes[name] for name in changes if name.startswith("MP_")}
+    positions = {name: changes[name] for name in changes if name not in environ}
+    _, _, problems = make_plan(values(**positions), surroundings(**environ), dry_run=True)
+    assert [problem.code for problem in problems if problem.code != "muon-not-installed"] == codes
+
+
+def test_muon_in_the_plan(plan_of: Callable[..., Plan]) -> None:
+    """One moment less for the matrices of the layers; Adam's flags stay for the rest."""
+    adam, muon = plan_of(MP_DEVICE="cuda"), plan_of(MP_DEVICE="cuda", MP_OPTIMIZER="muon", MP_MUON_NESTEROV="0")
+    matrices = adam.model.num_layers * adam.model.parameters_per_layer()
+    assert adam.memory.optimizer - muon.memory.optimizer == 4 * matrices
+    argv = megatron_argv(muon)
+    assert (value_of(argv, "--optimizer"), value_of(argv, "--muon-momentum")) == ("muon", "0.95")
+    assert value_of(argv, "--muon-tp-mode") == "duplicated" and "--muon-nesterov" not in argv
+    assert "--adam-beta2" in argv
+    assert not [word for word in megatron_argv(adam) if word.startswith("--muon")]
+
+
 def test_variables_that_do_nothing(plan_of: Callable[..., Plan]) -> None:
     idle = {note.values["name"] for note in plan_of(MP_LR_WSD_DECAY_ITERS="3").notes if note.code == "idle-under"}
     assert idle == {"MP_LR_WSD_DECAY_ITERS"}

@@ -11,49 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_patch.common.run_folder import write_plan
-from megatron_patch.data.train_tokenizer import save
-from megatron_patch.data.train_tokenizer import train as train_tokenizer
-from megatron_patch.launch.argv import megatron_argv
-from megatron_patch.launch.config import POSITIONS
-from megatron_patch.launch.driver import make_plan
-from megatron_patch.launch.plan import content_of
+from .harness import Run, complete_iterations, read_checkpoint
+from .planned import SEQ, make_world, start
 
-from . import warm
-from .harness import SCRIPT, Run, build_idxmap, complete_iterations, environment, read_checkpoint, read_metrics
-
-SEQ = 64
-VALUES = "dsw tiny 1 8 1e-3 1e-4 64 64 fp32 1 1 1 false false true false false false 100 DATA none none TRAIN WARM OUT"
-NAMES = [position.name for position in POSITIONS]
 REPEATABLE = ("iteration", "loss", "lr", "grad_norm", "tokens", "batch", "validation_loss")
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer with as many ids as the data has, and data."""
-    folder = tmp_path_factory.mktemp("world")
-    (folder / "text.jsonl").write_text('{"text": "a few words of text to learn letters from"}\n' * 50)
-    save(train_tokenizer([folder / "text.jsonl"], vocab_size=300), folder / "tokenizer")
-    build_idxmap(folder / "data")
-    return folder
-
-
-def start(world: Path, output: Path, *, processes: int = 1, variables: dict[str, str], **changes: object) -> Run:
-    """Plan the run as the driver does, and let warm ranks do it."""
-    typed = dict(zip(NAMES, VALUES.split(), strict=True))
-    typed |= {"DATASET_PATH": str(world / "data"), "OUTPUT_BASEPATH": str(output)}
-    typed |= {name: str(value) for name, value in changes.items()}
-    environ = {"MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_DEVICE": "cpu", "MP_NPROC": str(processes)}
-    plan, _, problems = make_plan(list(typed.values()), environ | variables, dry_run=False)
-    assert plan is not None, problems
-    output.mkdir(exist_ok=True)
-    write_plan(output, content_of(plan))
-    screen = output.parent / f"{output.name}.screen"
-    argv = megatron_argv(plan)
-    status = warm.run(SCRIPT, argv, processes=processes, environ=environment(), screen=screen, timeout=300)
-    said = {name: Path(f"{screen}.{ending}").read_text() for name, ending in (("stdout", "out"), ("stderr", "err"))}
-    assert status == 0, said
-    return Run(returncode=status, **said, output=output, metrics=read_metrics(output))
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def results(run: Run) -> list[dict]:
@@ -178,3 +144,25 @@ def test_a_profile_of_two_iterations(world: Path, tmp_path: Path) -> None:
     assert any(line.startswith("profile of rank 0, iterations 3 to 4: ") for line in screen)
     assert any(line.strip().startswith("matmuls ") for line in screen)
     assert not (plain.output / "profile").exists()
+
+
+@pytest.mark.slow
+def test_a_batch_grows_under_sft(world: Path, tmp_path: Path) -> None:
+    """By iterations there; stopped where it grows and gone on."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"letter {n}"}, {"role": "assistant", "content": f"a few words {n}"}]}
+        for n in range(30)
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    variables = {"MP_DATASET_TYPE": "raw", "MP_BATCH_SCHEDULE": "0:2,3:4"}
+    changes = {"SFT": "true", "DATASET_PATH": tmp_path / "chat.jsonl", "GLOBAL_BATCH_SIZE": 4, "SAVE_INTERVAL": 100}
+    changes |= {"TRAIN_TOKENS_OR_ITERS": 6, "WARMUP_TOKENS_OR_ITERS": 2, "SEQ_LEN": 256, "PAD_LEN": 256}
+    whole = start(world, tmp_path / "out", variables=variables, **changes)
+    assert [record["batch"] for record in whole.metrics] == [2, 2, 2, 4, 4, 4]
+    assert [record["lr"] for record in whole.metrics][:3] == pytest.approx([0, 5e-4, 1e-3])
+    again = tmp_path / "again"
+    shutil.copytree(whole.output, again)
+    shutil.rmtree(again / "checkpoints" / "iter_0000006")
+    run = start(world, again, variables=variables, **changes)
+    assert "resuming from iteration 3" in run.stdout
+    assert results(run) == results(whole)

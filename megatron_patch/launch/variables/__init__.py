@@ -16,6 +16,7 @@ from megatron_patch.launch.variables.adapters import AdaptersVariables
 from megatron_patch.launch.variables.cluster import ClusterVariables
 from megatron_patch.launch.variables.data import DataVariables
 from megatron_patch.launch.variables.layout import LayoutVariables
+from megatron_patch.launch.variables.muon import MuonVariables
 from megatron_patch.launch.variables.optimizer import OptimizerVariables
 from megatron_patch.launch.variables.run import RunVariables
 from megatron_patch.launch.variables.schedule import ScheduleVariables
@@ -25,6 +26,7 @@ from megatron_patch.launch.variables.schedule import ScheduleVariables
 class Variables(
     LayoutVariables,
     OptimizerVariables,
+    MuonVariables,
     ScheduleVariables,
     AdaptersVariables,
     DataVariables,
