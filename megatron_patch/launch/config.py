@@ -49,8 +49,8 @@ class RunConfig:
         "1e-5",
     )
     min_lr: float = _position(
-        "learning rate at the end of the cosine",
-        "余弦结束时的学习率",
+        "learning rate at the end of the decay",
+        "衰减结束时的学习率",
         real(),
         "1e-6",
     )

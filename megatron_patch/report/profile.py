@@ -27,8 +27,8 @@ KINDS: dict[str, Words] = {
     IDLE: Text("idle", "空闲"),
 }
 """Names of common/kernel_kinds.py that are not the same in both languages."""
-SHOWN = len(COLORS)
-"""Kinds that have a colour; the rest is in the table alone."""
+SHOWN = len(COLORS) - 1
+"""Kinds that have a colour of their own in the bar."""
 
 
 @dataclass(kw_only=True)
@@ -55,6 +55,10 @@ def _part(run: Run, profile: Profile) -> ProfilePart:
     first, last = profile.iterations
     steps, wall = max(1, last - first + 1), max(profile.wall_s, 1e-9)
     shares = [(KINDS.get(one.kind, one.kind), one.seconds / wall) for one in profile.kinds]
+    largest = sorted(shares, key=lambda one: -one[1])
+    segments = largest[:SHOWN]
+    if rest := sum(share for _, share in largest[SHOWN:]):
+        segments.append((Text("the rest", "其余"), rest))
     exposed = profile.exposed_communication_s
     remark = Text(f"trace: profile/{profile.trace}", f"跟踪文件：profile/{profile.trace}")
     if exposed is not None:
@@ -68,8 +72,8 @@ def _part(run: Run, profile: Profile) -> ProfilePart:
             f"{run.name}: rank {profile.rank}, iterations {first} to {last}, {1e3 * wall / steps:.1f} ms each",
             f"{run.name}：rank {profile.rank}，第 {first} 到 {last} 次迭代，每次 {1e3 * wall / steps:.1f} 毫秒",
         ),
-        keys=[_with_share(name, share) for name, share in shares[:SHOWN]],
-        bar=stacked_bar(shares[:SHOWN], [], Text("time", "时间")),
+        keys=[_with_share(name, share) for name, share in segments],
+        bar=stacked_bar(segments, [], Text("time", "时间")),
         kinds=[
             (name, f"{share:.1%}", f"{1e3 * one.seconds / steps:.2f}", f"{one.calls / steps:,.0f}")
             for (name, share), one in zip(shares, profile.kinds, strict=True)
