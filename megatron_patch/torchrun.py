@@ -256,6 +256,12 @@ def _say(line: str) -> None:
         os.write(2, f"{over}{line}\n".encode())
 
 
+HINTS = {
+    "SIGKILL": ": the kernel does that when memory runs out (`dmesg` shows it)",
+    "SIGBUS": ": a file that it had mapped was cut short, or its disk cannot be read: data must not change under a run",
+}
+
+
 def describe(failures: dict[int, Any]) -> str:
     """Which rank failed first, and what became of it.
 
@@ -267,8 +273,7 @@ def describe(failures: dict[int, Any]) -> str:
     if failure.exitcode >= 0:
         return f"rank {first} failed first, with status {failure.exitcode}: what it said stands above"
     name = signal.Signals(-failure.exitcode).name
-    hint = ": the kernel does that when memory runs out (`dmesg` shows it)" if name == "SIGKILL" else ""
-    return f"rank {first} was killed by {name}{hint}"
+    return f"rank {first} was killed by {name}{HINTS.get(name, '')}"
 
 
 def _is_cause(failure: Any, began: float) -> bool:

@@ -13,9 +13,11 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,10 +209,20 @@ def _lock(descriptor: int) -> bool:
             if time.monotonic() > deadline:
                 return False
             time.sleep(CONTENTION / 20)
-        except OSError:  # a file system without locks: nothing can be said about others
+        except OSError as error:  # a file system without locks
+            _say_without_locks(error)
             return True
         else:
             return True
+
+
+@cache
+def _say_without_locks(error: OSError) -> None:
+    """Once: whether anybody else writes there cannot be told."""
+    print(
+        f"the folder's file system has no locks ({error.strerror}): a second start into it would not be refused",
+        file=sys.stderr,
+    )
 
 
 def _is_locked(path: Path) -> bool:

@@ -29,6 +29,7 @@ INERT = {
     "--sft": Message("instead-sft"),
 }
 """Flags that reach Megatron and do nothing in a run of ours, or something else than they say; with the reason."""
+FULL_VALIDATION, MANY_SETS = "--full-validation", "--multiple-validation-sets"
 INERT_ON_CPU = {"--log-straggler": Message("inert-straggler")}
 
 
@@ -86,6 +87,8 @@ def faults(words: Sequence[str], taken: frozenset[str]) -> Iterator[Message]:
             yield Message("flag-none", value=repr(values[0]))
         elif name in INERT:
             yield Message("flag-inert", flag=name, why=INERT[name])
+        elif name == FULL_VALIDATION and MANY_SETS not in words:
+            yield Message("flag-inert", flag=name, why=Message("fails-full-validation"))
         elif name in taken:
             yield Message("flag-taken", flag=name)
         elif name not in table:

@@ -61,6 +61,8 @@ def test_every_flag_of_ours_is_in_it() -> None:
         (["--rampup-batch-size", "8", "8", "1000"], "--rampup-batch-size is not taken"),
         (["--reset-attention-mask"], "the kernels are causal"),
         (["--num-experts", "8"], "a dense model"),
+        (["--full-validation"], "fails at the first validation"),
+        (["--full-validation", "--multiple-validation-sets"], ""),
         (["--use-flash-attn"], "nothing in megatron-core 0.19.2 reads it"),
     ],
 )

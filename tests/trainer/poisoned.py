@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from megatron_patch.trainer import entry
 
-POISON = 255
+POISON = 253
 
 
 def poison(model_chunks: list[Any]) -> None:

@@ -21,6 +21,7 @@ from megatron_patch.backend.saving.retention import _read_back
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.torch_dist import TorchDistReader
+from megatron_patch.common.recovery import read_events
 from megatron_patch.common.stored_chunks import find_damage, find_structural_damage, read_checksums
 
 from .harness import REPOSITORY, Run, environment, launch, read_checkpoint, train
@@ -248,6 +249,8 @@ def test_falls_back(run: Run, data: Path, tmp_path: Path) -> None:
     resumed = train(tmp_path / "run", data, f"{saving(tmp_path / 'run', until=8)} {source}", processes=2)
     assert "iter_0000006 is damaged:" in resumed.stdout and OTHER in resumed.stdout
     assert "set aside as damaged_iter_0000006 (1 in this folder); going on from iteration 4 instead" in resumed.stdout
+    (event,) = read_events(resumed.output)
+    assert (event.kind, event.iteration) == ("fallback", 6)
     assert resumed.losses[:6] == whole.losses
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("*iter_*"))
     assert names == ["damaged_iter_0000006", "iter_0000006", "iter_0000008"]

@@ -16,7 +16,7 @@ from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import read_end
 from megatron_patch.trainer.callbacks.straggler import find_stragglers
 
-from .harness import children, command, environment, read_metrics
+from .harness import build_idxmap, children, command, environment, read_metrics
 
 
 def rank_of(launcher: int, rank: int) -> int:
@@ -117,6 +117,20 @@ def test_a_straggler_is_named(tmp_path: Path, data: Path, layout: str) -> None:
     assert event.kind == "slow" and event.words.startswith("rank 0 is slow: its forward passes took ")
     assert event.words in screen
     assert event.words in (tmp_path / "logs" / "rank_1.log").read_text()
+
+
+@pytest.mark.slow
+def test_data_cut_short_under_a_run(tmp_path: Path) -> None:
+    """The kernel ends a rank that reads behind the end of a mapped file; the sentence says what that means."""
+    data = build_idxmap(tmp_path / "documents", documents=2000)
+    job = begin(tmp_path / "out", data, "")
+    os.truncate(f"{data}.bin", 0)
+    try:
+        screen, _ = job.communicate(timeout=300)
+    finally:
+        job.kill()
+    assert job.returncode == 1, screen
+    assert "was killed by SIGBUS: a file that it had mapped was cut short" in screen
 
 
 def beat(**changes: object) -> Beat:

@@ -31,7 +31,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(200):
         length = int(generator.integers(20, 120))
         steps = generator.integers(1, 4, size=length)
-        tokens = (generator.integers(VOCAB_SIZE) + np.cumsum(steps)) % (VOCAB_SIZE - 1)
+        tokens = (generator.integers(VOCAB_SIZE) + np.cumsum(steps)) % POISON
         tokens[-1] = VOCAB_SIZE - 1
         if number == DOCUMENT:
             tokens[5] = POISON

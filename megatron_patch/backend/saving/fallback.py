@@ -18,6 +18,7 @@ from megatron_patch.backend.saving import folders
 from megatron_patch.backend.saving.asynchronous import thread_group
 from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
 from megatron_patch.backend.saving.optimizer_shards import forget_unfinished_load
+from megatron_patch.common.recovery import Event, note_event
 from megatron_patch.common.stored_chunks import FILE, find_structural_damage, is_reserved
 
 Say = Callable[[str], object]
@@ -75,6 +76,8 @@ def _set_broken_ones_aside(args: Any, say: Say) -> None:
                 continue
             if damage := find_structural_damage(path):
                 lines[0].append(f"{damage[0]}: set aside as {folders.set_aside(path).name}")
+                event = Event(kind="fallback", iteration=number, words=lines[0][-1])
+                note_event(Path(args.load).parent, event)
     torch.distributed.broadcast_object_list(lines, src=0, group=thread_group())
     for line in lines[0]:
         say(line)
@@ -143,8 +146,12 @@ def _next_best(checkpoints: Path, step: int, damage: str, say: Say) -> int:
             "begin anew over them: take another OUTPUT_BASEPATH, or move the folder away"
         )
     count = len(list(checkpoints.glob(folders.DAMAGED_PREFIX + "*")))
-    say(f"iter_{step:07d} is damaged: {damage}")
-    say(f"set aside as {aside} ({count} in this folder); going on from iteration {best} instead")
+    lines = [f"iter_{step:07d} is damaged: {damage}"]
+    lines.append(f"set aside as {aside} ({count} in this folder); going on from iteration {best} instead")
+    for line in lines:
+        say(line)
+    if torch.distributed.get_rank() == 0:
+        note_event(checkpoints.parent, Event(kind="fallback", iteration=step, words="; ".join(lines)))
     return int(best)
 
 
