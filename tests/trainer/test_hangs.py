@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -16,7 +17,7 @@ from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import read_end
 from megatron_patch.trainer.callbacks.straggler import find_stragglers
 
-from .harness import build_idxmap, children, command, environment, read_metrics
+from .harness import build_idxmap, children, command, complete_iterations, environment, launch, read_metrics
 
 
 def rank_of(launcher: int, rank: int) -> int:
@@ -117,6 +118,40 @@ def test_a_straggler_is_named(tmp_path: Path, data: Path, layout: str) -> None:
     assert event.kind == "slow" and event.words.startswith("rank 0 is slow: its forward passes took ")
     assert event.words in screen
     assert event.words in (tmp_path / "logs" / "rank_1.log").read_text()
+
+
+NEVER = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+int fsync(int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, sizeof path - 1);
+    path[size > 0 ? size : 0] = 0;
+    while (strstr(path, "iter_0000002/__1_")) sleep(1);
+    return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+"""
+"""A disk that never answers rank 1 in the second checkpoint."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
+def test_a_save_that_never_returns(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the run in time, names the checkpoint and the rank's file, and leaves the one before."""
+    (tmp_path / "never.c").write_text(NEVER)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "never.so", tmp_path / "never.c", "-ldl"], check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(tmp_path / "never.so"))
+    output = tmp_path / "out"
+    saving = f"--background-save --save {output}/checkpoints --save-interval 1 --distributed-timeout-minutes 1"
+    found = launch(output, data, f"--train-iters 100000 --log-interval 1000 {saving}", processes=2, timeout=400)
+    assert found.returncode == 5, found.stderr
+    assert f"{output}/checkpoints/iter_0000002 is not written: writing __1_" in found.stderr
+    assert "error on rank 1 of 2" in found.stderr
+    assert complete_iterations(output / "checkpoints") == [1]
 
 
 @pytest.mark.slow
