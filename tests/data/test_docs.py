@@ -62,3 +62,15 @@ def test_conversations(what: str, example: str, result: str) -> None:
 
 def test_the_page_has_them_all() -> None:
     assert len(FILES) == 15 and len(CONVERSATIONS) == 21
+
+
+def test_the_chinese_page_has_the_same_examples() -> None:
+    page = PAGE.with_name("data.zh-CN.md").read_text(encoding="utf-8")
+    words = {"行": "rows", "使用": "used", "拒绝": "refused", "坏行": "bad row", "丢弃": "lost"}
+    found = re.findall(r"^\| ([^|]+) \| `([^|]+)` \| ([^|]+) \|$", page, re.MULTILINE)
+    results = [
+        re.sub("坏行|行|使用|拒绝|丢弃", lambda match: words[match[0]], result, count=1) for _, _, result in found
+    ]
+    assert [(example, result) for (_, example, _), result in zip(found, results, strict=True)] == [
+        (example, result) for _, example, result in LINES
+    ]

@@ -258,8 +258,8 @@ def test_packed_unpacked_and_hugging_face_on_the_loss(
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     marked, model = mark(theirs.chat_template), losses.tiny_llama(len(theirs))
 
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(records=st.lists(losses.conversations(system=name not in ("v1", "v3")), min_size=1, max_size=4))
+    @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(records=st.lists(losses.conversations(system=name not in ("v1", "v3")), min_size=3, max_size=8))
     def check(records: list[Any]) -> None:
         losses.check(model, theirs, folder, marked, records, tmp_path)
 
