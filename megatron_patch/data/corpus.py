@@ -9,7 +9,7 @@ from pathlib import Path
 from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError, ReadCounts, text_in
 from megatron_patch.data.rows import Chunk, Cut, Position
-from megatron_patch.data.sources import WANTED, is_source, visible
+from megatron_patch.data.sources import is_source, visible
 
 CHUNK_BYTES = 1 << 22
 """Of a file in one chunk."""
@@ -61,10 +61,10 @@ def find_corpus(source: Path) -> list[Path]:
     if source.is_file():
         return [source]
     if not source.is_dir():
-        raise DataError(f"{source} does not exist")
+        raise DataError("data-missing", source=source)
     files = [path for path in visible(source) if is_source(path)]
     if not files:
-        raise DataError(f"{source} does not hold {WANTED}")
+        raise DataError("data-no-file", source=source)
     return files
 
 

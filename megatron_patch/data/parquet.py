@@ -45,18 +45,18 @@ def batches(
                     yield begin, batch.slice(begin - row, end - begin), int(per_row * (end - begin))
                 row += batch.num_rows
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+        raise DataError("data-parquet-unreadable", file=path, error=error) from None
 
 
 def _check_columns(path: Path, schema: Any, columns: list[str] | None) -> None:
     """Columns that are asked for by name hold text."""
     for column in columns or []:
         if column not in schema.names:
-            raise DataError(f"{path}: no column {column!r}; its columns: {', '.join(schema.names)}")
+            raise DataError("data-no-column", file=path, column=repr(column), columns=schema.names)
         kind = schema.field(column).type
         kind = getattr(kind, "value_type", kind)  # of a dictionary
         if str(kind) not in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view"):
-            raise DataError(f"{path}: column {column!r} holds {schema.field(column).type}; wanted string")
+            raise DataError("data-column-type", file=path, column=repr(column), type=schema.field(column).type)
 
 
 def records(batch: Any) -> Iterator[Record]:

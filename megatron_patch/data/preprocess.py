@@ -10,6 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import print_error
+from megatron_patch.common.messages import Wording, language_of
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.data.corpus import find_corpus
 from megatron_patch.data.engines import ENGINES, EngineError
@@ -113,12 +115,16 @@ def main(argv: list[str]) -> int:
         tokenizer = load(request.tokenizer)
         eod = f"EOD {tokenizer.eod_id} {tokenizer.eod_token}" if request.append_eod else "no EOD"
         print(f"tokenizer: {tokenizer.vocab_size:,} tokens, {eod} ({tokenizer.note})")
+        wording = Wording(language=language_of(os.environ))
         for message in left_out(request.source):
-            print(f"note: {message}", file=sys.stderr)
+            print(f"note: {wording.text(message)}", file=sys.stderr)
         print(build(request, tokenizer, console))
     except TokenizerError as error:
         return _fail(f"2 TOKENIZER: {error}", 2)
-    except (DataError, EngineError, RuntimeError) as error:
+    except (DataError, EngineError) as error:
+        print_error(error, os.environ)
+        return 1
+    except RuntimeError as error:
         return _fail(str(error), 1)
     except BlockingIOError:
         return _fail(f"another process is writing {request.prefix} right now", 1)

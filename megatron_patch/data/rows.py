@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data import parquet
 from megatron_patch.data.compressed import ReadErrors, open_binary
 from megatron_patch.data.jsonl import DataError, loads
@@ -115,15 +116,15 @@ def chunks(
         elif not part[0]:
             yield from _read_lines(path, cut, at)
     except ReadErrors as error:
-        raise DataError(f"{path} cannot be read to its end: {error}") from None
+        raise DataError("data-unreadable", file=path, error=error) from None
 
 
 def _is_lines(path: Path, cut: Cut) -> bool:
     """Whether each line is a value of its own; from the first lines that are not blank."""
     with open_binary(path) as file:
         first, second = _next_line(file), _next_line(file)
-    if wrong := _other_kind(first):
-        raise DataError(f"{path} {wrong}")
+    if code := _other_kind(first):
+        raise DataError(code, file=path)
     text = first.decode(errors="replace")
     if not text.startswith(("[", "{")):
         return True
@@ -140,26 +141,22 @@ def _is_lines(path: Path, cut: Cut) -> bool:
 
 
 KINDS = {
-    b"\xff\xfe": "is UTF-16; wanted UTF-8: `iconv -f UTF-16 -t UTF-8` makes it",
-    b"\xfe\xff": "is UTF-16; wanted UTF-8: `iconv -f UTF-16 -t UTF-8` makes it",
-    b"\x1f\x8b": "is compressed with gzip: its name has to end in .gz",
-    b"\x28\xb5\x2f\xfd": "is compressed with Zstandard: its name has to end in .zst",
-    b"\xfd7zXZ\0": "is compressed with xz, which is not read: `xz -dk` unpacks it",
-    b"BZh": "is compressed with bzip2, which is not read: `bzip2 -dk` unpacks it",
-    b"PK\x03\x04": "is a ZIP archive (as .xlsx and .docx are); wanted JSON Lines",
-    b"PAR1": "is a Parquet file: its name has to end in .parquet",
+    b"\xff\xfe": "data-utf-16",
+    b"\xfe\xff": "data-utf-16",
+    b"\x1f\x8b": "data-gzip",
+    b"\x28\xb5\x2f\xfd": "data-zstandard",
+    b"\xfd7zXZ\0": "data-xz",
+    b"BZh": "data-bzip2",
+    b"PK\x03\x04": "data-zip",
+    b"PAR1": "data-parquet",
 }
-"""What files are that begin so, and what to do with them."""
+"""What is said of files that begin so."""
 
 
 def _other_kind(first: bytes) -> str:
-    """What is wrong with a file whose first line is not text in UTF-8; empty where nothing is."""
-    for magic, wrong in KINDS.items():
-        if first.startswith(magic):
-            return wrong
-    if b"\0" in first[:4]:
-        return "has NUL bytes where it begins: UTF-16 (`iconv -f UTF-16LE -t UTF-8` makes UTF-8), or never written"
-    return ""
+    """Which code says what a file is whose first line is not text in UTF-8; empty where it may be."""
+    found = next((code for magic, code in KINDS.items() if first.startswith(magic)), "")
+    return found or ("data-nul-bytes" if b"\0" in first[:4] else "")
 
 
 def _next_line(file: BinaryIO) -> bytes:
@@ -187,7 +184,7 @@ def wrapped(value: object, row_keys: Collection[str]) -> list[Any]:
         return []
     lists = {name: inner for name, inner in value.items() if isinstance(inner, list) and _are_rows(inner, row_keys)}
     if len(lists) > 1:
-        raise DataError(f"one object with several lists of rows ({', '.join(lists)}): give each a file of its own")
+        raise DataError("data-several-lists", lists=list(lists))
     return next(iter(lists.values()), [])
 
 
@@ -285,11 +282,11 @@ class _Values:
             end = self._skip(self._at)
             if self._text[end : end + 1] not in (",", "]", ""):
                 line = self._text.count("\n", 0, end) + 1
-                what = f"wanted a comma or the end of the list, found {self._text[end : end + 20]!r}"
-                raise DataError(f"{self._path}:{line}: {what}")
+                found = repr(self._text[end : end + 20])
+                raise DataError("data-list-comma", place=f"{self._path}:{line}", found=found)
             self._at = end + (self._text[end : end + 1] == ",")
         if at >= len(self._text):
-            raise DataError(f"{self._where()}: the list does not end behind this row: the file is cut off")
+            raise DataError("data-list-cut", place=self._where())
         self._at = at + 1
 
     def _object(self, at: int) -> Iterator[Value]:
@@ -300,7 +297,7 @@ class _Values:
             try:
                 inside = wrapped(loads(value.text), self._row_keys)
             except DataError as error:
-                raise DataError(f"{self._where()}: {error}") from None
+                raise DataError.of([Message("at", path=self._where(), what=error.messages[0])]) from None
         if inside:
             yield from (Value(value.line, row, json.dumps(one)) for row, one in enumerate(inside, start=1))
         else:
@@ -313,8 +310,8 @@ class _Values:
         try:
             end = self._scan(self._text, at)[1]
         except json.JSONDecodeError as error:
-            what = f"bad JSON at column {error.colno}: {error.msg}"
-            raise DataError(f"{place(self._path, error.lineno, self._row)}: {what}") from None
+            where = place(self._path, error.lineno, self._row)
+            raise DataError("data-bad-json", place=where, column=error.colno, error=error.msg) from None
         except (ValueError, RecursionError):  # too long a number, or too deep: who parses it says so
             end = self._end_by_brackets(at)
         self._at = end
@@ -326,7 +323,7 @@ class _Values:
             depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
             if depth <= 0 and match[0][0] != '"':
                 return match.end()
-        raise DataError(f"{self._where()}: it does not end: the file is cut off")
+        raise DataError("data-value-cut", place=self._where())
 
 
 def _parquet(path: Path, cut: Cut, at: Position, part: tuple[float, float]) -> Iterator[Chunk]:

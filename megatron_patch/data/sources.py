@@ -15,7 +15,6 @@ PACKED = (".gz", ".zst")
 """Suffixes of compressed files, behind one of the others."""
 MOST_ENTRIES = 50_000
 """Of a folder that is looked through."""
-WANTED = "a file that ends in .jsonl or .json (also .gz, .zst), or .parquet"
 
 
 def plain_suffix(path: Path) -> str:

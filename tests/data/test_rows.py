@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from megatron_patch.common.messages import Wording
 from megatron_patch.data import corpus as corpus_module
 from megatron_patch.data import rows
 from megatron_patch.data.corpus import Corpus, find_corpus, read
@@ -315,3 +316,13 @@ def test_a_line_of_another_form_is_shown(tmp_path: Path) -> None:
         "not JSON: it begins with 'instruction;output'; wanted an object, {...}",
         "not JSON: it begins with '\"Add\";4'; wanted an object, {...}",
     ]
+
+
+def test_in_chinese(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(gzip.compress(LINES))
+    with pytest.raises(DataError) as error:
+        as_corpus(tmp_path / "a.jsonl")
+    assert error.value.code == "data-gzip"
+    assert Wording(language="zh").text(error.value.messages[0]) == (
+        f"{tmp_path}/a.jsonl 是 gzip 压缩文件：文件名必须以 .gz 结尾"
+    )

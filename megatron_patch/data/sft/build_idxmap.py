@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import print_error
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source
@@ -186,7 +188,10 @@ def main(argv: list[str]) -> int:
     except TokenizerError as error:
         print(f"error: 5 LOAD_DIR: {error}", file=sys.stderr)
         return 2
-    except (DataError, TemplateError, TooMuchLost, RuntimeError) as error:
+    except (DataError, TemplateError) as error:
+        print_error(error, os.environ)
+        return 1
+    except (TooMuchLost, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BlockingIOError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import shutil
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.disk import explain
+from megatron_patch.common.errors import print_error
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
@@ -209,7 +211,10 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         print(f"error: {explain(error) or error}", file=sys.stderr)
         return 1
-    except (DataError, TemplateError, TooMuchLost, RuntimeError, ValueError) as error:
+    except (DataError, TemplateError) as error:
+        print_error(error, os.environ)
+        return 1
+    except (TooMuchLost, RuntimeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
