@@ -21,6 +21,8 @@ RUST = re.compile(r"\(os error (\d+)\)$")
 def explain(error: BaseException) -> str | None:
     """`PATH cannot be written: ...` for an error of a disk; None for any other."""
     number = _errno_of(error)
+    if number == errno.ENAMETOOLONG and isinstance(error, OSError):  # pathlib asks about no such name: it raises
+        return f"{os.fsdecode(error.filename or 'a name')}: {os.strerror(number)}"
     if number not in CAUSES:
         return None
     named = error.filename if isinstance(error, OSError) and error.filename is not None else None

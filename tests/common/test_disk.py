@@ -85,3 +85,9 @@ def test_a_tool_says_so(world: Path, tmp_path: Path, tool: str) -> None:
     assert "Traceback" not in done.stderr
     left = [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"]
     assert left == [] or (tool == "pretrain" and all(".partial" in name for name in left)), "only what goes on later"
+
+
+def test_a_name_that_is_too_long_is_a_sentence() -> None:
+    with pytest.raises(OSError) as caught:
+        Path("x" * 300).is_dir()
+    assert explain(caught.value) == f"{'x' * 300}: File name too long"
