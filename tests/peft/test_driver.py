@@ -97,7 +97,9 @@ def test_the_plan_counts_no_state_of_frozen_weights(world: World, tmp_path: Path
     assert full.memory.gradients - frozen.memory.gradients == 4 * layers
 
 
-def planned_bytes(size: str, *, tp: int = 1, recompute: str = "none", layers: int | None = None, micro: int = 1) -> int:
+def planned_bytes(
+    size: str, *, tp: int = 1, recompute: str = "none", layers: int | None = None, micro: int = 1, fp8: bool = False
+) -> int:
     """bf16, 4096 tokens, rank 16 on all matrices, on GPUs."""
     model = model_of_size(size)
     model = replace(model, num_layers=layers or model.num_layers)
@@ -109,7 +111,7 @@ def planned_bytes(size: str, *, tp: int = 1, recompute: str = "none", layers: in
         model=model,
         vocab_rows=128256,
         layout=layout,
-        precision=Precision(weight=2, gradient=2, activation=2),
+        precision=Precision(weight=2, gradient=2, activation=2, fp8=fp8),
         micro_batch=micro,
         seq_len=4096,
         micro_batches=16,
@@ -121,10 +123,15 @@ def planned_bytes(size: str, *, tp: int = 1, recompute: str = "none", layers: in
 
 
 def test_what_fits_by_the_plan() -> None:
-    """8B on a card of 24 GB with recomputation, 70B on four of 80 GB; and what an H100 measured (suite `lora`)."""
+    """8B on a card of 24 GB with recomputation, 70B on four of 80 GB; and what an H100 (suite `lora`) and
+    an H200 (`lora-full`) measured."""
     assert planned_bytes("8B", recompute="full") + GPU_RESERVE_BYTES <= 24e9
     assert planned_bytes("70B", tp=4) + GPU_RESERVE_BYTES <= 80e9
-    assert planned_bytes("8B", layers=4, micro=2) == pytest.approx(10.86e9, rel=0.05)
+    assert planned_bytes("8B", layers=4, micro=2) == pytest.approx(10.86e9, rel=0.02)
+    assert planned_bytes("8B", layers=4, micro=2, fp8=True) == pytest.approx(11.13e9, rel=0.02)
+    assert planned_bytes("8B", micro=2) == pytest.approx(55.4e9, rel=0.02)
+    assert planned_bytes("8B", micro=2, fp8=True) == pytest.approx(57.5e9, rel=0.02)
+    assert planned_bytes("8B", micro=3, fp8=True) == pytest.approx(77.8e9, rel=0.02)
 
 
 def test_a_run_and_its_adapter_in_peft(world: World, tmp_path: Path, tokenizer: Path) -> None:
