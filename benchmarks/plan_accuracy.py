@@ -206,6 +206,9 @@ OWN_HEAD = """
 were predicted before they ran, by the rates of that moment (last column; worst {worst_before:.1%}): the
 rates have learned the H100's own bandwidth from them, that matmuls take the power which others leave, and what two
 ranks lose in tensor parallelism.
+
+Ranking (suite `rank-two`, two H200s, the same 16 sequences in ten layouts of 8B's and 70B's width, 2026-11-26): every
+pair that was predicted more than 2 % apart came out in that order; TP2 and PP2, 0.9 % apart, the other way by 0.3 %.
 """
 MISSES = """
 ## Where it misses
