@@ -26,8 +26,9 @@ from .world import Job
 GOAL, BATCH = 10_000, 100
 OFTEN = {"train": 20, "pretrain_llm": 8, "finetune_llm": 8, "convert": 6, "doctor": 1}
 """Batches of a tool; of others four."""
-SLOW = ("doctor", "evaluate", "download_wiki")
-"""Tools of which a right line takes seconds: not in the short form."""
+SLOW = ("doctor", "evaluate", "download_wiki", "check")
+"""Tools of which a right line takes seconds, or (check) patches Megatron before anything imports it, which the server
+of tools has done: not in the short form."""
 VALUES = [
     "0", "1", "2", "-1", "7", "1e-5", "1e999", "-inf", "nan", "1_0", "0x10", "٣", "1.5", "9" * 30, "1" + "0" * 4400, "",
     " ", "true", "false", "none", "None", "auto", "tiny", "8B", "qwen3-8B", "fp32", "bf16", "fp8", "en", "zh", "a,b",
@@ -48,7 +49,7 @@ def right_lines() -> dict[str, list[str]]:
         "train": [str(value) for value in job.values],
         "plan": ["8B", "--gpus", "8", "--global-batch", "128"],
         "convert": convert,
-        "check": [*convert[:2], "run/checkpoints", *convert[3:]],
+        "check": [*convert[:2], "run/absent", *convert[3:]],
         "verify": ["run"],
         "export": ["run", "out"],
         "evaluate": ["model", "cmmlu", "questions", "--output", "out", "--cache", "cache", "--limit", "1"],
