@@ -39,7 +39,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     """Put the facts of a command line without problems together.
 
     Args:
-        facts: what `resolve.py` and `checks.py` found.
+        facts: what `resolve.py` and `checks/` found.
     """
     config = RunConfig(**{row.name: facts[row.name] for row in dataclasses.fields(RunConfig)})
     environment: Environment = facts["environment"]

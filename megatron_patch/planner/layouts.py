@@ -86,7 +86,7 @@ class Prediction:
 def candidates(job: Job, choice: Choice) -> Iterator[Candidate]:
     """Every layout that Megatron and the driver's checks accept.
 
-    The rules are those of launch/checks.py, as arithmetic; a test holds what is proposed against the checks themselves.
+    The rules are those of launch/checks/, as arithmetic; a test holds what is proposed against the checks themselves.
     """
     for tp in choice.tp:
         if tensor_parallel_problem(job.model, tp) or tp > min(job.gpus, GPUS_PER_MACHINE):

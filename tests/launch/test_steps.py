@@ -45,10 +45,15 @@ def test_a_misspelt_fact_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["mp_megatron_args", "tokenizer", "dp"])
 def test_a_misspelt_check_fails_at_import(name: str, tmp_path: Path) -> None:
-    """In a copy of checks.py one keyword is misspelt."""
-    text = (REPOSITORY / "megatron_patch" / "launch" / "checks.py").read_text()
-    assert f"{name}: " in text
-    (tmp_path / "checks_copy.py").write_text(text.replace(f"{name}: ", f"{name}x: ", 1))
+    """In a copy of checks/ one keyword is misspelt."""
+    misspelt = 0
+    (tmp_path / "checks_copy").mkdir()
+    for path in sorted((REPOSITORY / "megatron_patch" / "launch" / "checks").glob("*.py")):
+        text = path.read_text().replace("megatron_patch.launch.checks.", "checks_copy.")
+        if not misspelt and f"{name}: " in text:
+            text, misspelt = text.replace(f"{name}: ", f"{name}x: ", 1), 1
+        (tmp_path / "checks_copy" / path.name).write_text(text)
+    assert misspelt
     done = subprocess.run(
         [sys.executable, "-c", "import checks_copy"],
         env={"PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},

@@ -1,4 +1,4 @@
-"""What MP_LORA_... and MP_FREEZE need of a model, its layout and its weights; steps of `checks.py`."""
+"""What MP_LORA_... and MP_FREEZE need of a model, its layout and its weights."""
 
 from __future__ import annotations
 

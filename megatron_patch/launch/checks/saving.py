@@ -1,4 +1,4 @@
-"""What MP_KEEP_BEST, MP_EARLY_STOP_PATIENCE and MP_SAVE_OPTIMIZER need of the rest; steps of `checks.py`."""
+"""What MP_KEEP_BEST, MP_EARLY_STOP_PATIENCE and MP_SAVE_OPTIMIZER need of the rest."""
 
 from __future__ import annotations
 

@@ -1,0 +1,99 @@
+"""TP, PP, CP, chunks and sequence parallelism against the model."""
+
+from __future__ import annotations
+
+from megatron_patch.common.messages import Name
+from megatron_patch.launch import tp_overlap
+from megatron_patch.launch.layout import (
+    chunks_of,
+    split_layers,
+    stage_words,
+    valid_chunk_layers,
+    valid_chunks,
+    valid_pipeline_parallel,
+    valid_tensor_parallel,
+)
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.resolve import Step, finds
+from megatron_patch.launch.schedule import Batches
+from megatron_patch.models import ModelConfig
+from megatron_patch.models.megatron import tensor_parallel_problem
+
+
+def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
+    """Heads, FFN and vocabulary have to divide by TP."""
+    why = tensor_parallel_problem(model, tp)
+    if why:
+        yield Problem(why.code, "TP", "MODEL_SIZE", **why.values, fits=valid_tensor_parallel(model))
+
+
+@finds("layers_divide")
+def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
+    """The layers have to divide by PP."""
+    if split_layers(model.num_layers, pp, 1) is None:
+        values = {"layers": model.num_layers, "padded": model.num_layers + 2, "pp": pp}
+        yield Problem("pp-layers", "PP", "MODEL_SIZE", **values, fits=valid_pipeline_parallel(model))
+    else:
+        yield "layers_divide", True
+
+
+@finds("chunks")
+def check_chunks(
+    *, pp: int, model: ModelConfig, layers_divide: bool, mp_vp: int | None, mp_vp_chunks: int | None
+) -> Step:
+    """Virtual pipeline stages: MP_VP says how many layers one has, MP_VP_CHUNKS how many of them a rank has."""
+    chunks = 1 if mp_vp_chunks is None else mp_vp_chunks
+    name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
+    if mp_vp is not None:
+        found = chunks_of(model.num_layers, pp, mp_vp)
+        if found is None:
+            values = {"stage": stage_words(model.num_layers, pp), "vp": mp_vp}
+            fits = valid_chunk_layers(model.num_layers, pp)
+            yield Problem("vp-layers", "MP_VP", "PP", "MODEL_SIZE", **values, fits=fits)
+            return
+        if mp_vp_chunks not in (None, found):
+            values = {"vp": mp_vp, "made": found, "said": mp_vp_chunks}
+            yield Problem("vp-and-chunks", "MP_VP", "MP_VP_CHUNKS", **values)
+            return
+        chunks = found
+    if chunks > 1 and pp == 1:
+        yield Problem("vp-without-pipeline", name, "PP", name=Name(name))
+    elif split_layers(model.num_layers, pp, chunks) is None:
+        counts = valid_chunks(model.num_layers, pp)
+        values = {"stage": stage_words(model.num_layers, pp), "chunks": chunks, "name": Name(name)}
+        yield Problem("vp-chunks", name, "PP", "MODEL_SIZE", **values, fits=counts)
+    else:
+        yield "chunks", chunks
+
+
+def check_interleaving(
+    *, micro_batches: int, batches: Batches, batch_size: int, dp: int, pp: int, chunks: int, mp_vp: int | None
+) -> Step:
+    """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
+    counts = [stage.batch // (batch_size * dp) for stage in batches.stages]
+    wrong = [count for count in counts if count % pp]
+    if chunks > 1 and wrong:
+        name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
+        yield Problem("vp-micro-batches", name, "GLOBAL_BATCH_SIZE", "PP", micro_batches=wrong[0])
+
+
+def check_sequence(*, seq_len: int, cp: int) -> Step:
+    """Each context-parallel rank holds two chunks of a sequence, one from each end."""
+    if cp > 1 and seq_len % (2 * cp):
+        yield Problem("sequence-cp", "SEQ_LEN", "CP", multiple=2 * cp)
+
+
+def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
+    """Sequence parallelism cuts what context parallelism leaves once more."""
+    if sp and tp > 1 and seq_len % cp == 0 and (seq_len // cp) % tp:
+        values = {"part": seq_len // cp, "tp": tp, "multiple": cp * tp}
+        yield Problem("sequence-sp", "SEQ_LEN", "CP", "TP", "SP", **values)
+
+
+def check_tp_overlap(
+    *, mp_tp_overlap: str, device: str, tp: int, sp: bool, pr: str, mp_fp8_recipe: str, processes: int
+) -> Step:
+    """Asked for where it is not possible; MP_TP_OVERLAP=auto does without."""
+    found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, fp8_recipe=mp_fp8_recipe, processes=processes)
+    if mp_tp_overlap in tp_overlap.METHODS and found is not None:
+        yield Problem(found.code, "MP_TP_OVERLAP", *found.names, **found.values)
