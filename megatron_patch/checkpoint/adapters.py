@@ -33,8 +33,7 @@ from megatron_patch.common.terminal import guard
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
 from megatron_patch.peft.folder import CONFIG, read_folder, settings_of, write_folder
-from megatron_patch.peft.insert import SUFFIX
-from megatron_patch.peft.settings import HF_MODULES, LINEARS, LoraSettings, target_shapes
+from megatron_patch.peft.settings import HF_MODULES, LINEARS, SUFFIX, LoraSettings, target_shapes
 
 if TYPE_CHECKING:
     from megatron_patch.peft.settings import Whole

@@ -31,6 +31,8 @@ class Again:
     """Restarts, MP_MAX_RESTARTS."""
     failed_at: tuple[int, ...] = ()
     """Steps that were done at each failure that was followed by a restart."""
+    added: tuple[str, ...] = ()
+    """Variables of the ranks that the driver set and the user had not: the next driver does not take them for his."""
 
     def variable(self) -> dict[str, str]:
         """As it goes into the environment."""
@@ -43,7 +45,10 @@ def read_again(text: str) -> Again | None:
         return None
     content = parse_json(text)
     return Again(
-        command=tuple(content["command"]), most=int(content["most"]), failed_at=tuple(map(int, content["failed_at"]))
+        command=tuple(content["command"]),
+        most=int(content["most"]),
+        failed_at=tuple(map(int, content["failed_at"])),
+        added=tuple(content["added"]),
     )
 
 
@@ -62,7 +67,7 @@ def start_again(again: Again | None, failure: Failure, folder: Path, lock: int |
     if failure.is_counted:
         note_event(folder, Event(kind="restart", iteration=iteration, words=verdict.words))
         again = dataclasses.replace(again, failed_at=(*again.failed_at, failure.iteration))
-    ours = os.environ | again.variable()
+    ours = {name: value for name, value in os.environ.items() if name not in again.added} | again.variable()
     if lock is not None:
         os.set_inheritable(lock, True)
         ours[run_status.INHERITED] = str(lock)

@@ -20,7 +20,7 @@ from megatron_patch.launch.cluster import kubernetes, slurm
 from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
-from megatron_patch.launch.environment import Environment, facts_from_outside
+from megatron_patch.launch.environment import KEPT_IF_SET, Environment, facts_from_outside
 from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
@@ -102,17 +102,18 @@ def run(
         return 0
     if environment.elsewhere:
         return slurm.submit(plan, values, environ)
-    return start(plan, command, {**environ, **_again(plan, values, environ)})
+    return start(plan, command, {**environ, **_again(plan, values, environ, command)})
 
 
-def _again(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+def _again(plan: Plan, values: Sequence[str], environ: Mapping[str, str], started: Command) -> dict[str, str]:
     """What torchrun needs to start this run again, where that may be asked of it."""
     if plan.cluster is not None or environ.get(AGAIN):
         return {}
     if not plan.variables.max_restarts and plan.variables.on_spike != "rollback":
         return {}
     command = (sys.executable, "-m", "megatron_patch.launch", *values)
-    return Again(command=command, most=plan.variables.max_restarts).variable()
+    added = tuple(name for name in KEPT_IF_SET if name in started.set and name not in environ)
+    return Again(command=command, most=plan.variables.max_restarts, added=added).variable()
 
 
 def export_is_due(plan: Plan) -> bool:

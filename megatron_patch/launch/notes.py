@@ -110,30 +110,36 @@ def _idle_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         told = {"name": Name(variable.name), "value": shown(value)}
         if name == "DEVICE":
             yield Message("idle-on-cpu", **told)
+        elif now is None:
+            yield Message("idle-without", **told, other=Name(name))
         else:
             yield Message("idle-under", **told, under=Message("setting", name=Name(name), value=now))
     if variables.attention_backend is not None:
         yield Message("attention-before-fl", backend=variables.attention_backend, fl=shown(config.fl))
 
 
-def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Variable, Any, tuple[str, str]]]:
-    """Variables that somebody has set and that do nothing, with the position and its value that make them idle."""
+def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Variable, Any, tuple[str, str | None]]]:
+    """Variables that somebody has set and that do nothing, with the position and its value that make them idle.
+
+    The value is None where a variable that is not set makes them so.
+    """
     for variable in VARIABLES:
         value = getattr(plan.variables, variable.field)
         if not variable.matters or variable.name not in environment.inherited or value == variable.default:
             continue
         name, *active = variable.matters
         now = _value_of(plan, name)
-        if now not in active:
+        if now is None or (active and now not in active):
             yield variable, value, (name, now)
 
 
-def _value_of(plan: Plan, name: str) -> str:
-    """Of DEVICE, a variable or a position, as it is typed."""
+def _value_of(plan: Plan, name: str) -> str | None:
+    """Of DEVICE, a variable or a position, as it is typed; None: not set."""
     if name == "DEVICE":
         return plan.device
     if name.startswith("MP_"):
-        return shown(getattr(plan.variables, name.removeprefix("MP_").lower()))
+        value = getattr(plan.variables, name.removeprefix("MP_").lower())
+        return None if value is None else shown(value)
     return shown(getattr(plan.config, name.lower()))
 
 

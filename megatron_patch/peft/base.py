@@ -66,6 +66,8 @@ def read_record(checkpoints: Path) -> dict[str, Any]:
     Raises:
         BaseProblem: missing or damaged.
     """
+    if checkpoints.is_dir() and not (checkpoints / FILE).exists():
+        raise BaseProblem(f"{checkpoints}: holds no adapters, there is no {FILE}")
     try:
         found: dict[str, Any] = read_object(checkpoints / FILE)
         LoraSettings(**found["settings"] | {"targets": tuple(found["settings"]["targets"])})

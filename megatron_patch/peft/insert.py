@@ -12,13 +12,10 @@ import torch
 
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.lora import Adapters, fresh
-from megatron_patch.peft.settings import LINEARS, Linear, LoraSettings, PeftError, frozen_layers, target_shapes
+from megatron_patch.peft.settings import LINEARS, SUFFIX, Linear, LoraSettings, PeftError, frozen_layers, target_shapes
 
 if TYPE_CHECKING:
     from megatron_patch.peft.settings import Whole
-
-SUFFIX = "_adapters"
-"""`linear_qkv_adapters` lies beside `linear_qkv`."""
 
 
 def add_adapters(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 """Matrices of a layer that may have an adapter, in the order of a forward pass."""
 ALL = "all-linear"
+SUFFIX = "_adapters"
+"""`linear_qkv_adapters` lies beside `linear_qkv`."""
 
 
 class PeftError(UserError, ValueError):

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = _job(options)
         found = search(job, _choice(options, job))
         future = outlook(job.gpus, options.mtbf_hours) if options.mtbf_hours else None
-        line = command(job, found.best[0], options.emit, _given(options)) if options.emit else ""
+        line = command(job, found.best[0], options.emit, _given(options), options.tokens) if options.emit else ""
     except NothingFits as error:
         print(error, file=sys.stderr)
         return 1
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seq", type=_whole, default=8192, help="tokens of a sequence (8192)")
     made.add_argument("--global-batch", type=_whole, required=True, help="sequences of a step")
     made.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
-    made.add_argument("--tokens", type=float, help="of the whole training: its time and GPU hours")
+    made.add_argument("--tokens", type=_tokens, help="of the whole training: its time and GPU hours")
     made.add_argument("--vocab-size", type=_whole, help="where the size takes its vocabulary from the tokenizer")
     made.add_argument("--mtbf-hours", type=float, help="mean hours between failures of one GPU (Llama 3: 50000)")
     for name, words in LAYOUT_FLAGS.items():
@@ -99,6 +99,16 @@ def _whole(text: str) -> int:
 
 
 _whole.__name__ = "whole number from 1"  # argparse says it: invalid whole number from 1 value: '0'
+
+
+def _tokens(text: str) -> float:
+    value = float(text)
+    if not 1 <= value <= 1e18:
+        raise ValueError
+    return value
+
+
+_tokens.__name__ = "number from 1 to 1e18"
 
 
 def _job(options: argparse.Namespace) -> Job:

@@ -105,7 +105,7 @@ def table(job: Job, found: Found, tokens: float | None, future: Outlook | None) 
         lines.append(f"training     {tokens:.3g} tokens: {whole['days']:.1f} days, {whole['gpu_hours']:,.0f} GPU hours")
     if future:
         lines.append(_outlook(future, best))
-    return "\n".join([*lines, "", "type", command(job, best)])
+    return "\n".join([*lines, "", "type", command(job, best, tokens=tokens)])
 
 
 def _row(job: Job, one: Prediction) -> str:
@@ -145,17 +145,25 @@ WAYS = ("dsw", "slurm", "k8s")
 """How a job may start: on this machine, through sbatch, or as manifests for Kubernetes."""
 
 
-def command(job: Job, prediction: Prediction, way: str | None = None, given: Mapping[str, str] | None = None) -> str:
+def command(
+    job: Job,
+    prediction: Prediction,
+    way: str | None = None,
+    given: Mapping[str, str] | None = None,
+    tokens: float | None = None,
+) -> str:
     """What to type, for a shell.
 
     Args:
         way: one of WAYS; None: dsw on one machine, dlc on several.
         given: by name, positions and variables that the planner cannot know; DATA, CKPT, OUT, image, claim and the
             rates stand for what is not given.
+        tokens: of the whole training; None: 1000 iterations.
     Raises:
         ValueError: `given` has a name that is no position and no variable, or dsw is asked for on several machines.
     """
-    given, layout = dict(given or {}), prediction.candidate.layout
+    known = {"TRAIN_TOKENS_OR_ITERS": str(round(tokens))} if tokens else {}
+    given, layout = known | dict(given or {}), prediction.candidate.layout
     positions = {position.name for position in POSITIONS}
     wrong = [name for name in given if name not in positions and not re.fullmatch("MP_[A-Z0-9_]+", name)]
     if wrong:
@@ -168,7 +176,7 @@ def command(job: Job, prediction: Prediction, way: str | None = None, given: Map
     variables |= {name: value for name, value in given.items() if name not in positions}
     script = script_of(job.model)
     words = [f"{name}={value}" for name, value in variables.items()]
-    words += ["sh", str(script) if way else script.name, *values_of(job, prediction.candidate, **typed)]
+    words += ["sh", str(script), *values_of(job, prediction.candidate, **typed)]
     return shlex.join([*words, *(["--emit", "k8s"] if way == "k8s" else [])])
 
 

@@ -14,6 +14,8 @@ from megatron_patch.report.collect import Run
 MOST_BYTES = 64 << 20
 """Of a run's logs that are read."""
 _SIGN = re.compile(r"\b(WARNING|WARN|ERROR|CRITICAL)\b|\w*(Warning|Error): ")
+_NO_NEWS = "gpuGetDeviceCount failed"
+"""torch's profiler, on a machine without GPUs."""
 _CHANGING = re.compile(r"\d+|0x[0-9a-f]+")
 _PREFIX = re.compile(r"^(\[?rank\s?\d+\]?:?\s*)?(/\S+?\.py:\d+:\s*)?")
 
@@ -112,7 +114,7 @@ def _scan(file: Path, found: dict[str, Remark]) -> None:
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             sign = _SIGN.search(line)
-            if not sign:
+            if not sign or _NO_NEWS in line:
                 continue
             words = _PREFIX.sub("", line.strip())[:400]
             key = _CHANGING.sub("#", words)

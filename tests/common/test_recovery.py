@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,9 +64,13 @@ def test_the_process_becomes_the_driver_and_keeps_the_lock(tmp_path: Path) -> No
         "import os, sys; from pathlib import Path; from megatron_patch.common.restart import AGAIN, read_again;"
         "from megatron_patch.common.run_status import is_mine, state_of;"
         "folder = Path(sys.argv[1]);"
-        "print(is_mine(folder, os.environ), state_of(folder)[0], read_again(os.environ[AGAIN]).failed_at)"
+        "again = read_again(os.environ[AGAIN]);"
+        "print(is_mine(folder, os.environ), state_of(folder)[0], again.failed_at, again.added);"
+        "print(os.environ.get('OMP_NUM_THREADS'), os.environ['HF_HUB_OFFLINE'])"
     )
-    again = Again(command=(sys.executable, "-c", child, str(tmp_path)), most=3, failed_at=(2,))
+    again = Again(
+        command=(sys.executable, "-c", child, str(tmp_path)), most=3, failed_at=(2,), added=("OMP_NUM_THREADS",)
+    )
     code = (
         "import sys; from pathlib import Path; from megatron_patch.common.restart import *;"
         "from megatron_patch.common.recovery import Failure; from megatron_patch.common.run_status import take;"
@@ -74,8 +79,9 @@ def test_the_process_becomes_the_driver_and_keeps_the_lock(tmp_path: Path) -> No
     )
     (variable,) = again.variable().values()
     words = [sys.executable, "-c", code, str(tmp_path), variable]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "True running (2, 5)\n"
+    ranks = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True, env=ranks)
+    assert done.stdout == "True running (2, 5) ('OMP_NUM_THREADS',)\nNone 1\n"
     assert done.stderr == "restart 2 of 3: it broke\n"
     assert [(event.kind, event.iteration) for event in read_events(tmp_path)] == [("restart", 5)]
 

@@ -223,6 +223,12 @@ def test_variables_that_do_nothing(plan_of: Callable[..., Plan]) -> None:
         if note.code == "idle-under"
     }
     assert idle == {"MP_LR_DECAY_ITERS"}
+    spikes = {"MP_SPIKE_FACTOR": "3", "MP_SPIKE_WINDOW": "9"}
+    plan = plan_of(**spikes, MP_PROFILE_RANKS="3")
+    assert {note.values["name"] for note in plan.notes if note.code == "idle-under"} == set(spikes)
+    assert [note.values["name"] for note in plan.notes if note.code == "idle-without"] == ["MP_PROFILE_RANKS"]
+    plan = plan_of(**spikes, MP_ON_SPIKE="skip", MP_PROFILE="2")
+    assert not [note for note in plan.notes if note.code.startswith("idle-")]
 
 
 def test_values_of_an_older_plan() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from megatron_patch.checkpoint.adapters import Adapter, export_adapter, main, me
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_model import hf_model_of
+from megatron_patch.peft.base import BaseProblem, read_record
 from megatron_patch.peft.folder import WEIGHTS
 from megatron_patch.peft.settings import PeftError
 
@@ -83,6 +86,18 @@ def test_another_base_is_refused(world: World, ours: Run, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="not the base"):
         merge(ours.output, tmp_path / "merged", base=tmp_path / "other")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_run_without_adapters(tmp_path: Path) -> None:
+    """Said as it is; and nobody waits for Megatron, or reads its warnings, to hear it."""
+    (tmp_path / "checkpoints" / "iter_0000002").mkdir(parents=True)
+    with pytest.raises(BaseProblem, match=r"holds no adapters, there is no lora\.json$"):
+        read_record(tmp_path / "checkpoints")
+    code = (
+        "import sys, megatron_patch.checkpoint.adapters; print([m for m in sys.modules if m.startswith('megatron.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_adapters_of_another_model_are_refused(world: World, exported: Path, tmp_path: Path) -> None:

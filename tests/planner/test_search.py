@@ -164,6 +164,25 @@ def test_the_emitted_command_is_the_layout(
     assert plan.config.lr == 1e-5
 
 
+def test_the_tokens_of_the_training_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the table's command and the emitted one; what --set says goes first. Without them, 1000 iterations."""
+    at = [position.name for position in POSITIONS].index("TRAIN_TOKENS_OR_ITERS")
+    for flags, tokens in (
+        ("--tokens 3e11", 300_000_000_000),
+        ("--tokens 3e11 --emit dsw", 300_000_000_000),
+        ("--tokens 3e11 --emit dsw --set TRAIN_TOKENS_OR_ITERS=4096000", 4_096_000),
+        ("", 1000 * 64 * 8192),
+    ):
+        assert main(f"8B --gpus 8 --global-batch 64 {flags}".split()) == 0
+        words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        script = words.index("sh") + 1
+        assert int(words[script + 1 + at]) == tokens, flags
+        assert Path(words[script]).is_file(), "from any folder"
+    for wrong in ("nan", "inf", "-5", "0"):
+        with pytest.raises(SystemExit):
+            main(f"8B --gpus 8 --global-batch 64 --tokens={wrong}".split())
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

@@ -59,6 +59,16 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_the_profiler_says_without_a_gpu_is_no_news(run: Path) -> None:
+    (run / "logs").mkdir()
+    said = "ERROR:2026-11-26 22:15:33 1:1 DeviceProperties.cpp:48] gpuGetDeviceCount failed with code 35"
+    (run / "logs" / "rank_0.log").write_text(f"{said}\nERROR: a real one\n")
+    follower = Follower(run)
+    follower.look()
+    words = shown(follower)
+    assert "gpuGetDeviceCount" not in words and "a real one" in words
+
+
 def test_a_frame(run: Path) -> None:
     """50 of 100 iterations at 0.5 s; half of the peak; half of the memory."""
     follower = Follower(run)

@@ -51,6 +51,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "idle-ac-layers-pipeline": "{AC:=offload} in a pipeline moves what attention reads, of every layer; "
     "{MP_AC_LAYERS} does nothing",
     "idle-under": "{name:={value}} does nothing under {under}",
+    "idle-without": "{name:={value}} does nothing without {other}",
     "attention-before-fl": "attention: {MP_ATTENTION_BACKEND:={backend}} goes before {FL:={fl}}",
     "idle-on-cpu": "{name:={value}} does nothing on the CPU",
     # optimizer
@@ -141,6 +142,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     # values that do nothing
     "idle-ac-layers-pipeline": "流水线中 {AC:=offload} 移动每一层注意力所读的数据；{MP_AC_LAYERS} 没有作用",
     "idle-under": "{under} 时 {name:={value}} 没有作用",
+    "idle-without": "没有 {other} 时 {name:={value}} 没有作用",
     "attention-before-fl": "注意力：{MP_ATTENTION_BACKEND:={backend}} 优先于 {FL:={fl}}",
     "idle-on-cpu": "{name:={value}} 在 CPU 上没有作用",
     # optimizer

@@ -26,7 +26,8 @@ def row(
         chinese: the same in Chinese.
         flag: of the parser, if the value is only passed on to it.
         always: the flag is given for the default too.
-        matters: a position, a variable or DEVICE, and the values of it under which the variable does something.
+        matters: a position, a variable or DEVICE, and the values of it under which the variable does something
+            (none: any, if it is set).
     """
     rest = {"kind": kind, "meaning": meaning, "chinese": chinese, "flag": flag, "always": always, "matters": matters}
     return field(default=default, metadata=rest)

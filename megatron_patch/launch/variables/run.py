@@ -121,6 +121,7 @@ class RunVariables:
         "a spike is above median + factor x deviation (1.4826 MAD, at least 2 % of the median loss, 20 % of the norm)",
         "高于 中位数 + 倍数 x 偏差 即为尖峰（1.4826 MAD；至少为损失中位数的 2%、范数中位数的 20%）",
         flag="--spike-factor",
+        matters=("MP_ON_SPIKE", "skip", "stop", "rollback"),
     )
     spike_window: int = row(
         64,
@@ -128,6 +129,7 @@ class RunVariables:
         "MP_ON_SPIKE: how many of the last steps a step is compared with, 8 at least known",
         "MP_ON_SPIKE：与最近多少步比较，至少已知 8 步",
         flag="--spike-window",
+        matters=("MP_ON_SPIKE", "skip", "stop", "rollback"),
     )
     profile: str | None = row(
         None,
@@ -143,6 +145,7 @@ class RunVariables:
         "MP_PROFILE: ranks that are recorded, several with commas",
         "MP_PROFILE：记录哪些 rank，多个用逗号分隔",
         flag="--trace-ranks",
+        matters=("MP_PROFILE",),
     )
     wandb_entity: str | None = row(
         None, text("expect-name"), "Weights & Biases: team or user", "Weights & Biases：团队或用户"
