@@ -57,7 +57,7 @@ def write(folder: Path, tensors: list[torch.Tensor]) -> tuple[Cost, list[dcp_wri
     started, cpu = time.perf_counter(), time.process_time()
     with dcp_writer.without_crc32(), ThreadPoolExecutor(asynchronous.FILES) as pool:
         jobs = [
-            pool.submit(asynchronous._write_file, folder / f"__0_{number}.distcp", items)
+            pool.submit(asynchronous._write_file, folder / f"__0_{number}.distcp", items, lambda _: None)
             for number, items in enumerate(files)
         ]
         results = [result for job in jobs for result in job.result()]
