@@ -11,10 +11,13 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
@@ -49,8 +52,8 @@ def write(folder: Path, tensors: list[torch.Tensor]) -> tuple[Cost, list[dcp_wri
     """What it took, and what was written."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    items = [
-        (SimpleNamespace(index=MetadataIndex(f"tensor {n}")), lambda tensor=tensor: tensor)
+    items: list[tuple[Any, Callable[[], Any]]] = [
+        (SimpleNamespace(index=MetadataIndex(f"tensor {n}")), partial(torch.Tensor.detach, tensor))
         for n, tensor in enumerate(tensors)
     ]
     files = [items[number :: asynchronous.FILES] for number in range(asynchronous.FILES)]
@@ -75,9 +78,9 @@ def main() -> None:
     write(folder, tensors)  # warm-up
     for _ in range(TURNS):
         for name in costs:
-            dcp_writer.hashlib = hashlib if name == "with" else SimpleNamespace(sha256=NoHash)
-            costs[name].append(write(folder, tensors)[0])
-    dcp_writer.hashlib = hashlib
+            hashes = hashlib if name == "with" else SimpleNamespace(sha256=NoHash)
+            with mock.patch.object(dcp_writer, "hashlib", hashes):
+                costs[name].append(write(folder, tensors)[0])
     _, results = write(folder, tensors)
     middle = {
         name: Cost(*(statistics.median(column) / gigabytes for column in zip(*taken, strict=True)))

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -115,11 +116,10 @@ def convert(*words: str) -> Measured:
 def measure(folder: Path, rounds: int, warm: bool, workers: int | None) -> dict[str, list[Measured]]:
     """All steps in turn, so that none of them has a quieter machine than the others."""
     hf, megatron, back, copied = (folder / name for name in ("hf", "megatron", "back", "copied"))
-    to_megatron = ("--source", str(hf), "--output-path", str(megatron))
-    to_hf = ("--source", str(megatron), "--output-path", str(back))
-    if workers:
-        to_megatron, to_hf = ((*words, "--workers", str(workers)) for words in (to_megatron, to_hf))
-    steps = {
+    threads = ("--workers", str(workers)) if workers else ()
+    to_megatron = ("--source", str(hf), "--output-path", str(megatron), *threads)
+    to_hf = ("--source", str(megatron), "--output-path", str(back), *threads)
+    steps: dict[str, tuple[Path, Callable[[], Measured]]] = {
         "cp -r; sync": (hf, lambda: copy(hf, copied)),
         "HF -> Megatron": (hf, lambda: convert(*to_megatron)),
         "Megatron -> HF, not verified": (megatron, lambda: convert(*to_hf, "--no-verify")),

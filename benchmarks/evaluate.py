@@ -80,7 +80,7 @@ def prepare(args: argparse.Namespace) -> Path:
             (place / split).unlink(missing_ok=True)
             (place / split).symlink_to((folders[benchmark.name] / split).resolve())
     if args.model:
-        return args.model
+        return Path(args.model)
     tokenizer = args.work / "tokenizer"
     if not tokenizer.is_dir():
         corpus = args.work / "corpus.jsonl"
@@ -91,7 +91,7 @@ def prepare(args: argparse.Namespace) -> Path:
     shape = model_of_size(args.size)
     shape = replace(shape, num_layers=args.layers or shape.num_layers)
     vocab = shape.vocab_size or VOCABULARY
-    target = args.work / f"{args.size}-{shape.num_layers}-{args.precision}"
+    target: Path = args.work / f"{args.size}-{shape.num_layers}-{args.precision}"
     if not target.is_dir():
         started = time.perf_counter()
         make_hf_checkpoint(

@@ -279,8 +279,8 @@ SUITES: dict[str, list[Case]] = {
     "graphs": GRAPHS,
     "overlap": [replace(TP2, name=f"tp2-{name}", **how) for name, how in OVERLAPS.items()],
     "overlap-elsewhere": [
-        replace(TP2, name=f"tp2-{where}-{how}", **changes, **OVERLAPS[how], reference=f"tp2-{where}-none")
-        for where, changes in {"seq2048": {"seq": 2048, "batch": 32}, "ac-full": {"ac": "full"}}.items()
+        replace(elsewhere, name=f"tp2-{where}-{how}", **OVERLAPS[how], reference=f"tp2-{where}-none")
+        for where, elsewhere in (("seq2048", replace(TP2, seq=2048, batch=32)), ("ac-full", replace(TP2, ac="full")))
         for how in ("none", "ring-all")
     ],
     "overlap-profiles": [
@@ -309,7 +309,7 @@ SUITES: dict[str, list[Case]] = {
         replace(FP8, name="sft-fp8-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),
         replace(PLAIN, name="pretrain-4096", size="8B", seq=4096, micro=2, batch=16, steps=6),
     ],
-    "switches": [replace(case, env=DETERMINISTIC | case.env) for case in SWITCHES],
+    "switches": [replace(case, env={**DETERMINISTIC, **case.env}) for case in SWITCHES],
     "save": [  # saved after iteration 5, when the steps are settled, and at the end
         replace(PLAIN, name="save-L8", size="8B-L8", save_interval=5),
         replace(PLAIN, name="save-L8-waiting", size="8B-L8", save_interval=5, env={"MP_BACKGROUND_SAVE": "false"}),

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -87,8 +88,9 @@ def matmuls_of(width_in: int, width_out: int, *, fp8: bool) -> dict[str, Callabl
     """The three matmuls of a linear layer [tokens, in] -> [tokens, out]."""
     from transformer_engine.pytorch.cpp_extensions import general_gemm
 
-    inputs, grads = random(TOKENS, width_in), random(TOKENS, width_out)
-    weight = random(width_out, width_in)
+    inputs: Any = random(TOKENS, width_in)
+    grads: Any = random(TOKENS, width_out)
+    weight: Any = random(width_out, width_in)
     main_grad = torch.zeros(width_out, width_in, device="cuda", dtype=torch.bfloat16)
     main_grad32 = main_grad.float()
     if fp8:
@@ -243,7 +245,7 @@ def timed(run: Callable[[], object], seconds: float, state: list[str] | None = N
     if state is not None:
         state.append(clocks())
     torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1e3 / calls
+    return float(start.elapsed_time(end)) / 1e3 / calls
 
 
 def clocks() -> str:

@@ -84,7 +84,7 @@ def main() -> int:
             for case in cases
         ]
     ceilings = json.loads(args.ceilings.read_text()) if args.ceilings else {}
-    results = []
+    results: list[dict[str, Any]] = []
     for result in run_all(cases, args):
         add_share(result, next(case.pr for case in cases if case.name == result["name"]), ceilings)
         compare(result, next(case.reference for case in cases if case.name == result["name"]), results)
