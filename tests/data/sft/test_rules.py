@@ -166,8 +166,13 @@ def test_texts_that_are_normalized_are_placed_by_hugging_face(tokenizer: ChatTok
 
 
 def test_inspect_shows_a_row_beside_its_rendering(
-    folder: Path, tmp_path: Path, write_json_lines: Write, capsys: pytest.CaptureFixture[str]
+    folder: Path,
+    tmp_path: Path,
+    write_json_lines: Write,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     data = write_json_lines(tmp_path / "data.jsonl", [thinking(2), cut(), {"text": "\x1b[31mred"}])
     command = [str(data), "--tokenizer", str(folder), "--line"]
     assert inspection.main([*command, "1", "2", "3"]) == 0
