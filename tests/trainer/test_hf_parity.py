@@ -130,14 +130,9 @@ def test_one_process(world: Path, ours: list[dict]) -> None:
     compare(ours, theirs(world, "mcore-tp1-pp1"))
 
 
-@pytest.mark.parametrize(
-    "world",
-    [LLAMA, *(name if name == "qwen3" else pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)],
-    indirect=True,
-    scope="module",
-)
+@OTHERS_TOO
 def test_tensor_pipeline_and_sequence_parallel(world: Path) -> None:
-    """Tied embeddings too (Qwen3): their gradient travels between the first and the last stage. Others are slow."""
+    """Tied embeddings too (Qwen3): their gradient travels between the first and the last stage."""
     mine = drive(world, "mcore", 2, 2, sp="true")
     compare(mine, theirs(world, "mcore-tp2-pp2"))
 
