@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.contents import (
@@ -16,6 +17,8 @@ from megatron_patch.checkpoint.contents import (
     read_config,
 )
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.peft.base import FILE as RECORD
+from megatron_patch.peft.folder import CONFIG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,9 @@ def read_weights(path: str) -> Weights:
     """
     if path == "none":
         return Weights(kind="none")
+    typed = Path(path)
+    if (typed / CONFIG).is_file() and not (typed / "config.json").is_file():
+        raise CheckpointError.at(typed, "checkpoint-adapters")
     found = look(path)
     folder = str(found.path)
     if found.kind == HUGGING_FACE:
@@ -61,6 +67,8 @@ def read_weights(path: str) -> Weights:
 def _torch_dist(found: Contents) -> Weights:
     """Megatron finds release/ and iter_0000000/ only through the tracker beside them: --ckpt-step 0 counts as unset."""
     name = found.path.name
+    if (found.root / RECORD).is_file():
+        raise CheckpointError.at(found.path, "checkpoint-adapters")
     if found.iteration is None and name != "release":
         raise CheckpointError.at(found.path, "checkpoint-name")
     if not found.iteration and not found.tracked:

@@ -49,6 +49,23 @@ def test_megatron_folders(world: Path, tmp_path: Path, mcore: Callable[..., None
     assert read_weights(str(tmp_path / "zero" / "iter_0000000")).step is None
 
 
+def test_adapters_are_no_weights(world: Path, tmp_path: Path, mcore: Callable[..., None]) -> None:
+    """Neither a run's, which look like any checkpoint, nor PEFT's: Megatron would end in a stack trace."""
+    mcore(tmp_path / "run", "7")
+    (tmp_path / "run" / "lora.json").write_text("{}")
+    peft = tmp_path / "adapter"
+    peft.mkdir()
+    (peft / "adapter_config.json").write_text("{}")
+    (peft / "adapter_model.safetensors").write_bytes(b"x")
+    for typed in (tmp_path / "run", tmp_path / "run" / "iter_0000007", peft):
+        with pytest.raises(CheckpointError) as refused:
+            read_weights(str(typed))
+        assert refused.value.code == "checkpoint-adapters"
+    (peft / "config.json").write_text("{}")
+    (peft / "model.safetensors").write_bytes(b"x")  # a whole model, with an adapter beside it
+    assert read_weights(str(peft)).kind == "hf"
+
+
 def test_the_tracker_is_followed_but_not_needed(tmp_path: Path, mcore: Callable[..., None]) -> None:
     mcore(tmp_path, "7")
     mcore(tmp_path, "12")
