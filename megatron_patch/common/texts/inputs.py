@@ -33,8 +33,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "checkpoint-per-rank": "{folder} is in Megatron's old per-rank format: convert it to torch_dist, with "
     "hf2mcore_convertor_llama3_1.sh --direction mcore2mcore",
     "checkpoint-adapters": "LoRA adapters alone, without the weights they belong to. To train all weights, start from "
-    "what `python -m megatron_patch.checkpoint.adapters merge` makes of them; to train the adapters on, from their base, "
-    "with what its `export` writes as MP_LORA_ADAPTER",
+    "what `python -m megatron_patch.checkpoint.adapters merge` makes of them; to train the adapters on, from their "
+    "base with what its `export` writes as MP_LORA_ADAPTER",
     "checkpoint-unfinished": "{folder} was not written to its end; complete: {others}",
     "checkpoint-absent": "{folder} does not exist; complete: {others}",
     "tracker-unfinished": "latest_checkpointed_iteration.txt points to {folder}, which was not written to its end; "
