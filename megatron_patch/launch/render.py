@@ -215,7 +215,8 @@ def _schedule_rows(plan: Plan) -> Iterator[Row]:
     if schedule.eval_iters:
         values = {"iterations": schedule.eval_iters, "interval": schedule.eval_interval}
         yield "row-validation", Message("validation", **values)
-    yield "row-saving", Message("saving", interval=schedule.save_interval)
+    grows = any(at < schedule.train_iters for at in schedule.batches.changes())
+    yield "row-saving", Message("saving-grown" if grows else "saving", interval=schedule.save_interval)
 
 
 def _curve(plan: Plan) -> Message:

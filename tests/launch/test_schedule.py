@@ -91,6 +91,7 @@ def test_the_plan_shows_the_curve(plan_of: Callable[..., Plan]) -> None:
         assert curve in short_plan(plan_of(**changes), driver_wording())
     plan = plan_of(MP_LR_DECAY_STYLE="WSD", MP_LR_WSD_DECAY_ITERS="4", MP_LR_WSD_DECAY_STYLE="linear")
     assert "by iteration: 1: 0, 2: 0.001, 5: 0.001, 7: 0.001, 10: 0.000325" in short_plan(plan, driver_wording())
+    assert "where the batch grows" not in short_plan(plan, driver_wording())
     argv = megatron_argv(plan)
     assert (value_of(argv, "--lr-decay-style"), value_of(argv, "--lr-wsd-decay-iters")) == ("WSD", "4")
     assert value_of(argv, "--lr-wsd-decay-style") == "linear"
@@ -110,6 +111,7 @@ def test_a_batch_that_grows(plan_of: Callable[..., Plan]) -> None:
     assert value_of(argv, "--eval-global-batch-size") == "8"
     assert not {"--global-batch-size", "--train-iters", "--lr-decay-iters", "--lr-warmup-iters"} & set(argv)
     said = short_plan(plan, driver_wording())
+    assert ", where the batch grows, and at the end" in said
     assert "10240 tokens = 12 iterations of 128 tokens a sequence and the batches below, 0 tokens left over" in said
     assert "from iteration 1 on 4 sequences" in said and "from iteration 5 on 8 sequences" in said
 
