@@ -21,6 +21,7 @@ from megatron_patch.checkpoint.positions import BETWEEN, TO_MEGATRON
 from megatron_patch.checkpoint.safetensors_io import ITEM_SIZES
 from megatron_patch.checkpoint.store import check_target, free_bytes
 from megatron_patch.models import AUTO, VOCAB_ALIGNMENT, ModelConfig, disagreements, padded_vocab_size
+from megatron_patch.peft.base import FILE as LORA
 
 AS_TYPED = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
 """PR as typed, by safetensors' spelling of the element type."""
@@ -143,6 +144,8 @@ def cast_notes(types: list[str], precision: str) -> list[str]:
 
 def _inspect_megatron(options: Options) -> Job:
     iteration = look_for_megatron(options.source, options.iteration)
+    if (iteration.parent / LORA).is_file():
+        raise CheckpointError.at(iteration, "checkpoint-adapters")
     configuration = find_configuration(iteration, options.hf_path)
     model = model_of(configuration.config, configuration.origin, options.size)
     own = own_configuration(iteration) if options.hf_path is not None else None

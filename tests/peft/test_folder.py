@@ -19,6 +19,7 @@ from megatron_patch.checkpoint import adapters
 from megatron_patch.checkpoint.adapters import Adapter, export_adapter, main, merge
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.hf_model import hf_model_of
 from megatron_patch.peft.base import BaseProblem, read_record
 from megatron_patch.peft.folder import WEIGHTS
@@ -98,6 +99,12 @@ def test_a_run_without_adapters(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_adapters_are_not_converted_as_a_model(ours: Run, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"LoRA adapters alone.*merge"):
+        export_hf(ours.output, tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
 
 
 def test_adapters_of_another_model_are_refused(world: World, exported: Path, tmp_path: Path) -> None:

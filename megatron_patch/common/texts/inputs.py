@@ -32,9 +32,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "tracker-wrong": "latest_checkpointed_iteration.txt says {pointed}; a number or 'release' is needed",
     "checkpoint-per-rank": "{folder} is in Megatron's old per-rank format: convert it to torch_dist, with "
     "hf2mcore_convertor_llama3_1.sh --direction mcore2mcore",
-    "checkpoint-adapters": "LoRA adapters alone, without the weights they belong to. To train all weights, start from "
-    "what `python -m megatron_patch.checkpoint.adapters merge` makes of them; to train the adapters on, from their "
-    "base with what its `export` writes as MP_LORA_ADAPTER",
+    "checkpoint-adapters": "LoRA adapters alone, without the weights they belong to: "
+    "`python -m megatron_patch.checkpoint.adapters merge` makes a whole model of both, its `export` a folder of PEFT's "
+    "(MP_LORA_ADAPTER goes on from that, beside the base)",
     "checkpoint-unfinished": "{folder} was not written to its end; complete: {others}",
     "checkpoint-absent": "{folder} does not exist; complete: {others}",
     "tracker-unfinished": "latest_checkpointed_iteration.txt points to {folder}, which was not written to its end; "
@@ -156,9 +156,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "tracker-wrong": "latest_checkpointed_iteration.txt 的内容是 {pointed}；应为数字或 'release'",
     "checkpoint-per-rank": "{folder} 是 Megatron 旧的逐进程格式：请用 hf2mcore_convertor_llama3_1.sh --direction "
     "mcore2mcore 转换为 torch_dist",
-    "checkpoint-adapters": "只有 LoRA 适配器，没有它们所属的权重。要训练全部权重，请从 "
-    "`python -m megatron_patch.checkpoint.adapters merge` 合并出的文件夹开始；要继续训练适配器，请从其基础模型开始，"
-    "并把它的 `export` 写出的文件夹作为 MP_LORA_ADAPTER",
+    "checkpoint-adapters": "只有 LoRA 适配器，没有它们所属的权重："
+    "`python -m megatron_patch.checkpoint.adapters merge` 把两者合并成完整的模型，它的 `export` 写出 PEFT 的文件夹"
+    "（MP_LORA_ADAPTER 与基础模型一起从它继续训练）",
     "checkpoint-unfinished": "{folder} 没有写完；完整的有：{others}",
     "checkpoint-absent": "{folder} 不存在；完整的有：{others}",
     "tracker-unfinished": "latest_checkpointed_iteration.txt 指向没有写完的 {folder}；完整的有：{others}",
