@@ -101,6 +101,12 @@ if is_current; then
     exit 0
 fi
 
+if [ "$device" = gpu ]; then
+    say "$because: requirements-gpu.txt comes too. Transformer Engine's torch extension is compiled here, which may take" \
+        "a quarter of an hour; it needs nvcc, a C++ compiler and the cuDNN headers; --cpu leaves it out"
+    command -v nvcc >/dev/null 2>&1 || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] ||
+        fail "no nvcc on the PATH or in ${CUDA_HOME:-/usr/local/cuda}/bin: install the CUDA toolkit, or set CUDA_HOME"
+fi
 make_venv
 if have_uv; then installer=uv; else
     installer=pip
@@ -113,7 +119,6 @@ export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}"
 say "installing requirements.txt with $installer"
 install -r requirements.txt
 if [ "$device" = gpu ]; then
-    say "$because: adding requirements-gpu.txt"
     # Transformer Engine compiles its torch extension against the torch that is installed, so no build isolation.
     install --no-build-isolation -r requirements-gpu.txt ||
         fail "Transformer Engine could not be built: it needs nvcc and the cuDNN headers; --cpu leaves it out"

@@ -94,6 +94,22 @@ def test_debians_python_without_venv(tmp_path: Path) -> None:
     assert done.returncode == 1 and "apt-get install python3.12-venv" in done.stderr
 
 
+def test_a_gpu_without_a_compiler_is_told_before_anything_is_installed(tmp_path: Path) -> None:
+    copy = tmp_path / "project"
+    shutil.copytree(ROOT / "toolkits", copy / "toolkits")
+    for name in ("requirements.txt", "requirements-gpu.txt"):
+        shutil.copy(ROOT / name, copy)
+    if shutil.which("nvcc", path="/usr/bin:/bin"):
+        pytest.skip("nvcc is among the system's programs here")
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CUDA_HOME": str(tmp_path / "none")}
+    done = subprocess.run(
+        [SH, "toolkits/setup.sh", "--gpu"], cwd=copy, env=environ, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode != 0
+    assert "compiled here" in done.stdout + done.stderr and "no nvcc" in done.stderr
+    assert not (copy / ".venv").exists()
+
+
 def test_setup_refuses_unknown_options() -> None:
     done = subprocess.run([SH, str(ROOT / "toolkits/setup.sh"), "--gpus"], capture_output=True, text=True)
     assert done.returncode == 2 and "'--gpus'" in done.stderr and "--gpu" in done.stderr
