@@ -90,7 +90,7 @@ def architecture(family: str) -> str:
 def flags(output: Path, data: Path, extra: str) -> list[str]:
     """What a rank is told; later flags win over earlier ones, and an architecture among them stands for MODEL."""
     model = "" if "--hidden-size" in extra.split() else MODEL
-    common = (model + INPUT + CPU + SCHEDULE).split()
+    common = " ".join((model, INPUT, CPU, SCHEDULE)).split()
     return [*common, "--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
 
 
