@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.gpu.quantized import in_high_precision
+from megatron_patch.backend.saving.checkpoint_fixes import allow_holes
 from megatron_patch.models.megatron import model_of_arguments
 from megatron_patch.peft.base import record_base
 from megatron_patch.peft.folder import read_folder, settings_of
@@ -26,6 +27,7 @@ def prepare(args: Any, model_chunks: list[Any]) -> None:
     """
     settings = settings_of_arguments(args)
     if settings is None:
+        allow_holes()
         print(f"frozen: {args.freeze}: {freeze(model_chunks, args.freeze)} elements on this rank")
         return
     if args.base_checkpoint:
