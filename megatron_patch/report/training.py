@@ -205,7 +205,7 @@ def driver_command(run: Run) -> str:
     variables = [f"{n}={typed(v)}" for n, v in values.items() if n.startswith("MP_") and v != usual.get(n)]
     positions = [typed(value) for name, value in values.items() if not name.startswith("MP_")]
     model = run.plan.model.config() if run.plan else None
-    known = model is not None and model.model_type in by_model_type()
+    known = model is not None and isinstance(model.model_type, str) and model.model_type in by_model_type()
     script = (family_of(model) if model is not None and known else default_family()).driver
     return " ".join([*variables, f"sh {script}", *positions]) if positions else ""
 

@@ -6,6 +6,7 @@ working folder. Seeds are fixed: batch N of a tool is always the same hundred li
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ def flags(tool: str) -> list[str]:
 def lines_of(tool: str) -> st.SearchStrategy[tuple[list[str], dict[str, str]]]:
     """Words and variables."""
     right = right_lines().get(tool, ["model"])
-    text = st.text(st.characters(exclude_characters="/~.\0", codec=None), max_size=8)
+    text = st.text(st.characters(exclude_characters="/~.\0", codec=None), max_size=8).filter(_can_be_typed)
     value = st.sampled_from(VALUES) | st.sampled_from(PLACES) | text | st.integers(-(10**6), 10**6).map(str)
     flag = st.sampled_from(flags(tool)) | st.sampled_from(flags(tool)).map(lambda flag: flag[:-2])
     word = value | flag | st.builds("{}={}".format, flag, value)
@@ -105,6 +106,14 @@ def lines_of(tool: str) -> st.SearchStrategy[tuple[list[str], dict[str, str]]]:
     variables = st.dictionaries(variable, given_value, max_size=2 if tool in ("train", "pretrain_llm") else 0)
     words = (changed | changed | st.lists(word, max_size=8)).map(lambda line: [w for w in line if "\0" not in w])
     return st.tuples(words, variables)
+
+
+def _can_be_typed(text: str) -> bool:
+    """Whether a word of a process can be that: half a surrogate pair cannot, bytes that are not UTF-8 can."""
+    try:
+        return bool(os.fsencode(text)) or not text
+    except UnicodeEncodeError:
+        return False
 
 
 def _changed(right: Sequence[str], changes: Sequence[tuple[str, int, str]]) -> list[str]:

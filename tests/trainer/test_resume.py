@@ -75,7 +75,7 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("KILL_AT", moment)
     dead = launch(killed, data, flags(killed, data, DROPOUT), script=DYING)
     assert dead.returncode != 0
-    assert len(dead.losses) == 10
+    assert 10 <= len(dead.losses) < 15  # written while training goes on
     assert complete_iterations(killed / "checkpoints") == ([5] if moment == "publish" else [5, 10])
     resumed, _ = resume(killed, data, f"{DROPOUT} --keep-checkpoints 2", processes=1)
     assert_same(resumed, whole)
