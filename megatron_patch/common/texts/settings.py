@@ -21,7 +21,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "muon-precision": ("muon does not train in {pr}", "{PR:=bf16} or fp32 with muon, or adam"),
     "muon-partly": ("muon orthogonalizes whole matrices, and is not tried with a part of the weights", "adam"),
     "profile-beyond": ("the run has {iterations:iteration|iterations}", "iterations of it"),
-    "profile-no-rank": ("there are {ranks:rank|ranks}", "0 to {last}"),
+    "profile-no-rank": ("the run has {ranks:rank|ranks}", "0 to {last}"),
     "profile-passed": "{MP_PROFILE} {stretch}: these iterations are done, nothing is recorded",
     "wandb-no-key": ("no key: set WANDB_API_KEY, or WANDB_MODE=offline", "unset, or with a key"),
     "wandb-not-installed": ("the package wandb is not installed", "unset, or `pip install wandb`"),

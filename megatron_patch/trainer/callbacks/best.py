@@ -63,10 +63,9 @@ class BestCheckpoint(Callback):
     def stops(self) -> str:
         if not self.validations.stops:
             return ""
-        return (
-            f"no improvement in {self.validations.without} validations on {self.validations.lowest:.4f} "
-            "(MP_EARLY_STOP_PATIENCE)"
-        )
+        count = self.validations.without
+        times = f"{count} validation{'' if count == 1 else 's'}"
+        return f"no improvement in {times} on {self.validations.lowest:.4f} (MP_EARLY_STOP_PATIENCE)"
 
     def end(self, end: End) -> None:
         best = self.validations.best_iteration
