@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -149,9 +150,25 @@ def run_part(
         yield result
 
 
+OF_THIS_MACHINE = (
+    re.compile(r"/[^\s\"':]*/(?=(?:megatron_patch|tests|toolkits|examples|benchmarks)/)"),
+    re.compile(r"/[^\s\"':]*/(?=python3\.\d+/)"),
+    re.compile(rf"{re.escape(tempfile.gettempdir())}/[^/\s\"']*/"),
+)
+"""Where a checkout, Python and temporary folders lie; the kept results name the rest of a path."""
+
+
+def without_this_machine(text: str) -> str:
+    """A text whose paths begin within the checkout, Python's library or a temporary folder."""
+    for place in OF_THIS_MACHINE:
+        text = place.sub("", text)
+    return text
+
+
 def keep(result: Result, folder: Path) -> None:
     """Append a line."""
     folder.mkdir(parents=True, exist_ok=True)
+    result = replace(result, outcome=replace(result.outcome, problem=without_this_machine(result.outcome.problem)))
     fields = {name: value for name, value in asdict(result).items() if name != "part"}
     fields["outcome"] = {name: value for name, value in fields["outcome"].items() if value or name == "tried"}
     with (folder / f"{result.part}.jsonl").open("a", encoding="utf-8") as file:

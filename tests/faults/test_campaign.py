@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
+import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import pytest
 
 from . import command_lines, kills, soak, tools
-from .campaign import Case, Outcome, Part, read_results, run_part, spread
+from .campaign import REPOSITORY, RESULTS, Case, Outcome, Part, read_results, run_part, spread, without_this_machine
 from .hostile import gadgets
 from .page import PAGE, page
 from .parts import PARTS
@@ -83,6 +86,19 @@ def test_a_stopped_part_goes_on(tmp_path: Path) -> None:
     assert [(result.case, result.outcome.problem) for result in read_results("p", tmp_path)] == [
         ("a", ""), ("b", ""), ("c", ""),
     ]  # fmt: skip
+
+
+def test_kept_results_name_no_place_of_this_machine() -> None:
+    try:
+        Path(tempfile.gettempdir(), "faults-p-x1y2", "place", "link").read_text()
+    except OSError:
+        found = traceback.format_exc() + f'File "{REPOSITORY}/megatron_patch/cli.py", line 3'
+    kept = without_this_machine(found)
+    assert "faults-p-x1y2" in found and "'place/link'" in kept
+    assert 'File "megatron_patch/cli.py"' in kept
+    for place in (str(REPOSITORY), sys.base_prefix, tempfile.gettempdir() + "/"):
+        assert place not in kept
+        assert [file.name for file in RESULTS.iterdir() if place in file.read_text(encoding="utf-8")] == []
 
 
 def test_the_page_is_made_from_the_results() -> None:
