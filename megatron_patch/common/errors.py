@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.messages import Message, wording_of
 from megatron_patch.common.texts import ENGLISH
 
 
@@ -76,9 +76,10 @@ class Refusal(UserError, ValueError):
 
 def print_error(error: UserError, environ: Mapping[str, str]) -> None:
     """Say on standard error what is wrong, a line for each thing, each with its code."""
-    wording = Wording(language=language_of(environ))
+    wording = wording_of(environ)
     for message in error.messages:
-        print(wording.text(Message("error", text=message)) + tag(message.code), file=sys.stderr)
+        first, *more = wording.text(Message("error", text=message)).split("\n")
+        print(first + tag(message.told.code), *more, sep="\n", file=sys.stderr)
 
 
 def tag(code: str) -> str:

@@ -2,7 +2,8 @@
 
 The texts stand in `texts/`, by subject and code, each in English and in Chinese. Their placeholders:
 
-- `{layers}` is a value; lists are joined by commas, messages inside of messages are written out too.
+- `{layers}` is a value; lists are joined by commas, messages and errors inside of messages are written out too.
+- `{lines:/}` is a list with a line for each.
 - `{processes:process|processes}` is a count with its noun: `1 process`, `2 processes`; `{n:?is|are}` the word alone.
 - `{SAVE_INTERVAL}` is a position or variable as the reader's CLI calls it; `{SAVE_INTERVAL:@}` says its number too;
   `{AC:=full}` is that value given to it: `AC=full` for the driver, `--recompute_granularity full` for NeMo's scripts.
@@ -120,9 +121,11 @@ class _Formatter(string.Formatter):
             return word if format_spec.startswith("?") else f"{value} {word}"
         if isinstance(value, Message):
             return self._wording.text(value)
+        if isinstance(value, Exception) and (said := getattr(value, "messages", None)):  # a UserError
+            return "; ".join(map(self._wording.text, said))
         if isinstance(value, (list, tuple)):
-            comma = self._wording.text(Message("comma"))
-            return comma.join(self.format_field(one, format_spec) for one in value)
+            between = "\n" if format_spec == "/" else self._wording.text(Message("comma"))
+            return between.join(self.format_field(one, format_spec.removesuffix("/")) for one in value)
         return str(super().format_field("" if value is None else value, format_spec))
 
     def _name(self, name: str, spec: str) -> str:
@@ -132,6 +135,32 @@ class _Formatter(string.Formatter):
         if not numbered or number is None or name in self._wording.flags:
             return shown
         return self._wording.text(Message("numbered", name=shown, number=number))
+
+
+def as_json(value: object) -> Any:
+    """A message, or one of its values, as JSON holds it: files keep codes, the language is that of who reads them."""
+    said = getattr(value, "messages", None) if isinstance(value, Exception) else None
+    if said:
+        return as_json(said[0] if len(said) == 1 else list(said))
+    if isinstance(value, Message):
+        return {"code": value.code, "values": {name: as_json(one) for name, one in value.values.items()}}
+    if isinstance(value, (list, tuple)):
+        return [as_json(one) for one in value]
+    if hasattr(value, "item"):  # of numpy
+        return value.item()
+    return value if isinstance(value, (bool, int, float, str)) or value is None else str(value)
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `as_json`."""
+    if isinstance(value, dict):
+        return Message(value["code"], **{name: from_json(one) for name, one in value["values"].items()})
+    return [from_json(one) for one in value] if isinstance(value, list) else value
+
+
+def wording_of(environ: Mapping[str, str]) -> Wording:
+    """The language that the environment asks for, in the names that our own variables have."""
+    return Wording(language=language_of(environ))
 
 
 def language_of(environ: Mapping[str, str]) -> str:

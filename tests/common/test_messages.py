@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import ast
+import json
 import pickle
 import string
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megatron_patch.common import texts
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message, Name, Wording, language_of
+from megatron_patch.common.messages import Message, Name, Wording, as_json, from_json, language_of
 from megatron_patch.common.texts import CHINESE, ENGLISH, SUBJECTS
 
 PACKAGE = Path(texts.__file__).parents[2]
 LATER = {"expected", "fits"}
 """Values that are added where an error becomes a problem of the command line."""
 SAYS = ("Message", "Problem", "UserError", "wrong", "say", "idle")
+SAYS += ("MalformedRow", "EmptyRow", "TooMuchLost", "TooMuchWork", "BrokenIndex", "NoData", "NotComparable")
 """Calls whose first argument is a code, besides those of error classes."""
 
 
@@ -126,6 +129,21 @@ def test_counts_have_their_noun() -> None:
 
 def test_values_are_not_read_as_templates() -> None:
     assert str(Message("no-such-file", files=["{TP}", "a{b"])) == "no such file: {TP}, a{b"
+
+
+def test_messages_are_kept_as_codes() -> None:
+    """In a file, and between processes: the language is that of who reads them."""
+    inner = UserError.of([Message("json-too-deep", most=100), Message("json-not-object")])
+    message = Message("at", path=Path("a.json"), what=Message("data-unreadable", file=np.int32(3), error=inner))
+    kept = from_json(json.loads(json.dumps(as_json(message))))
+    assert str(kept).replace(", ", "; ") == str(message)
+    assert Wording(language="zh").text(kept).startswith("a.json：3 无法读到末尾：")
+
+
+def test_errors_inside_of_errors_are_translated() -> None:
+    message = Message("data-unreadable", file="a", error=UserError("json-not-object"))
+    assert str(message) == f"a cannot be read to its end: {ENGLISH['json-not-object']}"
+    assert Wording(language="zh").text(message) == f"a 无法读到末尾：{CHINESE['json-not-object']}"
 
 
 @pytest.mark.parametrize(
