@@ -2,7 +2,8 @@
 
 OUTPUT_BASEPATH/exports/iter_0000010 and so on, each whole or absent; OUTPUT_BASEPATH/hf (of adapters: adapter) is a
 link to the newest. One is made at a time. What a killed run has not exported, the next start does, as long as the
-checkpoint is there.
+checkpoint is there. Where saving is faster than exporting, a checkpoint that MP_KEEP_CHECKPOINTS would remove by now
+is not exported any more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from megatron_patch.backend.saving import folders, retention
 from megatron_patch.checkpoint.manifest import MANIFEST
 from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS
+from megatron_patch.common.stored_chunks import iteration_of
 
 POLL_SECONDS = 0.2
 """How often it looks whether an asynchronous checkpoint has got its name."""
@@ -37,6 +39,7 @@ class Exporter:
         """
         self._output, self._link, self._adapters, self._keep, self._say = output, link, adapters, keep, say
         self._waiting: list[int] = []
+        self._current: int | None = None
         self._failed: dict[int, str] = {}
         self._closed = False
         self._change = threading.Condition()
@@ -48,7 +51,7 @@ class Exporter:
     def add(self, iteration: int) -> None:
         """Export it as soon as its checkpoint is complete."""
         with self._change:
-            if iteration not in self._waiting:
+            if iteration not in (*self._waiting, self._current):
                 self._waiting.append(iteration)
             self._change.notify()
 
@@ -77,22 +80,32 @@ class Exporter:
 
     def _not_yet_exported(self) -> set[int]:
         with self._change:
-            return set(self._waiting)
+            self._drop_obsolete()
+            return {*self._waiting, *([] if self._current is None else [self._current])}
+
+    def _drop_obsolete(self) -> None:
+        """What retention would remove but for this queue leaves the queue. To be called with the lock."""
+        tracker = self._output / CHECKPOINTS / retention.TRACKER
+        if not self._keep or not self._waiting or not tracker.is_file():
+            return
+        needed = retention.protected(but=self._not_yet_exported)
+        for folder in retention.too_old(tracker, self._keep, needed):
+            iteration = iteration_of(folder)
+            if iteration in self._waiting:
+                self._waiting.remove(iteration)
+                self._say(f"{folder.name} is not exported: MP_KEEP_CHECKPOINTS={self._keep}, and newer ones are there")
 
     def _folder(self, iteration: int) -> Path:
         return self._output / EXPORTS / f"iter_{iteration:07d}"
 
     def _work(self) -> None:
         while True:
-            with self._change:
-                while not self._waiting and not self._closed:
-                    self._change.wait()
-                if not self._waiting:
-                    return
-                iteration = self._waiting[0]
+            iteration = self._next()
+            if iteration is None:
+                return
             error = self._export(iteration)
             with self._change:
-                self._waiting.remove(iteration)
+                self._current = None
                 if error:
                     self._failed[iteration] = error
             if error:
@@ -100,6 +113,16 @@ class Exporter:
             else:
                 self._say(f"exported to {self._folder(iteration)}")
                 self._remove_old()
+
+    def _next(self) -> int | None:
+        """Wait for one that is still worth it; None: the queue is closed and empty."""
+        with self._change:
+            self._drop_obsolete()
+            while not self._waiting and not self._closed:
+                self._change.wait()
+                self._drop_obsolete()
+            self._current = self._waiting.pop(0) if self._waiting else None
+            return self._current
 
     def _export(self, iteration: int) -> str:
         """Nothing, or why it could not be."""

@@ -21,9 +21,9 @@ PROTECTED: list[Callable[[], set[int]]] = []
 """Each gives iterations that are not to be removed now, on rank 0."""
 
 
-def protected() -> set[int]:
-    """Iterations that somebody still needs."""
-    return set().union(*(ask() for ask in PROTECTED))
+def protected(*, but: Callable[[], set[int]] | None = None) -> set[int]:
+    """Iterations that somebody still needs; `but`: without this one's."""
+    return set().union(*(ask() for ask in PROTECTED if ask != but))
 
 
 def keep_newest(count: int, say: Callable[[str], object]) -> None:
@@ -95,10 +95,11 @@ def _read_back(newest: Path, rank: int) -> list[str]:
         return [str(error)]
 
 
-def too_old(tracker: Path, keep: int) -> list[Path]:
-    """The checkpoints to remove: the one that the tracker names stays, and those of later iterations."""
+def too_old(tracker: Path, keep: int, needed: set[int] | None = None) -> list[Path]:
+    """The checkpoints to remove: the one that the tracker names stays, those of later iterations, and those of
+    `needed` (all that is protected, where it is not given)."""
     named = tracker.read_text().strip()
     checkpoints = folders.numbered(tracker.parent)
     older = [number for number in checkpoints if named.isdecimal() and number < int(named)]
-    doomed = set(sorted(older)[: 1 - keep or None]) - protected()
+    doomed = set(sorted(older)[: 1 - keep or None]) - (protected() if needed is None else needed)
     return [checkpoints[number] for number in sorted(doomed)]
