@@ -20,7 +20,8 @@ from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.fidelity import REASONING, TOOL
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
-from megatron_patch.data.sft.template import ChatTemplate, one_by_one, trained
+from megatron_patch.data.sft.loss_mask import one_by_one, trained
+from megatron_patch.data.sft.template import ChatTemplate
 from megatron_patch.data.tokenizer import load_tokenizer
 from megatron_patch.launch.inputs import read_tokenizer
 

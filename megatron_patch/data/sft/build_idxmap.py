@@ -15,10 +15,11 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source
 from megatron_patch.data.sft.idxmap import write_idxmap
 from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.loss_mask import LOSSES
 from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
-from megatron_patch.data.sft.template import LOSSES, TemplateError
+from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.sources import find_sources
 from megatron_patch.data.tokenizer import TokenizerError

@@ -1,7 +1,7 @@
 """The tokenized cache: each row is tokenized once per dataset and machine, then read memory-mapped by every rank.
 
     sft-KEY/  tokens.bin   int32[tokens]
-              turns.bin    uint8[tokens]     the turn of each token: see `template.PROMPT`
+              turns.bin    uint8[tokens]     the turn of each token: see `loss_mask.PROMPT`
               offsets.bin  int64[rows + 1]   first token of each row, and the end
               origins.bin  int64[rows, 3]    file, line and row of each row: see `rows.Row`
               meta.json    report, sizes and SHA-256 of the four; written last
@@ -40,15 +40,15 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
+from megatron_patch.data.sft.loss_mask import Tokens, Turns
 from megatron_patch.data.sft.report import FileReport, Report
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError, Tokens, Turns
+from megatron_patch.data.sft.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.tokenize import AS_IT_COMES
 from megatron_patch.data.sources import find_sources
 
 HERE = Path(__file__).parent
-CODE = [
-    HERE / f"{name}.py" for name in ("encoder", "fidelity", "report", "sandbox", "template", "tokenize", "variants")
-]
+RENDERING = ("sandbox", "template", "turns", "dropped", "fidelity", "variants")
+CODE = [HERE / f"{name}.py" for name in (*RENDERING, "encoder", "loss_mask", "report", "tokenize")]
 CODE += [HERE.parent / f"{name}.py" for name in ("jsonl", "parquet", "rows")]
 CODE += sorted((HERE / "formats").glob("*.py"))
 """What turns rows into tokens: a change of any of it makes other caches."""

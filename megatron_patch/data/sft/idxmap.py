@@ -20,11 +20,12 @@ from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter, read_leng
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
+from megatron_patch.data.sft.loss_mask import Tokens
 from megatron_patch.data.sft.packing import Packing
 from megatron_patch.data.sft.report import Report
 from megatron_patch.data.sft.selection import Mask, Samples
 from megatron_patch.data.sft.sidecar import Sidecar
-from megatron_patch.data.sft.template import ChatTemplate, Tokens
+from megatron_patch.data.sft.template import ChatTemplate
 
 IGNORED = -100
 """The label of a position where nothing is learned."""

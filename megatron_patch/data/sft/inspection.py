@@ -25,10 +25,11 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.layout import Layout, lay_out
+from megatron_patch.data.sft.loss_mask import LOSSES, Tokens
 from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import OVERLONG, Mask, Samples
-from megatron_patch.data.sft.template import LOSSES, ChatTemplate, TemplateError, Tokens
+from megatron_patch.data.sft.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.tokenizer import TokenizerError
 

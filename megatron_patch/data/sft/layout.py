@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data.sft.loss_mask import Tokens
 from megatron_patch.data.sft.packing import Packing, pack, padded
 from megatron_patch.data.sft.selection import Mask
-from megatron_patch.data.sft.template import Tokens
 
 AVERAGES = ("token", "sequence")
 

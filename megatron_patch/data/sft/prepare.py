@@ -10,9 +10,9 @@ from megatron_patch.data.blend import parse_blend
 from megatron_patch.data.sft.cache import Say, Source, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap
+from megatron_patch.data.sft.loss_mask import LOSSES
 from megatron_patch.data.sft.report import Report
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG, Samples, SelectedRows, select
-from megatron_patch.data.sft.template import LOSSES
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
 from megatron_patch.data.sources import left_out
 

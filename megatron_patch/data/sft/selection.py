@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from megatron_patch.data.rows import place
 from megatron_patch.data.sft.cache import TokenizedCache
+from megatron_patch.data.sft.loss_mask import EARLIER_TURN, LAST_TURN, Tokens, trained
 from megatron_patch.data.sft.report import NOTHING_TRAINED, TOO_LONG, Report, TooMuchLost
-from megatron_patch.data.sft.template import EARLIER_TURN, LAST_TURN, Tokens, trained
 
 OVERLONG = ("truncate", "drop", "error")
 MAX_LOST = 0.1
@@ -45,7 +45,7 @@ class SelectedRows:
     """[samples], rows of the cache, ascending."""
     lengths: npt.NDArray[np.int64]
     loss: str
-    """Of `template.LOSSES`."""
+    """Of `loss_mask.LOSSES`."""
 
     def sample(self, number: int) -> tuple[Tokens, Tokens, Mask]:
         """See `Samples`."""
@@ -65,7 +65,7 @@ def select(
 
     Args:
         seq_length: positions of a training row.
-        loss: of `template.LOSSES`.
+        loss: of `loss_mask.LOSSES`.
         overlong: a row of more than `seq_length + 1` tokens is cut (`truncate`), left out (`drop`), or an error.
         max_lost: largest share of the rows that may go unused.
     Raises:

@@ -16,8 +16,9 @@ from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.fidelity import Dropped
 from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, MalformedRow, describe, recognise
 from megatron_patch.data.sft.formats.common import COMMON
+from megatron_patch.data.sft.loss_mask import Tokens, Turns, one_by_one
 from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED
-from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError, Tokens, Turns, one_by_one
+from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError
 from megatron_patch.data.workers import in_order
 
 CHUNK_BYTES = 1 << 19
@@ -40,7 +41,7 @@ class Piece:
     tokens: Tokens
     """[sum of lengths], the rows one after the other."""
     turns: Turns
-    """[sum of lengths], see `template.PROMPT`."""
+    """[sum of lengths], see `loss_mask.PROMPT`."""
     lengths: npt.NDArray[np.int64]
     """[rows used]"""
     places: npt.NDArray[np.int64]

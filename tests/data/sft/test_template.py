@@ -12,7 +12,8 @@ import pytest
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError, trained
+from megatron_patch.data.sft.loss_mask import trained
+from megatron_patch.data.sft.template import ChatTemplate, TemplateError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
