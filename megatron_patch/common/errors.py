@@ -38,6 +38,10 @@ class UserError(Exception):
         """In English, in the driver's names."""
         return "; ".join(map(str, self.messages))
 
+    def localized(self) -> str:
+        """In the language of this process's environment."""
+        return "; ".join(message.localized() for message in self.messages)
+
 
 def _message(code: str, values: dict[str, object]) -> Message:
     """A code of the catalogue, or a sentence that is not in it."""
@@ -72,6 +76,10 @@ class Refusal(UserError, ValueError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+    def localized(self) -> str:
+        """A line for each reason."""
+        return "\n".join(message.localized() for message in self.messages)
 
 
 def print_error(error: UserError, environ: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ Standard library only: a refused command line takes a tenth of a second.
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,10 @@ class Message:
         """In English, in the driver's names: for plan.json, logs and exceptions."""
         return Wording().text(self)
 
+    def localized(self) -> str:
+        """In the language of this process's environment: for screens."""
+        return wording_of(os.environ).text(self)
+
     def __repr__(self) -> str:
         return f"Message({self.code!r}, {self.values!r})"
 
@@ -48,6 +53,11 @@ class Message:
 
     def __hash__(self) -> int:
         return hash(self.code)
+
+
+def localized(code: str, /, **values: object) -> str:
+    """A text of the catalogue, for this process's screen."""
+    return Message(code, **values).localized()
 
 
 class Name(str):
@@ -156,6 +166,17 @@ def from_json(value: Any) -> Any:
     if isinstance(value, dict):
         return Message(value["code"], **{name: from_json(one) for name, one in value["values"].items()})
     return [from_json(one) for one in value] if isinstance(value, list) else value
+
+
+def read_message(content: object) -> Message | None:
+    """A message of a file or of another machine; None where it is not one, or of a version with other texts."""
+    try:
+        message = from_json(content)
+        for language in LANGUAGES:
+            Wording(language=language).text(message)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
+        return None
+    return message if isinstance(message, Message) else None
 
 
 def wording_of(environ: Mapping[str, str]) -> Wording:

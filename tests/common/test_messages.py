@@ -15,13 +15,22 @@ import pytest
 
 from megatron_patch.common import texts
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message, Name, Wording, as_json, from_json, language_of
+from megatron_patch.common.messages import (
+    Message,
+    Name,
+    Wording,
+    as_json,
+    from_json,
+    language_of,
+    localized,
+    read_message,
+)
 from megatron_patch.common.texts import CHINESE, ENGLISH, SUBJECTS
 
 PACKAGE = Path(texts.__file__).parents[2]
 LATER = {"expected", "fits"}
 """Values that are added where an error becomes a problem of the command line."""
-SAYS = ("Message", "Problem", "UserError", "wrong", "say", "idle")
+SAYS = ("Message", "Problem", "UserError", "localized", "wrong", "say", "idle")
 SAYS += ("MalformedRow", "EmptyRow", "TooMuchLost", "TooMuchWork", "BrokenIndex", "NoData", "NotComparable")
 """Calls whose first argument is a code, besides those of error classes."""
 
@@ -169,3 +178,28 @@ def test_errors_carry_codes_through_processes() -> None:
     assert UserError("something else, in words").code == "uncoded"
     both = UserError.of([Message("no-such-folder"), Message("file-not-folder")])
     assert str(both) == "no such folder; a file, not a folder"
+
+
+def test_a_screen_speaks_the_language_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for language, sentence in (("en", "no such folder"), ("zh", "没有这个文件夹")):
+        monkeypatch.setenv("MP_LANG", language)
+        assert localized("no-such-folder") == UserError("no-such-folder").localized() == sentence
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        3,
+        "at",
+        {},
+        {"code": "at"},
+        {"code": "of later", "values": {}},
+        {"code": ["at"], "values": {}},
+        {"code": "at", "values": []},
+        {"code": "at", "values": {"path": 1}},
+        {"code": "at", "values": {"path": 1, "what": {}}},
+    ],
+)
+def test_messages_of_other_versions_are_not_read(content: object) -> None:
+    assert read_message(content) is None
