@@ -10,9 +10,11 @@ from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.launch import driver
 from megatron_patch.launch.problems import render_all
 from megatron_patch.launch.render import remark
-from megatron_patch.nemo.flags import SECRETS, parse, table, wording
+from megatron_patch.nemo.command_line import parse
+from megatron_patch.nemo.flags import SECRETS, table
 from megatron_patch.nemo.model_names import listing
 from megatron_patch.nemo.translate import Request, translate
+from megatron_patch.nemo.wording import wording
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> int:

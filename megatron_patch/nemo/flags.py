@@ -1,17 +1,15 @@
-"""The flags of the NeMo tutorials' scripts: one table for the parser, `--help` and the README, and the parser.
+"""The flags of the NeMo tutorials' scripts: one table for the parser, `--help` and the README.
 
 Three texts (seeds 000, 001, 002) describe one script with different spellings; all of them are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from megatron_patch.common.messages import Message, Wording
-from megatron_patch.common.values import Kind, ValueProblem, choice, nearest_word, real, text, whole
-from megatron_patch.launch.problems import Problem
+from megatron_patch.common.values import Kind, choice, real, text, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,160 +311,3 @@ def table() -> Iterator[str]:
         default = "" if flag.default is None else f" [{flag.default}]"
         yield f"  {flag.shown}"
         yield f"      {flag.meaning}{default}" + (f": {flag.kind.valid}" if flag.kind else "")
-
-
-def _spellings() -> dict[str, Flag]:
-    found: dict[str, Flag] = {}
-    for flag in FLAGS:
-        for word in (f"--{flag.name}", *flag.also):
-            found.setdefault(word, flag)
-    return found
-
-
-SPELLINGS = _spellings()
-PIPELINE = SPELLINGS["--pipeline_model_parallel_size"]
-
-
-@dataclass(kw_only=True)
-class CommandLine:
-    """A command line, read."""
-
-    given: dict[str, Any] = field(default_factory=dict)
-    """Values of the flags that were given, by the flag's name; True for a switch."""
-    spelled: dict[str, str] = field(default_factory=dict)
-    """`-mbs` by `--micro_batch_size`: how each of them was typed, for messages."""
-    typed: dict[str, str] = field(default_factory=dict)
-    """The text after each of them."""
-    problems: list[Problem] = field(default_factory=list)
-
-    def wrong(self, code: str, flag: Flag, **values: object) -> None:
-        """Note what is wrong with a flag."""
-        self.problems.append(Problem(code, f"--{flag.name}", **values))
-
-
-def parse(arguments: Sequence[str]) -> CommandLine:
-    """Read a command line, with everything that is wrong with its words."""
-    line, words = CommandLine(), list(arguments)
-    while words:
-        word = words.pop(0)
-        spelled, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
-        flag = _flag(spelled)
-        if flag is None:
-            _unknown(line, spelled)
-            follows = not equals and words and not words[0].startswith("-")
-            line.typed[spelled] = words.pop(0) if follows else value  # its value, or what it would be
-            continue
-        flag = PIPELINE if spelled == "-P" and not equals and words and words[0].isdigit() else flag
-        line.spelled[f"--{flag.name}"] = spelled
-        if flag.kind is None:
-            line.given[flag.name] = True
-            if equals:
-                line.typed[f"--{flag.name}"] = value
-                line.wrong("flag-is-switch", flag)
-        elif not equals and _ends_here(words):
-            if not flag.may_be_empty:
-                line.wrong("flag-without-value", flag, expected=flag.kind.expects)
-        else:
-            _take(line, flag, value if equals else words.pop(0))
-    return line
-
-
-def _flag(spelled: str) -> Flag | None:
-    """Long flags may have `-` where the table has `_`."""
-    if spelled.startswith("--"):
-        spelled = "--" + spelled.removeprefix("--").replace("-", "_")
-    return SPELLINGS.get(spelled)
-
-
-def _unknown(line: CommandLine, spelled: str) -> None:
-    near = nearest_word(spelled, tuple(SPELLINGS)) if spelled.startswith("-") else None
-    if near is None:
-        line.problems.append(Problem("flag-unknown", spelled))
-    else:
-        line.problems.append(Problem("flag-unknown-nearest", spelled, nearest=near))
-
-
-def _ends_here(words: list[str]) -> bool:
-    """Whether no value follows: another flag, or nothing."""
-    return not words or words[0] in SPELLINGS or words[0].startswith("--")
-
-
-def _take(line: CommandLine, flag: Flag, value: str) -> None:
-    """Read a flag's value."""
-    assert flag.kind is not None
-    if flag.may_be_empty and not value:
-        return
-    name = f"--{flag.name}"
-    line.typed[name] = "(hidden)" if flag.name in SECRETS else value
-    if flag.name in line.given:
-        line.wrong("flag-twice", flag)
-        return
-    try:
-        line.given[flag.name] = flag.kind.parse(value)
-    except ValueProblem as error:
-        line.problems += Problem.of(error, name, expected=flag.kind.expects)
-
-
-NAMES = {
-    "ENV": "--executor",
-    "MODEL_SIZE": "--model_size",
-    "BATCH_SIZE": "--micro_batch_size",
-    "GLOBAL_BATCH_SIZE": "--global_batch_size",
-    "LR": "--lr",
-    "MIN_LR": "--min_lr",
-    "SEQ_LEN": "--seq_length",
-    "PAD_LEN": "--seq_length",
-    "PR": "--precision",
-    "TP": "--tensor_model_parallel_size",
-    "PP": "--pipeline_model_parallel_size",
-    "CP": "--context_parallel_size",
-    "SP": "--sequence_parallel",
-    "AC": "--recompute_granularity",
-    "OPTIMIZER_OFFLOAD": "--optim_cpu_offloading",
-    "SAVE_INTERVAL": "--save_interval",
-    "DATASET_PATH": "--dataset_path",
-    "VALID_DATASET_PATH": "--dataset_path",
-    "PRETRAIN_CHECKPOINT_PATH": "--nemo_model",
-    "TRAIN_TOKENS_OR_ITERS": "--max_steps",
-    "WARMUP_TOKENS_OR_ITERS": "--warmup_steps",
-    "OUTPUT_BASEPATH": "--experiment",
-    "MP_TOKENIZER_PATH": "--hf_model_id",
-    "MP_NPROC": "--num_gpus",
-    "MP_SLURM_ACCOUNT": "--account",
-    "MP_SLURM_GPUS": "--num_gpus",
-    "MP_SLURM_IMAGE": "--container_image",
-    "MP_SLURM_NODES": "--num_nodes",
-    "MP_SLURM_PARTITION": "--partition",
-    "MP_SLURM_TIME": "--time",
-    "MP_VP_CHUNKS": "--virtual_pipeline_model_parallel_size",
-    "MP_AC_LAYERS": "--recompute_num_layers",
-    "MP_AC_METHOD": "--recompute_method",
-    "MP_FP8_RECIPE": "--fp8_recipe",
-    "MP_OPTIMIZER_OFFLOAD_FRACTION": "--optim_cpu_offloading_frac",
-    "MP_SPLIT": "--split",
-    "MP_WANDB_PROJECT": "--wandb",
-    "MP_WANDB_NAME": "--wandb",
-}
-"""The flag that sets each position and variable."""
-
-SWITCHES = {
-    ("SP", "true"): ("--sequence_parallel",),
-    ("PR", "fp8"): ("--fp8",),
-    ("AC", "sel"): ("--recompute_granularity", "selective"),
-    ("AC", "offload"): ("--cpu_offloading",),
-    ("OPTIMIZER_OFFLOAD", "static"): ("--optim_cpu_offloading",),
-    ("OPTIMIZER_OFFLOAD", "auto"): ("--optim_cpu_offloading",),
-    ("ENV", "dsw"): ("--executor", "local"),
-}
-"""Values that another flag sets, or a flag without a value, or in another word."""
-LEFT_OUT = {("SP", "false"), ("AC", "false"), ("AC", "none"), ("OPTIMIZER_OFFLOAD", "false")}
-"""Values that a flag has by not being given."""
-
-
-def wording(line: CommandLine, language: str) -> Wording:
-    """The positions and variables as this command line calls them: as typed, else by the flag's long name."""
-    flags = {name: line.spelled.get(flag, flag) for name, flag in NAMES.items()}
-    words = {setting: " ".join((line.spelled.get(flag, flag), *more)) for setting, (flag, *more) in SWITCHES.items()}
-    without = Wording(language=language)
-    words |= {(name, value): without.text(Message("flag-left-out", flag=flags[name])) for name, value in LEFT_OUT}
-    return Wording(language=language, flags={**flags, **line.spelled}, settings=words)

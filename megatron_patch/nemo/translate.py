@@ -18,9 +18,10 @@ from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.inputs import CorpusError, read_blend
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.weights import read_weights
-from megatron_patch.nemo.flags import FLAGS, NAMES, SECRETS
+from megatron_patch.nemo.flags import FLAGS, SECRETS
 from megatron_patch.nemo.hub import find_model
 from megatron_patch.nemo.model_names import NameProblem, size_of, size_of_config, size_of_hub_name
+from megatron_patch.nemo.wording import NAMES
 
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 

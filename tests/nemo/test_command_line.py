@@ -7,7 +7,8 @@ import os
 import pytest
 
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.nemo.flags import FLAGS, Flag, parse
+from megatron_patch.nemo.command_line import parse
+from megatron_patch.nemo.flags import FLAGS, Flag
 from megatron_patch.nemo.translate import PRETRAIN, Request
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"

@@ -9,7 +9,7 @@ import pytest
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import values_of
-from megatron_patch.nemo.flags import parse
+from megatron_patch.nemo.command_line import parse
 from megatron_patch.nemo.translate import FINETUNE, PRETRAIN, Request, translate
 
 TINY = "--hf_model_id tokenizer -M tiny --dataset_path data -s 128 -g 8 --max_steps 10 --warmup_steps 1"
