@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from megatron_patch.common.messages import Message, wording_of
+from megatron_patch.common.messages import Message, at, wording_of
 from megatron_patch.common.texts import ENGLISH
 
 
@@ -29,14 +29,23 @@ class UserError(Exception):
         error.messages = tuple(messages)
         return error
 
+    @classmethod
+    def at(cls, path: Path | str, code: str, /, **values: object) -> Self:
+        """A code of the catalogue, and the file or folder that it is about."""
+        return cls.of([at(path, code, **values)])
+
     @property
     def code(self) -> str:
         """Of the first message; `uncoded` for text that is not in the catalogue."""
         return self.messages[0].told.code
 
+    @property
+    def problems(self) -> list[str]:
+        """What it says, in English and in the driver's names."""
+        return [str(message) for message in self.messages]
+
     def __str__(self) -> str:
-        """In English, in the driver's names."""
-        return "; ".join(map(str, self.messages))
+        return "; ".join(self.problems)
 
     def localized(self) -> str:
         """In the language of this process's environment."""
@@ -51,28 +60,12 @@ def _message(code: str, values: dict[str, object]) -> Message:
 class Refusal(UserError, ValueError):
     """Input that cannot be used, with one message for each reason, all found in one go."""
 
-    def __init__(self, problems: str | Iterable[str]) -> None:
-        """
-        Args:
-            problems: in words; `Refusal.at` takes a code.
-        """
-        lines = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("uncoded", text="\n".join(lines))
-        self.messages = tuple(Message("uncoded", text=line) for line in lines)
-        self.args = (lines,)
-
-    @classmethod
-    def at(cls, path: Path | str, code: str, **values: object) -> Self:
-        """A code of the catalogue, and the file or folder that it is about."""
-        message = Message("at", path=path, what=Message(code, **values))
-        error = cls(str(message))
-        error.messages = (message,)
-        return error
-
-    @property
-    def problems(self) -> list[str]:
-        """One line for each reason, in English."""
-        return [str(message) for message in self.messages]
+    def __init__(self, code: str | Iterable[str], /, **values: object) -> None:
+        if isinstance(code, str):
+            super().__init__(code, **values)
+        else:  # evaluation's, which are not in the catalogue yet
+            super().__init__("uncoded", text="")
+            self.messages = tuple(Message("uncoded", text=line) for line in code)
 
     def __str__(self) -> str:
         return "\n".join(self.problems)

@@ -17,6 +17,7 @@ import os
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.texts import LANGUAGES
@@ -58,6 +59,11 @@ class Message:
 def localized(code: str, /, **values: object) -> str:
     """A text of the catalogue, for this process's screen."""
     return Message(code, **values).localized()
+
+
+def at(path: Path | str, code: str, /, **values: object) -> Message:
+    """A code of the catalogue, and the file or folder that it is about."""
+    return Message("at", path=path, what=Message(code, **values))
 
 
 class Name(str):
@@ -131,12 +137,19 @@ class _Formatter(string.Formatter):
             return word if format_spec.startswith("?") else f"{value} {word}"
         if isinstance(value, Message):
             return self._wording.text(value)
-        if isinstance(value, Exception) and (said := getattr(value, "messages", None)):  # a UserError
-            return "; ".join(map(self._wording.text, said))
+        if isinstance(value, Exception):
+            return self._error(value)
         if isinstance(value, (list, tuple)):
             between = "\n" if format_spec == "/" else self._wording.text(Message("comma"))
             return between.join(self.format_field(one, format_spec.removesuffix("/")) for one in value)
         return str(super().format_field("" if value is None else value, format_spec))
+
+    def _error(self, error: Exception) -> str:
+        """What an error says; of Python's own, whose text is a bare name, which one it is."""
+        ours: Iterable[Message] = getattr(error, "messages", ())
+        lines = listed(ours, self._wording) or [str(error)]
+        kind = f"{type(error).__name__}: " if isinstance(error, (KeyError, TypeError, AttributeError)) else ""
+        return kind + self._wording.text(Message("semicolon")).join(lines)
 
     def _name(self, name: str, spec: str) -> str:
         setting, numbered = spec.removesuffix("@"), spec.endswith("@")
@@ -197,3 +210,8 @@ def language_of(environ: Mapping[str, str]) -> str:
 def listed(messages: Iterable[Message], wording: Wording) -> list[str]:
     """Several messages, written out."""
     return [wording.text(message) for message in messages]
+
+
+def say(code: str, /, **values: object) -> None:
+    """Print a line of the catalogue on standard output."""
+    print(localized(code, **values), flush=True)

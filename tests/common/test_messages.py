@@ -24,15 +24,16 @@ from megatron_patch.common.messages import (
     language_of,
     localized,
     read_message,
+    say,
 )
 from megatron_patch.common.texts import CHINESE, ENGLISH, SUBJECTS
 
 PACKAGE = Path(texts.__file__).parents[2]
 LATER = {"expected", "fits"}
 """Values that are added where an error becomes a problem of the command line."""
-SAYS = ("Message", "Problem", "UserError", "localized", "wrong", "say", "idle")
+SAYS = ("Message", "Problem", "UserError", "localized", "wrong", "say", "at", "idle")
 SAYS += ("MalformedRow", "EmptyRow", "TooMuchLost", "TooMuchWork", "BrokenIndex", "NoData", "NotComparable")
-"""Calls whose first argument is a code, besides those of error classes."""
+"""Calls whose first argument is a code (of `at` the second), besides those of error classes."""
 
 
 def placeholders(template: str) -> set[str]:
@@ -58,10 +59,11 @@ def calls() -> Iterator[tuple[str, set[str], bool]]:
     """Each code that is said, with the values that it is given; whether there are more that cannot be seen here."""
     for tree in sources():
         for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+            if not isinstance(node, ast.Call):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            code = node.args[0].value
+            words = [word.value for word in node.args[called == "at" :][:1] if isinstance(word, ast.Constant)]
+            code = words[0] if words else None  # `at` has a path before it
             coded = called in SAYS or called.endswith(("Error", "Problem"))
             if coded and isinstance(code, str) and code in ENGLISH:
                 names = {keyword.arg for keyword in node.keywords if keyword.arg}
@@ -153,6 +155,7 @@ def test_errors_inside_of_errors_are_translated() -> None:
     message = Message("data-unreadable", file="a", error=UserError("json-not-object"))
     assert str(message) == f"a cannot be read to its end: {ENGLISH['json-not-object']}"
     assert Wording(language="zh").text(message) == f"a 无法读到末尾：{CHINESE['json-not-object']}"
+    assert str(Message("data-unreadable", file="a", error=KeyError("b"))).endswith("KeyError: 'b'")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +181,8 @@ def test_errors_carry_codes_through_processes() -> None:
     assert UserError("something else, in words").code == "uncoded"
     both = UserError.of([Message("no-such-folder"), Message("file-not-folder")])
     assert str(both) == "no such folder; a file, not a folder"
+    there = UserError.at(Path("a.json"), "no-such-file", files=["b"])
+    assert (there.code, str(there)) == ("no-such-file", "a.json: no such file: b")
 
 
 def test_a_screen_speaks_the_language_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,3 +208,12 @@ def test_a_screen_speaks_the_language_of_the_environment(monkeypatch: pytest.Mon
 )
 def test_messages_of_other_versions_are_not_read(content: object) -> None:
     assert read_message(content) is None
+
+
+def test_the_screen_speaks_the_users_language(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for language, said in (("en", "stopped after 1 token"), ("zh", "1 个词元后停止")):
+        monkeypatch.setenv("MP_LANG", language)
+        say("generate-stopped", tokens=1)
+        assert capsys.readouterr().out == f"{said}\n"

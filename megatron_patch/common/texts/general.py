@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
     "comma": ", ",
+    "semicolon": "; ",
     "either": "{first} or {second}",
     "position": "position {number} {name}",
     "numbered": "{name} (position {number})",
@@ -28,6 +29,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 
 CHINESE: dict[str, str | tuple[str, str]] = {
     "comma": "、",
+    "semicolon": "；",
     "either": "{first} 或 {second}",
     "position": "第 {number} 个值 {name}",
     "numbered": "{name}（第 {number} 个值）",
