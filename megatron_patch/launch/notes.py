@@ -88,6 +88,10 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
 
 def _data_notes(plan: Plan) -> Iterator[Message]:
     """Schedule, tokenizer, validation."""
+    unused = plan.schedule.batches.unused(plan.schedule.samples)
+    if unused and plan.variables.batch_schedule:
+        stages = plan.variables.batch_schedule.split(",")
+        yield Message("stages-unused", stages=[stages[number] for number in unused], last=plan.schedule.train_iters)
     if plan.schedule.warmup_iters == 0 and plan.config.warmup_tokens_or_iters > 0:
         yield Message("no-warmup")
     if plan.tokenizer.ids < plan.vocab_size:

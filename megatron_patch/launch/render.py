@@ -243,7 +243,7 @@ def _rates(schedule: Schedule) -> Iterator[dict[str, object]]:
 def _batch_rows(plan: Plan) -> Iterator[Row]:
     """The batch; where it grows a line for each of its stages."""
     config, schedule = plan.config, plan.schedule
-    first = [0, *schedule.batches.changes()]
+    first = [0, *(at for at in schedule.batches.changes() if at < schedule.train_iters)]
     several = len(first) > 1
     for number, start in enumerate(first):
         size = schedule.batches.batch_after(schedule.batches.samples(start))

@@ -65,6 +65,12 @@ class Batches:
         """The stages that the first so many samples have seen."""
         return tuple(stage for stage in self.stages if stage.start < samples)
 
+    def unused(self, samples: int) -> list[int]:
+        """Which stages, counted from 0, have no iteration among the first so many samples: those that begin later,
+        and those that are over before an iteration begins."""
+        spans = enumerate(self._spans())
+        return [number for number, (first, last, done, _) in spans if first == last or done >= samples]
+
     def _spans(self) -> Iterator[tuple[int, int | None, int, int]]:
         """Of each stage: iterations before it and until its end (None: for ever), samples before it, its batch."""
         first = done = 0

@@ -116,6 +116,27 @@ def test_a_batch_that_grows(plan_of: Callable[..., Plan]) -> None:
     assert "from iteration 1 on 4 sequences" in said and "from iteration 5 on 8 sequences" in said
 
 
+@pytest.mark.parametrize(
+    ("asked", "unused"),
+    [
+        ("0:4,2048:8", []),
+        ("0:4,9216:8", []),  # the last iteration
+        ("0:4,10112:8", ["10112:8"]),  # within the last iteration
+        ("0:4,10240:8", ["10240:8"]),  # the first that is not trained
+        ("0:2,1e6:4,2e6:8", ["1000000:4", "2000000:8"]),
+        ("0:2,2048:4,2176:6,2304:8", ["2176:6"]),  # over within the one iteration of 4
+    ],
+)
+def test_a_stage_without_an_iteration_is_noted(plan_of: Callable[..., Plan], asked: str, unused: list[str]) -> None:
+    plan = plan_of(MP_BATCH_SCHEDULE=asked)
+    assert [note.values["stages"] for note in plan.notes if note.code == "stages-unused"] == [unused] * bool(unused)
+    last = plan.schedule.train_iters
+    reached = {plan.schedule.batches.batch_after(plan.schedule.batches.samples(at)) for at in range(last)}
+    stages = plan.schedule.batches.stages
+    assert {stage.batch for stage in stages} - reached == {int(stage.partition(":")[2]) for stage in unused}
+    assert short_plan(plan, driver_wording()).count("sequences x ") == len(reached)
+
+
 def test_a_batch_that_grows_under_sft(plan_of: Callable[..., Plan]) -> None:
     """There the starts are iterations, as TRAIN_TOKENS_OR_ITERS."""
     sft = {"SFT": "true", "MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json", "VALID_DATASET_PATH": "none"}

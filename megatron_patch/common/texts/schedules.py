@@ -16,6 +16,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "two stages begin within one sequence of {length:token|tokens}",
         "starts that are further apart",
     ),
+    "stages-unused": "{MP_BATCH_SCHEDULE}: of {stages} no iteration is made in this run of {last:iteration|iterations}",
     "batch-stage-multiple": (
         "batch {number}, {size}, is not a multiple of {BATCH_SIZE} x data parallel = {batch_size} x {dp}",
         "multiples of {multiple}",
@@ -54,6 +55,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "stages-last": ("最后的批次是 {last}，不是 {GLOBAL_BATCH_SIZE}", "两处的最后批次相同"),
     "stages-grow": ("批次 {sizes} 不是逐个增大，而 megatron-core 0.19.2 要求如此", "每个都大于前一个"),
     "stages-within-a-sequence": ("两个阶段的起点在同一个 {length} 个词元的序列内", "相距更远的起点"),
+    "stages-unused": "{MP_BATCH_SCHEDULE}：本次运行共 {last} 次迭代，其中没有一次属于 {stages}",
     "batch-stage-multiple": (
         "第 {number} 个批次 {size} 不是 {BATCH_SIZE} x 数据并行数 = {batch_size} x {dp} 的倍数",
         "{multiple} 的倍数",
