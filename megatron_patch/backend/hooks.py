@@ -71,6 +71,9 @@ class Observer(Protocol):
     def train_start(self, args: Any, model: list[Any]) -> None:
         """Everything is built and loaded; `args.iteration` steps are already done."""
 
+    def step_begins(self, iteration: int) -> None:
+        """An iteration, counted from 1, begins; one that is passed over does not."""
+
     def step(self, step: Step) -> None:
         """An optimizer step is done."""
 
@@ -104,6 +107,7 @@ def observe(observer: Observer) -> None:
 
     @wrap(training, "train_step", why="0.19.2 logs the learning rate of the next step")
     def train_step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        observer.step_begins(kwargs["iteration"] + 1)
         optimizer = args[3]
         watch.lr = training.get_canonical_lr_for_logging(optimizer.param_groups)
         watch.started = time.perf_counter()

@@ -53,7 +53,7 @@ def parts(run: Run) -> list[ProfilePart]:
 
 def _part(run: Run, profile: Profile) -> ProfilePart:
     first, last = profile.iterations
-    steps, wall = max(1, last - first + 1), max(profile.wall_s, 1e-9)
+    steps, wall = profile.steps or max(1, last - first + 1), max(profile.wall_s, 1e-9)
     shares = [(KINDS.get(one.kind, one.kind), one.seconds / wall) for one in profile.kinds]
     largest = sorted(shares, key=lambda one: -one[1])
     segments = largest[:SHOWN]
@@ -67,10 +67,11 @@ def _part(run: Run, profile: Profile) -> ProfilePart:
             f"Communication while nothing else ran: {alone}. {remark.en}",
             f"没有其他内核同时运行的通信：{alone}。{remark.zh}",
         )
+    which = _which(profile)
     return ProfilePart(
         title=Text(
-            f"{run.name}: rank {profile.rank}, iterations {first} to {last}, {1e3 * wall / steps:.1f} ms each",
-            f"{run.name}：rank {profile.rank}，第 {first} 到 {last} 次迭代，每次 {1e3 * wall / steps:.1f} 毫秒",
+            f"{run.name}: rank {profile.rank}, {which.en}, {1e3 * wall / steps:.1f} ms each",
+            f"{run.name}：rank {profile.rank}，{which.zh}，每次 {1e3 * wall / steps:.1f} 毫秒",
         ),
         keys=[_with_share(name, share) for name, share in segments],
         bar=stacked_bar(segments, [], Text("time", "时间")),
@@ -84,6 +85,19 @@ def _part(run: Run, profile: Profile) -> ProfilePart:
         ],
         remark=remark,
     )
+
+
+def _which(profile: Profile) -> Text:
+    """The iterations, and what was different about some."""
+    first, last = profile.iterations
+    words = Text(f"iterations {first} to {last}", f"第 {first} 到 {last} 次迭代")
+    passed = last - first + 1 - (profile.steps or last - first + 1)
+    if passed > 0:
+        words = Text(f"{words.en} without {passed} passed over", f"{words.zh}（其中 {passed} 次被跳过，未计算）")
+    if profile.skipped:
+        numbers = ", ".join(map(str, profile.skipped))
+        words = Text(f"{words.en}, {numbers} skipped (no optimizer step)", f"{words.zh}，其中 {numbers} 未更新权重")
+    return words
 
 
 def _with_share(name: Words, share: float) -> Words:

@@ -135,6 +135,11 @@ class Profile(Record):
 
     rank: Count
     iterations: tuple[Count, Count] = Field(strict=False)
+    """The first and the last."""
+    steps: Count | None = None
+    """How many were recorded; all between them where it is not said."""
+    skipped: list[Count] = Field(default_factory=list)
+    """Those without an optimizer step."""
     wall_s: Positive
     kinds: list[KernelKind]
     kernels: list[KernelTime] = Field(default_factory=list)

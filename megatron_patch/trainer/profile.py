@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -25,10 +25,12 @@ class Kernel(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """The iterations `first` to `last` of one rank."""
+    """Some iterations of one rank."""
 
-    first: int
-    last: int
+    iterations: tuple[int, ...]
+    """Those that were recorded, in their order; a rollback passes over others."""
+    skipped: tuple[int, ...]
+    """Of them, those whose optimizer step was not taken."""
     wall_s: float
     kernels: tuple[Kernel, ...]
     """Longest first."""
@@ -52,7 +54,9 @@ class Profile:
         return {
             "rank": rank,
             "device": device,
-            "iterations": [self.first, self.last],
+            "iterations": [self.iterations[0], self.iterations[-1]],
+            "steps": len(self.iterations),
+            "skipped": list(self.skipped),
             "wall_s": self.wall_s,
             "exposed_communication_s": self.exposed_communication_s,
             "kinds": [{"kind": kind, "seconds": time, "calls": calls} for kind, time, calls in self.kinds()],
@@ -62,11 +66,8 @@ class Profile:
 
     def lines(self, rank: int) -> list[str]:
         """For the screen: of one iteration, in percent of its time."""
-        steps = self.last - self.first + 1
-        head = (
-            f"profile of rank {rank}, iterations {self.first} to {self.last}: {1e3 * self.wall_s / steps:.1f} ms each"
-        )
-        lines = [head]
+        steps = len(self.iterations)
+        lines = [f"profile of rank {rank}, {self._which()}: {1e3 * self.wall_s / steps:.1f} ms each"]
         for kind, seconds, calls in self.kinds():
             more = f"  {calls / steps:>9,.0f} calls" if calls else ""
             if kind == "communication" and self.exposed_communication_s is not None:
@@ -74,11 +75,24 @@ class Profile:
             lines.append(f"  {kind:<28}{seconds / self.wall_s:>7.1%}{1e3 * seconds / steps:>11.2f} ms{more}")
         return lines
 
+    def _which(self) -> str:
+        first, last = self.iterations[0], self.iterations[-1]
+        passed = sorted(set(range(first, last + 1)) - set(self.iterations))
+        words = f"iterations {first} to {last}"
+        if passed:
+            words += f" without {', '.join(map(str, passed))} (passed over)"
+        if self.skipped:
+            words += f", {', '.join(map(str, self.skipped))} skipped (no optimizer step)"
+        return words
 
-def profile_of(profiler: Any, *, first: int, last: int, wall_s: float, cuda: bool) -> Profile:
+
+def profile_of(
+    profiler: Any, iterations: Sequence[int], skipped: Sequence[int], wall_s: float, *, cuda: bool
+) -> Profile:
     """Read a torch.profiler.profile that was stopped.
 
     Args:
+        iterations: that were recorded; `skipped`: of them those without an optimizer step.
         cuda: kernels of the GPU count; else the operators of the CPU, each without those that it calls.
     """
     if not cuda:
@@ -86,8 +100,8 @@ def profile_of(profiler: Any, *, first: int, last: int, wall_s: float, cuda: boo
         kernels = _kernels(rows, CPU_KINDS)
         busy = sum(kernel.seconds for kernel in kernels)
         return Profile(
-            first=first,
-            last=last,
+            iterations=tuple(iterations),
+            skipped=tuple(skipped),
             wall_s=wall_s,
             kernels=kernels,
             idle_s=max(0.0, wall_s - busy),
@@ -101,8 +115,8 @@ def profile_of(profiler: Any, *, first: int, last: int, wall_s: float, cuda: boo
     either = covered((start, end) for _, start, end in spans) / 1e6
     compute = covered((start, end) for name, start, end in spans if kind_of(name) != "communication") / 1e6
     return Profile(
-        first=first,
-        last=last,
+        iterations=tuple(iterations),
+        skipped=tuple(skipped),
         wall_s=wall_s,
         kernels=_kernels(((name, 1, (end - start) / 1e6) for name, start, end in spans), GPU_KINDS),
         idle_s=max(0.0, wall_s - either),

@@ -250,10 +250,13 @@ def test_profiles_and_growing_batches(new_run: Callable[..., Path], tmp_path: Pa
     content |= {"kinds": kinds, "kernels": [kernel], "trace": "rank_0.trace.json.gz"}
     (run / "profile" / "rank_0.json").write_text(json.dumps(content))
     (run / "profile" / "rank_1.json").write_text(json.dumps(content | {"wall_s": "long"}))
+    uneven = content | {"rank": 2, "iterations": [3, 6], "steps": 2, "skipped": [6]}
+    (run / "profile" / "rank_2.json").write_text(json.dumps(uneven))
     page = words(page_of(run), "en")
     for said in (
         "Where the time goes",
         "iterations 3 to 4, 500.0 ms each",
+        "iterations 3 to 6 without 2 passed over, 6 skipped (no optimizer step), 500.0 ms each",
         "matmuls 50.0%",
         "250.00",
         "batch, sequences",

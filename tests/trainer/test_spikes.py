@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -49,8 +50,9 @@ def run(output: Path, data: Path, extra: str, *, processes: int = 1, torchrun: b
 
 @pytest.fixture(scope="module")
 def skipped(tmp_path_factory: pytest.TempPathFactory, poisoned: Path) -> Run:
-    """One process that skips."""
-    return run(tmp_path_factory.mktemp("skipped"), poisoned, "--on-spike skip")
+    """One process that skips, while it records a profile."""
+    flags = f"--on-spike skip --trace-iterations {AT - 1}-{AT + 1}"
+    return run(tmp_path_factory.mktemp("skipped"), poisoned, flags)
 
 
 def test_the_step_is_not_taken(skipped: Run) -> None:
@@ -70,6 +72,13 @@ def test_the_step_is_not_taken(skipped: Run) -> None:
     assert len(event.details) < 8, "of one micro batch of four"
     assert f"iteration {AT}: the loss is NaN or inf: the step is skipped (of the batch: document " in skipped.stdout
     assert "spikes: 1 step skipped; see events.jsonl" in skipped.stdout
+
+
+def test_a_profile_names_the_step_that_was_not_taken(skipped: Run) -> None:
+    profile = json.loads((skipped.output / "profile" / "rank_0.json").read_text())
+    assert (profile["iterations"], profile["steps"], profile["skipped"]) == ([AT - 1, AT + 1], 3, [AT])
+    said = f"profile of rank 0, iterations {AT - 1} to {AT + 1}, {AT} skipped (no optimizer step): "
+    assert said in skipped.stdout
 
 
 @pytest.mark.parametrize(
@@ -124,15 +133,21 @@ def test_stop_and_rollback(tmp_path: Path, poisoned: Path, skipped: Run) -> None
     assert stopped.returncode == 3
     assert complete_iterations(tmp_path / "stop" / "checkpoints")[-1] == AT - 1
     back = tmp_path / "back"
-    first = run(back, poisoned, "--on-spike rollback --background-save", torchrun=True)
+    flags = f"--on-spike rollback --trace-iterations {AT}-{AT + 1}"
+    first = run(back, poisoned, f"{flags} --background-save", torchrun=True)
     assert first.returncode == 4, first.stderr
+    assert (
+        f"no profile of iterations {AT}-{AT + 1} (MP_PROFILE): the run ended after iteration {AT - 1}" in first.stdout
+    )
     assert (
         f"iteration {AT}: the loss is NaN or inf: back to iteration {AT - 1}, and on with the data after it"
         in first.stderr
     )
-    second = run(back, poisoned, f"--on-spike rollback --load {back}/checkpoints --ckpt-step {AT - 1}")
+    second = run(back, poisoned, f"{flags} --load {back}/checkpoints --ckpt-step {AT - 1}")
     assert f"rolled back: iterations {AT} to {AT} are passed over with their data" in second.stdout
     assert [record["iteration"] for record in second.metrics] == [number for number in range(1, 13) if number != AT]
+    profile = json.loads((back / "profile" / "rank_0.json").read_text())
+    assert (profile["iterations"], profile["steps"], profile["skipped"]) == ([AT + 1, AT + 1], 1, [])
     assert second.losses[AT - 1 :] == skipped.losses[AT:], "as if the step had been skipped: there was nothing between"
 
 

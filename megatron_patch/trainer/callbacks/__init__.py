@@ -50,6 +50,10 @@ class Callbacks(Callback):
         for callback in self.each:
             callback.train_start(args, model)
 
+    def step_begins(self, iteration: int) -> None:
+        for callback in self.each:
+            callback.step_begins(iteration)
+
     def step(self, step: Step) -> None:
         self.iteration = step.iteration
         for callback in self.each:

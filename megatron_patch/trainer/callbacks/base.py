@@ -60,6 +60,9 @@ class Callback:
     def train_start(self, args: Any, model: list[Any]) -> None:
         """Everything is built and loaded; `args.iteration` steps are done already."""
 
+    def step_begins(self, iteration: int) -> None:
+        """An iteration, counted from 1, begins; one that is passed over does not."""
+
     def step(self, step: Step) -> None:
         """An optimizer step is done."""
 

@@ -18,33 +18,47 @@ def make(rank: Rank) -> Callback | None:
 
 
 class Profiler(Callback):
-    """Records from the end of the iteration before the first to the end of the last."""
+    """Records from the begin of the first iteration to the end of the last; those that a rollback passes over are not
+    among them."""
 
     priority = 50
 
     def __init__(self, rank: Rank) -> None:
         self._rank = rank
-        self._first, self._last, self._cuda, self._shows = 0, -1, False, False
+        self._asked = range(0)
+        self._cuda, self._shows = False, False
+        self._args: Any = None
+        self._reached: int | None = None
+        """Iterations that are done; None: training has not begun."""
         self._profiler: Any = None
         self._began = 0.0
+        self._steps: list[Step] = []
+        """Recorded."""
         self._lines: list[str] = []
 
     def arguments(self, args: Any) -> None:
         ranks = [int(word) for word in args.trace_ranks.split(",")]
         if args.trace_iterations and self._rank.rank in ranks:
             first, _, last = args.trace_iterations.partition("-")
-            self._first, self._last = int(first), int(last or first)
+            self._asked = range(int(first), int(last or first) + 1)
             self._cuda, self._shows = args.device == "cuda", self._rank.rank == min(ranks)
 
     def train_start(self, args: Any, model: list[Any]) -> None:
-        if self._first <= args.iteration < self._last:  # the rest of what an earlier start did not get to
-            self._first = args.iteration + 1
-        self._start_after(args.iteration)
+        self._args, self._reached = args, args.iteration
+        if self._asked.stop <= args.iteration + 1:  # an earlier start got to it
+            self._asked = range(0)
+
+    def step_begins(self, iteration: int) -> None:
+        if iteration in self._asked and self._profiler is None:
+            self._start()
 
     def step(self, step: Step) -> None:
-        if self._profiler is not None and step.iteration == self._last:
-            self._stop()
-        self._start_after(step.iteration)
+        self._reached = step.iteration
+        if self._profiler is not None:
+            self._steps.append(step)
+            ahead = range(step.iteration + 1, self._asked.stop)
+            if set(ahead) <= set(self._args.iterations_to_skip):
+                self._stop()
 
     def end(self, end: End) -> None:
         for line in self._lines:
@@ -55,10 +69,14 @@ class Profiler(Callback):
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
+        if self._asked and self._shows and self._reached is not None:
+            why = f"the run ended after iteration {self._reached}"
+            if self._reached >= self._asked.stop:
+                why = "they were passed over"
+            asked = f"{self._asked.start}-{self._asked.stop - 1}"
+            self._rank.screen.say_here(f"no profile of iterations {asked} (MP_PROFILE): {why}")
 
-    def _start_after(self, iteration: int) -> None:
-        if self._last < self._first or iteration != self._first - 1:
-            return
+    def _start(self) -> None:
         from torch.profiler import ProfilerActivity, profile
 
         activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self._cuda else [])
@@ -70,13 +88,15 @@ class Profiler(Callback):
     def _stop(self) -> None:
         self._wait()
         wall = time.perf_counter() - self._began
-        profiler, self._profiler = self._profiler, None
+        profiler, self._profiler, self._asked = self._profiler, None, range(0)
         profiler.stop()
         rank, folder = self._rank.rank, self._rank.output_dir / PROFILE
         folder.mkdir(exist_ok=True)
         trace = f"rank_{rank}.trace.json.gz"
         profiler.export_chrome_trace(str(folder / trace))
-        found = profile_of(profiler, first=self._first, last=self._last, wall_s=wall, cuda=self._cuda)
+        done = [step.iteration for step in self._steps]
+        skipped = [step.iteration for step in self._steps if step.skipped]
+        found = profile_of(profiler, done, skipped, wall, cuda=self._cuda)
         write_json(folder / f"rank_{rank}.json", found.record(rank=rank, device=self._rank.device, trace=trace))
         if self._shows:
             self._lines = [*found.lines(rank), f"trace: {folder / trace} (chrome://tracing, ui.perfetto.dev)"]
