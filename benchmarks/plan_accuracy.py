@@ -78,31 +78,21 @@ def predict(facts: dict[str, str], overlap: bool = True) -> Row | None:
         return None
     if not facts["mbs"] or math.prod(numbers[name] for name in ("tp", "pp", "cp", "dp")) != numbers["gpus"]:
         return None
-    model = model_of_size(facts["model"])
-    model = replace(model, num_layers=int(facts["layers"] or model.num_layers))
+    model = model_of(facts)
     kind = KINDS.get(facts["kind"].split()[0].lower())
     if kind is None:
         return None
     layout = layout_of(model, numbers)
     recomputed = layers_to_recompute(model, layout, numbers, facts["precision"], kind)
-    time = step_time(
-        Work(
-            model=model,
-            vocab_rows=model.vocab_size or 0,
-            seq_len=numbers["seq"],
-            micro_batch=numbers["mbs"],
-            micro_batches=numbers["gbs"] // (numbers["mbs"] * numbers["dp"]),
-            precision=facts["precision"],
-            recompute="block" if recomputed else "none",
-            recompute_layers=recomputed,
-            tp_overlap=overlap,
-            sample_tokens=PACKED_SAMPLE if "packed" in facts["note"] else None,
-            bucket_parameters=BUCKETS.get(facts["source"]),
-        ),
-        layout,
-        kind,
-        NETWORKS["400Gb"],
+    work = replace(
+        work_of(model, facts, numbers),
+        recompute="block" if recomputed else "none",
+        recompute_layers=recomputed,
+        tp_overlap=overlap,
+        sample_tokens=PACKED_SAMPLE if "packed" in facts["note"] else None,
+        bucket_parameters=BUCKETS.get(facts["source"]),
     )
+    time = step_time(work, layout, kind, NETWORKS["400Gb"])
     return Row(facts=facts, time=time, recomputed=recomputed, error=error_of(facts, time.total))
 
 
@@ -112,20 +102,32 @@ def own_runs() -> Iterator[tuple[dict[str, str], float]]:
         for facts in csv.DictReader(file):
             numbers = {name: int(facts[name]) for name in (*CUTS, "seq")}
             numbers["gpus"] = math.prod(numbers[name] for name in ("tp", "pp", "cp", "dp"))
-            model = model_of_size(facts["model"])
-            model = replace(model, num_layers=int(facts["layers"] or model.num_layers))
-            work = Work(
-                model=model,
-                vocab_rows=model.vocab_size or 0,
-                seq_len=numbers["seq"],
-                micro_batch=numbers["mbs"],
-                micro_batches=numbers["gbs"] // (numbers["mbs"] * numbers["dp"]),
-                precision=facts["precision"],
+            model = model_of(facts)
+            work = replace(
+                work_of(model, facts, numbers),
                 tp_overlap=facts["tp_overlap"] != "false",
                 adam_bytes=int(facts["adam_bytes"] or 12),
             )
             layout = layout_of(model, numbers, balance=True)
             yield facts, step_time(work, layout, KINDS[facts["kind"].lower()], NETWORKS["400Gb"]).total
+
+
+def model_of(facts: dict[str, str]) -> ModelConfig:
+    """The row's model, with as many layers as the row says."""
+    model = model_of_size(facts["model"])
+    return replace(model, num_layers=int(facts["layers"] or model.num_layers))
+
+
+def work_of(model: ModelConfig, facts: dict[str, str], numbers: dict[str, int]) -> Work:
+    """What a step computes."""
+    return Work(
+        model=model,
+        vocab_rows=model.vocab_size or 0,
+        seq_len=numbers["seq"],
+        micro_batch=numbers["mbs"],
+        micro_batches=numbers["gbs"] // (numbers["mbs"] * numbers["dp"]),
+        precision=facts["precision"],
+    )
 
 
 def layout_of(model: ModelConfig, numbers: dict[str, int], *, balance: bool = False) -> Layout:

@@ -63,33 +63,21 @@ class Step:
 
 
 class Observer(Protocol):
-    """What `observe` calls, on every rank."""
+    """What `observe` calls, on every rank; `trainer/callbacks/base.py` says when, method by method."""
 
-    def built(self, part: str) -> None:
-        """A part of the way to the first step is behind."""
+    def built(self, part: str) -> None: ...
 
-    def train_start(self, args: Any, model: list[Any]) -> None:
-        """Everything is built and loaded; `args.iteration` steps are already done."""
+    def train_start(self, args: Any, model: list[Any]) -> None: ...
 
-    def step_begins(self, iteration: int) -> None:
-        """An iteration, counted from 1, begins; one that is passed over does not."""
+    def step_begins(self, iteration: int) -> None: ...
 
-    def step(self, step: Step) -> None:
-        """An optimizer step is done."""
+    def step(self, step: Step) -> None: ...
 
-    def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:
-        """`split` (`validation` or `test`) has been evaluated after `iteration` steps.
+    def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None: ...
 
-        Args:
-            loss: over all of it; None on ranks without the last pipeline stage.
-            parts: of each of its data sets by name, where it has several.
-        """
+    def stops(self) -> str: ...
 
-    def stops(self) -> str:
-        """Why training is done after this step; empty where it goes on."""
-
-    def saved(self, iteration: int) -> None:
-        """Training goes on after a checkpoint; an asynchronous one may still be written."""
+    def saved(self, iteration: int) -> None: ...
 
 
 def observe(observer: Observer) -> None:

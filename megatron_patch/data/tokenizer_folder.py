@@ -234,11 +234,6 @@ def count_ids_of(folder: Path) -> int:
     return max(*vocab.values(), *new.values(), -1) + 1
 
 
-def count_ids(tokenizer_json: str) -> int:
-    """Highest token id + 1, over the vocabulary and the added tokens of tokenizer.json."""
-    return max(read_vocabulary(tokenizer_json)[0].values()) + 1
-
-
 def read_vocabulary(tokenizer_json: str) -> tuple[dict[str, int], int]:
     """The id of each token, added ones included, and how many the model has without those.
 

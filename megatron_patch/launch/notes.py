@@ -18,7 +18,7 @@ from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.resume import handover
+from megatron_patch.launch.resume import warm_start
 from megatron_patch.launch.variables import VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
 
@@ -48,7 +48,7 @@ def _start_notes(plan: Plan) -> Iterator[Message]:
     yield from (Message("checkpoint-damaged", what=line) for line in plan.earlier.damage[:5])
     if plan.resume_iteration is not None and plan.weights.kind != "none" and plan.variables.lora_rank is None:
         yield Message("weights-not-read")
-    yield from handover(plan)
+    yield from warm_start(plan)
     if not plan.variables.save_optimizer:
         yield Message("weights-only")
     if plan.layout.nodes > 1:

@@ -225,7 +225,7 @@ TOLD = (
 """Values whose change makes it another training: data and schedule."""
 
 
-def handover(plan: Plan) -> Iterator[Message]:
+def warm_start(plan: Plan) -> Iterator[Message]:
     """Lines for a first start from a Megatron checkpoint."""
     weights = plan.weights
     if weights.kind != "mcore" or plan.resume_iteration is not None:

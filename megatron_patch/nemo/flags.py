@@ -1,6 +1,6 @@
 """The flags of the NeMo tutorials' scripts: one table for the parser, `--help` and the README.
 
-Three texts (seeds 000, 001, 002) describe one script with different spellings; all of them are taken.
+Three tutorials spell the flags of one script differently; all of their spellings are taken.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Flag:
     """What it sets: positions and MP_ variables of the driver."""
     meaning: str
     may_be_empty: bool = False
-    """`--nemo_model` followed by nothing counts as not given: seed 002 shows it so."""
+    """`--nemo_model` followed by nothing counts as not given: a tutorial shows it so."""
 
     @property
     def shown(self) -> str:
@@ -67,7 +67,7 @@ FLAGS = (
         kind=text("expect-name"),
         default="defq",
         becomes="MP_SLURM_PARTITION",
-        meaning="Slurm's partition (-P with a number is the pipeline, as in seed 000)",
+        meaning="Slurm's partition (-P with a number is the pipeline)",
     ),
     Flag(
         name="container_image",

@@ -78,18 +78,3 @@ def listing() -> Iterator[str]:
     yield "sizes          " + ", ".join(named)
     yield "NeMo's recipes " + ", ".join(f"{name} = {size}" for name, size in RECIPES.items())
     yield "NeMo's configs " + ", ".join(f"{name} = {size}" for name, size in CONFIGS.items())
-
-
-def supported_models() -> list[str]:
-    """The lines of examples/llama3_1/supported_model.txt."""
-    return [*MODEL_CLASSES, *RECIPES, *_sizes_of_example()]
-
-
-def supported_configs() -> list[str]:
-    """The lines of examples/llama3_1/supported_config.txt."""
-    return [*CONFIGS, *_sizes_of_example()]
-
-
-def _sizes_of_example() -> list[str]:
-    """The bare names: NeMo's CLIs stand in the example of the family that has them."""
-    return [name for name in size_names() if "-" not in name]

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint import cli as door
-from megatron_patch.checkpoint import job, random_model
+from megatron_patch.checkpoint import cli, job, random_model
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.options import Usage, parse
 from megatron_patch.checkpoint.positions import POSITIONS
@@ -112,7 +111,7 @@ def test_dry_run_says_bytes_time_and_space_and_writes_nothing(
 ) -> None:
     hf = make_model(tmp_path / "hf", SMALL)
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(door, "PROBE_BYTES", 1 << 20)
+    monkeypatch.setattr(cli, "PROBE_BYTES", 1 << 20)
     monkeypatch.setenv("DRY_RUN", "1")
     assert main(["--source", str(hf), "--output-path", str(tmp_path / "deep" / "target")]) == 0
     said = capsys.readouterr().out

@@ -133,13 +133,13 @@ def test_by_the_named_door(
     cluster: Cluster, submit: Callable[..., subprocess.CompletedProcess[str]], world: Path, tmp_path: Path
 ) -> None:
     """`pretrain_llm.py --executor slurm`: the same way, and cancelled it ends with a checkpoint."""
-    door = [sys.executable, str(REPOSITORY / "examples" / "llama3_1" / "pretrain_llm.py"), "--executor", "slurm"]
+    script = [sys.executable, str(REPOSITORY / "examples" / "llama3_1" / "pretrain_llm.py"), "--executor", "slurm"]
     (tmp_path / "data").mkdir()
     for suffix in (".bin", ".idx"):
         (tmp_path / "data" / f"text{suffix}").symlink_to(world / f"text{suffix}")
     flags = f"-N 2 -p debug --time 20 -M tiny --hf_model_id {world}/tokenizer --dataset_path {tmp_path}/data -g 8 -s 64"
     flags += " --max_steps 100000 --precision fp32 -E named"
-    done = submit([*door, *flags.split()], tmp_path, MP_SLURM_PARTITION="", MP_SLURM_TIME="", MP_SLURM_NODES="")
+    done = submit([*script, *flags.split()], tmp_path, MP_SLURM_PARTITION="", MP_SLURM_TIME="", MP_SLURM_NODES="")
     job, output = job_of(done), tmp_path / "experiments" / "named"
     assert "no container: srun has no --container-image" in done.stdout
     wait_for_losses(cluster, output, job, 3)

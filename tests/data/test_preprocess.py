@@ -1,4 +1,4 @@
-"""The preprocessing door, as a user types it."""
+"""The preprocessing command, as a user types it."""
 
 from __future__ import annotations
 

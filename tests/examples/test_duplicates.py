@@ -40,7 +40,7 @@ def test_no_lines_stand_twice() -> None:
 
 
 def test_one_script_starts_the_launcher() -> None:
-    """All others call it, or the same package's front door."""
+    """All others call it, or the same package's CLI."""
     found = {path.relative_to(EXAMPLES).as_posix() for path in scripts() if LAUNCHING.search("\n".join(code(path)))}
     assert found == {"llama3_1/run_mcore_llama3_1.sh"}
 

@@ -1,4 +1,4 @@
-"""Seed 002's four stages with its own commands: convert, pretrain, fine-tune, export; `tiny` in the place of 8B."""
+"""The four stages of a NeMo tutorial, by its own commands: convert, pretrain, finetune, export; `tiny` for 8B."""
 
 from __future__ import annotations
 

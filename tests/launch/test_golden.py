@@ -42,7 +42,7 @@ SEED = {
     "TRAIN_TOKENS_OR_ITERS": "10000",
     "WARMUP_TOKENS_OR_ITERS": "100",
 }
-"""Seed 003: its three commands differ in SFT, the data and MP_DATASET_TYPE."""
+"""Pai-Megatron-Patch's guide: its three commands differ in SFT, the data and MP_DATASET_TYPE."""
 LARGE = {"BATCH_SIZE": "1", "GLOBAL_BATCH_SIZE": "128", "SEQ_LEN": "8192", "PAD_LEN": "8192", "PR": "bf16"}
 LARGE |= {"DO": "true", "SP": "true", "TRAIN_TOKENS_OR_ITERS": "1048576000", "WARMUP_TOKENS_OR_ITERS": "10485760"}
 

@@ -9,7 +9,6 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megatron_patch.data.tokenizer_folder import count_ids
 from megatron_patch.launch.inputs import TokenizerError, read_tokenizer
 
 
@@ -19,7 +18,12 @@ def test_count_is_the_librarys(world: Path) -> None:
     assert found.ids == tokenizer.get_vocab_size(with_added_tokens=True) == 258
 
 
-def test_tokens_that_look_like_json_keys() -> None:
+def count_ids(folder: Path, tokenizer_json: str) -> int:
+    (folder / "tokenizer.json").write_text(tokenizer_json)
+    return read_tokenizer(str(folder)).ids
+
+
+def test_tokens_that_look_like_json_keys(tmp_path: Path) -> None:
     """Tokens called `vocab`, `"vocab": {` and the like are content, not structure."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
@@ -27,18 +31,18 @@ def test_tokens_that_look_like_json_keys() -> None:
     odd = ["vocab", "added_tokens", '"vocab": {', '"added_tokens": [', '\\"', "id", "}"]
     tokenizer.train_from_iterator([" ".join(odd)] * 3, trainers.BpeTrainer(vocab_size=200, min_frequency=1))
     tokenizer.add_tokens([*odd, AddedToken('"vocab": {"x": 9999}', normalized=False)])
-    assert count_ids(tokenizer.to_str()) == tokenizer.get_vocab_size(with_added_tokens=True)
-    assert count_ids(tokenizer.to_str(pretty=True)) == tokenizer.get_vocab_size(with_added_tokens=True)
+    assert count_ids(tmp_path, tokenizer.to_str()) == tokenizer.get_vocab_size(with_added_tokens=True)
+    assert count_ids(tmp_path, tokenizer.to_str(pretty=True)) == tokenizer.get_vocab_size(with_added_tokens=True)
 
 
-def test_the_highest_id_counts_not_the_number() -> None:
+def test_the_highest_id_counts_not_the_number(tmp_path: Path) -> None:
     document = {"added_tokens": [{"id": 500, "content": "a"}], "model": {"vocab": {"b": 3}}}
-    assert count_ids(json.dumps(document)) == 501
+    assert count_ids(tmp_path, json.dumps(document)) == 501
 
 
-def test_unigram_vocabularies_are_lists() -> None:
+def test_unigram_vocabularies_are_lists(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.Unigram([("a", -1.0), ("b", -2.0), ("c", -3.0)]))
-    assert count_ids(tokenizer.to_str()) == 3
+    assert count_ids(tmp_path, tokenizer.to_str()) == 3
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"model": {"vocab": {}}}', '{"model": {"vocab": {"a": 1}'])

@@ -18,27 +18,37 @@ EXAMPLES = REPOSITORY / "examples" / "llama3_1"
 TINY = "--hf_model_id tokenizer -M tiny --dataset_path data -s 128 -g 8 --max_steps 10 --warmup_steps 1"
 
 
-COMMON = "--executor local --experiment llama31_pretraining --num_nodes 1 --num_gpus 8"
-PARALLEL = "--tensor_model_parallel_size {tp} --pipeline_model_parallel_size 1 --context_parallel_size 1"
 COMMANDS = {
-    "seed 000": f"{COMMON} --hf_model_id meta-llama/Llama-3.1-8B-Instruct --nemo_model nemo_ckpt/Llama-3.1-8B-Instruct "
-    f"--hf_token <HF_TOKEN> --max_steps 100 --global_batch_size 2048 {PARALLEL.format(tp=4)} "
-    "--dataset_path data/custom_dataset/preprocessed/",
-    "seed 001": "--executor local --experiment llama31_pretraining --num-gpus 8 --hf-model-id Llama-3.1-8B-Instruct "
-    "--nemo-model nemo2 --max-steps 100 --global-batch-size 2048 "
-    f"{PARALLEL.format(tp=4)} --dataset_path processed",
-    "seed 002": f"{COMMON} --model_size 8B --hf_model_id meta-llama/Llama-3.1-8B-Instruct "
-    "--nemo_model nemo_ckpt/Llama-3.1-8B-Instruct --hf_token <HF_TOKEN> --max_steps 100 --global_batch_size 2048 "
-    f"{PARALLEL.format(tp=2)} --dataset_path data/custom_dataset/preprocessed/",
-    "seed 002 finetune": "--executor local --experiment llama31_finetuning --num_nodes 1 --num_gpus 8 --model_size 8B "
-    "--hf_model_id meta-llama/Llama-3.1-8B-Instruct --hf_token <HF_TOKEN> --nemo_model --max_steps 100 "
-    f"--global_batch_size 128 {PARALLEL.format(tp=2)} --dataset_path data/alpaca",
+    "pretraining.py": """
+        --executor local --experiment llama31_pretraining --num_nodes 1 --num_gpus 8
+        --hf_model_id meta-llama/Llama-3.1-8B-Instruct --nemo_model nemo_ckpt/Llama-3.1-8B-Instruct
+        --hf_token <HF_TOKEN> --max_steps 100 --global_batch_size 2048
+        --tensor_model_parallel_size 4 --pipeline_model_parallel_size 1 --context_parallel_size 1
+        --dataset_path data/custom_dataset/preprocessed/""",
+    "pretrain_llm.py": """
+        --executor local --experiment llama31_pretraining --num-gpus 8
+        --hf-model-id Llama-3.1-8B-Instruct --nemo-model nemo2 --max-steps 100 --global-batch-size 2048
+        --tensor_model_parallel_size 4 --pipeline_model_parallel_size 1 --context_parallel_size 1
+        --dataset_path processed""",
+    "four stages: pretrain": """
+        --executor local --experiment llama31_pretraining --num_nodes 1 --num_gpus 8 --model_size 8B
+        --hf_model_id meta-llama/Llama-3.1-8B-Instruct --nemo_model nemo_ckpt/Llama-3.1-8B-Instruct
+        --hf_token <HF_TOKEN> --max_steps 100 --global_batch_size 2048
+        --tensor_model_parallel_size 2 --pipeline_model_parallel_size 1 --context_parallel_size 1
+        --dataset_path data/custom_dataset/preprocessed/""",
+    "four stages: finetune": """
+        --executor local --experiment llama31_finetuning --num_nodes 1 --num_gpus 8 --model_size 8B
+        --hf_model_id meta-llama/Llama-3.1-8B-Instruct --hf_token <HF_TOKEN> --nemo_model
+        --max_steps 100 --global_batch_size 128
+        --tensor_model_parallel_size 2 --pipeline_model_parallel_size 1 --context_parallel_size 1
+        --dataset_path data/alpaca""",
 }
+"""Of the tutorials, by script."""
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_texts_commands(name: str, folders: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In the folders that the texts describe: hub download, converted checkpoint, preprocessed data."""
+def test_the_tutorials_commands(name: str, folders: Path, world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the folders that the tutorials describe: hub download, converted checkpoint, preprocessed data."""
     for place in ("Llama-3.1-8B-Instruct", "nemo_ckpt/Llama-3.1-8B-Instruct", "nemo2"):
         (folders / place).parent.mkdir(exist_ok=True)
         (folders / place).symlink_to(world / "hf-8B")
@@ -52,7 +62,7 @@ def test_the_texts_commands(name: str, folders: Path, world: Path, capsys: pytes
     assert main(COMMANDS[name].split(), environ, stage) == 0
     said = capsys.readouterr().out
     assert "8 processes = TP" in said
-    assert f"--train-iters {100}" in said
+    assert "--train-iters 100" in said
     assert "--global-batch-size " + ("128" if stage == FINETUNE else "2048") in said
     assert str(folders / "experiments" / ("llama31_finetuning" if stage == FINETUNE else "llama31_pretraining")) in said
 
@@ -172,7 +182,7 @@ def test_wandb_only_where_it_is_asked_for(folders: Path, capsys: pytest.CaptureF
 
 
 def test_tokens_leave_the_process_list(folders: Path) -> None:
-    """The door starts itself again without them, in the environment that `ps` does not show to others."""
+    """The CLI starts itself again without them, in the environment that `ps` does not show to others."""
     command = [sys.executable, str(EXAMPLES / "pretrain_llm.py"), *TINY.split(), "--dry-run"]
     command += ["--hf_token", "hf_s3cret", "--wandb", "--wandb-token=w_s3cret"]
     environ = {**os.environ, "MP_DEVICE": "cpu", "PYTHONPROFILEIMPORTTIME": ""}

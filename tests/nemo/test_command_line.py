@@ -13,12 +13,12 @@ from megatron_patch.nemo.translate import PRETRAIN, Request
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"
 
-SEED_000 = """
+PRETRAINING_PY = """
 --executor -E --experiment -a --account -p --partition -i --container_image -N --num_nodes -G --num_gpus
 --hf_model_id -n --nemo_model --hf_token --dataset_path --max_steps -g --global_batch_size -m --micro_batch_size -T
 --tensor_model_parallel_size -P --pipeline_model_parallel_size -C --context_parallel_size
 """.split()  # noqa: SIM905
-SEED_001 = """
+PRETRAIN_LLM_PY = """
 --executor -E --experiment -A --account -P --partition -I --container-image -N --num-nodes -G --num-gpus -M
 --model-name --hf-model-id --nemo-model --hf-token --max-steps -gbs --global-batch-size -mbs --micro_batch_size
 --fp8 -TP --tensor-model-parallel-size -PP --pipeline-model-parallel-size -VPP
@@ -27,7 +27,7 @@ SEED_001 = """
 --recompute-num-layers --cpu-offloading --cpu-offloading-layers --cpu-offloading-activations
 --cpu-offloading-weights --optim-cpu-offloading --optim-cpu-offloading-frac
 """.split()  # noqa: SIM905
-SEED_002 = """
+FOUR_STAGES = """
 --executor --experiment --num_nodes --num_gpus --model_size --hf_model_id --nemo_model --hf_token --max_steps
 --global_batch_size --tensor_model_parallel_size --pipeline_model_parallel_size --context_parallel_size
 --dataset_path
@@ -54,7 +54,7 @@ DOCUMENTED = {
 """Defaults in the texts' tables; switches are off."""
 
 
-@pytest.mark.parametrize("word", sorted({*SEED_000, *SEED_001, *SEED_002}))
+@pytest.mark.parametrize("word", sorted({*PRETRAINING_PY, *PRETRAIN_LLM_PY, *FOUR_STAGES}))
 def test_every_spelling_of_the_texts_is_known(word: str) -> None:
     both = {word, word[:2] + word[2:].replace("-", "_"), word[:2] + word[2:].replace("_", "-")}
     for spelling in both if word.startswith("--") else {word}:
@@ -69,7 +69,7 @@ def test_documented_defaults() -> None:
 
 
 def test_short_p_is_two_things() -> None:
-    """Seed 000 means the pipeline by it, seed 001 the partition."""
+    """One tutorial means the pipeline by it, another the partition."""
     assert parse(["-P", "4"]).given == {"pipeline_model_parallel_size": 4}
     assert parse(["-P", "gpu"]).given == {"partition": "gpu"}
 

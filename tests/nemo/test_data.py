@@ -1,4 +1,4 @@
-"""NeMo's commands, from the seeds, on local data: preprocessing, and the download helpers with a local copy."""
+"""The NeMo tutorials' commands on local data: preprocessing, and the download helpers with a local copy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("flag", ["--ht-tokenizer", "--hf-tokenizer"])
 def test_preprocess_data_sh(tokenizer_folder: Path, tmp_path: Path, flag: str) -> None:
-    """Seed 001's command; it spells the first flag `--ht-tokenizer`."""
+    """One tutorial's command; it spells the first flag `--ht-tokenizer`."""
     name = "zh_classicalwiki-20231101-pages-articles-multistream"
     write_lines(tmp_path / "data" / f"{name}.jsonl", ROWS)
     script = TOOLKITS / "pretrain_data_preprocessing" / "preprocess_data.sh"
@@ -58,7 +58,7 @@ def test_preprocess_data_sh(tokenizer_folder: Path, tmp_path: Path, flag: str) -
 
 
 def test_preprocess_data_for_megatron(tokenizer_folder: Path, tmp_path: Path) -> None:
-    """Seed 002's command."""
+    """Another tutorial's command."""
     write_lines(tmp_path / "data/custom_dataset/json/wikinews-zhtw.jsonl", ROWS)
     script = TOOLKITS / "pretrain_data_preprocessing" / "preprocess_data_for_megatron.py"
     values = [
@@ -124,7 +124,7 @@ ALPACA = [{"instruction": f" 題目 {i} ", "input": "輸入" if i % 2 else "", "
 
 
 @pytest.mark.parametrize(
-    ("door", "rows", "names"),
+    ("script", "rows", "names"),
     [
         ("download_wiki", ROWS, ["wiki_data_zh-classical/zh_classicalwiki-20231101-pages-articles-multistream.jsonl"]),
         ("download_wikinews", ROWS, ["data/custom_dataset/json/wikinews-zhtw.jsonl"]),
@@ -135,21 +135,21 @@ ALPACA = [{"instruction": f" 題目 {i} ", "input": "輸入" if i % 2 else "", "
         ),
     ],
 )
-def test_download_helpers_with_a_local_copy(tmp_path: Path, door: str, rows: list[Any], names: list[str]) -> None:
+def test_download_helpers_with_a_local_copy(tmp_path: Path, script: str, rows: list[Any], names: list[str]) -> None:
     import pyarrow
     import pyarrow.parquet
 
     (tmp_path / "copy").mkdir()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "copy" / "train-00000.parquet")
-    script = TOOLKITS / "download_example_data" / f"{door}.py"
-    done = run(sys.executable, script, "--input", tmp_path / "copy", cwd=tmp_path)
+    path = TOOLKITS / "download_example_data" / f"{script}.py"
+    done = run(sys.executable, path, "--input", tmp_path / "copy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = {
         name: [json.loads(line) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
         for name in names
     }
     assert "\\u" not in (tmp_path / names[0]).read_text(encoding="utf-8")
-    if door != "download_split_data":
+    if script != "download_split_data":
         assert written[names[0]] == rows
         return
     whole, *parts = written.values()

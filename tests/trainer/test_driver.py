@@ -28,7 +28,7 @@ REPEATABLE = ("iteration", "loss", "lr", "grad_norm", "tokens", "validation_loss
 
 
 def sh(script: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a door as a user does, without the MP_ variables of whoever runs the tests."""
+    """Run a CLI as a user does, without the MP_ variables of whoever runs the tests."""
     environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
     command = ["sh", str(script), *map(str, words)]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""From what a run says about its SFT data to samples: the door for the trainer, `inspect` and the idxmap builder."""
+"""From what a run says about its SFT data to samples: for the trainer, `inspect` and the idxmap builder."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_script_builds_verify_and_inspect_read(
     ]
     assert len(open_idxmap(prefix, 256, tokenizer)[0].lengths) == 30
     if shell == "bash":
-        return  # the other doors are Python's
+        return  # the other scripts are Python's
     again = run(*command, cwd=tmp_path)
     assert again.returncode == 2 and "--overwrite replaces it" in again.stderr
     verified = run(sys.executable, str(DOORS / "verify.py"), prefix, "--tokenizer", str(tokenizer_folder), cwd=tmp_path)
