@@ -3,7 +3,8 @@
 SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's early warning) ask the ranks to finish
 their step, save and end. They have GRACE seconds for that (torch.distributed.run 2.11 kills them after 30, and all
 since the last save is lost); a second signal ends them at once. A signal that this process was started to ignore
-(nohup, `&` in a script) stays ignored.
+(nohup, `&` in a script) stays ignored. On several machines a launcher stands before this process and passes signals
+on; Ctrl-C and Slurm reach both, so what comes within TOGETHER seconds is one signal.
 
 Exit status (`common/recovery.py` has the policy behind it; docs/failures.md has this table too):
     0         all iterations are done
@@ -27,13 +28,13 @@ after each run, where ranks note how they failed: here it goes with the run.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import itertools
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,15 +44,17 @@ from typing import Any
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.recovery import Event, Failure, Status, note_event
-from megatron_patch.common.restart import AGAIN, Progress, read_again, start_again
+from megatron_patch.common.restart import AGAIN, ENDS_RANKS, Progress, read_again, start_again
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.common.watchdog import Watchdog
-from megatron_patch.trainer.process import TOLD_BY_LAUNCHER
+from megatron_patch.trainer.process import TOLD_BY_LAUNCHER, end_with_launcher
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals that ask the ranks to finish their step, save and end."""
 GRACE = 600.0
 """Seconds that they have for it: a step, and a checkpoint that is written."""
+TOGETHER = 3.0
+"""Seconds in which a signal comes twice on several machines: to this process and to its launcher."""
 AT_ONCE = 5
 """Seconds (torchrun's times are whole ones) within which a rank's end has killed the others, not torchrun, which waits
 30 s before it kills."""
@@ -67,8 +70,11 @@ def main(arguments: list[str]) -> int:
     """
     os.environ[TOLD_BY_LAUNCHER] = "1"
     logging.disable(logging.ERROR)  # torchrun's own account of what a rank has said already
-    stop = Stop()
-    stop.listen()
+    in_cluster = os.environ.get(run_status.INHERITED, "0").isdecimal() is False
+    if in_cluster:
+        end_with_launcher()
+    stop = Stop(together=TOGETHER if in_cluster else 0.0)
+    stop.listen(to_launcher=in_cluster)
     try:
         return _run(arguments, stop)
     finally:
@@ -98,6 +104,8 @@ def _run(arguments: list[str], stop: Stop) -> int:
             start = _Start(folder=folder, watchdog=_watch(Path(logs) / "heartbeats", parsed))
             run(parsed)
     except ChildFailedError as error:
+        if stop.by_launcher:
+            return Status.FAILED
         if stop.asked is not None:
             return _stopped(error.failures, stop, folder)
         status, failure = start.failed(error.failures)
@@ -184,14 +192,23 @@ def _status(failures: dict[int, Any]) -> Status:
 class Stop:
     """What signals asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, together: float) -> None:
+        """
+        Args:
+            together: seconds after the first signal in which another is the same one.
+        """
         self.asked: signal.Signals | None = None
         self.at_once = False
+        self.by_launcher = False
+        """The launcher of this machine ended the run, and has said why."""
+        self._together, self._asked_at = together, 0.0
         self._folder: Path | None = None
         self._lock: int | None = None
 
-    def listen(self) -> None:
-        """Hear every signal in ASKS that is not ignored."""
+    def listen(self, *, to_launcher: bool) -> None:
+        """Hear every signal in ASKS that is not ignored, and that of a launcher before this process."""
+        if to_launcher:
+            signal.signal(ENDS_RANKS, self._end_for_launcher)
         for number in ASKS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._hear)
@@ -210,13 +227,12 @@ class Stop:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
-            self._end_at_once(number, frame)
+            if time.monotonic() - self._asked_at >= self._together:
+                self._end_at_once(number, frame)
             return
-        self.asked = signal.Signals(number)
+        self.asked, self._asked_at = signal.Signals(number), time.monotonic()
         if self._folder is not None and self._lock is not None:
-            holder = run_status.read_holder(self._folder)
-            if holder is not None:
-                run_status.write_holder(self._lock, dataclasses.replace(holder, stopping=self.asked.name))
+            run_status.note_stopping(self._folder, self._lock, self.asked.name)
         ranks = children_of(os.getpid())
         if not ranks:
             self._end_without_ranks()
@@ -235,6 +251,13 @@ class Stop:
             if self._folder is not None:
                 run_status.record_end(self._folder, "stopped", f"{signal.Signals(status - 128).name}, before training")
             sys.exit(status)
+
+    def _end_for_launcher(self, number: int, frame: FrameType | None) -> None:
+        self.by_launcher = True
+        ranks = children_of(os.getpid())
+        _kill(ranks, signal.SIGKILL)
+        if not ranks:
+            sys.exit(Status.FAILED)
 
     def _end_at_once(self, number: int, frame: FrameType | None) -> None:
         self.at_once = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from megatron_patch.common.recovery import Event, Failure, after_failure, note_e
 from megatron_patch.common.run_folder import METRICS
 from megatron_patch.common.strict_json import parse_json
 
+ENDS_RANKS = signal.SIGUSR2
+"""What a launcher that stands before torchrun sends it when another machine is gone: the ranks are killed at once, and
+the launcher has said why."""
 AGAIN = "MEGATRON_PATCH_AGAIN"
 """Environment variable of torchrun, and of the driver that it becomes: an Again as JSON."""
 

@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -133,6 +133,13 @@ def write_holder(descriptor: int, holder: Holder) -> None:
     content = json.dumps(asdict(holder)).encode() + b"\n"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)
+
+
+def note_stopping(folder: Path, descriptor: int, name: str) -> None:
+    """Say in the lock that a signal has asked its run to end: a start that comes now waits for it."""
+    holder = read_holder(folder)
+    if holder is not None:
+        write_holder(descriptor, replace(holder, stopping=name))
 
 
 def take_as_rank(folder: Path, say: Callable[[str], None], seconds: float = PATIENCE) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .machines import REPOSITORY, Machine, place
+from .machines import REPOSITORY, Machine, place, wait_for
 
 Values = Callable[..., list[str]]
 Pair = tuple[Machine, Machine]
@@ -140,6 +141,33 @@ def test_a_port_that_is_taken(values: Values, world: Path, tmp_path: Path, capsy
         environ = place(0, "127.0.0.1", port=taken.getsockname()[1], MP_TOKENIZER_PATH=str(world / "tokenizer"))
         assert main(values(tmp_path / "out"), environ) == 1
     assert f"MASTER_PORT {environ['MASTER_PORT']} cannot be used here" in capsys.readouterr().err
+
+
+def test_a_signal_before_the_machines_have_met(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """As process 1 of a container only a handler hears it; what was written for the others goes with it."""
+    first, _ = pair
+    run = first.start(values(tmp_path / "out"), patient(0, first.address, MP_TOKENIZER_PATH=str(world / "tokenizer")))
+    wait_for(lambda: list((tmp_path / "out").glob(".rendezvous_*")), PATIENCE, "it waits for node 1", run)
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(PATIENCE) == 143
+    assert "SIGTERM before the machines had met: nothing was started" in run.said()
+    assert not list((tmp_path / "out").glob(".rendezvous_*"))
+
+
+def test_a_first_machine_that_cannot_write(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """What node 0 says is what node 1 says: not that node 0 was killed."""
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "logs" / "launcher.lock").symlink_to("/no/such/disk")
+    first, _ = pair
+    typed, address = values(tmp_path / "out"), first.address
+    runs = [
+        machine.start(typed, patient(rank, address, MP_TOKENIZER_PATH=str(world / "tokenizer")))
+        for rank, machine in enumerate(pair)
+    ]
+    assert [run.wait(PATIENCE) for run in runs] == [2, 2], "\n".join(run.said() for run in runs)
+    assert f"{tmp_path}/out cannot be written" in runs[0].said()
+    assert f"node 0 ({first.name}) cannot write into {tmp_path}/out" in runs[1].said()
+    assert "newest checkpoint" not in runs[1].said()
 
 
 def test_something_else_answers(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from megatron_patch.torchrun import TOGETHER
 
 from .machines import Machine, Started, losses, place, wait_for
 
@@ -77,15 +81,61 @@ def test_ranks_that_fail_on_one_machine(job: Job) -> None:
     """The other machine hears of it from the launcher, not from a collective."""
     second = job.pair[1]
     both = job.start_until(7)
-    listed = subprocess.run(["ip", "netns", "pids", second.name], capture_output=True, text=True, check=True)
-    commands = {pid: _command_of(pid) for pid in listed.stdout.split()}
-    ranks = [pid for pid, line in commands.items() if "pretrain_llama.py" in line and "torchrun" not in line]
+    ranks = _ranks(second)
     assert ranks
     for pid in ranks:
-        os.kill(int(pid), 9)
+        os.kill(pid, 9)
     assert [one.wait(240) for one in both] == [1, 1]
     said = [one.said() for one in both]
     assert any(f"node 1 ({second.name}): its ranks ended with status 1" in text for text in said), "\n".join(said)
+
+
+def test_a_signal_to_one_machine_ends_both(job: Job) -> None:
+    """A closed terminal on node 1, or an evicted pod: the ranks of both save, and no status says that all is done."""
+    both = job.start_until(3)
+    os.kill(_launcher(job.pair[1]), signal.SIGHUP)
+    assert [one.wait(240) for one in both] == [128 + signal.SIGHUP] * 2, "\n".join(one.said() for one in both)
+    assert f"node 0 ({job.pair[0].name}): SIGHUP there: the ranks finish their step" in both[0].said()
+    assert (job.output / "checkpoints" / f"iter_{len(losses(job.output)):07d}").is_dir()
+    assert not any(_processes(machine) for machine in job.pair)
+
+
+def test_a_second_signal_ends_a_run_that_hangs(job: Job) -> None:
+    """A rank that is stopped keeps all from saving; the same signal again ends both machines at once."""
+    both = job.start_until(3)
+    for pid in _ranks(job.pair[1]):
+        os.kill(pid, signal.SIGSTOP)
+    os.kill(_launcher(job.pair[0]), signal.SIGTERM)
+    wait_for(lambda: "SIGTERM there" in both[1].said(), 60, "the other machine hears of it", *both)
+    time.sleep(TOGETHER + 0.5)
+    assert [one.process.poll() for one in both] == [None, None]
+    os.kill(_launcher(job.pair[0]), signal.SIGTERM)
+    assert [one.wait(60) for one in both] == [143, 143]
+    assert not any(_processes(machine) for machine in job.pair)
+
+
+def test_a_launcher_that_is_killed_leaves_no_ranks(job: Job) -> None:
+    """The other machine's words are the first, and no rank that was killed for it is blamed on memory."""
+    both = job.start_until(3)
+    os.kill(_launcher(job.pair[0]), signal.SIGKILL)
+    assert both[1].wait(60) == 1
+    assert f"node 0 ({job.pair[0].name}) is gone" in both[1].said()
+    assert "when memory runs out" not in both[1].said()
+    wait_for(lambda: not any(_processes(machine) for machine in job.pair), 60, "no process is left", *both)
+
+
+def _processes(machine: Machine) -> dict[int, str]:
+    listed = subprocess.run(["ip", "netns", "pids", machine.name], capture_output=True, text=True, check=True)
+    return {int(pid): _command_of(pid) for pid in listed.stdout.split()}
+
+
+def _launcher(machine: Machine) -> int:
+    return next(pid for pid, line in _processes(machine).items() if " -m megatron_patch.launch " in line)
+
+
+def _ranks(machine: Machine) -> list[int]:
+    lines = _processes(machine).items()
+    return [pid for pid, line in lines if "pretrain_llama.py" in line and "torchrun" not in line]
 
 
 def _command_of(pid: str) -> str:

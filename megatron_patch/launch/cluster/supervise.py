@@ -21,17 +21,23 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
+from megatron_patch.common.recovery import Status
+from megatron_patch.common.restart import ENDS_RANKS
+from megatron_patch.common.run_folder import LOGS
 from megatron_patch.launch.cluster.connection import LinkError
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.plan import Plan
 
-ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals on which the ranks finish their step, save and end: a scheduler's, a person's, Slurm's early warning."""
+ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals on which the ranks finish their step, save and end: a scheduler's, a person's, a closed terminal's, Slurm's
+early warning."""
+STOPPED = 128
+"""A signal's number is added to it: the exit status of a run that was asked to end, and has not finished."""
 LAST_WORDS = 3.0
 """Seconds in which a peer's end may explain why the ranks here failed."""
 PATIENCE = 20.0
-"""Seconds that torchrun gets to notice that its ranks were killed."""
+"""Seconds that torchrun gets to kill its ranks."""
 
 
 def start_node(
@@ -46,85 +52,131 @@ def start_node(
     """
     assert plan.cluster is not None
     try:
-        peers = meet(plan) if plan.layout.nodes > 1 else ()
+        with _ended_by_signals():
+            peers = meet(plan) if plan.layout.nodes > 1 else ()
     except RendezvousError as error:
         print(f"{error}\nnothing was started", file=sys.stderr, flush=True)
-        return 1
-    if plan.cluster.node_rank == 0:
-        record(plan, command, environ)
+        return Status.FAILED
+    first = plan.cluster.node_rank == 0
+    lock = _record(lambda: record(plan, command, environ), plan, peers) if first else None
     ours = command.environment(environ) | {run_status.INHERITED: "held on node 0"}
     name = interface(peers)
     if name and "GLOO_SOCKET_IFNAME" not in ours:  # gloo would take the address of this machine's name, often 127.0.1.1
         ours["GLOO_SOCKET_IFNAME"] = name
     if peers:
         print(f"{plan.layout.nodes} machines agree on plan, code and packages; they talk over {name}", flush=True)
-    log = Path(plan.output) / "logs" / f"node_{plan.cluster.node_rank}.log"
-    silence = float(plan.variables.node_timeout_seconds)
-    return Supervisor(node=plan.cluster.node_rank, peers=peers, silence=silence, log=log).run(command.argv, ours)
+    silence, output = float(plan.variables.node_timeout_seconds), Path(plan.output)
+    supervisor = Supervisor(node=plan.cluster.node_rank, peers=peers, silence=silence, output=output, lock=lock)
+    status = supervisor.run(command.argv, ours)
+    stopped = status > STOPPED and plan.config.env == "slurm"
+    return 0 if stopped else status  # srun --kill-on-bad-exit would end nodes that are still saving
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """While the machines wait for each other: as process 1 of a container this one would not hear them else."""
+
+    def end(number: int, frame: object) -> None:
+        print(f"{signal.Signals(number).name} before the machines had met: nothing was started", file=sys.stderr)
+        sys.exit(STOPPED + number)
+
+    heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's stay ignored
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _record(write: Callable[[], int], plan: Plan, peers: Sequence[Peer]) -> int:
+    """Write plan.json; where that cannot be done, the other machines hear why before this one ends.
+
+    Returns:
+        The descriptor of the folder's lock.
+    Raises:
+        OSError, Occupied: as `write` does.
+    """
+    try:
+        return write()
+    except (OSError, run_status.Occupied) as error:
+        reason = f"node 0 ({socket.gethostname()}) cannot write into {plan.output}: {error}; nothing was started"
+        for peer in peers:
+            peer.link.send({"ended": Status.REFUSED, "reason": reason})
+        raise
 
 
 class Supervisor:
     """One machine's torchrun, and what its launcher knows of the others."""
 
-    def __init__(self, *, node: int, peers: Sequence[Peer], silence: float, log: Path) -> None:
+    def __init__(self, *, node: int, peers: Sequence[Peer], silence: float, output: Path, lock: int | None) -> None:
         """
         Args:
             node: of this machine.
             peers: on node 0 all others, elsewhere node 0.
             silence: seconds without a word after which a machine counts as gone.
-            log: file that repeats what is said.
+            output: the run's folder, where a log repeats what is said.
+            lock: of that folder, on node 0.
         """
         self._me, self._node = f"node {node} ({socket.gethostname()})", node
         self._others = Others(peers, me=self._me, silence=silence)
-        self._silence, self._log = silence, log
+        self._silence, self._output, self._lock = silence, output, lock
+        self._heard: list[int] = []
+        """Signals that this launcher was sent."""
         self._asked: int | None = None
-        self._ranks_started = False
+        """The signal that ends the run, sent to this machine or to another."""
+        self._passed_on = 0
+        """How often torchrun has been told."""
 
     def run(self, argv: Sequence[str], environ: Mapping[str, str]) -> int:
         """Start torchrun and stay until it and, on node 0, everybody else has ended.
 
         Returns:
-            0, or 1 after a failure here or elsewhere.
+            As torchrun: 0, the status of a failure here or elsewhere, 128 + N where signal N ended it before its end.
         """
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # inherited: Slurm sends it to every process of a step
         with subprocess.Popen(list(argv), env=dict(environ)) as child, self._signals():
-            told, reason = False, None
+            reason = None
             while child.poll() is None and reason is None:
-                self._ranks_started = self._ranks_started or bool(children_of(child.pid))
-                if self._asked is not None and not told:
-                    self._ask_ranks(child)
-                    told = True
+                self._pass_on(child)
                 reason = self._others.trouble(0.3)
             if reason is not None:
                 self._say(reason)
+                run_status.record_end(self._output, "failed", reason)
                 self._kill(child)
-                return self._end(1, reason)
+                return self._end(self._others.status or Status.FAILED, reason)
             return self._after(child)
 
     def _after(self, child: subprocess.Popen[bytes]) -> int:
         """torchrun has ended by itself."""
-        asked = self._asked is not None and child.returncode == 128 + self._asked  # torchrun heard it too, and saved
-        if child.returncode and not asked:
+        stopped = self._asked is not None and child.returncode > STOPPED
+        if child.returncode and not stopped:
             reason = self._explanation()
             self._say(reason or f"{self._me}: its ranks ended with status {child.returncode}, see above")
-            return self._end(child.returncode, reason)
+            return self._end(child.returncode if child.returncode > 0 else Status.FAILED, reason)
         self._others.tell({"ended": 0})
         deadline = time.monotonic() + self._silence
         while self._node == 0 and not self._others.all_ended and time.monotonic() < deadline:
             reason = self._others.trouble(0.3)
             if reason is not None:
                 self._say(reason)
-                return self._end(1, reason)
-        return self._end(0, None)
+                return self._end(self._others.status or Status.FAILED, reason)
+        self._others.close()
+        return 0 if self._asked is None or self._has_finished() else STOPPED + self._asked
+
+    def _has_finished(self) -> bool:
+        """Whether all iterations were done when the signal came."""
+        ended = run_status.read_end(self._output)
+        return ended is not None and ended.how == "finished"
 
     def _end(self, status: int, reason: str | None) -> int:
-        if status:
-            self._others.tell({"ended": status, "reason": reason})
+        self._others.tell({"ended": status, "reason": reason})
+        if status not in (Status.REFUSED, Status.SPIKE):
             self._say(
                 "started again with the same command on every machine, the run goes on from its newest checkpoint"
             )
         self._others.close()
-        return 1 if status else 0
+        return status
 
     def _explanation(self) -> str | None:
         """A peer's failure, if it shows soon after ours: then ours is only its echo."""
@@ -138,45 +190,52 @@ class Supervisor:
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         def note(number: int, frame: object) -> None:
-            self._asked = number
+            self._heard.append(number)
 
-        before = {number: signal.signal(number, note) for number in ASKS}
+        heard = [number for number in ASKS if number == signal.SIGUSR1 or signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _ask_ranks(self, child: subprocess.Popen[bytes]) -> None:
-        """Have the ranks save and end: they are told directly, as torchrun would kill them after 30 seconds."""
-        name = signal.Signals(self._asked or 0).name
-        ranks = children_of(child.pid)
-        if not ranks and self._ranks_started:
-            return  # they have ended, and torchrun is about to
-        if not ranks:
-            self._say(f"{self._me}: {name} before the ranks were started")
-            child.terminate()
+    def _pass_on(self, child: subprocess.Popen[bytes]) -> None:
+        """What this machine or another was sent goes to torchrun, which has the ranks save and end; at once when it is
+        sent again. The other machines hear of it: their ranks end too."""
+        times = max(len(self._heard), self._others.times)
+        if times == self._passed_on:
             return
-        self._say(f"{self._me}: {name}: the ranks finish their step, save, and end")
-        for rank in ranks:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGTERM)
+        if self._asked is None:
+            self._asked = self._heard[0] if self._heard else self._others.asked
+            name = signal.Signals(self._asked).name
+            self._say(
+                f"{self._me}: {name}{'' if self._heard else ' there'}: the ranks finish their step, save, and end"
+            )
+            if self._lock is not None:
+                run_status.note_stopping(self._output, self._lock, name)
+        self._others.tell({"asked": self._asked, "times": times})
+        child.terminate()
+        self._passed_on = times
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
         """End ranks that wait for somebody who is gone: they would not hear a gentler signal."""
-        for rank in children_of(child.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGKILL)
+        ranks = children_of(child.pid)
+        child.send_signal(ENDS_RANKS)
         try:
             child.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             child.kill()
+            for rank in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGKILL)
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a", encoding="utf-8") as log:
+            file = self._output / LOGS / f"node_{self._node}.log"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
@@ -201,6 +260,10 @@ class Others:
         self._watched = [_Watched(peer) for peer in peers]
         self._me, self._silence = me, silence
         self._next_beat = 0.0
+        self.asked, self.times = 0, 0
+        """The signal that one of them was sent, and how often."""
+        self.status = 0
+        """What one of them failed with."""
 
     def __bool__(self) -> bool:
         return bool(self._watched)
@@ -247,8 +310,10 @@ class Others:
         try:
             while (message := peer.link.poll()) is not None:
                 watched.heard = time.monotonic()
+                if "asked" in message:
+                    self.asked, self.times = int(message["asked"]), max(self.times, int(message["times"]))
                 if "ended" in message:
-                    watched.ended = int(message["ended"])
+                    watched.ended = self.status = int(message["ended"])
                     if watched.ended:
                         return str(message.get("reason") or f"{peer}: its ranks ended with status {watched.ended}")
                     return None
