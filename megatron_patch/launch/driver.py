@@ -174,7 +174,8 @@ def make_plan(
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
     problems += _dropout_problems(plan)
     if plan.earlier.weights_only and not plan.finished:
-        problems.append(Problem("checkpoint-weights-only", "OUTPUT_BASEPATH", step=plan.resume_iteration))
+        code = "checkpoint-weights-only" if plan.variables.lora_rank is None else "checkpoint-adapters-only"
+        problems.append(Problem(code, "OUTPUT_BASEPATH", step=plan.resume_iteration))
     problems += kubernetes.problems_of(plan) if emit else []
     if not environment.dry_run and not emit:
         problems += _refusals(plan, environ)

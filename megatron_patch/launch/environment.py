@@ -52,6 +52,8 @@ class Environment:
     python_path: str
     inherited: frozenset[str]
     """Names of all variables of this process."""
+    given: frozenset[str]
+    """Of them, those that are not empty: an empty one counts as not set."""
 
     @property
     def only_plans(self) -> bool:
@@ -95,6 +97,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         mine={name: environ[name] for name in KEPT_IF_SET if name in environ},
         python_path=environ.get("PYTHONPATH", ""),
         inherited=frozenset(environ),
+        given=frozenset(name for name, value in environ.items() if value),
     )
     return environment, problems
 

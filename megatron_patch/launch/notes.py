@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.machine import free_disk
@@ -19,8 +20,9 @@ from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
-from megatron_patch.launch.variables import VARIABLES, Variable
+from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
+from megatron_patch.peft.folder import settings_of
 
 
 def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Plan:
@@ -34,6 +36,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Pl
         *changes,
         *_layout_notes(plan, environment),
         *_data_notes(plan),
+        *_adapter_notes(plan, environment),
         *_idle_notes(plan, environment),
         *_optimizer_notes(plan),
         *_surroundings_notes(plan, environment),
@@ -103,6 +106,22 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
         yield Message("validates-on-training")
     if plan.valid_data is None and plan.variables.split is None:
         yield Message("no-validation")
+
+
+def _adapter_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
+    """What MP_LORA_ADAPTER brings."""
+    if plan.variables.lora_adapter is None or plan.resume_iteration is not None:
+        return
+    brought = [BY_FIELD[f"lora_{name}"] for name in ("rank", "alpha", "targets", "rslora")]
+    values = {
+        one.name: shown(getattr(plan.variables, one.field)) for one in brought if one.name not in environment.given
+    }
+    settings = [Message("setting", name=Name(name), value=value) for name, value in values.items()]
+    if settings:
+        yield Message("adapter-brings", settings=settings)
+    theirs, mine = settings_of(Path(plan.variables.lora_adapter)).dropout, plan.variables.lora_dropout
+    if theirs != mine:
+        yield Message("adapter-dropout", theirs=shown(theirs), mine=shown(mine))
 
 
 def _idle_notes(plan: Plan, environment: Environment) -> Iterator[Message]:

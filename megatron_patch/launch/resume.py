@@ -15,6 +15,7 @@ from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.schedule import of_values
 from megatron_patch.models import ModelConfig, differences, model_from_dict
+from megatron_patch.peft.settings import default_alpha, parse_targets, shown_targets
 
 FIXED = {
     "MODEL_SIZE": Message("fixed-model"),
@@ -135,12 +136,15 @@ def compare_values(
     problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
     before = {"MP_OPTIMIZER": "adam", **earlier.plan.values}  # what it was before there was a choice
+    if before.get("MP_LORA_RANK") == values["MP_LORA_RANK"]:
+        before, values = _with_adapters_spelled_out(before), _with_adapters_spelled_out(values)
     for name, value in values.items():
         old = before.get(name)
         if name not in before or old == value or name == "MODEL_SIZE":  # the model has said it, and better
             continue
         if name in FIXED:
-            problems.append(Problem("fixed-by-checkpoint", name, before=_shown(old), why=FIXED[name]))
+            code = "fixed-by-adapters" if before.get("MP_LORA_RANK") else "fixed-by-checkpoint"
+            problems.append(Problem(code, name, before=_shown(old), why=FIXED[name]))
             continue
         told = {"name": Name(name), "before": _shown(old), "now": _shown(value)}
         if name in REMARKS:
@@ -151,6 +155,16 @@ def compare_values(
         *notes,
         *_jump(earlier.iteration, before, values),
     ]
+
+
+def _with_adapters_spelled_out(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """MP_LORA_ALPHA and MP_LORA_TARGETS as the adapters have them, however they were given."""
+    try:
+        alpha = default_alpha(values["MP_LORA_RANK"], values["MP_LORA_ALPHA"])
+        targets = shown_targets(parse_targets(values["MP_LORA_TARGETS"]))
+    except (KeyError, TypeError, ValueError, AttributeError):  # without adapters, or of a damaged plan.json
+        return values
+    return {**values, "MP_LORA_ALPHA": alpha, "MP_LORA_TARGETS": targets}
 
 
 def _compare_batches(done: int, before: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Problem]:

@@ -119,6 +119,11 @@ def parse_targets(text: str) -> tuple[str, ...]:
     return tuple(target for target in TARGETS if target in words)
 
 
+def shown_targets(targets: tuple[str, ...]) -> str:
+    """As they are typed, in the order of a forward pass."""
+    return ALL if targets == TARGETS else ",".join(targets)
+
+
 def target_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
     """Rows and columns of the matrix behind each target, as Hugging Face stores it."""
     shapes = hf_shapes(model, 1)

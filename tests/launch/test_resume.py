@@ -15,7 +15,7 @@ from megatron_patch.common.run_folder import write_plan
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.plan import Plan, content_of
-from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.problems import Problem, driver_wording, render
 from megatron_patch.launch.resume import read_earlier
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -119,6 +119,51 @@ def test_what_a_checkpoint_has_fixed(
     (problem,) = [problem for problem in problems if problem.names == (name,)]
     assert problem.code == "fixed-by-checkpoint"
     assert problem.message.values == {"before": before, "why": Message(why)}
+
+
+@pytest.fixture
+def over_adapters(
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    mcore: Callable[..., None],
+    tmp_path: Path,
+) -> Callable[..., list[Problem]]:
+    """What is wrong with a second start, with changes, in the folder of adapters that were saved at iteration 4."""
+    output = tmp_path / "lora"
+    given = {"OUTPUT_BASEPATH": str(output), "PRETRAIN_CHECKPOINT_PATH": "hf-tiny"}
+    first, _, problems = make_plan(values(**given), surroundings(MP_LORA_RANK="8", MP_LORA_TARGETS="v,q"), dry_run=True)
+    assert first is not None, problems
+    output.mkdir()
+    write_plan(output, content_of(first))
+    mcore(output / "checkpoints", "4")
+
+    def second(environ: dict[str, str], **changes: str) -> list[Problem]:
+        return make_plan(values(**given, **changes), surroundings(**environ), dry_run=True)[2]
+
+    return second
+
+
+@pytest.mark.parametrize(
+    ("environ", "changes", "name"),
+    [
+        ({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "v,q"}, {"LR": "2e-3"}, "LR"),
+        ({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "q"}, {}, "MP_LORA_TARGETS"),
+        ({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "q,v", "MP_LORA_ALPHA": "8"}, {}, "MP_LORA_ALPHA"),
+    ],
+)
+def test_adapters_go_on_as_adapters(
+    over_adapters: Callable[..., list[Problem]], environ: dict[str, str], changes: dict[str, str], name: str
+) -> None:
+    """Not as PRETRAIN_CHECKPOINT_PATH, which refuses them: they are no whole model."""
+    (problem,) = over_adapters(environ, **changes)
+    assert (problem.code, problem.names) == ("fixed-by-adapters", (name,))
+    for language in ("en", "zh"):
+        said = render(problem, {}, driver_wording(language))
+        assert "MP_LORA_ADAPTER" in said and "PRETRAIN_CHECKPOINT_PATH" not in said
+
+
+def test_adapters_are_the_same_however_they_are_given(over_adapters: Callable[..., list[Problem]]) -> None:
+    assert over_adapters({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "q,v", "MP_LORA_ALPHA": "16"}) == []
 
 
 def test_batches_of_the_past_are_fixed_and_those_to_come_may_grow(

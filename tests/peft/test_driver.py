@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from peft import PeftModel
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
+from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
@@ -23,7 +26,7 @@ from megatron_patch.models import model_of_size
 from megatron_patch.peft.settings import LoraSettings
 
 from ..trainer.harness import REPOSITORY, environment, read_metrics
-from .world import World
+from .world import RANK, World
 
 DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 
@@ -64,6 +67,8 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_LORA_RANK": "8"}, {"start": "none", "size": "tiny"}, "lora-base", "PRETRAIN_CHECKPOINT_PATH"),
         ({"MP_LORA_RANK": "8"}, {"tp": 4}, "lora-kv-heads", "TP"),
         ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "/nowhere"}, {}, "lora-adapter", "MP_LORA_ADAPTER"),
+        ({"MP_LORA_ADAPTER": "/nowhere"}, {}, "lora-adapter", "MP_LORA_ADAPTER"),
+        ({"MP_LORA_ADAPTER": "ITS"}, {"start": "none", "size": "tiny"}, "lora-base", "PRETRAIN_CHECKPOINT_PATH"),
         ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "ITS"}, {}, "lora-adapter-differs", "MP_LORA_RANK"),
         ({"MP_LORA_RANK": "8", "MP_FREEZE": "head"}, {}, "freeze-and-lora", "MP_FREEZE"),
         ({"MP_FREEZE": "layers.2-4"}, {}, "freeze-word", "MP_FREEZE"),
@@ -80,6 +85,34 @@ def test_refused(
     assert isinstance(problems, list), "not refused"
     found = [(problem.message.code, problem.names[0]) for problem in problems]
     assert (code, name) in found, found
+
+
+def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer: Path) -> None:
+    """Rank, alpha, targets and rslora of adapter_config.json reach the trainer; what contradicts them is refused."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(world.adapter, theirs)
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    config |= {"target_modules": ["v_proj", "q_proj"], "use_rslora": True, "lora_alpha": 12, "lora_dropout": 0.25}
+    (theirs / "adapter_config.json").write_text(json.dumps(config))
+    adapter = {"MP_LORA_ADAPTER": str(theirs)}
+    given = {"MP_LORA_RANK": str(RANK), "MP_LORA_ALPHA": "12", "MP_LORA_TARGETS": "v,q", "MP_LORA_RSLORA": "1"}
+    alone = plan(world, tmp_path / "out", tokenizer, adapter)
+    spelled = plan(world, tmp_path / "out", tokenizer, adapter | given)
+    assert isinstance(alone, Plan) and isinstance(spelled, Plan)
+    assert adapters_of(alone.variables) == LoraSettings(rank=RANK, alpha=12, targets=("q", "v"), rslora=True)
+    assert megatron_argv(alone) == megatron_argv(spelled)
+    notes = {note.code: note.values for note in alone.notes if note.code.startswith("adapter")}
+    assert [str(one) for one in notes["adapter-brings"]["settings"]] == [
+        f"MP_LORA_RANK={RANK}", "MP_LORA_ALPHA=12.0", "MP_LORA_TARGETS=q,v", "MP_LORA_RSLORA=true"
+    ]  # fmt: skip
+    assert notes["adapter-dropout"] == {"theirs": "0.25", "mine": "0.0"}
+    assert "adapter-brings" not in {note.code for note in spelled.notes}
+    others = {"MP_LORA_RANK": "8", "MP_LORA_ALPHA": "8", "MP_LORA_TARGETS": "all-linear", "MP_LORA_RSLORA": "0"}
+    problems = plan(world, tmp_path / "out", tokenizer, adapter | others)
+    assert isinstance(problems, list)
+    assert [(one.code, one.names) for one in problems] == [
+        ("lora-adapter-differs", (name, "MP_LORA_ADAPTER")) for name in others
+    ]
 
 
 def test_the_plan_counts_no_state_of_frozen_weights(world: World, tmp_path: Path, tokenizer: Path) -> None:

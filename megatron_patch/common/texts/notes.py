@@ -47,6 +47,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "rows-unused": "the tokenizer has {ids:id|ids}, the model {rows:row|rows}: the rest stays unused",
     "validates-on-training": "the validation data are the training data: their loss says nothing about other text",
     "no-validation": "no validation ({VALID_DATASET_PATH} is none)",
+    "adapter-brings": "taken from {MP_LORA_ADAPTER}: {settings}",
+    "adapter-dropout": "{MP_LORA_ADAPTER} was trained with dropout {theirs}, this run has {MP_LORA_DROPOUT:={mine}}",
     # values that do nothing
     "idle-ac-layers-pipeline": "{AC:=offload} in a pipeline moves what attention reads, of every layer; "
     "{MP_AC_LAYERS} does nothing",
@@ -139,6 +141,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "rows-unused": "分词器有 {ids} 个 id，模型有 {rows} 行：其余的不会用到",
     "validates-on-training": "验证数据就是训练数据：它的损失不能说明其他文本",
     "no-validation": "没有验证（{VALID_DATASET_PATH} 是 none）",
+    "adapter-brings": "取自 {MP_LORA_ADAPTER}：{settings}",
+    "adapter-dropout": "{MP_LORA_ADAPTER} 训练时的 dropout 是 {theirs}，本次运行是 {MP_LORA_DROPOUT:={mine}}",
     # values that do nothing
     "idle-ac-layers-pipeline": "流水线中 {AC:=offload} 移动每一层注意力所读的数据；{MP_AC_LAYERS} 没有作用",
     "idle-under": "{under} 时 {name:={value}} 没有作用",

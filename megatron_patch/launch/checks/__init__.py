@@ -8,8 +8,8 @@ from __future__ import annotations
 from megatron_patch.launch.checks.adapters import (
     check_adapters,
     check_adapters_asked_for,
-    check_first_adapter,
     check_freeze,
+    find_first_adapter,
 )
 from megatron_patch.launch.checks.data import (
     check_data_form,
@@ -80,9 +80,9 @@ CHECKS = in_order(
     check_precision,
     check_fp8_shape,
     check_attention,
+    find_first_adapter,
     check_adapters,
     check_adapters_asked_for,
-    check_first_adapter,
     check_freeze,
     check_gradient_precision,
     check_tp_overlap,

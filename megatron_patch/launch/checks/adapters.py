@@ -5,13 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_patch.common.values import shown
+from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import split_layers
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.resolve import Step, finds
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.folder import settings_of
-from megatron_patch.peft.settings import ALL, PeftError, default_alpha, freeze_problem, frozen_layers, parse_targets
+from megatron_patch.peft.settings import ALL, PeftError, freeze_problem, frozen_layers, parse_targets, shown_targets
+
+
+@finds("mp_lora_rank", "mp_lora_alpha", "mp_lora_targets", "mp_lora_rslora")
+def find_first_adapter(
+    *,
+    mp_lora_adapter: str | None,
+    mp_lora_rank: int | None,
+    mp_lora_alpha: float | None,
+    mp_lora_targets: str,
+    mp_lora_rslora: bool,
+    environment: Environment,
+) -> Step:
+    """An adapter that is continued is one of PEFT's, and brings its settings; what is given beside it is the same."""
+    if mp_lora_adapter is None:
+        return
+    try:
+        theirs = settings_of(Path(mp_lora_adapter))
+        targets = parse_targets(mp_lora_targets)
+    except PeftError as error:
+        yield Problem("lora-adapter", "MP_LORA_ADAPTER", error=str(error))
+        return
+    except ValueError:
+        return  # an unknown target is said elsewhere
+    for name, mine, other in (
+        ("MP_LORA_RANK", mp_lora_rank, theirs.rank),
+        ("MP_LORA_ALPHA", mp_lora_alpha, theirs.alpha),
+        ("MP_LORA_TARGETS", shown_targets(targets), shown_targets(theirs.targets)),
+        ("MP_LORA_RSLORA", mp_lora_rslora, theirs.rslora),
+    ):
+        if name in environment.given and mine != other:
+            yield Problem("lora-adapter-differs", name, "MP_LORA_ADAPTER", folder=mp_lora_adapter, theirs=shown(other))
+        yield name.lower(), other
 
 
 def check_adapters(
@@ -41,46 +74,15 @@ def check_adapters_asked_for(
     mp_lora_adapter: str | None,
 ) -> Step:
     """Settings of adapters that nobody asked for would do nothing."""
-    if mp_lora_rank is not None:
+    if mp_lora_rank is not None or mp_lora_adapter is not None:
         return
     given = {
         "ALPHA": mp_lora_alpha is not None,
         "DROPOUT": bool(mp_lora_dropout),
         "TARGETS": mp_lora_targets != ALL,
         "RSLORA": mp_lora_rslora,
-        "ADAPTER": mp_lora_adapter is not None,
     }
     yield from (Problem("lora-without-rank", f"MP_LORA_{name}") for name, there in given.items() if there)
-
-
-def check_first_adapter(
-    *,
-    mp_lora_adapter: str | None,
-    mp_lora_rank: int | None,
-    mp_lora_alpha: float | None,
-    mp_lora_targets: str,
-    mp_lora_rslora: bool,
-) -> Step:
-    """An adapter that is continued is one of PEFT's, with the settings of this run."""
-    if mp_lora_adapter is None or mp_lora_rank is None:
-        return
-    try:
-        theirs = settings_of(Path(mp_lora_adapter))
-        targets = parse_targets(mp_lora_targets)
-    except PeftError as error:
-        yield Problem("lora-adapter", "MP_LORA_ADAPTER", error=str(error))
-        return
-    except ValueError:
-        return  # an unknown target is said elsewhere
-    alpha = default_alpha(mp_lora_rank, mp_lora_alpha)
-    for name, mine, other in (
-        ("MP_LORA_RANK", mp_lora_rank, theirs.rank),
-        ("MP_LORA_ALPHA", alpha, theirs.alpha),
-        ("MP_LORA_TARGETS", ",".join(targets), ",".join(theirs.targets)),
-        ("MP_LORA_RSLORA", mp_lora_rslora, theirs.rslora),
-    ):
-        if mine != other:
-            yield Problem("lora-adapter-differs", name, "MP_LORA_ADAPTER", folder=mp_lora_adapter, theirs=shown(other))
 
 
 def check_freeze(

@@ -22,8 +22,9 @@ class AdaptersVariables:
     lora_adapter: str | None = row(
         None,
         text("expect-folder"),
-        "go on from this adapter of Hugging Face's PEFT (adapter_config.json), with its rank, alpha and targets",
-        "从这个 Hugging Face PEFT 适配器（adapter_config.json）继续，rank、alpha 和目标须与其相同",
+        "go on from this adapter of Hugging Face's PEFT; MP_LORA_RANK, ALPHA, TARGETS and RSLORA are those of its "
+        "adapter_config.json",
+        "从这个 Hugging Face PEFT 适配器继续；MP_LORA_RANK、ALPHA、TARGETS 和 RSLORA 取自其 adapter_config.json",
         flag="--lora-adapter",
     )
     lora_alpha: float | None = row(
