@@ -135,7 +135,7 @@ def compare_values(
         return [], [Message("no-earlier-plan", why=why)]
     problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
-    before = {"MP_OPTIMIZER": "adam", **earlier.plan.values}  # what it was before there was a choice
+    before: Mapping[str, Any] = {"MP_OPTIMIZER": "adam", **earlier.plan.values}  # what it was before there was a choice
     if before.get("MP_LORA_RANK") == values["MP_LORA_RANK"]:
         before, values = _with_adapters_spelled_out(before), _with_adapters_spelled_out(values)
     for name, value in values.items():
