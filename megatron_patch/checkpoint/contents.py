@@ -72,6 +72,8 @@ def look(path: str | Path, iteration: int | None = None) -> Contents:
     if (folder / "config.json").is_file() or any(folder.glob("*.safetensors*")):
         _check_hugging_face(folder)
         return Contents(kind=HUGGING_FACE, path=folder)
+    if (folder / PLAN).is_file():
+        raise CheckpointError.at(path, "run-without-checkpoint")
     found = sorted(entry.name for entry in folder.iterdir())
     if len(found) > 6:
         raise CheckpointError.at(path, "no-checkpoint-more", found=found[:6], more=len(found) - 6)

@@ -76,11 +76,12 @@ def hf_model_of(path: Path, hf_path: Path | None = None, cache: Path = CACHE, *,
         return HFModel(given=given, folder=path.resolve(), identity=identity_of(path))
     try:
         iteration = look_for_megatron(path)
+    except CheckpointError as error:
+        raise HFModelError(f"{given} has no config.json with *.safetensors or *.bin, and: {error}") from error
+    try:
         configuration = find_configuration(iteration, hf_path)
     except CheckpointError as error:
-        raise HFModelError(
-            f"{given} has no config.json with *.safetensors or *.bin, and: {error} (here: --hf-path)"
-        ) from error
+        raise HFModelError(f"{error} (here: --hf-path)") from error
     identity = hashlib.sha256(f"{identity_of(iteration)} {_configuration_sum(configuration)}".encode()).hexdigest()
     target = cache / "exported" / f"{iteration.parent.parent.name}-{iteration.name}-{identity[:16]}"
     words = ["megatron_patch.checkpoint", "--direction", "mcore2hf", "--source", str(iteration)]

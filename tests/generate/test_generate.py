@@ -172,6 +172,12 @@ def test_what_cannot_be_asked(model: Path, tmp_path: Path, capsys: pytest.Captur
     assert "--before names the other model" in capsys.readouterr().err
     assert chat([str(tmp_path), "--prompt", "x"]) == 2
     assert "has no config.json with" in capsys.readouterr().err
+    (tmp_path / "plan.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    assert chat([str(tmp_path), "--prompt", "x"]) == 2
+    said = capsys.readouterr().err
+    assert "a run that has not saved a checkpoint yet" in said
+    assert "--" not in said, "no flag would help"
 
 
 def test_damaged_models(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
