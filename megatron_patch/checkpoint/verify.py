@@ -12,6 +12,7 @@ from megatron_patch.common.stored_chunks import (
     METADATA,
     find_damage,
     find_structural_damage,
+    is_reserved,
     iteration_of,
     read_checksums,
 )
@@ -24,7 +25,8 @@ def checkpoints_in(folder: Path) -> list[Path]:
     if (folder / FILE).exists() or (folder / METADATA).exists() or iteration_of(folder) is not None:
         return [folder]
     home = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    return sorted(path for path in home.glob("iter_*") if path.is_dir() and iteration_of(path) is not None)
+    numbered = [path for path in home.glob("iter_*") if path.is_dir() and iteration_of(path) is not None]
+    return sorted(path for path in numbered if not is_reserved(path))
 
 
 def verify_checkpoints(folders: list[Path]) -> Iterator[str]:

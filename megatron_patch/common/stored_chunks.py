@@ -77,7 +77,10 @@ def iteration_of(folder: Path) -> int | None:
 
 def is_reserved(folder: Path) -> bool:
     """Whether it is an empty folder: Megatron makes one under a checkpoint's name when a save begins."""
-    return folder.is_dir() and not any(folder.iterdir())
+    try:
+        return folder.is_dir() and not any(folder.iterdir())
+    except FileNotFoundError:  # it has just been replaced or removed
+        return False
 
 
 def write_checksums(folder: Path, chunks: Iterable[StoredChunk], *, iteration: int | None) -> None:

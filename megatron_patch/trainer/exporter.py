@@ -20,7 +20,7 @@ from pathlib import Path
 from megatron_patch.backend.saving import folders, retention
 from megatron_patch.checkpoint.manifest import MANIFEST
 from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS
-from megatron_patch.common.stored_chunks import iteration_of
+from megatron_patch.common.stored_chunks import is_reserved, iteration_of
 
 POLL_SECONDS = 0.2
 """How often it looks whether an asynchronous checkpoint has got its name."""
@@ -127,7 +127,7 @@ class Exporter:
     def _export(self, iteration: int) -> str:
         """Nothing, or why it could not be."""
         source, target = self._output / CHECKPOINTS / f"iter_{iteration:07d}", self._folder(iteration)
-        while not source.is_dir():  # the save that is under way; if it fails, the run ends
+        while not source.is_dir() or is_reserved(source):  # the save under way; if it fails, the run ends
             if self._closed:
                 return f"{source} was not written"
             time.sleep(POLL_SECONDS)

@@ -17,7 +17,7 @@ def test_remove_older(tmp_path: Path, keep: int, left: list[int]) -> None:
         (tmp_path / f"iter_{iteration:07d}").mkdir()
         (tmp_path / f"iter_{iteration:07d}" / "metadata.json").touch()
     (tmp_path / "iter_0000007").touch()
-    strays = ["iter_0000007", "iter_99999999999999999999", "release"]
+    strays = ["iter_0000007", "iter_0000025", "iter_99999999999999999999", "release"]  # 25: a save was killed
     for stray in strays[1:]:
         (tmp_path / stray).mkdir()
     tracker = tmp_path / "latest_checkpointed_iteration.txt"

@@ -90,11 +90,18 @@ def every(world: Path) -> Path:
     return world / "every"
 
 
+def torn_checkpoint(output: Path, iteration: int) -> None:
+    """One that nobody can export."""
+    folder = output / "checkpoints" / f"iter_{iteration:07d}"
+    folder.mkdir(parents=True)
+    (folder / "metadata.json").touch()
+
+
 def test_what_retention_would_remove_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five checkpoints wait when the newest two and the best are the ones to keep: the others are let go."""
     monkeypatch.setattr(retention, "PROTECTED", [lambda: {20}])
     for iteration in (10, 20, 30, 40, 50):
-        (tmp_path / "checkpoints" / f"iter_{iteration:07d}").mkdir(parents=True)
+        torn_checkpoint(tmp_path, iteration)
     for iteration in (20, 40, 50):
         done = tmp_path / "exports" / f"iter_{iteration:07d}"
         done.mkdir(parents=True)
@@ -110,16 +117,27 @@ def test_what_retention_would_remove_is_not_exported(tmp_path: Path, monkeypatch
 
 
 def test_all_are_exported_where_all_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No MP_KEEP_CHECKPOINTS: every one is tried, however old; this one cannot be, for it is empty."""
+    """No MP_KEEP_CHECKPOINTS: every one is tried, however old; this one cannot be."""
     monkeypatch.setattr(retention, "PROTECTED", [])
     for iteration in (10, 20):
-        (tmp_path / "checkpoints" / f"iter_{iteration:07d}").mkdir(parents=True)
+        torn_checkpoint(tmp_path, iteration)
     done = tmp_path / "exports" / "iter_0000020"
     done.mkdir(parents=True)
     (done / "manifest.json").touch()
     (tmp_path / "checkpoints" / retention.TRACKER).write_text("20")
     exporter = Exporter(tmp_path, tmp_path / "hf", adapters=False, keep=None, say=str)
     assert [line.partition(":")[0] for line in exporter.finish()] == ["iter_0000010"]
+
+
+def test_an_empty_folder_is_no_checkpoint_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Megatron makes it when a save begins: the export waits for what gets its name."""
+    monkeypatch.setattr(retention, "PROTECTED", [])
+    source = tmp_path / "checkpoints" / "iter_0000003"
+    source.mkdir(parents=True)
+    exporter = Exporter(tmp_path, tmp_path / "hf", adapters=False, keep=None, say=lambda line: None)
+    exporter.add_missing()
+    exporter.add(3)
+    assert exporter.finish() == [f"{source} was not written"]
 
 
 def test_retention_counts_for_exports_too(every: Path) -> None:

@@ -19,7 +19,7 @@ from megatron_patch.backend.saving.asynchronous import thread_group
 from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
 from megatron_patch.backend.saving.optimizer_shards import forget_unfinished_load
 from megatron_patch.common.recovery import Event, note_event
-from megatron_patch.common.stored_chunks import FILE, find_structural_damage, is_reserved
+from megatron_patch.common.stored_chunks import FILE, find_structural_damage
 
 Say = Callable[[str], object]
 
@@ -72,7 +72,7 @@ def _set_broken_ones_aside(args: Any, say: Say) -> None:
     lines: list[Any] = [[]]
     if torch.distributed.get_rank() == 0:
         for number, path in folders.numbered(Path(args.load)).items():
-            if number <= args.ckpt_step or is_reserved(path):
+            if number <= args.ckpt_step:
                 continue
             if damage := find_structural_damage(path):
                 lines[0].append(f"{damage[0]}: set aside as {folders.set_aside(path).name}")

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from megatron_patch.common.files import sync
-from megatron_patch.common.stored_chunks import iteration_of
+from megatron_patch.common.stored_chunks import is_reserved, iteration_of
 
 PARTIAL_PREFIX = ".incomplete_"
 """Of a folder that is being written; nothing that looks for `iter_NNNNNNN` finds it."""
@@ -70,6 +70,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def numbered(folder: Path) -> dict[int, Path]:
-    """The checkpoints of a run by iteration, whole or not; stray names are passed over."""
-    found = ((iteration_of(path), path) for path in folder.glob("iter_*") if path.is_dir())
+    """The checkpoints of a run by iteration, whole or damaged; stray names and folders that are still empty are passed
+    over."""
+    found = ((iteration_of(path), path) for path in folder.glob("iter_*") if path.is_dir() and not is_reserved(path))
     return {number: path for number, path in sorted(found, key=str) if number is not None}
