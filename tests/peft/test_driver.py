@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from megatron_patch.launch.argv import megatron_argv
@@ -25,21 +22,15 @@ from megatron_patch.launch.problems import Problem
 from megatron_patch.models import model_of_size
 from megatron_patch.peft.settings import LoraSettings
 
-from ..trainer.harness import REPOSITORY, environment, read_metrics
+from ..trainer import driver
+from ..trainer.driver import write_word_tokenizer
+from ..trainer.harness import read_metrics
 from .world import RANK, World
-
-DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    made = Tokenizer(models.WordLevel({f"t{i}": i for i in range(256)}, unk_token="t0"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.save(str(folder / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(told))
-    return folder
+    return write_word_tokenizer(tmp_path_factory.mktemp("tokenizer"), 256)
 
 
 def values(world: World, output: Path, **changed: object) -> list[str]:
@@ -170,12 +161,8 @@ def test_what_fits_by_the_plan() -> None:
 def test_a_run_and_its_adapter_in_peft(world: World, tmp_path: Path, tokenizer: Path) -> None:
     """The driver with MP_LORA_RANK and MP_EXPORT_HF: new adapters, exported, learned something."""
     output = tmp_path / "out"
-    mp = {"MP_LORA_RANK": "4", "MP_LORA_TARGETS": "q,v,down", "MP_EXPORT_HF": "1", "MP_DEVICE": "cpu"}
-    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
-    command = ["sh", str(DRIVER), *values(world, output, lr=2e-2, min_lr=1e-3)]
-    environ |= mp | {"MP_TOKENIZER_PATH": str(tokenizer)}
-    done = subprocess.run(command, env=environ, cwd=os.sep, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    variables = {"MP_LORA_RANK": "4", "MP_LORA_TARGETS": "q,v,down", "MP_EXPORT_HF": "1", "MP_DEVICE": "cpu"}
+    driver.train(values(world, output, lr=2e-2, min_lr=1e-3), MP_TOKENIZER_PATH=str(tokenizer), **variables)
     losses = [record["loss"] for record in read_metrics(output) if "loss" in record]
     base = AutoModelForCausalLM.from_pretrained(world.hf, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, output / "adapter")

@@ -12,8 +12,9 @@ import pytest
 from megatron_patch.common.validations import Validations, replay
 from megatron_patch.launch.driver import make_plan
 
+from .driver import kill_all, until
 from .harness import read_metrics
-from .test_exports import command, drive, kill_all, surroundings, until, world  # noqa: F401  # fixture
+from .test_exports import command, drive, surroundings, world  # noqa: F401  # fixture
 
 VALIDATED = {"MP_EVAL_INTERVAL": "2", "MP_EVAL_ITERS": "1"}
 

@@ -19,23 +19,13 @@ from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import LAUNCHER, take
 from megatron_patch.data.train_tokenizer import save, train
 
-from .harness import REPOSITORY, children, complete_iterations, environment, read_checkpoint, read_metrics
+from . import driver
+from .driver import user_environment
+from .harness import REPOSITORY, children, complete_iterations, read_checkpoint, read_metrics
 
-DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 PREPROCESS = REPOSITORY / "toolkits" / "pretrain_data_preprocessing" / "run_make_pretraining_dataset.sh"
 ITERATIONS, BATCH, GLOBAL_BATCH, SEQ = 12, 1, 4, 64
 REPEATABLE = ("iteration", "loss", "lr", "grad_norm", "tokens", "validation_loss")
-
-
-def sh(script: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a CLI as a user does, without the MP_ variables of whoever runs the tests."""
-    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
-    command = ["sh", str(script), *map(str, words)]
-    done = subprocess.run(
-        command, env=environ | variables, cwd=os.sep, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -45,46 +35,45 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sources = [path.read_text() for path in sorted((REPOSITORY / "megatron_patch").glob("*/*.py"))[:20]]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in sources))
     save(train([folder / "text.jsonl"], vocab_size=768), folder / "tokenizer")
-    sh(PREPROCESS, folder / "text.jsonl", folder / "tokenizer", folder / "data")
+    words = ["sh", PREPROCESS, folder / "text.jsonl", folder / "tokenizer", folder / "data"]
+    assert driver.run([*map(str, words)], user_environment()).returncode == 0
     return folder
 
 
-def drive(world: Path, output: Path) -> subprocess.CompletedProcess[str]:
+def values(world: Path, output: Path, *, iterations: int = ITERATIONS, save: int = 5, lr: float = 1e-3) -> list[object]:
     """The 25 values."""
-    data = world / "data_text_document"
-    tokens = GLOBAL_BATCH * SEQ
-    return sh(
-        DRIVER, "dsw", "tiny", BATCH, GLOBAL_BATCH, 1e-3, 1e-4, SEQ, SEQ, "fp32", 1, 1, 1, "false", "false", "true",
-        "false", "false", "false", 5, data, data, "none", ITERATIONS * tokens, 2 * tokens, output,
-        MP_NPROC="1", MP_TOKENIZER_PATH=str(world / "tokenizer"), MP_EVAL_INTERVAL="6", MP_EVAL_ITERS="1",
-    )  # fmt: skip
-
-
-def words_of(world: Path, output: Path, **changes: object) -> tuple[list[str], dict[str, str]]:
-    """The command and environment of a long run."""
-    data, values = world / "data_text_document", {"lr": 1e-3} | changes
-    words = [
-        "dsw", "tiny", BATCH, GLOBAL_BATCH, values["lr"], 1e-4, SEQ, SEQ, "fp32", 1, 1, 1, "false", "false", "true",
-        "false", "false", "false", 1000, data, "none", "none", 1000 * GLOBAL_BATCH * SEQ, 2 * GLOBAL_BATCH * SEQ,
-        output,
+    data, tokens = world / "data_text_document", GLOBAL_BATCH * SEQ
+    return [
+        "dsw", "tiny", BATCH, GLOBAL_BATCH, lr, 1e-4, SEQ, SEQ, "fp32", 1, 1, 1, "false", "false", "true",
+        "false", "false", "false", save, data, data, "none", iterations * tokens, 2 * tokens, output,
     ]  # fmt: skip
-    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
-    return ["sh", str(DRIVER), *map(str, words)], environ | {
-        "MP_NPROC": "1",
-        "MP_TOKENIZER_PATH": str(world / "tokenizer"),
-    }
+
+
+def variables(world: Path) -> dict[str, str]:
+    tokenizer = {"MP_TOKENIZER_PATH": str(world / "tokenizer")}
+    return {"MP_NPROC": "1", "MP_EVAL_INTERVAL": "6", "MP_EVAL_ITERS": "1"} | tokenizer
+
+
+def drive(world: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    return driver.train(values(world, output), **variables(world))
+
+
+def long_run(world: Path, output: Path, lr: float = 1e-3) -> tuple[list[str], dict[str, str]]:
+    """Command and environment."""
+    words = driver.command(values(world, output, iterations=1000, save=1000, lr=lr))
+    return words, user_environment(**variables(world) | {"MP_EVAL_INTERVAL": "1000"})
 
 
 def test_a_refused_second_start_changes_nothing(world: Path, tmp_path: Path) -> None:
     """From the moment at which the first has written its plan, long before its ranks are there."""
     output = tmp_path / "out"
-    command, environ = words_of(world, output)
+    command, environ = long_run(world, output)
     first = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         while first.poll() is None and not (output / "command.txt").exists():
             time.sleep(0.005)
         before = {name: (output / name).read_bytes() for name in ("plan.json", "command.txt", LAUNCHER)}
-        other, _ = words_of(world, output, lr=2e-3)
+        other, _ = long_run(world, output, lr=2e-3)
         second = subprocess.run(other, env=environ, capture_output=True, text=True, timeout=300, check=False)
         assert second.returncode == 2
         assert f"another run is writing there: process {first.pid} on {socket.gethostname()}, since 20" in second.stderr
@@ -110,7 +99,7 @@ def test_a_start_waits_for_a_run_that_is_ending(world: Path, tmp_path: Path) -> 
         [sys.executable, "-c", code, str(output)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert rank.stdout is not None and rank.stdout.readline() == b"up\n"
-    command, environ = words_of(world, output)
+    command, environ = long_run(world, output)
     second = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert second.stderr is not None
@@ -167,14 +156,8 @@ def test_a_killed_rank_is_started_again(world: Path, tmp_path: Path) -> None:
     """MP_MAX_RESTARTS: from the newest checkpoint, under the same lock, to the bits of a run that nobody disturbed."""
     whole, output = tmp_path / "whole", tmp_path / "out"
     drive(world, whole)
-    data, tokens = world / "data_text_document", GLOBAL_BATCH * SEQ
-    words = [
-        "dsw", "tiny", BATCH, GLOBAL_BATCH, 1e-3, 1e-4, SEQ, SEQ, "fp32", 1, 1, 1, "false", "false", "true",
-        "false", "false", "false", 5, data, data, "none", ITERATIONS * tokens, 2 * tokens, output,
-    ]  # fmt: skip
-    _, environ = words_of(world, output)
-    environ |= {"MP_MAX_RESTARTS": "2", "MP_EVAL_INTERVAL": "6", "MP_EVAL_ITERS": "1"}
-    command = ["sh", str(DRIVER), *map(str, words)]
+    command = driver.command(values(world, output))
+    environ = user_environment(**variables(world), MP_MAX_RESTARTS="2")
     job = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         while job.poll() is None and len(complete_iterations(output / "checkpoints")) < 1:

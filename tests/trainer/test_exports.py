@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from megatron_patch.backend.saving import retention
@@ -24,9 +19,10 @@ from megatron_patch.data.idxmap import IdxmapWriter
 from megatron_patch.models import model_of_size
 from megatron_patch.trainer.exporter import Exporter
 
-from .harness import REPOSITORY, children, environment, read_metrics
+from . import driver
+from .driver import kill_all, until, user_environment, write_word_tokenizer
+from .harness import read_metrics
 
-DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 VOCAB, MICRO, BATCH, SEQ = 256, 2, 4, 64
 
 
@@ -35,14 +31,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`hf`, a tiny model with its tokenizer; `data`; and `valid`, whose ids the data lacks: the more is learned of the
     data, the worse the loss on it."""
     folder = tmp_path_factory.mktemp("exports")
-    (folder / "tokenizer").mkdir()
-    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(told))
+    tokenizer = write_word_tokenizer(folder / "tokenizer", VOCAB)
     model = replace(model_of_size("tiny"), hidden_size=64, ffn_hidden_size=128, head_dim=16)
-    make_hf_checkpoint(folder / "hf", model, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
+    make_hf_checkpoint(folder / "hf", model, precision="fp32", vocab_size=VOCAB, tokenizer=tokenizer)
     generator = np.random.default_rng(0)
     for name, low in (("data", 2), ("valid", 150)):
         with IdxmapWriter(folder / name, VOCAB) as writer:
@@ -58,18 +49,15 @@ def command(world: Path, output: Path, *, steps: int = 12, save: int = 3, valid:
         "dsw", "auto", MICRO, BATCH, 1e-2, 1e-3, SEQ, SEQ, "fp32", 1, 1, 1, "false", "true", "true", "false", "false",
         "false", save, data, validation, world / "hf", steps * BATCH * SEQ, BATCH * SEQ, output,
     ]  # fmt: skip
-    return ["sh", str(DRIVER), *map(str, values)]
+    return driver.command(values)
 
 
 def surroundings(world: Path, mp: dict[str, str]) -> dict[str, str]:
-    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
-    return environ | {"MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_DEVICE": "cpu"} | mp
+    return user_environment(MP_TOKENIZER_PATH=str(world / "tokenizer"), MP_DEVICE="cpu") | mp
 
 
 def drive(world: Path, output: Path, mp: dict[str, str], **values: object) -> subprocess.CompletedProcess[str]:
-    started = command(world, output, **values)  # type: ignore[arg-type]
-    environ = surroundings(world, mp)
-    return subprocess.run(started, env=environ, cwd=os.sep, capture_output=True, text=True, timeout=400, check=False)
+    return driver.run(command(world, output, **values), surroundings(world, mp))  # type: ignore[arg-type]
 
 
 def exported(output: Path) -> list[str]:
@@ -165,18 +153,6 @@ def test_it_does_not_touch_training(world: Path, every: Path, tmp_path: Path) ->
     assert len(losses[0]) == 12 and losses[0] == losses[1]
 
 
-def until(condition: Callable[[], bool], job: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert job.poll() is None, "the run ended before that"
-        time.sleep(0.005)
-
-
-def kill_all(pid: int) -> None:
-    for child in children(pid):
-        kill_all(child)
-    os.kill(pid, signal.SIGKILL)
-
-
 @pytest.mark.slow
 def test_killed_the_next_start_exports_what_is_missing(world: Path, tmp_path: Path) -> None:
     """SIGKILL to everything when a second checkpoint is there: no half of a folder is left under a name, and after the
@@ -194,7 +170,7 @@ def test_killed_the_next_start_exports_what_is_missing(world: Path, tmp_path: Pa
     folders = output / "exports"
     for folder in [path for path in folders.iterdir() if path.name.startswith("iter_")] if folders.is_dir() else []:
         assert (folder / "manifest.json").is_file()
-    done = subprocess.run(started, env=environ, capture_output=True, text=True, timeout=400, check=False)
+    done = driver.run(started, environ)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     checkpoints = sorted(path.name for path in (output / "checkpoints").glob("iter_*"))
     assert len(checkpoints) == 12 and exported(output) == checkpoints

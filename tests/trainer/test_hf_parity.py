@@ -8,7 +8,6 @@ export; every other family of models/ one product layout.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from megatron_patch.checkpoint.cli import main as convert
@@ -26,9 +24,10 @@ from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.data.idxmap import IdxmapWriter
 from megatron_patch.models import families
 
-from .harness import REPOSITORY, environment, read_metrics
+from . import driver
+from .driver import write_word_tokenizer
+from .harness import environment, read_metrics
 
-DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 STEPS, BATCH, MICRO, SEQ, WARMUP, PEAK, LOW = 20, 8, 2, 64, 2, 1e-3, 1e-4
 VOCAB = 2048
 """A multiple of 128: rows of padding would be in Megatron's softmax and not in Hugging Face's."""
@@ -57,14 +56,9 @@ OTHERS_TOO = pytest.mark.parametrize(
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`hf`, `mcore` and `data`: a model of a family in both formats, and an idxmap."""
     folder = tmp_path_factory.mktemp(request.param)
-    (folder / "tokenizer").mkdir()
-    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "t1", "unk_token": "t0"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(facts))
+    tokenizer = write_word_tokenizer(folder / "tokenizer", VOCAB)
     shape = replace(families()[request.param].sizes["tiny"], hidden_size=128, ffn_hidden_size=256, head_dim=16)
-    make_hf_checkpoint(folder / "hf", shape, precision="fp32", vocab_size=VOCAB, tokenizer=folder / "tokenizer")
+    make_hf_checkpoint(folder / "hf", shape, precision="fp32", vocab_size=VOCAB, tokenizer=tokenizer)
     assert convert(["--source", str(folder / "hf"), "--output-path", str(folder / "mcore")]) == 0
     with IdxmapWriter(folder / "data", VOCAB) as writer:
         for document in make_documents():
@@ -80,17 +74,7 @@ def drive(world: Path, checkpoint: str, tp: int, pp: int, sp: str = "false") -> 
         "dsw", "auto", MICRO, BATCH, PEAK, LOW, SEQ, SEQ, "fp32", tp, pp, 1, sp, "false", "true", "false", "false",
         "false", STEPS, world / "data", "none", world / checkpoint, STEPS * tokens, WARMUP * tokens, output,
     ]  # fmt: skip
-    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
-    done = subprocess.run(
-        ["sh", str(DRIVER), *map(str, values)],
-        env=environ | {"MP_NPROC": str(tp * pp), "MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_EXPORT_HF": "1"},
-        cwd=os.sep,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    driver.train(values, MP_NPROC=str(tp * pp), MP_TOKENIZER_PATH=str(world / "tokenizer"), MP_EXPORT_HF="1")
     return [record for record in read_metrics(output) if "loss" in record]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +16,10 @@ from megatron_patch.data.train_tokenizer import save, train
 from megatron_patch.models import families
 
 from ..data.sft.conftest import MARKED, WORDS, conversation
+from . import driver
 from .chat_templates import CHATS
-from .harness import REPOSITORY, environment, read_metrics
+from .harness import read_metrics
 
-DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 LLAMA = next(iter(families()))
 SAMPLES, SEQ = 16, 1024
 TOLERANCE = 1e-5
@@ -75,11 +73,6 @@ def test_first_loss(world: Path, average: str, tmp_path: Path) -> None:
         "dsw", "auto", 2, SAMPLES, 1e-4, 1e-5, SEQ, SEQ, "fp32", 1, 1, 1, "false", "true", "true", "true", "false",
         "false", 10, world / "train.jsonl", "none", world / "hf", 1, 0, tmp_path / "out",
     ]  # fmt: skip
-    environ = {name: value for name, value in environment().items() if not name.startswith("MP_")}
-    environ |= {"MP_NPROC": "2", "MP_DATASET_TYPE": "raw", "MP_SFT_AVERAGE": average}
-    done = subprocess.run(
-        ["sh", str(DRIVER), *map(str, values)], env=environ, cwd=os.sep, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    driver.train(values, MP_NPROC="2", MP_DATASET_TYPE="raw", MP_SFT_AVERAGE=average)
     (record,) = (one for one in read_metrics(tmp_path / "out") if "loss" in one)
     assert record["loss"] == pytest.approx(hugging_face_loss(world, average), abs=TOLERANCE)
