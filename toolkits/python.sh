@@ -10,11 +10,24 @@ if ! command -v "$python" >/dev/null 2>&1; then
 fi
 # A json.py in the working folder, or beside a script, is not Python's: neither is searched for modules. An empty part
 # of PYTHONPATH, as in PYTHONPATH=$PYTHONPATH:more, would be the working folder too.
+# Pai-Megatron-Patch's scripts put a Megatron-LM tree on PYTHONPATH, which would go before the installed megatron-core.
 path=$root
+other_megatron() { # FOLDER
+    [ -d "$1/megatron/core" ] && [ -z "$(set +f; ls -d "$1"/megatron_core-*.dist-info 2>/dev/null)" ]
+}
 set -f
 saved=${IFS-unset}
 IFS=:
-for part in ${PYTHONPATH-}; do path=$path${part:+:$part}; done
+for part in ${PYTHONPATH-}; do
+    if [ -n "$part" ] && other_megatron "$part"; then
+        case ${MP_LANG:-${LC_ALL:-${LANG:-}}} in
+            zh*) echo "PYTHONPATH：$part 是另一份 Megatron 的源码，不使用它" >&2 ;;
+            *) echo "PYTHONPATH: $part holds the source of another Megatron, which is left out" >&2 ;;
+        esac
+    else
+        path=$path${part:+:$part}
+    fi
+done
 if [ "$saved" = unset ]; then unset IFS; else IFS=$saved; fi
 set +f
 PYTHONSAFEPATH=1 PYTHONPATH=$path exec "$python" "$@"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, real, text, whole, words
+from megatron_patch.launch.from_pai import offload_kind
 from megatron_patch.models import size_kind
 
 
@@ -123,7 +124,7 @@ class RunConfig:
     optimizer_offload: str = _position(
         "optimizer state on the CPU: all of it (static), as much as memory asks for (auto), none",
         "优化器状态放到 CPU：全部（static）、内存需要多少放多少（auto）、不放（false）",
-        choice("false", "static", "auto"),
+        offload_kind(),
         "false",
     )
     save_interval: int = _position(
@@ -189,11 +190,12 @@ POSITIONS = tuple(
 )
 
 
-def read_values(values: Sequence[str]) -> tuple[dict[str, Any], dict[str, ValueProblem]]:
+def read_values(values: Sequence[str], family: str | None = None) -> tuple[dict[str, Any], dict[str, ValueProblem]]:
     """Read each value by its position.
 
     Args:
         values: 25 strings.
+        family: whose script is running.
     Returns:
         What could be read, by field name of RunConfig; and for the rest, by position name, what is wrong.
     """
@@ -201,10 +203,15 @@ def read_values(values: Sequence[str]) -> tuple[dict[str, Any], dict[str, ValueP
     wrong: dict[str, ValueProblem] = {}
     for position, value in zip(POSITIONS, values, strict=True):
         try:
-            facts[position.name.lower()] = position.kind.parse(value)
+            facts[position.name.lower()] = kind_of(position, family).parse(value)
         except ValueProblem as error:
             wrong[position.name] = error
     return facts, wrong
+
+
+def kind_of(position: Position, family: str | None) -> Kind:
+    """How a position is read: a bare MODEL_SIZE is one of the family whose script is running."""
+    return size_kind(family) if position.name == "MODEL_SIZE" and family is not None else position.kind
 
 
 def missing_positions(values: Sequence[str]) -> tuple[Position, ...]:

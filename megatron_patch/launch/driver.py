@@ -19,8 +19,9 @@ from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.cluster import kubernetes, slurm
 from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
-from megatron_patch.launch.config import POSITIONS, missing_positions, read_values, typed_values
+from megatron_patch.launch.config import POSITIONS, kind_of, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import KEPT_IF_SET, Environment, facts_from_outside
+from megatron_patch.launch.from_pai import extra_values
 from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
@@ -29,7 +30,7 @@ from megatron_patch.launch.problems import Problem, driver_wording, quoted, rend
 from megatron_patch.launch.render import full_plan, help_text, short_plan, table, usage
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier, vp_as_when_it_began
-from megatron_patch.models import dropout_of, families, qualify
+from megatron_patch.models import dropout_of, families, resolve_size
 
 USAGE_ERROR = 2
 MODEL_SIZE = next(position.number - 1 for position in POSITIONS if position.name == "MODEL_SIZE")
@@ -55,8 +56,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     if len(values) != len(POSITIONS):
         return _wrong_number(values, driver_wording(language_of(environ)), family)
     if family is not None:
-        values[MODEL_SIZE] = qualify(values[MODEL_SIZE], family)
-    return run(values, environ, dry_run=dry_run, emit=emit)
+        known = resolve_size(values[MODEL_SIZE], family)
+        values[MODEL_SIZE], family = known or values[MODEL_SIZE], None if known else family
+    return run(values, environ, dry_run=dry_run, emit=emit, family=family)
 
 
 def _family_of_script(words: list[str]) -> tuple[str | None, list[str]]:
@@ -71,6 +73,7 @@ def run(
     dry_run: bool = False,
     emit: bool = False,
     wording: Wording | None = None,
+    family: str | None = None,
 ) -> int:
     """Do what 25 values say: the one way that every CLI takes.
 
@@ -78,11 +81,12 @@ def run(
         dry_run: show the plan and the command only.
         emit: write the job down for Kubernetes, on standard output.
         wording: how a CLI with flags of its own speaks; else as the driver does.
+        family: whose script is running.
     Returns:
         As main; 1 where the run itself failed.
     """
     wording = wording or driver_wording(language_of(environ))
-    plan, environment, problems = make_plan(values, environ, dry_run=dry_run, emit=emit)
+    plan, environment, problems = make_plan(values, environ, dry_run=dry_run, emit=emit, family=family)
     if plan is None:
         print(render_all(problems, {**environ, **typed_values(values)}, wording), file=sys.stderr)
         return USAGE_ERROR
@@ -129,6 +133,10 @@ def export_is_due(plan: Plan) -> bool:
 
 def _wrong_number(values: list[str], wording: Wording, family: str | None) -> int:
     given, wanted = len(values), len(POSITIONS)
+    experts = extra_values(values, wanted)
+    if experts is not None:
+        print(wording.text(experts), file=sys.stderr)
+        return USAGE_ERROR
     if given < wanted:
         missing: object = wording.heading(missing_positions(values)[0].name)
         for position in missing_positions(values)[1:3]:
@@ -137,12 +145,17 @@ def _wrong_number(values: list[str], wording: Wording, family: str | None) -> in
         said = Message(code, given=given, wanted=wanted, missing=missing)
     else:
         said = Message("values-left-over", wanted=wanted, left=[quoted(one, wording) for one in values[wanted:]])
-    print("\n".join([usage(family), "", *table(), "", wording.text(said)]), file=sys.stderr)
+    print("\n".join([usage(family), "", *table(family), "", wording.text(said)]), file=sys.stderr)
     return USAGE_ERROR
 
 
 def make_plan(
-    values: Sequence[str], environ: Mapping[str, str], *, dry_run: bool, emit: bool = False
+    values: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    dry_run: bool,
+    emit: bool = False,
+    family: str | None = None,
 ) -> tuple[Plan | None, Environment, list[Problem]]:
     """Everything that can be known before torch is imported.
 
@@ -151,15 +164,16 @@ def make_plan(
         environ: normally os.environ.
         dry_run: `--dry-run` was given; DRY_RUN=1 counts too.
         emit: `--emit k8s` was given.
+        family: whose script is running.
     Returns:
         The plan, None if something is wrong; where it was made; and what is wrong.
     """
-    facts, wrong = read_values(values)
+    facts, wrong = read_values(values, family)
     problems = [
         problem
         for position in POSITIONS
         if position.name in wrong
-        for problem in Problem.of(wrong[position.name], position.name, expected=position.kind.expects)
+        for problem in Problem.of(wrong[position.name], position.name, expected=kind_of(position, family).expects)
     ]
     outside, more = facts_from_outside(environ, facts.get("env"), dry_run, emit)
     facts |= outside

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -49,6 +50,8 @@ class Environment:
     wandb_installed: bool
     mine: Mapping[str, str]
     """Variables of the user's that the ranks get as they are although we would have set them."""
+    others: Mapping[str, str]
+    """Variables of the user's that NCCL, Transformer Engine and torch's communication read."""
     python_path: str
     inherited: frozenset[str]
     """Names of all variables of this process."""
@@ -74,6 +77,18 @@ KEPT_IF_SET = (
 )
 
 
+READ_BY_LIBRARIES = re.compile("(NCCL|NVTE|UB|TORCH_NCCL|GLOO|NVSHMEM|CUBLAS|UCX)_.+|NVIDIA_TF32_OVERRIDE")
+"""What changes how GPUs compute and talk, without a word."""
+INFORMS = ("NCCL_VERSION", "CUBLAS_VERSION")
+"""What NVIDIA's images say of themselves."""
+
+
+def read_by_libraries(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of READ_BY_LIBRARIES that are set, by name."""
+    found = (name for name in sorted(environ) if READ_BY_LIBRARIES.fullmatch(name) and name not in INFORMS)
+    return {name: environ[name] for name in found if environ[name]}
+
+
 def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Environment, list[Problem]]:
     """Look at this machine, and at the variables that are not ours.
 
@@ -95,6 +110,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",
         wandb_installed=find_spec("wandb") is not None,
         mine={name: environ[name] for name in KEPT_IF_SET if name in environ},
+        others={k: v for k, v in read_by_libraries(environ).items() if k not in KEPT_IF_SET},
         python_path=environ.get("PYTHONPATH", ""),
         inherited=frozenset(environ),
         given=frozenset(name for name, value in environ.items() if value),

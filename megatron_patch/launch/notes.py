@@ -14,6 +14,7 @@ from megatron_patch.common.values import shown
 from megatron_patch.data.sources import left_out
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
+from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import Layout, cut_layers
@@ -191,6 +192,18 @@ def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[Messag
         yield Message("wandb-key-alone")
     for name, value in environment.mine.items():
         yield Message("yours", name=name, value=value)
+    if plan.device == "cuda":
+        yield from _library_notes(environment)
+
+
+def _library_notes(environment: Environment) -> Iterator[Message]:
+    """What the user's environment says to NCCL and Transformer Engine, and what of it the ranks do not get."""
+    decided = [name for name in (*DROPPED, "CUDA_DEVICE_MAX_CONNECTIONS") if name in environment.inherited]
+    kept = [f"{name}={value}" for name, value in environment.others.items() if name not in decided]
+    if kept:
+        yield Message("yours-too", settings=kept)
+    if decided:
+        yield Message("decided-by-plan", names=decided)
 
 
 def _save_note(plan: Plan, environment: Environment) -> Message:

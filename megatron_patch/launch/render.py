@@ -24,7 +24,7 @@ from megatron_patch.common.run_folder import (
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
-from megatron_patch.launch.config import POSITIONS
+from megatron_patch.launch.config import POSITIONS, kind_of
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
 from megatron_patch.launch.schedule import Schedule
@@ -49,7 +49,7 @@ def usage(family: str | None = None) -> str:
 
 def help_text(family: str | None = None) -> str:
     """The table of positions, the MP_ variables, an example."""
-    lines = [usage(family), "", *table(), "", "Environment:"]
+    lines = [usage(family), "", *table(family), "", "Environment:"]
     lines += ["  DRY_RUN=1 (or --dry-run after the 25 values) shows the plan and the command, and starts nothing."]
     for variable in VARIABLES:
         default = "" if variable.default is None else f" [{shown(variable.default)}]"
@@ -58,21 +58,26 @@ def help_text(family: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def table() -> Iterator[str]:
+def table(family: str | None = None) -> Iterator[str]:
     """The 25 positions: number, name, meaning, valid values, example."""
     for row in POSITIONS:
         yield f"  {row.number:>2}  {row.name:<25} {row.meaning}"
-        yield f"      {'':<25} valid: {row.kind.valid}; e.g. {row.example}"
+        yield f"      {'':<25} valid: {kind_of(row, family).valid}; e.g. {examples(family)[row.name]}"
+
+
+def examples(family: str | None) -> dict[str, str]:
+    """A value for each position, with a size of the family."""
+    found = {row.name: row.example for row in POSITIONS}
+    if family is not None:
+        known = [*sizes(family)]
+        found["MODEL_SIZE"] = found["MODEL_SIZE"] if found["MODEL_SIZE"] in known else known[-1]
+    return found
 
 
 def example(family: str | None = None) -> str:
     """A command line of the examples of all positions, with a size of the family."""
-    typed = {row.name: row.example for row in POSITIONS}
-    folder = "Llama-3.1-8B"
-    if family is not None:
-        known = [*sizes(family)]
-        typed["MODEL_SIZE"] = typed["MODEL_SIZE"] if typed["MODEL_SIZE"] in known else known[-1]
-        folder = sizes(family)[typed["MODEL_SIZE"]].name
+    typed = examples(family)
+    folder = "Llama-3.1-8B" if family is None else sizes(family)[typed["MODEL_SIZE"]].name
     return f"MP_TOKENIZER_PATH=/models/{folder} sh {script_name(family)} {' '.join(typed.values())}"
 
 

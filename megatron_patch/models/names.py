@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from megatron_patch.common.messages import Message
 from megatron_patch.common.values import Kind, ValueProblem, nearest_word
 from megatron_patch.models.config import ModelConfig
 from megatron_patch.models.family import Family, families
 
+EXPERTS = re.compile(r"(.*-)?A[0-9.]+B", re.IGNORECASE)
+"""How mixtures of experts are called: A3B, 30B-A3B."""
 AUTO = "auto"
 """The size that takes the architecture from a checkpoint's config.json."""
 
@@ -25,7 +29,7 @@ def sizes(family: str | None = None) -> dict[str, ModelConfig]:
 def size_names(family: str | None = None) -> tuple[str, ...]:
     """What can be typed as MODEL_SIZE: the bare names first, then auto, then the qualified ones."""
     bare = families()[family] if family is not None else default_family()
-    others = [model.name for one in families().values() if one is not bare for model in one.sizes.values()]
+    others = [f"{name}-{size}" for name, one in families().items() if one is not bare for size in one.sizes]
     return (*bare.sizes, AUTO, *others)
 
 
@@ -75,6 +79,8 @@ def size_kind(family: str | None = None) -> Kind:
     def parse(text: str) -> str:
         found = resolve_size(text, family)
         if found is None:
+            if EXPERTS.fullmatch(text):
+                raise ValueProblem("size-of-experts")
             near = nearest_word(text, known)
             raise ValueProblem("unknown-value-nearest", nearest=near) if near else ValueProblem("unknown-value")
         return found

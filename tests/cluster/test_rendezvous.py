@@ -101,13 +101,14 @@ def test_two_different_commands(pair: Pair, values: Values, world: Path, tmp_pat
     typed = [values(tmp_path / "out"), values(tmp_path / "out", {5: "2e-3"})]
     address = pair[0].address
     environs = [
-        patient(0, address, MP_TOKENIZER_PATH=tokenizer),
+        patient(0, address, MP_TOKENIZER_PATH=tokenizer, NCCL_ALGO="Ring"),
         patient(1, address, MP_TOKENIZER_PATH=tokenizer, MP_SEED="7"),
     ]
     who = f"node 1 ({pair[1].name}) and node 0 ({pair[0].name}) differ"
     for said in outcome(pair, typed, environs):
         assert f"{who}: position 5 LR is 0.002 there, 0.001 here" in said
         assert f"{who}: MP_SEED is 7 there, 1234 here" in said
+    assert "have different environments: NCCL_ALGO is absent there, Ring here" in pair[0].started[0].said()
 
 
 def test_an_output_folder_that_is_not_shared(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "no-warmup": "no warm-up: fewer warm-up tokens than one iteration has",
     "rows-unused": "the tokenizer has {ids:id|ids}, the model {rows:row|rows}: the rest stays unused",
     "validates-on-training": "the validation data are the training data: their loss says nothing about other text",
-    "no-validation": "no validation ({VALID_DATASET_PATH} is none)",
+    "no-validation": "no validation: neither {VALID_DATASET_PATH} nor {MP_SPLIT} asks for one",
     "adapter-brings": "taken from {MP_LORA_ADAPTER}: {settings}",
     "adapter-dropout": "{MP_LORA_ADAPTER} was trained with dropout {theirs}, this run has {MP_LORA_DROPOUT:={mine}}",
     # values that do nothing
@@ -76,6 +76,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "of RAM here ({MP_BACKGROUND_SAVE:=true} takes them)",
     "wandb-key-alone": "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there",
     "yours": "{name}={value} is taken from your environment",
+    "yours-too": "taken from your environment: {settings}",
+    "decided-by-plan": "{names} of your environment {names:?is|are} not passed on: the plan decides",
     "memory-warning-gpu": "a rank needs about {needed}, the GPU has {there} to give; cheapest change: {change}",
     "memory-warning-cpu": "a rank needs about {needed}, RAM per process has {there} to give; cheapest change: {change}",
     "weights-only": "checkpoints hold weights alone: no run goes on from them, after a signal neither; a new one can "
@@ -140,7 +142,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "no-warmup": "没有预热：预热的词元不足一次迭代",
     "rows-unused": "分词器有 {ids} 个 id，模型有 {rows} 行：其余的不会用到",
     "validates-on-training": "验证数据就是训练数据：它的损失不能说明其他文本",
-    "no-validation": "没有验证（{VALID_DATASET_PATH} 是 none）",
+    "no-validation": "没有验证：{VALID_DATASET_PATH} 和 {MP_SPLIT} 都没有要求",
     "adapter-brings": "取自 {MP_LORA_ADAPTER}：{settings}",
     "adapter-dropout": "{MP_LORA_ADAPTER} 训练时的 dropout 是 {theirs}，本次运行是 {MP_LORA_DROPOUT:={mine}}",
     # values that do nothing
@@ -164,6 +166,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "（{MP_BACKGROUND_SAVE:=true} 仍然使用副本）",
     "wandb-key-alone": "设置了 Weights & Biases 的密钥，但没有安装 wandb 包：不会发送任何数据",
     "yours": "{name}={value} 取自你的环境",
+    "yours-too": "取自你的环境：{settings}",
+    "decided-by-plan": "不传递你环境中的 {names}：由计划决定",
     "memory-warning-gpu": "一个进程大约需要 {needed}，GPU 只能提供 {there}；代价最小的改动：{change}",
     "memory-warning-cpu": "一个进程大约需要 {needed}，每个进程的内存只有 {there}；代价最小的改动：{change}",
     "weights-only": "检查点只含权重：运行无法从中继续，收到信号之后也一样；新的运行可以从它们开始 "

@@ -28,6 +28,16 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "none-and-more": "{none} and others contradict each other",
     "unknown-value": "unknown value",
     "unknown-value-nearest": "unknown value; nearest: {nearest}",
+    "size-of-experts": "a mixture of experts; the models here are dense",
+    "pai-offload": "here a part of the optimizer's state is static, with MP_OPTIMIZER_OFFLOAD_FRACTION={part}",
+    "pai-experts": "{given} values are given where {wanted} are wanted: Pai-Megatron-Patch's scripts for Qwen3 and for "
+    "mixtures of experts have two more, the 13th, ETP ({etp}), and the 14th, EP ({ep}). The models here have no "
+    "experts: leave these two out",
+    "pai-first-stage": (
+        "of Pai-Megatron-Patch, layers of the first pipeline stage; here they cannot be chosen: the plan deals them "
+        "out (MP_PP_BALANCE), and layers that do not divide by PP work where layers + 2 do",
+        "not set",
+    ),
     "expect-choice": "{words}",
     "expect-several": "{words}; several with commas between them",
     "expect-whole": "whole number >= {minimum}",
@@ -85,6 +95,15 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "none-and-more": "{none} 与其他值矛盾",
     "unknown-value": "未知的值",
     "unknown-value-nearest": "未知的值；最接近的是：{nearest}",
+    "size-of-experts": "混合专家模型；这里的模型是稠密的",
+    "pai-offload": "在这里，优化器状态的一部分写作 static，并设 MP_OPTIMIZER_OFFLOAD_FRACTION={part}",
+    "pai-experts": "给了 {given} 个值，需要 {wanted} 个：Pai-Megatron-Patch 的 Qwen3 与混合专家脚本多出两个，"
+    "第 13 个 ETP（{etp}）和第 14 个 EP（{ep}）。这里的模型没有专家：请去掉这两个",
+    "pai-first-stage": (
+        "属于 Pai-Megatron-Patch，第一个流水线阶段的层数；在这里不能指定：由计划分配（MP_PP_BALANCE），"
+        "层数不能被 PP 整除时，层数 + 2 能整除也可以",
+        "不设置",
+    ),
     "expect-choice": "{words}",
     "expect-several": "{words}；多个值之间用逗号",
     "expect-whole": ">= {minimum} 的整数",

@@ -27,6 +27,7 @@ from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.cluster.connection import Link, LinkError, interface_of, is_local, listen
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.environment import read_by_libraries
 from megatron_patch.launch.plan import Plan, values_of
 from megatron_patch.launch.problems import label
 
@@ -57,9 +58,11 @@ class Peer:
         return f"node {self.node} ({self.host})"
 
 
-def meet(plan: Plan) -> tuple[Peer, ...]:
+def meet(plan: Plan, environ: Mapping[str, str]) -> tuple[Peer, ...]:
     """Wait for the other machines and agree with them.
 
+    Args:
+        environ: of this process; what NCCL and Transformer Engine read of it is compared too.
     Returns:
         On node 0 all others, elsewhere node 0.
     Raises:
@@ -67,7 +70,7 @@ def meet(plan: Plan) -> tuple[Peer, ...]:
     """
     assert plan.cluster is not None
     place, seconds = plan.cluster, float(plan.variables.rendezvous_timeout_seconds)
-    mine = identity(plan)
+    mine = identity(plan) | {"environment": read_by_libraries(environ)}
     if place.node_rank == 0:
         return _Host(plan, place, mine, seconds).gather()
     return (_join(place, mine, seconds),)
@@ -147,11 +150,14 @@ class _Host:
             seen = link.receive(SHARED_SECONDS + 10)
             peer = Peer(node=int(theirs["node"]), host=str(theirs["host"]), link=link)
             different = [*differences(self._mine, theirs["identity"])]
+            uneven = [*_compare(self._mine["environment"], theirs["identity"]["environment"])]
         except (LinkError, KeyError, TypeError, ValueError, AttributeError) as error:
             _say(f"{self._me}: a connection from {address} led to nothing: {error}")
             link.close()
             return
         reasons = [f"{peer} and {self._me} differ: {what}" for what in different]
+        for what in uneven:  # an interface may well have another name there, so nothing is refused
+            _say(f"note: {peer} and {self._me} have different environments: {what}")
         if seen.get("probe") != self._probe.name:
             reasons.append(
                 f"{peer} does not see what {self._me} writes into OUTPUT_BASEPATH {self._plan.output}: "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,8 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
     """
     found = _unwritable(plan)
     image = container_image(plan.variables)
+    if asks and shutil.which("sbatch") is None:
+        return [*found, Problem("slurm-not-installed", "ENV", command="sbatch", expected=Message("expect-other-env"))]
     try:
         if asks and image and not has_option("srun", "--container-image"):
             found.append(Problem("slurm-no-pyxis", "MP_SLURM_IMAGE"))
@@ -169,9 +172,20 @@ def lead(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
         asked.append(number)
         step.send_signal(number)
 
-    step = subprocess.Popen([*srun(plan, environ), "sh", str(script_of(plan.model)), *values], env=ours)
-    signal.signal(signal.SIGUSR1, pass_on)
-    signal.signal(signal.SIGTERM, pass_on)
+    numbers = (signal.SIGUSR1, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # what comes before there is a step is passed on to it
+    try:
+        step = subprocess.Popen(
+            [*srun(plan, environ), "sh", str(script_of(plan.model)), *values],
+            env=ours,
+            preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
+        )
+    except FileNotFoundError:
+        print("ENV=slurm: srun is not installed here: is this a machine of the Slurm cluster?", file=sys.stderr)
+        return 1
+    for number in numbers:
+        signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     status = step.wait()
     if signal.SIGUSR1 in asked:
         return _requeue(job, status)

@@ -53,7 +53,7 @@ def start_node(
     assert plan.cluster is not None
     try:
         with _ended_by_signals():
-            peers = meet(plan) if plan.layout.nodes > 1 else ()
+            peers = meet(plan, environ) if plan.layout.nodes > 1 else ()
     except RendezvousError as error:
         print(f"{error}\nnothing was started", file=sys.stderr, flush=True)
         return Status.FAILED

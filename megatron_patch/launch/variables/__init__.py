@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from megatron_patch.common.values import Kind, ValueProblem, nearest_word
+from megatron_patch.launch import from_pai
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.variables.adapters import AdaptersVariables
 from megatron_patch.launch.variables.cluster import ClusterVariables
@@ -80,6 +81,9 @@ def read_variables(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Pro
     values = {variable.field: variable.default for variable in VARIABLES}
     problems = []
     for name in sorted(name for name in environ if name.startswith("MP_") and environ[name]):
+        if name in from_pai.VARIABLES:
+            problems.append(Problem(from_pai.VARIABLES[name], name))
+            continue
         if name not in known:
             near = nearest_word(name, tuple(known))
             unknown = Problem("unknown-variable-nearest", name, nearest=near) if near else None
