@@ -43,6 +43,7 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.recovery import Event, Failure, Status, note_event
 from megatron_patch.common.restart import AGAIN, ENDS_RANKS, Progress, read_again, start_again
 from megatron_patch.common.terminal import guard, raw
@@ -94,7 +95,7 @@ def _run(arguments: list[str], stop: Stop) -> int:
     try:
         lock = _take(folder, parsed.nnodes)
     except run_status.Occupied as occupied:
-        print(occupied, file=sys.stderr)
+        print(occupied.localized(), file=sys.stderr)
         return 2
     stop.watch(folder, lock)
     again = read_again(os.environ.pop(AGAIN, ""))
@@ -160,11 +161,11 @@ class _Start:
         words, status = hung or describe(failures), Status.HUNG if hung else _status(failures)
         steps = -1 if self._progress is None else self._progress.steps_done()
         if status != Status.ROLLED_BACK:
-            print(words, file=sys.stderr)
+            print(words.localized(), file=sys.stderr)
         if self._folder is not None:
             run_status.record_end(self._folder, "failed", words)
             if hung:
-                note_event(self._folder, Event(kind="hang", iteration=max(steps, 0), words=words))
+                note_event(self._folder, Event.of("hang", words, iteration=max(steps, 0)))
         failure = Failure(status=status, iteration=steps, cause=words)
         return Status.FAILED if status == Status.NOT_AGAIN else status, failure
 
@@ -173,10 +174,11 @@ def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
     """The ranks were asked to end, and did not end well."""
     assert stop.asked is not None
     if not stop.at_once and any(failure.exitcode > 0 for failure in failures.values()):
-        print(describe(failures), file=sys.stderr)  # failed on the way
+        print(describe(failures).localized(), file=sys.stderr)  # failed on the way
         return 1
-    cause = f"{stop.asked.name}, {'at once' if stop.at_once else 'before training began'}"
-    print(f"stopped by {cause}: the same command goes on from the newest checkpoint", file=sys.stderr)
+    code = "stopped-at-once" if stop.at_once else "stopped-before-training"
+    cause = Message(code, signal=stop.asked.name)
+    print(localized("stopped", cause=cause), file=sys.stderr)
     if folder is not None:
         run_status.record_end(folder, "stopped", cause)
     return 128 + stop.asked
@@ -237,10 +239,7 @@ class Stop:
         if not ranks:
             self._end_without_ranks()
             return
-        _say(
-            f"{self.asked.name}: the ranks finish their step, save and end, within {GRACE:.0f} s; "
-            "a second signal ends them at once"
-        )
+        _say(localized("stop-asked", signal=self.asked.name, seconds=GRACE))
         _kill(ranks, signal.SIGTERM)
         signal.setitimer(signal.ITIMER_REAL, GRACE)
 
@@ -249,7 +248,8 @@ class Stop:
         status = self.status(self._folder)
         if status:
             if self._folder is not None:
-                run_status.record_end(self._folder, "stopped", f"{signal.Signals(status - 128).name}, before training")
+                cause = Message("stopped-before-ranks", signal=signal.Signals(status - 128).name)
+                run_status.record_end(self._folder, "stopped", cause)
             sys.exit(status)
 
     def _end_for_launcher(self, number: int, frame: FrameType | None) -> None:
@@ -262,7 +262,7 @@ class Stop:
     def _end_at_once(self, number: int, frame: FrameType | None) -> None:
         self.at_once = True
         if number == signal.SIGALRM:
-            _say(f"the ranks did not end within {GRACE:.0f} s: they are killed")
+            _say(localized("stop-forced", seconds=GRACE))
         _kill(children_of(os.getpid()), signal.SIGKILL)
 
 
@@ -279,13 +279,11 @@ def _say(line: str) -> None:
         os.write(2, f"{over}{line}\n".encode())
 
 
-HINTS = {
-    "SIGKILL": ": the kernel does that when memory runs out (`dmesg` shows it)",
-    "SIGBUS": ": a file that it had mapped was cut short, or its disk cannot be read: data must not change under a run",
-}
+KILLED = {"SIGKILL": "rank-killed-memory", "SIGBUS": "rank-killed-bus"}
+"""What is said of a signal that has a usual cause."""
 
 
-def describe(failures: dict[int, Any]) -> str:
+def describe(failures: dict[int, Any]) -> Message:
     """Which rank failed first, and what became of it.
 
     Args:
@@ -294,9 +292,9 @@ def describe(failures: dict[int, Any]) -> str:
     began = min(failure.timestamp for failure in failures.values())
     first, failure = min(failures.items(), key=lambda item: (not _is_cause(item[1], began), item[1].timestamp))
     if failure.exitcode >= 0:
-        return f"rank {first} failed first, with status {failure.exitcode}: what it said stands above"
+        return Message("rank-failed-first", rank=first, status=failure.exitcode)
     name = signal.Signals(-failure.exitcode).name
-    return f"rank {first} was killed by {name}{HINTS.get(name, '')}"
+    return Message(KILLED.get(name, "rank-killed"), rank=first, signal=name)
 
 
 def _is_cause(failure: Any, began: float) -> bool:

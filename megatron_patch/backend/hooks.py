@@ -18,6 +18,7 @@ from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.step_gate import LOSS_KEY as LOSS_KEY
 from megatron_patch.backend.step_gate import last_refusal
 from megatron_patch.common.heartbeat import HEART
+from megatron_patch.common.messages import Message
 
 Z_LOSS_KEY = "z loss"
 """Of the mean square of log Z in the dictionary that the loss function returns, under --z-loss."""
@@ -75,7 +76,7 @@ class Observer(Protocol):
 
     def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None: ...
 
-    def stops(self) -> str: ...
+    def stops(self) -> Message | None: ...
 
     def saved(self, iteration: int) -> None: ...
 

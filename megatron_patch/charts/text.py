@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from typing import NamedTuple
+
+from megatron_patch.common.messages import Message, Wording, language_of
 
 
 class Text(NamedTuple):
@@ -11,6 +14,11 @@ class Text(NamedTuple):
 
     en: str
     zh: str
+
+
+def both(message: Message) -> Text:
+    """A message in both languages."""
+    return Text(*(Wording(language=language).text(message) for language in Text._fields))
 
 
 Words = str | Text
@@ -29,6 +37,11 @@ def tspans(words: Words) -> str:
 def english(words: Words) -> str:
     """What a picture outside the page shows."""
     return words if isinstance(words, str) else words.en
+
+
+def spoken(words: Words) -> str:
+    """In the language of this process's environment: for screens."""
+    return words if isinstance(words, str) else getattr(words, language_of(os.environ))
 
 
 def compact(value: float) -> str:

@@ -67,13 +67,6 @@ class Refusal(UserError, ValueError):
             super().__init__("uncoded", text="")
             self.messages = tuple(Message("uncoded", text=line) for line in code)
 
-    def __str__(self) -> str:
-        return "\n".join(self.problems)
-
-    def localized(self) -> str:
-        """A line for each reason."""
-        return "\n".join(message.localized() for message in self.messages)
-
 
 def print_error(error: UserError, environ: Mapping[str, str]) -> None:
     """Say on standard error what is wrong, a line for each thing, each with its code."""

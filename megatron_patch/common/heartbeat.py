@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from megatron_patch.common.messages import Message, named
+
 FOLDER = "MEGATRON_PATCH_HEARTBEATS"
 """Environment variable of the ranks: a folder of their launcher's."""
 RECORD = struct.Struct("=ddqq?24s?160s")
@@ -134,7 +136,7 @@ def read_beats(folder: Path) -> dict[int, Beat]:
     return found
 
 
-def find_hung(beats: Mapping[int, Beat], now: float, patience: float, *, is_alone: bool = True) -> dict[int, str]:
+def find_hung(beats: Mapping[int, Beat], now: float, patience: float, *, is_alone: bool = True) -> dict[int, Message]:
     """Which ranks have not got on for `patience` seconds and keep the others waiting, each with what it does.
 
     Args:
@@ -161,14 +163,14 @@ def _last(beats: Mapping[int, Beat]) -> set[int]:
     return {rank for rank, beat in beats.items() if beat.step == behind}
 
 
-def _what_it_does(beat: Beat, now: float, *, is_alone: bool) -> str:
-    step = f" of step {beat.step}" if beat.step else ""
+def _what_it_does(beat: Beat, now: float, *, is_alone: bool) -> Message:
+    code = "hang-where-step" if beat.step else "hang-where"
+    where = Message(code, phase=named(beat.phase), place=beat.where, **({"step": beat.step} if beat.step else {}))
     if now - beat.alive > SILENT:
-        how = {"T": "it is stopped (SIGSTOP)", "t": "a debugger holds it", "D": "the kernel waits for a device"}
-        state = how.get(_state(beat.pid), "it does not run")
-        return f"{state}, in {beat.phase}{step}, at {beat.where}"
-    waits = ", waiting for other ranks" if beat.waits and not is_alone else ""
-    return f"in {beat.phase}{step}, at {beat.where}{waits}"
+        how = {"T": "hang-stopped", "t": "hang-debugged", "D": "hang-device"}
+        state = Message(how.get(_state(beat.pid), "hang-silent"))
+        return Message("hang-not-running", state=state, where=where)
+    return Message("hang-waiting", where=where) if beat.waits and not is_alone else where
 
 
 def _state(pid: int) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common.texts import LANGUAGES
+from megatron_patch.common.texts import ENGLISH, LANGUAGES
 
 
 class Message:
@@ -64,6 +64,12 @@ def localized(code: str, /, **values: object) -> str:
 def at(path: Path | str, code: str, /, **values: object) -> Message:
     """A code of the catalogue, and the file or folder that it is about."""
     return Message("at", path=path, what=Message(code, **values))
+
+
+def named(name: str) -> Message:
+    """A name that files hold in English, such as `first step` (`texts/names.py`); any other as it is."""
+    code = f"name:{name}"
+    return Message(code) if code in ENGLISH else Message("uncoded", text=name)
 
 
 class Name(str):

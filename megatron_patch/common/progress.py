@@ -15,7 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
-from megatron_patch.common.terminal import plain, raw
+from megatron_patch.common.terminal import plain, raw, width_of
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -66,7 +66,7 @@ def fit(head: str, parts: Sequence[Part], columns: int) -> tuple[str, int]:
     kept = list(parts)
     while True:
         text = " | ".join(part.text for part in kept)
-        room = columns - len(head) - len(text) - 2
+        room = columns - width_of(head) - width_of(text) - 2
         least = min(kept, key=lambda part: part.worth, default=None)
         if room >= BAR_WIDTH[0]:
             return text, min(room, BAR_WIDTH[-1])

@@ -25,8 +25,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
+from megatron_patch.common.messages import Message, as_json, read_message
 from megatron_patch.common.strict_json import parse_json
 
 EVENTS = "events.jsonl"
@@ -62,7 +63,9 @@ class Event:
     iteration: int | None
     """The step at which it happened; None where that is not known."""
     words: str
-    """A sentence for people."""
+    """A sentence for people, in English."""
+    message: Message | None = None
+    """The same in any language; None in files of earlier versions."""
     at: float = field(default_factory=time.time)
     """Seconds since 1970."""
     to: int | None = None
@@ -70,11 +73,21 @@ class Event:
     details: tuple[str, ...] = ()
     """Documents of the batch, and the like."""
 
+    @classmethod
+    def of(cls, kind: Kind, message: Message, *, iteration: int | None, **more: Any) -> Self:
+        """That it happens now."""
+        return cls(kind=kind, iteration=iteration, words=str(message), message=message, **more)
+
+    @property
+    def said(self) -> Message:
+        """What happened."""
+        return self.message or Message("uncoded", text=self.words)
+
 
 def note_event(folder: Path, event: Event) -> None:
     """Append to `events.jsonl`. A full disk keeps nobody from going on."""
     with contextlib.suppress(OSError):
-        line = json.dumps(asdict(event)) + "\n"
+        line = json.dumps(asdict(event) | {"message": as_json(event.message)}) + "\n"
         descriptor = os.open(folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, line.encode())
@@ -96,7 +109,7 @@ def _event(line: str) -> Event | None:
     try:
         content = parse_json(line)
         details = content["details"]
-        event = Event(**content | {"details": tuple(details)})
+        event = Event(**content | {"details": tuple(details), "message": read_message(content.get("message"))})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     right = (
@@ -125,7 +138,7 @@ def passed_over(events: Iterable[Event]) -> set[int]:
     }
 
 
-def refuse_rollback(events: Iterable[Event], *, iteration: int, to: int | None, last: int) -> str | None:
+def refuse_rollback(events: Iterable[Event], *, iteration: int, to: int | None, last: int) -> Message | None:
     """Why a run cannot go back from a spike; None where it can.
 
     Args:
@@ -134,11 +147,11 @@ def refuse_rollback(events: Iterable[Event], *, iteration: int, to: int | None, 
         last: iteration of the run.
     """
     if to is None:
-        return "there is no checkpoint before it to go back to"
+        return Message("rollback-nowhere")
     if iteration >= last:
-        return "it is the last iteration: no data come after it"
+        return Message("rollback-last")
     if any(event.kind == "rollback" and event.to == to for event in events):
-        return f"the run went back to iteration {to} before: a second time would not help"
+        return Message("rollback-twice", to=to)
     return None
 
 
@@ -150,7 +163,7 @@ class Failure:
     """What a rank ended with: of Status, or minus a signal."""
     iteration: int
     """Steps that were done, -1 before training."""
-    cause: str
+    cause: Message
 
     @property
     def is_counted(self) -> bool:
@@ -163,7 +176,8 @@ class Verdict:
     """Whether a run is started again."""
 
     again: bool
-    words: str
+    words: Message | None
+    """None where there is nothing to say."""
 
 
 def after_failure(failure: Failure, failed_at: Sequence[int], *, most: int) -> Verdict:
@@ -174,12 +188,13 @@ def after_failure(failure: Failure, failed_at: Sequence[int], *, most: int) -> V
         most: restarts, MP_MAX_RESTARTS.
     """
     if not failure.is_counted:
-        return Verdict(again=True, words="going back to the checkpoint before the spike")
+        return Verdict(again=True, words=Message("again-after-spike"))
     if failure.status in (Status.NOT_AGAIN, Status.SPIKE, Status.REFUSED) or not most:
-        return Verdict(again=False, words="")
+        return Verdict(again=False, words=None)
     if failed_at and failed_at[-1] == failure.iteration:
-        where = "before the first step" if failure.iteration < 0 else f"after step {failure.iteration}"
-        return Verdict(again=False, words=f"not started again: it failed {where} twice in a row")
+        if failure.iteration < 0:
+            return Verdict(again=False, words=Message("again-before-step"))
+        return Verdict(again=False, words=Message("again-same-step", step=failure.iteration))
     if len(failed_at) >= most:
-        return Verdict(again=False, words=f"not started again: MP_MAX_RESTARTS is {most}")
-    return Verdict(again=True, words=f"restart {len(failed_at) + 1} of {most}: {failure.cause}")
+        return Verdict(again=False, words=Message("again-too-often", most=most))
+    return Verdict(again=True, words=Message("again", count=len(failed_at) + 1, most=most, cause=failure.cause))

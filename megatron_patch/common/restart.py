@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.common import run_status
+from megatron_patch.common.messages import Message
 from megatron_patch.common.recovery import Event, Failure, after_failure, note_event
 from megatron_patch.common.run_folder import METRICS
 from megatron_patch.common.strict_json import parse_json
@@ -62,14 +63,15 @@ def start_again(again: Again | None, failure: Failure, folder: Path, lock: int |
         return
     verdict = after_failure(failure, again.failed_at, most=again.most)
     if verdict.words:
-        print(verdict.words, file=sys.stderr, flush=True)
+        print(verdict.words.localized(), file=sys.stderr, flush=True)
     iteration = max(failure.iteration, 0)
     if not verdict.again:
         if verdict.words:
-            note_event(folder, Event(kind="gave-up", iteration=iteration, words=f"{failure.cause}; {verdict.words}"))
+            said = Message("gave-up", cause=failure.cause, verdict=verdict.words)
+            note_event(folder, Event.of("gave-up", said, iteration=iteration))
         return
-    if failure.is_counted:
-        note_event(folder, Event(kind="restart", iteration=iteration, words=verdict.words))
+    if failure.is_counted and verdict.words:
+        note_event(folder, Event.of("restart", verdict.words, iteration=iteration))
         again = dataclasses.replace(again, failed_at=(*again.failed_at, failure.iteration))
     ours = {name: value for name, value in os.environ.items() if name not in again.added} | again.variable()
     if lock is not None:

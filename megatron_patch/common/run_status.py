@@ -15,13 +15,15 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import Message, as_json, localized, read_message
 from megatron_patch.common.run_folder import ENDED, LOGS
 from megatron_patch.common.strict_json import read_json
 
@@ -47,9 +49,14 @@ class Holder:
     stopping: str = ""
     """The signal that asked it to end, if one did."""
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> Message:
+        """Which process it is."""
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host}, since {since}"
+        return Message("holder", pid=self.pid, host=self.host, since=since)
+
+    def __str__(self) -> str:
+        return str(self.said)
 
     @property
     def is_here(self) -> bool:
@@ -57,16 +64,16 @@ class Holder:
         return self.host == socket.gethostname()
 
 
-class Occupied(Exception):
+class Occupied(UserError):
     """Another run writes into the folder; the message names it."""
 
     def __init__(self, folder: Path, holder: Holder | None, *, ending: bool) -> None:
         self.holder, self.ending = holder, ending
-        who = f": {holder}" if holder is not None else ""
-        super().__init__(
-            f"another run is writing into {folder}{who}{', which is still ending' if ending else ''}: "
-            "wait until it has ended, or stop it"
-        )
+        code = "folder-ending" if ending else "folder-taken"
+        if holder is None:
+            super().__init__(code, folder=folder)
+        else:
+            super().__init__(f"{code}-by", folder=folder, holder=holder.said)
 
 
 State = Literal["free", "running", "ending"]
@@ -93,7 +100,8 @@ def wait_while_ending(folder: Path, say: Callable[[str], None], seconds: float =
     deadline, told = time.monotonic() + seconds, False
     while (found := state_of(folder))[0] == "ending" and time.monotonic() < deadline:
         if not told:
-            say(f"waiting for the run that is ending in {folder} ({found[1]}), {seconds:.0f} s at most")
+            holder = found[1].said if found[1] else Message("holder-unknown")
+            say(localized("waiting-for-run", folder=folder, holder=holder, seconds=seconds))
             told = True
         time.sleep(LOOKS_EVERY)
 
@@ -155,7 +163,7 @@ def take_as_rank(folder: Path, say: Callable[[str], None], seconds: float = PATI
         if time.monotonic() > deadline:
             raise Occupied(folder, None, ending=False)
         if not told:
-            say(f"waiting for the ranks of another run in {folder} to end, {seconds:.0f} s at most")
+            say(localized("waiting-for-ranks", folder=folder, seconds=seconds))
             told = True
     (folder / ENDED).unlink(missing_ok=True)  # of an earlier run, where torchrun was started by hand
 
@@ -166,21 +174,28 @@ class Ended:
 
     how: Literal["finished", "stopped", "failed"]
     cause: str
-    """In words; empty where it finished."""
+    """In words, in English; empty where it finished."""
     iteration: int | None
     """Steps that were done; None where that is not known."""
     at: float
     """Seconds since 1970."""
+    message: Message | None = None
+    """The cause in any language; None in files of earlier versions."""
+
+    @property
+    def said(self) -> Message:
+        """The cause."""
+        return self.message or Message("uncoded", text=self.cause)
 
 
 def record_end(
-    folder: Path, how: Literal["finished", "stopped", "failed"], cause: str, iteration: int | None = None
+    folder: Path, how: Literal["finished", "stopped", "failed"], cause: Message | None, iteration: int | None = None
 ) -> None:
     """Write `ended.json`, unless somebody has: who fails first knows why. A full disk keeps nobody from ending."""
-    ended = Ended(how=how, cause=cause, iteration=iteration, at=time.time())
+    ended = Ended(how=how, cause=str(cause or ""), iteration=iteration, at=time.time(), message=cause)
     partial = folder / f".{ENDED}.{os.getpid()}"
     with contextlib.suppress(OSError):
-        write_json(partial, asdict(ended))
+        write_json(partial, asdict(ended) | {"message": as_json(cause)})
         try:
             os.link(partial, folder / ENDED)
         finally:
@@ -189,17 +204,24 @@ def record_end(
 
 def read_end(folder: Path) -> Ended | None:
     """None where no run has ended there since the last start, or none could say so."""
-    content = _object(folder / ENDED, {"how": str, "cause": str, "iteration": int | None, "at": float})
-    return Ended(**content) if content is not None and content["how"] in ("finished", "stopped", "failed") else None
+    kinds = {"how": str, "cause": str, "iteration": int | None, "at": float}
+    content = _object(folder / ENDED, kinds, also=("message",))
+    if content is None or content["how"] not in ("finished", "stopped", "failed"):
+        return None
+    return Ended(**content | {"message": read_message(content.get("message"))})
 
 
-def _object(file: Path, kinds: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A JSON object with these keys alone, each of its type, times between 1970 and 9999; None where it is another."""
+def _object(file: Path, kinds: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any] | None:
+    """A JSON object with these keys, each of its type, times between 1970 and 9999; None where it is another.
+
+    Args:
+        also: other keys that it may have.
+    """
     try:
         content = read_json(file)
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(content, dict) or content.keys() != kinds.keys():
+    if not isinstance(content, dict) or content.keys() - set(also) != kinds.keys():
         return None
     right = all(isinstance(content[key], kind) and not isinstance(content[key], bool) for key, kind in kinds.items())
     times = [content[key] for key, kind in kinds.items() if kind is float]
@@ -226,10 +248,7 @@ def _lock(descriptor: int) -> bool:
 @cache
 def _say_without_locks(error: OSError) -> None:
     """Once: whether anybody else writes there cannot be told."""
-    print(
-        f"the folder's file system has no locks ({error.strerror}): a second start into it would not be refused",
-        file=sys.stderr,
-    )
+    print(localized("no-locks", error=error.strerror), file=sys.stderr)
 
 
 def _is_locked(path: Path) -> bool:

@@ -12,6 +12,7 @@ import atexit
 import os
 import re
 import sys
+import unicodedata
 from typing import IO, Any
 
 from megatron_patch.common.disk import say_instead_of_a_traceback
@@ -103,6 +104,16 @@ def guard(*, bars: bool = False) -> None:
 def raw(stream: IO[str]) -> IO[str]:
     """The stream under a guarded one, for who draws on purpose and makes its texts plain itself."""
     return stream.stream if isinstance(stream, Guarded) else stream
+
+
+def width_of(text: str) -> int:
+    """How wide a terminal shows it: Chinese characters take two columns."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def padded(text: str, width: int) -> str:
+    """Filled up with spaces to so many columns."""
+    return text + " " * (width - width_of(text))
 
 
 def masked(value: str) -> str:

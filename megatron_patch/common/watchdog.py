@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_patch.common.heartbeat import FOLDER, find_hung, read_beats
+from megatron_patch.common.messages import Message, localized
 
 DEFAULT_MINUTES = 10
 """Of Megatron's --distributed-timeout-minutes."""
@@ -46,7 +47,7 @@ class Watchdog:
         self._folder, self._is_alone, self._say, self._kill = folder, is_alone, say, kill
         minutes = dict(itertools.pairwise(flags)).get("--distributed-timeout-minutes", "")
         self._patience = 60.0 * (float(minutes) if minutes.isdecimal() else DEFAULT_MINUTES) - EARLIER
-        self.verdict: str | None = None
+        self.verdict: Message | None = None
         """Which ranks hung, once they were killed for it."""
 
     def start(self) -> None:
@@ -66,22 +67,22 @@ class Watchdog:
             patience = min(self._patience, now - since)
             hung = self._hung(now, patience) if patience == self._patience else {}
             if hung:
-                self.verdict = f"{in_words(hung)}; no rank has got on for {self._patience:.0f} s"
+                self.verdict = Message("hang-verdict", hang=in_words(hung), seconds=self._patience)
                 self._kill()
                 return
             early = self._hung(now, self._patience * WORD_AT) if patience > self._patience * WORD_AT else {}
             if early and not told:
                 left = self._patience * (1 - WORD_AT)
-                self._say(f"{in_words(early)}; the others wait for it, {left:.0f} s more")
+                self._say(localized("hang-early", hang=in_words(early), seconds=left))
             told = bool(early)
 
-    def _hung(self, now: float, patience: float) -> dict[int, str]:
+    def _hung(self, now: float, patience: float) -> dict[int, Message]:
         return find_hung(read_beats(self._folder), now, patience, is_alone=self._is_alone)
 
 
-def in_words(hung: dict[int, str]) -> str:
+def in_words(hung: dict[int, Message]) -> Message:
     """`rank 1 hangs: ...`, of several ranks the first in full."""
     first, what = next(iter(hung.items()))
     if len(hung) == 1:
-        return f"rank {first} hangs: {what}"
-    return f"ranks {', '.join(map(str, hung))} hang; rank {first}: {what}"
+        return Message("hang-one", rank=first, what=what)
+    return Message("hang-several", ranks=list(hung), rank=first, what=what)

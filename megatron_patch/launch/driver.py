@@ -9,7 +9,7 @@ from pathlib import Path
 
 from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
-from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.messages import Message, Wording, language_of, localized
 from megatron_patch.common.restart import AGAIN, Again
 from megatron_patch.common.run_folder import COMMAND, set_misfits_aside, write_plan
 from megatron_patch.common.strict_json import read_json
@@ -213,7 +213,7 @@ def _refusals(plan: Plan, environ: Mapping[str, str]) -> list[Problem]:
     state, holder = run_status.state_of(Path(plan.output))
     if state != "free" and not run_status.is_mine(Path(plan.output), environ):
         code = "output-ending" if state == "ending" else "output-in-use"
-        found.append(Problem(code, "OUTPUT_BASEPATH", holder=str(holder) if holder else Message("holder-unknown")))
+        found.append(Problem(code, "OUTPUT_BASEPATH", holder=holder.said if holder else Message("holder-unknown")))
     limit, memory = plan.memory_limit, plan.memory
     if limit is not None and plan.device == "cpu" and memory.static > limit:
         figures = {"needed": gigabytes(memory.static), "there": gigabytes(max(0, limit))}
@@ -234,10 +234,11 @@ def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     try:
         return _start(plan, command, environ)
     except run_status.Occupied as occupied:
-        print(occupied, file=sys.stderr)
+        print(occupied.localized(), file=sys.stderr)
         return USAGE_ERROR
     except OSError as error:
-        print(f"nothing was started: {plan.output} cannot be written: {error.strerror or error}", file=sys.stderr)
+        why = error.strerror or error
+        print(localized("output-unwritable", folder=plan.output, error=why), file=sys.stderr)
         return USAGE_ERROR
 
 

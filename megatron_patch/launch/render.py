@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from megatron_patch.common.run_folder import (
     WANDB,
     rank_log,
 )
+from megatron_patch.common.terminal import padded, width_of
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
@@ -122,21 +122,16 @@ def _table(rows: Iterable[Row], wording: Wording) -> str:
     lines = []
     for code, message in rows:
         head = wording.text(Message(code)) if code else ""
-        line = head + " " * (12 - columns(head)) + wording.text(message)
+        line = padded(head, 12) + wording.text(message)
         lines.append(wrap(line, 118, " " * 12) if code in ("row-note", "row-warning") else line)
     return "\n".join(lines)
-
-
-def columns(text: str) -> int:
-    """How wide a terminal shows it: Chinese characters take two columns."""
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def wrap(text: str, width: int, indent: str) -> str:
     """Lines of at most `width` columns, broken at spaces and between Chinese characters; a long word stays whole."""
     lines = [""]
     for part in re.findall(r"[\u2e80-\uffef]|[^\s\u2e80-\uffef]+|\s+", text):
-        if columns(lines[-1] + part) > width and lines[-1].strip() and not part.isspace() and part not in NEVER_FIRST:
+        if width_of(lines[-1] + part) > width and lines[-1].strip() and not part.isspace() and part not in NEVER_FIRST:
             lines[-1] = lines[-1].rstrip()
             lines.append(indent)
         lines[-1] += part

@@ -14,8 +14,8 @@ from pathlib import Path
 import jinja2
 
 from megatron_patch.charts.svg import COLORS
-from megatron_patch.charts.text import Text, Words
-from megatron_patch.common.run_status import read_end
+from megatron_patch.charts.text import Text, Words, both
+from megatron_patch.common.run_status import Ended, read_end
 from megatron_patch.report import layer_check, profile, scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, happened, log_remarks, remarks
@@ -102,11 +102,16 @@ def _state(run: Run) -> Words:
         return Text("finished", "已完成")
     ended = read_end(run.folder)
     if ended is not None and ended.how != "finished":
-        cause = f": {ended.cause}" if ended.cause else ""
-        return Text(f"{ended.how}{cause}", f"{'已停止' if ended.how == 'stopped' else '失败'}{cause}")
+        return _ended(ended)
     if run.alive:
         return Text("running", "运行中")
     return Text("stopped, or of unknown length", "已停止，或长度未知")
+
+
+def _ended(ended: Ended) -> Text:
+    how = Text("stopped", "已停止") if ended.how == "stopped" else Text("failed", "失败")
+    cause = both(ended.said)
+    return Text(f"{how.en}: {cause.en}", f"{how.zh}：{cause.zh}") if ended.cause else how
 
 
 def _time(seconds: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megatron_patch.charts.text import Text, Words
+from megatron_patch.charts.text import Text, Words, both
 from megatron_patch.report.collect import Run
 
 MOST_BYTES = 64 << 20
@@ -49,7 +49,8 @@ def happened(run: Run) -> Iterator[Remark]:
     for event in run.events:
         kind = KINDS[event.kind]
         where = f"{run.name}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(event.at))}"
-        words = Text(f"{kind.en}: {event.words}", f"{kind.zh}：{event.words}")
+        said = both(event.said)
+        words = Text(f"{kind.en}: {said.en}", f"{kind.zh}：{said.zh}")
         yield Remark(kind="bad" if event.kind in BAD else "warning", words=words, where=where)
 
 

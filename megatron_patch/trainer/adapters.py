@@ -9,6 +9,7 @@ import torch
 
 from megatron_patch.backend.gpu.quantized import in_high_precision
 from megatron_patch.backend.saving.checkpoint_fixes import allow_holes
+from megatron_patch.common.messages import localized
 from megatron_patch.models.megatron import model_of_arguments
 from megatron_patch.peft.base import record_base
 from megatron_patch.peft.folder import read_folder, settings_of
@@ -28,7 +29,7 @@ def prepare(args: Any, model_chunks: list[Any]) -> None:
     settings = settings_of_arguments(args)
     if settings is None:
         allow_holes()
-        print(f"frozen: {args.freeze}: {freeze(model_chunks, args.freeze)} elements on this rank")
+        print(localized("adapters-frozen", parts=args.freeze, count=freeze(model_chunks, args.freeze)))
         return
     if args.base_checkpoint:
         with in_high_precision(model_chunks):
@@ -40,7 +41,7 @@ def prepare(args: Any, model_chunks: list[Any]) -> None:
         _refuse_other(settings, args.lora_adapter)
         start = read_folder(args.lora_adapter, model)
     trained = add_adapters(model_chunks, settings, model, seed=args.seed, start=start)
-    print(f"adapters: {settings}, {trained} elements trained on this rank")
+    print(localized("adapters-trained", settings=settings, count=trained))
 
 
 def load_base(model_chunks: list[Any], folder: Path) -> None:
@@ -63,7 +64,7 @@ def _refuse_other(settings: LoraSettings, folder: Path) -> None:
     for name in ("rank", "alpha", "targets", "rslora"):
         mine, other = getattr(settings, name), getattr(theirs, name)
         if mine != other:
-            raise PeftError(f"{folder}: its {name} is {other}, the run's {mine}")
+            raise PeftError("adapter-differs", path=folder, name=name, theirs=other, ours=mine)
 
 
 def _on_rank_0(act: Any) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from megatron_patch.common.messages import Message
+
+Place = Message | str
+"""In words, or `FILE, line N`."""
 MOST = 8
 """Documents of one row that are named."""
 
@@ -29,12 +33,12 @@ def rows_of_micro_batch(args: Any, number: int, data_parallel_rank: int) -> rang
     return range(first, first + args.micro_batch_size)
 
 
-def places(rows: Sequence[int]) -> list[str]:
+def places(rows: Sequence[int]) -> list[Place]:
     """Where rows come from, for people; nothing on a rank that reads no data."""
     return [place for row in rows if _training for place in _places(_training[0], row)]
 
 
-def _places(dataset: Any, row: int) -> Iterator[str]:
+def _places(dataset: Any, row: int) -> Iterator[Place]:
     if hasattr(dataset, "dataset_index"):  # Megatron's blend
         part = dataset.datasets[int(dataset.dataset_index[row])]
         yield from _places(part, int(dataset.dataset_sample_index[row]))
@@ -43,7 +47,11 @@ def _places(dataset: Any, row: int) -> Iterator[str]:
     elif hasattr(dataset, "members"):  # RowDataset
         yield from _shortened([dataset.samples.origin(member) for member in dataset.members(row)])
     elif hasattr(dataset, "document_index"):  # GPTDataset
-        yield from _shortened([f"document {number} of {dataset.dataset_path}" for number in _documents(dataset, row)])
+        yield from _shortened([_document(number, dataset) for number in _documents(dataset, row)])
+
+
+def _document(number: int, dataset: Any) -> Message:
+    return Message("batch-document", number=number, path=dataset.dataset_path)
 
 
 def _documents(dataset: Any, row: int) -> list[int]:
@@ -52,6 +60,6 @@ def _documents(dataset: Any, row: int) -> list[int]:
     return [int(number) for number in dataset.document_index[first : last + 1]]
 
 
-def _shortened(names: list[str]) -> list[str]:
+def _shortened(names: Iterable[Place]) -> list[Place]:
     names = list(dict.fromkeys(names))
-    return names if len(names) <= MOST else [*names[: MOST - 1], f"and {len(names) - MOST + 1} more"]
+    return names if len(names) <= MOST else [*names[: MOST - 1], Message("batch-more", count=len(names) - MOST + 1)]

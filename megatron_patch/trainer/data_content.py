@@ -42,11 +42,7 @@ def remember(output: Path, found: Mapping[str, str], *, resumed: bool) -> None:
     before = _read(path)
     changed = [name for name, identity in found.items() if before.get(name, identity) != identity]
     if resumed and changed:
-        raise DataError(
-            f"{', '.join(changed)}: the content is not what it was at the last start, and the checkpoint counts "
-            f"positions in that: put the old data back, or give the new ones another path; without {path} this run "
-            "goes on with the new ones"
-        )
+        raise DataError("data-exchanged", names=changed, path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**before, **found})
 

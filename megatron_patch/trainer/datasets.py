@@ -14,6 +14,7 @@ from megatron.core.datasets.gpt_dataset import GPTDatasetConfig, MockGPTDataset
 from megatron.training import get_args, get_tokenizer, print_rank_0
 from megatron.training.utils import get_blend_and_blend_per_split
 
+from megatron_patch.common.messages import localized
 from megatron_patch.trainer import batch_origin
 from megatron_patch.trainer.batch import reads_data
 from megatron_patch.trainer.data_content import identities, remember
@@ -88,7 +89,7 @@ def _index_folder(args: Any, blend: Any, blend_per_split: Any) -> Path:
     folder = cache_folder(Path(args.data_cache_path or args.output_dir / "cache"), prefixes)
     if torch.distributed.get_rank() == 0:
         for path in drop_torn_indices(folder):
-            print_rank_0(f"{path} was not written to its end: it is built again")
+            print_rank_0(localized("index-cut", path=path))
         remember(args.output_dir, identities(prefixes, raw=False), resumed=bool(args.iteration))
     torch.distributed.barrier()
     return folder

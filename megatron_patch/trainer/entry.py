@@ -14,6 +14,7 @@ from megatron_patch.backend import APPLIED, enable
 from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.common import run_status
 from megatron_patch.common.heartbeat import HEART
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.recovery import Status
 from megatron_patch.common.validations import stopped_early
 from megatron_patch.trainer import BEGAN
@@ -128,29 +129,29 @@ def _pretrain_to_an_end(rank: Rank, callbacks: Callbacks) -> End:
         if stop.code:
             raise
         if not callbacks.started:
-            raise TrainerError("Megatron ended without training; see the log") from stop
+            raise TrainerError("ended-without-training") from stop
         iteration = callbacks.iteration
         if not stopped_by_signal() and (why := callbacks.stops()):
-            rank.screen.say(f"ended after iteration {iteration}: {why}")
+            rank.screen.say(localized("ended-early", step=iteration, why=why))
             return End(how="finished", cause=why, iteration=iteration)
-        cause = _signal_name(rank.output_dir) if stopped_by_signal() else "an --exit flag"
-        rank.screen.say(f"stopped by {cause} after iteration {iteration}; {_how_to_go_on()}")
+        cause = _signal_name(rank.output_dir) if stopped_by_signal() else Message("ended-by-flag")
+        rank.screen.say(localized("ended-by-signal", cause=cause, step=iteration, more=_how_to_go_on()))
         return End(how="stopped", cause=cause, iteration=iteration)
-    return End(how="finished", cause="", iteration=callbacks.iteration)
+    return End(how="finished", cause=None, iteration=callbacks.iteration)
 
 
-def _how_to_go_on() -> str:
+def _how_to_go_on() -> Message:
     from megatron.training import get_args
 
-    if get_args().no_save_optim:
-        return "its checkpoint holds weights alone: a new run can start from it (PRETRAIN_CHECKPOINT_PATH)"
-    return "the same command goes on from there"
+    return Message("ended-weights-only" if get_args().no_save_optim else "ended-goes-on")
 
 
-def _signal_name(folder: Path) -> str:
+def _signal_name(folder: Path) -> Message:
     """What the launcher was sent; it passes SIGTERM on, whichever it was."""
     holder = run_status.read_holder(folder)
-    return (holder.stopping if holder is not None else "") or "a signal"
+    if holder is None or not holder.stopping:
+        return Message("ended-by-unknown")
+    return Message("uncoded", text=holder.stopping)
 
 
 def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
@@ -163,7 +164,7 @@ def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
     from megatron_patch.trainer.checks import refuse_contradictions
     from megatron_patch.trainer.datasets import provide_datasets
     from megatron_patch.trainer.step import forward_step
-    from megatron_patch.trainer.summary import summary_lines
+    from megatron_patch.trainer.summary import summary
     from megatron_patch.trainer.token_ids import token_ids
 
     wheel_fixes.read_tokenizers_with(token_ids)
@@ -176,10 +177,10 @@ def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
     refuse_contradictions(args)
     _prepare_backend(args, rank.screen.say)
     callbacks.arguments(args)
-    for line in summary_lines(args, rank.device):
-        rank.screen.say(line)
+    for line in summary(args, rank.device):
+        rank.screen.say(line.localized())
     if _is_finished(args):
-        rank.screen.say(f"finished: all {args.ckpt_step} iterations are done, nothing to train")
+        rank.screen.say(localized("ended-nothing-to-do", last=args.ckpt_step))
         return
     config = pretrain_cfg_container_from_args(args, _model_config(args, callbacks))
     provider = _sft_provider(args, rank) if args.sft_data else provide_datasets

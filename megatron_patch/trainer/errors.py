@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.common.recovery import Status
 
 
@@ -17,6 +18,6 @@ class DataError(TrainerError):
 class SpikeError(TrainerError):
     """A spike, or NaN or inf, ends this start: see `common/recovery.py`. Raised on all ranks alike."""
 
-    def __init__(self, words: str, status: Status) -> None:
-        super().__init__("uncoded", text=words)
+    def __init__(self, message: Message, status: Status) -> None:
+        super().__init__(message.code, **message.values)
         self.status = status

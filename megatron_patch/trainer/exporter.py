@@ -19,6 +19,7 @@ from pathlib import Path
 
 from megatron_patch.backend.saving import folders, retention
 from megatron_patch.checkpoint.manifest import MANIFEST
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS
 from megatron_patch.common.stored_chunks import is_reserved, iteration_of
 
@@ -40,7 +41,7 @@ class Exporter:
         self._output, self._link, self._adapters, self._keep, self._say = output, link, adapters, keep, say
         self._waiting: list[int] = []
         self._current: int | None = None
-        self._failed: dict[int, str] = {}
+        self._failed: dict[int, Message] = {}
         self._closed = False
         self._change = threading.Condition()
         folders.remove_leftovers(output / EXPORTS)
@@ -64,7 +65,7 @@ class Exporter:
             if not (self._folder(iteration) / MANIFEST).is_file():
                 self.add(iteration)
 
-    def finish(self) -> list[str]:
+    def finish(self) -> list[Message]:
         """Wait until the queue is empty; what could not be exported, one line each."""
         with self._change:
             self._failed.clear()
@@ -109,9 +110,9 @@ class Exporter:
                 if error:
                     self._failed[iteration] = error
             if error:
-                self._say(f"not exported: {error}")
+                self._say(localized("not-exported", why=error))
             else:
-                self._say(f"exported to {self._folder(iteration)}")
+                self._say(localized("exported", path=self._folder(iteration)))
                 self._remove_old()
 
     def _next(self) -> int | None:
@@ -124,12 +125,12 @@ class Exporter:
             self._current = self._waiting.pop(0) if self._waiting else None
             return self._current
 
-    def _export(self, iteration: int) -> str:
-        """Nothing, or why it could not be."""
+    def _export(self, iteration: int) -> Message | None:
+        """None, or why it could not be."""
         source, target = self._output / CHECKPOINTS / f"iter_{iteration:07d}", self._folder(iteration)
         while not source.is_dir() or is_reserved(source):  # the save under way; if it fails, the run ends
             if self._closed:
-                return f"{source} was not written"
+                return Message("not-written", path=source)
             time.sleep(POLL_SECONDS)
         command = [sys.executable, "-m", "megatron_patch.checkpoint.background", str(source), str(target)]
         command += ["--adapters"] if self._adapters else []
@@ -138,10 +139,11 @@ class Exporter:
             command, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
-            return f"iter_{iteration:07d}: {last[0]}"
+            last: list[object] = [*done.stderr.strip().splitlines()[-1:]]
+            what = last[0] if last else Message("status", status=done.returncode)
+            return Message("at", path=f"iter_{iteration:07d}", what=what)
         self._lead_to_newest()
-        return ""
+        return None
 
     def _lead_to_newest(self) -> None:
         """The link takes the place of a folder that an export at the end wrote here earlier."""

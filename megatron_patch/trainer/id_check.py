@@ -45,8 +45,9 @@ def check_ids(sample: dict[str, torch.Tensor]) -> None:
     for key in ("tokens", "labels"):
         least, highest = (int(end) for end in torch.aminmax(sample[key]))
         if least < 0 or highest >= count:
-            found = f"the data hold token id {least if least < 0 else highest}, but the vocabulary has {count} ids"
-            raise DataError(_where(args, count) or f"{found}: was it made with another tokenizer?")
+            if found := _where(args, count):
+                raise DataError("uncoded", text=found)
+            raise DataError("token-id-beyond", id=least if least < 0 else highest, count=count)
 
 
 @functools.cache

@@ -37,13 +37,13 @@ def _identity(prefix: str) -> bytes:
     """Of both files' content: copies on other machines, with times of their own, have the same."""
     for path in (Path(prefix + ".idx"), Path(prefix + ".bin")):
         if not path.is_file():
-            raise DataError(f"{path} does not exist: an idxmap data set is a .bin and an .idx")
+            raise DataError("index-missing", path=path)
     try:
         index = whole_index(Path(prefix))
     except BrokenIndex as error:
-        raise DataError(f"{error}: make it again") from error
+        raise DataError("index-unusable", error=error) from error
     if not index.bytes:
-        raise DataError(f"{prefix}.bin holds no token")
+        raise DataError("index-empty", prefix=prefix)
     return f"{prefix} {idxmap_identity(prefix)}".encode()
 
 

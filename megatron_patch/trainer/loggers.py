@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_json
 from megatron_patch.common.hardware import peak_tflops
+from megatron_patch.common.messages import localized
 from megatron_patch.common.run_folder import PlanError, load_plan
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.errors import TrainerError
@@ -75,7 +76,7 @@ class ExternalLogger(Callback):
         try:
             self.open(run_id, self._config(), resumed=known)
         except Exception as error:
-            raise TrainerError(f"{self.name}: cannot be opened: {_without_secrets(error)}") from None
+            raise TrainerError("logger-not-opened", name=self.name, error=_without_secrets(error)) from None
         self._open = True
 
     def step(self, step: Step) -> None:
@@ -96,9 +97,9 @@ class ExternalLogger(Callback):
         try:
             self.finish()
         except Exception as error:
-            self.rank.screen.say(f"{self.name}: not finished there: {type(error).__name__}")
+            self.rank.screen.say(localized("logger-not-finished", name=self.name, error=type(error).__name__))
         if self._missing:
-            self.rank.screen.say(f"{self.name}: {self._missing} records are missing there; metrics.jsonl has them")
+            self.rank.screen.say(localized("logger-missing", name=self.name, count=self._missing))
 
     def _send(self, record: dict[str, Any], iteration: int) -> None:
         metrics = {key: float(value) for key, value in record.items() if value is not None}
@@ -106,7 +107,8 @@ class ExternalLogger(Callback):
             self.log({key: value for key, value in metrics.items() if math.isfinite(value)}, iteration)
         except Exception as error:  # whatever a server or its client does: training is worth more
             if not self._missing:  # without the error's words, which may hold an address with a password
-                self.rank.screen.say(f"{self.name}: nothing logged at iteration {iteration}: {type(error).__name__}")
+                kind = type(error).__name__
+                self.rank.screen.say(localized("logger-silent", name=self.name, step=iteration, error=kind))
             self._missing += 1
 
     def _id(self, *, fresh: bool) -> tuple[str, bool]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from megatron_patch.common.kernel_kinds import CPU_KINDS, GPU_KINDS, IDLE, NOT_KERNELS, covered, kind_of
+from megatron_patch.common.messages import Message, localized, named
+from megatron_patch.common.terminal import padded
 
 TOP = 30
 """Kernels that are listed one by one."""
@@ -67,23 +69,23 @@ class Profile:
     def lines(self, rank: int) -> list[str]:
         """For the screen: of one iteration, in percent of its time."""
         steps = len(self.iterations)
-        lines = [f"profile of rank {rank}, {self._which()}: {1e3 * self.wall_s / steps:.1f} ms each"]
+        ms = 1e3 * self.wall_s / steps
+        lines = [localized("profile-head", rank=rank, which=self._which(), ms=ms)]
         for kind, seconds, calls in self.kinds():
-            more = f"  {calls / steps:>9,.0f} calls" if calls else ""
+            more = localized("profile-calls", calls=calls / steps) if calls else ""
             if kind == "communication" and self.exposed_communication_s is not None:
-                more += f", {self.exposed_communication_s / self.wall_s:.1%} while nothing else ran"
-            lines.append(f"  {kind:<28}{seconds / self.wall_s:>7.1%}{1e3 * seconds / steps:>11.2f} ms{more}")
+                more += localized("profile-exposed", share=self.exposed_communication_s / self.wall_s)
+            name = padded(named(kind).localized(), 28)
+            lines.append(f"  {name}{seconds / self.wall_s:>7.1%}{1e3 * seconds / steps:>11.2f} ms{more}")
         return lines
 
-    def _which(self) -> str:
+    def _which(self) -> list[Message]:
         first, last = self.iterations[0], self.iterations[-1]
         passed = sorted(set(range(first, last + 1)) - set(self.iterations))
-        words = f"iterations {first} to {last}"
+        which = Message("profile-iterations", first=first, last=last)
         if passed:
-            words += f" without {', '.join(map(str, passed))} (passed over)"
-        if self.skipped:
-            words += f", {', '.join(map(str, self.skipped))} skipped (no optimizer step)"
-        return words
+            which = Message("profile-passed-over", which=which, passed=passed)
+        return [which, *([Message("profile-skipped", skipped=self.skipped)] if self.skipped else [])]
 
 
 def profile_of(

@@ -10,6 +10,7 @@ from typing import Any
 
 from megatron.core import mpu
 
+from megatron_patch.common.messages import localized, named
 from megatron_patch.data.blend import parse_blend
 from megatron_patch.data.jsonl import DataError as DataProblem
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
@@ -75,11 +76,11 @@ def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Sa
     try:
         components = open_components(words, data, say=say)
     except (DataProblem, TokenizerError, TemplateError, TooMuchLost, RuntimeError) as error:
-        text = str(error) if _first_here() else str(error).splitlines()[0]  # every rank of the machine finds the same
-        raise DataError(f"{split} data: {text}") from error
+        text = error if _first_here() else str(error).splitlines()[0]  # every rank of the machine finds the same
+        raise DataError("split-data", split=named(split), problem=text) from error
     for number, component in enumerate(components):
         for line in component.report.lines():
-            say(f"{split}: {line}")
+            say(localized("split-says", split=named(split), line=line))
         if os.environ.get("RANK", "0") == "0":
             component.report.write(output_dir / "data" / f"{split}_{number}.json")
     return components
@@ -100,7 +101,7 @@ def _provide(
     rows = training_rows(training, layout, num_rows=num_samples[0], seed=args.seed)
     batch_origin.keep(rows)
     if os.environ.get("RANK", "0") == "0" and not vp_stage:
-        say(f"training: {rows.describe()}")
+        say(localized("split-says", split=named("training"), line=rows.describe()))
         _remember(args)
     if args.eval_iters and validation:
         per_evaluation = args.eval_iters * args.eval_global_batch_size

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from megatron_patch.common.messages import Message, named
+
 LEAST = 8
 """Steps that have to be known before one is compared with them."""
 SIGMA = 1.4826
@@ -52,27 +54,27 @@ class SpikeRule:
         for name, value in zip(FLOORS, (loss, norm), strict=True):
             self._before[name].append(value)
 
-    def judge(self, loss: float | None, norm: float) -> str | None:
+    def judge(self, loss: float | None, norm: float) -> Message | None:
         """Why a step is a spike; None if it is not one."""
         for name, value in zip(FLOORS, (loss, norm), strict=True):
             if value is None:
                 continue
             if not math.isfinite(value):
-                return f"the {name} is NaN or inf"
+                return Message("spike-not-finite", what=named(name))
             limit = self._limit(name)
             if limit is not None and value > limit[0]:
-                return f"the {name} is {value:.4g}, above {limit[0]:.4g} ({limit[1]})"
+                return Message("spike-above", what=named(name), value=value, limit=limit[0], **limit[1])
         return None
 
-    def _limit(self, name: str) -> tuple[float, str] | None:
+    def _limit(self, name: str) -> tuple[float, dict[str, float]] | None:
         before = self._before[name]
         if len(before) < LEAST:
             return None
         median = statistics.median(before)
         deviation = SIGMA * statistics.median(abs(value - median) for value in before)
         deviation = max(deviation, FLOORS[name] * abs(median))
-        words = f"median {median:.4g} + {self.factor:g} x {deviation:.3g} of {len(before)} steps"
-        return median + self.factor * deviation, words
+        values = {"median": median, "factor": self.factor, "deviation": deviation, "steps": len(before)}
+        return median + self.factor * deviation, values
 
 
 def _is_number(value: Any) -> bool:

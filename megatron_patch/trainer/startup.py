@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import Message, localized, named
 from megatron_patch.common.run_folder import STARTUP
 
 
@@ -39,8 +40,12 @@ class Startup:
 
     def line(self) -> str:
         """For the screen; parts that take less than half a tenth of a second are only in the file."""
-        parts = [f"{name} {seconds:.1f}" for name, seconds in self.parts.items() if seconds >= 0.05]
-        return f"first step after {self.seconds:.1f} s: {', '.join(parts)}"
+        parts = [
+            Message("run-startup-part", name=named(name), seconds=seconds)
+            for name, seconds in self.parts.items()
+            if seconds >= 0.05
+        ]
+        return localized("run-first-step", seconds=self.seconds, parts=parts)
 
     def write(self, folder: Path) -> None:
         """Put `startup.json`, of the newest start, into the run's folder."""

@@ -12,6 +12,7 @@ from typing import TextIO, cast
 from megatron_patch.backend import BackendError
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common import run_status
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.run_folder import LOGS, rank_log
 from megatron_patch.common.terminal import Guarded
 from megatron_patch.trainer.errors import TrainerError
@@ -55,30 +56,33 @@ class Streams:
         """Say on the real standard error what ended this rank, and note it for `watch` if it is the first one."""
         sys.stdout.flush()
         sys.stderr.flush()
-        where = f"rank {self.rank} of {self.world_size}"
+        message, lines, cause = self._told(error)
+        if cause is not None:
+            run_status.record_end(self._output_dir, "failed", cause)
+        shown = [message.localized(), *lines, localized("rank-log", path=self.log_path)]
+        print("\n".join(shown), file=self.stderr, flush=True)
+
+    def _told(self, error: BaseException) -> tuple[Message, list[str], Message | None]:
+        """What is said, the lines of a traceback or a log that follow it, and the cause: None where a person or another
+        rank ended this one."""
+        where = Message("rank-of", rank=self.rank, size=self.world_size)
         if isinstance(error, KeyboardInterrupt):
-            lines = [f"{where} was interrupted"]
-        elif isinstance(error, EXPLAINED):
-            lines = [f"error on {where}: {error}"]
-        elif any(words in str(error) for words in LOST_CONNECTION):
-            lines = [f"{where} lost its connection to another rank, which failed first"]
-        elif isinstance(error, SystemExit):
-            lines = [f"error: {where} ended with status {error.code}; its log ends with", *self._log_tail()]
+            return Message("rank-interrupted", rank=where), [], None
+        if isinstance(error, EXPLAINED):
+            return Message("rank-error", rank=where, error=error), [], Message("rank-says", rank=where, error=error)
+        if any(words in str(error) for words in LOST_CONNECTION):
+            return Message("rank-lost-connection", rank=where), [], None
+        if isinstance(error, SystemExit):
+            message, lines = Message("rank-ended", rank=where, status=error.code), self._log_tail()
         else:
-            trace = "".join(traceback.format_exception(error)).rstrip().splitlines()
-            lines = [f"error on {where}", *trace[-SHOWN_LINES:]]
-        if not isinstance(error, KeyboardInterrupt) and "lost its connection" not in lines[0]:
-            run_status.record_end(self._output_dir, "failed", _in_short(where, lines, error))
-        print("\n".join([*lines, f"the whole log: {self.log_path}"]), file=self.stderr, flush=True)
+            message, lines = Message("rank-traceback", rank=where), _tail("".join(traceback.format_exception(error)))
+        return message, lines, Message("rank-says", rank=where, error=lines[-1].strip() if lines else "")
 
     def _log_tail(self) -> list[str]:
         with self.log_path.open(errors="replace") as log:
             log.seek(self._begin)
-            return log.read().rstrip().splitlines()[-SHOWN_LINES:]
+            return _tail(log.read())
 
 
-def _in_short(where: str, lines: list[str], error: BaseException) -> str:
-    """The first line of what an error says; of a traceback, its last."""
-    if isinstance(error, EXPLAINED):
-        return lines[0].removeprefix("error on ")
-    return f"{where}: {lines[-1].strip()}"
+def _tail(text: str) -> list[str]:
+    return text.rstrip().splitlines()[-SHOWN_LINES:]

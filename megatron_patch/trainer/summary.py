@@ -5,72 +5,72 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.messages import Message, named
 from megatron_patch.launch.schedule import Batches, constant, read_stages
 from megatron_patch.models.megatron import model_of_arguments
 
 
-def summary_lines(args: Any, device: str) -> list[str]:
-    """Model, device, layout and start of a run, one line each.
+def summary(args: Any, device: str) -> list[Message]:
+    """Model, device, layout, data and start of a run, one line each.
 
     Args:
         args: Megatron's, after `parse_and_validate_args`.
         device: name of one device.
     """
     return [
-        f"model    {describe_model(args)}",
-        f"device   {args.world_size} x {device}",
-        f"layout   {describe_layout(args)}",
-        f"data     {describe_schedule(args)}",
-        f"start    {describe_start(args)}",
+        _model(args),
+        Message("run-device", count=args.world_size, device=named(device)),
+        Message("run-layout", parts=_layout(args)),
+        _data(args),
+        Message("run-start", start=_start(args)),
     ]
 
 
-def describe_model(args: Any) -> str:
-    """Architecture, parameters and precision."""
+def _model(args: Any) -> Message:
     model = model_of_arguments(args)
     millions = model.num_parameters() / 1e6
-    size = f"{millions / 1e3:.2f} B" if millions >= 1e3 else f"{millions:.1f} M"
-    return (
-        f"{size} parameters: {model.num_layers} layers, hidden {model.hidden_size}, FFN {model.ffn_hidden_size}, "
-        f"{model.num_attention_heads} heads ({model.num_query_groups} KV), vocabulary {model.vocab_size}; "
-        f"{describe_precision(args)}"
+    return Message(
+        "run-model",
+        size=f"{millions / 1e3:.2f} B" if millions >= 1e3 else f"{millions:.1f} M",
+        layers=model.num_layers,
+        hidden=model.hidden_size,
+        ffn=model.ffn_hidden_size,
+        heads=model.num_attention_heads,
+        groups=model.num_query_groups,
+        vocabulary=model.vocab_size,
+        precision=_precision(args),
     )
 
 
-def describe_precision(args: Any) -> str:
+def _precision(args: Any) -> Message | str:
     """fp32, fp16, bf16, or fp8 with its recipe."""
     if args.fp8:
-        return f"fp8 ({args.fp8}, {args.fp8_recipe}) over {'bf16' if args.bf16 else 'fp16'}"
+        return Message("run-fp8", format=args.fp8, recipe=args.fp8_recipe, other="bf16" if args.bf16 else "fp16")
     return "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
 
 
-def describe_layout(args: Any) -> str:
-    """How the ranks share model and data."""
-    virtual = args.virtual_pipeline_model_parallel_size
-    parts = [
-        f"TP {args.tensor_model_parallel_size}" + (" with sequence parallelism" if args.sequence_parallel else ""),
-        f"PP {args.pipeline_model_parallel_size}" + (f" x {virtual} virtual stages" if virtual else ""),
+def _layout(args: Any) -> list[Message | str]:
+    tp, pp, dp = args.tensor_model_parallel_size, args.pipeline_model_parallel_size, args.data_parallel_size
+    chunks, recompute = args.virtual_pipeline_model_parallel_size, args.recompute_granularity
+    return [
+        Message("run-sp", tp=tp) if args.sequence_parallel else f"TP {tp}",
+        Message("run-chunks", pp=pp, chunks=chunks) if chunks else f"PP {pp}",
         f"CP {args.context_parallel_size}",
-        f"DP {args.data_parallel_size}" + (" with distributed optimizer" if args.use_distributed_optimizer else ""),
+        Message("run-do", dp=dp) if args.use_distributed_optimizer else f"DP {dp}",
+        *([Message("run-recompute", what=recompute)] if recompute else []),
     ]
-    if args.recompute_granularity:
-        parts.append(f"recompute {args.recompute_granularity}")
-    return ", ".join(parts)
 
 
-def describe_schedule(args: Any) -> str:
+def _data(args: Any) -> Message:
     """Batch, sequence and number of iterations."""
+    values = {"iterations": total_iterations(args), "length": args.seq_length, "micro": args.micro_batch_size}
     if args.step_batch_size_schedule:
-        sizes = " then ".join(str(stage.batch) for stage in batches_of(args).stages)
-        return (
-            f"{total_iterations(args)} iterations of {sizes} x {args.seq_length} = "
-            f"{args.train_samples * args.seq_length:,} tokens in all, micro batch {args.micro_batch_size}"
-        )
-    tokens = args.global_batch_size * args.seq_length
-    return (
-        f"{args.train_iters} iterations of {args.global_batch_size} x {args.seq_length} = {tokens:,} tokens, "
-        f"micro batch {args.micro_batch_size}"
-    )
+        sizes: object = ""
+        for stage in batches_of(args).stages:
+            sizes = Message("run-then", first=sizes, second=stage.batch) if sizes else stage.batch
+        return Message("run-data-grown", sizes=sizes, tokens=args.train_samples * args.seq_length, **values)
+    batch = args.global_batch_size
+    return Message("run-data", batch=batch, tokens=batch * args.seq_length, **values)
 
 
 def batches_of(args: Any) -> Batches:
@@ -85,13 +85,13 @@ def total_iterations(args: Any) -> int:
     return int(args.train_iters or batches_of(args).iterations(args.train_samples))
 
 
-def describe_start(args: Any) -> str:
+def _start(args: Any) -> Message:
     """Where the weights come from."""
     if args.hf_checkpoint:
-        return f"from the Hugging Face folder {args.hf_checkpoint}, weights only"
+        return Message("run-from-hf", path=args.hf_checkpoint)
     if not args.load:
-        return f"from scratch, seed {args.seed}"
-    step = f"iteration {args.ckpt_step}" if args.ckpt_step else "its newest iteration"
+        return Message("run-from-scratch", seed=args.seed)
+    step = Message("run-iteration", step=args.ckpt_step) if args.ckpt_step else Message("run-newest")
     if args.finetune:
-        return f"from checkpoint {args.load}, {step}, weights only"
-    return f"resuming from {step} of {Path(args.load)}"
+        return Message("run-from-checkpoint", path=args.load, step=step)
+    return Message("run-resuming", step=step, path=Path(args.load))

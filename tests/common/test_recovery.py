@@ -9,28 +9,29 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.recovery import Failure, Status, after_failure, read_events
 from megatron_patch.common.restart import Again, Progress, read_again, start_again
 from megatron_patch.common.run_status import INHERITED, is_mine, take
 
 
 def failed(status: int = Status.FAILED, iteration: int = 5) -> Failure:
-    return Failure(status=status, iteration=iteration, cause="rank 1 was killed by SIGKILL")
+    return Failure(status=status, iteration=iteration, cause=Message("rank-killed", rank=1, signal="SIGKILL"))
 
 
 def test_a_crash_is_tried_again_so_often() -> None:
     assert after_failure(failed(), [], most=0).again is False
     first = after_failure(failed(), [], most=2)
-    assert first.again and first.words == "restart 1 of 2: rank 1 was killed by SIGKILL"
+    assert first.again and str(first.words) == "restart 1 of 2: rank 1 was killed by SIGKILL"
     assert after_failure(failed(), [3], most=2).again
     last = after_failure(failed(), [2, 3], most=2)
-    assert not last.again and "MP_MAX_RESTARTS is 2" in last.words
+    assert not last.again and "MP_MAX_RESTARTS is 2" in str(last.words)
 
 
 def test_the_same_step_twice_gives_up() -> None:
     twice = after_failure(failed(), [5], most=9)
-    assert not twice.again and twice.words == "not started again: it failed after step 5 twice in a row"
-    assert "before the first step twice" in after_failure(failed(iteration=-1), [-1], most=9).words
+    assert not twice.again and str(twice.words) == "not started again: it failed after step 5 twice in a row"
+    assert "before the first step twice" in str(after_failure(failed(iteration=-1), [-1], most=9).words)
 
 
 @pytest.mark.parametrize("status", [Status.NOT_AGAIN, Status.SPIKE, Status.REFUSED])
@@ -73,16 +74,18 @@ def test_the_process_becomes_the_driver_and_keeps_the_lock(tmp_path: Path) -> No
     )
     code = (
         "import sys; from pathlib import Path; from megatron_patch.common.restart import *;"
-        "from megatron_patch.common.recovery import Failure; from megatron_patch.common.run_status import take;"
+        "from megatron_patch.common.messages import Message; from megatron_patch.common.recovery import Failure;"
+        "from megatron_patch.common.run_status import take;"
         "folder = Path(sys.argv[1]); lock = take(folder);"
-        "start_again(read_again(sys.argv[2]), Failure(status=1, iteration=5, cause='it broke'), folder, lock)"
+        "start_again(read_again(sys.argv[2]), Failure(status=1, iteration=5, cause=Message('ended-by-unknown'))"
+        ", folder, lock)"
     )
     (variable,) = again.variable().values()
     words = [sys.executable, "-c", code, str(tmp_path), variable]
     ranks = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True, env=ranks)
     assert done.stdout == "True running (2, 5) ('OMP_NUM_THREADS',)\nNone 1\n"
-    assert done.stderr == "restart 2 of 3: it broke\n"
+    assert done.stderr == "restart 2 of 3: a signal\n"
     assert [(event.kind, event.iteration) for event in read_events(tmp_path)] == [("restart", 5)]
 
 

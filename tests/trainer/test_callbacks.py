@@ -87,7 +87,7 @@ def test_a_file_is_a_logger(tmp_path: Path, data: Path) -> None:
     ]  # fmt: skip
     assert [words[2] for words in told if words[0] == "step"] == run.losses
     assert ["saved", 3] in told and complete_iterations(tmp_path / "out" / "checkpoints") == [3]
-    assert "it ended: End(how='finished', cause='', iteration=3)" in run.log()
+    assert "it ended: End(how='finished', cause=None, iteration=3)" in run.log()
 
 
 def test_who_is_told_first() -> None:
@@ -110,7 +110,7 @@ def test_who_is_told_first() -> None:
 
     heard: list[str] = []
     both = Callbacks([Late(heard), Early(heard)])
-    both.end(End(how="finished", cause="", iteration=1))
+    both.end(End(how="finished", cause=None, iteration=1))
     both.close()
     assert heard == ["5 end", "-1 end", "-1 close", "5 close"]
 

@@ -116,6 +116,6 @@ def test_a_killed_rank_is_named() -> None:
     killed = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="none")
     echo = ProcessFailure(local_rank=0, pid=2, exitcode=1, error_file="none")
     for killed.timestamp, echo.timestamp in ((100, 101), (101, 100)):  # torchrun looks every tenth of a second
-        assert describe({4: echo, 5: killed}).startswith("rank 5 was killed by SIGKILL: the kernel does that")
+        assert str(describe({4: echo, 5: killed})).startswith("rank 5 was killed by SIGKILL: the kernel does that")
     killed.timestamp, echo.timestamp = 130, 100  # by torchrun, as it did not end
-    assert describe({4: echo, 5: killed}).startswith("rank 4 failed first")
+    assert str(describe({4: echo, 5: killed})).startswith("rank 4 failed first")

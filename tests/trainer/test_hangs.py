@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common.heartbeat import Beat, find_hung
+from megatron_patch.common.messages import Message, named
 from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import read_end
 from megatron_patch.trainer.callbacks.straggler import find_stragglers
@@ -176,7 +177,9 @@ def beat(**changes: object) -> Beat:
 def test_who_hangs() -> None:
     """Not those that wait in a collective; nobody while one gets on, or in a phase that takes as long as it takes."""
     busy = beat(waits=False, where="_read (megatron_patch/trainer/batch.py:103)")
-    assert find_hung({0: beat(), 1: busy}, 100.0, 50.0) == {1: f"in forward of step 7, at {busy.where}"}
+    assert find_hung({0: beat(), 1: busy}, 100.0, 50.0) == {
+        1: Message("hang-where-step", phase=named("forward"), step=7, place=busy.where)
+    }
     assert find_hung({0: beat(), 1: busy}, 100.0, 70.0) == {}
     assert find_hung({0: beat(advanced=99.0), 1: busy}, 100.0, 50.0) == {}
     assert find_hung({0: beat(timed=False), 1: busy}, 100.0, 50.0) == {}

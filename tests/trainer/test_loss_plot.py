@@ -59,6 +59,6 @@ def test_a_plot_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         rank=0, world_size=1, output_dir=tmp_path, device="CPU process", unit="process",
         screen=Screen(said, speaks=True), startup=Startup({}),
     )  # fmt: skip
-    LossPlot(rank).end(End(how="finished", cause="", iteration=1))
+    LossPlot(rank).end(End(how="finished", cause=None, iteration=1))
     assert said.getvalue().startswith("loss.svg is not written: ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loss.svg", "metrics.jsonl"]

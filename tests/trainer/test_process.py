@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common import run_status
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_status import Occupied, read_end, read_holder, record_end, state_of, take
 
 from .harness import REPOSITORY
@@ -137,8 +138,8 @@ def test_a_rank_waits_for_the_ranks_before_it(tmp_path: Path) -> None:
 
 def test_who_ends_first_says_why(tmp_path: Path) -> None:
     assert read_end(tmp_path) is None
-    record_end(tmp_path, "failed", "rank 3 of 8: it broke", 7)
-    record_end(tmp_path, "failed", "rank 0 of 8: Connection closed by peer")
+    record_end(tmp_path, "failed", Message("uncoded", text="rank 3 of 8: it broke"), 7)
+    record_end(tmp_path, "failed", Message("rank-lost-connection", rank="rank 0 of 8"))
     ended = read_end(tmp_path)
     assert ended is not None and (ended.how, ended.cause, ended.iteration) == ("failed", "rank 3 of 8: it broke", 7)
     assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]

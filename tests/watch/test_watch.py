@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytest
 from rich.console import Console
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_status import LAUNCHER, read_holder, record_end, take
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.models import model_of_size
@@ -126,7 +127,7 @@ def test_a_run_that_ended_is_not_shown_as_running(
 ) -> None:
     """At once, not after some silence; and a new start is running again."""
     os.close(take(run))
-    record_end(run, how, cause, 50)
+    record_end(run, how, Message("uncoded", text=cause), 50)
     follower = Follower(run)
     follower.look()
     assert f"iteration 50 of 100, 50%, 50k tokens; {words}" in shown(follower)
@@ -182,7 +183,7 @@ def watch(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
 def test_metrics_that_cannot_be_read_are_named(run: Path) -> None:
     """A line that nobody goes on writing, and what is no file."""
     path = run / "metrics.jsonl"
-    record_end(run, "stopped", "SIGTERM")
+    record_end(run, "stopped", Message("uncoded", text="SIGTERM"))
     with path.open("a") as file:
         file.write('{"iteration": 51, "lo')
     follower = Follower(run)

@@ -9,20 +9,42 @@ from __future__ import annotations
 from megatron_patch.common.texts import (
     cluster,
     data,
+    endings,
+    flags,
     general,
     generate,
     inputs,
     layout,
+    names,
     nemo,
     notes,
     output,
     plan,
     schedules,
     settings,
+    training,
     values,
 )
 
-SUBJECTS = (general, values, layout, inputs, output, settings, schedules, cluster, notes, plan, nemo, data, generate)
+SUBJECTS = (
+    general,
+    values,
+    layout,
+    inputs,
+    output,
+    settings,
+    schedules,
+    cluster,
+    notes,
+    plan,
+    nemo,
+    data,
+    generate,
+    training,
+    endings,
+    flags,
+    names,
+)
 ENGLISH: dict[str, str | tuple[str, str]] = {
     code: text for subject in SUBJECTS for code, text in subject.ENGLISH.items()
 }

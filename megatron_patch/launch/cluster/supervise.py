@@ -21,6 +21,7 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
+from megatron_patch.common.messages import Message
 from megatron_patch.common.recovery import Status
 from megatron_patch.common.restart import ENDS_RANKS
 from megatron_patch.common.run_folder import LOGS
@@ -142,7 +143,7 @@ class Supervisor:
                 reason = self._others.trouble(0.3)
             if reason is not None:
                 self._say(reason)
-                run_status.record_end(self._output, "failed", reason)
+                run_status.record_end(self._output, "failed", Message("uncoded", text=reason))
                 self._kill(child)
                 return self._end(self._others.status or Status.FAILED, reason)
             return self._after(child)

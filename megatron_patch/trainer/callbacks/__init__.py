@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.messages import Message
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 
 __all__ = ["Callback", "Callbacks", "End", "Rank", "Step", "make_all"]
@@ -63,8 +64,8 @@ class Callbacks(Callback):
         for callback in self.each:
             callback.evaluated(iteration, split, loss, parts)
 
-    def stops(self) -> str:
-        return next((why for callback in self.each if (why := callback.stops())), "")
+    def stops(self) -> Message | None:
+        return next((why for callback in self.each if (why := callback.stops())), None)
 
     def saved(self, iteration: int) -> None:
         for callback in self.each:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.messages import Message
 from megatron_patch.trainer.screen import Screen
 from megatron_patch.trainer.startup import Startup
 
@@ -39,8 +40,8 @@ class End:
 
     how: Literal["finished", "stopped", "failed"]
     """All iterations are done; it was asked to end; something went wrong."""
-    cause: str
-    """In words; empty where it finished."""
+    cause: Message | None
+    """None where all iterations are done."""
     iteration: int
     """Steps that are done."""
 
@@ -74,9 +75,9 @@ class Callback:
             parts: of each of its data sets by name, where it has several.
         """
 
-    def stops(self) -> str:
-        """Why training is done after this step, the same on all ranks; empty where it goes on."""
-        return ""
+    def stops(self) -> Message | None:
+        """Why training is done after this step, the same on all ranks; None where it goes on."""
+        return None
 
     def saved(self, iteration: int) -> None:
         """Training goes on after a checkpoint; an asynchronous one may still be written."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from megatron_patch.backend.saving import retention
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.run_folder import METRICS
 from megatron_patch.common.validations import Validations, replay
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
@@ -60,18 +61,15 @@ class BestCheckpoint(Callback):
         if self._rank.rank == 0:
             self.validations.write(self._rank.output_dir)
 
-    def stops(self) -> str:
+    def stops(self) -> Message | None:
         if not self.validations.stops:
-            return ""
-        count = self.validations.without
-        times = f"{count} validation{'' if count == 1 else 's'}"
-        return f"no improvement in {times} on {self.validations.lowest:.4f} (MP_EARLY_STOP_PATIENCE)"
+            return None
+        return Message("early-stop", count=self.validations.without, loss=self.validations.lowest)
 
     def end(self, end: End) -> None:
         best = self.validations.best_iteration
         if self._follows and best is not None:
-            loss = self.validations.best_loss
-            self._rank.screen.say(f"best checkpoint: iter_{best:07d}, validation loss {loss:.4f} (best.json)")
+            self._rank.screen.say(localized("best-checkpoint", step=best, loss=self.validations.best_loss))
 
     def _best(self) -> set[int]:
         best = self.validations.best_iteration

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_patch.common.messages import localized
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class HuggingFaceExport(Callback):
             return  # what is not exported yet, the next start exports
         if self._exporter is not None:
             if problems := self._exporter.finish():
-                raise CheckpointError(["training is done and saved, but not exported:", *problems])
+                raise CheckpointError("not-exported-at-end", problems=problems)
         else:
             self._export(self._target)
 
@@ -73,11 +74,10 @@ class HuggingFaceExport(Callback):
             from megatron_patch.checkpoint.adapters import export_adapter
 
             export_adapter(self._rank.output_dir, target, overwrite=True)
-            self._rank.screen.say_here(f"wrote {target}: adapters for Hugging Face's PEFT")
+            self._rank.screen.say_here(localized("exported-adapters", path=target))
             return
         try:
             for line in export_hf(self._rank.output_dir, target, overwrite=True):
                 self._rank.screen.say_here(line)
         except CheckpointError as error:
-            problems = ["training is done and saved, but not exported:", *error.problems]
-            raise CheckpointError(problems) from None
+            raise CheckpointError("not-exported-at-end", problems=error.messages) from None

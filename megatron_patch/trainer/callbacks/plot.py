@@ -7,6 +7,7 @@ from typing import Any
 
 from megatron_patch.charts.lines import Point, Series, line_chart, smooth
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import localized
 from megatron_patch.common.run_folder import LOSS_PLOT, METRICS
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.metrics import read_records
@@ -33,7 +34,7 @@ class LossPlot(Callback):
             if drawn:
                 write_text(folder / LOSS_PLOT, drawn)
         except OSError as error:
-            self._rank.screen.say_here(f"{LOSS_PLOT} is not written: {error}")
+            self._rank.screen.say_here(localized("file-not-written", path=LOSS_PLOT, error=error))
 
 
 def draw(records: Sequence[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import localized
 from megatron_patch.common.run_folder import PROFILE
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.profile import profile_of
@@ -99,7 +100,7 @@ class Profiler(Callback):
         found = profile_of(profiler, done, skipped, wall, cuda=self._cuda)
         write_json(folder / f"rank_{rank}.json", found.record(rank=rank, device=self._rank.device, trace=trace))
         if self._shows:
-            self._lines = [*found.lines(rank), f"trace: {folder / trace} (chrome://tracing, ui.perfetto.dev)"]
+            self._lines = [*found.lines(rank), localized("trace", path=folder / trace)]
         else:
             print("\n".join(found.lines(rank)))
 

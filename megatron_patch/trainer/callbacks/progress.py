@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.hardware import peak_tflops
+from megatron_patch.common.messages import Message, localized, named
 from megatron_patch.common.progress import ALWAYS, LiveLine, Part, is_live
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.metrics import step_record
@@ -40,7 +41,9 @@ class Progress(Callback):
         if is_live(self._screen.stream):
             self._screen.live = LiveLine(self._screen.stream, self._total)
             self._screen.live.start()
-            self._screen.live.show(f"{args.iteration}/{self._total}", args.iteration, [Part("first step ...", ALWAYS)])
+            self._screen.live.show(
+                f"{args.iteration}/{self._total}", args.iteration, [Part(localized("run-first-step-waiting"), ALWAYS)]
+            )
 
     def step(self, step: Step) -> None:
         self._recent.append(step.seconds)
@@ -49,13 +52,15 @@ class Progress(Callback):
             self._screen.live.show(f"{step.iteration}/{self._total}", step.iteration, parts)
         elif step.iteration % self._interval == 0 or step.iteration in (1, self._total):
             words = " | ".join(part.text for part in parts)
-            self._screen.say(f"iteration {step.iteration:>{len(str(self._total))}}/{self._total} | {words}")
+            at = f"{step.iteration:>{len(str(self._total))}}"
+            self._screen.say(localized("step-line", at=at, total=self._total, words=words))
 
     def evaluated(self, iteration: int, split: str, loss: float | None, parts: dict[str, float]) -> None:
         if loss is not None:
-            self._screen.say(f"iteration {iteration} | {split} loss {loss:.4f}")
+            self._screen.say(localized("step-evaluated", step=iteration, split=named(split), loss=loss))
             for name, of_part in parts.items():
-                self._screen.say(f"iteration {iteration} | {split} loss {of_part:.4f} on {name}")
+                where = {"step": iteration, "split": named(split), "name": name}
+                self._screen.say(localized("step-evaluated-part", **where, loss=of_part))
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -68,15 +73,18 @@ class Progress(Callback):
         metrics = step_record(step, seq_length=self._seq_length, world_size=self._rank.world_size)
         left = timedelta(seconds=round(sum(self._recent) / len(self._recent) * (self._total - step.iteration)))
         skipped = step.skipped or step.grad_norm is None
-        why = "gradient overflow" if step.refusal is None else "spike"
         mfu = None if self._peak is None else metrics["tflops_per_gpu"] / self._peak
-        return [
-            Part("loss ?" if step.loss is None else f"loss {step.loss:.4f}", 80),
-            *([] if step.z_loss is None else [Part(f"z {step.z_loss:.2f}", 30)]),
-            Part("lr ?" if step.lr is None else f"lr {step.lr:.2e}", 45),
-            Part(f"SKIPPED ({why})", 90) if skipped else Part(f"norm {step.grad_norm:.2f}", 20),
-            Part(f"{metrics['tokens_per_s_per_gpu']:,.0f} tokens/s/{self._rank.unit}", 60),
-            Part(f"{metrics['tflops_per_gpu']:.3g} TFLOP/s/{self._rank.unit}", 10),
-            *([] if mfu is None else [Part(f"MFU {mfu:.1%}", 40)]),
-            Part(f"{left} left", ALWAYS),
+        unit, why = named(self._rank.unit), "step-skipped-overflow" if step.refusal is None else "step-skipped-spike"
+        loss = Message("step-loss-unknown") if step.loss is None else Message("step-loss", loss=step.loss)
+        rate = Message("step-lr-unknown") if step.lr is None else Message("step-lr", rate=step.lr)
+        parts = [
+            (loss, 80),
+            *([] if step.z_loss is None else [(Message("step-z", loss=step.z_loss), 30)]),
+            (rate, 45),
+            (Message(why), 90) if skipped else (Message("step-norm", norm=step.grad_norm), 20),
+            (Message("step-tokens", rate=metrics["tokens_per_s_per_gpu"], unit=unit), 60),
+            (Message("step-flops", rate=metrics["tflops_per_gpu"], unit=unit), 10),
+            *([] if mfu is None else [(Message("step-mfu", share=mfu), 40)]),
+            (Message("step-left", time=left), ALWAYS),
         ]
+        return [Part(message.localized(), worth) for message, worth in parts]

@@ -11,6 +11,7 @@ import torch
 from megatron_patch.backend import step_gate
 from megatron_patch.backend.saving import folders
 from megatron_patch.backend.step_gate import Seen
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.recovery import (
     EVENTS,
     SKIPS_IN_A_ROW,
@@ -73,23 +74,20 @@ class Spikes(Callback):
             self._in_a_row = self._rule.take_over(found[1])
         if found[0]:
             first, last = found[0][0], found[0][-1]
-            self._rank.screen.say(f"rolled back: iterations {first} to {last} are passed over with their data")
+            self._rank.screen.say(localized("spike-passed-over", first=first, last=last))
 
     def end(self, end: End) -> None:
         if self._rank.speaks:
             kinds = [event.kind for event in read_events(self._rank.output_dir)]
-            counts = [
-                (kinds.count("skip"), "step skipped", "steps skipped"),
-                (kinds.count("rollback"), "rollback", "rollbacks"),
-            ]
-            words = [f"{count} {one if count == 1 else several}" for count, one, several in counts if count]
-            if words:
-                self._rank.screen.say(f"spikes: {', '.join(words)}; see {EVENTS}")
+            codes = {"skip": "spike-skips", "rollback": "spike-rollbacks"}
+            counts = [Message(code, count=kinds.count(kind)) for kind, code in codes.items() if kind in kinds]
+            if counts:
+                self._rank.screen.say(localized("spike-counts", counts=counts, file=EVENTS))
 
     def _judge(self, seen: Seen) -> str | None:
         if self._rule is None:
             bad = not math.isfinite(seen.norm) or (seen.loss is not None and not math.isfinite(seen.loss))
-            why = "a loss or a gradient is NaN or inf" if bad else None
+            why = Message("spike-any") if bad else None
         else:
             why = self._rule.judge(seen.loss, seen.norm)
         if why is None:
@@ -97,31 +95,29 @@ class Spikes(Callback):
             if self._rule is not None:
                 self._rule.add(seen.loss or 0.0, seen.norm)
             return None
-        return self._act(seen, f"iteration {seen.iteration}: {why}")
+        return str(self._act(seen, Message("spike-at", step=seen.iteration, why=why)))
 
-    def _act(self, seen: Seen, what: str) -> str:
+    def _act(self, seen: Seen, what: Message) -> Message:
         documents = self._documents(seen)
+        named = _named(documents)
         if self._args.on_spike == "skip":
             self._in_a_row += 1
             if self._in_a_row < SKIPS_IN_A_ROW:
-                words = f"{what}: the step is skipped{_named(documents)}"
-                self._note("skip", seen.iteration, words, documents)
-                self._rank.screen.say(words)
+                message = Message("spike-skipped", what=what, documents=named)
+                self._note("skip", seen.iteration, message, documents)
+                self._rank.screen.say(message.localized())
                 return what
-            what = f"{what}, as in the {SKIPS_IN_A_ROW - 1} steps before: it is not the data of one batch"
+            what = Message("spike-again", what=what, steps=SKIPS_IN_A_ROW - 1)
         from megatron_patch.backend.saving.asynchronous import wait_for_last_save
 
         wait_for_last_save()
         if self._args.on_spike == "rollback":
             self._roll_back(seen.iteration, what, documents)
-        words = (
-            f"{what}. The weights are those of iteration {seen.iteration - 1}, not saved. A lower LR or longer warm-up "
-            f"may help, or the data of this step are bad{_named(documents)}"
-        )
-        self._note("spike", seen.iteration, words, documents)
-        raise SpikeError(words, Status.NOT_AGAIN if self._args.on_spike == "off" else Status.SPIKE)
+        message = Message("spike-ends", what=what, step=seen.iteration - 1, documents=named)
+        self._note("spike", seen.iteration, message, documents)
+        raise SpikeError(message, Status.NOT_AGAIN if self._args.on_spike == "off" else Status.SPIKE)
 
-    def _roll_back(self, iteration: int, what: str, documents: list[str]) -> None:
+    def _roll_back(self, iteration: int, what: Message, documents: list[batch_origin.Place]) -> None:
         """End this start for another, unless it would not help."""
         decided: list[Any] = [None, None]
         if self._rank.rank == 0:
@@ -131,23 +127,25 @@ class Spikes(Callback):
         torch.distributed.broadcast_object_list(decided, src=0)
         to, refused = decided
         if refused is not None:
-            words = f"{what}. No rollback: {refused}{_named(documents)}"
-            self._note("spike", iteration, words, documents)
-            raise SpikeError(words, Status.SPIKE)
-        words = f"{what}: back to iteration {to}, and on with the data after it{_named(documents)}"
-        self._note("rollback", iteration, words, documents, to=to)
-        raise SpikeError(words, Status.ROLLED_BACK)
+            message = Message("spike-no-rollback", what=what, why=refused, documents=_named(documents))
+            self._note("spike", iteration, message, documents)
+            raise SpikeError(message, Status.SPIKE)
+        message = Message("spike-rollback", what=what, to=to, documents=_named(documents))
+        self._note("rollback", iteration, message, documents, to=to)
+        raise SpikeError(message, Status.ROLLED_BACK)
 
-    def _note(self, kind: Kind, iteration: int, words: str, documents: list[str], to: int | None = None) -> None:
+    def _note(
+        self, kind: Kind, iteration: int, message: Message, documents: list[batch_origin.Place], to: int | None = None
+    ) -> None:
         if self._rank.rank == 0:
-            event = Event(kind=kind, iteration=iteration, words=words, to=to, details=tuple(documents[:LISTED]))
-            note_event(self._rank.output_dir, event)
+            details = tuple(map(str, documents[:LISTED]))
+            note_event(self._rank.output_dir, Event.of(kind, message, iteration=iteration, to=to, details=details))
 
-    def _documents(self, seen: Seen) -> list[str]:
+    def _documents(self, seen: Seen) -> list[batch_origin.Place]:
         """Of the batch: those of micro batches that are NaN or inf, else all, the highest loss first."""
         from megatron.core import mpu
 
-        mine: list[tuple[float, list[str]]] = []
+        mine: list[tuple[float, list[batch_origin.Place]]] = []
         if seen.micro_losses and mpu.get_context_parallel_rank() == 0:
             for number, loss in enumerate(seen.micro_losses):
                 rows = batch_origin.rows_of_micro_batch(self._args, number, mpu.get_data_parallel_rank())
@@ -159,11 +157,13 @@ class Spikes(Callback):
         return list(dict.fromkeys(place for _, places in worst for place in places))
 
 
-def _named(documents: list[str]) -> str:
+def _named(documents: list[batch_origin.Place]) -> Message | str:
+    """The first ones, as a sentence ends with them."""
     if not documents:
         return ""
-    more = f", and {len(documents) - NAMED} more in events.jsonl" if len(documents) > NAMED else ""
-    return f" (of the batch: {', '.join(documents[:NAMED])}{more})"
+    if len(documents) <= NAMED:
+        return Message("spike-documents", documents=documents)
+    return Message("spike-documents-more", documents=documents[:NAMED], more=len(documents) - NAMED)
 
 
 def _newest_before(checkpoints: Path, iteration: int) -> int | None:

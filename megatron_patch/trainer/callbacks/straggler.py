@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.recovery import Event, note_event
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 
@@ -63,19 +64,17 @@ class Straggler(Callback):
             if rank not in self._named:
                 self._say(rank, mine / WINDOW, others / WINDOW, step.iteration)
         for rank in self._named - slow.keys():
-            self._rank.screen.say(f"rank {rank} is as fast as the others again, since step {step.iteration}")
+            self._rank.screen.say(localized("slow-no-more", rank=rank, step=step.iteration))
         self._named = set(slow)
         self._steps, self._forward, self._whole = 1, 0.0, 0.0
 
     def _say(self, rank: int, mine: float, others: float, iteration: int) -> None:
-        words = (
-            f"rank {rank} is slow: its forward passes took {mine * 1e3:,.0f} ms a step over steps "
-            f"{iteration - WINDOW + 1} to {iteration}, those of its peers {others * 1e3:,.0f} ms; all wait for it"
-        )
-        self._rank.screen.say(words)
-        print(words, flush=True)
+        steps = {"first": iteration - WINDOW + 1, "last": iteration}
+        message = Message("slow-rank", rank=rank, mine=mine * 1e3, others=others * 1e3, **steps)
+        self._rank.screen.say(message.localized())
+        print(message, flush=True)
         if self._rank.rank == 0:
-            note_event(self._rank.output_dir, Event(kind="slow", iteration=iteration, words=words))
+            note_event(self._rank.output_dir, Event.of("slow", message, iteration=iteration))
 
 
 def find_stragglers(seconds: list[float], stages: list[int], whole: float) -> dict[int, tuple[float, float]]:

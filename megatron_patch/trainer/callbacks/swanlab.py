@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from megatron_patch.common.messages import localized
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.loggers import PROJECT, ExternalLogger
 
@@ -28,7 +29,7 @@ class SwanLab(ExternalLogger):
         folder = self.rank.output_dir.resolve() / "swanlab"
         folder.mkdir(exist_ok=True)
         mode = os.environ.get("SWANLAB_MODE") or ("online" if os.environ.get("SWANLAB_API_KEY") else "offline")
-        self.rank.screen.say(f"swanlab: {mode}")
+        self.rank.screen.say(localized("logger-mode", name=self.name, mode=mode))
         self._run = swanlab.init(
             project=os.environ.get("SWANLAB_PROJ_NAME", PROJECT),
             name=self.run_name,
