@@ -22,7 +22,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -87,7 +87,7 @@ class Event:
 def note_event(folder: Path, event: Event) -> None:
     """Append to `events.jsonl`. A full disk keeps nobody from going on."""
     with contextlib.suppress(OSError):
-        line = json.dumps(asdict(event) | {"message": as_json(event.message)}) + "\n"
+        line = json.dumps(vars(event) | {"message": as_json(event.message)}) + "\n"
         descriptor = os.open(folder / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             os.write(descriptor, line.encode())

@@ -69,11 +69,8 @@ class Occupied(UserError):
 
     def __init__(self, folder: Path, holder: Holder | None, *, ending: bool) -> None:
         self.holder, self.ending = holder, ending
-        code = "folder-ending" if ending else "folder-taken"
-        if holder is None:
-            super().__init__(code, folder=folder)
-        else:
-            super().__init__(f"{code}-by", folder=folder, holder=holder.said)
+        who = holder.said if holder else Message("holder-unknown")
+        super().__init__("folder-ending" if ending else "folder-taken", folder=folder, holder=who)
 
 
 State = Literal["free", "running", "ending"]
@@ -195,7 +192,7 @@ def record_end(
     ended = Ended(how=how, cause=str(cause or ""), iteration=iteration, at=time.time(), message=cause)
     partial = folder / f".{ENDED}.{os.getpid()}"
     with contextlib.suppress(OSError):
-        write_json(partial, asdict(ended) | {"message": as_json(cause)})
+        write_json(partial, vars(ended) | {"message": as_json(cause)})
         try:
             os.link(partial, folder / ENDED)
         finally:

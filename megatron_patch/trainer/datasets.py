@@ -89,7 +89,7 @@ def _index_folder(args: Any, blend: Any, blend_per_split: Any) -> Path:
     folder = cache_folder(Path(args.data_cache_path or args.output_dir / "cache"), prefixes)
     if torch.distributed.get_rank() == 0:
         for path in drop_torn_indices(folder):
-            print_rank_0(localized("index-cut", path=path))
+            print_rank_0(localized("cache-cut", path=path))
         remember(args.output_dir, identities(prefixes, raw=False), resumed=bool(args.iteration))
     torch.distributed.barrier()
     return folder

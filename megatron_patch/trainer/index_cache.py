@@ -37,13 +37,13 @@ def _identity(prefix: str) -> bytes:
     """Of both files' content: copies on other machines, with times of their own, have the same."""
     for path in (Path(prefix + ".idx"), Path(prefix + ".bin")):
         if not path.is_file():
-            raise DataError("index-missing", path=path)
+            raise DataError("cache-missing", path=path)
     try:
         index = whole_index(Path(prefix))
     except BrokenIndex as error:
-        raise DataError("index-unusable", error=error) from error
+        raise DataError("cache-unusable", error=error) from error
     if not index.bytes:
-        raise DataError("index-empty", prefix=prefix)
+        raise DataError("cache-empty", prefix=prefix)
     return f"{prefix} {idxmap_identity(prefix)}".encode()
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
-    "folder-taken": "another run is writing into {folder}: wait until it has ended, or stop it",
-    "folder-taken-by": "another run is writing into {folder}: {holder}: wait until it has ended, or stop it",
-    "folder-ending": "another run is writing into {folder}, which is still ending: wait until it has ended, or stop it",
-    "folder-ending-by": "another run is writing into {folder}: {holder}, which is still ending: wait until it has "
+    "folder-taken": "another run is writing into {folder}: {holder}: wait until it has ended, or stop it",
+    "folder-ending": "another run is writing into {folder}: {holder}, which is still ending: wait until it has "
     "ended, or stop it",
     "holder": "process {pid} on {host}, since {since}",
     "waiting-for-run": "waiting for the run that is ending in {folder} ({holder}), {seconds:.0f} s at most",
@@ -63,10 +61,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
-    "folder-taken": "另一个运行正在写入 {folder}：请等它结束，或停止它",
-    "folder-taken-by": "另一个运行正在写入 {folder}：{holder}：请等它结束，或停止它",
-    "folder-ending": "另一个运行正在写入 {folder}，尚未完全结束：请等它结束，或停止它",
-    "folder-ending-by": "另一个运行正在写入 {folder}：{holder}，尚未完全结束：请等它结束，或停止它",
+    "folder-taken": "另一个运行正在写入 {folder}：{holder}：请等它结束，或停止它",
+    "folder-ending": "另一个运行正在写入 {folder}：{holder}，尚未完全结束：请等它结束，或停止它",
     "holder": "{host} 上的进程 {pid}，始于 {since}",
     "waiting-for-run": "等待 {folder} 中正在结束的运行（{holder}），最多 {seconds:.0f} 秒",
     "waiting-for-ranks": "等待 {folder} 中另一个运行的进程结束，最多 {seconds:.0f} 秒",

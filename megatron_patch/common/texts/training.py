@@ -98,10 +98,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "ones",
     "token-id-beyond": "the data hold token id {id}, but the vocabulary has {count} ids: was it made with another "
     "tokenizer?",
-    "index-missing": "{path} does not exist: an idxmap data set is a .bin and an .idx",
-    "index-unusable": "{error}: make it again",
-    "index-empty": "{prefix}.bin holds no token",
-    "index-cut": "{path} was not written to its end: it is built again",
+    "cache-missing": "{path} does not exist: an idxmap data set is a .bin and an .idx",
+    "cache-unusable": "{error}: make it again",
+    "cache-empty": "{prefix}.bin holds no token",
+    "cache-cut": "{path} was not written to its end: it is built again",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -197,8 +197,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "data-exchanged": "{names}：内容与上次启动时不同，而检查点按原来的内容记录位置：请放回原来的数据，或给新数据换一个"
     "路径；删除 {path} 后，运行会用新数据继续",
     "token-id-beyond": "数据中有词元编号 {id}，而词表只有 {count} 个编号：数据是用别的分词器生成的吗？",
-    "index-missing": "{path} 不存在：一份 idxmap 数据由 .bin 和 .idx 组成",
-    "index-unusable": "{error}：请重新生成",
-    "index-empty": "{prefix}.bin 里没有词元",
-    "index-cut": "{path} 没有写完：重新生成",
+    "cache-missing": "{path} 不存在：一份 idxmap 数据由 .bin 和 .idx 组成",
+    "cache-unusable": "{error}：请重新生成",
+    "cache-empty": "{prefix}.bin 里没有词元",
+    "cache-cut": "{path} 没有写完：重新生成",
 }
