@@ -79,6 +79,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         export_bytes=_export_bytes(variables, model, rows, fit.precision),
         background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
         output=str(real_path(Path(config.output_basepath))),
+        given=_given(environment, vp_counts_chunks=facts["vp_counts_chunks"]),
         wandb=_logs_to_wandb(variables, environment),
         vp_counts_chunks=facts["vp_counts_chunks"],
         notes=(),
@@ -109,6 +110,17 @@ def _export_bytes(variables: Variables, model: ModelConfig, rows: int, precision
     if not variables.export_hf:
         return 0
     return export_bytes(_saved_parameters(variables, model, rows), precision, adapters=variables.lora_rank is not None)
+
+
+def _given(environment: Environment, *, vp_counts_chunks: bool) -> dict[str, str]:
+    """As typed, but that they mean the same in every folder."""
+    given = {**environment.mine, **environment.given}
+    for name in ("MP_LORA_ADAPTER", "MP_TOKENIZER_PATH"):
+        if name in given:
+            given[name] = str(Path(given[name]).absolute())
+    if vp_counts_chunks:
+        given["MP_VP_CHUNKS"] = given.pop("MP_VP")
+    return given
 
 
 def _logs_to_wandb(variables: Variables, environment: Environment) -> bool:

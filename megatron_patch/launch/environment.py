@@ -55,8 +55,8 @@ class Environment:
     python_path: str
     inherited: frozenset[str]
     """Names of all variables of this process."""
-    given: frozenset[str]
-    """Of them, those that are not empty: an empty one counts as not set."""
+    given: Mapping[str, str]
+    """The MP_ variables that are set, as typed; an empty one counts as not set."""
 
     @property
     def only_plans(self) -> bool:
@@ -113,7 +113,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         others={k: v for k, v in read_by_libraries(environ).items() if k not in KEPT_IF_SET},
         python_path=environ.get("PYTHONPATH", ""),
         inherited=frozenset(environ),
-        given=frozenset(name for name, value in environ.items() if value),
+        given={name: value for name, value in environ.items() if name.startswith("MP_") and value},
     )
     return environment, problems
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,8 @@ class Plan:
     """Checkpoints are written while training goes on."""
     output: str
     """OUTPUT_BASEPATH, absolute."""
+    given: Mapping[str, str]
+    """What the user has set beside the 25 values: MP_ variables, and those that the ranks get as they are."""
     wandb: bool
     """Weights & Biases is written to."""
     vp_counts_chunks: bool

@@ -111,7 +111,9 @@ class Plan(Record):
     memory: dict[str, Positive] = Field(default_factory=dict)
     memory_limit: Positive | None = None
     values: dict[str, str | int | Real | bool | None] = Field(default_factory=dict)
-    """As typed: the 25 positions, then the MP_ variables."""
+    """The 25 positions, then the MP_ variables, parsed; paths are absolute."""
+    given: dict[str, str] | None = None
+    """Variables that were set, as typed; None in runs of earlier versions."""
     notes: tuple[Word, ...] = ()
     warnings: tuple[Word, ...] = ()
 

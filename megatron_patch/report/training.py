@@ -195,15 +195,19 @@ def _schedule(plan: Plan) -> Words:
 
 
 def driver_command(run: Run) -> str:
-    """The 25 values that were typed, and the MP_ variables that are not as they would be anyway."""
+    """The 25 values, and the variables that were set; of earlier versions the MP_ variables that are not as they would
+    be anyway."""
     values = run.plan.values if run.plan else {}
+    given = run.plan.given if run.plan else None
 
     def typed(value: object) -> str:
-        return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
+        return str(value).lower() if isinstance(value, bool) else str(value)
 
     usual = {variable.name: variable.default for variable in VARIABLES}
-    variables = [f"{n}={typed(v)}" for n, v in values.items() if n.startswith("MP_") and v != usual.get(n)]
-    positions = [typed(value) for name, value in values.items() if not name.startswith("MP_")]
+    if given is None:
+        given = {n: typed(v) for n, v in values.items() if n.startswith("MP_") and v != usual.get(n)}
+    variables = [f"{name}={shlex.quote(value)}" for name, value in given.items()]
+    positions = [shlex.quote(typed(value)) for name, value in values.items() if not name.startswith("MP_")]
     model = run.plan.model.config() if run.plan else None
     known = model is not None and isinstance(model.model_type, str) and model.model_type in by_model_type()
     script = (family_of(model) if model is not None and known else default_family()).driver

@@ -6,6 +6,7 @@ import html
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -19,10 +20,16 @@ from megatron_patch.charts.lines import round_ticks, smooth, thin, value_range
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import compact
 from megatron_patch.common.recovery import Event, note_event
+from megatron_patch.common.run_folder import write_plan
+from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.command import rank_variables
+from megatron_patch.launch.driver import make_plan
+from megatron_patch.launch.plan import content_of
 from megatron_patch.report.collect import collect, read_run
 from megatron_patch.report.page import render
 from megatron_patch.report.training import PARTS, driver_command
 
+from ..launch.conftest import VALUES
 from .conftest import SCRIPT, metrics, write_check, write_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,6 +221,31 @@ def test_axes() -> None:
     assert value_range([3.0, 3.0 + 1e-15], False) == pytest.approx((2.7, 3.3))
     assert value_range([0.5, 20.0], True) == (0.1, 100.0)
     assert [compact(v) for v in (0, 0.000125, 2328.4, 614400, 8.03e9)] == ["0", "1.25e-4", "2328", "614k", "8.03G"]
+
+
+def test_the_command_makes_the_run_again(
+    new_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder: every variable that was set, also those that only say where it runs or how it is looked at."""
+    folder = new_run(tmp_path / "run")
+    data = json.loads((folder / "plan.json").read_text())["values"]["DATASET_PATH"]
+    values = [*VALUES.split()[:-1], str(folder)]
+    environ = {
+        "MP_TOKENIZER_PATH": "tokenizer", "MP_NPROC": "2", "MP_PROFILE": "3-4", "MP_SEED": "1234", "MP_LANG": "en",
+        "MP_MEGATRON_ARGS": "--log-params-norm", "MP_MEMORY_CHECK": "false", "MP_VP": "", "OMP_NUM_THREADS": "3",
+    }  # fmt: skip
+    monkeypatch.chdir(Path(data).parent)
+    first, _, problems = make_plan(values, environ, dry_run=True)
+    assert first is not None, problems
+    write_plan(folder, content_of(first))
+    words = shlex.split(driver_command(read_run(folder, "run")))
+    monkeypatch.chdir(tmp_path)
+    typed = dict(word.split("=", 1) for word in words[: words.index("sh")])
+    assert typed.keys() == environ.keys() - {"MP_VP"}
+    second, environment, problems = make_plan(words[words.index("sh") + 2 :], typed, dry_run=True)
+    assert second is not None, problems
+    assert megatron_argv(second) == megatron_argv(first)
+    assert rank_variables(second, environment)["OMP_NUM_THREADS"] == "3"
 
 
 @pytest.mark.parametrize(
