@@ -13,6 +13,7 @@ import torch
 from megatron_patch.checkpoint import sources
 from megatron_patch.checkpoint.cli import main
 
+from .damage import Attack
 from .models import FAMILIES, MODELS, SMALL, make_model, megatron_layer, rank_slice, read_weights, same_bits
 
 
@@ -138,16 +139,6 @@ OLD_NAMES = {
     "mlp.linear_fc2.weight": "mlp.dense_4h_to_h.weight",
     "final_layernorm.weight": "final_norm.weight",
 }
-
-
-class Attack:
-    """Leaves a file behind if it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.command = f"touch {file}"
-
-    def __reduce__(self) -> tuple:
-        return os.system, (self.command,)
 
 
 def broken(good: Path, target: Path, what: str) -> str:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from megatron_patch.checkpoint.torch_dist import TorchDistReader
 from megatron_patch.common.recovery import read_events
 from megatron_patch.common.stored_chunks import find_damage, find_structural_damage, read_checksums
 
+from ..checkpoint.damage import Attack, fill, flip
 from .harness import REPOSITORY, Run, environment, launch, read_checkpoint, train
 
 WORKER = REPOSITORY / "tests" / "trainer" / "load_worker.py"
@@ -42,30 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Run:
     """Checkpoints of iterations 2, 4 and 6."""
     output = tmp_path_factory.mktemp("run")
     return train(output, data, saving(output) + " --background-save")
-
-
-def flip(file: Path, at: int) -> None:
-    """One bit."""
-    content = bytearray(file.read_bytes())
-    content[at] ^= 4
-    file.write_bytes(content)
-
-
-def overwrite(file: Path, at: int, content: bytes) -> None:
-    """In place."""
-    with file.open("r+b") as stream:
-        stream.seek(at)
-        stream.write(content)
-
-
-class Attack:
-    """Leaves a file behind if it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.file}",)
 
 
 def of_largest_tensor(folder: Path) -> tuple[Path, int]:
@@ -122,13 +98,13 @@ CASES = {
     "unverified": Case(lambda folder: (folder / "checksums.json").unlink(), "loaded"),
     "flipped": Case(lambda folder: flip(*of_largest_tensor(folder)), OTHER),
     "flipped_object": Case(lambda folder: flip(*of_object(folder)), OTHER),
-    "zeroed": Case(lambda f: overwrite(*of_largest_tensor(f), bytes(8192)), "are all zero"),
+    "zeroed": Case(lambda f: fill(*of_largest_tensor(f), bytes(8192)), "are all zero"),
     "of_iteration_2": Case(
         lambda f: shutil.copy(f.parent.parent / "checkpoints" / "iter_0000002" / FILE, f / FILE), OTHER
     ),
     "cut": Case(lambda f: os.truncate(f / FILE, 5000), "cut off", "5000 bytes, "),
     "missing": Case(lambda folder: (folder / FILE).unlink(), "missing; it holds", "missing"),
-    "longer": Case(lambda f: overwrite(f / FILE, (f / FILE).stat().st_size, b"x"), "loaded", "were written"),
+    "longer": Case(lambda f: fill(f / FILE, (f / FILE).stat().st_size, b"x"), "loaded", "were written"),
     "index_flipped": Case(lambda folder: flip(folder / ".metadata", 3000), OTHER),
     "index_empty": Case(lambda folder: (folder / ".metadata").write_bytes(b""), OTHER, "missing or empty"),
     "index_unverified": Case(
