@@ -6,7 +6,6 @@ network. It gets a CPU limit, so that what loops is told from what waits for a b
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -27,7 +26,7 @@ from typing import Any, NoReturn
 
 from megatron_patch.cli import COMMANDS
 
-from .warm_start import REPOSITORY, _leave, _speak_into
+from .forked import REPOSITORY, become, set_environment, speak_into, start_server
 
 CPU_SECONDS, WALL_SECONDS = 30, 180.0
 """What one command may take: its CPU time says that it loops; the clock says that it waits for ever."""
@@ -116,13 +115,7 @@ def clean_environment(place: Path) -> dict[str, str]:
 @cache
 def begin() -> subprocess.Popen[bytes]:
     """The server."""
-    path = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "faults.tools"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-        stderr=subprocess.DEVNULL, env={**os.environ, **path},
-    )  # fmt: skip
-    atexit.register(server.kill)
-    return server
+    return start_server("tools", stderr=subprocess.DEVNULL)
 
 
 def _ask(request: Mapping[str, Any]) -> int | None:
@@ -148,9 +141,7 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             answers.close()
-            place = Path(request["place"])
-            isolated = request["isolated"] and can_isolate()
-            _be(request["tool"], request["words"], place, request["environ"], isolated)
+            become(partial(_run, request))
         print(json.dumps(_wait(pid)), file=answers)
 
 
@@ -183,34 +174,21 @@ def _wait(pid: int) -> int | None:
     return None
 
 
-def _be(tool: str, words: Sequence[str], place: Path, environ: Mapping[str, str], isolated: bool) -> NoReturn:
+def _run(request: Mapping[str, Any]) -> int:
     """Be the command."""
-    status = 1
-    try:
-        atexit._clear()  # what this process would do at its own end
-        os.setsid()
-        _speak_into_two(place / "tmp" / ".out", place / "tmp" / ".err")
-        if isolated:
-            _isolate(place)
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
-        os.environ.clear()
-        os.environ.update(environ)
-        os.chdir(place)
-        tempfile.tempdir = None  # TMPDIR is another now
-        os.execve = _become  # type: ignore[assignment]
-        status = _call(tool, list(words))
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        _leave(status)
-    raise AssertionError
+    place = Path(request["place"])
+    speak_into(str(place / "tmp" / ".out"), str(place / "tmp" / ".err"))
+    if request["isolated"] and can_isolate():
+        _isolate(place)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    set_environment(request["environ"])
+    os.chdir(place)
+    tempfile.tempdir = None  # TMPDIR is another now
+    os.execve = _become  # type: ignore[assignment]
+    return _call(request["tool"], list(request["words"]))
 
 
 def _call(tool: str, words: list[str]) -> int:
@@ -237,11 +215,6 @@ def _call(tool: str, words: list[str]) -> int:
 def _become(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     print(f"would become {'torchrun' if 'megatron_patch.torchrun' in argv else path}", flush=True)
     sys.exit(0)
-
-
-def _speak_into_two(out: Path, err: Path) -> None:
-    _speak_into(str(out))
-    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
 
 
 def _isolate(place: Path) -> None:

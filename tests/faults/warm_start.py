@@ -10,7 +10,6 @@ The variable FAULTS_INJECT names a fault that the ranks arm before they run (inj
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import json
@@ -23,11 +22,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from .forked import become, default_signals, set_environment, speak_into, start_server
+
 DEAD = 255
 """Exit status of a start whose server has ended."""
 
@@ -84,12 +85,7 @@ class Starter:
     def begin(self) -> subprocess.Popen[bytes]:
         """The server."""
         if self._server is None or self._server.poll() is not None:
-            command = [sys.executable, str(Path(__file__).resolve())]
-            path = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-            self._server = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, **path}
-            )
-            atexit.register(self._server.kill)
+            self._server = start_server("warm_start")
         return self._server
 
     def start(self, values: Sequence[object], environ: Mapping[str, str], screen: Path) -> Started:
@@ -141,35 +137,22 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             answers.close()
-            _drive(request)
+            become(partial(_drive, request))
         print(pid, file=answers)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers)
 
 
-def _drive(request: Mapping[str, Any]) -> NoReturn:
+def _drive(request: Mapping[str, Any]) -> int:
     """Be the driver."""
-    status = 1
-    try:
-        atexit._clear()
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        _speak_into(request["screen"])
-        _environment(request["environ"])
-        os.execve = _become  # type: ignore[assignment]
-        from megatron_patch.launch import command
-        from megatron_patch.launch.driver import main
+    default_signals((signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1))
+    speak_into(request["screen"])
+    set_environment(request["environ"])
+    os.execve = _become  # type: ignore[assignment]
+    from megatron_patch.launch import command
+    from megatron_patch.launch.driver import main
 
-        command.IMPORTED = time.time()
-
-        status = main(request["values"], os.environ)
-    except SystemExit as stop:
-        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        _leave(status)
-    raise AssertionError
+    command.IMPORTED = time.time()
+    return main(request["values"], os.environ)
 
 
 def _become(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
@@ -179,7 +162,7 @@ def _become(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoRet
     from megatron_patch.torchrun import main
 
     subprocess_handler.SubprocessHandler._popen = lambda self, args, env: Rank(args, env)
-    _environment(environ)
+    set_environment(environ)
     assert list(argv[1:3]) == ["-m", "megatron_patch.torchrun"], argv
     sys.argv = ["torchrun.py", *argv[3:]]
     sys.exit(main(list(argv[3:])))
@@ -194,7 +177,7 @@ class Rank:
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            self._run(environ)
+            become(partial(self._run, environ))
 
     def poll(self) -> int | None:
         """As of Popen."""
@@ -224,53 +207,19 @@ class Rank:
             self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def _run(self, environ: Mapping[str, str]) -> NoReturn:
-        status = 1
-        try:
-            os.setsid()
-            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            os.closerange(3, 256)
-            _environment(environ)
-            import_module("megatron_patch.trainer.entry").BEGAN = time.time()
-            script = next(word for word in self.args if str(word).endswith(".py"))
-            sys.argv = [str(word) for word in self.args[self.args.index(script) :]]
-            if "FAULTS_INJECT" in os.environ:
-                import_module("injection").arm(os.environ["FAULTS_INJECT"])
-            runpy.run_path(script, run_name="__main__")
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _leave(status)
-        raise AssertionError
+    def _run(self, environ: Mapping[str, str]) -> None:
+        default_signals((signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.closerange(3, 256)
+        set_environment(environ)
+        import_module("megatron_patch.trainer.entry").BEGAN = time.time()
+        script = next(word for word in self.args if str(word).endswith(".py"))
+        sys.argv = [str(word) for word in self.args[self.args.index(script) :]]
+        if "FAULTS_INJECT" in os.environ:
+            from .injection import arm
 
-
-def _environment(environ: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environ)
-
-
-def _speak_into(screen: str) -> None:
-    file = os.open(screen, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-
-
-def _leave(status: int) -> NoReturn:
-    """Nothing of the server's goes on in this process."""
-    with contextlib.suppress(BaseException):
-        atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):
-            stream.flush()
-    os._exit(status)
+            arm(os.environ["FAULTS_INJECT"])
+        runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
