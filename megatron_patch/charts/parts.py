@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from megatron_patch.charts import svg
-from megatron_patch.charts.text import Text, Words
+from megatron_patch.charts.text import Words
+from megatron_patch.common.messages import localized
 
 WIDTH, BAR, ROW, COLUMNS = 720.0, 34.0, 18.0, 3
 
@@ -29,5 +30,5 @@ def parts_of_a_step(parts: Sequence[tuple[Words, float]]) -> str:
         drawn.append(svg.text(left + WIDTH / COLUMNS - 12, top + 9, said, "muted", "end"))
         x += width
     height = BAR + 20 + -(-len(ordered) // COLUMNS) * ROW
-    title = Text(f"one step: {total:.3f} s", f"一步：{total:.3f} 秒")
+    title = localized("planner-picture", seconds=total)
     return svg.picture(drawn, WIDTH, height, title, 'class="stack"', standalone=True)

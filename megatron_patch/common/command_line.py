@@ -1,4 +1,5 @@
-"""argparse's parser, whose errors show no secrets: a misspelt flag is named, what was given to it is masked."""
+"""argparse's parser, in the user's language; its errors show no secrets: a misspelt flag is named, what was given to it
+is masked."""
 
 from __future__ import annotations
 
@@ -7,7 +8,20 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import SECRET, masked
+from megatron_patch.common.texts import command_lines
+
+CODES = {text: code for code, text in command_lines.ENGLISH.items()}
+
+
+def translated(english: str) -> str:
+    """One of argparse's own texts."""
+    return localized(CODES[english]) if english in CODES else english
+
+
+vars(argparse).update(_=translated, ngettext=lambda one, many, count: translated(one if count == 1 else many))
+"""argparse asks gettext, for which nobody ships a Chinese catalogue."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,12 +33,13 @@ class ArgumentParser(argparse.ArgumentParser):
         """As argparse's, which prints `unrecognized arguments: --wandb_tokn hf_...` with the token."""
         known, left = self.parse_known_args(args, namespace)
         if left:
-            self.error(f"unrecognized arguments: {' '.join(mask_values(left))}")
+            self.error(translated("unrecognized arguments: %s") % " ".join(mask_values(left)))
         return known
 
     def error(self, message: str) -> NoReturn:
         """As argparse's; what follows an ambiguous flag is masked, and a value that looks like a secret."""
-        message = re.sub(r"(ambiguous option: [^\s=]+=)(\S+)", lambda found: found[1] + masked(found[2]), message)
+        ambiguous = translated("ambiguous option: %(option)s could match %(matches)s").partition("%")[0]
+        message = re.sub(rf"({ambiguous}[^\s=]+=)(\S+)", lambda found: found[1] + masked(found[2]), message)
         super().error(re.sub(r"'([^']*)'", lambda found: f"'{hidden(found[1])}'", message))
 
 

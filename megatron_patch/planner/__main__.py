@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
+from megatron_patch.planner.errors import NothingFits, PlannerError
 from megatron_patch.planner.failures import outlook
 from megatron_patch.planner.layouts import Choice, Job, default_choice
 from megatron_patch.planner.render import WAYS, as_json, bar, command, table
-from megatron_patch.planner.search import NothingFits, search
+from megatron_patch.planner.search import search
 
 USAGE_ERROR = 2
 
@@ -33,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         future = outlook(job.gpus, options.mtbf_hours) if options.mtbf_hours else None
         line = command(job, found.best[0], options.emit, _given(options), options.tokens) if options.emit else ""
     except NothingFits as error:
-        print(error, file=sys.stderr)
+        print(error.localized(), file=sys.stderr)
         return 1
-    except ValueError as error:
-        print(f"planner: {error}", file=sys.stderr)
+    except PlannerError as error:
+        print(localized("planner-error", error=error), file=sys.stderr)
         return USAGE_ERROR
     if options.plot:
         options.plot.write_text(bar(found.best[0]), encoding="utf-8")
@@ -53,73 +55,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All flags."""
-    made = ArgumentParser(prog="python -m megatron_patch.planner", description=__doc__)
+    made = ArgumentParser(prog="python -m megatron_patch.planner", description=localized("planner-about"))
     made.add_argument("size", choices=sorted(sizes()), metavar="SIZE", help=", ".join(sizes()))
     made.add_argument("--gpus", type=_whole, required=True)
     made.add_argument("--kind", choices=sorted(KINDS), default="h100")
-    made.add_argument("--network", choices=sorted(NETWORKS), default="400Gb", help="of each GPU's card (400Gb)")
-    made.add_argument("--seq", type=_whole, default=8192, help="tokens of a sequence (8192)")
-    made.add_argument("--global-batch", type=_whole, required=True, help="sequences of a step")
+    made.add_argument("--network", choices=sorted(NETWORKS), default="400Gb", help=localized("planner-help-network"))
+    made.add_argument("--seq", type=_whole, default=8192, help=localized("planner-help-seq"))
+    made.add_argument("--global-batch", type=_whole, required=True, help=localized("planner-help-batch"))
     made.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
-    made.add_argument("--tokens", type=_tokens, help="of the whole training: its time and GPU hours")
-    made.add_argument("--vocab-size", type=_whole, help="where the size takes its vocabulary from the tokenizer")
-    made.add_argument("--mtbf-hours", type=float, help="mean hours between failures of one GPU (Llama 3: 50000)")
-    for name, words in LAYOUT_FLAGS.items():
-        made.add_argument(name, type=_whole, help=f"{words}; without it, searched")
-    made.add_argument("--recompute", choices=("none", "selective", "full"), help="without it, searched")
-    made.add_argument(
-        "--emit", choices=WAYS, help="print only the command of the best layout: for this machine, sbatch or Kubernetes"
-    )
+    made.add_argument("--tokens", type=_tokens, help=localized("planner-help-tokens"))
+    made.add_argument("--vocab-size", type=_whole, help=localized("planner-help-vocab"))
+    made.add_argument("--mtbf-hours", type=float, help=localized("planner-help-mtbf"))
+    for name, code in LAYOUT_FLAGS.items():
+        made.add_argument(name, type=_whole, help=localized("planner-help-layout", what=Message(code)))
+    made.add_argument("--recompute", choices=("none", "selective", "full"), help=localized("planner-help-searched"))
+    made.add_argument("--emit", choices=WAYS, help=localized("planner-help-emit"))
     made.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="--emit: a position or variable, as LR=1e-5",
+        help=localized("planner-help-set"),
     )
-    made.add_argument("--json", action="store_true", help="for programs")
-    made.add_argument("--plot", type=Path, help="write where the step goes, as SVG")
+    made.add_argument("--json", action="store_true", help=localized("planner-help-json"))
+    made.add_argument("--plot", type=Path, help=localized("planner-help-plot"))
     return made
 
 
 LAYOUT_FLAGS = {
-    "--tp": "tensor parallel size",
-    "--pp": "pipeline parallel size",
-    "--vpp": "model chunks of each pipeline rank",
-    "--cp": "context parallel size",
-    "--micro-batch": "sequences of one pass",
+    "--tp": "planner-help-tp",
+    "--pp": "planner-help-pp",
+    "--vpp": "planner-help-vpp",
+    "--cp": "planner-help-cp",
+    "--micro-batch": "planner-help-micro",
 }
 
 
 def _whole(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 10**9:
-        raise ValueError
-    return value
-
-
-_whole.__name__ = "whole number from 1"  # argparse says it: invalid whole number from 1 value: '0'
+    if not text.isdecimal() or not 1 <= int(text[:11]) <= 10**9:
+        raise argparse.ArgumentTypeError(localized("planner-whole", value=repr(text)))
+    return int(text)
 
 
 def _tokens(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 1 <= value <= 1e18:
-        raise ValueError
+        raise argparse.ArgumentTypeError(localized("planner-number", value=repr(text)))
     return value
-
-
-_tokens.__name__ = "number from 1 to 1e18"
 
 
 def _job(options: argparse.Namespace) -> Job:
     model, kind = sizes()[options.size], KINDS[options.kind]
     vocabulary = options.vocab_size or model.vocab_size
     if vocabulary is None:
-        raise ValueError(f"{options.size} takes its vocabulary from the tokenizer: give --vocab-size")
+        raise PlannerError("planner-vocabulary", size=options.size)
     if options.precision == "fp8" and kind.matmul_fp8 is None:
-        raise ValueError(f"--precision fp8: a {kind.name.upper()} has no FP8 units; valid: bf16")
+        raise PlannerError("planner-no-fp8", gpu=kind.name.upper())
     if options.seq > model.max_position_embeddings:
-        raise ValueError(f"--seq {options.seq}: {options.size} reads {model.max_position_embeddings} tokens at most")
+        most = model.max_position_embeddings
+        raise PlannerError("planner-too-long", length=options.seq, size=options.size, most=most)
     return Job(
         size=options.size,
         model=model,
@@ -137,7 +134,7 @@ def _given(options: argparse.Namespace) -> dict[str, str]:
     """--set, by name."""
     wrong = [text for text in options.set if "=" not in text]
     if wrong:
-        raise ValueError(f"--set {wrong[0]}: has no value; valid: NAME=VALUE")
+        raise PlannerError("planner-set-form", text=wrong[0])
     return dict(text.split("=", 1) for text in options.set)
 
 

@@ -17,6 +17,7 @@ from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.work import Work
 from megatron_patch.models import ModelConfig, padded_vocab_size
 from megatron_patch.models.megatron import tensor_parallel_problem
+from megatron_patch.planner.errors import PlannerError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +152,12 @@ def machines_of(gpus: int) -> tuple[int, int]:
     """Machines, and GPUs of each.
 
     Raises:
-        ValueError: whole machines have eight.
+        PlannerError: whole machines have eight.
     """
     if gpus <= GPUS_PER_MACHINE:
         return 1, gpus
     if gpus % GPUS_PER_MACHINE:
-        raise ValueError(f"{gpus} GPUs are not whole machines of {GPUS_PER_MACHINE}")
+        raise PlannerError("planner-machines", gpus=gpus, each=GPUS_PER_MACHINE)
     return gpus // GPUS_PER_MACHINE, GPUS_PER_MACHINE
 
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_patch.charts.parts import parts_of_a_step
+from megatron_patch.common.messages import Message, localized, named
 from megatron_patch.launch.cluster.place import GPUS_VARIABLE
 from megatron_patch.launch.command import script_of
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import checkpoint_bytes, gigabytes
+from megatron_patch.planner.errors import PlannerError
 from megatron_patch.planner.failures import Outlook
 from megatron_patch.planner.layouts import Job, Prediction, values_of, variables_of
 from megatron_patch.planner.search import Found
@@ -85,35 +87,49 @@ def _one(job: Job, prediction: Prediction) -> dict[str, Any]:
 def table(job: Job, found: Found, tokens: float | None, future: Outlook | None) -> str:
     """For a person."""
     best = found.best[0]
-    lines = [
-        f"{job.size}, {job.gpus} {job.kind.name.upper()}, {job.precision}, {job.seq_len} tokens, "
-        f"global batch {job.global_batch}: {found.tried} layouts tried"
-    ]
+    lines = [_title(job, found)]
     if not job.kind.measured:
-        lines.append(f"note: {job.kind.name.upper()}'s rates are the data sheet's, scaled; not measured")
-    lines += ["", "   s/step  tokens/s/GPU  TFLOP/s    MFU   GB/GPU  layout"]
+        lines.append(localized("planner-unmeasured", gpu=job.kind.name.upper()))
+    lines += ["", localized("planner-heads")]
     lines += [_row(job, one) for one in found.best]
-    lines += ["", "where the step of the first goes", *_components(best), "", "memory of a rank", *_memory(best)]
-    size = saving(job, best)
-    lines += [
-        "",
-        f"checkpoint   {gigabytes(round(size['checkpoint_bytes']))}, written in {size['save_seconds']:.0f} s "
-        "at 1.9 GB/s a machine",
-    ]
+    lines += ["", localized("planner-components"), *_components(best), "", localized("planner-memory"), *_memory(best)]
+    cost = saving(job, best)
+    size, seconds = gigabytes(round(cost["checkpoint_bytes"])), cost["save_seconds"]
+    lines += ["", localized("planner-checkpoint", size=size, seconds=seconds)]
     if tokens:
         whole = training(job, best, tokens)
-        lines.append(f"training     {tokens:.3g} tokens: {whole['days']:.1f} days, {whole['gpu_hours']:,.0f} GPU hours")
+        lines.append(localized("planner-training", tokens=tokens, days=whole["days"], hours=whole["gpu_hours"]))
     if future:
         lines.append(_outlook(future, best))
-    return "\n".join([*lines, "", "type", command(job, best, tokens=tokens)])
+    return "\n".join([*lines, "", localized("planner-type"), command(job, best, tokens=tokens)])
+
+
+def _title(job: Job, found: Found) -> str:
+    return localized(
+        "planner-title",
+        size=job.size,
+        gpus=job.gpus,
+        gpu=job.kind.name.upper(),
+        precision=job.precision,
+        length=job.seq_len,
+        batch=job.global_batch,
+        tried=found.tried,
+    )
 
 
 def _row(job: Job, one: Prediction) -> str:
     rate, layout, candidate = rates(job, one), one.candidate.layout, one.candidate
-    words = f"TP {layout.tp} PP {layout.pp} CP {layout.cp} DP {layout.dp}"
-    words += f" chunks {layout.chunks}" if layout.chunks > 1 else ""
-    words += f" micro batch {candidate.micro_batch} AC {candidate.ac}"
-    words += f" OPTIMIZER_OFFLOAD {candidate.offload}" if candidate.offload != "false" else ""
+    words = localized(
+        "planner-layout",
+        tp=layout.tp,
+        pp=layout.pp,
+        cp=layout.cp,
+        dp=layout.dp,
+        chunks=Message("planner-chunks", chunks=layout.chunks) if layout.chunks > 1 else "",
+        micro=candidate.micro_batch,
+        ac=candidate.ac,
+        offload=Message("planner-offload", offload=candidate.offload) if candidate.offload != "false" else "",
+    )
     return (
         f"{one.time.total:9.3f} {rate['tokens_per_s_per_gpu']:13,.0f} {rate['tflops_per_gpu']:8.0f} "
         f"{rate['mfu']:6.1%} {one.fit.memory.total / 1e9:8.1f}  {words}"
@@ -123,22 +139,25 @@ def _row(job: Job, one: Prediction) -> str:
 def _components(one: Prediction) -> list[str]:
     parts = sorted(one.time.components().items(), key=lambda item: -item[1])
     return [
-        f"{seconds:9.3f} s {seconds / one.time.total:6.1%}  {name.replace('_', ' ')}"
+        localized("planner-component", seconds=seconds, share=seconds / one.time.total, name=_named(name))
         for name, seconds in parts
         if seconds > 0
     ]
 
 
 def _memory(one: Prediction) -> list[str]:
-    return [f"{size / 1e9:9.1f} GB  {name}" for name, size in one.fit.memory.components().items() if size]
+    components = one.fit.memory.components()
+    return [f"{size / 1e9:9.1f} GB  {_named(name).localized()}" for name, size in components.items() if size]
+
+
+def _named(component: str) -> Message:
+    return named(component.replace("_", " "))
 
 
 def _outlook(future: Outlook, best: Prediction) -> str:
     steps = max(1, round(future.save_interval / best.time.total))
-    return (
-        f"failures     one every {future.between_failures / 3600:.1f} h: {future.effective:.1%} effective, "
-        f"with a save every {future.save_interval / 60:.0f} min (SAVE_INTERVAL {steps})"
-    )
+    times = {"hours": future.between_failures / 3600, "minutes": future.save_interval / 60}
+    return localized("planner-failures", **times, effective=future.effective, steps=steps)
 
 
 WAYS = ("dsw", "slurm", "k8s")
@@ -160,16 +179,16 @@ def command(
             rates stand for what is not given.
         tokens: of the whole training; None: 1000 iterations.
     Raises:
-        ValueError: `given` has a name that is no position and no variable, or dsw is asked for on several machines.
+        PlannerError: `given` has a name that is no position and no variable, or dsw is asked for on several machines.
     """
     known = {"TRAIN_TOKENS_OR_ITERS": str(round(tokens))} if tokens else {}
     given, layout = known | dict(given or {}), prediction.candidate.layout
     positions = {position.name for position in POSITIONS}
     wrong = [name for name in given if name not in positions and not re.fullmatch("MP_[A-Z0-9_]+", name)]
     if wrong:
-        raise ValueError(f"--set {wrong[0]}: neither a position of the driver nor an MP_ variable")
+        raise PlannerError("planner-set-name", name=wrong[0])
     if way == "dsw" and layout.nodes > 1:
-        raise ValueError(f"--emit dsw: {layout.nodes} machines; valid: slurm, k8s")
+        raise PlannerError("planner-emit-dsw", nodes=layout.nodes)
     typed = {name: value for name, value in given.items() if name in positions}
     typed |= {"slurm": {"ENV": "slurm"}, "k8s": {"ENV": "dlc"}}.get(way or "", {})
     variables = variables_of(prediction.candidate) | _surroundings(layout, way)
@@ -193,5 +212,5 @@ def _surroundings(layout: Layout, way: str | None) -> dict[str, str]:
 
 def bar(prediction: Prediction) -> str:
     """SVG: where a step goes."""
-    parts = [(name.replace("_", " "), seconds) for name, seconds in prediction.time.components().items() if seconds > 0]
-    return parts_of_a_step(parts)
+    components = prediction.time.components()
+    return parts_of_a_step([(_named(name).localized(), seconds) for name, seconds in components.items() if seconds > 0])

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from megatron_patch.planner.errors import NothingFits
 from megatron_patch.planner.layouts import Choice, Job, Prediction, candidates, predict
-
-
-class NothingFits(ValueError):
-    """No layout of the choice can run; the message says what is closest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +30,15 @@ def search(job: Job, choice: Choice, most: int = 5) -> Found:
     for offload in (choice.offload, ("auto",)):
         predictions = [predict(job, one) for one in candidates(job, replace(choice, offload=offload))]
         if not predictions:
-            raise NothingFits(_does_not_divide(job))
+            raise NothingFits("planner-no-division", gpus=job.gpus, batch=job.global_batch, length=job.seq_len)
         fitting = sorted((one for one in predictions if one.fits), key=_order)
         if fitting:
             return Found(best=_different(fitting, most), tried=len(predictions))
     least = min(predictions, key=lambda one: one.fit.memory.total - one.limit)
-    raise NothingFits(
-        f"no layout fits: the smallest (TP {least.candidate.layout.tp}, PP {least.candidate.layout.pp}, CP "
-        f"{least.candidate.layout.cp}, AC {least.candidate.ac}) needs {least.fit.memory.total / 1e9:.0f} GB a rank, a "
-        f"{job.kind.name.upper()} has {least.limit / 1e9:.0f} to give"
-    )
+    layout = least.candidate.layout
+    degrees = {"tp": layout.tp, "pp": layout.pp, "cp": layout.cp, "ac": least.candidate.ac}
+    sizes = {"needed": least.fit.memory.total / 1e9, "limit": least.limit / 1e9}
+    raise NothingFits("planner-no-fit", **degrees, **sizes, gpu=job.kind.name.upper())
 
 
 def _order(prediction: Prediction) -> tuple[float, int]:
@@ -58,10 +54,3 @@ def _different(fitting: list[Prediction], most: int) -> list[Prediction]:
         if len(kept) == most:
             break
     return list(kept.values())
-
-
-def _does_not_divide(job: Job) -> str:
-    return (
-        f"no layout divides: {job.gpus} GPUs, global batch {job.global_batch}, {job.seq_len} tokens. The global batch "
-        "has to be a multiple of the micro batch times the data-parallel ranks, which are GPUs / (TP x PP x CP)"
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from megatron_patch.common.texts import (
     cluster,
+    command_lines,
     data,
     endings,
     flags,
@@ -15,11 +16,13 @@ from megatron_patch.common.texts import (
     generate,
     inputs,
     layout,
+    machines,
     names,
     nemo,
     notes,
     output,
     plan,
+    planner,
     schedules,
     settings,
     training,
@@ -42,6 +45,9 @@ SUBJECTS = (
     generate,
     training,
     endings,
+    planner,
+    command_lines,
+    machines,
     flags,
     names,
 )

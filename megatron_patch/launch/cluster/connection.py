@@ -10,6 +10,7 @@ import struct
 import time
 from typing import Any
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.strict_json import parse_json
 
 LONGEST_LINE = 4 << 20
@@ -18,7 +19,7 @@ SIOCGIFADDR = 0x8915
 """ioctl that asks for an interface's IPv4 address. Source: linux/sockios.h."""
 
 
-class LinkError(ConnectionError):
+class LinkError(UserError):
     """The other end closed, sent what is not a line of ours, or said nothing in time."""
 
 
@@ -57,9 +58,9 @@ class Link:
         deadline = time.monotonic() + seconds
         while (message := self.poll(max(0.0, min(1.0, deadline - time.monotonic())))) is None:
             if self.closed:
-                raise LinkError("the connection closed")
+                raise LinkError("link-closed")
             if time.monotonic() >= deadline:
-                raise LinkError(f"no answer within {seconds:.0f} s")
+                raise LinkError("link-silent", seconds=seconds)
         return message
 
     def poll(self, seconds: float = 0.0) -> dict[str, Any] | None:
@@ -76,9 +77,9 @@ class Link:
         try:
             message = parse_json(line)
         except (ValueError, RecursionError) as error:
-            raise LinkError(f"the other end does not speak this protocol: {line[:40]!r}") from error
+            raise LinkError("link-stranger", line=repr(line[:40])) from error
         if not isinstance(message, dict):
-            raise LinkError(f"the other end does not speak this protocol: {line[:40]!r}")
+            raise LinkError("link-stranger", line=repr(line[:40]))
         return message
 
     def _read(self, seconds: float) -> None:
@@ -92,7 +93,7 @@ class Link:
         self.closed = not data
         self._received += data
         if len(self._received) > LONGEST_LINE:
-            raise LinkError("the other end does not speak this protocol: a line without an end")
+            raise LinkError("link-endless")
 
     def close(self) -> None:
         """Close this end."""

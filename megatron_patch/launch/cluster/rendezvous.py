@@ -22,6 +22,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message, as_json, named, read_message, say
 from megatron_patch.common.values import shown
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.cluster.connection import Link, LinkError, interface_of, is_local, listen
@@ -29,7 +31,7 @@ from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.environment import read_by_libraries
 from megatron_patch.launch.plan import Plan, values_of
-from megatron_patch.launch.problems import label
+from megatron_patch.launch.problems import NUMBERS
 
 PROTOCOL = "megatron_patch rendezvous 1"
 SHARED_SECONDS = 30.0
@@ -38,12 +40,8 @@ WORD_EVERY = 15.0
 """Seconds between two lines that say who is waited for."""
 
 
-class RendezvousError(Exception):
+class RendezvousError(UserError):
     """The machines cannot start together; one sentence per reason."""
-
-    def __init__(self, *reasons: str) -> None:
-        super().__init__("\n".join(reasons))
-        self.reasons = reasons
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,10 @@ class Peer:
     host: str
     link: Link
 
-    def __str__(self) -> str:
-        return f"node {self.node} ({self.host})"
+    @property
+    def name(self) -> Message:
+        """As messages call it."""
+        return Message("node", node=self.node, host=self.host)
 
 
 def meet(plan: Plan, environ: Mapping[str, str]) -> tuple[Peer, ...]:
@@ -81,8 +81,14 @@ def interface(peers: tuple[Peer, ...]) -> str | None:
     return interface_of(peers[0].link.local_address) if peers else None
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
+def this_node(node: int) -> Message:
+    """The machine that this process runs on."""
+    return Message("node", node=node, host=socket.gethostname())
+
+
+def received(content: object) -> Message:
+    """What another machine says."""
+    return read_message(content) or Message("uncoded", text=content)
 
 
 class _Host:
@@ -91,18 +97,18 @@ class _Host:
     def __init__(self, plan: Plan, place: Cluster, mine: dict[str, Any], seconds: float) -> None:
         self._plan, self._place, self._mine = plan, place, mine
         self._seconds, self._deadline = seconds, time.monotonic() + seconds
-        self._me = f"node 0 ({socket.gethostname()})"
+        self._me = this_node(0)
         self._lock = threading.Lock()
         self._peers: dict[int, Peer] = {}
-        self._reasons: list[str] = []
+        self._reasons: list[Message] = []
 
     def gather(self) -> tuple[Peer, ...]:
         """Accept machines until all are there, one is wrong, or the time is over."""
         try:
             server = listen(self._place.master_port)
         except OSError as error:
-            what = f"{self._me}: MASTER_PORT {self._place.master_port} cannot be used here: {error.strerror}"
-            raise RendezvousError(f"{what}; another run may be using it") from error
+            values = {"me": self._me, "port": self._place.master_port, "error": error.strerror}
+            raise RendezvousError("meet-port", **values) from error
         with server, _probe_file(Path(self._plan.output)) as self._probe:
             server.settimeout(0.2)
             word = time.monotonic() + WORD_EVERY
@@ -111,7 +117,7 @@ class _Host:
                     connection, address = server.accept()
                     threading.Thread(target=self._greet, args=(connection, address[0]), daemon=True).start()
                 if time.monotonic() > word:
-                    _say(f"waiting for {self._missing()} of {self._place.nodes}")
+                    say("meet-waiting", missing=self._missing(), nodes=self._place.nodes)
                     word += WORD_EVERY
         return self._verdict()
 
@@ -121,23 +127,22 @@ class _Host:
         if not reasons and len(peers) < self._place.nodes - 1:
             reasons = [self._nobody_came(peers)]
         for peer in peers.values():
-            peer.link.send({"go": not reasons, "reasons": reasons})
+            peer.link.send({"go": not reasons, "reasons": as_json(reasons)})
         if reasons:
-            raise RendezvousError(*reasons)
+            raise RendezvousError.of(reasons)
         return tuple(peers[node] for node in sorted(peers))
 
-    def _nobody_came(self, peers: dict[int, Peer]) -> str:
-        here = ", ".join(map(str, peers.values()))
-        what = f"{self._me}: {self._missing()} of {self._place.nodes} did not come within {self._seconds:.0f} s"
-        what += f" (there is {here})" if here else ""
-        if not is_local(self._place.master_addr):
-            return f"{what}; MASTER_ADDR {self._place.master_addr} is not an address of this machine, whose RANK is 0"
-        return (
-            f"{what}: not started, or {self._place.master_addr}:{self._place.master_port} cannot be reached from there"
-        )
+    def _nobody_came(self, peers: dict[int, Peer]) -> Message:
+        address, nodes = self._place.master_addr, self._place.nodes
+        what = Message("meet-missing", me=self._me, missing=self._missing(), nodes=nodes, seconds=self._seconds)
+        if peers:
+            what = Message("meet-here", what=what, here=[peer.name for peer in peers.values()])
+        if not is_local(address):
+            return Message("meet-not-mine", what=what, address=address)
+        return Message("meet-unreachable", what=what, where=f"{address}:{self._place.master_port}")
 
-    def _missing(self) -> str:
-        return ", ".join(f"node {node}" for node in range(1, self._place.nodes) if node not in self._peers)
+    def _missing(self) -> list[Message]:
+        return [Message("node-alone", node=node) for node in range(1, self._place.nodes) if node not in self._peers]
 
     def _greet(self, connection: socket.socket, address: str) -> None:
         """One machine: who is it, does it agree, does it see our file? In a thread of its own."""
@@ -145,31 +150,29 @@ class _Host:
         try:
             theirs = link.receive(10)
             if theirs.get("protocol") != PROTOCOL:
-                raise LinkError("no launcher of ours")
+                raise LinkError("link-other")
             link.send({"probe": str(self._probe), "identity": self._mine, "host": socket.gethostname()})
             seen = link.receive(SHARED_SECONDS + 10)
             peer = Peer(node=int(theirs["node"]), host=str(theirs["host"]), link=link)
             different = [*differences(self._mine, theirs["identity"])]
             uneven = [*_compare(self._mine["environment"], theirs["identity"]["environment"])]
         except (LinkError, KeyError, TypeError, ValueError, AttributeError) as error:
-            _say(f"{self._me}: a connection from {address} led to nothing: {error}")
+            say("meet-stranger", me=self._me, address=address, error=error)
             link.close()
             return
-        reasons = [f"{peer} and {self._me} differ: {what}" for what in different]
+        reasons = [Message("meet-differ", peer=peer.name, me=self._me, what=what) for what in different]
         for what in uneven:  # an interface may well have another name there, so nothing is refused
-            _say(f"note: {peer} and {self._me} have different environments: {what}")
+            say("meet-environments", peer=peer.name, me=self._me, what=what)
         if seen.get("probe") != self._probe.name:
-            reasons.append(
-                f"{peer} does not see what {self._me} writes into OUTPUT_BASEPATH {self._plan.output}: "
-                "it has to be one folder that all machines share"
-            )
+            reasons.append(Message("meet-folder", peer=peer.name, me=self._me, folder=self._plan.output))
         with self._lock:
             other = self._peers.get(peer.node)
             if other is not None and _has_closed(other.link):  # started a second time while node 0 waited
                 other = None
             if other is not None or not 0 < peer.node < self._place.nodes:
-                reasons.append(f"{peer} and {other or self._me} both say RANK {peer.node}: every machine needs its own")
-                link.send({"go": False, "reasons": reasons})
+                twin = other.name if other else self._me
+                reasons.append(Message("meet-same-rank", peer=peer.name, other=twin, rank=peer.node))
+                link.send({"go": False, "reasons": as_json(reasons)})
             else:
                 self._peers[peer.node] = peer
             self._reasons += reasons
@@ -196,7 +199,7 @@ def _probe_file(folder: Path) -> Iterator[Path]:
 def _join(place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
     """Any other node: find node 0, say what it is about to do, wait for the verdict."""
     deadline = time.monotonic() + seconds
-    me = f"node {place.node_rank} ({socket.gethostname()})"
+    me = this_node(place.node_rank)
     link = _connect(place, me, seconds, deadline)
     try:
         link.send({"protocol": PROTOCOL, "node": place.node_rank, "host": socket.gethostname(), "identity": mine})
@@ -205,16 +208,16 @@ def _join(place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
         link.send({"probe": probe.name if _appears(probe) else None})
         verdict = link.receive(max(5.0, deadline - time.monotonic()) + SHARED_SECONDS)
         if not verdict["go"]:
-            raise RendezvousError(*verdict["reasons"])
+            raise RendezvousError.of([received(one) for one in verdict["reasons"]])
     except (LinkError, KeyError) as error:
         link.close()
-        reason = f"does not answer as one: missing {error}" if isinstance(error, KeyError) else f"gave up: {error}"
+        code, why = ("meet-wrong-answer", str(error)) if isinstance(error, KeyError) else ("meet-no-answer", error)
         where = f"{place.master_addr}:{place.master_port}"
-        raise RendezvousError(f"{me}: node 0 at {where} {reason}; its own words say why") from error
+        raise RendezvousError(code, me=me, where=where, error=why) from error
     return Peer(node=0, host=str(answer["host"]), link=link)
 
 
-def _connect(place: Cluster, me: str, seconds: float, deadline: float) -> Link:
+def _connect(place: Cluster, me: Message, seconds: float, deadline: float) -> Link:
     where, word = f"{place.master_addr}:{place.master_port}", time.monotonic() + WORD_EVERY
     while True:
         try:
@@ -222,12 +225,9 @@ def _connect(place: Cluster, me: str, seconds: float, deadline: float) -> Link:
         except OSError as error:
             last = str(error.strerror or error)
         if time.monotonic() >= deadline:
-            raise RendezvousError(
-                f"{me}: nobody answers at MASTER_ADDR:MASTER_PORT {where} for {seconds:.0f} s (last: {last}): node 0 "
-                "is not started, this is not its address, or the network between is cut"
-            )
+            raise RendezvousError("meet-nobody", me=me, where=where, seconds=seconds, error=last)
         if time.monotonic() > word:
-            _say(f"waiting for node 0 at {where}: {last}")
+            say("meet-waiting-first", where=where, error=last)
             word += WORD_EVERY
         time.sleep(min(1.0, seconds / 20))
 
@@ -263,7 +263,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     """Everything that two machines compare, as JSON carries it."""
     data = (*plan.train_data, *(plan.valid_data or ()))
     facts = {
-        "values": {label(name): value for name, value in values_of(plan).items()},
+        "values": values_of(plan),
         "flags": megatron_argv(plan),
         "machines": plan.layout.nodes,
         "processes of each machine": plan.layout.processes,
@@ -299,17 +299,17 @@ def packages() -> dict[str, str]:
     return found
 
 
-def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Message]:
     """What is not the same, `WHAT is THEIRS there, MINE here` each; nothing if all is."""
     if theirs.get("plan") != mine["plan"]:
         lines = [*_plan_differences(mine, theirs)]
-        yield from lines or ["the plans differ"]
+        yield from lines or [Message("differ-plans")]
     if theirs.get("code") != mine["code"]:
-        yield f"the project's code is another: {str(theirs.get('code'))[:12]} there, {mine['code'][:12]} here"
+        yield Message("differ-code", theirs=str(theirs.get("code"))[:12], ours=mine["code"][:12])
     yield from _compare(mine["packages"], theirs.get("packages", {}))
 
 
-def _plan_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+def _plan_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Message]:
     values = [*_compare(mine["values"], theirs.get("values", {}))]
     yield from values
     keys = ("machines", "processes of each machine", "checkpoint to resume from")
@@ -320,14 +320,20 @@ def _plan_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Ite
     yield from others
     if not values and not others:
         here, there = set(mine["flags"]), set(theirs.get("flags", []))
-        yield f"flags: {' '.join(sorted(there - here)) or 'none more'} there, {' '.join(sorted(here - there))} here"
+        more = " ".join(sorted(there - here)) or Message("differ-no-flags")
+        yield Message("differ-flags", theirs=more, ours=" ".join(sorted(here - there)))
 
 
-def _compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
+def _compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Message]:
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
-            yield f"{key} is {_shown(theirs.get(key))} there, {_shown(mine.get(key))} here"
+            yield Message("differ-value", name=_name(key), theirs=_shown(theirs.get(key)), ours=_shown(mine.get(key)))
 
 
-def _shown(value: object) -> str:
-    return "absent" if value is None else shown(value)
+def _name(key: str) -> Message:
+    """One of the 25 with its number; the name of anything else."""
+    return Message("position", number=NUMBERS[key], name=key) if key in NUMBERS else named(key)
+
+
+def _shown(value: object) -> Message | str:
+    return Message("differ-absent") if value is None else shown(value)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from megatron_patch.common.files import write_text
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.run_folder import SLURM
 from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
 from megatron_patch.launch.command import REPOSITORY, SECRETS, script_of
@@ -138,12 +138,13 @@ def submit(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int
         ["sbatch", "--parsable", str(path)], env=inherited, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        print(f"sbatch: {(done.stderr or done.stdout).strip()}\nthe script is {path}", file=sys.stderr)
+        said = (done.stderr or done.stdout).strip()
+        print(localized("slurm-refuses", said=said, path=path), file=sys.stderr)
         return 1
     job = done.stdout.strip().split(";")[0]
-    print(f"job         {job}, script {path}")
-    print(f"follow it   squeue -j {job}; tail -f {shlex.quote(f'{folder}/{job}.log')}")
-    print(f"            sh toolkits/python.sh -m megatron_patch.watch {shlex.quote(plan.output)}")
+    say("slurm-job", job=job, path=path)
+    say("slurm-follow", job=job, log=shlex.quote(f"{folder}/{job}.log"))
+    say("slurm-follow-watch", folder=shlex.quote(plan.output))
     return 0
 
 
@@ -158,13 +159,12 @@ def lead(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         address = first_address(environ["SLURM_JOB_NODELIST"])
     except (SlurmError, KeyError) as error:
-        print(f"ENV=slurm: the job's first node cannot be found: {error}", file=sys.stderr)
+        print(localized("slurm-no-node", error=error), file=sys.stderr)
         return 1
     job, restarts = environ["SLURM_JOB_ID"], environ.get("SLURM_RESTART_COUNT", "0")
     port = environ.get("MASTER_PORT") or slurm_port(job)
-    print(
-        f"job {job}, restart {restarts}: nodes {environ['SLURM_JOB_NODELIST']}, rendezvous {address}:{port}", flush=True
-    )
+    nodes, where = environ["SLURM_JOB_NODELIST"], f"{address}:{port}"
+    say("slurm-begins", job=job, restarts=restarts, nodes=nodes, where=where)
     ours = {**environ, "MASTER_ADDR": environ.get("MASTER_ADDR") or address, "MASTER_PORT": str(port)}
     asked: list[int] = []
 
@@ -181,7 +181,8 @@ def lead(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
             preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
         )
     except FileNotFoundError:
-        print("ENV=slurm: srun is not installed here: is this a machine of the Slurm cluster?", file=sys.stderr)
+        missing = Message("slurm-not-installed", command="srun")
+        print(localized("slurm-no-srun", error=missing), file=sys.stderr)
         return 1
     for number in numbers:
         signal.signal(number, pass_on)
@@ -225,10 +226,10 @@ def _folders(plan: Plan) -> list[Path]:
 
 def _requeue(job: str, status: int) -> int:
     """Slurm said that the time is almost up and the run has saved: go on in another allocation."""
-    print(f"job {job}: the run ended with status {status} after Slurm's early warning; requeueing", flush=True)
+    say("slurm-requeues", job=job, status=status)
     try:
         ask("scontrol", "requeue", job)
     except SlurmError as error:
-        print(f"job {job} cannot be requeued: {error}; sbatch its script again to go on", file=sys.stderr)
+        print(localized("slurm-not-requeued", job=job, error=error), file=sys.stderr)
         return 1
     return 0

@@ -11,7 +11,6 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,12 +20,12 @@ from typing import Any
 
 from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, as_json, localized, say
 from megatron_patch.common.recovery import Status
 from megatron_patch.common.restart import ENDS_RANKS
 from megatron_patch.common.run_folder import LOGS
 from megatron_patch.launch.cluster.connection import LinkError
-from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet
+from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet, received, this_node
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.plan import Plan
 
@@ -56,7 +55,7 @@ def start_node(
         with _ended_by_signals():
             peers = meet(plan, environ) if plan.layout.nodes > 1 else ()
     except RendezvousError as error:
-        print(f"{error}\nnothing was started", file=sys.stderr, flush=True)
+        print(localized("meet-failed", reasons=error.messages), file=sys.stderr, flush=True)
         return Status.FAILED
     first = plan.cluster.node_rank == 0
     lock = _record(lambda: record(plan, command, environ), plan, peers) if first else None
@@ -65,7 +64,7 @@ def start_node(
     if name and "GLOO_SOCKET_IFNAME" not in ours:  # gloo would take the address of this machine's name, often 127.0.1.1
         ours["GLOO_SOCKET_IFNAME"] = name
     if peers:
-        print(f"{plan.layout.nodes} machines agree on plan, code and packages; they talk over {name}", flush=True)
+        say("meet-agreed", nodes=plan.layout.nodes, interface=name)
     silence, output = float(plan.variables.node_timeout_seconds), Path(plan.output)
     supervisor = Supervisor(node=plan.cluster.node_rank, peers=peers, silence=silence, output=output, lock=lock)
     status = supervisor.run(command.argv, ours)
@@ -78,7 +77,7 @@ def _ended_by_signals() -> Iterator[None]:
     """While the machines wait for each other: as process 1 of a container this one would not hear them else."""
 
     def end(number: int, frame: object) -> None:
-        print(f"{signal.Signals(number).name} before the machines had met: nothing was started", file=sys.stderr)
+        print(localized("meet-ended", signal=signal.Signals(number).name), file=sys.stderr)
         sys.exit(STOPPED + number)
 
     heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's stay ignored
@@ -101,9 +100,9 @@ def _record(write: Callable[[], int], plan: Plan, peers: Sequence[Peer]) -> int:
     try:
         return write()
     except (OSError, run_status.Occupied) as error:
-        reason = f"node 0 ({socket.gethostname()}) cannot write into {plan.output}: {error}; nothing was started"
+        reason = Message("node-cannot-write", me=this_node(0), folder=plan.output, error=error)
         for peer in peers:
-            peer.link.send({"ended": Status.REFUSED, "reason": reason})
+            peer.link.send({"ended": Status.REFUSED, "reason": as_json(reason)})
         raise
 
 
@@ -119,7 +118,7 @@ class Supervisor:
             output: the run's folder, where a log repeats what is said.
             lock: of that folder, on node 0.
         """
-        self._me, self._node = f"node {node} ({socket.gethostname()})", node
+        self._me, self._node = this_node(node), node
         self._others = Others(peers, me=self._me, silence=silence)
         self._silence, self._output, self._lock = silence, output, lock
         self._heard: list[int] = []
@@ -143,7 +142,7 @@ class Supervisor:
                 reason = self._others.trouble(0.3)
             if reason is not None:
                 self._say(reason)
-                run_status.record_end(self._output, "failed", Message("uncoded", text=reason))
+                run_status.record_end(self._output, "failed", reason)
                 self._kill(child)
                 return self._end(self._others.status or Status.FAILED, reason)
             return self._after(child)
@@ -153,7 +152,7 @@ class Supervisor:
         stopped = self._asked is not None and child.returncode > STOPPED
         if child.returncode and not stopped:
             reason = self._explanation()
-            self._say(reason or f"{self._me}: its ranks ended with status {child.returncode}, see above")
+            self._say(reason or Message("node-ended-here", node=self._me, status=child.returncode))
             return self._end(child.returncode if child.returncode > 0 else Status.FAILED, reason)
         self._others.tell({"ended": 0})
         deadline = time.monotonic() + self._silence
@@ -170,16 +169,14 @@ class Supervisor:
         ended = run_status.read_end(self._output)
         return ended is not None and ended.how == "finished"
 
-    def _end(self, status: int, reason: str | None) -> int:
-        self._others.tell({"ended": status, "reason": reason})
+    def _end(self, status: int, reason: Message | None) -> int:
+        self._others.tell({"ended": status, "reason": as_json(reason)})
         if status not in (Status.REFUSED, Status.SPIKE):
-            self._say(
-                "started again with the same command on every machine, the run goes on from its newest checkpoint"
-            )
+            self._say(Message("node-again"))
         self._others.close()
         return status
 
-    def _explanation(self) -> str | None:
+    def _explanation(self) -> Message | None:
         """A peer's failure, if it shows soon after ours: then ours is only its echo."""
         deadline = time.monotonic() + LAST_WORDS
         while self._others and time.monotonic() < deadline:
@@ -210,9 +207,7 @@ class Supervisor:
         if self._asked is None:
             self._asked = self._heard[0] if self._heard else self._others.asked
             name = signal.Signals(self._asked).name
-            self._say(
-                f"{self._me}: {name}{'' if self._heard else ' there'}: the ranks finish their step, save, and end"
-            )
+            self._say(Message("node-asked" if self._heard else "node-asked-there", node=self._me, signal=name))
             if self._lock is not None:
                 run_status.note_stopping(self._output, self._lock, name)
         self._others.tell({"asked": self._asked, "times": times})
@@ -231,7 +226,8 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rank, signal.SIGKILL)
 
-    def _say(self, text: str) -> None:
+    def _say(self, message: Message) -> None:
+        text = message.localized()
         print(text, file=sys.stderr, flush=True)
         with contextlib.suppress(OSError):
             file = self._output / LOGS / f"node_{self._node}.log"
@@ -252,7 +248,7 @@ class _Watched:
 class Others:
     """Those that this machine keeps a connection with: on node 0 all others, elsewhere node 0."""
 
-    def __init__(self, peers: Sequence[Peer], *, me: str, silence: float) -> None:
+    def __init__(self, peers: Sequence[Peer], *, me: Message, silence: float) -> None:
         """
         Args:
             me: this machine, for messages.
@@ -280,7 +276,7 @@ class Others:
             if not watched.peer.link.closed:
                 watched.peer.link.send(message)
 
-    def trouble(self, seconds: float) -> str | None:
+    def trouble(self, seconds: float) -> Message | None:
         """Hear what they say for up to `seconds`; a sentence if one of them is lost or has failed."""
         self._beat()
         open_links = [watched.peer.link for watched in self._watched if not watched.peer.link.closed]
@@ -304,8 +300,8 @@ class Others:
             self._next_beat = time.monotonic() + min(5.0, self._silence / 4)
             self.tell({"beat": True})
 
-    def _hear(self, watched: _Watched) -> str | None:
-        peer = watched.peer
+    def _hear(self, watched: _Watched) -> Message | None:
+        peer, node = watched.peer, watched.peer.name
         if watched.ended is not None:
             return None
         try:
@@ -316,16 +312,14 @@ class Others:
                 if "ended" in message:
                     watched.ended = self.status = int(message["ended"])
                     if watched.ended:
-                        return str(message.get("reason") or f"{peer}: its ranks ended with status {watched.ended}")
+                        reason = message.get("reason")
+                        return received(reason) if reason else Message("node-ended", node=node, status=watched.ended)
                     return None
         except LinkError as error:
-            return f"{peer}: {error}"
+            return Message("node-link", node=node, error=error)
         if peer.link.closed:
-            return f"{peer} is gone: its connection closed without a word; it was killed, or the machine is down"
+            return Message("node-gone", node=node)
         silent = time.monotonic() - watched.heard
         if silent > self._silence:
-            return (
-                f"{peer} has not been heard of by {self._me} for {silent:.0f} s: "
-                "the machine hangs, or the network between them is cut"
-            )
+            return Message("node-silent", node=node, me=self._me, seconds=silent)
         return None

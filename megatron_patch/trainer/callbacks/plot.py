@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron_patch.charts.lines import Point, Series, line_chart, smooth
 from megatron_patch.common.files import write_text
-from megatron_patch.common.messages import localized
+from megatron_patch.common.messages import localized, named
 from megatron_patch.common.run_folder import LOSS_PLOT, METRICS
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.metrics import read_records
@@ -42,12 +42,13 @@ def draw(records: Sequence[dict[str, Any]]) -> str:
     training = _points(records, "loss")
     validation = _points(records, "validation_loss")
     half = len(training) // 50
+    words = {name: named(name).localized() for name in ("training", "validation", "loss", "iteration")}
     series = [
-        Series(label="training", points=training, kind="faint" if half else "line", legend=not half),
-        Series(label="training", points=smooth(training, half) if half else []),
-        Series(label="validation", points=validation, color=1, kind="dots" if len(validation) < 40 else "line"),
+        Series(label=words["training"], points=training, kind="faint" if half else "line", legend=not half),
+        Series(label=words["training"], points=smooth(training, half) if half else []),
+        Series(label=words["validation"], points=validation, color=1, kind="dots" if len(validation) < 40 else "line"),
     ]
-    return line_chart(series, title="loss", x_label="iteration", standalone=True)
+    return line_chart(series, title=words["loss"], x_label=words["iteration"], standalone=True)
 
 
 def _points(records: Sequence[dict[str, Any]], key: str) -> list[Point]:
