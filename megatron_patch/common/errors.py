@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Self
 
 from megatron_patch.common.messages import Message, at, wording_of
@@ -30,9 +29,13 @@ class UserError(Exception):
         return error
 
     @classmethod
-    def at(cls, path: Path | str, code: str, /, **values: object) -> Self:
-        """A code of the catalogue, and the file or folder that it is about."""
+    def at(cls, path: object, code: str, /, **values: object) -> Self:
+        """A code of the catalogue, and the file or the value that it is about."""
         return cls.of([at(path, code, **values)])
+
+    def about(self, place: object) -> Self:
+        """The same error, said of a file, of a place in it or of a value."""
+        return type(self).of([Message("at", path=place, what=message) for message in self.messages])
 
     @property
     def code(self) -> str:
@@ -66,6 +69,10 @@ class Refusal(UserError, ValueError):
         else:  # evaluation's, which are not in the catalogue yet
             super().__init__("uncoded", text="")
             self.messages = tuple(Message("uncoded", text=line) for line in code)
+
+
+class UsageError(UserError, ValueError):
+    """A command line that nothing can be done with: exit status 2."""
 
 
 def print_error(error: UserError, environ: Mapping[str, str]) -> None:

@@ -17,7 +17,6 @@ import os
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.texts import ENGLISH, LANGUAGES
@@ -61,8 +60,8 @@ def localized(code: str, /, **values: object) -> str:
     return Message(code, **values).localized()
 
 
-def at(path: Path | str, code: str, /, **values: object) -> Message:
-    """A code of the catalogue, and the file or folder that it is about."""
+def at(path: object, code: str, /, **values: object) -> Message:
+    """A code of the catalogue, and the file or the value that it is about."""
     return Message("at", path=path, what=Message(code, **values))
 
 

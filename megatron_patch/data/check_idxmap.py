@@ -2,7 +2,7 @@
 
 The driver runs this in a process of its own before a start, as it imports no numpy itself: a dry run stays quick. It
 reads a JSON object from standard input, `{"prefixes": [...], "vocab_size": N, "sft": false}`, and prints a JSON list of
-what is wrong, `[[PREFIX, TEXT], ...]`. The structure of the index is checked whole; of the tokens as much as BUDGET,
+what is wrong, `[[PREFIX, MESSAGE], ...]`. The structure of the index is checked whole; of the tokens as much as BUDGET,
 spread over the file.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.messages import Message, as_json
 from megatron_patch.data.index import BrokenIndex, Index, problems_of, read_index, size_problem
 from megatron_patch.data.prepared import why
 
@@ -26,7 +27,7 @@ BLOCK = 1 << 22
 """Bytes of tokens looked at at once."""
 
 
-def problems(prefix: str, *, vocab_size: int, sft: bool, budget: int = BUDGET) -> list[str]:
+def problems(prefix: str, *, vocab_size: int, sft: bool, budget: int = BUDGET) -> list[Message]:
     """What is wrong with a dataset, with file and place; empty if nothing is.
 
     Args:
@@ -36,7 +37,7 @@ def problems(prefix: str, *, vocab_size: int, sft: bool, budget: int = BUDGET) -
     try:
         index = read_index(Path(f"{prefix}.idx"))
     except BrokenIndex as error:
-        return [str(error)]
+        return list(error.messages)
     found = problems_of(index)
     data = Path(f"{prefix}.bin")
     if wrong := size_problem(index, data):
@@ -46,14 +47,15 @@ def problems(prefix: str, *, vocab_size: int, sft: bool, budget: int = BUDGET) -
     return found
 
 
-def wrong_token(index: Index, data: Path, vocab_size: int, budget: int | None) -> str | None:
+def wrong_token(index: Index, data: Path, vocab_size: int, budget: int | None) -> Message | None:
     """The first number met that is not an id of the vocabulary."""
     for start, tokens in blocks(index, data, budget):
         if int(tokens.max()) < vocab_size and int(tokens.min()) >= 0:
             continue
         at = int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
-        where = f"sequence {index.sequence_at(start + at)}, byte {(start + at) * index.dtype.itemsize}"
-        return f"{data} holds {tokens[at]} ({where}): {why(int(tokens[at]), vocab_size)}"
+        where = {"sequence": index.sequence_at(start + at), "byte": (start + at) * index.dtype.itemsize}
+        token = int(tokens[at])
+        return Message("idxmap-wrong-id-in", file=data, token=token, **where, why=why(token, vocab_size))
     return None
 
 
@@ -75,7 +77,7 @@ def main() -> int:
     prefixes = asked["prefixes"]
     budget = BUDGET // max(1, len(prefixes))
     found = [
-        (prefix, problem)
+        (prefix, as_json(problem))
         for prefix in prefixes
         for problem in problems(prefix, vocab_size=asked["vocab_size"], sft=asked["sft"], budget=budget)
     ]

@@ -11,6 +11,8 @@ from typing import BinaryIO, cast
 
 import zstandard
 
+from megatron_patch.common.errors import UserError
+
 BLOCK = 1 << 20
 """Bytes read at once."""
 
@@ -19,6 +21,10 @@ LONGEST_WINDOW = 1 << 31
 
 ReadErrors = (EOFError, OSError, zlib.error, zstandard.ZstdError)
 """What reading a damaged file raises."""
+
+
+class CutOff(UserError, EOFError):
+    """A file that ends before its content does."""
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -49,7 +55,7 @@ class _ZstdReader(io.RawIOBase):
             block = block or self._file.read(BLOCK)
             if not block:
                 if self._inside:
-                    raise EOFError(f"{self._path} is cut off in the middle of a Zstandard frame")
+                    raise CutOff("data-frame-cut", file=self._path)
                 return 0
             if self._frame.eof:
                 self._frame = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW).decompressobj()

@@ -101,7 +101,7 @@ def read(chunk: Chunk, path: Path, key: str) -> Documents:
             text = _text(row, key)
         except DataError as error:
             line = row.line and row.line + rows.lines_before(chunk.start, path)
-            raise DataError(f"{rows.place(path, line, row.row)}: {error}") from None
+            raise error.about(rows.place(path, line, row.row)) from None
         if text:
             found.texts.append(text)
         else:
@@ -113,5 +113,5 @@ def read(chunk: Chunk, path: Path, key: str) -> Documents:
 
 def _text(row: rows.Row, key: str) -> str:
     if row.error is not None:
-        raise DataError(row.error)
+        raise DataError.of([row.error])
     return text_in(row.record, key)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.files import atomic_file
+from megatron_patch.common.messages import Message
 from megatron_patch.common.network import require_hub
 
 Row = Mapping[str, Any]
@@ -44,8 +44,8 @@ class Example:
     """Where it goes, under the working directory: as the tutorials say."""
     files: tuple[str, ...]
     """What is written there."""
-    write: Callable[[Iterable[Row], Path], list[str]]
-    """Writes the files and returns lines for the report."""
+    write: Callable[[Iterable[Row], Path], list[Message]]
+    """Writes the files and returns a report."""
 
 
 class DownloadError(UserError, ValueError):
@@ -96,25 +96,25 @@ def _local(source: Path) -> tuple[str, list[str]]:
     return found.pop(), [str(path) for path in files]
 
 
-def _write_lines(path: Path, rows: Iterable[Row]) -> str:
+def _write_lines(path: Path, rows: Iterable[Row]) -> Message:
     """JSON Lines, whole or not at all; returns a line for the report."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with atomic_file(path) as file:
         for count, row in enumerate(rows, start=1):  # noqa: B007
             file.write((json.dumps(dict(row), ensure_ascii=False, default=str) + "\n").encode())
-    return f"{path}: {count:,} rows, {path.stat().st_size:,} bytes"
+    return Message("download-written", file=path, rows=count, bytes=path.stat().st_size)
 
 
-def _wikinews(rows: Iterable[Row], folder: Path) -> list[str]:
+def _wikinews(rows: Iterable[Row], folder: Path) -> list[Message]:
     return [_write_lines(folder / WIKINEWS, rows)]
 
 
-def _wiki(rows: Iterable[Row], folder: Path) -> list[str]:
+def _wiki(rows: Iterable[Row], folder: Path) -> list[Message]:
     return [_write_lines(folder / WIKI, rows)]
 
 
-def _alpaca(rows: Iterable[Row], folder: Path) -> list[str]:
+def _alpaca(rows: Iterable[Row], folder: Path) -> list[Message]:
     """`input` and `output`, as the tutorial makes them; shuffled by a fixed seed, so that the split stays."""
     pairs = []
     for row in rows:
@@ -171,11 +171,12 @@ def main(name: str, argv: list[str]) -> int:
         if there and not args.overwrite:
             raise DownloadError("download-there", files=there)
         with tempfile.TemporaryDirectory(prefix="datasets-") as cache:
-            print(*example.write(load(example, args.input, Path(cache)), args.output), sep="\n")
+            report = example.write(load(example, args.input, Path(cache)), args.output)
+        print(*map(Message.localized, report), sep="\n")
     except UserError as error:
         print_error(error, os.environ)
         return 1
     except OSError as error:
-        print(f"error: --output {args.output}: cannot be written: {error}", file=sys.stderr)
+        print_error(DownloadError("folder-unwritable", folder=args.output, error=error).about("--output"), os.environ)
         return 1
     return 0

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.data.tokenizer import AWKWARD, TextTokenizer, TokenizerError
 
 Ids = npt.NDArray[np.uint32]
@@ -80,17 +81,17 @@ class Gigatoken:
 
     def __init__(self, tokenizer: HasBackend, special: bool) -> None:
         """Raises EngineError: it does not know this kind of tokenizer."""
-        with _its_failures("cannot read this tokenizer"):
+        with _its_failures("gigatoken-tokenizer"):
             import gigatoken
 
             self._tokenizer: Any = gigatoken.Tokenizer.from_json(tokenizer.backend.to_str())
         if tokenizer.backend.encode_special_tokens:
-            raise EngineError("gigatoken does not know split_special_tokens")
+            raise EngineError("gigatoken-split")
         self._before, self._after = _around(tokenizer) if special else ([], [])
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         """See `Engine`. Raises EngineError: it failed, however it did."""
-        with _its_failures("failed"):
+        with _its_failures("gigatoken-failed"):
             layout = self._tokenizer.encode_batch(texts, parallel=False).layout
             offsets = np.asarray(layout.offsets.data, dtype=np.int64)
             ids = np.asarray(layout.content.data)[offsets[0] : offsets[-1]]
@@ -111,7 +112,7 @@ class Gigatoken:
 
     def token_bytes(self) -> npt.NDArray[np.int64]:
         """[vocabulary], how many bytes of a text each token stands for in a byte-level vocabulary."""
-        with _its_failures("has no readable vocabulary"):
+        with _its_failures("gigatoken-vocabulary"):
             vocabulary: dict[int, bytes] = self._tokenizer.vocab
             sizes = np.zeros(max(vocabulary) + 1, dtype=np.int64)
         for number, token in vocabulary.items():
@@ -124,14 +125,14 @@ class Gigatoken:
 
 
 @contextlib.contextmanager
-def _its_failures(what: str) -> Iterator[None]:
+def _its_failures(code: str) -> Iterator[None]:
     """Anything that the Rust side raises, panics among them, as an EngineError: Hugging Face's engine takes over."""
     try:
         yield
     except (EngineError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of Rust's is not an Exception
-        raise EngineError(f"gigatoken {what}: {type(error).__name__}: {error}") from None
+        raise EngineError(code, kind=type(error).__name__, error=str(error)) from None
 
 
 def _around(tokenizer: HasBackend) -> tuple[list[int], list[int]]:
@@ -141,7 +142,7 @@ def _around(tokenizer: HasBackend) -> tuple[list[int], list[int]]:
     for at in range(len(full) - len(bare) + 1):
         if full[at : at + len(bare)] == bare:
             return full[:at], full[at + len(bare) :]
-    raise EngineError("the tokenizer changes a text's own ids when it adds special tokens")
+    raise EngineError("gigatoken-around")
 
 
 class SentencePiece:
@@ -156,13 +157,13 @@ class SentencePiece:
         try:
             self._model = sentencepiece.SentencePieceProcessor(model_file=str(model))
         except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{model} is not a SentencePiece model: {error}") from None
+            raise TokenizerError("pieces-unreadable", file=model, error=error) from None
         self.vocab_size = int(self._model.get_piece_size())
         self.eod_id = int(self._model.eos_id())
-        self.note = "a SentencePiece model"
+        self.note = Message("note-pieces")
         self.eod_token = str(self._model.id_to_piece(self.eod_id)) if self.eod_id >= 0 else ""
         if self.eod_id < 0:
-            raise TokenizerError(f"{model} has no end-of-sentence piece, which ends a document")
+            raise TokenizerError("pieces-no-end", file=model)
 
     def encode(self, texts: list[str]) -> tuple[Ids, Lengths]:
         """See `Engine`."""
@@ -171,7 +172,7 @@ class SentencePiece:
         return np.concatenate([np.array(row, dtype=np.uint32) for row in rows]), lengths
 
 
-def choose(tokenizer: TextTokenizer, first: list[str], *, special: bool, wanted: str) -> tuple[Engine, str]:
+def choose(tokenizer: TextTokenizer, first: list[str], *, special: bool, wanted: str) -> tuple[Engine, Message]:
     """The engine for a run, and a line about it.
 
     Args:
@@ -183,15 +184,15 @@ def choose(tokenizer: TextTokenizer, first: list[str], *, special: bool, wanted:
     """
     slow = HuggingFace(tokenizer=tokenizer, special=special)
     if wanted == "hf":
-        return slow, "engine: Hugging Face tokenizers, as asked"
+        return slow, Message("engine-hf-asked")
     try:
         fast = Gigatoken(tokenizer, special)
         count = compare(fast, slow, battery(tokenizer) + _up_to(first, SAMPLE_CHARACTERS))
     except EngineError as error:
         if wanted == "gigatoken":
             raise
-        return slow, f"engine: Hugging Face tokenizers, falling back (60 times slower): {error}"
-    return fast, f"engine: gigatoken, equal to Hugging Face on {count} texts; a piece of each chunk is compared too"
+        return slow, Message("engine-fallback", why=error)
+    return fast, Message("engine-gigatoken", texts=count)
 
 
 def battery(tokenizer: HasBackend) -> list[str]:
@@ -223,8 +224,6 @@ def compare(fast: Gigatoken, slow: HuggingFace, texts: list[str]) -> int:
         if left != right:
             pairs = enumerate(zip(left, right, strict=False))
             at = next((i for i, (a, b) in pairs if a != b), min(len(left), len(right)))
-            raise EngineError(
-                f"gigatoken gives {left[at : at + 4]} where Hugging Face gives {right[at : at + 4]}, "
-                f"from token {at} of {text[:60]!r}"
-            )
+            ids = {"fast": str(left[at : at + 4]), "slow": str(right[at : at + 4])}
+            raise EngineError("gigatoken-differs", **ids, token=at, text=text[:60])
     return len(texts)

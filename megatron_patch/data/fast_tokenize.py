@@ -80,7 +80,7 @@ def encode_all(encoder: Encoder, start: Position, workers: int) -> Iterator[Piec
         workers: processes; 1 works in this one.
     Raises:
         DataError, EngineError: see `Encoder`.
-        RuntimeError: a worker was killed.
+        WorkerKilled: it was.
     """
     return in_order(encoder, encoder.corpus.chunks(start), workers)
 

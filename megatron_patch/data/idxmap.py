@@ -158,5 +158,5 @@ def whole_index(prefix: Path) -> Index:
     index = read_index(Path(f"{prefix}.idx"))
     wrong = [*problems_of(index), *filter(None, [size_problem(index, Path(f"{prefix}.bin"))])]
     if wrong:
-        raise BrokenIndex("; ".join(wrong))
+        raise BrokenIndex.of(wrong)
     return index

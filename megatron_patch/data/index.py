@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message, at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -161,19 +162,19 @@ def read_index(path: Path) -> Index:
     )
 
 
-def problems_of(index: Index) -> list[str]:
+def problems_of(index: Index) -> list[Message]:
     """What is wrong with its structure; empty if each sequence begins where the one before it ends."""
 
     if not len(index.lengths):
-        return [f"{index.path} holds no sequence"]
+        return [Message("index-empty", file=index.path)]
     found = [*_wrong_sequences(index)]
     ends, sequences = index.documents, len(index.lengths)
     if len(ends) < 2 or ends[0] != 0 or ends[-1] != sequences or bool((ends[1:] < ends[:-1]).any()):
-        found.append(f"{index.path}: document boundaries do not ascend from 0 to {sequences}, the number of sequences")
+        found.append(at(index.path, "index-boundaries", sequences=sequences))
     return found
 
 
-def _wrong_sequences(index: Index) -> Iterator[str]:
+def _wrong_sequences(index: Index) -> Iterator[Message]:
     """The first sequence whose length is negative, or which begins elsewhere than the lengths before it say."""
     import numpy as np
 
@@ -183,19 +184,24 @@ def _wrong_sequences(index: Index) -> Iterator[str]:
         ends = expected + np.cumsum(lengths, dtype=np.int64) * index.dtype.itemsize
         begins = np.concatenate([[expected], ends[:-1]])
         if (bad := np.flatnonzero(lengths < 0)).size:
-            yield f"{index.path}: sequence {start + bad[0]} has {lengths[bad[0]]} tokens"
+            first = {"sequence": int(start + bad[0]), "tokens": int(lengths[bad[0]])}
+            yield at(index.path, "index-negative", **first)
             return
         if (bad := np.flatnonzero(offsets != begins)).size:
-            at = f"sequence {start + bad[0]} starts at byte {offsets[bad[0]]}"
-            yield f"{index.path}: {at}; the lengths before it say {begins[bad[0]]}"
+            first = {
+                "sequence": int(start + bad[0]),
+                "byte": int(offsets[bad[0]]),
+                "expected_byte": int(begins[bad[0]]),
+            }
+            yield at(index.path, "index-offset", **first)
             return
         expected = int(ends[-1])
 
 
-def size_problem(index: Index, data: Path) -> str | None:
+def size_problem(index: Index, data: Path) -> Message | None:
     """Whether the .bin has another size than the index says. Megatron maps it unseen, and trains on what it finds."""
     if not data.is_file():
-        return f"{data} is missing"
+        return Message("file-missing", file=data)
     if (found := data.stat().st_size) != index.bytes:
-        return f"{data} has {found} bytes; its index says {index.bytes}"
+        return Message("data-cut", file=data, size=found, expected_size=index.bytes)
     return None

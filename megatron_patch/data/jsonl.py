@@ -1,4 +1,4 @@
-"""One JSON value, and one document of a corpus; what is wrong with it in words. Standard library only."""
+"""One JSON value, and one document of a corpus; what is wrong with it. Standard library only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 
 
 class DataError(UserError, ValueError):
@@ -36,13 +37,13 @@ def parse(line: bytes) -> Any:
     try:
         text = line.decode()  # given bytes, json would guess the encoding
     except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start + 1} of the line") from None
+        raise DataError("row-not-utf-8", byte=error.start + 1) from None
     try:
         return loads(text)
     except DataError:
         if text.lstrip()[:1] in ("{", "["):
             raise
-        raise DataError(f"not JSON: it begins with {text.strip()[:30]!r}; wanted an object, {{...}}") from None
+        raise DataError("row-not-json", begins=text.strip()[:30]) from None
 
 
 def loads(text: str) -> Any:
@@ -55,11 +56,11 @@ def loads(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"bad JSON at column {error.colno}: {error.msg}") from None
+        raise DataError("row-bad-json", column=error.colno, error=error.msg) from None
     except ValueError:
-        raise DataError(f"an integer of more than {sys.get_int_max_str_digits()} digits; wanted fewer") from None
+        raise DataError("row-long-integer", digits=sys.get_int_max_str_digits()) from None
     except RecursionError:
-        raise DataError("JSON nested too deep") from None
+        raise DataError("row-too-deep") from None
 
 
 def text_in(document: object, key: str) -> str:
@@ -69,19 +70,18 @@ def text_in(document: object, key: str) -> str:
         DataError: what is wrong with it; the caller knows which one it is.
     """
     if not isinstance(document, dict):
-        raise DataError(f"a JSON {json_kind(document)}; wanted an object with the key {key!r}")
+        raise DataError("row-document-kind", kind=json_kind(document), key=key)
     if key not in document:
-        have = ", ".join(map(repr, document)) or "none"
-        raise DataError(f"no key {key!r}; its keys: {have}; --json-key selects another")
+        raise DataError("row-no-key", key=key, keys=list(map(repr, document)) or Message("none"))
     text = document[key]
     if not isinstance(text, str):
-        raise DataError(f"the value of {key!r} is a JSON {json_kind(text)}; wanted a string")
+        raise DataError("row-document-text", key=key, kind=json_kind(text))
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             lone = f"\\u{ord(text[error.start]):04x}"
-            raise DataError(f"{lone} in the value of {key!r} is half a character (a lone surrogate)") from None
+            raise DataError("row-lone-surrogate", half=lone, key=key) from None
     return text
 
 

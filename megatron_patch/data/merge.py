@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.idxmap import TOKEN_TYPES, flush_and_close, partial, publish, whole_index, write_index
-from megatron_patch.data.index import Index
+from megatron_patch.data.index import BrokenIndex, Index
 from megatron_patch.data.jsonl import DataError
 
 SHARED = ("kind", "files", "json_key", "tokenizer_sha256", "vocab_size", "eod", "special_tokens", "shards")
@@ -23,7 +24,7 @@ def shard_prefix(prefix: Path, number: int, count: int) -> Path:
     return Path(f"{prefix}-{number:05d}-of-{count:05d}")
 
 
-def merge(prefix: Path, count: int) -> str:
+def merge(prefix: Path, count: int) -> list[Message]:
     """Put PREFIX-00001-of-N to PREFIX-N-of-N together, and return the report. The shards stay.
 
     Raises:
@@ -53,32 +54,35 @@ def merge(prefix: Path, count: int) -> str:
     }
     partial(prefix, "build.json").write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     publish(prefix, "build.json")
-    return f"{prefix}.bin and .idx, of {count} shards\ndocuments {documents:,}, tokens {tokens:,}"
+    done = Message("merge-written", prefix=prefix, shards=count)
+    return [done, Message("merge-counts", documents=documents, tokens=tokens)]
 
 
 def _checked(shards: list[Path]) -> list[dict[str, Any]]:
     """Their build records, all that is wrong in one go."""
     builds: list[dict[str, Any]] = []
-    wrong = []
+    wrong: list[Message] = []
     for number, shard in enumerate(shards, start=1):
         try:
             build: dict[str, Any] = read_json(Path(f"{shard}.build.json"))
         except (OSError, ValueError) as error:
-            wrong.append(f"shard {number} is not there: {shard}.build.json: {error}")
+            wrong.append(Message("merge-absent", number=number, file=f"{shard}.build.json", error=error))
             continue
         builds.append(build)
         if different := [name for name in SHARED if build.get(name) != builds[0].get(name)]:
-            wrong.append(f"shard {number} was made with other {', '.join(different)} than shard 1")
+            wrong.append(Message("merge-differs", number=number, names=different))
     if wrong:
-        raise DataError("; ".join(wrong))
+        raise DataError.of(wrong)
     return builds
 
 
 def _index(shard: Path) -> Index:
     try:
         return whole_index(shard)
-    except (OSError, ValueError) as error:
-        raise DataError(str(error)) from None
+    except BrokenIndex as error:
+        raise DataError.of(error.messages) from None
+    except OSError as error:
+        raise DataError("idxmap-unreadable", prefix=shard, error=error) from None
 
 
 def _copy(source: Path, out: Any, whole: Any, expected: str) -> None:
@@ -89,4 +93,4 @@ def _copy(source: Path, out: Any, whole: Any, expected: str) -> None:
             whole.update(block)
             out.write(block)
     if part.hexdigest() != expected:
-        raise DataError(f"{source} is not what was written: its SHA-256 differs from the recorded one")
+        raise DataError("file-changed", file=source)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import DataError
 
 MOST_ROWS = 10_000
 """Of one batch."""
-Record = tuple[Any, str | None]
+Record = tuple[Any, Message | None]
 """A record, or why there is none."""
 
 
@@ -74,9 +75,9 @@ def records(batch: Any) -> Iterator[Record]:
             record = found[number] if found else batch.slice(number, 1).to_pylist(**maps)[0]
             yield {name: _plain(value) for name, value in record.items()}, None
         except UnicodeDecodeError as error:
-            yield None, f"not UTF-8 at byte {error.start + 1} of a value"
+            yield None, Message("row-value-not-utf-8", byte=error.start + 1)
         except (ValueError, OverflowError, KeyError, TypeError) as error:
-            yield None, f"a value that cannot be read: {error}"
+            yield None, Message("row-value-unreadable", error=error)
 
 
 def _needs_care(column: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from pathlib import Path
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.index import read_head
 
@@ -16,7 +17,7 @@ LOOKED_AT = 1 << 16
 CODES = {"uint8": "B", "int8": "b", "int16": "h", "int32": "i", "int64": "q", "uint16": "H"}
 
 
-def problems(prefix: str, *, vocab_size: int, tokenizer_sha256: str | None) -> list[str]:
+def problems(prefix: str, *, vocab_size: int, tokenizer_sha256: str | None) -> list[Message]:
     """Why this dataset cannot be pretrained on; empty if nothing is seen.
 
     Args:
@@ -26,11 +27,11 @@ def problems(prefix: str, *, vocab_size: int, tokenizer_sha256: str | None) -> l
         BrokenIndex: its .idx cannot be read.
     """
     if Path(f"{prefix}.sft.json").is_file():
-        return [f"{prefix} was built for SFT: its documents are tokens, then labels"]
+        return [Message("idxmap-of-sft", prefix=prefix)]
     made_with = tokenizer_of(prefix)
     if made_with and tokenizer_sha256 and made_with != tokenizer_sha256:
-        what = f"{prefix} was made with another tokenizer (SHA-256 {made_with[:12]}... in {prefix}.build.json)"
-        return [f"{what} than that of this run ({tokenizer_sha256[:12]}...)"]
+        sums = {"built": made_with[:12], "wanted": tokenizer_sha256[:12]}
+        return [Message("idxmap-other-tokenizer", prefix=prefix, **sums)]
     token_type = read_head(Path(f"{prefix}.idx")).token_type
     with Path(f"{prefix}.bin").open("rb") as file:
         size = file.seek(0, 2)
@@ -41,15 +42,16 @@ def problems(prefix: str, *, vocab_size: int, tokenizer_sha256: str | None) -> l
             tokens.frombytes(block[: len(block) // tokens.itemsize * tokens.itemsize])
             if found := _wrong(tokens, vocab_size):
                 number, token = found
-                return [f"{prefix}.bin holds {token} at byte {at + number * tokens.itemsize}: {why(token, vocab_size)}"]
+                place = {"file": f"{prefix}.bin", "byte": at + number * tokens.itemsize}
+                return [Message("idxmap-wrong-id", **place, token=token, why=why(token, vocab_size))]
     return []
 
 
-def why(token: int, vocab_size: int) -> str:
+def why(token: int, vocab_size: int) -> Message:
     """What a number that is not an id says about the data."""
     if token < 0:
-        return "ids are not negative; SFT data have such numbers, where they hold labels"
-    return f"the vocabulary has {vocab_size} ids, so it is of another tokenizer"
+        return Message("id-negative")
+    return Message("id-beyond", ids=vocab_size)
 
 
 def _wrong(tokens: array[int], vocab_size: int) -> tuple[int, int] | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from megatron_patch.common.command_line import ArgumentParser
-from megatron_patch.common.errors import print_error
-from megatron_patch.common.messages import Wording, language_of
+from megatron_patch.common.errors import UsageError, UserError, print_error
+from megatron_patch.common.messages import Message, at, localized, say
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.data.corpus import find_corpus
-from megatron_patch.data.engines import ENGINES, EngineError
+from megatron_patch.data.engines import ENGINES
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.merge import merge
 from megatron_patch.data.pretraining import Request, build, load
@@ -23,36 +23,35 @@ from megatron_patch.data.sources import left_out
 from megatron_patch.data.tokenizer import TokenizerError
 
 
-def problems_of(request: Request) -> list[str]:
+def problems_of(request: Request) -> list[Message]:
     """All that is wrong with the values, each naming its parameter; empty if nothing is."""
-    problems = []
+    problems: list[Message] = []
     try:
         find_corpus(request.source)
     except DataError as error:
-        problems.append(f"1 INPUT: {error}")
+        problems += error.about("1 INPUT").messages
     try:
         if not find_sentencepiece(request.tokenizer) and not (request.tokenizer / "tokenizer_config.json").is_file():
-            what = "is no Hugging Face tokenizer folder (no tokenizer_config.json), and no SentencePiece model (.model)"
-            problems.append(f"2 TOKENIZER: {request.tokenizer} {what}")
+            problems.append(at("2 TOKENIZER", "usage-tokenizer-or-pieces", path=request.tokenizer))
     except PiecesError as error:
-        problems.append(f"2 TOKENIZER: {error}")
+        problems += error.about("2 TOKENIZER").messages
     try:
         problems += _output_problems(request, request.prefix)
-    except ValueError as error:
-        problems.append(f"--shard: {error}")
+    except UsageError as error:
+        problems += error.about("--shard").messages
     if not request.json_key or "/" in request.json_key:
-        problems.append(f"--json-key: {request.json_key!r} cannot be part of a file name")
+        problems.append(at("--json-key", "usage-file-name", found=request.json_key))
     if not re.fullmatch("[0-9]{1,9}", request.workers):
-        problems.append(f"--workers: {request.workers!r}; wanted 1 or more, or 0 for every core")
+        problems.append(at("--workers", "usage-workers", found=request.workers))
     return problems
 
 
-def _output_problems(request: Request, prefix: Path) -> list[str]:
+def _output_problems(request: Request, prefix: Path) -> list[Message]:
     if request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")) or not request.output_prefix:
-        return [f"3 OUTPUT_PREFIX: {request.output_prefix!r} is not a file prefix; wanted FOLDER/NAME"]
+        return [at("3 OUTPUT_PREFIX", "usage-prefix", found=request.output_prefix)]
     there = [suffix for suffix in (".bin", ".idx") if Path(f"{prefix}{suffix}").exists()]
     if there and not request.overwrite:
-        return [f"3 OUTPUT_PREFIX: {prefix}{there[0]} exists; --overwrite replaces it"]
+        return [at("3 OUTPUT_PREFIX", "usage-exists", file=f"{prefix}{there[0]}")]
     return []
 
 
@@ -97,44 +96,41 @@ def parse(argv: list[str]) -> tuple[Request, int]:
 def main(argv: list[str]) -> int:
     """The command; 0 done, 2 wrong values, 1 bad data, 130 interrupted."""
     request, shards = parse(argv)
-    console = Console(file=raw(sys.stderr))
     problems = problems_of(request)
     if shards and request.shard != "1/1":
-        problems.append("--merge: puts shards together that --shard has made; give one of the two")
+        problems.append(at("--merge", "usage-merge-shard"))
     if shards < 0:
-        problems.append(f"--merge: is {shards}; wanted how many shards there are")
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        problems.append(at("--merge", "usage-merge", found=shards))
     if problems:
-        return 2
+        return _fail(UsageError.of(problems), 2)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are what --workers counts
     try:
-        if shards:
-            print(merge(request.whole_prefix, shards))
-            return 0
-        tokenizer = load(request.tokenizer)
-        eod = f"EOD {tokenizer.eod_id} {tokenizer.eod_token}" if request.append_eod else "no EOD"
-        print(f"tokenizer: {tokenizer.vocab_size:,} tokens, {eod} ({tokenizer.note})")
-        wording = Wording(language=language_of(os.environ))
-        for message in left_out(request.source):
-            print(f"note: {wording.text(message)}", file=sys.stderr)
-        print(build(request, tokenizer, console))
+        report = merge(request.whole_prefix, shards) if shards else _tokenize(request)
     except TokenizerError as error:
-        return _fail(f"2 TOKENIZER: {error}", 2)
-    except (DataError, EngineError) as error:
-        print_error(error, os.environ)
-        return 1
-    except RuntimeError as error:
-        return _fail(str(error), 1)
+        return _fail(error.about("2 TOKENIZER"), 2)
+    except UserError as error:
+        return _fail(error, 1)
     except BlockingIOError:
-        return _fail(f"another process is writing {request.prefix} right now", 1)
+        return _fail(DataError("idxmap-locked", prefix=request.prefix), 1)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail(DataError("tokenizing-interrupted"), 130)
+    print(*map(Message.localized, report), sep="\n")
     return 0
 
 
-def _fail(message: str, status: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+def _tokenize(request: Request) -> list[Message]:
+    """Say what is used, and what is not read; do it."""
+    tokenizer = load(request.tokenizer)
+    named = {"id": tokenizer.eod_id, "token": tokenizer.eod_token}
+    eod = Message("tokenizer-eod", **named) if request.append_eod else Message("tokenizer-without-eod")
+    say("tokenizer-used", tokens=tokenizer.vocab_size, eod=eod, note=tokenizer.note)
+    for message in left_out(request.source):
+        print(localized("note", text=message), file=sys.stderr)
+    return build(request, tokenizer, Console(file=raw(sys.stderr)))
+
+
+def _fail(error: UserError, status: int) -> int:
+    print_error(error, os.environ)
     return status
 
 

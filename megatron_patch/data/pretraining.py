@@ -19,6 +19,8 @@ from typing import Any
 from rich.console import Console
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.errors import UsageError
+from megatron_patch.common.messages import Message
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import plain
 from megatron_patch.data.corpus import Corpus, find_corpus
@@ -82,12 +84,12 @@ def shard_of(text: str) -> tuple[int, int]:
     """`2/4` is the second of four.
 
     Raises:
-        ValueError: something else.
+        UsageError: something else.
     """
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count:
-        raise ValueError(f"{text!r}; wanted I/N with 1 <= I <= N, such as 2/4")
+        raise UsageError("usage-shard", found=text)
     return number, count
 
 
@@ -121,7 +123,7 @@ def tokenizer_sum(path: Path) -> str:
     return file_sha256(file) if file.is_file() else "none"
 
 
-def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:
+def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> list[Message]:
     """Write the dataset and return the report.
 
     Raises:
@@ -130,22 +132,22 @@ def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> str:
     """
     corpus = request.corpus
     if isinstance(tokenizer, SentencePiece):
-        return _build(request, corpus, tokenizer, tokenizer, "engine: sentencepiece", console)
+        return _build(request, corpus, tokenizer, tokenizer, Message("engine-pieces"), console)
     engine, note = choose(tokenizer, first_texts(corpus), special=request.special_tokens, wanted=request.engine)
     try:
         return _build(request, corpus, tokenizer, engine, note, console)
     except EngineError as error:
         if request.engine == "gigatoken":
             raise
-        note = f"engine: Hugging Face tokenizers, from the start again (60 times slower): {error}"
-        console.print(plain(note), style="bold", markup=False)
+        note = Message("engine-again-slower", why=error)
+        console.print(plain(note.localized()), style="bold", markup=False)
         slow = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
         return _build(request, corpus, tokenizer, slow, note, console)
 
 
 def _build(
-    request: Request, corpus: Corpus, tokenizer: AnyTokenizer, engine: Engine, note: str, console: Console
-) -> str:
+    request: Request, corpus: Corpus, tokenizer: AnyTokenizer, engine: Engine, note: Message, console: Console
+) -> list[Message]:
     judge = None
     if isinstance(tokenizer, TextTokenizer) and not isinstance(engine, HuggingFace):
         judge = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
@@ -171,28 +173,28 @@ def _build(
             worked.update(bytes=piece.counts["bytes"], tokens=len(piece.ids))
             bar.advance(piece.size, len(piece.lengths))
         if not writer.journal.documents and corpus.shards == 1:
-            raise DataError(f"{request.source} holds no document ({_left_out(writer)})")
+            raise DataError("corpus-empty", source=request.source, **_left_out(writer))
         writer.finish(made)
     seconds = time.monotonic() - began
-    took = f"{workers}{more_than_taken(int(request.workers))}"
-    speed = f"{worked['tokens'] / seconds:,.0f} tokens/s, {worked['bytes'] / seconds / 1e6:.1f} MB/s"
-    return "\n".join([*_account(writer), note, f"{seconds:.1f} s, processes {took}: {speed}", *_earlier(writer)])
+    took = {"seconds": seconds, "taken": workers, "more": more_than_taken(int(request.workers))}
+    speed = {"tokens": worked["tokens"] / seconds, "megabytes": worked["bytes"] / seconds / 1e6}
+    return [*_account(writer), note, Message("tokenized-in", **took, **speed), *_earlier(writer)]
 
 
-def _account(writer: ResumableWriter) -> list[str]:
+def _account(writer: ResumableWriter) -> list[Message]:
     """What was written and left out, for the report."""
-    journal = writer.journal
+    journal, counts = writer.journal, writer.journal.counts
     return [
-        f"{writer.prefix}.bin and .idx ({writer.dtype.__name__})",
-        f"documents {journal.documents:,}, tokens {journal.tokens:,}, bytes read {journal.counts.get('bytes', 0):,}",
-        f"left out: {_left_out(writer)}",
+        Message("tokenized-written", prefix=writer.prefix, type=writer.dtype.__name__),
+        Message("tokenized-counts", documents=journal.documents, tokens=journal.tokens, bytes=counts.get("bytes", 0)),
+        Message("tokenized-left-out", **_left_out(writer)),
     ]
 
 
-def _earlier(writer: ResumableWriter) -> list[str]:
-    return [f"went on after {writer.resumed:,} documents of an earlier run"] if writer.resumed else []
+def _earlier(writer: ResumableWriter) -> list[Message]:
+    return [Message("tokenized-resumed", documents=writer.resumed)] if writer.resumed else []
 
 
-def _left_out(writer: ResumableWriter) -> str:
+def _left_out(writer: ResumableWriter) -> dict[str, int]:
     counts = ReadCounts(**writer.journal.counts)
-    return f"blank lines {counts.blank_lines}, documents of no text {counts.empty_documents}"
+    return {"blank": counts.blank_lines, "empty": counts.empty_documents}

@@ -61,7 +61,7 @@ class Row(NamedTuple):
     row: int
     """In the file, from 1; 0 where the line alone says which it is. In a list on a line: in that list."""
     record: Any
-    error: str | None = None
+    error: Message | None = None
 
 
 class Value(NamedTuple):
@@ -72,9 +72,10 @@ class Value(NamedTuple):
     text: str
 
 
-def place(file: object, line: int, row: int) -> str:
+def place(file: object, line: int, row: int) -> Message | str:
     """Where a row stands, for people: `FILE:LINE`, with `: row N` where the line does not say it alone."""
-    return f"{file}{f':{line}' if line else ''}{f': row {row}' if row else ''}"
+    at = f"{file}:{line}" if line else str(file)
+    return Message("place-row", place=at, row=row) if row else at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +273,7 @@ class _Values:
         match = _SPACE.match(self._text, at)
         return match.end() if match else at
 
-    def _where(self) -> str:
+    def _where(self) -> Message | str:
         return place(self._path, self._line, self._row)
 
     def _list(self) -> Iterator[Value]:
@@ -297,7 +298,7 @@ class _Values:
             try:
                 inside = wrapped(loads(value.text), self._row_keys)
             except DataError as error:
-                raise DataError.of([Message("at", path=self._where(), what=error.messages[0])]) from None
+                raise error.about(self._where()) from None
         if inside:
             yield from (Value(value.line, row, json.dumps(one)) for row, one in enumerate(inside, start=1))
         else:
@@ -360,7 +361,7 @@ def _row_of(value: Value) -> Row:
     try:
         return Row(value.line, value.row, parse_line(value.text.encode("utf-8", errors="surrogateescape")))
     except DataError as error:
-        return Row(value.line, value.row, None, str(error))
+        return Row(value.line, value.row, None, error.messages[0])
 
 
 def _parse_lines(chunk: Chunk, path: Path) -> Parsed:
@@ -382,7 +383,7 @@ def _parse_lines(chunk: Chunk, path: Path) -> Parsed:
         try:
             record = parse_line(line)
         except DataError as error:
-            found.rows.append(Row(number, 0, None, str(error)))
+            found.rows.append(Row(number, 0, None, error.messages[0]))
             continue
         if isinstance(record, list):
             found.rows += [Row(number, row, one) for row, one in enumerate(record, start=1)]

@@ -25,7 +25,7 @@ def find_sentencepiece(path: Path) -> Path | None:
         return path / "tokenizer.model"
     found = sorted(path.glob("*.model"))
     if len(found) > 1:
-        raise PiecesError(f"{path} holds several models, name one: {', '.join(one.name for one in found)}")
+        raise PiecesError("pieces-several", folder=path, names=[one.name for one in found])
     return found[0] if found else None
 
 
@@ -44,9 +44,9 @@ def count_pieces(model: bytes) -> int:
         at += size
         pieces += tag == 1 << 3 | 2
         if tag & 7 != 2 or at > len(model):
-            raise PiecesError("no SentencePiece model, or a torn one")
+            raise PiecesError("pieces-torn")
     if not pieces:
-        raise PiecesError("it has no pieces")
+        raise PiecesError("pieces-none")
     return pieces
 
 
@@ -57,4 +57,4 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
         if byte < 128:
             return value, at
-    raise PiecesError("no SentencePiece model, or a torn one")
+    raise PiecesError("pieces-torn")

@@ -14,6 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.sentencepiece import count_pieces
 from megatron_patch.data.tokenizer import TokenizerError
 
@@ -45,7 +46,7 @@ MOST_DIFFERENT = 0.01
 tokenizers applies the rules for combining marks to whole characters."""
 
 
-def write_hf_tokenizer(model: Path, folder: Path) -> str:
+def write_hf_tokenizer(model: Path, folder: Path) -> Message:
     """Write tokenizer.model, tokenizer.json and tokenizer_config.json into a folder.
 
     Returns:
@@ -60,15 +61,15 @@ def write_hf_tokenizer(model: Path, folder: Path) -> str:
     texts = [*TEXTS, *(line for name in MODULES for line in inspect.getsource(__import__(name)).splitlines())]
     different = [text for text in texts if tokenizer.encode(text, add_special_tokens=False).ids != theirs.encode(text)]
     if len(different) > MOST_DIFFERENT * len(texts):
-        what = f"a tokenizer.json made from it differs on {len(different)} of {len(texts)} texts"
-        raise TokenizerError(f"{model}: {what}, such as {different[-1][:60]!r}: name a folder that has a right one")
+        counts = {"different": len(different), "texts": len(texts)}
+        raise TokenizerError("pieces-differ", file=model, **counts, text=different[-1][:60])
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     ids = special_ids(model)
     config |= {f"{name}_token": theirs.id_to_piece(number) for name, number in ids.items()}
     shutil.copyfile(model, folder / "tokenizer.model")
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    return f"tokenizer.json made from {model.name}: same ids on {len(texts) - len(different)} of {len(texts)} texts"
+    return Message("pieces-made", file=model.name, same=len(texts) - len(different), texts=len(texts))
 
 
 def special_ids(model: Path) -> dict[str, int]:
@@ -94,7 +95,7 @@ def read_model(path: Path) -> Any:
         spec: Any = vars(sentencepiece_model_pb2)["ModelProto"]()
         spec.ParseFromString(content)
     except Exception as error:  # protobuf has a class of its own for it
-        raise TokenizerError(f"{path} is not a SentencePiece model: {error}") from None
+        raise TokenizerError("pieces-unreadable", file=path, error=error) from None
     return spec
 
 
@@ -105,7 +106,7 @@ def build(spec: Any) -> Tokenizer:
         TokenizerError: a kind that they cannot express.
     """
     if spec.trainer_spec.model_type not in (UNIGRAM, BPE) or spec.normalizer_spec.escape_whitespaces is False:
-        raise TokenizerError("only unigram and BPE models of SentencePiece have a tokenizer.json")
+        raise TokenizerError("pieces-kind")
     tokenizer = Tokenizer(_unigram(spec) if spec.trainer_spec.model_type == UNIGRAM else _bpe(spec))
     tokenizer.normalizer = normalizers.Sequence(list(_normalizers(spec)))
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]

@@ -17,8 +17,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_patch.common.messages import Message
 from megatron_patch.common.terminal import guard
-from megatron_patch.data.stdlib_text import is_validation, source_files, write_splits
+from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.stdlib_text import is_validation, main, source_files, write_splits
 
 SHORTEST = 10
 """Characters: `See base class.` is an answer, an empty docstring is none."""
@@ -48,11 +50,11 @@ def conversations(relative: str, source: str) -> Iterator[dict[str, str]]:
                 yield {"instruction": f"# {relative}\n{signature(node)}", "output": answer}
 
 
-def write_conversations(folder: Path) -> str:
+def write_conversations(folder: Path) -> Message:
     """Write both files beside their place, move them there, and say what they hold.
 
     Raises:
-        RuntimeError: this Python came without its sources, or without their docstrings.
+        DataError: this Python came without its sources, or without their docstrings.
     """
     lines: dict[str, list[str]] = {"train": [], "valid": []}
     unreadable = 0
@@ -65,14 +67,10 @@ def write_conversations(folder: Path) -> str:
         split = "valid" if is_validation(relative) else "train"
         lines[split] += [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
     if not all(lines.values()):
-        raise RuntimeError("this Python's standard library has no docstrings; is it installed whole?")
-    return (
-        f"conversations: {write_splits(folder, lines)}; files that are not UTF-8 or not Python, left out: {unreadable}"
-    )
+        raise DataError("stdlib-no-docstrings")
+    return Message("stdlib-conversations", written=write_splits(folder, lines), unreadable=unreadable)
 
 
 if __name__ == "__main__":
     guard()
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m megatron_patch.data.stdlib_docstrings FOLDER")
-    print(write_conversations(Path(sys.argv[1])))
+    sys.exit(main(write_conversations, "megatron_patch.data.stdlib_docstrings"))

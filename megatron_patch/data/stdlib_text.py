@@ -10,14 +10,18 @@ that are tables rather than text.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message
 from megatron_patch.common.terminal import guard
+from megatron_patch.data.jsonl import DataError
 
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 VALIDATION_SHARE = 20
@@ -40,11 +44,11 @@ def is_validation(relative: str) -> bool:
     return zlib.crc32(relative.encode()) % VALIDATION_SHARE == 0
 
 
-def write_corpus(folder: Path) -> str:
+def write_corpus(folder: Path) -> Message:
     """Write both files beside their place, move them there, and say what they hold.
 
     Raises:
-        RuntimeError: this Python came without its sources.
+        DataError: this Python came without its sources.
     """
     lines: dict[str, list[str]] = {"train": [], "valid": []}
     total = undecodable = 0
@@ -58,21 +62,32 @@ def write_corpus(folder: Path) -> str:
         split = "valid" if is_validation(relative) else "train"
         lines[split].append(json.dumps({"text": text, "path": relative}, ensure_ascii=False) + "\n")
     if total < SMALLEST_CORPUS:
-        raise RuntimeError(f"{sysconfig.get_path('stdlib')} holds {total} characters of Python; is it installed whole?")
+        raise DataError("stdlib-small", folder=sysconfig.get_path("stdlib"), characters=total)
     written = write_splits(folder, lines)
-    return f"{total / 1e6:.1f} M characters; documents: {written}; not UTF-8 and left out: {undecodable}"
+    return Message("stdlib-text", millions=total / 1e6, written=written, undecodable=undecodable)
 
 
-def write_splits(folder: Path, lines: dict[str, list[str]]) -> str:
+def write_splits(folder: Path, lines: dict[str, list[str]]) -> list[str]:
     """FOLDER/SPLIT.jsonl of each split, whole or not at all; returns how many lines each has."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in lines.items():
         write_text(folder / f"{split}.jsonl", "".join(rows))
-    return ", ".join(f"{split} {len(rows)}" for split, rows in lines.items())
+    return [f"{split} {len(rows)}" for split, rows in lines.items()]
+
+
+def main(write: Callable[[Path], Message], module: str) -> int:
+    """`python -m MODULE FOLDER`; returns the exit status."""
+    if len(sys.argv) != 2:
+        print(f"usage: python -m {module} FOLDER", file=sys.stderr)
+        return 1
+    try:
+        print(write(Path(sys.argv[1])).localized())
+    except UserError as error:
+        print_error(error, os.environ)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
     guard()
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m megatron_patch.data.stdlib_text FOLDER")
-    print(write_corpus(Path(sys.argv[1])))
+    sys.exit(main(write_corpus, "megatron_patch.data.stdlib_text"))

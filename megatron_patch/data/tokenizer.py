@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.data.tokenizer_folder import FLAGS, FolderError, TokenizerFolder, WantedToken, read_folder
 
 AWKWARD = (
@@ -33,7 +34,9 @@ class TokenizerError(UserError, ValueError):
 class TextTokenizer:
     """Encodes batches of texts on all cores, special tokens included (BOS where the tokenizer adds one)."""
 
-    def __init__(self, backend: Tokenizer, named_tokens: Mapping[str, str], note: str, difference: str = "") -> None:
+    def __init__(
+        self, backend: Tokenizer, named_tokens: Mapping[str, str], note: Message, difference: Message | None = None
+    ) -> None:
         """
         Raises:
             TokenizerError: it names no end of text, or one that it does not have.
@@ -48,14 +51,14 @@ class TextTokenizer:
         self.note = note
         """How it was loaded, for the report."""
         self.difference = difference
-        """Where transformers gives other ids than tokenizer.json by itself: which text; else empty."""
+        """Where transformers gives other ids than tokenizer.json by itself: which text; else None."""
         if "eos_token" not in named_tokens:
-            raise TokenizerError("it names no eos_token, which ends a document")
+            raise TokenizerError("tokenizer-no-eos")
         self.eod_token = named_tokens["eos_token"]
         """Ends a document: the tokenizer's `eos_token`, as `HuggingFaceTokenizer.eod` of megatron-core 0.19.2."""
         eod_id = backend.token_to_id(self.eod_token)
         if eod_id is None:
-            raise TokenizerError(f"eos_token {self.eod_token!r} is not in the vocabulary")
+            raise TokenizerError("token-absent", name="eos_token", token=self.eod_token)
         self.eod_id: int = eod_id
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -70,18 +73,18 @@ def load_tokenizer(folder: Path) -> TextTokenizer:
         TokenizerError: what is missing or wrong there.
     """
     if not folder.is_dir():
-        raise TokenizerError(f"{folder} is not a folder; wanted a Hugging Face tokenizer folder")
+        raise TokenizerError("tokenizer-no-folder", folder=folder)
     if not (folder / "tokenizer_config.json").is_file():
-        raise TokenizerError(f"{folder} has no tokenizer_config.json; wanted a Hugging Face tokenizer folder")
+        raise TokenizerError("tokenizer-no-config", folder=folder)
     try:
         read = read_folder(folder)
         return _plain(read) or _through_transformers(folder, _why_not_plain(read))
     except FolderError as error:
-        raise TokenizerError(str(error)) from None
+        raise TokenizerError.of(error.messages) from None
     except TokenizerError as error:
-        raise TokenizerError(f"{folder}: {error}") from None
+        raise error.about(folder) from None
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise TokenizerError(f"{folder} holds no readable tokenizer: {error}") from error
+        raise TokenizerError("tokenizer-not-readable", folder=folder, error=error) from error
 
 
 def _plain(read: TokenizerFolder) -> TextTokenizer | None:
@@ -91,25 +94,25 @@ def _plain(read: TokenizerFolder) -> TextTokenizer | None:
     backend = Tokenizer.from_file(str(read.path / "tokenizer.json"))
     if _changed_token(backend, read):
         return None
-    return TextTokenizer(backend, read.named_tokens, "tokenizer.json as it is")
+    return TextTokenizer(backend, read.named_tokens, Message("note-plain"))
 
 
-def _why_not_plain(read: TokenizerFolder) -> str:
+def _why_not_plain(read: TokenizerFolder) -> Message | None:
     if reason := read.why_not_plain():
         return reason
     return _changed_token(Tokenizer.from_file(str(read.path / "tokenizer.json")), read)
 
 
-def _changed_token(backend: Tokenizer, read: TokenizerFolder) -> str:
-    """A token that transformers would add or change; empty if there is none."""
+def _changed_token(backend: Tokenizer, read: TokenizerFolder) -> Message | None:
+    """A token that transformers would add or change; None if there is none."""
     have = {token.content: (number, token) for number, token in backend.get_added_tokens_decoder().items()}
     for wanted in read.wanted_tokens():
         found = have.get(wanted.content)
         if found is None:
-            return f"a file beside tokenizer.json adds the token {wanted.content!r}"
+            return Message("plain-adds", token=wanted.content)
         if not _same(wanted, *found):
-            return f"a file beside tokenizer.json changes the token {wanted.content!r}"
-    return ""
+            return Message("plain-changes", token=wanted.content)
+    return None
 
 
 def _same(wanted: WantedToken, number: int, token: AddedToken) -> bool:
@@ -117,29 +120,28 @@ def _same(wanted: WantedToken, number: int, token: AddedToken) -> bool:
     return wanted.id in (None, number) and (wanted.flags is None or wanted.flags == flags)
 
 
-def _through_transformers(folder: Path, reason: str) -> TextTokenizer:
+def _through_transformers(folder: Path, reason: Message | None) -> TextTokenizer:
     from transformers import AutoTokenizer  # imports torch: only where it must be
 
     tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     if not tokenizer.is_fast:
-        raise TokenizerError(f"{type(tokenizer).__name__} has no fast implementation")
+        raise TokenizerError("tokenizer-slow", name=type(tokenizer).__name__)
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = bool(tokenizer.split_special_tokens)  # not in tokenizer.json's format
     differs = _difference(backend, folder / "tokenizer.json", type(tokenizer).__name__)
-    note = f"through transformers: {reason}" + (f"; {differs}" if differs else "")
+    note = Message("note-transformers", reason=reason)
+    note = Message("also", first=note, second=differs) if differs else note
     return TextTokenizer(backend, tokenizer.special_tokens_map, note, differs)
 
 
-def _difference(backend: Tokenizer, file: Path, name: str) -> str:
+def _difference(backend: Tokenizer, file: Path, name: str) -> Message | None:
     """A text on which transformers' tokenizer and the file by itself differ."""
     if not file.is_file():
-        return ""
+        return None
     own = Tokenizer.from_file(str(file))
     for special, text in ((special, text) for special in (False, True) for text in AWKWARD):
         ours, theirs = (one.encode(text, add_special_tokens=special).ids for one in (backend, own))
         if ours != theirs:
-            what = f"{text[:20]!r} becomes {len(ours)} tokens, not {len(theirs)}"
-            return (
-                f"transformers' {name} gives other ids than tokenizer.json by itself ({what}); ours are transformers'"
-            )
-    return ""
+            counts = {"ours": len(ours), "theirs": len(theirs)}
+            return Message("note-difference", name=name, text=text[:20], **counts)
+    return None

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import is_whole, parse_json, read_json
 from megatron_patch.models.hf_config import LARGEST
 
@@ -46,7 +48,7 @@ HARMLESS = frozenset(
 FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
-class FolderError(ValueError):
+class FolderError(UserError, ValueError):
     """A file of the folder that is not what it should be."""
 
 
@@ -104,7 +106,7 @@ class TokenizerFolder:
             if isinstance(template, list):
                 return {str(entry["name"]): str(entry["template"]) for entry in template}
         except (TypeError, KeyError):
-            raise FolderError(f"{self.path}: chat_template is not a list of named templates") from None
+            raise FolderError("folder-templates", folder=self.path) from None
         return {"default": str(template)} if template else {}
 
     def wanted_tokens(self) -> Iterator[WantedToken]:
@@ -132,22 +134,22 @@ class TokenizerFolder:
         digests = [(name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in parts]
         return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
-    def why_not_plain(self) -> str:
-        """Why transformers might not use tokenizer.json unchanged, tokens aside; empty if it does."""
+    def why_not_plain(self) -> Message | None:
+        """Why transformers might not use tokenizer.json unchanged, tokens aside; None if it does."""
         name = self.config.get("tokenizer_class")
         if not (self.path / "tokenizer.json").is_file():
-            return "there is no tokenizer.json"
+            return Message("plain-no-tokenizer-json")
         if name not in PLAIN_CLASSES:
-            return f"tokenizer_class is {name}"
+            return Message("plain-class", name=name)
         if self.model_type not in PLAIN_MODELS:
-            return f"model_type of config.json is {self.model_type}"
+            return Message("plain-model-type", name=self.model_type)
         if not self.config.get("eos_token"):
-            return "tokenizer_config.json names no eos_token"
+            return Message("plain-no-eos")
         strange = [key for key in self.config if key not in HARMLESS and not key.endswith("_token")]
         strange += [key for key in ("add_bos_token", "add_eos_token") if key in self.config]
         if {"extra_special_tokens", "additional_special_tokens"} <= self.config.keys():
             strange.append("additional_special_tokens")
-        return f"tokenizer_config.json sets {', '.join(strange)}" if strange else ""
+        return Message("plain-sets", keys=strange) if strange else None
 
 
 def read_folder(path: Path) -> TokenizerFolder:
@@ -168,7 +170,7 @@ def _older_ids(path: Path) -> dict[str, int]:
     ids = _read_json(path)
     for text, number in ids.items():
         if not is_whole(number, 0, 1 << 31):
-            raise FolderError(f"{path}: {text[:60]!r} has the id {str(number)[:60]}, which is not a whole number")
+            raise FolderError("folder-token-id", token=text[:60], id=str(number)[:60]).about(path)
     return ids
 
 
@@ -178,25 +180,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise FolderError(f"{path} is not JSON: {error}") from None
+        raise FolderError("folder-not-json", file=path, error=error) from None
     if not isinstance(content, dict):
-        raise FolderError(f"{path} is not a JSON object")
+        raise FolderError("json-not-object").about(path)
     return content
 
 
 def _whole_numbers(tokens: object, path: Path) -> Iterator[tuple[int, Any]]:
     if not isinstance(tokens, Mapping):
-        raise FolderError(f"{path}: added_tokens_decoder is not an object of ids and tokens")
+        raise FolderError("folder-decoder", folder=path)
     for key, token in tokens.items():
         if not (str(key).isdecimal() and len(str(key)) < 10):
-            raise FolderError(f"{path}: added_tokens_decoder has the id {key!r}, which is not a number")
+            raise FolderError("folder-decoder-id", folder=path, id=key)
         yield int(key), token
 
 
 def _wanted(token: Any, number: int | None = None) -> WantedToken:
     text = _content(token)
     if not text:
-        raise FolderError(f"a token is {str(token)[:60]!r}; wanted a text, or an object with content")
+        raise FolderError("folder-token", token=str(token)[:60])
     flags = {name: bool(token.get(name, False)) for name in FLAGS} if isinstance(token, Mapping) else None
     return WantedToken(content=text, id=number, flags=flags)
 
@@ -246,7 +248,7 @@ def read_vocabulary(tokenizer_json: str) -> tuple[dict[str, int], int]:
     size = len(vocab) if isinstance(found, dict) else len(found)
     vocab |= {token["content"]: token["id"] for token in document.get("added_tokens") or []}
     if not vocab:
-        raise ValueError("it has no vocabulary")
+        raise FolderError("tokenizer-empty")
     _check_ids(vocab)
     return vocab, size
 
@@ -255,4 +257,4 @@ def _check_ids(vocab: Mapping[str, Any]) -> None:
     if set(map(type, vocab.values())) == {int} and min(vocab.values()) >= 0 and max(vocab.values()) <= LARGEST_ID:
         return
     token, number = next((token, number) for token, number in vocab.items() if not is_whole(number, 0, LARGEST_ID))
-    raise ValueError(f"the token {token[:60]!r} has the id {str(number)[:60]}; ids are whole numbers from 0")
+    raise FolderError("folder-token-id", token=token[:60], id=str(number)[:60])

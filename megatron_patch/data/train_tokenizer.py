@@ -9,6 +9,7 @@ there), BOS in front of each text, and its chat template. Loads offline with `Au
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import UsageError, UserError, print_error
+from megatron_patch.common.messages import say
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.corpus import find_corpus, texts_of
 from megatron_patch.data.jsonl import DataError
@@ -79,7 +82,7 @@ def train(files: list[Path], vocab_size: int, key: str = "text") -> Tokenizer:
     documents = count(1)
     tokenizer.train_from_iterator((text for text, _ in zip(texts_of(files, key), documents, strict=False)), trainer)
     if next(documents) == 1:
-        raise DataError(f"{', '.join(map(str, files))}: no document")
+        raise DataError("corpus-without-document", files=files)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in special_tokens()])
     bos_first = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
@@ -126,12 +129,17 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         raise
 
 
-def _in_the_way(folder: Path) -> str:
-    """Why a tokenizer cannot be saved there; empty if it can: only an older one is replaced."""
-    if not folder.exists():
-        return ""
-    others = sorted({path.name for path in folder.iterdir()} - FILES) if folder.is_dir() else ["not a folder"]
-    return f"FOLDER {folder} is there already, and not a tokenizer alone ({', '.join(others[:3])})" if others else ""
+def check(folder: Path, vocab_size: int) -> None:
+    """
+    Raises:
+        UsageError: too small a vocabulary, or a folder that something else lies in: only an older one is replaced.
+    """
+    if vocab_size < 2 * NUM_SPECIAL_TOKENS:
+        raise UsageError("usage-vocabulary", found=vocab_size)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("file-not-folder").about(f"FOLDER {folder}")
+    if others := sorted({path.name for path in folder.iterdir()} - FILES) if folder.is_dir() else []:
+        raise UsageError("usage-not-tokenizer", names=others[:3]).about(f"FOLDER {folder}")
 
 
 def main() -> int:
@@ -142,19 +150,17 @@ def main() -> int:
     parser.add_argument("--vocab-size", type=int, default=4096, help="with the 256 special tokens (%(default)s)")
     parser.add_argument("--json-key", default="text", help="field that holds the text (%(default)s)")
     args = parser.parse_args()
-    if args.vocab_size < 2 * NUM_SPECIAL_TOKENS:
-        parser.error(f"--vocab-size is {args.vocab_size}; wanted at least 512: 256 bytes and 256 special tokens")
-    if problem := _in_the_way(args.folder):
-        parser.error(problem)
     try:
+        check(args.folder, args.vocab_size)
         tokenizer = train(find_corpus(args.text), args.vocab_size, args.json_key)
-    except DataError as error:
-        parser.error(str(error))
+    except UserError as error:
+        print_error(error, os.environ)
+        return 2
     found = tokenizer.get_vocab_size(with_added_tokens=True)
     if found != args.vocab_size:
-        print(f"the text yields only {found} tokens, not {args.vocab_size}")
+        say("trained-fewer", found=found, asked=args.vocab_size)
     save(tokenizer, args.folder)
-    print(f"{found} tokens, {EOS} is {tokenizer.token_to_id(EOS)}: {args.folder}")
+    say("trained", tokens=found, eos=EOS, id=tokenizer.token_to_id(EOS), folder=args.folder)
     return 0
 
 

@@ -7,6 +7,7 @@ tool that built it (PREFIX.build.json, PREFIX.sft.json), or PREFIX.sha256, as `s
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,13 @@ import numpy as np
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import print_error
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message, say
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.check_idxmap import blocks
-from megatron_patch.data.index import Index, problems_of, read_index, size_problem
+from megatron_patch.data.index import BrokenIndex, Index, problems_of, read_index, size_problem
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IGNORED
@@ -31,8 +34,8 @@ class Finding:
     """What was found about one dataset."""
 
     prefix: str
-    wrong: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    wrong: list[Message] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
     """What could not be checked, and counts."""
 
 
@@ -52,37 +55,35 @@ def verify(
         index = read_index(Path(f"{prefix}.idx"))
         finding.wrong += [*problems_of(index), *filter(None, [size_problem(index, Path(f"{prefix}.bin"))])]
         if empty := int((index.lengths == 0).sum()):
-            finding.notes.append(f"{empty} sequences have no token")
+            finding.notes.append(Message("verify-empty", sequences=empty))
         if beside:
             vocab_size = vocab_size or beside.vocab_size
             _check_sidecar(index, beside, tokenizer_sha256, finding)
         if not finding.wrong:  # with a wrong index the tokens are not where it says
             _check_tokens(index, Path(f"{prefix}.bin"), vocab_size, sft or beside is not None, finding)
-        finding.notes.append(
-            f"{len(index.documents) - 1:,} documents, {len(index.lengths):,} sequences, "
-            f"{int(index.lengths.sum(dtype=np.int64)):,} tokens of {index.dtype}"
-        )
+        counts = {"documents": len(index.documents) - 1, "sequences": len(index.lengths)}
+        tokens = int(index.lengths.sum(dtype=np.int64))
+        finding.notes.append(Message("verify-counts", **counts, tokens=tokens, type=index.dtype))
         _check_sums(prefix, beside, finding)
-    except ValueError as error:
-        finding.wrong.append(str(error))
+    except (BrokenIndex, sidecar.BrokenSidecar) as error:
+        finding.wrong += error.messages
         _check_sums(prefix, None, finding)
     return finding
 
 
 def _check_sidecar(index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str | None, finding: Finding) -> None:
     if len(index.lengths) != beside.rows or (index.lengths != 2 * beside.seq_length).any():
-        finding.wrong.append(
-            f"the sidecar says {beside.rows} documents of 2 x {beside.seq_length} numbers; the index has "
-            f"{len(index.lengths)}, of {index.lengths.min(initial=0)} to {index.lengths.max(initial=0)}"
-        )
+        said = {"rows": beside.rows, "length": beside.seq_length, "documents": len(index.lengths)}
+        ends = {"least": index.lengths.min(initial=0), "most": index.lengths.max(initial=0)}
+        finding.wrong.append(Message("verify-sidecar", **said, **ends))
     if tokenizer_sha256 not in (None, beside.tokenizer_sha256):
-        finding.wrong.append("the sidecar names another tokenizer (SHA-256) than the one given")
+        finding.wrong.append(Message("verify-tokenizer"))
 
 
 def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, finding: Finding) -> None:
     """Ids are 0 to the vocabulary's end; in SFT data -1 - id ends a sample, and labels may be -100."""
     if vocab_size is None:
-        finding.notes.append("token ids are not checked against a vocabulary: --tokenizer or --vocab-size does")
+        finding.notes.append(Message("verify-no-vocabulary"))
         vocab_size = np.iinfo(np.int64).max
     for start, block in blocks(index, path):
         tokens = block.astype(np.int64)
@@ -94,10 +95,8 @@ def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, f
             bad |= tokens < 0
         if bad.any():
             at = int(np.argmax(bad))
-            finding.wrong.append(
-                f"sequence {index.sequence_at(start + at)} holds {tokens[at]}, not an id of the {vocab_size} "
-                f"({int(bad.sum())} such in this block)"
-            )
+            first = {"sequence": index.sequence_at(start + at), "token": int(tokens[at])}
+            finding.wrong.append(Message("verify-wrong-id", **first, ids=vocab_size, such=int(bad.sum())))
             return
 
 
@@ -109,11 +108,11 @@ def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: Finding) -
             digest, _, name = line.partition("  ")
             sums.setdefault(name.rpartition(".")[2], digest)
     if not sums:
-        finding.notes.append(f"no checksums ({listed}): a token changed into another cannot be seen")
+        finding.notes.append(Message("verify-no-sums", file=listed))
     for suffix in ("bin", "idx"):
         path = Path(f"{prefix}.{suffix}")
         if suffix in sums and path.is_file() and file_sha256(path) != sums[suffix]:
-            finding.wrong.append(f"{path} is not what was written: its SHA-256 differs from the recorded one")
+            finding.wrong.append(Message("file-changed", file=path))
 
 
 def _sums_of_build(prefix: str, finding: Finding) -> dict[str, str]:
@@ -125,7 +124,7 @@ def _sums_of_build(prefix: str, finding: Finding) -> dict[str, str]:
         build = read_json(path)
         return {suffix: str(build[f"{suffix}_sha256"]) for suffix in ("bin", "idx")}
     except (ValueError, KeyError, TypeError) as error:
-        finding.wrong.append(f"{path} is damaged: {error!r}")
+        finding.wrong.append(Message("file-damaged", file=path, error=repr(error)))
         return {}
 
 
@@ -153,18 +152,18 @@ def main(argv: list[str]) -> int:
         try:
             tokenizer = load_chat_tokenizer(args.tokenizer)
         except TokenizerError as error:
-            print(f"error: --tokenizer: {error}", file=sys.stderr)
+            print_error(error.about("--tokenizer"), os.environ)
             return 2
         vocab_size, digest = tokenizer.vocab_size, tokenizer.sha256
     failed = False
     for prefix in (name.removesuffix(".bin").removesuffix(".idx") for name in args.prefixes):
         finding = verify(prefix, vocab_size, digest, args.sft)
         failed |= bool(finding.wrong)
-        print(f"{prefix}: {'BROKEN' if finding.wrong else 'whole'}")
-        for line in (*finding.wrong, *(f"note: {note}" for note in finding.notes)):
-            print(f"    {line}")
+        say("verify-broken" if finding.wrong else "verify-whole", prefix=prefix)
+        for message in (*finding.wrong, *(Message("note", text=note) for note in finding.notes)):
+            say("indented", text=message)
         if args.write_sums and not finding.wrong and not Path(f"{prefix}.sha256").is_file():
-            print(f"    wrote {write_sums(prefix)}")
+            say("indented", text=Message("wrote", file=write_sums(prefix)))
     return int(failed)
 
 

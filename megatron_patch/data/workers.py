@@ -12,7 +12,9 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.machine import usable_cores
+from megatron_patch.common.messages import Message
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2)."""
@@ -26,15 +28,19 @@ _inherited: Callable[[Any], Any]
 """What a forked worker does: it is there already, only items and results travel."""
 
 
+class WorkerKilled(UserError, RuntimeError):
+    """A process of the work is gone."""
+
+
 def workers_for(asked: int) -> int:
     """How many processes are taken where so many are asked for: 0 is every core, and no core gets more than four."""
     cores = usable_cores()
     return min(asked, MOST_PER_CORE * cores) if asked else cores
 
 
-def more_than_taken(asked: int) -> str:
+def more_than_taken(asked: int) -> Message | str:
     """What is said after the number that was taken; nothing where it is the number that was asked for."""
-    return "" if workers_for(asked) >= asked else f" (of {asked} asked for: at most {MOST_PER_CORE} for each core)"
+    return "" if workers_for(asked) >= asked else Message("processes-asked", asked=asked, most=MOST_PER_CORE)
 
 
 def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], workers: int) -> Iterator[Result]:
@@ -43,7 +49,7 @@ def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], worker
     Args:
         workers: processes, forked from this one; 1 works in this one.
     Raises:
-        RuntimeError: a worker was killed. And whatever the work raises.
+        WorkerKilled: whatever ended it. And whatever the work raises.
     """
     global _inherited
     if workers == 1:
@@ -63,7 +69,7 @@ def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], worker
             while running:
                 yield running.popleft().result()
         except BrokenProcessPool:
-            raise RuntimeError("a worker was killed (out of memory?): start the same command again") from None
+            raise WorkerKilled("worker-killed") from None
         finally:
             for future in running:
                 future.cancel()

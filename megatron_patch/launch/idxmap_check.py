@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from megatron_patch.common.messages import from_json
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
@@ -31,4 +32,4 @@ def idxmap_problems(plan: Plan) -> list[Problem]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no word"])[-1]
         return [Problem("idxmap-check-fails", "DATASET_PATH", status=done.returncode, last=last)]
-    return [Problem("idxmap-damaged", names[prefix], found=what) for prefix, what in json.loads(done.stdout)]
+    return [Problem("idxmap-damaged", names[prefix], found=from_json(what)) for prefix, what in json.loads(done.stdout)]

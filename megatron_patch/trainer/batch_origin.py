@@ -45,7 +45,7 @@ def _places(dataset: Any, row: int) -> Iterator[Place]:
     elif hasattr(dataset, "which"):  # BlendedRows
         yield from _places(dataset.parts[int(dataset.which[row])], int(dataset.row[row]))
     elif hasattr(dataset, "members"):  # RowDataset
-        yield from _shortened([dataset.samples.origin(member) for member in dataset.members(row)])
+        yield from _shortened([str(dataset.samples.origin(member)) for member in dataset.members(row)])
     elif hasattr(dataset, "document_index"):  # GPTDataset
         yield from _shortened([_document(number, dataset) for number in _documents(dataset, row)])
 

@@ -16,6 +16,7 @@ from megatron.core.datasets import gpt_dataset
 from megatron.training import get_args, get_tokenizer
 from megatron.training.utils import get_blend_and_blend_per_split
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.check_idxmap import wrong_token
 from megatron_patch.data.index import BrokenIndex, read_index
 from megatron_patch.trainer.errors import DataError
@@ -46,7 +47,7 @@ def check_ids(sample: dict[str, torch.Tensor]) -> None:
         least, highest = (int(end) for end in torch.aminmax(sample[key]))
         if least < 0 or highest >= count:
             if found := _where(args, count):
-                raise DataError("uncoded", text=found)
+                raise DataError.of([found])
             raise DataError("token-id-beyond", id=least if least < 0 else highest, count=count)
 
 
@@ -57,10 +58,10 @@ def known_ids(padded: int) -> int:
     return min(padded, int(getattr(tokenizer, "ids", None) or getattr(tokenizer, "vocab_size", None) or padded))
 
 
-def _where(args: Any, count: int) -> str:
-    """The first number in the data that is not an id; empty if these are not idxmaps. Reads all, as the run is over."""
+def _where(args: Any, count: int) -> Message | None:
+    """The first number in the data that is not an id; None if these are not idxmaps. Reads all, as the run is over."""
     if args.mock_data or args.sft_data is not None:
-        return ""
+        return None
     blend, blend_per_split = get_blend_and_blend_per_split(args)
     blends = [blend] if blend is not None else blend_per_split or []
     for prefix in dict.fromkeys(prefix for one in blends if one is not None for prefix in one[0]):
@@ -70,4 +71,4 @@ def _where(args: Any, count: int) -> str:
                 return found
         except (BrokenIndex, OSError):
             continue
-    return ""
+    return None

@@ -74,7 +74,7 @@ def _first_here() -> bool:
 
 def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
     try:
-        components = open_components(words, data, say=say)
+        components = open_components(words, data, say=lambda message: say(message.localized()))
     except (DataProblem, TokenizerError, TemplateError, TooMuchLost, RuntimeError) as error:
         text = error if _first_here() else str(error).splitlines()[0]  # every rank of the machine finds the same
         raise DataError("split-data", split=named(split), problem=text) from error

@@ -52,7 +52,7 @@ def test_conversations(what: str, example: str, result: str) -> None:
         assert kind.convert(record).messages[-1]["role"] == "assistant"
         return
     if kind is None:
-        said = describe(record)
+        said = str(describe(record))
     else:
         with pytest.raises((MalformedRow, EmptyRow)) as error:
             kind.convert(record)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data import engines
 from megatron_patch.data.engines import EngineError, Gigatoken, HuggingFace, SentencePiece, battery, choose, compare
 from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
@@ -57,7 +58,7 @@ def test_what_is_put_around_a_text(tokenizer: TextTokenizer) -> None:
     backend.post_processor = processors.TemplateProcessing(
         single=f"{names[0]} {names[1]} $A {names[1]}", special_tokens=ids
     )
-    wrapped = TextTokenizer(backend, {"eos_token": tokenizer.eod_token}, "")
+    wrapped = TextTokenizer(backend, {"eos_token": tokenizer.eod_token}, Message("note-plain"))
     fast, slow = Gigatoken(wrapped, True), HuggingFace(tokenizer=wrapped, special=True)
     texts = ["", "a", "hello world", "", "<|eot_id|>"]
     assert [part.tolist() for part in fast.encode(texts)] == [part.tolist() for part in slow.encode(texts)]
@@ -68,7 +69,7 @@ def test_added_tokens_of_every_kind_are_equal_or_refused(tokenizer: TextTokenize
     for flags in ({"lstrip": True}, {"rstrip": True}, {"single_word": True}, {"normalized": True}, {"special": False}):
         backend = Tokenizer.from_str(tokenizer.backend.to_str())
         backend.add_tokens([AddedToken("<|mine|>", **flags)])
-        changed = TextTokenizer(backend, {"eos_token": tokenizer.eod_token}, "")
+        changed = TextTokenizer(backend, {"eos_token": tokenizer.eod_token}, Message("note-plain"))
         engine, _ = choose(changed, [], special=True, wanted="auto")
         slow = HuggingFace(tokenizer=changed, special=True)
         for text in ("a <|mine|> b", "a<|mine|>b", " <|mine|>  <|mine|>\n", "<|MINE|>x"):
@@ -77,17 +78,17 @@ def test_added_tokens_of_every_kind_are_equal_or_refused(tokenizer: TextTokenize
 
 def test_the_run_is_told_which_engine_it_has(tokenizer: TextTokenizer) -> None:
     engine, note = choose(tokenizer, ["some text"], special=True, wanted="auto")
-    assert engine.name == "gigatoken" and "equal to Hugging Face on" in note
+    assert engine.name == "gigatoken" and "equal to Hugging Face on" in str(note)
     engine, note = choose(tokenizer, ["some text"], special=True, wanted="hf")
-    assert engine.name == "hf" and "as asked" in note
+    assert engine.name == "hf" and "as asked" in str(note)
 
 
 def test_a_tokenizer_it_does_not_know_falls_back() -> None:
     backend = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "end": 2}, unk_token="[UNK]"))
     backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    other = TextTokenizer(backend, {"eos_token": "end"}, "")
+    other = TextTokenizer(backend, {"eos_token": "end"}, Message("note-plain"))
     engine, note = choose(other, ["a b A"], special=True, wanted="auto")
-    assert engine.name == "hf" and "falling back" in note and "gigatoken cannot read" in note
+    assert engine.name == "hf" and "falling back" in str(note) and "gigatoken cannot read" in str(note)
     with pytest.raises(EngineError):
         choose(other, ["a b A"], special=True, wanted="gigatoken")
 
@@ -102,10 +103,10 @@ def test_a_different_answer_falls_back(tokenizer: TextTokenizer, monkeypatch: py
 
     monkeypatch.setattr(Gigatoken, "encode", wrong_on_digits)
     engine, note = choose(tokenizer, [], special=True, wanted="auto")
-    assert engine.name == "hf" and "where Hugging Face gives" in note and "of '1234567890 12 3.14'" in note
+    assert engine.name == "hf" and "where Hugging Face gives" in str(note) and "of '1234567890 12 3.14'" in str(note)
     monkeypatch.setattr(engines, "battery", lambda tokenizer: [])
     engine, note = choose(tokenizer, ["fine", "only here: 12"], special=True, wanted="auto")
-    assert engine.name == "hf" and "only here: 12" in note
+    assert engine.name == "hf" and "only here: 12" in str(note)
 
 
 def test_only_the_first_documents_are_compared() -> None:

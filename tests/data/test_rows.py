@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from megatron_patch.common.messages import Wording
+from megatron_patch.common.messages import Message, Wording
 from megatron_patch.data import corpus as corpus_module
 from megatron_patch.data import rows
 from megatron_patch.data.corpus import Corpus, find_corpus, read
@@ -146,7 +146,7 @@ def test_a_bad_line_harms_no_other(tmp_path: Path, bad: bytes, at: int) -> None:
         return
     found = as_sft(path)
     assert [row.record for row in found if row.error is None] == RECORDS
-    assert [(row.line, row.error) for row in found if row.error] == [(at + 1, BAD[bad])]
+    assert [(row.line, str(row.error)) for row in found if row.error] == [(at + 1, BAD[bad])]
     with pytest.raises(DataError, match=rf"a\.jsonl:{at + 1}: {BAD[bad][:20]}"):
         as_corpus(path)
 
@@ -157,7 +157,7 @@ def test_a_bad_element_harms_no_other(tmp_path: Path, bad: bytes) -> None:
     path.write_bytes(b"[" + b",".join([*map(dumped, RECORDS[:7]), bad.strip(), *map(dumped, RECORDS[7:])]) + b"]")
     found = as_sft(path)
     assert [row.record for row in found if row.error is None] == RECORDS
-    assert [row[:2] + row[3:] for row in found if row.error] == [(1, 8, BAD[bad])]
+    assert [(*row[:2], str(row.error)) for row in found if row.error] == [(1, 8, BAD[bad])]
     with pytest.raises(DataError, match=rf"a\.json:1: row 8: {BAD[bad][:20]}"):
         as_corpus(path)
 
@@ -246,7 +246,11 @@ def test_a_value_that_is_not_utf8_harms_no_other(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": pa.array([b"one", b"\xff", b"three"])}), path)
     found = as_sft(path)
-    assert [(row.row, row.error) for row in found] == [(1, None), (2, "not UTF-8 at byte 1 of a value"), (3, None)]
+    assert [(row.row, row.error) for row in found] == [
+        (1, None),
+        (2, Message("row-value-not-utf-8", byte=1)),
+        (3, None),
+    ]
     with pytest.raises(DataError, match=r"a\.parquet: row 2: not UTF-8"):
         as_corpus(path)
 
@@ -312,7 +316,7 @@ def test_what_a_file_is_in_truth(content: bytes, says: str, tmp_path: Path) -> N
 
 def test_a_line_of_another_form_is_shown(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('instruction;output\n"Add";4\n')
-    assert [row.error for row in as_sft(tmp_path / "a.jsonl")] == [
+    assert [str(row.error) for row in as_sft(tmp_path / "a.jsonl")] == [
         "not JSON: it begins with 'instruction;output'; wanted an object, {...}",
         "not JSON: it begins with '\"Add\";4'; wanted an object, {...}",
     ]

@@ -37,7 +37,7 @@ def test_the_same_ids_and_text(kind: str, tmp_path: Path) -> None:
 
     model = train(tmp_path, **KINDS[kind])
     (tmp_path / "hf").mkdir()
-    assert "same ids on" in write_hf_tokenizer(model, tmp_path / "hf")
+    assert "same ids on" in str(write_hf_tokenizer(model, tmp_path / "hf"))
     theirs, ours = SentencePieceProcessor(model_file=str(model)), AutoTokenizer.from_pretrained(tmp_path / "hf")
     texts = [text for text in TEXTS if "\u3099" not in text]  # a combining mark: see MOST_DIFFERENT
     assert [ours(text, add_special_tokens=False)["input_ids"] for text in texts] == theirs.encode(texts)

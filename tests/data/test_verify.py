@@ -74,7 +74,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a flipped bit in the data": (rewrite("bin", flip_bit), "SHA-256 differs"),
     "extra bytes behind the data": (
         rewrite("bin", lambda raw: raw + bytes(8)),
-        "bin has 140 bytes; its index says 132",
+        "bin has 140 bytes, its index says 132",
     ),
     "a negative length": (set_in_index(HEAD + 4, "<i", -12), "sequence 1 has -12 tokens"),
     "the data of another dataset": (swap_data, "SHA-256 differs"),
@@ -93,7 +93,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], None], str]] = {
     "another version": (set_in_index(9, "<Q", 2), "version 2, token type 4; known: version 1"),
     "another token type": (
         set_in_index(17, "<B", 8),
-        "; its index says 66",
+        ", its index says 66",
     ),
     "an unknown token type": (set_in_index(17, "<B", 77), "token type 77; known: version 1, types 1, 2"),
     "too many sequences": (set_in_index(18, "<Q", 5), "5 sequences and 5 document boundaries do not make"),
@@ -139,7 +139,7 @@ def test_what_structure_alone_shows(tmp_path: Path) -> None:
         write(prefix)
         corrupt(prefix)
         finding = verify(str(prefix), VOCABULARY)
-        assert any("no checksums" in note for note in finding.notes)
+        assert any("no checksums" in str(note) for note in finding.notes)
         if not finding.wrong:
             passed.append(name)
     assert passed == [
@@ -167,7 +167,7 @@ def test_megatrons_own_files_are_whole(tmp_path: Path) -> None:
             builder.add_document(list(range(30)), [10, 20] if document % 2 else [30])
         builder.finalize(str(tmp_path / "m.idx"))
         finding = verify(str(tmp_path / "m"), vocabulary)
-        assert finding.wrong == [] and "5 documents, 7 sequences, 150 tokens" in finding.notes[0]
+        assert finding.wrong == [] and "5 documents, 7 sequences, 150 tokens" in str(finding.notes[0])
 
 
 # ---------------------------------------------------------------- SFT data
@@ -211,12 +211,12 @@ def test_sft_corruptions_are_caught(tmp_path: Path, name: str) -> None:
     assert verify(str(prefix), tokenizer_sha256="0" * 64).wrong == []
     corrupt, says = SFT_CORRUPTIONS[name]
     corrupt(prefix)
-    assert any(says in line for line in verify(str(prefix)).wrong), verify(str(prefix))
+    assert any(says in str(line) for line in verify(str(prefix)).wrong), verify(str(prefix))
 
 
 def test_sft_data_of_another_tokenizer(tmp_path: Path) -> None:
     write_sft(tmp_path / "data")
-    assert "another tokenizer" in verify(str(tmp_path / "data"), tokenizer_sha256="1" * 64).wrong[0]
+    assert "another tokenizer" in str(verify(str(tmp_path / "data"), tokenizer_sha256="1" * 64).wrong[0])
 
 
 def test_pais_sft_data_needs_to_be_told(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def test_other_content_has_another_folder(tmp_path: Path) -> None:
     [
         (lambda bin_, idx: bin_.unlink(), "documents.bin does not exist"),
         (lambda bin_, idx: idx.unlink(), "documents.idx does not exist"),
-        (lambda bin_, idx: bin_.write_bytes(bin_.read_bytes()[:-2]), "; its index says"),
-        (lambda bin_, idx: bin_.write_bytes(bin_.read_bytes() + b"xx"), "; its index says"),
+        (lambda bin_, idx: bin_.write_bytes(bin_.read_bytes()[:-2]), ", its index says"),
+        (lambda bin_, idx: bin_.write_bytes(bin_.read_bytes() + b"xx"), ", its index says"),
         (lambda bin_, idx: bin_.write_bytes(b""), "documents.bin has 0 bytes"),
         (lambda bin_, idx: idx.write_bytes(b"not an index"), "documents.idx is not an index"),
     ],

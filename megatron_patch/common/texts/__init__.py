@@ -6,10 +6,13 @@ place that finds an error says what would be right (`expected`), the text stands
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from megatron_patch.common.texts import (
     cluster,
     command_lines,
     data,
+    datasets,
     endings,
     flags,
     general,
@@ -23,13 +26,15 @@ from megatron_patch.common.texts import (
     output,
     plan,
     planner,
+    rows,
     schedules,
     settings,
+    tokenizers,
     training,
     values,
 )
 
-SUBJECTS = (
+SUBJECTS: tuple[ModuleType, ...] = (
     general,
     values,
     layout,
@@ -42,6 +47,9 @@ SUBJECTS = (
     plan,
     nemo,
     data,
+    rows,
+    tokenizers,
+    datasets,
     generate,
     training,
     endings,

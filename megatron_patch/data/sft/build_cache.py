@@ -5,14 +5,16 @@ What `cache.open_cache` runs when its own process must not fork. The caller hold
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import as_json, localized
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import guard
-from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
 from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
@@ -34,14 +36,11 @@ def main(argv: list[str]) -> int:
         with WorkBar("tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
             workers = workers_for(args.workers)
             if said := more_than_taken(args.workers):
-                print(f"processes {workers}{said}", file=sys.stderr)
+                print(localized("processes-taken", taken=workers, more=said), file=sys.stderr)
             build(source, args.target, workers=workers, advance=bar.advance)
-    except TemplateError as error:
-        print(error)
-        return TEMPLATE_ERROR
-    except DataError as error:
-        print(error)
-        return DATA_ERROR
+    except UserError as error:
+        print(json.dumps([as_json(message) for message in error.messages]))
+        return TEMPLATE_ERROR if isinstance(error, TemplateError) else DATA_ERROR
     except Exception as error:  # the caller shows its cause, this process's stderr the rest
         print(f"{type(error).__name__}: {error}")
         traceback.print_exc()

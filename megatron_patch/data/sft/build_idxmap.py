@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
-from megatron_patch.common.errors import print_error
+from megatron_patch.common.errors import UsageError, UserError, print_error
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source
@@ -17,9 +18,7 @@ from megatron_patch.data.sft.idxmap import write_idxmap
 from megatron_patch.data.sft.layout import Layout
 from megatron_patch.data.sft.loss_mask import LOSSES
 from megatron_patch.data.sft.prepare import SFTData, open_components
-from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
-from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.sources import find_sources
 from megatron_patch.data.tokenizer import TokenizerError
@@ -56,31 +55,35 @@ class Request:
         return Path(f"{self.output_prefix}_text_document")
 
 
-def problems_of(request: Request) -> list[str]:
-    """All that is wrong with the values, each naming its parameter; empty if nothing is."""
-    problems = []
+def check(request: Request) -> None:
+    """
+    Raises:
+        UsageError: all that is wrong with the values, each naming its parameter.
+    """
+    problems: list[Message] = []
     try:
         find_sources(request.sources)
     except DataError as error:
-        problems.append(f"1 INPUT: {error}")
+        problems += error.about("1 INPUT").messages
     if request.tokenizer_name not in PAI_NAMES:
-        problems.append(f"2 TOKENIZER_NAME: {request.tokenizer_name!r}; valid: {', '.join(PAI_NAMES)}")
+        problems.append(at("2 TOKENIZER_NAME", "usage-name", found=request.tokenizer_name, valid=PAI_NAMES))
     if request.seq_length < 2:
-        problems.append(f"3 SEQ_LEN: {request.seq_length}; wanted 2 or more")
+        problems.append(at("3 SEQ_LEN", "usage-too-small", found=request.seq_length, least=2))
     if not request.output_prefix or request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")):
-        problems.append(f"4 OUTPUT_PREFIX: {request.output_prefix!r} is not a file prefix; wanted FOLDER/NAME")
+        problems.append(at("4 OUTPUT_PREFIX", "usage-prefix", found=request.output_prefix))
     elif not request.overwrite and (there := [s for s in (".bin", ".idx") if Path(f"{request.prefix}{s}").exists()]):
-        problems.append(f"4 OUTPUT_PREFIX: {request.prefix}{there[0]} exists; --overwrite replaces it")
+        problems.append(at("4 OUTPUT_PREFIX", "usage-exists", file=f"{request.prefix}{there[0]}"))
     if not (request.tokenizer / "tokenizer_config.json").is_file():
-        problems.append(f"5 LOAD_DIR: {request.tokenizer} is not a Hugging Face folder (no tokenizer_config.json)")
+        problems.append(at("5 LOAD_DIR", "usage-tokenizer", folder=request.tokenizer))
     if not 0 <= request.max_lost <= 1:
-        problems.append(f"--max-lost: {request.max_lost:g}; wanted a share, 0 to 1")
+        problems.append(at("--max-lost", "usage-share", found=f"{request.max_lost:g}"))
     if request.workers < 0:
-        problems.append(f"--workers: {request.workers}; wanted 1 or more, or 0 for every core")
-    return problems
+        problems.append(at("--workers", "usage-workers", found=request.workers))
+    if problems:
+        raise UsageError.of(problems)
 
 
-def build(request: Request, cache: Path) -> str:
+def build(request: Request, cache: Path) -> list[Message]:
     """Write the dataset and return the report.
 
     Raises:
@@ -97,7 +100,9 @@ def build(request: Request, cache: Path) -> str:
         max_lost=request.max_lost,
         workers=request.workers,
     )
-    (component,) = open_components(request.sources, data, say=_say)
+    (component,) = open_components(
+        request.sources, data, say=lambda message: print(message.localized(), file=sys.stderr)
+    )
     source = Source.of(request.sources, request.tokenizer)
     layout = Layout(seq_length=request.seq_length, packing=request.packing, pad_id=source.tokenizer.pad_id)
     rows = layout.rows(component.samples.lengths)
@@ -113,19 +118,14 @@ def build(request: Request, cache: Path) -> str:
         loss=request.loss,
         overlong=request.overlong,
     )
-    packed = "packed" if request.packing else "one sample a row"
-    return "\n".join(
-        (
-            f"{request.prefix}.bin, .idx and .sft.json",
-            f"{beside.rows:,} rows of {beside.seq_length} positions, {packed}, {rows.fill(beside.tokens):.1%} filled",
-            f"chat template: {source.template.source}; trained on: {request.loss}",
-            *component.report.lines(),
-        )
-    )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    packed = Message("sft-packed" if request.packing else "sft-not-packed")
+    shape = {"rows": beside.rows, "length": beside.seq_length, "filled": rows.fill(beside.tokens)}
+    return [
+        Message("sft-written", prefix=request.prefix),
+        Message("sft-shape", **shape, how=packed),
+        Message("sft-template", source=source.template.source, loss=request.loss),
+        *component.report.lines(),
+    ]
 
 
 def parse(argv: list[str]) -> Request:
@@ -174,30 +174,27 @@ def parse(argv: list[str]) -> Request:
 def main(argv: list[str]) -> int:
     """The command; 0 done, 2 wrong values, 1 bad data."""
     request = parse(argv)
-    problems = problems_of(request)
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    if problems:
-        return 2
     try:
+        check(request)
         if request.cache:
-            print(build(request, request.cache))
+            report = build(request, request.cache)
         else:
             request.prefix.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".tokens.", dir=request.prefix.parent) as folder:
-                print(build(request, Path(folder)))
-    except TokenizerError as error:
-        print(f"error: 5 LOAD_DIR: {error}", file=sys.stderr)
+                report = build(request, Path(folder))
+    except UsageError as error:
+        print_error(error, os.environ)
         return 2
-    except (DataError, TemplateError) as error:
+    except TokenizerError as error:
+        print_error(error.about("5 LOAD_DIR"), os.environ)
+        return 2
+    except UserError as error:
         print_error(error, os.environ)
         return 1
-    except (TooMuchLost, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except BlockingIOError:
-        print(f"error: another process is writing {request.prefix} right now", file=sys.stderr)
+        print_error(DataError("idxmap-locked", prefix=request.prefix), os.environ)
         return 1
+    print(*map(Message.localized, report), sep="\n")
     return 0
 
 

@@ -34,6 +34,7 @@ import numpy.typing as npt
 import tokenizers
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.messages import Message, as_json, from_json
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
@@ -58,11 +59,11 @@ DTYPES: dict[str, type[np.generic]] = {
     "offsets": np.int64,
     "origins": np.int64,
 }
-Say = Callable[[str], None]
+Say = Callable[[Message], None]
 Advance = Callable[[int, int], None]
 """Called with bytes and rows that have been worked through since the last call."""
 DATA_ERROR, TEMPLATE_ERROR = 3, 4
-"""Exit statuses of the building process, which prints the message."""
+"""Exit statuses of the building process, which prints the messages as JSON."""
 
 
 class TokenizedCache:
@@ -151,7 +152,7 @@ def open_cache(source: Source, folder: Path, *, say: Say, workers: int = 0) -> T
     Args:
         folder: where caches lie.
         workers: processes; 0 takes every core, 1 works in this process.
-        say: told what happens, in lines.
+        say: told what happens.
     Raises:
         DataError, TemplateError: see `tokenize_files`; nothing is left behind.
     """
@@ -163,7 +164,8 @@ def open_cache(source: Source, folder: Path, *, say: Say, workers: int = 0) -> T
     with _locked(target, fcntl.LOCK_EX, say):
         wrong = defect(target)  # another process may have built it by now
         if wrong is not None:
-            say(f"tokenizing {len(source.files)} file(s) into {target}" + (f": {wrong}" if target.exists() else ""))
+            again = Message("cache-again", why=wrong) if target.exists() else ""
+            say(Message("cache-tokenizing", files=len(source.files), target=target, again=again))
             if workers == 1:
                 build(source, target, workers=1)
             else:
@@ -176,7 +178,7 @@ def _locked(target: Path, kind: int, say: Say) -> Iterator[None]:
     """Hold the lock of a cache; the kernel releases it when its holder dies, however that happens."""
     with target.with_suffix(".lock").open("a") as lock:
         if not _free_soon(lock, kind):
-            say(f"waiting for the process that builds {target}")
+            say(Message("cache-waiting", target=target))
             fcntl.flock(lock, kind)
         yield
 
@@ -199,20 +201,21 @@ def _free_soon(lock: IO[str], kind: int) -> bool:
             return True
 
 
-def defect(target: Path) -> str | None:
+def defect(target: Path) -> Message | None:
     """Why this is not a whole cache; None if it is one. Reads all of it."""
     try:
         meta = read_json(target / "meta.json")
+        Report.from_dict(meta["report"])
         for name in DTYPES:
             path, wanted = target / f"{name}.bin", meta["parts"][name]
             if path.stat().st_size != wanted["bytes"]:
-                return f"{path.name} has {path.stat().st_size} bytes, not {wanted['bytes']}; building it again"
+                return Message("cache-size", file=path.name, size=path.stat().st_size, wanted=wanted["bytes"])
             if file_sha256(path) != wanted["sha256"]:
-                return f"{path.name} is not what was written; building it again"
+                return Message("cache-changed", file=path.name)
     except FileNotFoundError as error:
-        return f"{Path(str(error.filename)).name} is missing; building it again"
+        return Message("file-missing", file=Path(str(error.filename)).name)
     except (ValueError, KeyError, TypeError) as error:
-        return f"meta.json is damaged ({error!r}); building it again"
+        return Message("cache-meta", error=repr(error))
     return None
 
 
@@ -229,15 +232,15 @@ def _build_elsewhere(source: Source, target: Path, workers: int) -> None:
     if done.returncode:
         kind = {DATA_ERROR: DataError, TEMPLATE_ERROR: TemplateError}.get(done.returncode)
         if kind is not None:
-            raise kind(done.stdout.strip())
-        raise DataError(f"tokenizing into {target} failed: {done.stdout.strip() or _how_it_ended(done.returncode)}")
+            raise kind.of([from_json(message) for message in json.loads(done.stdout)])
+        raise DataError("cache-failed", target=target, why=done.stdout.strip() or _how_it_ended(done.returncode))
 
 
-def _how_it_ended(status: int) -> str:
+def _how_it_ended(status: int) -> Message:
     if status >= 0:
-        return f"status {status}"
-    hint = ", as the kernel does when memory runs out" if -status == signal.SIGKILL else ""
-    return f"killed by {signal.Signals(-status).name}{hint}"
+        return Message("ended-status", status=status)
+    code = "ended-memory" if -status == signal.SIGKILL else "ended-signal"
+    return Message(code, signal=signal.Signals(-status).name)
 
 
 def build(source: Source, target: Path, *, workers: int, advance: Advance | None = None) -> None:
@@ -250,7 +253,7 @@ def build(source: Source, target: Path, *, workers: int, advance: Advance | None
         (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         partial.chmod(0o755)
         if not target.name.endswith(source.key()[:20]):
-            raise DataError("the data changed while it was tokenized: start again")
+            raise DataError("cache-data-changed")
         if target.exists():
             shutil.rmtree(target)
         partial.rename(target)
@@ -264,7 +267,7 @@ def _write_whatever_engine(source: Source, partial: Path, workers: int, advance:
         return _write_parts(source, partial, Encoder(source.tokenizer), workers, advance)
     except EngineError as error:
         slow = Encoder(source.tokenizer, "hf")
-        slow.note += f", from the start again: {error}"
+        slow.note = Message("engine-again", note=slow.note, why=error)
         return _write_parts(source, partial, slow, workers, advance)
 
 
@@ -285,7 +288,7 @@ def _write_parts(
                 advance(piece.size, piece.rows)
         parts["offsets"].write(np.cumsum(np.concatenate(lengths), dtype=np.int64))
     sealed = {name: {"bytes": part.bytes, "sha256": part.digest.hexdigest()} for name, part in parts.items()}
-    return {"report": asdict(found), "parts": sealed}
+    return {"report": found.as_dict(as_json), "parts": sealed}
 
 
 def _account(found: Report, piece: tokenize.Piece) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tokenizers
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.sidecar import tokenizer_sha256
 from megatron_patch.data.tokenizer import TokenizerError, load_tokenizer
 from megatron_patch.data.tokenizer_folder import FolderError, read_folder
@@ -30,7 +31,7 @@ class ChatTokenizer:
     """Of tokenizer.json: see `sidecar.tokenizer_sha256`."""
     files_sha256: str = ""
     """Of all files that decide the ids: see `TokenizerFolder.sha256`."""
-    difference: str = ""
+    difference: Message | None = None
     """See `TextTokenizer.difference`."""
 
     @property
@@ -45,7 +46,7 @@ class ChatTokenizer:
         name = "pad_token" if "pad_token" in self.named_tokens else "eos_token"
         found = self.backend.token_to_id(self.named_tokens[name])
         if found is None:
-            raise TokenizerError(f"{self.path}: {name} {self.named_tokens[name]!r} is not in the vocabulary")
+            raise TokenizerError("token-absent", name=name, token=self.named_tokens[name]).about(self.path)
         return found
 
 
@@ -64,7 +65,7 @@ def load_chat_tokenizer(path: str | Path) -> ChatTokenizer:
         read = read_folder(folder)
         templates = read.chat_templates
     except FolderError as error:
-        raise TokenizerError(str(error)) from None
+        raise TokenizerError.of(error.messages) from None
     return ChatTokenizer(
         backend=loaded.backend,
         path=folder,

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.blend import interleave
 from megatron_patch.data.sft.layout import Layout, lay_out
 from megatron_patch.data.sft.prepare import Component
@@ -49,11 +50,11 @@ class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         """Share of all positions that carry a sample, 0 to 1."""
         return self.packing.fill(int(self.samples.lengths.sum()))
 
-    def describe(self) -> str:
+    def describe(self) -> Message:
         """For people: rows, fill and epochs."""
+        one = {"samples": len(self.samples.lengths), "rows": self.rows_per_epoch, "length": self.layout.seq_length}
         epochs = self.num_rows / max(1, self.rows_per_epoch)
-        samples = f"{len(self.samples.lengths):,} samples in {self.rows_per_epoch:,} rows of {self.layout.seq_length:,}"
-        return f"{samples}, {self.fill:.1%} filled; {self.num_rows:,} rows are {epochs:.2f} epochs"
+        return Message("sft-rows", **one, filled=self.fill, taken=self.num_rows, epochs=epochs)
 
     def members(self, number: int) -> list[int]:
         """The samples in item `number`, in their order in the row."""
@@ -100,11 +101,12 @@ class BlendedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.which)
 
-    def describe(self) -> str:
+    def describe(self) -> Message:
         """For people: what each dataset contributes."""
         taken = np.bincount(self.which, minlength=len(self.parts))
         shares = zip(self.parts, taken, strict=True)
-        return "; ".join(f"{rows:,} rows of {part.rows_per_epoch:,} an epoch" for part, rows in shares)
+        told = [Message("sft-share", taken=int(rows), rows=part.rows_per_epoch) for part, rows in shares]
+        return Message("sft-shares", shares=told)
 
     def __getitem__(self, number: int) -> dict[str, torch.Tensor]:
         """See `RowDataset`."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import normalizers
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.engines import EngineError, Gigatoken, HuggingFace, battery, compare
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN, LAST_TURN, Tokens, Turns
@@ -34,15 +35,15 @@ class Encoder:
         """
         self._tokenizer = tokenizer
         self._fast: Gigatoken | None = None
-        self.note = "engine: Hugging Face tokenizers"
+        self.note = Message("engine-hf")
         if engine != "hf":
             try:
                 self._fast = self._checked()
-                self.note = "engine: gigatoken, compared with Hugging Face on one conversation of each chunk"
+                self.note = Message("engine-gigatoken-sft")
             except EngineError as error:
-                self.note += f" (falling back: {error})"
+                self.note = Message("engine-fallback-sft", why=error)
         if tokenizer.difference:
-            self.note += f"; {tokenizer.difference}"
+            self.note = Message("also", first=self.note, second=tokenizer.difference)
 
     def _checked(self) -> Gigatoken:
         fast = Gigatoken(self._tokenizer, special=False)
@@ -103,7 +104,7 @@ class Encoder:
                 (expected,) = self._by_hugging_face([rendered[number]])
                 tokens, turns = found[number]
                 if not (np.array_equal(tokens, expected[0]) and np.array_equal(turns, expected[1])):
-                    raise EngineError(f"gigatoken gives other tokens or places on {rendered[number].text[-60:]!r}")
+                    raise EngineError("engine-places", text=rendered[number].text[-60:])
                 return
 
 

@@ -12,10 +12,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.sft.formats import Message
 
 TEXT, REASONING, CALL, ARGUMENTS, TOOL = "text", "reasoning", "tool call", "arguments", "tool"
 SYSTEM, USER, RESULT = "system prompt", "user's text", "tool result"
+PARTS = {
+    TEXT: Said("part-text"),
+    REASONING: Said("part-reasoning"),
+    CALL: Said("part-tool-call"),
+    ARGUMENTS: Said("part-arguments"),
+    TOOL: Said("part-tool"),
+    SYSTEM: Said("part-system"),
+    USER: Said("part-user"),
+    RESULT: Said("part-result"),
+}
+"""What each is called."""
 CONTEXT = {"system": SYSTEM, "developer": SYSTEM, "user": USER, "tool": RESULT, "ipython": RESULT}
 """By role of a message."""
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
@@ -36,9 +48,12 @@ class Dropped:
     by_design: bool = False
     """Rendered as the conversation's last turn, and left out because others follow, as reasoning models do."""
 
-    def __str__(self) -> str:
-        place = f" of message {self.message}" if self.message else ""
-        return f"the chat template leaves out the {self.what}{place}: {self.shown}"
+    @property
+    def told(self) -> Said:
+        """For people."""
+        if self.message is None:
+            return Said("row-tool-left-out", part=PARTS[self.what], shown=self.shown)
+        return Said("row-left-out", part=PARTS[self.what], number=self.message, shown=self.shown)
 
 
 def missing(message: Message, number: int, rendered: str) -> list[Dropped]:

@@ -9,20 +9,22 @@ Source of the layout: Pai-Megatron-Patch, toolkits/sft_data_preprocessing/build_
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter, read_lengths
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.loss_mask import Tokens
 from megatron_patch.data.sft.packing import Packing
-from megatron_patch.data.sft.report import Report
+from megatron_patch.data.sft.report import NOTHING_TRAINED, Report
 from megatron_patch.data.sft.selection import Mask, Samples
 from megatron_patch.data.sft.sidecar import Sidecar
 from megatron_patch.data.sft.template import ChatTemplate
@@ -68,10 +70,10 @@ def write_idxmap(
         tokenizer_sha256=tokenizer.sha256,
         vocab_size=tokenizer.vocab_size,
         template_sha256=template.sha256,
-        template_source=template.source,
+        template_source=str(template.source),
         bin_sha256=file_sha256(Path(f"{prefix}.bin")),
         idx_sha256=file_sha256(Path(f"{prefix}.idx")),
-        report=asdict(report),
+        report=report.as_dict(),
     )
     sidecar.write(prefix, beside)
     return beside
@@ -111,9 +113,10 @@ class IdxmapSamples:
         mask = labels != IGNORED
         return np.where(tokens < 0, -1 - tokens, tokens), np.where(mask, labels, 0), mask
 
-    def origin(self, number: int) -> str:
+    def origin(self, number: int) -> Message:
         """See `Samples`."""
-        return f"{self.prefix}: row {self.rows[number]}, position {self.starts[number]}"
+        place = {"row": int(self.rows[number]), "position": int(self.starts[number])}
+        return Message("place-position", prefix=self.prefix, **place)
 
 
 def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -> tuple[IdxmapSamples, Report]:
@@ -123,16 +126,17 @@ def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -
         DataError: torn, built for another sequence length or tokenizer, or with ids that are none.
     """
     try:
-        wrong = sidecar.problems(
-            prefix, seq_length=seq_length, tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size
-        )
+        wrong = sidecar.problems(prefix, seq_length=seq_length, tokenizer_sha256=tokenizer.sha256)
         lengths = read_lengths(Path(prefix)) if not wrong else np.zeros(0, np.int32)
-    except (ValueError, OSError) as error:
-        raise DataError(str(error)) from None
+    except UserError as error:
+        raise DataError.of(error.messages) from None
+    except OSError as error:
+        raise DataError("idxmap-unreadable", prefix=prefix, error=error) from None
     if not wrong and (lengths != 2 * seq_length).any():
-        wrong = [f"{prefix}: document {int(np.argmax(lengths != 2 * seq_length))} is not 2 x {seq_length} long"]
+        number = int(np.argmax(lengths != 2 * seq_length))
+        wrong = [Message("sft-document-length", prefix=prefix, number=number, wanted=seq_length)]
     if wrong:
-        raise DataError("; ".join(wrong))
+        raise DataError.of(wrong)
     numbers = _map(Path(f"{prefix}.bin"), len(lengths), seq_length, tokenizer.vocab_size)
     found = [np.zeros((0, 4), dtype=np.int64)]
     for first, block in _blocks(numbers):
@@ -142,7 +146,8 @@ def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -
     report = Report(rows=len(rows))
     useless = kept == 0
     for row, start in zip(rows[useless], starts[useless], strict=True):
-        report.lose("no trainable token", str(prefix), 0, int(row) + 1, f"the sample at position {start} has no label")
+        why = Message("row-no-label", position=int(start))
+        report.lose(NOTHING_TRAINED, str(prefix), 0, int(row) + 1, why)
     used = ~useless
     report.samples, report.tokens, report.trained_tokens = int(used.sum()), int(kept.sum()), int(targets.sum())
     samples = IdxmapSamples(
@@ -156,10 +161,7 @@ def _map(path: Path, rows: int, seq_length: int, vocab_size: int) -> npt.NDArray
         return np.memmap(path, dtype=np.int32, mode="r", shape=(rows, 2, seq_length))
     # Megatron stores small vocabularies as uint16, where Pai's negative numbers wrapped round.
     if vocab_size > np.iinfo(np.int16).max:
-        raise DataError(
-            f"{path} stores 16-bit numbers, in which the ids of {vocab_size} tokens and -100 cannot be told apart: "
-            "build it again from its conversations"
-        )
+        raise DataError("sft-16-bit", file=path, vocabulary=vocab_size)
     return np.memmap(path, dtype=np.int16, mode="r", shape=(rows, 2, seq_length))
 
 
@@ -175,10 +177,8 @@ def _check_ids(prefix: str, first: int, block: npt.NDArray[np.int64], vocab_size
     bad = (ids >= vocab_size) | (labels >= vocab_size) | ((labels < 0) & (labels != IGNORED))
     if bad.any():
         row, at = map(int, np.argwhere(bad)[0])
-        raise DataError(
-            f"{prefix}: row {first + row}, position {at}: token {tokens[row, at]} with label {labels[row, at]}; "
-            f"ids are 0 to {vocab_size - 1}: the data is damaged, or of another tokenizer or sequence length"
-        )
+        found = {"token": int(tokens[row, at]), "label": int(labels[row, at]), "highest": vocab_size - 1}
+        raise DataError("sft-wrong-id", prefix=prefix, row=first + row, position=at, **found)
 
 
 def _samples_of(first: int, block: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

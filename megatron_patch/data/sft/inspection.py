@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.disk import explain
-from megatron_patch.common.errors import print_error
+from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
@@ -27,9 +28,8 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_toke
 from megatron_patch.data.sft.layout import Layout, lay_out
 from megatron_patch.data.sft.loss_mask import LOSSES, Tokens
 from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
-from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import OVERLONG, Mask, Samples
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError
+from megatron_patch.data.sft.template import ChatTemplate
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.tokenizer import TokenizerError
 
@@ -54,32 +54,35 @@ def marked_text(tokenizer: ChatTokenizer, sample: tuple[Tokens, Tokens, Mask], c
 def show_sample(tokenizer: ChatTokenizer, samples: Samples, number: int, colour: bool) -> str:
     """One sample, with where it comes from and its counts."""
     sample = samples.sample(number)
-    head = f"sample {number}, {samples.origin(number)}: {len(sample[0])} positions, {int(sample[2].sum())} trained on"
-    return f"{DIM if colour else ''}{plain(head)}{PLAIN if colour else ''}\n{marked_text(tokenizer, sample, colour)}"
+    counts = {"positions": len(sample[0]), "trained": int(sample[2].sum())}
+    head = plain(localized("inspect-sample", number=number, origin=samples.origin(number), **counts))
+    return f"{DIM if colour else ''}{head}{PLAIN if colour else ''}\n{marked_text(tokenizer, sample, colour)}"
 
 
 def show_row(tokenizer: ChatTokenizer, samples: Samples, layout: Layout, number: int, colour: bool) -> str:
     """One row as it is laid out (without shuffling): its boundaries, then its samples."""
     rows = layout.rows(samples.lengths)
     if not 0 <= number < len(rows):
-        raise DataError(f"there is no row {number}: rows are 0 to {len(rows) - 1}")
+        raise DataError("inspect-no-row", number=number, last=len(rows) - 1)
     members = rows.deal(layout.footprints(samples.lengths), np.arange(len(samples.lengths)))
     inside = members[rows.starts[number] : rows.starts[number + 1]]
     row = lay_out([samples.sample(int(member)) for member in inside], layout, len(inside) + 2)
     used = int(samples.lengths[inside].sum())
-    lines = [f"row {number}: {len(inside)} samples, {used} of {layout.seq_length} positions"]
+    counts = {"samples": len(inside), "used": used, "positions": layout.seq_length}
+    lines = [localized("inspect-row", number=number, **counts)]
     if layout.packing:
         lines.append(f"cu_seqlens {row['cu_seqlens'].tolist()}, max_seqlen {int(row['max_seqlen'])}")
     return "\n".join([*lines, *(show_sample(tokenizer, samples, int(member), colour) for member in inside)])
 
 
-def statistics(component: Component, layout: Layout) -> list[str]:
+def statistics(component: Component, layout: Layout) -> list[Message]:
     """Rows, lengths, trained share, and what packing makes of them."""
     lengths, report = component.samples.lengths, component.report
     marks = np.percentile(lengths, (0, 25, 50, 75, 95, 99, 100)).round().astype(int)
     names = ("min", "25%", "50%", "75%", "95%", "99%", "max")
-    found = [*report.lines(), f"trained on {report.trained_tokens / report.tokens:.1%} of the positions"]
-    found.append("lengths: " + ", ".join(f"{name} {mark}" for name, mark in zip(names, marks, strict=True)))
+    found = [*report.lines(), Message("inspect-trained", share=report.trained_tokens / report.tokens)]
+    told = [f"{name} {mark}" for name, mark in zip(names, marks, strict=True)]
+    found.append(Message("inspect-lengths", lengths=told))
     for packing in (False, True):
         tried = Layout(
             seq_length=layout.seq_length,
@@ -88,8 +91,9 @@ def statistics(component: Component, layout: Layout) -> list[str]:
             context_parallel_size=layout.context_parallel_size,
         )
         rows = tried.rows(lengths)
-        how = "packed" if packing else "one sample a row"
-        found.append(f"{how}: {len(rows):,} rows of {layout.seq_length}, {rows.fill(int(lengths.sum())):.1%} filled")
+        how = Message("sft-packed" if packing else "sft-not-packed")
+        filled = rows.fill(int(lengths.sum()))
+        found.append(Message("inspect-rows", how=how, rows=len(rows), length=layout.seq_length, filled=filled))
     return found
 
 
@@ -143,8 +147,9 @@ def show(args: argparse.Namespace, cache: Path) -> None:
         DataError, TokenizerError, TemplateError, TooMuchLost: see `prepare.open_components`.
     """
     tokenizer = load_chat_tokenizer(args.tokenizer)
+    colour = _colour(args)
     if args.line:
-        print(*lines_of(args, tokenizer), sep="\n\n", file=raw(sys.stdout))
+        print(*lines_of(args, tokenizer, colour), sep="\n\n", file=raw(sys.stdout))
         return
     data = SFTData(
         tokenizer=args.tokenizer,
@@ -161,25 +166,24 @@ def show(args: argparse.Namespace, cache: Path) -> None:
     layout = Layout(
         seq_length=args.seq_length, packing=args.packing, pad_id=tokenizer.pad_id, context_parallel_size=args.cp
     )
-    colour = _colour(args)
-    components = open_components(args.paths, data, say=lambda line: print(line, file=sys.stderr))
+    components = open_components(args.paths, data, say=lambda message: print(message.localized(), file=sys.stderr))
     for component in components:
         samples, count = component.samples, len(component.samples.lengths)
         for number in args.row or []:
             print(show_row(tokenizer, samples, layout, number, colour), end="\n\n", file=raw(sys.stdout))
         for number in args.sample or ([] if args.row else range(min(2, count))):
             if not 0 <= number < count:
-                raise DataError(f"{component.name}: there is no sample {number}: samples are 0 to {count - 1}")
+                raise DataError("inspect-no-sample", number=number, last=count - 1).about(component.name)
             print(show_sample(tokenizer, samples, number, colour), end="\n\n", file=raw(sys.stdout))
-        print(component.name, *statistics(component, layout), sep="\n")
+        print(component.name, *map(Message.localized, statistics(component, layout)), sep="\n")
     if args.report:
         components[0].report.write(args.report)
     if args.plot:
         draw(np.concatenate([component.samples.lengths for component in components]), args.seq_length, args.plot)
-        print(f"histogram: {args.plot}")
+        say("inspect-plot", file=args.plot)
 
 
-def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer) -> list[str]:
+def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer, colour: bool) -> list[str]:
     """What --line asks for.
 
     Raises:
@@ -187,9 +191,9 @@ def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer) -> list[str]:
         TemplateError: a chat template that cannot be used.
     """
     if len(args.paths) != 1 or not Path(args.paths[0]).is_file() or args.kind != "raw":
-        raise DataError("--line takes one file of conversations")
+        raise DataError("inspect-line-file")
     template, width = ChatTemplate.of(tokenizer), shutil.get_terminal_size((120, 40)).columns
-    path, colour = Path(args.paths[0]), _colour(args)
+    path = Path(args.paths[0])
     return [side_by_side.compare(path, line, template, width, colour=colour) for line in args.line]
 
 
@@ -207,16 +211,13 @@ def main(argv: list[str]) -> int:
             with tempfile.TemporaryDirectory(prefix="sft-inspect-") as folder:
                 show(args, Path(folder))
     except TokenizerError as error:
-        print(f"error: --tokenizer: {error}", file=sys.stderr)
+        print_error(error.about("--tokenizer"), os.environ)
         return 2
-    except OSError as error:
-        print(f"error: {explain(error) or error}", file=sys.stderr)
-        return 1
-    except (DataError, TemplateError) as error:
+    except UserError as error:
         print_error(error, os.environ)
         return 1
-    except (TooMuchLost, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print_error(UserError("uncoded", text=explain(error) or error), os.environ)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.loss_mask import Tokens
 from megatron_patch.data.sft.packing import Packing, pack, padded
 from megatron_patch.data.sft.selection import Mask
@@ -31,10 +32,14 @@ class Layout:
     """`token`: each trained token weighs 1; `sequence`: each sample weighs 1, shared by its trained tokens."""
 
     def __post_init__(self) -> None:
+        """
+        Raises:
+            DataError: context parallelism cannot cut such rows evenly.
+        """
         if self.average not in AVERAGES:
             raise ValueError(f"average is {self.average!r}; valid: {', '.join(AVERAGES)}")
         if self.seq_length % self.multiple:
-            raise ValueError(f"sequence length {self.seq_length} is not a multiple of 2 x CP = {self.multiple}")
+            raise DataError("sft-multiple", length=self.seq_length, multiple=self.multiple)
 
     @property
     def multiple(self) -> int:

@@ -76,7 +76,7 @@ def open_components(words: Sequence[str], data: SFTData, *, say: Say) -> list[Co
 
     Args:
         words: as in Megatron's `--data-path`: paths, or weights and paths in turn.
-        say: told what happens, in lines.
+        say: told what happens.
     Raises:
         DataError, TokenizerError, TemplateError: something cannot be read.
         TooMuchLost: too many rows would not be used.
@@ -97,7 +97,7 @@ def _open(
 ) -> tuple[SelectedRows | IdxmapSamples, Report]:
     if data.kind == "raw":
         for message in (message for path in paths for message in left_out(path)):
-            say(str(message))
+            say(message)
         cache = open_cache(
             Source.of(paths, data.tokenizer, Rules(dropped=data.dropped, turns=data.turns)),
             data.cache,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import Message, read_message
 from megatron_patch.data.rows import place
-from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, RESULT, SYSTEM, TEXT, TOOL, USER
+from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, PARTS, REASONING, RESULT, SYSTEM, TEXT, TOOL, USER
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
 DROPPED = {
@@ -19,11 +23,22 @@ DROPPED = {
 CAUSES = (MALFORMED, EMPTY, *DROPPED.values(), TOO_LONG, NOTHING_TRAINED)
 EARLIER_REASONING = "reasoning of earlier turns left out by the chat template, as is its way"
 """A note; `one-by-one` makes each turn the last of a sample."""
+TOLD = {
+    MALFORMED: Message("cause-malformed"),
+    EMPTY: Message("cause-empty"),
+    TOO_LONG: Message("cause-too-long"),
+    NOTHING_TRAINED: Message("cause-nothing-trained"),
+    EARLIER_REASONING: Message("cause-earlier-reasoning"),
+    **{cause: Message("cause-left-out", part=PARTS[what]) for what, cause in DROPPED.items()},
+}
+"""What each is called; files keep their English names."""
+HINTS = {EARLIER_REASONING: Message("sft-hint-turns"), **dict.fromkeys(DROPPED.values(), Message("sft-hint-dropped"))}
+"""What uses such rows."""
 SHOWN = 5
 """Examples kept of each cause."""
 
 
-class TooMuchLost(ValueError):
+class TooMuchLost(UserError, ValueError):
     """More rows than allowed are not used, or any is too long where that is an error; the message shows which."""
 
 
@@ -36,10 +51,12 @@ class Example:
     """From 1; 0 where there are none (Parquet, idxmap)."""
     row: int
     """From 1; 0 where the line alone says which it is."""
-    why: str
+    why: Message
 
-    def __str__(self) -> str:
-        return f"{place(self.file, self.line, self.row)}: {self.why}"
+    @property
+    def told(self) -> Message:
+        """For people."""
+        return Message("at", path=place(self.file, self.line, self.row), what=self.why)
 
 
 @dataclass(kw_only=True)
@@ -49,11 +66,18 @@ class Cause:
     count: int = 0
     first: list[Example] = field(default_factory=list)
 
-    def add(self, file: str, line: int, row: int, why: str) -> None:
+    def add(self, file: str, line: int, row: int, why: Message) -> None:
         """Count one row."""
         self.count += 1
         if len(self.first) < SHOWN:
             self.first.append(Example(file=file, line=line, row=row, why=why))
+
+    def lines(self, code: str, **values: object) -> list[Message]:
+        """What happened, and its first rows."""
+        found = [Message(code, count=self.count, **values)]
+        found += [Message("indented", text=example.told) for example in self.first]
+        more = self.count - len(self.first)
+        return [*found, Message("indented", text=Message("and-more", more=more))] if more else found
 
 
 @dataclass(kw_only=True)
@@ -68,6 +92,14 @@ class FileReport:
     special_rows: int = 0
     """Rows used whose texts spell a special token: the model reads it as one."""
 
+    def lines(self) -> Iterator[Message]:
+        """Its formats, and what is peculiar about it."""
+        formats = [f"{name} {count:,}" for name, count in self.formats.items()] or Message("sft-no-format")
+        unused = Message("sft-unused-keys", keys=list(self.unused_keys)) if self.unused_keys else ""
+        yield Message("sft-file", path=self.path, formats=formats, unused=unused)
+        if self.special_rows:
+            yield Message("indented", text=Message("sft-special", rows=self.special_rows))
+
 
 @dataclass(kw_only=True)
 class Report:
@@ -75,7 +107,7 @@ class Report:
 
     rows: int = 0
     """Rows read, used or not."""
-    engine: str = ""
+    engine: Message | None = None
     """What tokenized it, and how that was checked."""
     lost: dict[str, Cause] = field(default_factory=dict)
     """By cause, of CAUSES."""
@@ -96,37 +128,29 @@ class Report:
         """Rows not used, of all causes."""
         return sum(cause.count for cause in self.lost.values())
 
-    def lose(self, cause: str, file: str, line: int, row: int, why: str) -> None:
+    def lose(self, cause: str, file: str, line: int, row: int, why: Message) -> None:
         """Count one row that is not used."""
         self.lost.setdefault(cause, Cause()).add(file, line, row, why)
 
-    def note(self, cause: str, file: str, line: int, row: int, why: str) -> None:
+    def note(self, cause: str, file: str, line: int, row: int, why: Message) -> None:
         """Count one row that is used all the same."""
         self.noted.setdefault(cause, Cause()).add(file, line, row, why)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Message]:
         """For people: one line of totals, then causes with their first examples."""
-        found = [
-            f"{self.samples:,} of {self.rows:,} rows used: {self.tokens:,} tokens, {self.trained_tokens:,} trained on"
-        ]
+        counts = {"samples": self.samples, "rows": self.rows, "tokens": self.tokens, "trained": self.trained_tokens}
+        found = [Message("sft-used", **counts)]
         if self.engine:
             found.append(self.engine)
         for item in self.files:
-            formats = ", ".join(f"{name} {count:,}" for name, count in item.formats.items()) or "no known format"
-            unused = ", ".join(item.unused_keys)
-            found.append(f"{item.path}: {formats}{f'; keys not read: {unused}' if unused else ''}")
-            if item.special_rows:
-                found.append(f"    special tokens are spelled out in {item.special_rows:,} rows, and read as such")
-        causes = [(f"lost, {cause}", self.lost[cause]) for cause in CAUSES if cause in self.lost]
-        causes += [(f"used, {name}", cause) for name, cause in self.noted.items()]
-        if self.truncated.count:
-            causes.append(("cut to the sequence length", self.truncated))
-        for name, cause in causes:
-            found.append(f"{name}: {cause.count:,}{_what_helps(name)}")
-            found += [f"    {example}" for example in cause.first]
-            if cause.count > len(cause.first):
-                found.append(f"    ... and {cause.count - len(cause.first):,} more")
-        return found
+            found += item.lines()
+        for name in CAUSES:
+            if name in self.lost:
+                found += self.lost[name].lines("sft-lost", cause=TOLD[name], hint=HINTS.get(name, ""))
+        for name, cause in self.noted.items():
+            hint = HINTS[name] if name == EARLIER_REASONING else ""
+            found += cause.lines("sft-noted", cause=TOLD[name], hint=hint)
+        return found + (self.truncated.lines("sft-cut") if self.truncated.count else [])
 
     def check(self, max_lost: float) -> None:
         """See that not too much is lost.
@@ -137,26 +161,37 @@ class Report:
             TooMuchLost: more than that, or nothing is left; the message is the whole report.
         """
         if not self.samples:
-            raise TooMuchLost("\n".join(["nothing is left to train on", *self.lines()]))
+            raise TooMuchLost("sft-nothing-left", report=self.lines())
         if self.lost_rows > max_lost * self.rows:
             share = self.lost_rows / self.rows
-            raise TooMuchLost("\n".join([f"{share:.1%} of the rows are lost; allowed {max_lost:.1%}", *self.lines()]))
+            raise TooMuchLost("sft-too-much-lost", share=share, allowed=max_lost, report=self.lines())
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """As JSON, in English."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(self))
+        write_json(path, self.as_dict())
+
+    def as_dict(self, told: Callable[[Message], object] = str) -> dict[str, Any]:
+        """As JSON holds it.
+
+        Args:
+            told: what stands for a message: its English text, or with `as_json` what `from_dict` reads.
+        """
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=told))
+        return found
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Report:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `as_dict(as_json)`."""
 
         def cause(fields: dict[str, Any]) -> Cause:
-            return Cause(count=fields["count"], first=[Example(**example) for example in fields["first"]])
+            examples = [Example(**{**example, "why": _message(example["why"])}) for example in fields["first"]]
+            return Cause(count=fields["count"], first=examples)
 
         return cls(
             **{
                 **content,
+                "engine": _message(content["engine"]),
                 "lost": {name: cause(fields) for name, fields in content["lost"].items()},
                 "truncated": cause(content["truncated"]),
                 "noted": {name: cause(fields) for name, fields in content.get("noted", {}).items()},
@@ -165,8 +200,12 @@ class Report:
         )
 
 
-def _what_helps(cause: str) -> str:
-    if cause.endswith(EARLIER_REASONING):
-        return " (MP_SFT_TURNS=one-by-one trains it)"
-    lost = cause.startswith("lost") and cause.endswith(tuple(DROPPED.values()))
-    return " (MP_SFT_DROPPED=keep uses such rows as they are)" if lost else ""
+def _message(content: object) -> Message:
+    """
+    Raises:
+        ValueError: it is none, or of another version.
+    """
+    message = read_message(content)
+    if message is None:
+        raise ValueError(f"{content!r:.60} is not a message")
+    return message

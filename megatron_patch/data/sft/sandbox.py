@@ -25,6 +25,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from megatron_patch.common.errors import UserError
+
 UNITS = 10_000_000
 """Of one rendering: a few seconds. A conversation of 100 turns under Llama 3.1's template takes about 5,000."""
 MOST_CHARACTERS = 1_000_000
@@ -37,7 +39,7 @@ SHARE = 16
 Span = tuple[int, int]
 
 
-class TooMuchWork(ValueError):
+class TooMuchWork(UserError, ValueError):
     """A template that takes more units than a rendering has."""
 
 
@@ -50,7 +52,7 @@ class _Work:
     def spend(self, units: int) -> None:
         self.left -= units
         if self.left < 0:
-            raise TooMuchWork(f"it does more than {UNITS:,} units of work for one conversation")
+            raise TooMuchWork("template-work", most=UNITS)
 
     def made(self, value: Any) -> Any:
         """Charge a value that has just been made by its size, all that hangs on it counted as often as it would be
@@ -93,7 +95,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         if len(source) > MOST_CHARACTERS:
-            raise TooMuchWork(f"it has {len(source):,} characters; at most {MOST_CHARACTERS:,} are read")
+            raise TooMuchWork("template-long", characters=len(source), most=MOST_CHARACTERS)
         tree: nodes.Template = _Counting().visit(super()._parse(source, name, filename))
         return tree
 
@@ -153,12 +155,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         integers = [abs(value) for value in others if isinstance(value, int)]
         most = 64 if name == "tojson" else MOST_INTEGER
         if max(integers, default=0) > most:
-            raise TooMuchWork(f"{name} with {max(integers):.3g} makes more than {MOST_INTEGER:,} characters")
+            raise TooMuchWork("template-makes", filter=name, number=f"{max(integers):.3g}", most=MOST_INTEGER)
         if (
             name == "tojson"
             and max(map(_length, [part for value in others for part in _parts(value)]), default=0) > most
         ):
-            raise TooMuchWork("tojson with long separators makes too many characters")
+            raise TooMuchWork("template-separators")
         if name in ("format", "center", "xmlattr", "pprint"):
             _check_format(first)
             self.work.made(others)
@@ -285,7 +287,7 @@ class BoundedTemplate:
         try:
             self._template = self._environment.from_string(text)
         except (RecursionError, MemoryError, OverflowError):
-            raise TooMuchWork("it is nested too deep") from None
+            raise TooMuchWork("template-deep") from None
 
     def render(self, **variables: Any) -> str:
         """The text.
@@ -313,7 +315,7 @@ class BoundedTemplate:
         try:
             yield from self._template.generate(**variables)
         except MemoryError:
-            raise TooMuchWork("it needs more memory than there is") from None
+            raise TooMuchWork("template-memory") from None
 
 
 def _filter(node: Any, name: str, arguments: list[nodes.Expr]) -> nodes.Filter:
@@ -335,7 +337,7 @@ _FORMAT = re.compile(r"%[^%a-zA-Z]*(\d{4,}|\*)|\{[^{}]*(\{|:[^{}]*\d{4,})")
 
 def _check_format(text: Any) -> None:
     if isinstance(text, str) and _FORMAT.search(text):
-        raise TooMuchWork(f"it formats to a width of thousands of characters: {text[:40]!r}")
+        raise TooMuchWork("template-width", text=text[:40])
 
 
 def _check_name(name: object) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.rows import place
 from megatron_patch.data.sft.cache import TokenizedCache
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN, LAST_TURN, Tokens, trained
@@ -32,7 +33,7 @@ class Samples(Protocol):
     def sample(self, number: int) -> tuple[Tokens, Tokens, Mask]:
         """Inputs, labels, and which of the labels are trained on; [length] each."""
 
-    def origin(self, number: int) -> str:
+    def origin(self, number: int) -> Message | str:
         """Where the sample comes from, for people."""
 
 
@@ -53,7 +54,7 @@ class SelectedRows:
         end = int(self.lengths[number]) + 1
         return tokens[: end - 1], tokens[1:end], trained(turns[:end], self.loss)[1:]
 
-    def origin(self, number: int) -> str:
+    def origin(self, number: int) -> Message | str:
         """See `Samples`."""
         return place(*self.cache.origin(int(self.rows[number])))
 
@@ -84,9 +85,10 @@ def select(
         keep[too_long] = False
         targets[too_long] = 1  # already accounted for
     for row in np.flatnonzero(targets == 0):
-        why = f"none of its {lengths[row]} tokens is trained on with loss={loss}"
-        if lengths[row] > seq_length + 1:
-            why = f"nothing is trained on in the first {seq_length + 1} of its {lengths[row]} tokens"
+        tokens, most = int(lengths[row]), seq_length + 1
+        why = Message("row-none-trained", tokens=tokens, loss=loss)
+        if tokens > most:
+            why = Message("row-none-trained-cut", most=most, tokens=tokens)
         report.lose(NOTHING_TRAINED, *cache.origin(int(row)), why)
     rows = np.flatnonzero(keep)
     report.samples = len(rows)
@@ -105,13 +107,13 @@ def _report_too_long(
     seq_length: int,
 ) -> None:
     for row in too_long:
-        why = f"{lengths[row]} tokens; a row holds {seq_length + 1}"
+        why = Message("row-too-long", tokens=int(lengths[row]), most=seq_length + 1)
         if overlong == "truncate":
             report.truncated.add(*cache.origin(int(row)), why)
         else:
             report.lose(TOO_LONG, *cache.origin(int(row)), why)
     if overlong == "error" and len(too_long):
-        raise TooMuchLost("\n".join(["rows are too long, and MP_SFT_OVERLONG is error", *report.lines()]))
+        raise TooMuchLost("sft-overlong", report=report.lines())
 
 
 def _count_targets(cache: TokenizedCache, positions: npt.NDArray[np.int64], loss: str) -> npt.NDArray[np.int64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -15,12 +16,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import localized
 from megatron_patch.common.values import printable
 from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Row
 from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, REASONING_KEYS, TOOL
-from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, Message, describe, recognise
+from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, Message, format_of
 from megatron_patch.data.sft.template import ChatTemplate, Rendered
 from megatron_patch.data.sft.tokenize import CHUNK_BYTES, ROW_KEYS
 
@@ -42,7 +45,7 @@ def row_at(path: Path, line: int) -> Row:
         for row in rows.parse(chunk, path).rows:
             if line == (row.row or row.line):  # of a list, which may be on one line, the number of the row
                 return row
-    raise DataError(f"{path} has no row on line {line}")
+    raise DataError("data-no-line", file=path, line=line)
 
 
 def compare(path: Path, line: int, template: ChatTemplate, width: int, *, colour: bool = False) -> str:
@@ -58,44 +61,45 @@ def compare(path: Path, line: int, template: ChatTemplate, width: int, *, colour
     row = row_at(path, line)
     head = rows.place(path, row.line, row.row)
     try:
-        conversation = _conversation(row)
+        conversation = format_of(row).convert(row.record)
         rendered = template.render(conversation)
     except (MalformedRow, EmptyRow) as error:
-        return "\n".join([printable(f"{head}: lost: {error}"), *_as_it_stands(row)])
+        return "\n".join([printable(localized("side-lost", place=head, why=error)), *_as_it_stands(row)])
     column = max(LEAST_WIDTH, (width - 3) // 2)
-    lines = [printable(f"{head}, under the chat template {template.source}")]
-    lines.append(_beside("what the row says", "what is read, trained between ⟦ and ⟧", column))
+    lines = [printable(localized("side-head", place=head, source=template.source))]
+    lines.append(_beside(localized("side-says"), localized("side-reads"), column))
+    left_out = localized("side-left-out")
     for says, reads, trained in _blocks(conversation, rendered):
         lines.append(f"{'─' * column}─┼─{'─' * column}")
         left, right = _wrapped(says, column), _wrapped(f"⟦{reads}⟧" if trained else reads, column)
         for a, b in zip_longest(left, right, fillvalue=""):
-            red, green = colour and LEFT_OUT in a, colour and trained
+            red, green = colour and left_out in a, colour and trained
             lines.append(_beside(a, b, column, RED if red else "", GREEN if green else ""))
-    return "\n".join([*lines, "", *map(printable, _left_out(rendered))])
+    return "\n".join([*lines, "", *(printable(message.localized()) for message in _left_out(rendered))])
 
 
-LEFT_OUT = "[left out] "
 Block = tuple[str, str, bool]
 """Some messages of the row, the text that stands for them, and whether it is trained."""
 
 
 def _blocks(conversation: Conversation, rendered: Rendered) -> Iterator[Block]:
     """Each trained turn beside its text, and what lies between them beside the text between them."""
+    says = partial(_messages, conversation, rendered)
     trained = [
         number
         for number, message in enumerate(conversation.messages)
         if message["role"] == "assistant" and number not in conversation.context
     ]
     if len(trained) != len(rendered.spans):  # a template that marks other blocks than messages
-        yield says(conversation, rendered), marked(rendered), False
+        yield says(0, len(conversation.messages)), marked(rendered), False
         return
     first, at = 0, 0
     for number, (start, end) in zip(trained, rendered.spans, strict=True):
-        yield _messages(conversation, rendered, first, number), rendered.text[at:start].strip("\n"), False
-        yield _messages(conversation, rendered, number, number + 1), rendered.text[start:end], True
+        yield says(first, number), rendered.text[at:start].strip("\n"), False
+        yield says(number, number + 1), rendered.text[start:end], True
         first, at = number + 1, end
     if rest := rendered.text[at:].strip("\n"):
-        yield _messages(conversation, rendered, first, len(conversation.messages)), rest, False
+        yield says(first, len(conversation.messages)), rest, False
 
 
 def _beside(left: str, right: str, column: int, before: str = "", after: str = "") -> str:
@@ -105,17 +109,12 @@ def _beside(left: str, right: str, column: int, before: str = "", after: str = "
     return f"{left} │ {after}{right}{PLAIN}" if after and right else f"{left} │ {right}".rstrip()
 
 
-def says(conversation: Conversation, rendered: Rendered) -> str:
-    """The conversation, message by message."""
-    return _messages(conversation, rendered, 0, len(conversation.messages))
-
-
 def _messages(conversation: Conversation, rendered: Rendered, first: int, end: int) -> str:
     """Some messages, in front of the first of all the tools."""
     dropped = {(item.message, item.what) for item in rendered.dropped}
     parts = []
     if conversation.tools and not first:
-        out = LEFT_OUT if (None, TOOL) in dropped else ""
+        out = localized("side-left-out") if (None, TOOL) in dropped else ""
         parts.append(f"{out}tools: {json.dumps(conversation.tools, ensure_ascii=False)}")
     for number in range(first, end):
         message = conversation.messages[number]
@@ -134,40 +133,31 @@ def marked(rendered: Rendered) -> str:
     return "".join([*parts, rendered.text[at:]])
 
 
-def _conversation(row: Row) -> Conversation:
-    if row.error is not None:
-        raise MalformedRow(row.error)
-    kind = recognise(row.record)
-    if kind is None:
-        raise MalformedRow(describe(row.record))
-    return kind.convert(row.record)
-
-
 def _parts(message: Message, dropped: set[str]) -> Iterator[str]:
     """Reasoning, text and calls of a message; what the template leaves out says so."""
-    calls = dropped & {CALL, ARGUMENTS}
+    calls, out = dropped & {CALL, ARGUMENTS}, localized("side-left-out")
     for key in REASONING_KEYS:
         if message.get(key):
-            yield f"{LEFT_OUT if REASONING in dropped else ''}{key}: {message[key]}"
+            yield f"{out if REASONING in dropped else ''}{key}: {message[key]}"
     if message.get("content"):
-        yield f"{LEFT_OUT if dropped - calls - {REASONING} else ''}{message['content']}"
+        yield f"{out if dropped - calls - {REASONING} else ''}{message['content']}"
     for call in message.get("tool_calls") or ():
         function = call["function"]
         arguments = json.dumps(function["arguments"], ensure_ascii=False)
-        yield f"{LEFT_OUT if calls else ''}calls {function['name']} {arguments}"
+        yield f"{out if calls else ''}{localized('side-calls', name=function['name'], arguments=arguments)}"
 
 
-def _left_out(rendered: Rendered) -> Iterator[str]:
+def _left_out(rendered: Rendered) -> Iterator[Said]:
     """What is missing, and what becomes of the row for that."""
     if not rendered.dropped:
-        yield "Nothing of it is left out; used."
+        yield Said("side-whole")
         return
     for item in rendered.dropped:
-        yield f"{item}{' (as is its way with earlier turns)' if item.by_design else ''}"
+        yield Said("side-by-design", what=item.told) if item.by_design else item.told
     if all(item.by_design for item in rendered.dropped):
-        yield "Used; MP_SFT_TURNS=one-by-one trains each turn as the last of a sample, with its reasoning."
+        yield Said("side-used")
     else:
-        yield "Lost for that; MP_SFT_DROPPED=keep uses it as it is."
+        yield Said("side-dropped")
 
 
 def _as_it_stands(row: Row) -> Iterator[str]:

@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.checksum import file_sha256
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.index import first_length
 
 KIND = "megatron_patch SFT idxmap, version 1"
+
+
+class BrokenSidecar(UserError, ValueError):
+    """A sidecar that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ def read(prefix: str | Path) -> Sidecar | None:
     """The sidecar; None if there is none, as with data that Pai-Megatron-Patch built.
 
     Raises:
-        ValueError: a file of that name that is not a sidecar.
+        BrokenSidecar: a file of that name that is not a sidecar.
     """
     path = path_of(prefix)
     if not path.is_file():
@@ -64,10 +70,10 @@ def read(prefix: str | Path) -> Sidecar | None:
     try:
         content = read_json(path)
         if (kind := content.pop("kind", None)) != KIND:
-            raise ValueError(f"kind is {kind!r}, not {KIND!r}")
+            raise ValueError(f"kind {kind!r}")
         return Sidecar(**content)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged: {error}; build the dataset again") from None
+        raise BrokenSidecar("sidecar-damaged", file=path, error=error) from None
 
 
 def tokenizer_sha256(folder: str | Path) -> str:
@@ -80,7 +86,7 @@ def tokenizer_sha256(folder: str | Path) -> str:
     return file_sha256(path if path.is_file() else path.with_name("tokenizer.model"))
 
 
-def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str, vocab_size: int | None = None) -> list[str]:
+def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str) -> list[Message]:
     """Why this idxmap cannot be trained on with this sequence length and tokenizer; empty if it can.
 
     Cheap enough to be asked before launch: reads the sidecar, else the first entries of the index.
@@ -89,28 +95,24 @@ def problems(prefix: str | Path, *, seq_length: int, tokenizer_sha256: str, voca
         sidecar = read(prefix)
         if sidecar is None:
             return _problems_of_index(Path(f"{prefix}.idx"), seq_length)
-    except (ValueError, OSError) as error:
-        return [str(error)]
+    except UserError as error:
+        return list(error.messages)
+    except OSError as error:
+        return [Message("idxmap-unreadable", prefix=prefix, error=error)]
     found = []
     if sidecar.seq_length != seq_length:
-        found.append(f"{prefix} was built for sequence length {sidecar.seq_length}, not {seq_length}")
+        found.append(Message("sft-other-length", prefix=prefix, built=sidecar.seq_length, wanted=seq_length))
     if sidecar.tokenizer_sha256 != tokenizer_sha256:
-        found.append(
-            f"{prefix} was built with another tokenizer (SHA-256 {sidecar.tokenizer_sha256[:12]}..., vocabulary of "
-            f"{sidecar.vocab_size}) than the one of this run ({tokenizer_sha256[:12]}..."
-            + (f", {vocab_size})" if vocab_size else ")")
-        )
+        sums = {"built": sidecar.tokenizer_sha256[:12], "wanted": tokenizer_sha256[:12]}
+        found.append(Message("sft-other-tokenizer", prefix=prefix, vocabulary=sidecar.vocab_size, **sums))
     return found
 
 
-def _problems_of_index(index: Path, seq_length: int) -> list[str]:
+def _problems_of_index(index: Path, seq_length: int) -> list[Message]:
     """Pai's layout says its sequence length by the length of its documents alone."""
     length = first_length(index)
     if not length:
-        return [f"{index} holds no document"]
+        return [Message("idxmap-no-document", file=index)]
     if length != 2 * seq_length:
-        return [
-            f"{index}: documents of {length} numbers (tokens, then labels) are for sequence length {length / 2:g}, "
-            f"not {seq_length}"
-        ]
+        return [Message("sft-index-length", file=index, numbers=length, built=f"{length / 2:g}", wanted=seq_length)]
     return []

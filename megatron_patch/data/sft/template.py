@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.dropped import Comparison
 from megatron_patch.data.sft.fidelity import REASONING_KEYS, Dropped
@@ -57,7 +58,7 @@ class ChatTemplate:
         self,
         text: str | Mapping[str, str],
         *,
-        source: str,
+        source: Said | str,
         named_tokens: Mapping[str, str],
         special_tokens: list[str],
     ) -> None:
@@ -81,18 +82,15 @@ class ChatTemplate:
         Raises:
             TemplateError: it has none, and lacks the tokens that Llama 3.1's is made of.
         """
-        texts, source = dict(tokenizer.chat_templates), f"of the tokenizer in {tokenizer.path}"
+        texts, source = dict(tokenizer.chat_templates), Said("template-of", folder=tokenizer.path)
         if texts and not texts.keys() & {"default", "tool_use"}:
-            raise TemplateError(f"{tokenizer.path} has chat templates {', '.join(texts)}, and none called 'default'")
+            raise TemplateError("template-no-default", folder=tokenizer.path, names=list(texts))
         if not texts:
             texts = {"default": LLAMA3_1_TEMPLATE.read_text(encoding="utf-8")}
-            source = "Llama 3.1's, as the tokenizer has none"
+            source = Said("template-llama")
             wanted = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
             if absent := [token for token in wanted if tokenizer.backend.token_to_id(token) is None]:
-                raise TemplateError(
-                    f"{tokenizer.path} has no chat template, and Llama 3.1's needs {', '.join(absent)} in the "
-                    "vocabulary: add a chat_template.jinja to the folder"
-                )
+                raise TemplateError("template-none", folder=tokenizer.path, tokens=absent)
         return cls(texts, source=source, named_tokens=tokenizer.named_tokens, special_tokens=tokenizer.special_tokens)
 
     @property
@@ -157,7 +155,7 @@ class ChatTemplate:
         """As transformers: `tool_use` where there are tools and it exists."""
         name = "tool_use" if conversation.tools and "tool_use" in self._compiled else "default"
         if name not in self._compiled:
-            raise MalformedRow(f"it has no tools, and the chat templates {self.source} are for tools alone")
+            raise MalformedRow("row-tools-alone", source=self.source)
         return self._compiled[name]
 
 
@@ -178,14 +176,15 @@ class _Template:
         try:
             return BoundedTemplate(self.text)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"{self._called}: line {error.lineno}: {error.message}") from None
+            raise TemplateError.at(self._called, "template-syntax", line=error.lineno, error=error.message) from None
         except TooMuchWork as error:
-            raise TemplateError(f"{self._called}: {error}") from None
+            raise TemplateError.of(error.about(self._called).messages) from None
 
     @property
-    def _called(self) -> str:
-        called = "" if self.name == "default" else f" {self.name!r}"
-        return f"the chat template{called} {self.owner.source}"
+    def _called(self) -> Said:
+        if self.name == "default":
+            return Said("template", source=self.owner.source)
+        return Said("template-named", name=self.name, source=self.owner.source)
 
     @functools.cached_property
     def finder(self) -> TurnFinder:
@@ -222,11 +221,11 @@ class _Template:
         try:
             return work(**values, add_generation_prompt=prompt, **self.owner._arguments)
         except TooMuchWork as error:
-            raise TemplateError(f"{self._called}: {error}") from None
+            raise TemplateError.of(error.about(self._called).messages) from None
         except RecursionError:
-            raise MalformedRow("nested too deep for the chat template") from None
+            raise MalformedRow("row-template-deep") from None
         except REFUSALS as error:
-            raise MalformedRow(f"the chat template refuses it: {error}") from None
+            raise MalformedRow("row-template-refuses", error=str(error)) from None
 
 
 def _with_reasoning(message: Message) -> Message:

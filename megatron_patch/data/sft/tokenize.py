@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data import rows
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.fidelity import Dropped
-from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, MalformedRow, describe, recognise
+from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, MalformedRow, format_of
 from megatron_patch.data.sft.formats.common import COMMON
 from megatron_patch.data.sft.loss_mask import Tokens, Turns, one_by_one
 from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED
@@ -29,6 +31,9 @@ TURNS = ("together", "one-by-one")
 """Samples of a conversation: one, or one for each trained turn."""
 ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON
 """Keys of which every row has one."""
+
+
+Unused = tuple[str, int, int, Said]
 
 
 @dataclass(kw_only=True)
@@ -47,13 +52,13 @@ class Piece:
     places: npt.NDArray[np.int64]
     """[rows used, 2], line and row in the file: see `rows.Row`."""
     rows: int
-    lost: list[tuple[str, int, int, str]]
+    lost: list[Unused]
     """Cause, line, row and reason of each row that is not used."""
     formats: Counter[str] = field(default_factory=Counter)
     unused_keys: Counter[str] = field(default_factory=Counter)
     special_rows: int = 0
     """Rows whose texts spell a special token."""
-    noted: list[tuple[str, int, int, str]] = field(default_factory=list)
+    noted: list[Unused] = field(default_factory=list)
     """As `lost`, of rows that are used all the same."""
 
 
@@ -75,13 +80,18 @@ class Rules:
 AS_IT_COMES = Rules()
 
 
-class LeftOut(ValueError):
+class LeftOut(UserError, ValueError):
     """The chat template leaves out what is to be trained, and such rows are lost."""
 
-    def __init__(self, dropped: list[Dropped]) -> None:
-        more = f", and {len(dropped) - 1} more" if len(dropped) > 1 else ""
-        super().__init__(f"{dropped[0]}{more}")
-        self.cause = DROPPED[dropped[0].what]
+    cause: str
+    """Of DROPPED."""
+
+
+def _left_out(dropped: list[Dropped]) -> LeftOut:
+    first, more = dropped[0], len(dropped) - 1
+    error = LeftOut.of([Said("row-left-out-more", first=first.told, more=more) if more else first.told])
+    error.cause = DROPPED[first.what]
+    return error
 
 
 def tokenize_chunk(
@@ -93,8 +103,8 @@ def tokenize_chunk(
         TemplateError: the template cannot be masked; names file and line.
         EngineError: see `Encoder.encode`.
     """
-    lost: list[tuple[str, int, int, str]] = []
-    noted: list[tuple[str, int, int, str]] = []
+    lost: list[Unused] = []
+    noted: list[Unused] = []
     formats: Counter[str] = Counter()
     unused: Counter[str] = Counter()
     rendered: list[Rendered] = []
@@ -107,22 +117,22 @@ def tokenize_chunk(
             conversation = _conversation(row, formats, unused)
             samples = one_by_one(conversation) if rules.turns == "one-by-one" else [conversation]
             count += max(0, len(samples) - 1)
-            notes: list[tuple[str, str]] = []
+            notes: list[tuple[str, Said]] = []
             texts = [_checked(_encodable(template.render(sample)), rules, notes) for sample in samples]
             rendered += texts
             special += template.spells_special_tokens(conversation)
             places += [(row.line, row.row)] * len(texts)
             noted += [(cause, row.line, row.row, why) for cause, why in notes]
         except LeftOut as error:
-            lost.append((error.cause, row.line, row.row, str(error)))
+            lost.append((error.cause, row.line, row.row, error.messages[0]))
         except EmptyRow as error:
-            lost.append((EMPTY, row.line, row.row, str(error)))
+            lost.append((EMPTY, row.line, row.row, error.messages[0]))
         except MalformedRow as error:
-            lost.append((MALFORMED, row.line, row.row, str(error)))
+            lost.append((MALFORMED, row.line, row.row, error.messages[0]))
         except RecursionError:
-            lost.append((MALFORMED, row.line, row.row, "JSON nested too deep"))
+            lost.append((MALFORMED, row.line, row.row, Said("row-too-deep")))
         except TemplateError as error:
-            raise TemplateError(f"{rows.place(path, row.line, row.row)}: {error}") from None
+            raise error.about(rows.place(path, row.line, row.row)) from None
     encoded = encoder.encode(rendered)
     return Piece(
         file=chunk.start.file,
@@ -140,28 +150,24 @@ def tokenize_chunk(
     )
 
 
-def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, str]]) -> Rendered:
+def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Said]]) -> Rendered:
     """Refuse or note what the template has left out.
 
     Raises:
         LeftOut: something that is to be trained, and such rows are lost.
     """
     if earlier := [item for item in rendered.dropped if item.by_design]:
-        notes.append((EARLIER_REASONING, str(earlier[0])))
+        notes.append((EARLIER_REASONING, earlier[0].told))
     if others := [item for item in rendered.dropped if not item.by_design]:
-        error = LeftOut(others)
+        error = _left_out(others)
         if rules.dropped == "lose":
             raise error
-        notes.append((error.cause, str(error)))
+        notes.append((error.cause, error.messages[0]))
     return rendered
 
 
 def _conversation(row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
-    if row.error is not None:
-        raise MalformedRow(row.error)
-    kind = recognise(row.record)
-    if kind is None:
-        raise MalformedRow(describe(row.record))
+    kind = format_of(row)
     formats[kind.name] += 1
     unused.update(str(key) for key in row.record if key not in kind.keys)
     return kind.convert(row.record)
@@ -172,8 +178,7 @@ def _encodable(rendered: Rendered) -> Rendered:
     try:
         rendered.text.encode()
     except UnicodeEncodeError as error:
-        half = rendered.text[error.start]
-        raise MalformedRow(f"its text holds half a surrogate pair, {half!r}, which is not a character") from None
+        raise MalformedRow("row-half-character", half=repr(rendered.text[error.start])) from None
     return rendered
 
 
@@ -187,7 +192,7 @@ def tokenize_files(
     Raises:
         DataError: a file that cannot be read to its end.
         TemplateError, EngineError: see `tokenize_chunk`.
-        RuntimeError: a worker was killed.
+        WorkerKilled: it was.
     """
 
     def work(chunk: Chunk) -> Piece:

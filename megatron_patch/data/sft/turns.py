@@ -121,7 +121,7 @@ class TurnFinder:
         messages = conversation.messages
         place = self._place(conversation, number, whole)
         if place is None:
-            raise MalformedRow(f"the chat template leaves out message {number + 1} (assistant) altogether")
+            raise MalformedRow("row-message-left-out", number=number + 1)
         before = self._place(conversation, number - 1, whole) if number else None
         behind = self._place(conversation, number + 1, whole) if number + 1 < len(messages) else None
         least = max(least, before[1] if before and before[1] <= place[0] else 0)
@@ -146,7 +146,7 @@ class TurnFinder:
         if least < start < most:
             return start
         if "tool_calls" not in messages[number]:
-            raise MalformedRow(f"the chat template does not let one tell where the calls of message {number + 1} begin")
+            raise MalformedRow("row-calls-begin", number=number + 1)
         lead = self.frame.lead
         return most - len(lead) if whole.endswith(lead, least, most) else most
 
@@ -182,10 +182,7 @@ def marked_turns(conversation: Conversation, spans: list[Span]) -> list[Turn]:
     if len(numbers) == len(spans):
         return list(zip(numbers, spans, strict=True))
     if conversation.context:
-        raise MalformedRow(
-            f"the chat template marks {len(spans)} blocks for {len(numbers)} assistant turns, so that it cannot be "
-            "told which of them has weight 0"
-        )
+        raise MalformedRow("row-blocks", blocks=len(spans), turns=len(numbers))
     return [(-1 - at, span) for at, span in enumerate(spans)]
 
 

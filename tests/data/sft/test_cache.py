@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source, TokenizedCache, _build_elsewhere, defect, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
@@ -31,9 +32,9 @@ def data(tmp_path: Path, conversations: list[Any], write_json_lines: Write) -> P
 
 
 def build(data: Path, tokenizer_folder: Path, folder: Path, **options: Any) -> tuple[TokenizedCache, list[str]]:
-    said: list[str] = []
+    said: list[Message] = []
     cache = open_cache(Source.of([data], tokenizer_folder), folder, say=said.append, **{"workers": 1, **options})
-    return cache, said
+    return cache, list(map(str, said))
 
 
 def contents(cache: TokenizedCache) -> list[list[int]]:
@@ -49,7 +50,7 @@ def test_a_cache_is_what_encoding_gives_at_any_number_of_workers(
     template: ChatTemplate,
 ) -> None:
     cache, said = build(data, tokenizer_folder, tmp_path / "one")
-    assert len(said) == 1 and "tokenizing 1 file(s)" in said[0]
+    assert len(said) == 1 and "tokenizing 1 file into" in said[0]
     expected = Encoder(tokenizer).encode(
         [template.render(Conversation(messages=messages)) for messages in conversations]
     )
@@ -152,7 +153,7 @@ def test_a_damaged_cache_is_built_again(
     if name == "meta.json" and defect(target) is None:
         return  # a digit of a row's number in an example, or white space: the four files are whole
     cache, said = build(data, tokenizer_folder, folder)
-    assert any("building it again" in line for line in said), said
+    assert any(", again: " in line for line in said), said
     assert [(target / f"{part}.bin").read_bytes() for part in ("tokens", "turns", "offsets", "origins")] == before
     assert defect(cache.folder) is None
 

@@ -172,7 +172,7 @@ def test_empty_rows(record: dict[str, Any], says: str) -> None:
         ({"messages": [MESSAGES[0], MESSAGES[1] | {"weight": [0]}]}, "weight of message 2 is"),
         (
             {"messages": [MESSAGES[0], MESSAGES[1] | {"weight": 0, "loss": True}]},
-            "message 2 says weight 0 and loss",
+            "message 2 contradicts itself: weight 0, loss True",
         ),
         ({"messages": [MESSAGES[0] | {"train": True}, MESSAGES[1]]}, "message 1 .user. asks to be trained"),
         ({"messages": MESSAGES, "tools": "not json"}, "tools: bad JSON"),
@@ -196,7 +196,7 @@ def test_malformed_rows_say_what_is_wrong(record: dict[str, Any], says: str) -> 
 @pytest.mark.parametrize("record", [None, 3, "text", [], {}, {"text": "x"}, {"instruction": "no answer"}])
 def test_unknown_records_are_not_recognised(record: object) -> None:
     assert recognise(record) is None
-    assert "wanted" in describe(record)
+    assert "wanted" in str(describe(record))
 
 
 ANYTHING = [None, True, 5, 0.5, "", "text", "[" * 100_000, [], [None], [5], ["text"], [{}], {}, {"a": 1}]

@@ -39,7 +39,7 @@ def cache_of(data: Path, tokenizer_folder: Path) -> TokenizedCache:
 
 
 def lost(cache: TokenizedCache) -> list[str]:
-    return [str(example) for cause in cache.report.lost.values() for example in cause.first]
+    return [str(example.told) for cause in cache.report.lost.values() for example in cause.first]
 
 
 def trained_text(cache: TokenizedCache, tokenizer: ChatTokenizer, number: int) -> str:

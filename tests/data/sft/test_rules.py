@@ -70,7 +70,7 @@ def test_what_is_left_out_is_lost_and_shown(
         "<think>thought 0</think>answer 0<|eot_id|>",
         "answer 0<|eot_id|><think>thought 1</think>answer 1<|eot_id|>",
     ]
-    report = "\n".join(cache.report.lines())
+    report = "\n".join(map(str, cache.report.lines()))
     assert "lost, text left out by the chat template: 1 (MP_SFT_DROPPED=keep" in report
     assert "data.jsonl:2: the chat template leaves out the text of message 2: 'a long answer'" in report
     assert f"used, {EARLIER_REASONING}: 1 (MP_SFT_TURNS=one-by-one" in report
@@ -81,7 +81,7 @@ def test_what_is_left_out_is_lost_and_shown(
 def test_it_can_be_kept(folder: Path, tmp_path: Path, write_json_lines: Write, tokenizer: ChatTokenizer) -> None:
     cache = build([cut()], folder, tmp_path, write_json_lines, Rules(dropped="keep"), workers=2)
     assert trained_texts(cache, tokenizer) == ["a long an<|eot_id|>"]
-    assert "used, text left out by the chat template: 1" in cache.report.lines()
+    assert "used, text left out by the chat template: 1" in map(str, cache.report.lines())
     _, report = select(cache, seq_length=128, loss="assistant")
     assert report.lost_rows == 0 and report.noted
 
@@ -127,7 +127,7 @@ def test_the_cause_of_a_failure_is_said(folder: Path, tmp_path: Path, write_json
     source = Source.of([data], folder)
     (folder / "tokenizer.json").rename(folder / "away.json")
     (folder / "tokenizer.json").mkdir()
-    with pytest.raises((RuntimeError, DataError), match=r"failed: TokenizerError: .*no readable tokenizer"):
+    with pytest.raises((RuntimeError, DataError), match="holds no readable tokenizer"):
         open_cache(source, tmp_path / "cache", say=print, workers=2)
 
 

@@ -172,7 +172,7 @@ def test_llama3_1s_template_where_the_tokenizer_has_none(tokenizer_folder: Path,
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     template = ChatTemplate.of(load_chat_tokenizer(folder))
     assert template.text == text
-    assert template.source == "Llama 3.1's, as the tokenizer has none"
+    assert str(template.source) == "Llama 3.1's, as the tokenizer has none"
     (folder / "chat_template.jinja").write_text(CHATML)
     assert load_chat_tokenizer(folder).chat_templates == {"default": CHATML}
     (folder / "chat_template.jinja").unlink()

@@ -15,11 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.jsonl import json_kind
+from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import alpaca, messages, prompt_completion, sharegpt
 from megatron_patch.data.sft.formats.common import Conversation, EmptyRow, Format, MalformedRow, Message
 
-__all__ = ["FORMATS", "Conversation", "EmptyRow", "Format", "MalformedRow", "Message", "describe", "recognise"]
+__all__ = [
+    "FORMATS",
+    "Conversation",
+    "EmptyRow",
+    "Format",
+    "MalformedRow",
+    "Message",
+    "describe",
+    "format_of",
+    "recognise",
+]
 
 FORMATS = (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)
 """In the order they are tried."""
@@ -32,21 +44,35 @@ def recognise(record: object) -> Format | None:
     return next((kind for kind in FORMATS if kind.matches(record)), None)
 
 
-def describe(record: object) -> str:
-    """What a record of no known format looks like, for a message."""
+def format_of(row: Row) -> Format:
+    """The format of a row.
+
+    Raises:
+        MalformedRow: it cannot be read, or is of no known format.
+    """
+    if row.error is not None:
+        raise MalformedRow.of([row.error])
+    kind = recognise(row.record)
+    if kind is None:
+        raise MalformedRow.of([describe(row.record)])
+    return kind
+
+
+def describe(record: object) -> Said:
+    """What a record of no known format looks like."""
     if not isinstance(record, Mapping):
-        return f"a JSON {json_kind(record)}; wanted an object"
-    keys = ", ".join(repr(str(key)[:40]) for key in record) or "none"
+        return Said("row-kind", kind=json_kind(record))
     for key in ("messages", "conversations", "conversation"):
         if key in record:
-            return f"{key!r} is {_unusable(record[key])}; wanted a list of turns"
-    return f"no known format: its keys are {keys}; wanted one of: {'; '.join(kind.wanted for kind in FORMATS)}"
+            return Said("row-turns", key=key, found=_unusable(record[key]))
+    keys = [repr(str(key)[:40]) for key in record] or Said("none")
+    return Said("row-no-format", keys=keys, formats=[kind.wanted for kind in FORMATS])
 
 
-def _unusable(turns: object) -> str:
+def _unusable(turns: object) -> Said:
     """What stands where a list of turns is wanted."""
     if isinstance(turns, str):
-        return "a string that is not a JSON list"
+        return Said("row-turns-text")
     if isinstance(turns, list):
-        return "a list whose first element has neither role nor from"
-    return f"a JSON {json_kind(turns)}"
+        return Said("row-turns-first")
+    return Said("row-turns-kind", kind=json_kind(turns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
@@ -40,9 +41,9 @@ def _from_alpaca(record: Record) -> Conversation:
     prompt = "\n".join(part for part in parts if part.strip())
     reply = text_of(record[answer] if record[answer] is not None else "", answer)
     if not prompt:
-        raise EmptyRow("input is empty" if question == "input" else f"{question} and input are empty")
+        raise EmptyRow("row-empty", key="input") if question == "input" else EmptyRow("row-both-empty", key=question)
     if not reply.strip():
-        raise EmptyRow(f"{answer} is empty")
+        raise EmptyRow("row-empty", key=answer)
     turns = _history(record.get("history"))
     return conversation_of(
         [*turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": reply}], record
@@ -53,19 +54,19 @@ def _history(pairs: object) -> list[Message]:
     if pairs in (None, "", []):
         return []
     if not isinstance(pairs, list):
-        raise MalformedRow(f"history is a JSON {json_kind(pairs)}; wanted a list of [question, answer] pairs")
+        raise MalformedRow("row-history-kind", kind=json_kind(pairs))
     turns: list[Message] = []
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, list) or len(pair) != 2:
-            raise MalformedRow(f"entry {number} of history is not a [question, answer] pair")
+            raise MalformedRow("row-history-entry", number=number)
         for role, text in zip(("user", "assistant"), pair, strict=True):
-            turns.append({"role": role, "content": text_of(text, f"entry {number} of history ({role})")})
+            turns.append({"role": role, "content": text_of(text, Said("part-history", number=number, role=role))})
     return turns
 
 
 FORMAT = Format(
     name="alpaca",
-    wanted="instruction|query|input with output|content|response",
+    wanted="instruction|query|input + output|content|response",
     keys=COMMON | {*INSTRUCTION_KEYS, *OUTPUT_KEYS, "history"},
     matches=_is_alpaca,
     convert=_from_alpaca,

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.jsonl import DataError, json_kind, loads
 
 Record = Mapping[str, Any]
@@ -30,11 +32,11 @@ CONTEXT = "__context__"
 """Marks a message that is not trained, until `conversation_of` has counted it."""
 
 
-class MalformedRow(ValueError):
+class MalformedRow(UserError, ValueError):
     """A record that is not what its file's format asks for; the message says what is wrong and what would be right."""
 
 
-class EmptyRow(ValueError):
+class EmptyRow(UserError, ValueError):
     """A record of the right shape with nothing in it to learn: no answer, or no messages."""
 
 
@@ -109,32 +111,32 @@ def message_of(turn: object, number: int) -> Message:
         MalformedRow: it is none.
     """
     if not isinstance(turn, Mapping):
-        raise MalformedRow(f"message {number} is a JSON {json_kind(turn)}; wanted an object with role and content")
+        raise MalformedRow("row-message-kind", number=number, kind=json_kind(turn))
     role = turn.get("role")
     if role not in ROLES:
-        raise MalformedRow(f"message {number} has role {str(role)[:40]!r}; valid: {', '.join(ROLES)}")
+        raise MalformedRow("row-message-role", number=number, role=str(role)[:40], valid=ROLES)
     message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHTS}
     message["role"] = "tool" if role == "function" else role
     if calls := _calls_of(message, number):
         message["tool_calls"] = calls
     if not calls or "content" in message:
-        message["content"] = text_of(turn.get("content"), f"content of message {number} ({role})")
-    return weighted(message, turn, f"message {number}")
+        message["content"] = text_of(turn.get("content"), Said("part-content", number=number, role=role))
+    return weighted(message, turn, Said("part-message", number=number))
 
 
 def _calls_of(message: Message, number: int) -> list[dict[str, Any]]:
     """What it calls, taken out of it: OpenAI's `tool_calls`, or `function_call` of its older interface."""
     calls, call = message.pop("tool_calls", None), message.pop("function_call", None)
     if calls and call:
-        raise MalformedRow(f"message {number} has both tool_calls and function_call; wanted one of them")
+        raise MalformedRow("row-two-calls", number=number)
     if call:
         return [tool_call_of(call, number)]
     if calls and not isinstance(calls, list):
-        raise MalformedRow(f"tool_calls of message {number} is a JSON {json_kind(calls)}; wanted a list")
+        raise MalformedRow("row-calls-kind", number=number, kind=json_kind(calls))
     return [tool_call_of(call, number) for call in calls or []]
 
 
-def weighted(message: Message, turn: Mapping[str, Any], what: str) -> Message:
+def weighted(message: Message, turn: Mapping[str, Any], what: Said) -> Message:
     """The message, with CONTEXT where the turn says that it is not trained: `weight: 0`, `loss: false`.
 
     Raises:
@@ -145,11 +147,11 @@ def weighted(message: Message, turn: Mapping[str, Any], what: str) -> Message:
     flags = {key: turn[key] for key in WEIGHTS if turn.get(key) is not None}
     for key, value in flags.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):
-            raise MalformedRow(f"{key} of {what} is {str(value)[:40]}; wanted true or false, 1 or 0")
+            raise MalformedRow("row-weight", key=key, what=what, value=str(value)[:40])
     if len(set(map(bool, flags.values()))) > 1:
-        raise MalformedRow(f"{what} says {' and '.join(f'{key} {value}' for key, value in flags.items())}")
+        raise MalformedRow("row-weights-differ", what=what, said=[f"{key} {value}" for key, value in flags.items()])
     if any(flags.values()) and message["role"] != "assistant":
-        raise MalformedRow(f"{what} ({message['role']}) asks to be trained; only turns of the assistant are")
+        raise MalformedRow("row-weight-role", what=what, role=message["role"])
     context = message["role"] == "assistant" and flags and not any(flags.values())
     return message | {CONTEXT: True} if context else message
 
@@ -161,29 +163,30 @@ def tool_call_of(call: object, number: int) -> dict[str, Any]:
         MalformedRow: not an object, without the name of a function, or without arguments under a known name.
     """
     if not isinstance(call, Mapping):
-        raise MalformedRow(f"message {number}: a tool call is a JSON {json_kind(call)}; wanted an object")
+        raise MalformedRow("row-call-kind", number=number, kind=json_kind(call))
     function = call.get("function", call)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise MalformedRow(f"message {number}: a tool call without a function name")
+        raise MalformedRow("row-call-name", number=number)
     given = {"type": "function", "function": {"name": function["name"], "arguments": _arguments(function, number)}}
     return {"id": call["id"], **given} if isinstance(call.get("id"), str) and call["id"] else given
 
 
 def _arguments(function: Mapping[str, Any], number: int) -> dict[str, Any]:
-    what = f"message {number}: the call of {str(function['name'])[:40]!r}"
+    called = Said("part-call", number=number, name=str(function["name"])[:40])
     keys = [key for key in ARGUMENTS if function.get(key) is not None]
-    if len(keys) != 1:
-        found = f"has {' and '.join(keys)}" if keys else f"has none of {', '.join(ARGUMENTS)}"
-        raise MalformedRow(f"{what} {found}; wanted `arguments`, {{}} where there are none")
-    arguments = function[keys[0]]
+    if not keys:
+        raise MalformedRow("row-no-arguments", call=called, keys=ARGUMENTS)
+    if len(keys) > 1:
+        raise MalformedRow("row-several-arguments", call=called, keys=keys)
+    arguments, what = function[keys[0]], Said("at", path=called, what=keys[0])
     if isinstance(arguments, str):
-        arguments = parse_json(arguments, f"{what}: {keys[0]}")
+        arguments = parse_json(arguments, what)
     if not isinstance(arguments, dict):
-        raise MalformedRow(f"{what}: {keys[0]} is a JSON {json_kind(arguments)}; wanted an object")
-    return checked(arguments, f"{what}: {keys[0]}")
+        raise MalformedRow("row-arguments-kind", what=what, kind=json_kind(arguments))
+    return checked(arguments, what)
 
 
-def checked[Value](value: Value, what: str) -> Value:
+def checked[Value](value: Value, what: Said | str) -> Value:
     """A value that a template can write as JSON.
 
     Raises:
@@ -192,13 +195,13 @@ def checked[Value](value: Value, what: str) -> Value:
     try:
         json.dumps(value, allow_nan=False)
     except RecursionError:
-        raise MalformedRow(f"{what}: nested too deep") from None
+        raise MalformedRow("row-part-too-deep", what=what) from None
     except (ValueError, TypeError) as error:
-        raise MalformedRow(f"{what} cannot be written as JSON: {error}") from None
+        raise MalformedRow("row-unwritable", what=what, error=error) from None
     return value
 
 
-def text_of(value: object, what: str) -> str:
+def text_of(value: object, what: Said | str) -> str:
     """A string, or the text parts of a list of content parts.
 
     Raises:
@@ -207,29 +210,29 @@ def text_of(value: object, what: str) -> str:
     if isinstance(value, list):
         value = "".join(_part(part, what) for part in value)
     if not isinstance(value, str):
-        raise MalformedRow(f"{what} is a JSON {json_kind(value)}; wanted a string")
+        raise MalformedRow("row-text-kind", what=what, kind=json_kind(value))
     return value
 
 
-def _part(part: object, what: str) -> str:
+def _part(part: object, what: Said | str) -> str:
     """One part of a content: an object of a text type, whose text may be an object with a value."""
     if isinstance(part, Mapping) and part.get("type", "text") in TEXT_TYPES:
         text = part.get("text")
         text = text.get("value") if isinstance(text, Mapping) else text
         if isinstance(text, str):
             return text
-    raise MalformedRow(f"{what} has a part that is not text: {shown(part)}")
+    raise MalformedRow("row-not-text", what=what, part=shown(part))
 
 
-def shown(value: object) -> str:
+def shown(value: object) -> str | Said:
     """The beginning of a value, for messages; of any depth."""
     try:
         return str(value)[:80]
     except RecursionError:
-        return "JSON nested too deep"
+        return Said("row-too-deep")
 
 
-def parse_json(text: str, what: str) -> Any:
+def parse_json(text: str, what: Said | str) -> Any:
     """JSON within JSON.
 
     Raises:
@@ -238,7 +241,7 @@ def parse_json(text: str, what: str) -> Any:
     try:
         return loads(text)
     except DataError as error:
-        raise MalformedRow(f"{what}: {error}") from None
+        raise MalformedRow.of(error.about(what).messages) from None
 
 
 def conversation_of(messages: list[Message], record: Record) -> Conversation:
@@ -249,13 +252,13 @@ def conversation_of(messages: list[Message], record: Record) -> Conversation:
         EmptyRow: no message, or no answer.
     """
     if media := next((key for key in MEDIA if record.get(key)), None):
-        raise MalformedRow(f"it has {media}; only text is trained")
+        raise MalformedRow("row-media", media=media)
     messages = _with_system(messages, record)
     if not any(message["role"] != "system" for message in messages):
-        raise EmptyRow("no messages")
+        raise EmptyRow("row-no-messages")
     answers = [message for message in messages if message["role"] == "assistant"]
     if answers and not any(answer.get("tool_calls") or answer["content"].strip() for answer in answers):
-        raise EmptyRow("every assistant turn is empty")
+        raise EmptyRow("row-no-answer")
     context = frozenset(number for number, message in enumerate(messages) if message.pop(CONTEXT, False))
     return Conversation(messages=messages, tools=_tools(record), context=context)
 
@@ -264,21 +267,21 @@ def _with_system(messages: list[Message], record: Record) -> list[Message]:
     given = {key: record[key] for key in SYSTEM if record.get(key) not in (None, "")}
     for key, system in given.items():
         if not isinstance(system, str):
-            raise MalformedRow(f"{key} is a JSON {json_kind(system)}; wanted a string")
+            raise MalformedRow("row-text-kind", what=key, kind=json_kind(system))
     if not given:
         return messages
     if len(set(given.values())) > 1:
-        raise MalformedRow("system and system_prompt differ; wanted one of them")
+        raise MalformedRow("row-systems-differ")
     key, system = next(iter(given.items()))
     if messages and messages[0]["role"] == "system":
-        raise MalformedRow(f"two system turns: the key `{key}`, and the first message")
+        raise MalformedRow("row-two-systems", key=key)
     return [{"role": "system", "content": system}, *messages]
 
 
 def _tools(record: Record) -> list[dict[str, Any]] | None:
     """Those of `tools`, or of `functions` (OpenAI's older interface); either may be JSON text."""
     if record.get("tools") and record.get("functions"):
-        raise MalformedRow("both tools and functions; wanted one of them")
+        raise MalformedRow("row-two-tools")
     name = "functions" if record.get("functions") else "tools"
     tools = record.get(name)
     if isinstance(tools, str):
@@ -286,10 +289,10 @@ def _tools(record: Record) -> list[dict[str, Any]] | None:
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, (dict, str)) for tool in tools):
-        raise MalformedRow(f"{name} is not a list of JSON schemas")
+        raise MalformedRow("row-tools", name=name)
     schemas = [parse_json(tool, name) if isinstance(tool, str) else tool for tool in tools]
     if not all(isinstance(schema, dict) for schema in schemas):
-        raise MalformedRow(f"{name} is not a list of JSON schemas")
+        raise MalformedRow("row-tools", name=name)
     if name == "functions":
         schemas = [{"type": "function", "function": schema} for schema in schemas]
     return checked(schemas, name)

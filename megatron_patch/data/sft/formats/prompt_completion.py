@@ -25,14 +25,14 @@ def _from_prompt_completion(record: Record) -> Conversation:
         return conversation_of(turns, record)
     question, reply = text_of(prompt, "prompt"), text_of(completion, "completion")
     if not question.strip() or not reply.strip():
-        raise EmptyRow("prompt is empty" if not question.strip() else "completion is empty")
+        raise EmptyRow("row-empty", key="completion" if question.strip() else "prompt")
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     return conversation_of(turns, record)
 
 
 FORMAT = Format(
     name="prompt-completion",
-    wanted="prompt with completion",
+    wanted="prompt + completion",
     keys=COMMON | {"prompt", "completion"},
     matches=_is_prompt_completion,
     convert=_from_prompt_completion,

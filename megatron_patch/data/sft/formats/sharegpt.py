@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
@@ -50,19 +51,19 @@ def _from_sharegpt(record: Record) -> Conversation:
 
 def _turn(turn: object, number: int) -> Message:
     if not isinstance(turn, Mapping):
-        raise MalformedRow(f"turn {number} is a JSON {json_kind(turn)}; wanted an object with from and value")
+        raise MalformedRow("row-turn-kind", number=number, kind=json_kind(turn))
     speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in ROLES:
-        raise MalformedRow(f"turn {number} is from {speaker!r}; valid: {', '.join(ROLES)}")
-    value = text_of(turn.get("value"), f"value of turn {number} ({speaker})")
+        raise MalformedRow("row-turn-from", number=number, speaker=speaker, valid=tuple(ROLES))
+    value = text_of(turn.get("value"), Said("part-value", number=number, speaker=speaker))
     message: Message = {"role": ROLES[speaker], "content": value}
     if speaker == "function_call":
-        calls = parse_json(value, f"function_call in turn {number}")
+        calls = parse_json(value, Said("part-function-call", number=number))
         calls = calls if isinstance(calls, list) else [calls]
         if not calls:
-            raise MalformedRow(f"function_call in turn {number} calls nothing")
+            raise MalformedRow("row-calls-nothing", number=number)
         message = {"role": "assistant", "tool_calls": [tool_call_of(call, number) for call in calls]}
-    return weighted(message, turn, f"turn {number}")
+    return weighted(message, turn, Said("part-turn", number=number))
 
 
 FORMAT = Format(
