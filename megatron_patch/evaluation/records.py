@@ -86,6 +86,42 @@ class Results(Record):
     subjects: list[SubjectScore]
 
 
+class TaskSettings(Record):
+    """Of tasks.json."""
+
+    num_fewshot: Count | None = None
+    """None: each task's own."""
+    limit: Count | None = None
+    chat_template: bool = False
+
+
+class TaskScore(Record):
+    """Of tasks.json: one metric of a task or group, as lm_eval computes it; any number, NaN and inf too."""
+
+    task: Word
+    metric: Word
+    filter: Word
+    value: float
+    stderr: float | None = None
+    questions: Count | None = None
+    shots: Count | None = None
+
+
+class TaskResults(Record):
+    """tasks.json: of lm_eval's tasks other than CMMLU and C-Eval."""
+
+    label: Word
+    identity: Word
+    date: Word
+    dtype: Word
+    device: Word
+    devices: Count
+    command: Word = ""
+    versions: dict[str, Word]
+    settings: TaskSettings
+    scores: list[TaskScore]
+
+
 class Answer(Record):
     """A line of per_question.jsonl."""
 

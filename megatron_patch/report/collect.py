@@ -18,7 +18,7 @@ from megatron_patch.common.files import real_path
 from megatron_patch.common.records import Record, read, read_file
 from megatron_patch.common.recovery import Event, read_events
 from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
-from megatron_patch.evaluation.records import Results
+from megatron_patch.evaluation.records import Results, TaskResults
 from megatron_patch.report.records import Check, Plan, Profile, Startup, Step
 
 SKIPPED = ("cache", "tensorboard", "logs", "data", "text", "node_modules")
@@ -106,6 +106,9 @@ class Material:
     runs: list[Run] = field(default_factory=list)
     checks: list[Finding[Check]] = field(default_factory=list)
     evaluations: list[Finding[Results]] = field(default_factory=list)
+    """Of CMMLU and C-Eval."""
+    tasks: list[Finding[TaskResults]] = field(default_factory=list)
+    """Of lm_eval's other tasks."""
     commands: list[str] = field(default_factory=list)
     """Of commands.txt, where a script that runs several noted them; each once, in their order."""
     problems: list[str] = field(default_factory=list)
@@ -123,6 +126,7 @@ def collect(folders: Sequence[Path]) -> Material:
             material.runs.append(read_run(place, name))
         material.checks += _findings(Check, place / "check.json", name, problems)
         material.evaluations += _findings(Results, place / "results.json", name, problems)
+        material.tasks += _findings(TaskResults, place / "tasks.json", name, problems)
     return material
 
 
@@ -141,7 +145,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _age(place: Path) -> tuple[float, str]:
     """What was made first comes first; the path decides between equals."""
-    files = [place / name for name in (PLAN, "check.json", "results.json", METRICS)]
+    files = [place / name for name in (PLAN, "check.json", "results.json", "tasks.json", METRICS)]
     return min((file.stat().st_mtime for file in files if file.is_file()), default=0.0), str(place)
 
 

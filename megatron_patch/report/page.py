@@ -16,7 +16,7 @@ import jinja2
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both
 from megatron_patch.common.run_status import Ended, read_end
-from megatron_patch.report import layer_check, profile, scores, training
+from megatron_patch.report import layer_check, profile, scores, task_scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, happened, log_remarks, remarks
 
@@ -54,7 +54,8 @@ def render(material: Material) -> str:
     """The page as text."""
     runs = material.runs
     recorded = any(run.steps or run.validation for run in runs)
-    evaluated = dict.fromkeys(one.content.command for one in material.evaluations if one.content.command)
+    commands = [one.content.command for one in material.evaluations] + [one.content.command for one in material.tasks]
+    evaluated = dict.fromkeys(filter(None, commands))
     return TEMPLATES.get_template("page.html").render(
         title=" · ".join(folder.name for folder in material.folders),
         folders=", ".join(map(str, material.folders)),
@@ -71,6 +72,7 @@ def render(material: Material) -> str:
         memory=[bar for run in runs if (bar := training.memory(run))],
         checks=[layer_check.check(one) for one in material.checks],
         evaluations=scores.evaluations(material.evaluations),
+        tasks=task_scores.parts(material.tasks),
         evaluation_commands=list(evaluated),
         remarks=_remarks(material),
     )

@@ -13,6 +13,8 @@ import datasets
 import pytest
 
 from megatron_patch.evaluation.__main__ import main
+from megatron_patch.report.collect import collect
+from megatron_patch.report.task_scores import parts
 
 from .conftest import HARNESS
 
@@ -100,6 +102,8 @@ def test_every_kind_of_task(ours: Path) -> None:
     samples = [json.loads(line) for line in (ours / "samples.jsonl").read_text().splitlines()]
     assert len([sample for sample in samples if sample["task"] == "gsm8k"]) == 8, "two filters"
     assert "| arc_easy | acc_norm |" in (ours / "tasks.md").read_text()
+    (page,) = parts(collect([ours]).tasks)
+    assert {row.task for row in page.rows} == set(TASKS.split(","))
 
 
 @pytest.mark.slow

@@ -127,6 +127,24 @@ def evaluation(label: str, questions: Path, share: float) -> Evaluation:
     return Evaluation(summary=summary, answers=answers)
 
 
+def write_tasks(folder: Path, label: str, share: float, **changed: object) -> None:
+    """tasks.json of one model, with figures as lm_eval has them: an accuracy, a filtered one, a perplexity."""
+    rows = [("hellaswag", "acc_norm", "none", share, 0.05), ("gsm8k", "exact_match", "strict-match", share / 2, 0.02)]
+    rows += [("wikitext", "word_perplexity", "none", 31.25, None)]
+    scores = [
+        {"task": task, "metric": metric, "filter": name, "value": value, "stderr": error, "questions": 20, "shots": 0}
+        for task, metric, name, value, error in rows
+    ]
+    summary = {
+        "checkpoint": label, "label": label, "identity": label * 8, "dtype": "float32", "device": "cpu", "devices": 1,
+        "scoring_used": "plain", "versions": {"lm-eval": "0.4.13"}, "date": f"2026-11-2{int(share * 10)}",
+        "settings": {"tasks": ["hellaswag", "gsm8k", "wikitext"], "num_fewshot": None, "limit": 20},
+        "command": f"sh LM-Evaluation-Harness/evaluate.sh {label} hellaswag {SCRIPT}", "scores": scores, **changed,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tasks.json").write_text(json.dumps(summary))
+
+
 @pytest.fixture(scope="session")
 def life(new_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All of it."""
@@ -137,6 +155,7 @@ def life(new_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
     synthetic.make(folder / "questions", 2)
     for label, share in (("base", 0.2), ("trained", 0.6)):
         results.write(evaluation(label, folder / "questions", share), folder / "evaluation" / label)
+        write_tasks(folder / "evaluation" / label, label, share)
     (folder / "commands.txt").write_text(f"first --of {SCRIPT}\nsecond\nfirst --of {SCRIPT}\n")
     return folder
 

@@ -32,6 +32,7 @@ FILES = (
     "metrics.jsonl",
     "check.json",
     "results.json",
+    "tasks.json",
     "per_question.jsonl",
 )
 SILENT = ("per_question.jsonl", "launcher.lock", "ended.json")
@@ -140,7 +141,7 @@ def test_what_is_not_json(folder: Path, text: bytes) -> None:
         page = made(folder)
         named = {file.name for file in before if file.name not in SILENT}
         assert {name for name in named if name in page} == named
-        assert page.count("not used") == 5
+        assert page.count("not used") == 7
     finally:
         for file, content in before.items():
             file.write_bytes(content)

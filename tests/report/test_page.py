@@ -30,7 +30,7 @@ from megatron_patch.report.page import render
 from megatron_patch.report.training import PARTS, driver_command
 
 from ..launch.conftest import VALUES
-from .conftest import SCRIPT, metrics, write_check, write_metrics
+from .conftest import SCRIPT, metrics, write_check, write_metrics, write_tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 VOID = {"meta", "input"}
@@ -90,6 +90,26 @@ def test_the_whole_life_is_on_the_page(life: Path) -> None:
     assert "accuracy" not in chinese.lower()
     assert SCRIPT not in text, "text is not escaped"
     assert english.count(f"first --of {SCRIPT}") == 1
+
+
+def test_scores_of_other_tasks(life: Path, tmp_path: Path) -> None:
+    """Side by side where the same was asked, with lm_eval's own figures; CMMLU and C-Eval are not needed for that."""
+    english, chinese = words(page_of(life), "en"), words(page_of(life), "zh")
+    assert "Tasks of lm_eval 0.4.13, float32, on 1 × cpu" in english and "每个任务只取前 20 题" in chinese
+    table = english[english.index("Tasks of lm_eval") :]
+    for row in (
+        r"metric\s+shots\s+questions\s+base\s+trained",
+        r"hellaswag\s+acc_norm\s+0\s+20\s+0\.2 ± 0\.05\s+0\.6 ± 0\.05",
+        r"gsm8k\s+exact_match \(strict-match\)\s+0\s+20\s+0\.1 ± 0\.02\s+0\.3 ± 0\.02",
+        r"wikitext\s+word_perplexity\s+0\s+20\s+31\.25\s+31\.25",
+    ):
+        assert re.search(row, table), row
+    assert "Not found" not in english
+    write_tasks(tmp_path / "alone" / "one", "one", 0.5)
+    write_tasks(tmp_path / "alone" / "two", "two", 0.5, settings={"limit": 10})
+    alone = words(page_of(tmp_path / "alone"), "en")
+    assert alone.count("Tasks of lm_eval") == 2, "not the same questions"
+    assert f"evaluate.sh one hellaswag {SCRIPT}" in alone
 
 
 def test_nothing_comes_from_elsewhere(life: Path) -> None:
