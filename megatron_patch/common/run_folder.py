@@ -9,6 +9,7 @@ Versions of plan.json: 1 (no `version` in it) has the model under `shape`, the c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -53,6 +54,21 @@ def rank_log(rank: int | str) -> str:
 def is_run(folder: Path) -> bool:
     """Whether a run has started here."""
     return any((folder / name).is_file() for name in (PLAN, METRICS))
+
+
+PARTIAL_PREFIX = ".incomplete_"
+"""Of a checkpoint's folder that is being written; nothing that looks for `iter_NNNNNNN` finds it."""
+
+
+def remove_leftovers(checkpoints: Path) -> None:
+    """Remove what a killed run was writing or removing; other names that begin alike are left alone."""
+    import shutil  # 5 ms that no other start pays
+
+    for leftover in checkpoints.glob(PARTIAL_PREFIX + "*"):
+        ours = re.fullmatch(r"(old_)?(iter_[0-9]{7,}|release)", leftover.name.removeprefix(PARTIAL_PREFIX))
+        if ours and leftover.is_dir() and not leftover.is_symlink():
+            print(f"removing {leftover}, which an earlier run did not finish", flush=True)
+            shutil.rmtree(leftover)
 
 
 def set_misfits_aside(folder: Path) -> list[str]:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, as_json, localized, read_message
-from megatron_patch.common.run_folder import ENDED, LOGS
+from megatron_patch.common.run_folder import CHECKPOINTS, ENDED, LOGS, remove_leftovers
 from megatron_patch.common.strict_json import read_json
 
 LAUNCHER, RANKS = f"{LOGS}/launcher.lock", f"{LOGS}/ranks.lock"
@@ -114,7 +114,8 @@ def is_mine(folder: Path, environ: Mapping[str, str]) -> bool:
 
 
 def take(folder: Path) -> int:
-    """Be the launcher of the only run in a folder; forget how the last one ended.
+    """Be the launcher of the only run in a folder; forget how the last one ended, and remove the checkpoint that it did
+    not finish: it may be what fills the disk.
 
     Returns:
         A file descriptor: the lock is held until its last copy is closed. Not inherited by other programs.
@@ -128,6 +129,7 @@ def take(folder: Path) -> int:
         os.close(descriptor)
         state, holder = state_of(folder)
         raise Occupied(folder, holder, ending=state == "ending")
+    remove_leftovers(folder / CHECKPOINTS)
     write_holder(descriptor, Holder(host=socket.gethostname(), pid=os.getpid(), since=time.time()))
     (folder / ENDED).unlink(missing_ok=True)
     return descriptor

@@ -52,6 +52,8 @@ class Environment:
     """Variables of the user's that the ranks get as they are although we would have set them."""
     others: Mapping[str, str]
     """Variables of the user's that NCCL, Transformer Engine and torch's communication read."""
+    machines: str
+    """The variable and its value by which a scheduler says that there are several machines; empty where none does."""
     python_path: str
     inherited: frozenset[str]
     """Names of all variables of this process."""
@@ -111,11 +113,19 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         wandb_installed=find_spec("wandb") is not None,
         mine={name: environ[name] for name in KEPT_IF_SET if name in environ},
         others={k: v for k, v in read_by_libraries(environ).items() if k not in KEPT_IF_SET},
+        machines=_machines(environ),
         python_path=environ.get("PYTHONPATH", ""),
         inherited=frozenset(environ),
         given={name: value for name, value in environ.items() if name.startswith("MP_") and value},
     )
     return environment, problems
+
+
+def _machines(environ: Mapping[str, str]) -> str:
+    for name in ("WORLD_SIZE", "PET_NNODES", "SLURM_STEP_NUM_NODES", "SLURM_JOB_NUM_NODES"):
+        if re.fullmatch("[1-9][0-9]{0,5}", environ.get(name, "")) and environ[name] != "1":
+            return f"{name}={environ[name]}"
+    return ""
 
 
 ANY_PLACE = {"RANK": "0", "MASTER_ADDR": "FIRST_MACHINE_OF_THE_JOB", "MASTER_PORT": "29500"}

@@ -188,6 +188,8 @@ def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[Messag
     stretch = plan.variables.profile
     if stretch and int(stretch.partition("-")[2]) <= (plan.resume_iteration or 0):
         yield Message("profile-passed", stretch=stretch)
+    if plan.config.env == "dsw" and environment.machines:
+        yield Message("alone-among-several", said=environment.machines)
     if environment.wandb_key and not environment.wandb_installed:
         yield Message("wandb-key-alone")
     for name, value in environment.mine.items():

@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
 from megatron_patch.common.messages import Message, Name
-from megatron_patch.common.run_folder import CHECKPOINTS, PlanError, PlanRecord, read_plan
+from megatron_patch.common.run_folder import CHECKPOINTS, PARTIAL_PREFIX, PlanError, PlanRecord, read_plan
 from megatron_patch.common.stored_chunks import ChunkError, find_structural_damage, is_reserved, read_checksums
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
@@ -66,7 +66,7 @@ def read_earlier(output: str) -> Earlier:
         damage[step] = [] if is_reserved(iteration_folder(folder, step)) else found
     broken = [iteration_folder(folder, step).name for step in sorted(damage)]
     if folder.is_dir():
-        broken += sorted(entry.name for entry in folder.glob(".incomplete_*"))
+        broken += sorted(entry.name for entry in folder.glob(f"{PARTIAL_PREFIX}*"))
     try:
         plan, problem = read_plan(Path(output)), ""
     except PlanError as error:

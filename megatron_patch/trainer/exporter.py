@@ -20,7 +20,7 @@ from pathlib import Path
 from megatron_patch.backend.saving import folders, retention
 from megatron_patch.checkpoint.manifest import MANIFEST
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS
+from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS, remove_leftovers
 from megatron_patch.common.stored_chunks import is_reserved, iteration_of
 
 POLL_SECONDS = 0.2
@@ -44,7 +44,7 @@ class Exporter:
         self._failed: dict[int, Message] = {}
         self._closed = False
         self._change = threading.Condition()
-        folders.remove_leftovers(output / EXPORTS)
+        remove_leftovers(output / EXPORTS)
         retention.PROTECTED.append(self._not_yet_exported)
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.launch.cluster.connection import interface_of
+
 from .machines import REPOSITORY, Machine, place, wait_for
 
 Values = Callable[..., list[str]]
@@ -120,6 +122,16 @@ def test_an_output_folder_that_is_not_shared(pair: Pair, values: Values, world: 
     for said in outcome(pair, [typed, typed], environs, before_1=f"mount -t tmpfs tmpfs {folder};"):
         assert f"node 1 ({pair[1].name}) does not see what node 0 ({pair[0].name}) writes" in said
         assert "one folder that all machines share" in said
+
+
+def test_the_interface_of_an_address() -> None:
+    """IPv4 and IPv6; an address that this machine does not have is nobody's."""
+    assert [interface_of(address) for address in ("127.0.0.1", "::1", "203.0.113.7", "2001:db8::7")] == [
+        "lo",
+        "lo" if Path("/proc/net/if_inet6").exists() else None,
+        None,
+        None,
+    ]
 
 
 def test_two_machines_with_one_rank(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.common.run_status import read_end
 from megatron_patch.torchrun import TOGETHER
 
 from .machines import Machine, Started, losses, place, wait_for
@@ -88,6 +89,28 @@ def test_ranks_that_fail_on_one_machine(job: Job) -> None:
     assert [one.wait(240) for one in both] == [1, 1]
     said = [one.said() for one in both]
     assert any(f"node 1 ({second.name}): its ranks ended with status 1" in text for text in said), "\n".join(said)
+
+
+def test_machines_that_have_ipv6_alone(job: Job) -> None:
+    """Gloo is told the interface; by this machine's name it would take 127.0.1.1."""
+    for number, machine in enumerate(job.pair, 1):
+        subprocess.run(["ip", "-n", machine.name, "addr", "flush", "dev", "eth0"], check=True)
+        address = ["-6", "addr", "add", f"fd00::{number}/64", "dev", "eth0", "nodad"]
+        subprocess.run(["ip", "-n", machine.name, *address], check=True)
+    job.pair[0].address = "fd00::1"
+    both = job.start_until(2)
+    assert "they talk over eth0" in both[0].said()
+
+
+def test_a_signal_before_training(job: Job) -> None:
+    """What is not there yet is not saved, and ended.json says how it ended all the same."""
+    both = job.start()
+    wait_for(lambda: "machines agree" in both[0].said(), 60, "they meet", *both)
+    os.kill(_launcher(job.pair[0]), signal.SIGTERM)
+    assert [one.wait(60) for one in both] == [143, 143]
+    ended = read_end(job.output)
+    assert ended is not None
+    assert ended.how == "stopped"
 
 
 def test_a_signal_to_one_machine_ends_both(job: Job) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.common import run_folder
+from megatron_patch.common import run_folder, run_status
 from megatron_patch.common.run_folder import (
     PLAN,
     VERSION,
@@ -87,6 +88,15 @@ def test_no_content_is_a_traceback(tmp_path: Path) -> None:
         except PlanError:
             refused += 1
     assert refused > 100
+
+
+def test_a_start_removes_what_the_last_did_not_finish(tmp_path: Path) -> None:
+    """A half-written checkpoint may be what fills the disk: it goes before anything is written."""
+    checkpoints = tmp_path / "checkpoints"
+    for name in (".incomplete_iter_0000010", ".incomplete_old_iter_0000005", "iter_0000005", ".incomplete_thoughts"):
+        (checkpoints / name).mkdir(parents=True)
+    os.close(run_status.take(tmp_path))
+    assert {path.name for path in checkpoints.iterdir()} == {"iter_0000005", ".incomplete_thoughts"}
 
 
 def test_what_bears_a_name_of_ours_and_is_of_another_kind(tmp_path: Path) -> None:

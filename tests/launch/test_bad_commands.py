@@ -224,7 +224,7 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
     ({**DLC, "ENV": "dlc", "RANK": "2"}, ("RANK", "WORLD_SIZE"), "dlc-rank", {"last": 1}),
     ({**DLC, "ENV": "dlc", "MASTER_ADDR": None}, ("MASTER_ADDR",), "dlc-variable-missing", {}),
     ({**DLC, "ENV": "dlc", "MASTER_PORT": "0"}, ("MASTER_PORT",), "out-of-range", {}),
-    ({**DLC, "ENV": "dlc", "MP_NPROC": None}, ("KUBERNETES_CONTAINER_RESOURCE_GPU",), "dlc-variable-missing", {}),
+    ({**DLC, "ENV": "dlc", "MP_NPROC": None}, ("KUBERNETES_CONTAINER_RESOURCE_GPU",), "dlc-gpus-missing", {}),
     ({**DLC, "ENV": "dlc", "MP_MASTER_PORT": "29501"}, ("MP_MASTER_PORT", "ENV"), "master-port-twice", {"env": "dlc"}),
     (
         {**DLC, "ENV": "dlc", "TP": "4"},

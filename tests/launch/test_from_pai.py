@@ -118,6 +118,18 @@ def test_variables_that_their_scripts_export(
     assert decided in notes
 
 
+def test_one_machine_among_several(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
+    """`dsw` typed in a DLC pod: each machine would train alone."""
+    plan, _, problems = make_plan(values(), surroundings(WORLD_SIZE="2", RANK="1"), dry_run=True)
+    assert plan is not None, problems
+    said = (
+        "ENV=dsw is this machine alone: WORLD_SIZE=2 of your environment is not read; several machines are dlc or slurm"
+    )
+    assert said in map(str, plan.notes)
+
+
 def test_both_languages_have_the_same_commands_and_names() -> None:
     assert re.findall(r"```bash\n(.*?)```", ENGLISH, re.DOTALL) == re.findall(r"```bash\n(.*?)```", CHINESE, re.DOTALL)
     codes = [sorted(set(re.findall(r"`([^`\n]+)`", text))) for text in (ENGLISH, CHINESE)]

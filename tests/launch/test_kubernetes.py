@@ -164,6 +164,13 @@ def test_only_dlc(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "[k8s-env]" in capsys.readouterr().err
 
 
+def test_what_the_pods_do_not_get_is_said(emit: Callable[..., str]) -> None:
+    """Settings of this machine's network are not those of the pods."""
+    said = emit(NCCL_IB_HCA="mlx5_0", NCCL_VERSION="2.27", **{"NCCL_A\nkind: Pod": "x"})
+    assert said.startswith("# Of this environment's variables the pods do not get NCCL_IB_HCA.\n# For Kubeflow's")
+    assert len(list(yaml.safe_load_all(said))) == 2
+
+
 def test_keys_of_loggers_come_from_secrets(emit: Callable[..., str]) -> None:
     said = emit(MP_LOGGERS="swanlab,trackio", SWANLAB_API_KEY="k3y")
     assert "k3y" not in said

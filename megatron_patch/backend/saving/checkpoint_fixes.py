@@ -16,8 +16,9 @@ from typing import IO, Any, NoReturn
 from megatron_patch.backend.patching import replace, wrap
 from megatron_patch.backend.saving.asynchronous import wait_for_last_save
 from megatron_patch.backend.saving.errors import CheckpointError
-from megatron_patch.backend.saving.folders import partial_of, publish, remove_leftovers, set_aside
+from megatron_patch.backend.saving.folders import partial_of, publish, set_aside
 from megatron_patch.common.files import write_text
+from megatron_patch.common.run_folder import remove_leftovers
 
 
 def fix_checkpoints() -> None:

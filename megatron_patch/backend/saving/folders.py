@@ -3,15 +3,13 @@ either the old state or the new one."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 
 from megatron_patch.common.files import sync
+from megatron_patch.common.run_folder import PARTIAL_PREFIX
 from megatron_patch.common.stored_chunks import is_reserved, iteration_of
 
-PARTIAL_PREFIX = ".incomplete_"
-"""Of a folder that is being written; nothing that looks for `iter_NNNNNNN` finds it."""
 DAMAGED_PREFIX = "damaged_"
 """Of a checkpoint that was found damaged: it stays, for whoever wants to look, and is never read or removed."""
 
@@ -24,15 +22,6 @@ def partial_of(final: Path) -> Path:
 def final_of(partial: Path) -> Path:
     """The name that it gets."""
     return partial.with_name(partial.name.removeprefix(PARTIAL_PREFIX))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed run was writing or removing; other names that begin alike are left alone."""
-    for leftover in folder.glob(PARTIAL_PREFIX + "*"):
-        ours = re.fullmatch(r"(old_)?(iter_[0-9]{7,}|release)", leftover.name.removeprefix(PARTIAL_PREFIX))
-        if ours and leftover.is_dir() and not leftover.is_symlink():
-            print(f"removing {leftover}, which an earlier run did not finish", flush=True)
-            shutil.rmtree(leftover)
 
 
 def publish(partial: Path, final: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
     "dlc-variable-missing": "ENV=dlc needs it",
+    "dlc-gpus-missing": "ENV=dlc needs it, or MP_NPROC: processes of each machine",
     "dlc-rank": ("no such machine: RANK counts from 0", "0 to {last}"),
     "srun-variable": ("srun sets it for every step", "a number"),
     "srun-tasks": (
@@ -30,6 +31,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 
 CHINESE: dict[str, str | tuple[str, str]] = {
     "dlc-variable-missing": "ENV=dlc 需要它",
+    "dlc-gpus-missing": "ENV=dlc 需要它，或 MP_NPROC：每台机器的进程数",
     "dlc-rank": ("没有这台机器：RANK 从 0 开始", "0 到 {last}"),
     "srun-variable": ("srun 为每个作业步都会设置它", "一个数"),
     "srun-tasks": (

@@ -76,6 +76,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "of RAM here ({MP_BACKGROUND_SAVE:=true} takes them)",
     "wandb-key-alone": "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there",
     "yours": "{name}={value} is taken from your environment",
+    "alone-among-several": "{ENV:=dsw} is this machine alone: {said} of your environment is not read; several machines "
+    "are dlc or slurm",
     "yours-too": "taken from your environment: {settings}",
     "decided-by-plan": "{names} of your environment {names:?is|are} not passed on: the plan decides",
     "memory-warning-gpu": "a rank needs about {needed}, the GPU has {there} to give; cheapest change: {change}",
@@ -166,6 +168,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "（{MP_BACKGROUND_SAVE:=true} 仍然使用副本）",
     "wandb-key-alone": "设置了 Weights & Biases 的密钥，但没有安装 wandb 包：不会发送任何数据",
     "yours": "{name}={value} 取自你的环境",
+    "alone-among-several": "{ENV:=dsw} 只用本机：不读取你环境中的 {said}；多台机器请用 dlc 或 slurm",
     "yours-too": "取自你的环境：{settings}",
     "decided-by-plan": "不传递你环境中的 {names}：由计划决定",
     "memory-warning-gpu": "一个进程大约需要 {needed}，GPU 只能提供 {there}；代价最小的改动：{change}",

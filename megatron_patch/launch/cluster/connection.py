@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import time
+from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.errors import UserError
@@ -17,6 +18,9 @@ LONGEST_LINE = 4 << 20
 """Bytes; a longer line is not from a launcher."""
 SIOCGIFADDR = 0x8915
 """ioctl that asks for an interface's IPv4 address. Source: linux/sockios.h."""
+
+IPV6_ADDRESSES = Path("/proc/net/if_inet6")
+"""A line for each address of this machine: the address in hexadecimal digits, four numbers, the interface."""
 
 
 class LinkError(UserError):
@@ -131,7 +135,20 @@ def is_local(address: str) -> bool:
 
 
 def interface_of(address: str) -> str | None:
-    """The name of the network interface that has an IPv4 address, such as `eth0`; None if none has it."""
+    """The name of the network interface that has an address, such as `eth0`; None if none has it."""
+    return _interface_of_ipv6(address) if ":" in address else _interface_of_ipv4(address)
+
+
+def _interface_of_ipv6(address: str) -> str | None:
+    wanted = socket.inet_pton(socket.AF_INET6, address.partition("%")[0]).hex()
+    try:
+        lines = IPV6_ADDRESSES.read_text().splitlines()
+    except OSError:  # a kernel without IPv6
+        return None
+    return next((line.split()[5] for line in lines if line.startswith(wanted)), None)
+
+
+def _interface_of_ipv4(address: str) -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])

@@ -16,6 +16,7 @@ from typing import Any
 from megatron_patch.common.loggers import LOGGERS
 from megatron_patch.launch.cluster.place import GPUS_VARIABLE
 from megatron_patch.launch.command import REPOSITORY, script_of
+from megatron_patch.launch.environment import read_by_libraries
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 
@@ -55,7 +56,14 @@ def manifests(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> 
     )
     plain = (json.loads(json.dumps(one)) for one in documents)  # nothing shared, so no anchors and aliases in the YAML
     texts = (yaml.safe_dump(one, sort_keys=False, width=110, allow_unicode=True) for one in plain)
-    return "---\n".join(f"{comment}\n{text}" for comment, text in zip(comments, texts, strict=True))
+    left = [name for name in read_by_libraries(environ) if _plain_name(name)]
+    said = f"# Of this environment's variables the pods do not get {', '.join(left)}.\n" if left else ""
+    return said + "---\n".join(f"{comment}\n{text}" for comment, text in zip(comments, texts, strict=True))
+
+
+def _plain_name(name: str) -> bool:
+    """Whether it can stand in a comment: an environment's names may have line ends in them."""
+    return re.fullmatch("[A-Z0-9_]+", name) is not None
 
 
 def pytorch_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:

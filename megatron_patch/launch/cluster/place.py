@@ -70,7 +70,8 @@ def read_cluster(environ: Mapping[str, str], *, nproc: int | None) -> tuple[Clus
             if environ.get(source):
                 problems += Problem.of(error, source, expected=kind.expects)
             else:
-                problems.append(Problem("dlc-variable-missing", source, expected=kind.expects))
+                code = "dlc-gpus-missing" if name == GPUS_VARIABLE else "dlc-variable-missing"
+                problems.append(Problem(code, source, expected=kind.expects))
     if not problems and values["node_rank"] >= values["nodes"]:
         names = (_source("RANK", environ), _source("WORLD_SIZE", environ))
         problems.append(Problem("dlc-rank", *names, last=values["nodes"] - 1))

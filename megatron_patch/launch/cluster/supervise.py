@@ -149,11 +149,14 @@ class Supervisor:
 
     def _after(self, child: subprocess.Popen[bytes]) -> int:
         """torchrun has ended by itself."""
-        stopped = self._asked is not None and child.returncode > STOPPED
+        stopped = self._asked is not None and (child.returncode > STOPPED or child.returncode == -signal.SIGTERM)
         if child.returncode and not stopped:
             reason = self._explanation()
             self._say(reason or Message("node-ended-here", node=self._me, status=child.returncode))
             return self._end(child.returncode if child.returncode > 0 else Status.FAILED, reason)
+        if stopped:  # unless the ranks have written how they ended
+            name = signal.Signals(self._asked or 0).name
+            run_status.record_end(self._output, "stopped", Message("stopped-before-ranks", signal=name))
         self._others.tell({"ended": 0})
         deadline = time.monotonic() + self._silence
         while self._node == 0 and not self._others.all_ended and time.monotonic() < deadline:
