@@ -25,7 +25,12 @@ SAMPLES, SEQ = 16, 1024
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=[LLAMA, *CHATS])
+QUICK = (LLAMA, "qwen3")
+"""Mistral's template is held against Hugging Face's model in tests/data/sft/test_losses.py, without the driver."""
+FAMILIES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (LLAMA, *CHATS)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`hf`, a model of a family with tokenizer and chat template; `train.jsonl`, conversations that all fit."""
     folder = tmp_path_factory.mktemp(f"sft-{request.param}") / request.param
