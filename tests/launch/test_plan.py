@@ -13,13 +13,14 @@ import pytest
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import PLAN, write_plan
+from megatron_patch.common.terminal import width_of
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.build_plan import validation
 from megatron_patch.launch.command import build_command
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import driver_wording
-from megatron_patch.launch.render import columns, full_plan, short_plan, wrap
+from megatron_patch.launch.render import full_plan, short_plan, wrap
 from megatron_patch.launch.schedule import constant, count_iterations
 
 
@@ -210,7 +211,7 @@ def test_the_plan_in_chinese(
     assert "进程        4 个进程 = TP 2 x PP 1 x CP 1 x DP 2，序列并行，分布式优化器" in said
     assert "训练        10240 个词元 / (8 x 128) = 10 次迭代" in said
     assert not [line for line in said.splitlines() if line and line.isascii() and "/" not in line]
-    assert all(columns(line) <= 118 for line in said.splitlines() if line.startswith("提示"))
+    assert all(width_of(line) <= 118 for line in said.splitlines() if line.startswith("提示"))
 
 
 def test_plan_json_is_in_english(plan_of: Callable[..., Plan]) -> None:
@@ -224,7 +225,7 @@ def test_plan_json_is_in_english(plan_of: Callable[..., Plan]) -> None:
 
 def test_chinese_is_wrapped_by_columns() -> None:
     lines = wrap("提示        " + "词元数，" * 30, 40, " " * 12).splitlines()
-    assert max(map(columns, lines)) <= 42  # a comma may hang over
+    assert max(map(width_of, lines)) <= 42  # a comma may hang over
     assert not [line for line in lines if line.strip().startswith("，")]
     assert "".join(line.strip() for line in lines) == "提示        " + "词元数，" * 30
 
