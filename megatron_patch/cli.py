@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch import __version__
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 
 USAGE_ERROR = 2
@@ -24,33 +25,32 @@ class Command:
     module: str
     """Below megatron_patch."""
     meaning: str
+    """A code of the catalogue."""
     before: tuple[str, ...] = ()
     """Words in front of the user's own."""
     after: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    "train": Command(module="launch", meaning="train with 25 values; --dry-run shows the plan; --help lists them"),
-    "plan": Command(module="planner", meaning="predict a step on GPUs, or find the fastest layout"),
-    "convert": Command(module="checkpoint", meaning="Hugging Face <-> Megatron checkpoints"),
-    "check": Command(
-        module="checkpoint", after=("--check-only",), meaning="compare both models layer by layer, convert nothing"
-    ),
-    "verify": Command(module="checkpoint", before=("verify",), meaning="checksums of a checkpoint folder or a run"),
-    "export": Command(module="checkpoint.export", meaning="a run's newest checkpoint as a Hugging Face folder"),
-    "chat": Command(module="generate.chat", meaning="talk to a model: a run, a checkpoint, a Hugging Face folder"),
-    "generate": Command(module="generate", meaning="what a model writes, also beside what it wrote before training"),
-    "evaluate": Command(module="evaluation", meaning="CMMLU and C-Eval, without a network"),
-    "compare": Command(module="evaluation.compare", meaning="two result folders of evaluate side by side"),
-    "report": Command(module="report", meaning="one HTML page about runs"),
-    "watch": Command(module="watch", meaning="follow a run live"),
-    "doctor": Command(module="doctor", meaning="whether this machine can train, and what to do where not"),
-    "data pretrain": Command(module="data.preprocess", meaning="text -> .bin and .idx"),
-    "data sft": Command(module="data.sft.build_idxmap", meaning="conversations -> .bin and .idx"),
-    "data inspect": Command(module="data.sft.inspection", meaning="SFT data as the model sees it"),
-    "data verify": Command(module="data.verify", meaning="whether .bin and .idx files are whole"),
-    "data tokenizer": Command(module="data.train_tokenizer", meaning="train a byte-level BPE"),
-    "new-model": Command(module="checkpoint.random_model", meaning="a Hugging Face folder with random weights"),
+    "train": Command(module="launch", meaning="cli-train"),
+    "plan": Command(module="planner", meaning="cli-plan"),
+    "convert": Command(module="checkpoint", meaning="cli-convert"),
+    "check": Command(module="checkpoint", after=("--check-only",), meaning="cli-check"),
+    "verify": Command(module="checkpoint", before=("verify",), meaning="cli-verify"),
+    "export": Command(module="checkpoint.export", meaning="cli-export"),
+    "chat": Command(module="generate.chat", meaning="cli-chat"),
+    "generate": Command(module="generate", meaning="cli-generate"),
+    "evaluate": Command(module="evaluation", meaning="cli-evaluate"),
+    "compare": Command(module="evaluation.compare", meaning="cli-compare"),
+    "report": Command(module="report", meaning="cli-report"),
+    "watch": Command(module="watch", meaning="cli-watch"),
+    "doctor": Command(module="doctor", meaning="cli-doctor"),
+    "data pretrain": Command(module="data.preprocess", meaning="cli-data-pretrain"),
+    "data sft": Command(module="data.sft.build_idxmap", meaning="cli-data-sft"),
+    "data inspect": Command(module="data.sft.inspection", meaning="cli-data-inspect"),
+    "data verify": Command(module="data.verify", meaning="cli-data-verify"),
+    "data tokenizer": Command(module="data.train_tokenizer", meaning="cli-data-tokenizer"),
+    "new-model": Command(module="checkpoint.random_model", meaning="cli-new-model"),
 }
 """By the words that choose them; a new command is one row."""
 SHELLS = ("bash", "zsh")
@@ -94,20 +94,21 @@ def run(command: Command, words: Sequence[str]) -> int:
 def help_text() -> str:
     """All commands, one a line."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.meaning}" for name, command in COMMANDS.items()]
-    lines += [f"  {'completion':<{width}}  completion for a shell: completion {'|'.join(SHELLS)}"]
-    head = "usage: megatron-patch COMMAND ...      megatron-patch COMMAND --help      megatron-patch --version"
-    return "\n".join([head, "", *lines])
+    lines = [f"  {name:<{width}}  {localized(command.meaning)}" for name, command in COMMANDS.items()]
+    lines += [f"  {'completion':<{width}}  {localized('cli-completion', shells='|'.join(SHELLS))}"]
+    return "\n".join([localized("cli-usage"), "", *lines])
 
 
 def _unknown(words: Sequence[str]) -> int:
     parts = [name.split()[1] for name in COMMANDS if name.startswith(f"{words[0]} ")]
     if parts:
-        given = f"{words[1]!r} is not a part of {words[0]}" if words[1:] else f"{words[0]} what?"
-        print(f"megatron-patch: {given}; valid: {', '.join(parts)}", file=sys.stderr)
+        said = Message("cli-which-part", command=words[0], valid=parts)
+        if words[1:]:
+            said = Message("cli-not-part", word=repr(words[1]), command=words[0], valid=parts)
+        print(said.localized(), file=sys.stderr)
         return 0 if words[1:] in (["--help"], ["-h"]) else USAGE_ERROR
-    valid = ", ".join(dict.fromkeys([*(name.split()[0] for name in COMMANDS), "completion"]))
-    print(f"megatron-patch: {words[0]!r} is not a command; valid: {valid}", file=sys.stderr)
+    valid = list(dict.fromkeys([*(name.split()[0] for name in COMMANDS), "completion"]))
+    print(localized("cli-not-command", word=repr(words[0]), valid=valid), file=sys.stderr)
     return USAGE_ERROR
 
 
@@ -117,7 +118,7 @@ def _needs_checkout(words: Sequence[str]) -> str:
     if script.is_file() or (words[:1] != ["slurm"] and "--emit" not in words):
         return ""
     what = "ENV=slurm" if words[:1] == ["slurm"] else "--emit"
-    return f"{what}: jobs start examples/llama3_1/run_mcore_llama3_1.sh, which no wheel holds: run it from a checkout"
+    return localized("cli-needs-checkout", what=what)
 
 
 def flags_of(command: Command) -> list[str]:
@@ -130,7 +131,7 @@ def flags_of(command: Command) -> list[str]:
 
 def _completion(words: Sequence[str]) -> int:
     if len(words) != 1 or words[0] not in SHELLS:
-        print(f"usage: megatron-patch completion {'|'.join(SHELLS)}", file=sys.stderr)
+        print(localized("cli-completion-usage", shells="|".join(SHELLS)), file=sys.stderr)
         return USAGE_ERROR
     print(completion(words[0]))
     return 0

@@ -11,6 +11,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megatron_patch.common.messages import Message
+
 LARGEST = 1e30
 """Of any number: sums, products and squares of a few such numbers are still finite."""
 Real = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
@@ -47,10 +49,10 @@ def said(error: ValidationError) -> str:
     return (f"{where}: " if where else "") + first["msg"] + more
 
 
-def read_file[R: Record](kind: type[R], file: Path, problems: list[str]) -> R | None:
+def read_file[R: Record](kind: type[R], file: Path, problems: list[Message]) -> R | None:
     """A record from a file; None, and a line in `problems`, where it cannot be used."""
     try:
         return read(kind, file.read_bytes())
     except (OSError, ValueError) as error:
-        problems.append(f"{file}: not used: {error}")
+        problems.append(Message("not-used", path=file, error=error))
         return None

@@ -6,6 +6,7 @@ import json
 import sys
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.doctor.checks import examine
 from megatron_patch.doctor.findings import as_json, is_wrong, report
@@ -15,10 +16,9 @@ def main() -> int:
     """Examine and report."""
     parser = ArgumentParser(
         prog="python -m megatron_patch.doctor",
-        description="Look at Python, torch, CUDA, cuDNN, Transformer Engine, NCCL, GPUs, links, disk, memory: "
-        "and say what to do about what is wrong. Exit status 1 if anything is.",
+        description=localized("doctor-about"),
     )
-    parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+    parser.add_argument("--json", action="store_true", help=localized("doctor-help-json"))
     args = parser.parse_args()
     findings = examine()
     print(json.dumps(as_json(findings), indent=1) if args.json else report(findings))

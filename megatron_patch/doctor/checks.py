@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
+from megatron_patch.common.messages import Message
 from megatron_patch.doctor.findings import Finding
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-INSTALL = "run `make setup`"
+INSTALL = Message("doctor-install")
 PROBE_SECONDS = 180
 SHARED_MEMORY = 1 << 30
 """Bytes of /dev/shm that data loaders and NCCL want on one machine."""
@@ -56,10 +57,10 @@ def probe() -> dict[str, Any]:
     try:
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return {"crash": f"importing the libraries took more than {PROBE_SECONDS} s"}
+        return {"crash": Message("doctor-slow-import", seconds=PROBE_SECONDS)}
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
-        return {"crash": f"status {done.returncode}: {done.stderr.strip()[-400:]}"}
+        return {"crash": Message("doctor-crash", status=done.returncode, error=done.stderr.strip()[-400:])}
     facts: dict[str, Any] = json.loads(lines[-1])
     return facts
 
@@ -70,7 +71,7 @@ def check_python() -> Iterator[Finding]:
     if sys.version_info[:2] == (3, 12):
         yield Finding(name="Python", found=found)
     else:
-        yield Finding(name="Python", found=found, level="wrong", advice=f"Python 3.12 is needed: {INSTALL}")
+        yield Finding(name="Python", found=found, level="wrong", advice=Message("doctor-python"))
 
 
 def check_packages(*, on_gpu: bool) -> Iterator[Finding]:
@@ -80,13 +81,14 @@ def check_packages(*, on_gpu: bool) -> Iterator[Finding]:
             found = version(name)
         except PackageNotFoundError:
             level = "wrong" if name in TRAINING else "note"
-            yield Finding(name=name, found="not installed", level=level, advice=f"{INSTALL} ({name}=={wanted})")
+            advice = Message("doctor-install-package", name=name, wanted=wanted)
+            yield Finding(name=name, found=Message("doctor-missing"), level=level, advice=advice)
             continue
         if found.split("+")[0] == wanted:
             yield Finding(name=name, found=found)
         else:
             level = "wrong" if name in INTERNALS else "note"
-            yield Finding(name=name, found=found, level=level, advice=f"made and tried with {wanted}: {INSTALL}")
+            yield Finding(name=name, found=found, level=level, advice=Message("doctor-other-version", wanted=wanted))
 
 
 def pinned(file: str) -> dict[str, str]:
@@ -108,39 +110,38 @@ def pinned(file: str) -> dict[str, str]:
 def check_gpus(gpus: tuple[Gpu, ...], visible: tuple[Gpu, ...], facts: Mapping[str, Any]) -> Iterator[Finding]:
     """How many, which, and whether they compute."""
     if not gpus:
-        yield Finding(name="GPUs", found="none: the ranks compute on the CPU", level="note")
+        yield Finding(name="GPUs", found=Message("doctor-no-gpus"), level="note")
         return
     kinds = ", ".join(f"{gpu.name} ({gpu.memory_bytes / 1e9:.0f} GB)" for gpu in dict.fromkeys(visible))
     names = {gpu.name for gpu in visible}
     if not visible:
-        advice = "CUDA_VISIBLE_DEVICES hides them: unset it"
-        yield Finding(name="GPUs", found=f"{len(gpus)}, none visible", level="wrong", advice=advice)
+        advice = Message("doctor-gpus-unhide")
+        yield Finding(name="GPUs", found=Message("doctor-gpus-hidden", count=len(gpus)), level="wrong", advice=advice)
         return
-    found = f"{len(visible)} x {visible[0].name}, {visible[0].memory_bytes / 1e9:.0f} GB each"
+    size = visible[0].memory_bytes / 1e9
+    found = Message("doctor-gpus", count=len(visible), name=visible[0].name, gigabytes=size)
     if len(names) > 1:
-        yield Finding(name="GPUs", found=kinds, level="note", advice="unlike GPUs: the slowest sets the pace")
+        yield Finding(name="GPUs", found=kinds, level="note", advice=Message("doctor-gpus-unlike"))
     else:
         yield Finding(name="GPUs", found=found)
     seen = facts.get("gpus") or {}
     if "error" in seen:
-        yield Finding(
-            name="computing", found=seen["error"], level="wrong", advice="the driver does not fit torch's CUDA"
-        )
+        yield Finding(name="computing", found=seen["error"], level="wrong", advice=Message("doctor-driver"))
     elif seen and seen["product"] != 1024.0:
-        advice = "the GPU computes wrongly: have it replaced"
-        yield Finding(name="computing", found=f"256 x 4 gives {seen['product']}", level="wrong", advice=advice)
+        product = Message("doctor-product", product=seen["product"])
+        yield Finding(name="computing", found=product, level="wrong", advice=Message("doctor-replace"))
     for capability in sorted({tuple(one) for one in seen.get("capabilities", [])}):
+        number = ".".join(map(str, capability))
         if capability < OLDEST_GPU:
-            advice = "no bf16 and no fused attention there: train in fp16, or on newer GPUs"
-            yield Finding(name="capability", found=".".join(map(str, capability)), level="wrong", advice=advice)
+            yield Finding(name="capability", found=number, level="wrong", advice=Message("doctor-old-gpu"))
         elif capability < (8, 9):
-            yield Finding(name="capability", found=".".join(map(str, capability)), level="note", advice="no fp8")
+            yield Finding(name="capability", found=number, level="note", advice=Message("doctor-no-fp8"))
 
 
 def check_torch(facts: Mapping[str, Any], *, on_gpu: bool) -> Iterator[Finding]:
     """torch sees the GPU; NCCL and cuDNN of torch."""
     if "crash" in facts:
-        yield Finding(name="libraries", found=facts["crash"], level="wrong", advice=f"{INSTALL}; see the message")
+        yield Finding(name="libraries", found=facts["crash"], level="wrong", advice=Message("doctor-install-see"))
         return
     torch = facts["torch"]
     if "error" in torch:
@@ -149,11 +150,10 @@ def check_torch(facts: Mapping[str, Any], *, on_gpu: bool) -> Iterator[Finding]:
     if not on_gpu:
         return
     if not torch["cuda_works"]:
-        build = torch["cuda_build"] or "none: a build for CPUs"
-        advice = "install torch's CUDA build, and a driver that is new enough for it"
-        yield Finding(name="CUDA", found=f"torch cannot use the GPU (its CUDA: {build})", level="wrong", advice=advice)
+        unusable = Message("doctor-no-cuda", build=torch["cuda_build"] or Message("doctor-cpu-build"))
+        yield Finding(name="CUDA", found=unusable, level="wrong", advice=Message("doctor-cuda-build"))
         return
-    yield Finding(name="CUDA", found=f"{torch['cuda_build']} (of torch's build)")
+    yield Finding(name="CUDA", found=Message("doctor-cuda", build=torch["cuda_build"]))
     yield Finding(name="NCCL", found=torch["nccl"])
 
 
@@ -163,24 +163,25 @@ def check_engine(facts: Mapping[str, Any], *, on_gpu: bool) -> Iterator[Finding]
     if not on_gpu or "crash" in facts:
         return
     if engine is None:
-        advice = f"{INSTALL} (requirements-gpu.txt)"
-        yield Finding(name="Transformer Engine", found="not usable", level="wrong", advice=advice)
+        unusable, advice = Message("doctor-not-usable"), Message("doctor-install-gpu")
+        yield Finding(name="Transformer Engine", found=unusable, level="wrong", advice=advice)
         return
     if "error" in engine:
         yield Finding(name="Transformer Engine", found=engine["error"], level="wrong", advice=INSTALL)
         return
-    yield Finding(name="Transformer Engine", found=f"{engine['version']}, imported in {engine['import_seconds']} s")
+    imported = Message("doctor-engine", version=engine["version"], seconds=engine["import_seconds"])
+    yield Finding(name="Transformer Engine", found=imported)
     torchs, engines = engine["cudnn_of_torch"], engine["cudnn_of_engine"]
     if torchs == engines:
-        yield Finding(name="cuDNN", found=f"{torchs}, the same for torch and Transformer Engine")
+        yield Finding(name="cuDNN", found=Message("doctor-cudnn", version=torchs))
     else:
-        advice = "set CUDNN_HOME to the folder nvidia/cudnn beside torch, and put its lib/ first in LD_LIBRARY_PATH"
-        found = f"{torchs} for torch, {engines} for Transformer Engine"
-        yield Finding(name="cuDNN", found=found, level="wrong", advice=advice)
-    fast = engine["attention"].startswith(("cuDNN", "FlashAttention"))
-    advice = "" if fast else "the S x S kernel would run: see cuDNN above; NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 tells why"
-    level = "ok" if fast else "wrong"
-    yield Finding(name="attention", found=f"{engine['attention']} (bf16, 8192 tokens)", level=level, advice=advice)
+        two = Message("doctor-cudnn-two", torch=torchs, engine=engines)
+        yield Finding(name="cuDNN", found=two, level="wrong", advice=Message("doctor-cudnn-one"))
+    found = Message("doctor-attention", name=engine["attention"])
+    if engine["attention"].startswith(("cuDNN", "FlashAttention")):
+        yield Finding(name="attention", found=found)
+    else:
+        yield Finding(name="attention", found=found, level="wrong", advice=Message("doctor-attention-slow"))
 
 
 def check_links(visible: tuple[Gpu, ...], facts: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -190,15 +191,14 @@ def check_links(visible: tuple[Gpu, ...], facts: Mapping[str, Any], environ: Map
     missing = (facts.get("gpus") or {}).get("without_peer_access", [])
     link = link_kinds()
     if missing:
-        advice = "data go through RAM between these: keep TP within GPUs that have access"
-        yield Finding(name="links", found=f"no peer access: {missing[:4]}", level="note", advice=advice)
+        found, advice = Message("doctor-no-peers", pairs=str(missing[:4])), Message("doctor-no-peers-advice")
+        yield Finding(name="links", found=found, level="note", advice=advice)
     else:
-        yield Finding(name="links", found=f"every GPU reaches every other directly{link}")
+        yield Finding(name="links", found=Message("doctor-links", link=link))
     if environ.get("NCCL_P2P_DISABLE") == "1":
-        advice = "unset it: NCCL would send everything through RAM"
-        yield Finding(name="NCCL_P2P_DISABLE", found="1", level="wrong", advice=advice)
+        yield Finding(name="NCCL_P2P_DISABLE", found="1", level="wrong", advice=Message("doctor-p2p"))
     if environ.get("NCCL_NVLS_ENABLE") == "0":
-        yield Finding(name="NCCL_NVLS_ENABLE", found="0: no NVLink multicast", level="note")
+        yield Finding(name="NCCL_NVLS_ENABLE", found=Message("doctor-nvls"), level="note")
 
 
 def link_kinds() -> str:
@@ -214,15 +214,17 @@ def link_kinds() -> str:
 def check_machine() -> Iterator[Finding]:
     """Cores, RAM, disk, shared memory."""
     yield Finding(name="cores", found=str(usable_cores()))
-    yield Finding(name="RAM", found=f"{available_memory() / 1e9:.0f} GB free")
+    yield Finding(name="RAM", found=Message("doctor-ram", gigabytes=available_memory() / 1e9))
     free = shutil.disk_usage(Path.cwd()).free
-    advice = "one checkpoint of 8B takes 112 GB: choose OUTPUT_BASEPATH elsewhere"
-    few = free < 20e9
-    level = "note" if few else "ok"
-    yield Finding(name="disk", found=f"{free / 1e9:.0f} GB free here", level=level, advice=advice if few else "")
+    found = Message("doctor-disk", gigabytes=free / 1e9)
+    if free < 20e9:
+        yield Finding(name="disk", found=found, level="note", advice=Message("doctor-disk-small"))
+    else:
+        yield Finding(name="disk", found=found)
     shared = Path("/dev/shm")
     size = shutil.disk_usage(shared).total if shared.is_dir() else 0
-    small = size < SHARED_MEMORY
-    advice = "data loaders and NCCL fail with bus errors: start the container with --shm-size=8g" if small else ""
-    level = "wrong" if small else "ok"
-    yield Finding(name="shared memory", found=f"{size / 1e9:.1f} GB in /dev/shm", level=level, advice=advice)
+    found = Message("doctor-shared", gigabytes=size / 1e9)
+    if size < SHARED_MEMORY:
+        yield Finding(name="shared memory", found=found, level="wrong", advice=Message("doctor-shared-small"))
+    else:
+        yield Finding(name="shared memory", found=found)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-SIGNS = {"ok": "ok  ", "note": "note", "wrong": "WRONG"}
+from megatron_patch.common.messages import Message, localized, named
+from megatron_patch.common.terminal import padded
+
+SIGNS = {"ok": "doctor-ok", "note": "doctor-note", "wrong": "doctor-wrong"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +17,12 @@ class Finding:
     """One line of the report."""
 
     name: str
-    found: str
+    found: Message | str
+    """A version or a number is the same in all languages."""
     level: str = "ok"
     """`ok`, `note` (works, could be better, or does not apply) or `wrong` (training will fail or crawl)."""
-    advice: str = ""
-    """What to do; never empty where the level is `wrong`."""
+    advice: Message | None = None
+    """What to do; never None where the level is `wrong`."""
 
     def __post_init__(self) -> None:
         if self.level not in SIGNS or (self.level == "wrong" and not self.advice):
@@ -29,14 +33,16 @@ def report(findings: Iterable[Finding]) -> str:
     """As a person reads it."""
     lines = []
     for finding in findings:
-        lines.append(f"{SIGNS[finding.level]:<6}{finding.name:<20} {finding.found}")
-        lines += [f"{'':<27}-> {finding.advice}"] if finding.advice else []
+        found = finding.found if isinstance(finding.found, str) else finding.found.localized()
+        sign, name = padded(localized(SIGNS[finding.level]), 6), padded(named(finding.name).localized(), 20)
+        lines.append(f"{sign}{name} {found}")
+        lines += [f"{'':<27}-> {finding.advice.localized()}"] if finding.advice else []
     return "\n".join(lines)
 
 
 def as_json(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """As a program reads it."""
-    return [asdict(finding) for finding in findings]
+    """As a program reads it, in English."""
+    return [vars(one) | {"found": str(one.found), "advice": str(one.advice or "")} for one in findings]
 
 
 def is_wrong(findings: Iterable[Finding]) -> bool:

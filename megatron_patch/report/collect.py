@@ -15,6 +15,7 @@ from pathlib import Path
 
 from megatron_patch.charts.lines import Point
 from megatron_patch.common.files import real_path
+from megatron_patch.common.messages import Message
 from megatron_patch.common.records import Record, read, read_file
 from megatron_patch.common.recovery import Event, read_events
 from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
@@ -49,7 +50,7 @@ class Run:
     """Iteration and loss."""
     written: float = 0.0
     """When metrics.jsonl was last written, in seconds since 1970; 0 if never."""
-    problems: list[str] = field(default_factory=list)
+    problems: list[Message] = field(default_factory=list)
 
     def points(self, key: str, scale: float = 1.0) -> list[Point]:
         """Iteration and value, where there is one."""
@@ -111,7 +112,7 @@ class Material:
     """Of lm_eval's other tasks."""
     commands: list[str] = field(default_factory=list)
     """Of commands.txt, where a script that runs several noted them; each once, in their order."""
-    problems: list[str] = field(default_factory=list)
+    problems: list[Message] = field(default_factory=list)
     """Files that could not be used, and why."""
 
 
@@ -130,7 +131,7 @@ def collect(folders: Sequence[Path]) -> Material:
     return material
 
 
-def _findings[R: Record](kind: type[R], file: Path, name: str, problems: list[str]) -> list[Finding[R]]:
+def _findings[R: Record](kind: type[R], file: Path, name: str, problems: list[Message]) -> list[Finding[R]]:
     content = read_file(kind, file, problems) if file.is_file() else None
     return [Finding(file=file, name=name, content=content)] if content else []
 
@@ -158,12 +159,12 @@ def _name(place: Path, folders: Sequence[Path]) -> str:
     return below if len(folders) == 1 else f"{folder.name}/{below}"
 
 
-def _text(file: Path, problems: list[str]) -> str:
+def _text(file: Path, problems: list[Message]) -> str:
     """Of a file that may be missing."""
     try:
         return file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
     except OSError as error:
-        problems.append(f"{file}: not used: {error}")
+        problems.append(Message("not-used", path=file, error=error))
         return ""
 
 
@@ -172,7 +173,7 @@ def read_run(folder: Path, name: str) -> Run:
     run = Run(folder=folder, name=name)
     run.plan = read_plan_of(folder, run.problems)
     if not (folder / PLAN).is_file():
-        run.problems.append("plan.json is missing: nothing is known about model, layout, memory and schedule")
+        run.problems.append(Message("report-no-plan"))
     run.events = read_events(folder)
     run.command = _text(folder / COMMAND, run.problems)
     if (folder / STARTUP).is_file():
@@ -182,39 +183,40 @@ def read_run(folder: Path, name: str) -> Run:
     if (folder / METRICS).is_file():
         _read_metrics(run, folder / METRICS)
     else:
-        run.problems.append("metrics.jsonl is missing: no step was recorded")
+        run.problems.append(Message("report-no-metrics"))
     return run
 
 
-def read_plan_of(folder: Path, problems: list[str]) -> Plan | None:
+def read_plan_of(folder: Path, problems: list[Message]) -> Plan | None:
     """A run's plan.json as the page shows it; None, and perhaps a line in `problems`, where there is none."""
     try:
         content = load_plan(folder)
         return None if content is None else read(Plan, json.dumps(content))
     except ValueError as error:
-        problems.append(str(error) if isinstance(error, PlanError) else f"{folder / PLAN}: not used: {error}")
+        text = Message("uncoded", text=error)
+        problems.append(text if isinstance(error, PlanError) else Message("not-used", path=folder / PLAN, error=error))
         return None
 
 
 def _read_metrics(run: Run, file: Path) -> None:
-    bad: list[str] = []
+    bad: list[Message] = []
     try:
         run.written = file.stat().st_mtime
         with file.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.endswith(b"\n"):
-                    run.problems.append("the last line of metrics.jsonl is not complete yet: left out")
+                    run.problems.append(Message("report-torn"))
                 elif line.strip():
                     bad += _unreadable(run, number, line)
     except OSError as error:
-        run.problems.append(f"metrics.jsonl: {error}")
+        run.problems.append(Message("report-metrics", error=error))
     if bad:
-        run.problems.append(f"{len(bad)} lines of metrics.jsonl are not readable: left out; {bad[0]}")
+        run.problems.append(Message("report-unreadable", count=len(bad), first=bad[0]))
 
 
-def _unreadable(run: Run, number: int, line: bytes) -> list[str]:
+def _unreadable(run: Run, number: int, line: bytes) -> list[Message]:
     try:
         run.take(line)
     except ValueError as error:
-        return [f"line {number}: {error}"]
+        return [Message("report-line", number=number, error=error)]
     return []

@@ -15,6 +15,7 @@ import jinja2
 
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_status import Ended, read_end
 from megatron_patch.report import layer_check, profile, scores, task_scores, training
 from megatron_patch.report.collect import Material, Run
@@ -132,10 +133,10 @@ def _tiles(material: Material) -> list[training.Tile]:
 
 def _remarks(material: Material) -> Sequence[Remark]:
     """Worst first; what is in the logs comes run by run."""
-    said = [Remark(kind="warning", words=problem, where="") for problem in material.problems]
+    said = [Remark(kind="warning", words=both(problem), where="") for problem in material.problems]
     for finding in material.checks:
         if not finding.content.passed:
-            words = Text("the layer check failed", "逐层检查未通过")
+            words = both(Message("remark-check"))
             said.append(Remark(kind="bad", words=words, where=finding.name))
     for run in material.runs:
         said += remarks(run)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_patch.charts.text import Text, Words, both
+from megatron_patch.common.messages import Message
 from megatron_patch.report.collect import Run
 
 MOST_BYTES = 64 << 20
@@ -59,26 +60,18 @@ def remarks(run: Run) -> Iterator[Remark]:
     lost = [step.iteration for step in run.steps if step.loss is None and step.refusal is None]
     skipped = [step.iteration for step in run.steps if step.skipped and step.refusal is None]
     if lost:
-        words = Text(
-            f"no finite loss in {len(lost)} iterations, first in {lost[0]}",
-            f"{len(lost)} 次迭代的损失不是有限数，首次在第 {lost[0]} 次",
-        )
+        words = both(Message("remark-lost", count=len(lost), first=lost[0]))
         yield Remark(kind="bad", words=words, where="metrics.jsonl")
     if skipped:
-        words = Text(
-            f"{len(skipped)} iterations were skipped by the loss scaler, the last was {skipped[-1]}",
-            f"损失缩放跳过了 {len(skipped)} 次迭代，最后一次是第 {skipped[-1]} 次",
-        )
+        words = both(Message("remark-skipped", count=len(skipped), last=skipped[-1]))
         yield Remark(kind="warning", words=words, where="metrics.jsonl")
     for problem in run.problems:
-        yield Remark(kind="warning", words=problem, where=run.name)
+        yield Remark(kind="warning", words=both(problem), where=run.name)
     if run.plan:
         yield from (Remark(kind="warning", words=line, where="plan.json") for line in run.plan.warnings)
         yield from (Remark(kind="note", words=line, where="plan.json") for line in run.plan.notes)
     if len({step.iteration for step in run.steps}) < len(run.steps):
-        yield Remark(
-            kind="warning", words=Text("iterations are recorded twice", "有重复记录的迭代"), where="metrics.jsonl"
-        )
+        yield Remark(kind="warning", words=both(Message("remark-twice")), where="metrics.jsonl")
 
 
 def counted(said: Iterable[Remark]) -> list[Remark]:
@@ -102,11 +95,9 @@ def log_remarks(run: Run) -> list[Remark]:
                 left -= size
                 _scan(file, found)
                 continue
-            words: Words = Text(
-                f"not read: the logs are larger than {MOST_BYTES >> 20} MiB", f"未读取：日志超过 {MOST_BYTES >> 20} MiB"
-            )
+            words = both(Message("remark-large-logs", size=MOST_BYTES >> 20))
         except OSError as error:
-            words = f"not read: {error}"
+            words = both(Message("remark-unread", error=error))
         found[str(file)] = Remark(kind="warning", words=words, where=f"logs/{file.name}")
     return sorted(found.values(), key=lambda remark: (remark.kind != "bad", -remark.count))
 

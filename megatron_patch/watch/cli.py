@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.messages import localized
 from megatron_patch.common.progress import Plain
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.watch.follow import Follower
@@ -20,18 +21,18 @@ def main() -> int:
     """Command line; returns the exit status."""
     parser = ArgumentParser(
         prog="python -m megatron_patch.watch",
-        description="Follows a training run: loss, throughput, memory, time left, warnings. Ctrl-C ends the view only.",
+        description=localized("watch-about"),
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="OUTPUT_BASEPATH of a run, or its metrics.jsonl")
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="between two looks; default 1")
-    parser.add_argument("--once", action="store_true", help="print where it is and end, as without a terminal")
+    parser.add_argument("run", type=Path, metavar="RUN", help=localized("watch-help-run"))
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help=localized("watch-help-every"))
+    parser.add_argument("--once", action="store_true", help=localized("watch-help-once"))
     args = parser.parse_args()
     guard()
     console = Console(file=raw(sys.stdout), highlight=False)
     live = console.is_terminal and not args.once
     follower = Follower(args.run.parent if args.run.is_file() else args.run)
     if not follower.exists() and not (live and follower.folder.is_dir()):
-        print(f"RUN: {args.run} is not a run: neither plan.json nor metrics.jsonl is there", file=sys.stderr)
+        print(localized("watch-not-run", path=args.run), file=sys.stderr)
         return 2
     follower.look()
     if not live:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from megatron_patch.common.files import real_path
+from megatron_patch.common.messages import Message
 from megatron_patch.common.run_folder import METRICS, PLAN, is_run
 from megatron_patch.common.run_status import Ended, read_end, state_of
 from megatron_patch.report.collect import Run, read_plan_of
@@ -23,7 +24,7 @@ class Follower:
         self._file = (0, 0)
         """Inode of metrics.jsonl, and how many bytes of it are read."""
         self._plan_written = 0.0
-        self.ended: str | None = None
+        self.ended: Message | None = None
         """How and why no process of it is left, in words; None while one may be."""
 
     def exists(self) -> bool:
@@ -47,22 +48,19 @@ class Follower:
         except FileNotFoundError:  # no step is done yet
             return
         except OSError as error:
-            self._note(f"metrics.jsonl cannot be read: {error.strerror}")
+            self._note(Message("watch-unreadable", error=error.strerror))
             return
         whole = text[: text.rfind(b"\n") + 1]  # a line that is still being written is left for the next look
         self._file, self.run.written = (facts.st_ino, done + len(whole)), facts.st_mtime
         if self.ended is not None and len(whole) < len(text):
-            self._note(
-                f"the last line of metrics.jsonl is not whole: {text[len(whole) :][:60].decode(errors='replace')}"
-            )
+            self._note(Message("watch-torn", line=text[len(whole) :][:60].decode(errors="replace")))
         for line in whole.splitlines():
             try:
                 self.run.take(line)
             except ValueError as error:
-                said = line[:60].decode(errors="replace")
-                self._note(f"a line of metrics.jsonl cannot be read: {said}: {error}")
+                self._note(Message("watch-line", line=line[:60].decode(errors="replace"), error=error))
 
-    def _note(self, problem: str) -> None:
+    def _note(self, problem: Message) -> None:
         """Keep a problem; of many the first ones, which the screen has room for."""
         if len(self.run.problems) < MOST_PROBLEMS and problem not in self.run.problems:
             self.run.problems.append(problem)
@@ -71,7 +69,7 @@ class Follower:
         try:
             written = (self.folder / PLAN).stat().st_mtime
             if written != self._plan_written:
-                problems: list[str] = []
+                problems: list[Message] = []
                 self.run.plan, self._plan_written = read_plan_of(self.folder, problems), written
                 for problem in problems:
                     self._note(problem)
@@ -79,7 +77,7 @@ class Follower:
             return
 
 
-def how_it_ended(folder: Path) -> str | None:
+def how_it_ended(folder: Path) -> Message | None:
     """Whether a run has stopped, and why; None where it goes on, or where that cannot be known.
 
     What it said itself can be read from any machine. Whether it was killed can be told only on its own: elsewhere its
@@ -94,10 +92,11 @@ def how_it_ended(folder: Path) -> str | None:
     if holder is None or not holder.is_here:
         return None
     if holder.stopping:
-        return f"stopped by {holder.stopping}"
-    return f"killed: {holder} is gone, and nobody said why (SIGKILL? `dmesg` shows whether memory ran out)"
+        return Message("watch-stopped", cause=holder.stopping)
+    return Message("watch-killed", holder=holder.said)
 
 
-def _in_words(ended: Ended) -> str:
-    cause = "".join(letter if letter.isprintable() else "?" for letter in ended.cause)
-    return {"finished": "finished", "stopped": f"stopped by {cause}", "failed": f"failed: {cause}"}[ended.how]
+def _in_words(ended: Ended) -> Message:
+    if ended.how == "finished":
+        return Message("watch-finished")
+    return Message("watch-stopped" if ended.how == "stopped" else "watch-failed", cause=ended.said)

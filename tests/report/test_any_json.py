@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,7 +142,8 @@ def test_what_is_not_json(folder: Path, text: bytes) -> None:
         page = made(folder)
         named = {file.name for file in before if file.name not in SILENT}
         assert {name for name in named if name in page} == named
-        assert page.count("not used") == 7
+        english = re.sub(r'<span lang="zh">.*?</span>', "", page)
+        assert english.count("not used") == 7
     finally:
         for file, content in before.items():
             file.write_bytes(content)

@@ -104,8 +104,8 @@ def test_what_is_wrong_is_said(run: Path) -> None:
     said = shown(follower, ago=100.0)
     assert "no step for 0:01:40 (usually 2 s): stopped, or stuck" in said
     assert "a line of metrics.jsonl cannot be read: not json" in said
-    assert "1 iterations were skipped by the loss scaler" in said
-    assert "no finite loss in 1 iterations, first in 51" in said
+    assert "1 iteration was skipped by the loss scaler" in said
+    assert "no finite loss in 1 iteration, first in 51" in said
     assert "steps take 4.0 times as long as usual" in said
     assert "the loss has risen by" in said
     assert "RuntimeError: CUDA error: out of memory (logs/rank_3.log:1)" in said
@@ -118,7 +118,7 @@ def test_what_is_wrong_is_said(run: Path) -> None:
         (
             "failed",
             "rank 3 of 8: it \x1b[31mbroke",
-            "failed: rank 3 of 8: it ?[31mbroke",
+            "failed: rank 3 of 8: it \\x1b[31mbroke",
         ),
     ],
 )
