@@ -194,7 +194,7 @@ def test_numbers_that_are_none(new_run: Callable[..., Path], tmp_path: Path) -> 
     write_metrics(run, lines, "not json\n")
     text = words(page_of(run), "en")
     assert "no finite loss in 1 iteration, first in 6" in text
-    assert "1 iterations were skipped" in text
+    assert "1 iteration was skipped" in text
     assert "1 lines of metrics.jsonl are not readable" in text
     assert "nan" not in re.findall(r'points="([^"]*)"', page_of(run))
 
