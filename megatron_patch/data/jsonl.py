@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,17 +51,29 @@ def loads(text: str) -> Any:
     """As `json.loads`.
 
     Raises:
-        DataError: not JSON, nested too deep, or an integer that Python does not read (4,300 digits, as it takes
-            quadratic time).
+        DataError: not JSON, two equal keys in an object, nested too deep, or an integer that Python does not read
+            (4,300 digits, as it takes quadratic time).
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
+    except DataError:
+        raise
     except json.JSONDecodeError as error:
         raise DataError("row-bad-json", column=error.colno, error=error.msg) from None
     except ValueError:
         raise DataError("row-long-integer", digits=sys.get_int_max_str_digits()) from None
     except RecursionError:
         raise DataError("row-too-deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python's reader would take the last of two equal keys, and leave out the other in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise DataError(
+            "json-double-key", key=next(key for key, count in Counter(k for k, _ in pairs).items() if count > 1)
+        )
+    return found
 
 
 def text_in(document: object, key: str) -> str:

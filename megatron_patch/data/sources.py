@@ -43,10 +43,13 @@ def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
     yield from (path for path in sorted(found) if path.is_file())
 
 
-def left_out(path: str | Path) -> list[Message]:
+def left_out(path: str | Path, *, idxmap: bool = False) -> list[Message]:
     """What a folder of data files holds and nobody reads: hidden data files, and files of other kinds.
 
     Nothing for a file. Looks at MOST_ENTRIES files and folders at most.
+
+    Args:
+        idxmap: the data are pairs of .bin and .idx; beside them lie many other files, which are not told.
     """
     hidden, other, entries = [], [], 0
     for place, _, names in os.walk(path):
@@ -56,10 +59,10 @@ def left_out(path: str | Path) -> list[Message]:
         below = Path(place).relative_to(path)
         for name in sorted(names):
             is_hidden = name.startswith(".") or any(part.startswith(".") for part in below.parts)
-            is_data = plain_suffix(Path(name)) in SUFFIXES
+            is_data = name.endswith(".idx") if idxmap else plain_suffix(Path(name)) in SUFFIXES
             if is_hidden and is_data:
                 hidden.append(str(below / name))
-            elif not is_hidden and not is_data and Path(place, name).is_file():
+            elif not idxmap and not is_hidden and not is_data and Path(place, name).is_file():
                 other.append(str(below / name))
     told = (("left-out-hidden", hidden), ("left-out-other", other))
     return [Message(code, folder=path, files=len(names), names=_first(names)) for code, names in told if names]

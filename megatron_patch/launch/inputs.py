@@ -114,6 +114,12 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
     return tuple(corpora)
 
 
+def folders_of(text: str) -> list[str]:
+    """The folders in a DATASET_PATH that read_blend took, each of which stands for all idxmaps in it."""
+    parts = parse_blend(words_of(text, _prefix_or_folder), _prefix_or_folder)
+    return [path for part in parts for path in part.paths if Path(path).is_dir() and not prefix_exists(path)]
+
+
 def prefix_exists(prefix: str) -> bool:
     """Whether at least one half of an idxmap lies there."""
     return _is_file(f"{prefix}.bin") or _is_file(f"{prefix}.idx")

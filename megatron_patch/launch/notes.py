@@ -17,6 +17,7 @@ from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.inputs import folders_of
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
@@ -100,13 +101,22 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
         yield Message("no-warmup")
     if plan.tokenizer.ids < plan.vocab_size:
         yield Message("rows-unused", ids=plan.tokenizer.ids, rows=plan.vocab_size)
-    if plan.config.sft and plan.variables.dataset_type == "raw":
-        for path in dict.fromkeys(corpus.path for corpus in (*plan.train_data, *(plan.valid_data or ()))):
-            yield from left_out(path)
+    yield from _left_out(plan)
     if plan.valid_data is not None and plan.valid_data == plan.train_data:
         yield Message("validates-on-training")
     if plan.valid_data is None and plan.variables.split is None:
         yield Message("no-validation")
+
+
+def _left_out(plan: Plan) -> Iterator[Message]:
+    """Files of the data's folders that are not read."""
+    if plan.variables.dataset_type == "raw":
+        for path in dict.fromkeys(corpus.path for corpus in (*plan.train_data, *(plan.valid_data or ()))):
+            yield from left_out(path)
+        return
+    typed = [plan.config.dataset_path] + ([plan.config.valid_dataset_path] if plan.valid_data is not None else [])
+    for folder in dict.fromkeys(folder for text in typed for folder in folders_of(text)):
+        yield from left_out(folder, idxmap=True)
 
 
 def _adapter_notes(plan: Plan, environment: Environment) -> Iterator[Message]:

@@ -47,6 +47,29 @@ def as_corpus(*paths: Path, shards: int = 1) -> list[str]:
     return found
 
 
+TWICE = b'{"text": "first", "text": "second"}'
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "row"),
+    [
+        (b'{"text": "a"}\n' + TWICE + b'\n{"text": "b"}\n', 2, 0),
+        (b'{"text": "a"}\n{"text": "b", "meta": [{"k": 1, "k": 1}]}\n{"text": "b"}\n', 2, 0),
+        (b'[{"text": "a"},\n' + TWICE + b',\n{"text": "b"}]', 2, 2),
+    ],
+)
+def test_a_key_twice_in_a_row_is_malformed(tmp_path: Path, content: bytes, line: int, row: int) -> None:
+    """Python's reader would take the last; pretraining ends there, finetuning counts the row."""
+    file = tmp_path / "data.json"
+    file.write_bytes(content)
+    found = as_sft(file)
+    assert [one.record["text"] for one in found if one.error is None] == ["a", "b"]
+    (wrong,) = [one for one in found if one.error is not None]
+    assert (wrong.error.code, wrong.line, wrong.row) == ("json-double-key", line, row)  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="twice in one JSON object"):
+        as_corpus(file)
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_module, "CHUNK_BYTES", 300)

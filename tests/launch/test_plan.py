@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def test_notes(plan_of: Callable[..., Plan]) -> None:
     says(plan_of(MP_DEVICE="cuda", PR="bf16", MP_NPROC="8"), "gradients-bf16", micro_batches=1)
     says(plan_of(MP_DEVICE="cuda", PR="fp8"), "fp8-travel-do")
     says(plan_of(MP_DEVICE="cuda", PR="bf16", DO="true", OPTIMIZER_OFFLOAD="auto"), "offload-unknown")
+
+
+def test_hidden_data_of_a_folder_are_named(plan_of: Callable[..., Plan], tmp_path: Path, world: Path) -> None:
+    """A folder stands for the idxmaps in it; `.ipynb_checkpoints` and its like hold copies of them."""
+    for name in ("a", ".b", ".hidden/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        for suffix in (".bin", ".idx"):
+            shutil.copy(world / f"text{suffix}", tmp_path / f"{name}{suffix}")
+    (tmp_path / "README.md").touch()
+    folder = str(tmp_path)
+    plan = plan_of(DATASET_PATH=folder, VALID_DATASET_PATH=folder)
+    assert [corpus.path for corpus in plan.train_data] == [f"{folder}/a"]
+    says(plan, "left-out-hidden", folder=folder, files=2, names=[".b.idx", ".hidden/c.idx"])
+    assert len([note for note in plan.notes if note.code.startswith("left-out")]) == 1
+    assert not [note for note in plan_of(DATASET_PATH=f"{folder}/a").notes if note.code.startswith("left-out")]
 
 
 def test_notes_in_words(plan_of: Callable[..., Plan]) -> None:

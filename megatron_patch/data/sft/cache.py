@@ -298,6 +298,11 @@ def _account(found: Report, piece: tokenize.Piece) -> None:
     for counted, into in ((piece.formats, file.formats), (piece.unused_keys, file.unused_keys)):
         for name, count in counted.items():
             into[name] = into.get(name, 0) + count
+    for key, unread in piece.unread.items():
+        if key in file.unread:
+            file.unread[key].add(unread)
+        else:
+            file.unread[key] = unread
     for cause, line, row, why in piece.lost:
         found.lose(cause, file.path, line, row, why)
     for cause, line, row, why in piece.noted:

@@ -81,6 +81,21 @@ class Cause:
 
 
 @dataclass(kw_only=True)
+class Unread:
+    """A key of turns that nobody reads."""
+
+    count: int = 0
+    """Turns."""
+    line: int
+    """Of the first; as `Example.line` and `row`."""
+    row: int
+
+    def add(self, other: Unread) -> None:
+        """Count those of a later piece."""
+        self.count += other.count
+
+
+@dataclass(kw_only=True)
 class FileReport:
     """One source file."""
 
@@ -89,6 +104,8 @@ class FileReport:
     """Rows of each recognised format."""
     unused_keys: dict[str, int] = field(default_factory=dict)
     """Top-level keys that no format reads, and in how many rows they were met."""
+    unread: dict[str, Unread] = field(default_factory=dict)
+    """Keys of turns that neither their format nor the chat template reads."""
     special_rows: int = 0
     """Rows used whose texts spell a special token: the model reads it as one."""
 
@@ -97,8 +114,16 @@ class FileReport:
         formats = [f"{name} {count:,}" for name, count in self.formats.items()] or Message("sft-no-format")
         unused = Message("sft-unused-keys", keys=list(self.unused_keys)) if self.unused_keys else ""
         yield Message("sft-file", path=self.path, formats=formats, unused=unused)
+        if self.unread:
+            keys: list[Message] = [self._unread(key, found) for key, found in list(self.unread.items())[:SHOWN]]
+            keys += [Message("and-more", more=len(self.unread) - SHOWN)] if len(self.unread) > SHOWN else []
+            yield Message("indented", text=Message("sft-unread", keys=keys))
         if self.special_rows:
             yield Message("indented", text=Message("sft-special", rows=self.special_rows))
+
+    def _unread(self, key: str, found: Unread) -> Message:
+        first = place(self.path, found.line, found.row)
+        return Message("sft-unread-key", key=repr(key[:40]), count=found.count, first=first)
 
 
 @dataclass(kw_only=True)
@@ -195,9 +220,14 @@ class Report:
                 "lost": {name: cause(fields) for name, fields in content["lost"].items()},
                 "truncated": cause(content["truncated"]),
                 "noted": {name: cause(fields) for name, fields in content.get("noted", {}).items()},
-                "files": [FileReport(**fields) for fields in content["files"]],
+                "files": [_file_report(fields) for fields in content["files"]],
             }
         )
+
+
+def _file_report(fields: dict[str, Any]) -> FileReport:
+    unread = {key: Unread(**found) for key, found in fields.get("unread", {}).items()}
+    return FileReport(**{**fields, "unread": unread})
 
 
 def _message(content: object) -> Message:

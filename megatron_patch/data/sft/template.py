@@ -70,6 +70,8 @@ class ChatTemplate:
         """
         self.texts = {"default": text} if isinstance(text, str) else dict(text)
         self.source = source
+        self._words = frozenset(word for text in self.texts.values() for word in re.findall(r"\w+", text))
+        self._writes_all = any(re.search(r"\b(messages?|msg)\s*\|\s*tojson", text) for text in self.texts.values())
         self._arguments: dict[str, Any] = {**named_tokens, "date_string": FIXED_DATE}
         self._special = re.compile("|".join(map(re.escape, sorted(special_tokens, key=len, reverse=True))) or r"(?!)")
         self._special_tokens = tuple(special_tokens)
@@ -113,6 +115,11 @@ class ChatTemplate:
     def follows_the_calendar(self) -> bool:
         """Whether it writes today's date in a way that `date_string` does not settle: a cache then lives one day."""
         return any("strftime_now" in text and "date_string" not in text for text in self.texts.values())
+
+    def reads(self, key: str) -> bool:
+        """Whether it may read this key of a message: its text has the word. Reasoning that it does not read is told
+        by `fidelity`."""
+        return self._writes_all or key in REASONING_KEYS or self._words.issuperset(re.findall(r"\w+", key))
 
     def spells_special_tokens(self, conversation: Conversation) -> bool:
         """Whether a text, tool or call of it holds what the tokenizer takes for a special token."""

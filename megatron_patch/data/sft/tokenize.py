@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,10 @@ from megatron_patch.data import rows
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.fidelity import Dropped
-from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, MalformedRow, format_of
+from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, Format, MalformedRow, format_of
 from megatron_patch.data.sft.formats.common import COMMON
 from megatron_patch.data.sft.loss_mask import Tokens, Turns, one_by_one
-from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED
+from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED, Unread
 from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError
 from megatron_patch.data.workers import in_order
 
@@ -56,6 +57,8 @@ class Piece:
     """Cause, line, row and reason of each row that is not used."""
     formats: Counter[str] = field(default_factory=Counter)
     unused_keys: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, Unread] = field(default_factory=dict)
+    """Keys of turns that nobody reads."""
     special_rows: int = 0
     """Rows whose texts spell a special token."""
     noted: list[Unused] = field(default_factory=list)
@@ -107,6 +110,7 @@ def tokenize_chunk(
     noted: list[Unused] = []
     formats: Counter[str] = Counter()
     unused: Counter[str] = Counter()
+    unread: dict[str, Unread] = {}
     rendered: list[Rendered] = []
     places: list[tuple[int, int]] = []
     special = count = 0
@@ -114,7 +118,10 @@ def tokenize_chunk(
     for row in parsed:
         count += 1
         try:
-            conversation = _conversation(row, formats, unused)
+            kind = format_of(row)
+            conversation = _conversation(kind, row, formats, unused)
+            for key in _unread_keys(kind, row.record, template):
+                unread.setdefault(key, Unread(line=row.line, row=row.row)).count += 1
             samples = one_by_one(conversation) if rules.turns == "one-by-one" else [conversation]
             count += max(0, len(samples) - 1)
             notes: list[tuple[str, Said]] = []
@@ -145,6 +152,7 @@ def tokenize_chunk(
         lost=lost,
         formats=formats,
         unused_keys=unused,
+        unread=unread,
         special_rows=special,
         noted=noted,
     )
@@ -166,11 +174,18 @@ def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Said]]) ->
     return rendered
 
 
-def _conversation(row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
-    kind = format_of(row)
+def _conversation(kind: Format, row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
     formats[kind.name] += 1
     unused.update(str(key) for key in row.record if key not in kind.keys)
     return kind.convert(row.record)
+
+
+def _unread_keys(kind: Format, record: Mapping[str, Any], template: ChatTemplate) -> Iterator[str]:
+    """Keys of a row's turns that neither its format nor the chat template reads, once for each turn."""
+    for turn in kind.turns(record):
+        for key, value in turn.items():
+            if key not in kind.turn_keys and value is not None and not (kind.passes_on and template.reads(str(key))):
+                yield str(key)
 
 
 def _encodable(rendered: Rendered) -> Rendered:

@@ -63,6 +63,27 @@ def test_every_row_is_accounted_for(mixed: TokenizedCache, tmp_path: Path) -> No
     assert "16 of 20 rows used" in text and "rows.jsonl:18: its text holds half" in text and "in 1 rows" in text
 
 
+def test_keys_of_messages_that_nobody_reads(tmp_path: Path, write_json_lines: Write, tokenizer_folder: Path) -> None:
+    """Counted, with the place of the first; what the template may read, what is null and weights are read."""
+    answer = {"role": "assistant", "content": "yes", "weight": 1, "reasoning_content": "why", "extra": None}
+    rows = [
+        {"messages": [{"role": "user", "content": "q"}, answer]},
+        {"messages": [{"role": "user", "content": "q", "mood": "good"}, {**answer, "mood": "bad", "tool_calls": []}]},
+        {"prompt": [{"role": "user", "content": "q", "mood": 1}], "completion": [answer]},
+        {"conversations": [{"from": "human", "value": "q", "tool_calls": 1}, {"from": "gpt", "value": "a", "loss": 1}]},
+    ]
+    cache = cache_of(write_json_lines(tmp_path / "rows.jsonl", rows), tokenizer_folder)
+    for found in (cache, cache_of(tmp_path / "rows.jsonl", tokenizer_folder)):  # the second is read from the disk
+        _, report = select(found, seq_length=LENGTH, loss="assistant", max_lost=0.9)
+        assert report.as_dict()["files"][0]["unread"] == {
+            "mood": {"count": 3, "line": 2, "row": 0},
+            "tool_calls": {"count": 1, "line": 4, "row": 0},
+        }
+        text = "\n".join(map(str, report.lines()))
+        assert "nor the chat template reads: 'mood' (3 messages, the first in " in text
+        assert f"'tool_calls' (1 message, the first in {tmp_path / 'rows.jsonl'}:4)" in text
+
+
 def test_overlong_rows(mixed: TokenizedCache) -> None:
     _, report = select(mixed, seq_length=LENGTH, loss="assistant", overlong="drop", max_lost=0.3)
     assert report.lost["too long"].count == 2 and report.samples == 15 and report.truncated.count == 0

@@ -26,6 +26,8 @@ ARGUMENTS = ("arguments", "parameters", "args", "input")
 """What the arguments of a call are called: by OpenAI, by Llama's own format, by others."""
 WEIGHTS = ("weight", "loss", "train")
 """Keys of a turn that say whether it is trained."""
+MESSAGE = frozenset(("role", "content", "tool_calls", "function_call", *WEIGHTS))
+"""Keys of a message that are read here; the others are the chat template's to read."""
 TEXT_TYPES = ("text", "input_text", "output_text")
 """Types of content parts that hold text, in OpenAI's interfaces."""
 CONTEXT = "__context__"
@@ -80,6 +82,12 @@ class Format:
     """Every key that is read, COMMON among them; others are reported once per file."""
     matches: Callable[[Record], bool]
     convert: Callable[[Record], Conversation]
+    turns: Callable[[Record], list[Any]] = lambda record: []
+    """Of a record: its turns, where they are objects."""
+    turn_keys: frozenset[str] = frozenset()
+    """Every key of a turn that is read here."""
+    passes_on: bool = False
+    """The chat template gets a turn's other keys."""
 
 
 def turns_of(record: Record, *keys: str) -> list[Any] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megatron_patch.data.sft.formats.common import (
     COMMON,
+    MESSAGE,
     Conversation,
     Format,
     Record,
@@ -18,9 +21,12 @@ def _is_messages(record: Record) -> bool:
     return turns_of(record, "messages") is not None or first_turn_has(record, ("conversations",), "role")
 
 
+def _turns(record: Record) -> list[Any]:
+    return turns_of(record, "messages", "conversations") or []
+
+
 def _from_messages(record: Record) -> Conversation:
-    turns = turns_of(record, "messages", "conversations") or []
-    return conversation_of([message_of(turn, number) for number, turn in enumerate(turns, start=1)], record)
+    return conversation_of([message_of(turn, number) for number, turn in enumerate(_turns(record), start=1)], record)
 
 
 FORMAT = Format(
@@ -29,4 +35,7 @@ FORMAT = Format(
     keys=COMMON | {"messages", "conversations"},
     matches=_is_messages,
     convert=_from_messages,
+    turns=_turns,
+    turn_keys=MESSAGE,
+    passes_on=True,
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megatron_patch.data.sft.formats.common import (
     COMMON,
+    MESSAGE,
     Conversation,
     EmptyRow,
     Format,
@@ -18,10 +21,15 @@ def _is_prompt_completion(record: Record) -> bool:
     return "prompt" in record and "completion" in record
 
 
+def _turns(record: Record) -> list[Any]:
+    prompt, completion = record["prompt"], record["completion"]
+    return [*prompt, *completion] if isinstance(prompt, list) and isinstance(completion, list) else []
+
+
 def _from_prompt_completion(record: Record) -> Conversation:
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        turns = [message_of(turn, number) for number, turn in enumerate([*prompt, *completion], start=1)]
+        turns = [message_of(turn, number) for number, turn in enumerate(_turns(record), start=1)]
         return conversation_of(turns, record)
     question, reply = text_of(prompt, "prompt"), text_of(completion, "completion")
     if not question.strip() or not reply.strip():
@@ -36,4 +44,7 @@ FORMAT = Format(
     keys=COMMON | {"prompt", "completion"},
     matches=_is_prompt_completion,
     convert=_from_prompt_completion,
+    turns=_turns,
+    turn_keys=MESSAGE,
+    passes_on=True,
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
+    WEIGHTS,
     Conversation,
     Format,
     MalformedRow,
@@ -44,9 +46,12 @@ def _is_sharegpt(record: Record) -> bool:
     return turns_of(record, *keys) is not None and (first_turn_has(record, keys, "from") or not turns_of(record, *keys))
 
 
+def _turns(record: Record) -> list[Any]:
+    return turns_of(record, "conversations", "conversation") or []
+
+
 def _from_sharegpt(record: Record) -> Conversation:
-    turns = turns_of(record, "conversations", "conversation") or []
-    return conversation_of([_turn(turn, number) for number, turn in enumerate(turns, start=1)], record)
+    return conversation_of([_turn(turn, number) for number, turn in enumerate(_turns(record), start=1)], record)
 
 
 def _turn(turn: object, number: int) -> Message:
@@ -72,4 +77,6 @@ FORMAT = Format(
     keys=COMMON | {"conversations", "conversation"},
     matches=_is_sharegpt,
     convert=_from_sharegpt,
+    turns=_turns,
+    turn_keys=frozenset(("from", "value", *WEIGHTS)),
 )
