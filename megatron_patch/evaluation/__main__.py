@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of, remote_code
+from megatron_patch.common.errors import UsageError, print_error
 from megatron_patch.common.files import real_path
 from megatron_patch.common.machine import installed_gpus, visible_gpus
+from megatron_patch.common.messages import Message, language_of, localized, say, wording_of
 from megatron_patch.common.run_folder import PLAN
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
-from megatron_patch.evaluation.options import Request, UsageError, parse
+from megatron_patch.evaluation.options import Request, parse
 from megatron_patch.evaluation.run import Evaluation, ModelError, Settings, evaluate
 
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
@@ -31,14 +34,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         request = parse(argv)
         if RANK == 0 and request.output and (problems := results.try_folder(request.output)):
-            raise UsageError(problems)
+            raise UsageError.of(problems)
         found = [] if request.others else _questions(request)
         if request.others and RANK == 0:
             _check_others(request)
         paths = [path for path in (request.against, request.checkpoint) if path]
         models = [hf_model_of(path, request.hf_path, request.cache) for path in paths]
     except (UsageError, DataError) as error:
-        print(*error.problems, sep="\n", file=sys.stderr)
+        print_error(error, os.environ)
         return 2
     except HFModelError as error:
         print(f"CHECKPOINT: {error}", file=sys.stderr)
@@ -47,12 +50,12 @@ def main(argv: Sequence[str]) -> int:
     if RANK == 0 and (
         problems := [problem for place in dict.fromkeys(places) for problem in results.try_folder(place)]
     ):
-        print(*problems, sep="\n", file=sys.stderr)
+        print_error(UsageError.of(problems), os.environ)
         return 2
     if "LOCAL_RANK" not in os.environ and (gpus := _gpus(request.settings)) > 1:
         return _on_all_gpus(gpus, argv)
     if RANK == 0 and found:
-        print(*(data.describe() for data in found), sep="\n")
+        print(*(data.describe().localized() for data in found), sep="\n")
     command = shlex.join(["sh", "LM-Evaluation-Harness/evaluate.sh", *argv])
     try:
         if request.others:
@@ -64,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"CHECKPOINT: {error}", file=sys.stderr)
         return error.status
     except (ModelError, results.Unwritten) as error:
-        print(error, file=sys.stderr)
+        print_error(error, os.environ)
         return error.status
     return 0
 
@@ -79,7 +82,7 @@ def _check_others(request: Request) -> None:
     from megatron_patch.evaluation import any_tasks  # lm_eval: seconds
 
     leaves = any_tasks.check(request.settings.tasks, any_tasks.places_of(request.places, request.cache))
-    print(f"{len(leaves)} of lm_eval's tasks, with data of this machine", flush=True)
+    say("eval-tasks", tasks=len(leaves))
 
 
 def _score_others(request: Request, models: Sequence[HFModel], places: Sequence[Path], command: str) -> int:
@@ -88,6 +91,7 @@ def _score_others(request: Request, models: Sequence[HFModel], places: Sequence[
     data = any_tasks.places_of(request.places, request.cache)
     how = any_tasks.HowToAsk(num_fewshot=request.num_fewshot, chat_template=request.chat_template)
     done: list[any_tasks.Scores] = []
+    wording = wording_of(os.environ)
     for model, folder in zip(models, places, strict=True):
         if RANK == 0:
             print(f"\n{model.label}: {model.folder}")
@@ -96,13 +100,12 @@ def _score_others(request: Request, models: Sequence[HFModel], places: Sequence[
         if scores is None:
             continue
         scores.summary["command"] = command
-        print(any_tasks.markdown(scores.summary))
-        print(*(f"wrote {file}" for file in results.put(folder, scores.files())), sep="\n", flush=True)
+        print(any_tasks.markdown(scores.summary, wording))
+        results.say_written(results.put(folder, scores.files()))
         done.append(scores)
     if len(done) == 2:
-        table = any_tasks.compare(*done)
-        print("\n" + table)
-        print(*(f"wrote {file}" for file in results.put(places[-1], {any_tasks.COMPARISON: table})), sep="\n")
+        print("\n" + any_tasks.compare(done[0], done[1], wording))
+        results.say_written(results.put(places[-1], {any_tasks.COMPARISON: any_tasks.compare(done[0], done[1])}))
     return 0
 
 
@@ -131,21 +134,25 @@ def _one(
     if evaluation is None:
         return None
     evaluation.summary["command"] = command
-    head, rows = ("Group", "groups") if evaluation.summary["groups"] else ("Subject", "subjects")
-    print(results.table(head, evaluation.summary[rows], lambda row: row["title"]))
+    code, rows = ("eval-group", "groups") if evaluation.summary["groups"] else ("eval-subject", "subjects")
+    print(results.table(Message(code), evaluation.summary[rows], _title, wording_of(os.environ)))
     seconds, rate = evaluation.summary["seconds"]["evaluation"], evaluation.summary["choices_per_second"]
-    print(
-        f"{evaluation.summary['choices']} choices in {seconds:.1f} s, {rate:.0f} a second, after the model was loaded"
-    )
-    print(*(f"wrote {file}" for file in results.write(evaluation, folder)), sep="\n", flush=True)
+    say("eval-speed", choices=evaluation.summary["choices"], seconds=seconds, rate=rate)
+    results.say_written(results.write(evaluation, folder))
     return evaluation, folder
+
+
+def _title(row: dict[str, Any]) -> str:
+    """Of a group or subject; subjects have a Chinese one too."""
+    chinese = language_of(os.environ) == "zh"
+    return str(row.get("title_zh", row["title"]) if chinese else row["title"])
 
 
 def _say_remote_code(model: HFModel, settings: Settings) -> None:
     lines = remote_code(model.folder)
     if lines:
-        said = "will run" if settings.trust_remote_code else "is NOT run (--trust-remote-code would run it)"
-        print(f"the checkpoint brings code, which {said}:", *lines, sep="\n  ", flush=True)
+        code = "remote-code-runs" if settings.trust_remote_code else "remote-code-waits"
+        print(localized(code), *lines, sep="\n  ", flush=True)
 
 
 def _output(request: Request, model: HFModel) -> Path:
@@ -161,8 +168,8 @@ def _output(request: Request, model: HFModel) -> Path:
 def _compare(done: Sequence[tuple[Evaluation, Path] | None]) -> None:
     (first, _), (second, folder) = (one for one in done if one is not None)
     comparison = compare.compare(first, second)
-    print("\n" + compare.markdown({**comparison, "subjects": []}))
-    print(*(f"wrote {file}" for file in compare.write(comparison, folder)), sep="\n")
+    print("\n" + compare.markdown({**comparison, "subjects": []}, wording_of(os.environ)))
+    results.say_written(compare.write(comparison, folder))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager, _factory
 
 from megatron_patch.checkpoint.hf_model import HFModel
-from megatron_patch.common.values import nearest
+from megatron_patch.common.messages import Message, Wording, at
+from megatron_patch.common.values import nearest_word
 from megatron_patch.evaluation.data import DataError, shortened
 from megatron_patch.evaluation.local_datasets import LocalDatasets, NoData
+from megatron_patch.evaluation.results import IN_ENGLISH, about_scores
 from megatron_patch.evaluation.run import ModelError, Settings, about_model, load_model
 from megatron_patch.evaluation.tasks import replaced
 
@@ -73,32 +75,33 @@ def check(names: Sequence[str], data: LocalDatasets) -> list[str]:
         DataError: with every task that is unknown, every data set that is not here, and what is wrong with others.
     """
     known = manager().all_tasks
-    problems = [
-        f"TASKS: {name!r} is not a task of lm_eval {version('lm-eval')}{nearest(name, tuple(known))}"
-        for name in names
-        if name not in known
-    ]
-    if problems:
-        raise DataError(problems)
-    missing: list[str] = []
+    if problems := [_unknown(name, tuple(known)) for name in names if name not in known]:
+        raise DataError.of(problems)
+    missing: list[Message] = []
     leaves: list[str] = []
     with local_data(data, missing):
         for name in names:
             try:
                 leaves += manager().load([name])["tasks"]
             except Exception as error:  # a package that its task needs, or a task that is not plain data
-                missing.append(f"{name}: cannot be built: {type(error).__name__}: {error}")
+                missing.append(at(name, "eval-task-broken", kind=type(error).__name__, error=str(error)))
     if missing:
-        raise DataError([f"DATA: {line}" for line in shortened(list(dict.fromkeys(missing)))])
+        raise DataError.of(shortened(list(dict.fromkeys(missing)))).about("DATA")
     return leaves
 
 
+def _unknown(name: str, known: tuple[str, ...]) -> Message:
+    near = nearest_word(name, known)
+    hint = Message("eval-nearest", name=near) if near else ""
+    return at("TASKS", "eval-unknown-task", name=name, version=version("lm-eval"), hint=hint)
+
+
 @contextmanager
-def local_data(data: LocalDatasets, missing: list[str] | None = None) -> Iterator[None]:
+def local_data(data: LocalDatasets, missing: list[Message] | None = None) -> Iterator[None]:
     """Inside, lm_eval's tasks take their data from this machine.
 
     Args:
-        missing: gets a line for each task that has none, which is then left out; None raises instead.
+        missing: gets a message for each task that has none, which is then left out; None raises instead.
     """
     load = functools.cache(lambda path, name, options: data.load(path, name, json.loads(options)))
 
@@ -118,8 +121,8 @@ def local_data(data: LocalDatasets, missing: list[str] | None = None) -> Iterato
         except Exception as error:  # a split or column that is not there raises whatever the task's code does
             if missing is None:
                 raise
-            reason = str(error) if isinstance(error, NoData) else _misfit(config, error)
-            missing.append(f"{config['task']}: {reason}")
+            reason = error.messages[0] if isinstance(error, NoData) else _misfit(config, error)
+            missing.append(Message("at", path=config["task"], what=reason))
             return SimpleNamespace(task_name=config["task"])
 
     datasets.disable_progress_bars()
@@ -130,8 +133,9 @@ def local_data(data: LocalDatasets, missing: list[str] | None = None) -> Iterato
         yield
 
 
-def _misfit(config: dict[str, Any], error: Exception) -> str:
-    return f"what lies here is not {config.get('dataset_path')} as its task reads it: {type(error).__name__}: {error}"
+def _misfit(config: dict[str, Any], error: Exception) -> Message:
+    kind = type(error).__name__
+    return Message("eval-misfit", name=config.get("dataset_path"), kind=kind, error=str(error))
 
 
 def evaluate(model: HFModel, data: LocalDatasets, settings: Settings, how: HowToAsk) -> Scores | None:
@@ -142,7 +146,7 @@ def evaluate(model: HFModel, data: LocalDatasets, settings: Settings, how: HowTo
     """
     lm = load_model(model, settings)
     if how.chat_template and not lm.tokenizer.chat_template:
-        raise ModelError(f"--apply-chat-template: {model.folder} has no chat template")
+        raise ModelError.at("--apply-chat-template", "eval-no-template", folder=model.folder)
     started = time.monotonic()
     with local_data(data):
         results = lm_eval.simple_evaluate(
@@ -159,7 +163,7 @@ def evaluate(model: HFModel, data: LocalDatasets, settings: Settings, how: HowTo
         return None
     samples = [{"task": task, **sample} for task, rows in results["samples"].items() for sample in rows]
     if wrong := sum(not _finite(sample["resps"]) for sample in samples):
-        raise ModelError(f"CHECKPOINT: {model.folder} gives NaN or inf in {wrong} of {len(samples)} questions")
+        raise ModelError.at("CHECKPOINT", "eval-nan", folder=model.folder, wrong=wrong, questions=len(samples))
     summary = {
         **about_model(model, lm),
         "settings": {**asdict(settings), **asdict(how)},
@@ -196,16 +200,14 @@ def rows(results: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def markdown(summary: dict[str, Any]) -> str:
+def markdown(summary: dict[str, Any], wording: Wording = IN_ENGLISH) -> str:
     """A table of all scores."""
-    about = (
-        f"# {summary['label']}\n\n`{summary['checkpoint']}` · {summary['parameters']:,} parameters · {summary['dtype']}"
-        f" · scoring `{summary['scoring_used']}` · lm_eval {summary['versions']['lm-eval']} · {summary['date']}\n"
-    )
-    limit = summary["settings"]["limit"]
-    about += f"\n- Only the first {limit} questions of each task were asked.\n" if limit else ""
+    told = [f"# {summary['label']}\n", wording.text(about_scores(summary))]
+    if limit := summary["settings"]["limit"]:
+        told.append("\n- " + wording.text(Message("eval-limit-tasks", limit=limit)))
+    about = "\n".join(told) + "\n"
     lines = [
-        "| Task | Metric | Shots | Questions | Value | Standard error |",
+        wording.text(Message("eval-tasks-head")),
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in summary["scores"]:
@@ -215,19 +217,20 @@ def markdown(summary: dict[str, Any]) -> str:
     return about + "\n" + "\n".join(lines) + "\n"
 
 
-def compare(first: Scores, second: Scores) -> str:
+def compare(first: Scores, second: Scores, wording: Wording = IN_ENGLISH) -> str:
     """Both models' scores side by side."""
     one, other = first.summary, second.summary
     found = {(row["task"], row["metric"], row["filter"]): row["value"] for row in one["scores"]}
     lines = [
-        f"| Task | Metric | {one['label']} | {other['label']} | Difference |",
+        wording.text(Message("eval-tasks-compared", first=one["label"], second=other["label"])),
         "| --- | --- | ---: | ---: | ---: |",
     ]
     for row in other["scores"]:
         before = found[row["task"], row["metric"], row["filter"]]
         cells = [row["task"], _metric(row), f"{before:.4f}", f"{row['value']:.4f}", f"{row['value'] - before:+.4f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    return f"# {other['label']} against {one['label']}\n\n" + "\n".join(lines) + "\n"
+    head = wording.text(Message("eval-against", first=one["label"], second=other["label"]))
+    return f"# {head}\n\n" + "\n".join(lines) + "\n"
 
 
 def _metric(row: dict[str, Any]) -> str:

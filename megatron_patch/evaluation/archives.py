@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message, say
 from megatron_patch.evaluation.benchmarks import KNOWN_ARCHIVES
 
 ENDINGS = (".tgz", ".tar.gz", ".tar", ".zip")
@@ -31,11 +32,11 @@ def unpack(archive: Path, below: Path) -> Path:
         ArchiveError: not an archive, damaged, too large, or with members that point outside.
     """
     if not archive.name.endswith(ENDINGS):
-        raise ArchiveError(f"{archive}: is neither a folder nor an archive ({', '.join(ENDINGS)})")
+        raise ArchiveError.at(archive, "archive-kind", endings=ENDINGS)
     try:
         digest = file_sha256(archive)
     except OSError as error:
-        raise ArchiveError(f"{archive}: cannot be read: {error.strerror}") from error
+        raise ArchiveError.at(archive, "archive-unreadable", error=error.strerror) from error
     target = below / f"{archive.name.split('.')[0]}-{digest[:12]}"
     if target.is_dir():
         return target
@@ -45,10 +46,11 @@ def unpack(archive: Path, below: Path) -> Path:
         _extract(archive, partial)
         partial.replace(target)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
-        raise ArchiveError(f"{archive}: cannot be unpacked: {error}") from error
+        raise ArchiveError.at(archive, "archive-damaged", error=error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"unpacked {archive} to {target}; {KNOWN_ARCHIVES.get(digest, 'no published checksum')} (sha256 {digest})")
+    known = KNOWN_ARCHIVES.get(digest) or Message("archive-unknown")
+    say("archive-unpacked", archive=archive, folder=target, known=known, sha256=digest)
     return target
 
 
@@ -71,11 +73,10 @@ def _extract(archive: Path, folder: Path) -> None:
 
 def _checked(archive: Path, name: str, usual: bool, size: int) -> int:
     """The size so far, of an archive whose next member may be unpacked."""
-    where = f"{archive}: {name!r}"
     if not usual:
-        raise ArchiveError(f"{where} is a link or a device; data sets have files and folders only")
+        raise ArchiveError.at(archive, "archive-link", name=name)
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PureWindowsPath(name).parts:
-        raise ArchiveError(f"{where} points outside of the folder that it is unpacked into")
+        raise ArchiveError.at(archive, "archive-outside", name=name)
     if size > _LIMIT:
-        raise ArchiveError(f"{archive}: holds more than {_LIMIT >> 30} GiB; the published data sets have a few MB")
+        raise ArchiveError.at(archive, "archive-large", most=_LIMIT >> 30)
     return size

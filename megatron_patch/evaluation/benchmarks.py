@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from megatron_patch.common.messages import Message, at
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -250,17 +252,18 @@ def task_owner(task: str) -> tuple[Benchmark, Subject] | None:
     return None
 
 
-def task_problems(names: Sequence[str]) -> list[str]:
+def task_problems(names: Sequence[str]) -> list[Message]:
     """What is wrong with TASKS; empty if each is one of the groups, or one of their subjects, once."""
     valid = {task for benchmark in BENCHMARKS.values() for task in (benchmark.name, *benchmark.tasks())}
     problems = [
-        f"TASKS: {name!r} is unknown; valid: {', '.join(BENCHMARKS)}, and their subjects, such as cmmlu_agronomy or "
-        "ceval-valid_law (other tasks: lm_eval itself)"
-        for name in names
-        if name not in valid
+        at("TASKS", "eval-unknown-group", name=name, groups=list(BENCHMARKS)) for name in names if name not in valid
     ]
     for benchmark in BENCHMARKS.values():
         twice = [name for name in names if benchmark.name in names and name in benchmark.tasks()]
-        problems += [f"TASKS: {name} is in {benchmark.name} already" for name in twice]
-    problems += [f"TASKS: {name} is named twice" for name in dict.fromkeys(names) if list(names).count(name) > 1]
-    return problems
+        problems += [at("TASKS", "eval-in-group", name=name, group=benchmark.name) for name in twice]
+    return problems + named_twice(names)
+
+
+def named_twice(names: Sequence[str]) -> list[Message]:
+    """Which tasks are."""
+    return [at("TASKS", "eval-twice", name=name) for name in dict.fromkeys(names) if list(names).count(name) > 1]

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.messages import Message, Wording, at, read_message, wording_of
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
@@ -27,12 +30,8 @@ SUMMARY, TABLE, CHART = "comparison.json", "comparison.md", "comparison.svg"
 Pair = tuple[dict[str, Any], dict[str, Any]]
 
 
-class NotComparable(ValueError):
-    """Evaluations of different questions or under different settings; `problems` has one line for each reason."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
+class NotComparable(UserError, ValueError):
+    """Evaluations of different questions or under different settings, with every reason."""
 
 
 def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
         NotComparable: with every reason.
     """
     if problems := _differences(first.summary, second.summary):
-        raise NotComparable(problems)
+        raise NotComparable.of(problems)
     pairs = _paired(first.answers, second.answers)
     gaps = [abs(x - y) for a, b in pairs for x, y in zip(a["logprobs"], b["logprobs"], strict=True)]
     return {
@@ -54,6 +53,7 @@ def compare(first: Evaluation, second: Evaluation) -> dict[str, Any]:
         "answers_changed": sum(a["choice"] != b["choice"] for a, b in pairs),
         "largest_logprob_difference": max(gaps),
         "data_notes": {data["title"]: data["notes"] for data in first.summary["data"].values()},
+        "data_messages": {data["title"]: data.get("messages", []) for data in first.summary["data"].values()},
         "groups": _rows(pairs, lambda a: task_owner(a["task"])[0].title),  # type: ignore[index]
         "categories": sorted(_rows(pairs, _category), key=_place),
         "subjects": _rows(pairs, lambda a: a["task"]),
@@ -66,14 +66,12 @@ def _paired(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -
     asked = {(answer["task"], answer["doc_id"]) for answer in first}
     if not first or asked != others.keys() or not len(asked) == len(first) == len(second):
         alone = len(asked ^ others.keys())
-        raise NotComparable(
-            [f"{len(first)} answers against {len(second)}, {alone} to questions that only one was asked"]
-        )
+        raise NotComparable("compare-answers", first=len(first), second=len(second), alone=alone)
     pairs = [(answer, others[answer["task"], answer["doc_id"]]) for answer in first]
     if wrong := [a["task"] for a, b in pairs if a["prompt_hash"] != b["prompt_hash"]]:
-        raise NotComparable([f"{len(wrong)} prompts differ, the first in {wrong[0]}"])
+        raise NotComparable("compare-prompts", wrong=len(wrong), task=wrong[0])
     if wrong := [a["task"] for a, b in pairs if len(a["logprobs"]) != len(b["logprobs"])]:
-        raise NotComparable([f"{len(wrong)} questions have another number of choices, the first in {wrong[0]}"])
+        raise NotComparable("compare-choices", wrong=len(wrong), task=wrong[0])
     return pairs
 
 
@@ -84,11 +82,11 @@ def _labels(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     return [f"{summary['label']} {summary['identity'][:6]}" for summary in (first, second)]
 
 
-def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+def _differences(first: dict[str, Any], second: dict[str, Any]) -> list[Message]:
     sides = (first, second)
     settings = [(name, *(s["settings"][name] for s in sides)) for name in ("tasks", "num_fewshot", "limit")]
     settings.append(("data", *({n: data["fingerprint"] for n, data in s["data"].items()} for s in sides)))
-    return [f"{name}: {a} against {b}; they must be the same" for name, a, b in settings if a != b]
+    return [at(name, "compare-settings", first=str(a), second=str(b)) for name, a, b in settings if a != b]
 
 
 def _category(answer: dict[str, Any]) -> str:
@@ -159,27 +157,27 @@ def _values(row: dict[str, Any]) -> list[tuple[float, float | None]]:
     return list(zip(row["acc"], row["acc_stderr"], strict=True))
 
 
-def verdict(comparison: dict[str, Any]) -> str:
+def verdict(comparison: dict[str, Any]) -> Message:
     """One sentence."""
     first, second = comparison["labels"]
+    both = {"first": first, "second": second, "questions": comparison["questions"]}
     if comparison["identical"]:
-        return f"{first} and {second} give exactly the same log-likelihoods on all {comparison['questions']} questions."
-    return (
-        f"{comparison['answers_changed']} of {comparison['questions']} answers differ between {first} and {second}; "
-        f"largest difference of a log-likelihood: {comparison['largest_logprob_difference']:.3g}."
-    )
+        return Message("compare-identical", **both)
+    changed, largest = comparison["answers_changed"], comparison["largest_logprob_difference"]
+    return Message("compare-changed", **both, changed=changed, largest=largest)
 
 
-def markdown(comparison: dict[str, Any]) -> str:
+def markdown(comparison: dict[str, Any], wording: Wording = results.IN_ENGLISH) -> str:
     """The three tables."""
     first, second = comparison["labels"]
-    notes = [f"- **{title}**: {note}" for title, notes in comparison["data_notes"].items() for note in notes]
-    parts = [f"# {second} against {first}", verdict(comparison), *(["\n".join(notes)] if notes else [])]
-    for head, rows in (("Group", "groups"), ("Category", "categories"), ("Subject", "subjects")):
+    notes = [f"- **{title}**: {wording.text(note)}" for title, note in _notes(comparison)]
+    head = wording.text(Message("eval-against", first=first, second=second))
+    parts = [f"# {head}", wording.text(verdict(comparison)), *(["\n".join(notes)] if notes else [])]
+    for code, rows in (("eval-group", "groups"), ("eval-category", "categories"), ("eval-subject", "subjects")):
         if not comparison[rows]:
             continue
         lines = [
-            f"| {head} | Questions | {first}, % | {second}, % | Difference | Standard error | Gained / lost |",
+            wording.text(Message("compare-head", head=Message(code), first=first, second=second)),
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for row in comparison[rows]:
@@ -189,8 +187,16 @@ def markdown(comparison: dict[str, Any]) -> str:
                 f"{100 * row['difference']:+.2f} | {error} | {row['gained']} / {row['lost']} |"
             )
         parts.append("\n".join(lines))
-    parts.append("Difference: second minus first, in points; its standard error is that of paired answers.")
+    parts.append(wording.text(Message("compare-difference")))
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(comparison: dict[str, Any]) -> Iterator[tuple[str, Message]]:
+    """What is said of the data of each benchmark; results of older versions have no codes."""
+    for title, notes in comparison["data_notes"].items():
+        told = comparison.get("data_messages", {}).get(title) or [None] * len(notes)
+        for note, message in zip(notes, told, strict=False):
+            yield title, read_message(message) or Message("uncoded", text=note)
 
 
 def main() -> None:
@@ -203,16 +209,16 @@ def main() -> None:
         first, second = (results.read(folder) for folder in args.results)
         comparison = compare(first, second)
     except NotComparable as error:
-        print(*error.problems, sep="\n", file=sys.stderr)
+        print_error(error, os.environ)
         sys.exit(2)
     except (OSError, ValueError) as error:
-        print(f"RESULTS: not what evaluate.sh wrote: {error}", file=sys.stderr)
+        print_error(results.BadResults.at("RESULTS", "results-foreign", error=error), os.environ)
         sys.exit(2)
-    print(markdown({**comparison, "subjects": []}))
+    print(markdown({**comparison, "subjects": []}, wording_of(os.environ)))
     try:
-        print(*(f"wrote {file}" for file in write(comparison, args.output or args.results[1])), sep="\n")
+        results.say_written(write(comparison, args.output or args.results[1]))
     except results.Unwritten as error:
-        print(error, file=sys.stderr)
+        print_error(error, os.environ)
         sys.exit(error.status)
 
 

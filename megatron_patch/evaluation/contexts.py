@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from megatron_patch.common.messages import say
+
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 """Texts, context tokens, continuation tokens: as in lm_eval."""
 
@@ -80,7 +82,7 @@ def contexts_of(requests: Sequence[Request], max_length: int) -> list[Context]:
         tokens = whole[-(max_length + 1) :][:-1]
         keyed.append(((-len(whole), tuple(whole)), Context(tokens=tokens, scored=len(continuation), choices=choices)))
     if too_long:
-        print(f"{too_long} of {len(keyed)} contexts exceed the model's {max_length} tokens: cut at their beginning")
+        say("contexts-cut", cut=too_long, contexts=len(keyed), most=max_length)
     return [context for _, context in sorted(keyed, key=lambda pair: pair[0])]
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from megatron_patch.common.errors import Refusal
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message, at
 from megatron_patch.evaluation.archives import ENDINGS, ArchiveError, unpack
 from megatron_patch.evaluation.benchmarks import Benchmark
 from megatron_patch.evaluation.synthetic import MARKER
@@ -23,13 +24,13 @@ _DEPTH = 4
 _SHOWN = 5
 """Problems of one kind that are spelled out."""
 
-INVENTED = "invented questions"
+INVENTED = Message("eval-invented")
 """Note of data that `synthetic` made."""
 
 Rows = list[dict[str, str]]
 
 
-class DataError(Refusal):
+class DataError(UserError, ValueError):
     """Questions that cannot be used."""
 
 
@@ -43,14 +44,15 @@ class LocalData:
     """By subject and split: rows with the benchmark's columns, all text."""
     fingerprint: str
     """SHA-256 over `questions`: scores are comparable only where it is equal."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
     """Why these are not the published questions; empty if every file has the published number of rows."""
 
-    def describe(self) -> str:
+    def describe(self) -> Message:
         """One line: what was found where."""
         total = sum(len(splits[self.benchmark.scored_split]) for splits in self.questions.values())
-        kind = "; ".join(self.notes) or "published row counts"
-        return f"{self.benchmark.title}: {len(self.questions)} subjects, {total} questions, {kind} ({self.folder})"
+        counts = {"subjects": len(self.questions), "questions": total}
+        kind = self.notes or Message("eval-published")
+        return Message("eval-found", title=self.benchmark.title, **counts, kind=kind, folder=self.folder)
 
 
 def find_all(benchmarks: list[Benchmark], places: list[Path], cache: Path = HARNESS) -> dict[str, LocalData]:
@@ -63,17 +65,15 @@ def find_all(benchmarks: list[Benchmark], places: list[Path], cache: Path = HARN
     Raises:
         DataError: all that is missing or wrong, in every benchmark.
     """
-    problems = [f"{place}: does not exist" for place in places if not place.exists()]
+    problems = [at(place, "eval-absent") for place in places if not place.exists()]
     found: dict[str, LocalData] = {}
     for benchmark in benchmarks:
         try:
             found[benchmark.name] = verify(benchmark, find(benchmark, places, cache))
-        except ArchiveError as error:
-            problems.append(str(error))
-        except DataError as error:
-            problems += error.problems
+        except (ArchiveError, DataError) as error:
+            problems += error.messages
     if problems:
-        raise DataError(list(dict.fromkeys(problems)))
+        raise DataError.of(list(dict.fromkeys(problems)))
     return found
 
 
@@ -84,11 +84,9 @@ def find(benchmark: Benchmark, places: list[Path], cache: Path = HARNESS) -> Pat
         for folder in _folders(below, _DEPTH):
             if any((folder / benchmark.file(s.name, benchmark.scored_split)).is_file() for s in benchmark.subjects):
                 return folder
-    where = ", ".join(map(str, places)) or f"{HARNESS}, the working folder and {HARNESS.parent.parent}"
+    where = places or Message("eval-usual-places", harness=HARNESS, above=HARNESS.parent.parent)
     wanted = benchmark.file("SUBJECT", benchmark.scored_split)
-    raise DataError(
-        [f"{benchmark.title}: no {wanted} in {where}; LM-Evaluation-Harness/README.md says where to get the data"]
-    )
+    raise DataError.at(benchmark.title, "eval-no-data", wanted=wanted, places=where)
 
 
 def _roots(benchmark: Benchmark, places: list[Path]) -> Iterator[Path]:
@@ -129,8 +127,8 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
         DataError: a missing file or column, a row that is cut or has no valid answer.
     """
     questions: dict[str, dict[str, Rows]] = {}
-    problems: list[str] = []
-    unusual: list[str] = []
+    problems: list[Message] = []
+    unusual: list[Message] = []
     for subject in benchmark.subjects:
         questions[subject.name] = {}
         for split in benchmark.splits:
@@ -139,14 +137,14 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
             problems += wrong
             questions[subject.name][split] = rows
             if len(rows) != subject.rows[split]:
-                name = benchmark.file(subject.name, split)
-                unusual.append(f"{name} has {len(rows)} rows, published are {subject.rows[split]}")
+                counts = {"rows": len(rows), "published": subject.rows[split]}
+                unusual.append(Message("eval-rows", file=benchmark.file(subject.name, split), **counts))
     if problems:
-        raise DataError([f"{benchmark.title} in {folder}: {line}" for line in shortened(problems)])
+        raise DataError.of(shortened(problems)).about(f"{benchmark.title}, {folder}")
     notes = [INVENTED] if (folder / MARKER).exists() else []
     if unusual:
         files = len(benchmark.subjects) * len(benchmark.splits)
-        notes.append(f"{len(unusual)} of {files} files differ from the published row counts: {unusual[0]}")
+        notes.append(Message("eval-unusual", different=len(unusual), files=files, first=unusual[0]))
     text = json.dumps(questions, ensure_ascii=False, sort_keys=True)
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     return LocalData(
@@ -154,32 +152,34 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
     )
 
 
-def _read(benchmark: Benchmark, file: Path) -> tuple[Rows, list[str]]:
+def _read(benchmark: Benchmark, file: Path) -> tuple[Rows, list[Message]]:
     """The rows of one CSV file, every value as it is written there, and what is wrong with them."""
     name = f"{file.parent.name}/{file.name}"
     if not file.is_file():
-        return [], [f"{name} is missing"]
+        return [], [Message("file-missing", file=name)]
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, strict=True)
             if missing := [c for c in benchmark.columns if c not in (reader.fieldnames or [])]:
-                return [], [f"{name} has no column {', '.join(missing)}"]
-            rows, problems = [], []
+                return [], [Message("eval-no-column", file=name, columns=missing)]
+            rows: Rows = []
+            problems: list[Message] = []
             for row in reader:
                 answer = row[benchmark.columns[-1]]
                 if None in row or None in row.values():
-                    problems.append(f"{name}, line {reader.line_num}: wanted {len(reader.fieldnames or [])} fields")
+                    fields = len(reader.fieldnames or [])
+                    problems.append(Message("eval-fields", file=name, line=reader.line_num, fields=fields))
                 elif answer not in ("A", "B", "C", "D"):
-                    problems.append(f"{name}, line {reader.line_num}: answer is {answer!r}, wanted A, B, C or D")
+                    problems.append(Message("eval-answer", file=name, line=reader.line_num, answer=answer))
                 rows.append({column: row[column] for column in benchmark.columns})
     except (UnicodeDecodeError, csv.Error) as error:
-        return [], [f"{name} is not CSV in UTF-8: {error}"]
+        return [], [Message("eval-not-csv", file=name, error=error)]
     except OSError as error:
-        return [], [f"{name} cannot be read: {error.strerror}"]
-    return rows, problems if rows else [f"{name} has no rows"]
+        return [], [Message("eval-unreadable", file=name, error=error.strerror)]
+    return rows, problems if rows else [Message("eval-no-rows", file=name)]
 
 
-def shortened(problems: list[str]) -> list[str]:
+def shortened(problems: list[Message]) -> list[Message]:
     """The first few, and how many more there are."""
     rest = len(problems) - _SHOWN
-    return problems[:_SHOWN] + ([f"and {rest} more like these"] if rest > 0 else [])
+    return problems[:_SHOWN] + ([Message("eval-more", more=rest)] if rest > 0 else [])

@@ -18,6 +18,8 @@ from typing import Any
 import datasets
 from huggingface_hub import constants
 
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.evaluation.data import HARNESS
 
 ENDINGS = (".parquet", ".json", ".jsonl", ".csv", ".tsv", ".arrow", ".gz", ".zst", ".zip", ".txt")
@@ -27,7 +29,7 @@ BUILDERS = ("json", "csv", "parquet", "text", "arrow", "pandas", "xml", "imagefo
 SHARD = re.compile(r"(?P<split>.+)-\d{5}-of-\d{5}(-[0-9a-f]+)?\.parquet")
 
 
-class NoData(Exception):
+class NoData(UserError):
     """A data set that is not here, or not what its task needs."""
 
 
@@ -53,18 +55,17 @@ class LocalDatasets:
             return self._of_files(path, name, options)
         folder = self._find(path)
         if folder is None:
-            where = ", ".join(map(str, self.places)) or "the usual places and the hub's cache"
-            raise NoData(f"{path} is not in {where}; it is published at https://huggingface.co/datasets/{path}")
+            raise NoData("dataset-absent", name=path, places=self.places or Message("dataset-usual-places"))
         place = self.cache / "datasets" / fingerprint(folder)[:16]
         try:
             return _load(folder, name, place)
         except Exception as error:  # whatever datasets makes of foreign files
-            raise NoData(f"{folder} cannot be read as {path}: {_in_a_line(error)}") from error
+            raise NoData("dataset-unreadable", folder=folder, name=path, error=_in_a_line(error)) from error
 
     def _of_files(self, builder: str, name: str | None, options: dict[str, Any]) -> datasets.DatasetDict:
         """A task that names its files."""
         if "://" in str(options.get("data_files")):
-            raise NoData(f"its task reads {options['data_files']} from the network")
+            raise NoData("dataset-remote", files=str(options["data_files"]))
         return datasets.load_dataset(builder, name, **options)
 
     def _find(self, path: str) -> Path | None:
@@ -113,7 +114,7 @@ def _load(folder: Path, name: str | None, cache: Path) -> datasets.DatasetDict:
     if (folder / name).is_dir():
         return datasets.load_dataset(str(folder / name), cache_dir=str(cache))
     folders = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    raise NoData(f"no configuration {name}; there are: {', '.join([*known, *folders][:8])}")
+    raise NoData("dataset-configuration", name=name, known=[*known, *folders][:8])
 
 
 def _published_files(folder: Path) -> dict[str, list[str]]:
@@ -130,6 +131,6 @@ def _published_files(folder: Path) -> dict[str, list[str]]:
     return found
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_a_line(error: Exception) -> NoData | str:
     first = next(iter(str(error).strip().splitlines()), "")
-    return first if isinstance(error, NoData) else f"{type(error).__name__}: {first}"
+    return error if isinstance(error, NoData) else f"{type(error).__name__}: {first}"

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import UsageError
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.values import Kind, choice, whole
-from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner, task_problems
+from megatron_patch.evaluation.benchmarks import BENCHMARKS, named_twice, task_owner, task_problems
 from megatron_patch.evaluation.data import HARNESS
 from megatron_patch.evaluation.run import SCORINGS, Settings
 
@@ -60,14 +62,6 @@ class Request:
     chat_template: bool
 
 
-class UsageError(ValueError):
-    """A command that cannot be carried out; `problems` has every reason."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        super().__init__("\n".join(problems))
-
-
 def parse(argv: Sequence[str]) -> Request:
     """Understand a command line.
 
@@ -79,19 +73,21 @@ def parse(argv: Sequence[str]) -> Request:
     others = [task for task in tasks if task not in BENCHMARKS and task_owner(task) is None]
     problems = _task_problems(tasks, others)
     folders = {"CHECKPOINT": args["checkpoint"], "--against": args["against"], "--hf-path": args["hf_path"]}
-    problems += [f"{name}: {path} is not a folder" for name, path in folders.items() if path and not path.is_dir()]
-    problems += [f"DATA: {place} does not exist" for place in args["data"] if not place.exists()]
+    for name, path in folders.items():
+        if path and not path.is_dir():
+            problems.append(at(name, "usage-no-folder", path=path))
+    problems += [at("DATA", "data-missing", source=place) for place in args["data"] if not place.exists()]
     values: dict[str, Any] = {}
     for name, (kind, default, _) in VALUES.items():
         typed = args[name.replace("-", "_")]
         try:
             values[name.replace("-", "_")] = None if typed is default is None else kind.parse(typed)
         except ValueError as error:
-            problems.append(f"--{name}: {typed!r}: {error}; valid: {kind.valid}")
+            problems.append(at(f"--{name}", "usage-value", typed=typed, why=error, valid=kind.expects))
     if args["apply_chat_template"] and not others:
-        problems.append("--apply-chat-template: CMMLU and C-Eval are asked without one; valid: for other tasks")
+        problems.append(at("--apply-chat-template", "eval-without-template"))
     if problems:
-        raise UsageError(problems)
+        raise UsageError.of(problems)
     num_fewshot = values.pop("num_fewshot")
     values["num_fewshot"] = num_fewshot or 0
     settings = Settings(tasks=tasks, device=args["device"], trust_remote_code=args["trust_remote_code"], **values)
@@ -109,16 +105,16 @@ def parse(argv: Sequence[str]) -> Request:
     )
 
 
-def _task_problems(tasks: Sequence[str], others: Sequence[str]) -> list[str]:
+def _task_problems(tasks: Sequence[str], others: Sequence[str]) -> list[Message]:
     """What can be told without lm_eval, which is seconds away."""
     if not tasks:
-        return ["TASKS: is empty"]
+        return [at("TASKS", "eval-no-task")]
     if not others:
         return task_problems(tasks)
     ours = [task for task in tasks if task not in others]
-    problems = [f"TASKS: {task} is named twice" for task in dict.fromkeys(tasks) if list(tasks).count(task) > 1]
+    problems = named_twice(tasks)
     if ours:
-        problems.append(f"TASKS: {ours[0]} with {others[0]}: CMMLU and C-Eval are asked by a command of their own")
+        problems.append(at("TASKS", "eval-mixed", name=ours[0], other=others[0]))
     return problems
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message, Wording, at, say
 from megatron_patch.common.records import Record
 from megatron_patch.common.records import read as read_record
 from megatron_patch.common.strict_json import parse_json
@@ -18,6 +20,9 @@ from megatron_patch.evaluation.records import Answer, Results
 from megatron_patch.evaluation.run import Evaluation, share_stderr
 
 SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
+
+IN_ENGLISH = Wording()
+"""Of files."""
 
 ORDER = ("STEM", "Social Science", "Humanities", "Other")
 """Of categories, in tables and charts."""
@@ -39,21 +44,25 @@ def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     )
 
 
-class Unwritten(OSError):
+class BadResults(UserError, ValueError):
+    """Files that are not what an evaluation writes."""
+
+
+class Unwritten(UserError, OSError):
     """Results that could not be put where they belong."""
 
     status = 1
     """Exit status."""
 
 
-def try_folder(folder: Path) -> list[str]:
+def try_folder(folder: Path) -> list[Message]:
     """What stands against writing into a folder, before hours are spent on what belongs there; empty if nothing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / ".try", "\n" * 4096)
         (folder / ".try").unlink()
     except OSError as error:
-        return [f"--output: {folder} cannot be written: {error.strerror or error}"]
+        return [_unwritable(folder, error)]
     return []
 
 
@@ -85,13 +94,23 @@ def put(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     try:
         return _put(folder, texts)
     except OSError as error:
-        problem = f"--output: {folder} cannot be written: {error.strerror or error}"
+        problem = _unwritable(folder, error)
     try:
         kept = Path(tempfile.mkdtemp(prefix="evaluation-"))
         _put(kept, texts)
     except OSError as error:
-        raise Unwritten(f"{problem}; nor can {tempfile.gettempdir()}: {error.strerror or error}") from error
-    raise Unwritten(f"{problem}; what was to be written is in {kept}")
+        raise Unwritten.of([problem, _unwritable(Path(tempfile.gettempdir()), error)]) from error
+    raise Unwritten.of([problem, Message("results-kept", folder=kept)])
+
+
+def say_written(files: Iterable[Path]) -> None:
+    """On the screen."""
+    for file in files:
+        say("wrote", file=file)
+
+
+def _unwritable(folder: Path, error: OSError) -> Message:
+    return at("--output", "folder-unwritable", folder=folder, error=error.strerror or error)
 
 
 def _put(folder: Path, texts: Mapping[str, str]) -> list[Path]:
@@ -105,7 +124,7 @@ def read(folder: Path) -> Evaluation:
     """An evaluation that `write` wrote.
 
     Raises:
-        OSError, ValueError: there is none, or a value is not what it must be; the file is named.
+        OSError, BadResults: there is none, or a value is not what it must be; the file is named.
     """
     summary = _parsed(Results, folder / SUMMARY, (folder / SUMMARY).read_bytes())
     lines = enumerate((folder / ANSWERS).read_bytes().splitlines(), 1)
@@ -118,7 +137,7 @@ def _parsed(kind: type[Record], where: object, text: bytes) -> dict[str, Any]:
     try:
         read_record(kind, text)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise BadResults("at", path=where, what=error) from error
     content: dict[str, Any] = parse_json(text)
     return content
 
@@ -137,36 +156,48 @@ def bars(summary: dict[str, Any]) -> list[Bar]:
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """Tables by group, category and subject, with standard errors."""
+    """Tables by group, category and subject, with standard errors, in English."""
     settings = summary["settings"]
+    shots = Message("eval-shots", shots=settings["num_fewshot"])
     about = [
         f"# {summary['label']}",
         "",
-        f"`{summary['checkpoint']}` · {summary['parameters']:,} parameters · {summary['dtype']} on "
-        f"{summary['devices']} x {summary['device']} · {settings['num_fewshot']}-shot · scoring "
-        f"`{summary['scoring_used']}` · lm_eval {summary['versions']['lm-eval']} · {summary['date']}",
+        str(about_scores(summary, shots)),
         "",
         *(f"- **{data['title']}**: {note}" for data in summary["data"].values() for note in data["notes"]),
     ]
     if settings["limit"]:
-        about.append(f"- Only the first {settings['limit']} questions of each subject were asked.")
+        about.append(f"- {Message('eval-limit-subjects', limit=settings['limit'])}")
     parts = ["\n".join(about).rstrip()]
     if summary["groups"]:
-        parts.append(table("Group", summary["groups"], lambda row: row["title"]))
+        parts.append(table(Message("eval-group"), summary["groups"], lambda row: row["title"]))
     for name, benchmark in BENCHMARKS.items():
         subjects = [row for row in summary["subjects"] if row["benchmark"] == name]
         if subjects:
             parts.append(f"## {benchmark.title}")
-            parts.append(table("Category", categories(subjects), lambda row: row["category"]))
-            parts.append(table("Subject", subjects, lambda row: f"{row['title']} {row['title_zh']}"))
+            parts.append(table(Message("eval-category"), categories(subjects), lambda row: row["category"]))
+            parts.append(table(Message("eval-subject"), subjects, lambda row: f"{row['title']} {row['title_zh']}"))
     if any(row["benchmark"] == CMMLU.name for row in summary["subjects"]):
-        parts.append("acc_norm is left out: all choices have one letter, so it equals acc.")
+        parts.append(str(Message("eval-acc-norm")))
     return "\n\n".join(parts) + "\n"
 
 
-def table(head: str, rows: Iterable[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> str:
+def about_scores(summary: dict[str, Any], shots: Message | str = "") -> Message:
+    """Of which model they are, and how it was asked."""
+    names = ("checkpoint", "parameters", "dtype", "devices", "device", "date")
+    told = {name: summary[name] for name in names}
+    lm_eval, scoring = summary["versions"]["lm-eval"], summary["scoring_used"]
+    return Message("eval-about", **told, shots=shots, scoring=scoring, lm_eval=lm_eval)
+
+
+def table(
+    head: Message,
+    rows: Iterable[dict[str, Any]],
+    name: Callable[[dict[str, Any]], str],
+    wording: Wording = IN_ENGLISH,
+) -> str:
     """One Markdown table of accuracies in percent."""
-    lines = [f"| {head} | Questions | Accuracy, % | Standard error |", "| --- | ---: | ---: | ---: |"]
+    lines = [wording.text(Message("eval-table-head", head=head)), "| --- | ---: | ---: | ---: |"]
     for row in rows:
         error = "-" if row["stderr"] is None else f"{100 * row['stderr']:.2f}"
         lines.append(f"| {name(row)} | {row['questions']} | {100 * row['acc']:.2f} | {error} |")

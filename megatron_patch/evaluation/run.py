@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.hf_model import HFModel
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import as_json
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
 from megatron_patch.evaluation.data import LocalData
 
@@ -23,7 +25,7 @@ TOKENS_PER_BATCH = {"cpu": 2048}
 """Of `shared` scoring; a GPU wants more."""
 
 
-class ModelError(ValueError):
+class ModelError(UserError, ValueError):
     """A model that cannot be evaluated."""
 
     status = 1
@@ -80,10 +82,8 @@ def evaluate(model: HFModel, found: Sequence[LocalData], settings: Settings) -> 
     samples = {task: sorted(rows, key=lambda row: row["doc_id"]) for task, rows in results["samples"].items()}
     answers = [_answer(task, sample) for task, rows in samples.items() for sample in rows]
     if wrong := sum(not all(map(math.isfinite, answer["logprobs"])) for answer in answers):
-        raise ModelError(
-            f"CHECKPOINT: {model.folder} gives NaN or inf as log-likelihood in {wrong} of {len(answers)} questions: "
-            "its scores would mean nothing, and none are written"
-        )
+        counts = {"wrong": wrong, "questions": len(answers)}
+        raise ModelError.at("CHECKPOINT", "eval-nan-logprobs", folder=model.folder, **counts)
     choices = sum(len(answer["logprobs"]) for answer in answers)
     summary = {
         **about_model(model, lm),
@@ -125,7 +125,8 @@ def load_model(model: HFModel, settings: Settings) -> FastHFLM:
             tokens_per_batch=settings.tokens_per_batch or TOKENS_PER_BATCH.get(device, 16384),
         )
     except Exception as error:  # whatever transformers makes of a foreign folder
-        raise ModelError(f"CHECKPOINT: {model.folder} cannot be loaded on {device}: {_in_a_line(error)}") from error
+        where = {"folder": model.folder, "device": device}
+        raise ModelError.at("CHECKPOINT", "generate-not-loaded", **where, error=_in_a_line(error)) from error
 
 
 def _in_a_line(error: Exception) -> str:
@@ -152,7 +153,9 @@ def _ask(lm: FastHFLM, found: Sequence[LocalData], settings: Settings) -> dict[s
                 limit=settings.limit,
             )
         except torch.OutOfMemoryError as error:
-            raise ModelError(f"--batch-size: {settings.batch_size} does not fit: {_in_a_line(error)}") from error
+            raise ModelError.at(
+                "--batch-size", "eval-memory", size=settings.batch_size, error=_in_a_line(error)
+            ) from error
     return results
 
 
@@ -179,7 +182,8 @@ def _about_data(data: LocalData) -> dict[str, Any]:
         "title": data.benchmark.title,
         "folder": str(data.folder),
         "fingerprint": data.fingerprint,
-        "notes": data.notes,
+        "notes": list(map(str, data.notes)),
+        "messages": as_json(data.notes),
     }
 
 

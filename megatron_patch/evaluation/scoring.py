@@ -24,6 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix
 from tqdm import tqdm
 
+from megatron_patch.common.messages import localized, say
 from megatron_patch.evaluation.contexts import Context, Request, Scores, contexts_of, pad_right, scored_positions
 from megatron_patch.evaluation.prefix import score_shared
 from megatron_patch.models import by_model_type
@@ -45,13 +46,13 @@ class FastHFLM(HFLM):
         """Spent in `loglikelihood`, tokenizing included."""
         config = self.model.config
         if scoring == "shared" and config.model_type not in by_model_type():
-            print(f"scoring: shared is for {', '.join(by_model_type())}, this is {config.model_type}: exact is used")
+            say("scoring-kind", known=tuple(by_model_type()), found=config.model_type)
             self.scoring = "exact"
         elif scoring == "shared" and getattr(config, "sliding_window", None) is not None:
-            print(f"scoring: shared knows no sliding window, {config.sliding_window} here: exact is used")
+            say("scoring-window", window=config.sliding_window)
             self.scoring = "exact"
         if self.scoring != "plain" and (self.backend != "causal" or self.batch_size == "auto"):
-            print("scoring: an encoder-decoder model, or batch size auto: plain is used")
+            say("scoring-plain")
             self.scoring = "plain"
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -132,4 +133,5 @@ def _chunks(contexts: list[Context], size: int) -> Iterator[list[Context]]:
 
 
 def _bar(requests: Sequence[Request], rank: int, disable: bool) -> tqdm[Any]:
-    return tqdm(total=len(requests), disable=disable or rank != 0, desc="Scoring choices", unit="choice")
+    head, unit = localized("scoring-bar"), localized("scoring-unit")
+    return tqdm(total=len(requests), disable=disable or rank != 0, desc=head, unit=unit)

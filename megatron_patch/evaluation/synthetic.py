@@ -9,12 +9,15 @@ also holds what trips readers of CSV: quotes, commas, numbers as options, option
 from __future__ import annotations
 
 import csv
+import os
 import random
 import sys
 import zlib
 from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import UsageError, print_error
+from megatron_patch.common.messages import say
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU, Benchmark, Subject
 
@@ -100,15 +103,11 @@ def main() -> None:
     parser.add_argument("--questions", default="3", help="per subject and split, or 'published' (default 3)")
     args = parser.parse_args()
     if args.questions != "published" and not (args.questions.isdecimal() and int(args.questions) > 0):
-        sys.exit(_usage(f"--questions: {args.questions!r}; wanted a number from 1, or 'published'"))
+        print_error(UsageError.at("--questions", "synthetic-questions", found=args.questions), os.environ)
+        sys.exit(2)
     folders = make(args.folder, None if args.questions == "published" else int(args.questions))
     for name, folder in folders.items():
-        print(f"{folder}: {len(BENCHMARKS[name].subjects)} subjects of invented questions for {name}")
-
-
-def _usage(problem: str) -> int:
-    print(problem, file=sys.stderr)
-    return 2
+        say("synthetic-written", folder=folder, subjects=len(BENCHMARKS[name].subjects), name=name)
 
 
 if __name__ == "__main__":

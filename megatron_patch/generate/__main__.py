@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.checkpoint.hf_model import HFModel
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
-from megatron_patch.common.messages import Wording, language_of
+from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.generate.errors import GenerateError
 from megatron_patch.generate.open import find, load, started_from, why_short
@@ -88,8 +88,7 @@ def draw(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> None:
 def _told(answer: Answer) -> str:
     """The text, and why it ends where it does."""
     message = why_short(answer)
-    text = Wording(language=language_of(os.environ)).text(message) if message else ""
-    return answer.text.rstrip("\n") + (f"\n[{text}]" if text else "")
+    return answer.text.rstrip("\n") + (f"\n[{message.localized()}]" if message else "")
 
 
 def as_json(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> list[str]:
@@ -145,8 +144,8 @@ def main(argv: Sequence[str]) -> int:
     given = vars(_parser().parse_args(argv))
     try:
         flags, asked = read_flags(given), _asked(given)
-        paths = {"before": started_from(given["model"]) if given["compare"] else given["before"]}
-        paths |= {"after" if paths["before"] else "": given["model"]}
+        other = started_from(given["model"]) if given["compare"] else given["before"]
+        paths = {localized("generate-before"): other, localized("generate-after") if other else "": given["model"]}
         found = {name: find(path, flags) for name, path in paths.items() if path}
         columns = [
             (f"{name}: {one.label}" if name else one.label, written_by(one, asked, flags))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
-from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.messages import Message
 from megatron_patch.common.terminal import guard
 from megatron_patch.generate.open import find, load, why_short
 from megatron_patch.generate.options import add_flags, read_flags
@@ -68,7 +68,7 @@ def show(text: str) -> None:
 
 def say(message: Message) -> None:
     """Something of ours, beside the answers."""
-    print(f"[{Wording(language=language_of(os.environ)).text(message)}]", file=sys.stderr, flush=True)
+    print(f"[{message.localized()}]", file=sys.stderr, flush=True)
 
 
 def talk(conversation: Conversation) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
+from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.formats import MalformedRow, Message
 from megatron_patch.data.sft.template import ChatTemplate
@@ -102,10 +103,10 @@ class AnsweringModel:
         self.model.eval()
 
     @property
-    def described(self) -> str:
+    def described(self) -> Said:
         """Size, element type and place."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return f"{self.model.num_parameters():,} parameters, {dtype}, {self.model.device}"
+        return Said("generate-model", parameters=self.model.num_parameters(), dtype=dtype, device=self.model.device)
 
     @cached_property
     def template(self) -> ChatTemplate:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of
 from megatron_patch.common.files import real_path
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.run_folder import PLAN, read_plan
 from megatron_patch.common.strict_json import read_object
 from megatron_patch.generate.errors import GenerateError
@@ -43,7 +43,7 @@ def load(found: HFModel, flags: ModelFlags) -> AnsweringModel:
     from megatron_patch.generate.model import AnsweringModel  # seconds: not before the arguments are known to be good
 
     model = AnsweringModel(found.folder, device=flags.device, dtype=flags.dtype)
-    print(f"{found.label}: {model.described}", file=sys.stderr, flush=True)
+    print(localized("at", path=found.label, what=model.described), file=sys.stderr, flush=True)
     return model
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.hf_model import CACHE
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.values import Kind, choice, real, whole
 from megatron_patch.generate.errors import GenerateError
 
@@ -61,17 +62,19 @@ def read_flags(given: Mapping[str, Any]) -> ModelFlags:
         GenerateError: with all that is wrong.
     """
     values: dict[str, Any] = {}
-    problems: list[str] = []
+    problems: list[Message] = []
     for name, (kind, _, _) in VALUES.items():
         typed = given[name.replace("-", "_")]
         try:
             values[name.replace("-", "_")] = None if typed is None else kind.parse(typed)
         except ValueError as error:
-            problems.append(f"--{name}: {typed!r}: {error}; valid: {kind.valid}")
+            problems.append(at(f"--{name}", "usage-value", typed=typed, why=error, valid=kind.expects))
     folders = {"MODEL": given["model"], "--hf-path": given["hf_path"], "--before": given.get("before")}
-    problems += [f"{name}: {path} is not a folder" for name, path in folders.items() if path and not path.is_dir()]
+    for name, path in folders.items():
+        if path and not path.is_dir():
+            problems.append(at(name, "usage-no-folder", path=path))
     if problems:
-        raise GenerateError("\n".join(problems))
+        raise GenerateError.of(problems)
     dtype = values.pop("dtype")
     return ModelFlags(
         hf_path=given["hf_path"], cache=given["cache"], device=given["device"], dtype=dtype, sampling=values

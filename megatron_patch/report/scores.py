@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
-from megatron_patch.charts.text import Text, Words
+from megatron_patch.charts.text import Text, Words, both
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import INVENTED
@@ -131,7 +131,7 @@ def _about(content: Results) -> Words:
 
 
 def _notes(content: Results) -> list[Words]:
-    if any(INVENTED in data.notes for data in content.data.values()):
+    if any(str(INVENTED) in data.notes for data in content.data.values()):
         notes: list[Words] = [_MEANINGLESS]
     else:
         notes = [f"{data.title}: {'; '.join(data.notes)}" for data in content.data.values() if data.notes]
@@ -161,7 +161,7 @@ def _pair(first: Finding[Results], second: Finding[Results]) -> Pair:
     except (OSError, ValueError) as reason:
         return Pair(labels=labels, refused=f"{second.name} is not compared with {first.name}: {reason}")
     rows = [_difference(row) for row in (*content["groups"], *content["categories"])]
-    return Pair(labels=content["labels"], verdict=_verdict(content), rows=rows)
+    return Pair(labels=content["labels"], verdict=both(compare.verdict(content)), rows=rows)
 
 
 def _difference(row: dict[str, Any]) -> Difference:
@@ -176,17 +176,6 @@ def _difference(row: dict[str, Any]) -> Difference:
         gained=row["gained"],
         lost=row["lost"],
     )
-
-
-def _verdict(content: dict[str, Any]) -> Words:
-    first, second = content["labels"]
-    count, changed = content["questions"], content["answers_changed"]
-    if content["identical"]:
-        chinese = f"{first} 与 {second} 在全部 {count} 题上的对数似然完全相同。"
-    else:
-        largest = f"{content['largest_logprob_difference']:.3g}"
-        chinese = f"{first} 与 {second} 有 {changed} / {count} 题的答案不同；对数似然的最大差值为 {largest}。"
-    return Text(compare.verdict(content), chinese)
 
 
 def _row_name(name: str) -> Words:

@@ -54,7 +54,7 @@ def test_differences_have_paired_standard_errors() -> None:
 def test_equal_answers_are_called_identical() -> None:
     comparison = compare(evaluation("a", [True, False]), evaluation("b", [True, False]))
     assert comparison["identical"]
-    assert "exactly the same log-likelihoods on all 2 questions" in verdict(comparison)
+    assert "exactly the same log-likelihoods on all 2 questions" in str(verdict(comparison))
     assert comparison["subjects"][0]["stderr"] is None, "one question has no standard error"
 
 
@@ -67,7 +67,7 @@ def test_other_questions_are_not_compared() -> None:
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["limit", "data"]
     other = evaluation("b", [True])
     other.answers[0]["prompt_hash"] = "x"
-    with pytest.raises(NotComparable, match="1 prompts differ"):
+    with pytest.raises(NotComparable, match="1 prompt differs"):
         compare(evaluation("a", [True]), other)
 
 

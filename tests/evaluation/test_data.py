@@ -39,16 +39,16 @@ def test_synthetic_sets_are_complete_and_always_the_same(tmp_path: Path, questio
     assert snapshot(tmp_path) == snapshot(questions)
     found = find_all(ALL, [questions])
     assert {name: len(one.questions) for name, one in found.items()} == {"cmmlu": 67, "ceval-valid": 52}
-    assert all("invented questions" in one.describe() for one in found.values())
+    assert all("invented questions" in str(one.describe()) for one in found.values())
     assert (questions / "ceval/test/law_test.csv").read_text(encoding="utf-8").startswith("id,question,A,B,C,D\n")
 
 
 def test_published_row_counts_are_recognized(tmp_path: Path) -> None:
     synthetic.make(tmp_path, None)
     for one in find_all(ALL, [tmp_path]).values():
-        assert one.notes == ["invented questions"]
+        assert list(map(str, one.notes)) == ["invented questions"]
         (one.folder / synthetic.MARKER).unlink()
-        assert "published row counts" in verify(one.benchmark, one.folder).describe()
+        assert "published row counts" in str(verify(one.benchmark, one.folder).describe())
 
 
 def test_values_stay_as_they_are_written(questions: Path) -> None:
@@ -186,7 +186,7 @@ def test_links_for_the_unmodified_lm_eval(tmp_path: Path, questions: Path) -> No
     shutil.copytree(questions / "cmmlu/test", tmp_path / CMMLU.hub_path / "test")
     said = put_in_place(one, tmp_path)
     assert (tmp_path / CMMLU.hub_path / "dev").resolve() == questions / "cmmlu/dev"
-    assert any("NOT replaced" in line for line in said), "somebody's own copy was overwritten"
+    assert any("NOT replaced" in str(line) for line in said), "somebody's own copy was overwritten"
     assert put_in_place(one, tmp_path) == said
 
 

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save
 
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.hf_model import hf_model_of, remote_code
+from megatron_patch.common.errors import UsageError
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.__main__ import main
-from megatron_patch.evaluation.options import UsageError, parse
+from megatron_patch.evaluation.options import parse
 
 from .conftest import HARNESS, ROOT
 
@@ -170,7 +171,8 @@ def test_output_is_tried_before_anything_is_scored(
     (tmp_path / "file").write_text("")
     assert main([str(model), "ceval-valid_law", str(questions), "--output", str(tmp_path / "file/out")]) == 2
     said = capfd.readouterr()
-    assert said.err == f"--output: {tmp_path}/file/out cannot be written: Not a directory\n"
+    what = f"--output: {tmp_path}/file/out cannot be written: Not a directory"
+    assert said.err == f"error: {what} [folder-unwritable]\n"
     assert "Law" not in said.out
 
 
@@ -185,7 +187,7 @@ def test_results_are_kept_where_their_place_is_lost(both, tmp_path: Path, monkey
     kept = Path(str(caught.value).rsplit(" ", 1)[1])
     assert results.read(kept).answers == evaluation.answers
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(results.Unwritten, match="nor can"):
+    with pytest.raises(results.Unwritten, match="nowhere cannot be written"):
         results.write(evaluation, tmp_path / "out")
 
 

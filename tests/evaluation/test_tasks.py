@@ -109,4 +109,5 @@ def test_names() -> None:
     assert task_owner("cmmlu") is None
     assert task_problems(["cmmlu", "ceval-valid_law"]) == []
     problems = task_problems(["cmlu", "cmmlu", "cmmlu_arts", "ceval-valid_law", "ceval-valid_law"])
-    assert [problem.split(" ", 2)[1] for problem in problems] == ["'cmlu'", "cmmlu_arts", "ceval-valid_law"]
+    told = [(problem.told.code, problem.told.values["name"]) for problem in problems]
+    assert told == [("eval-unknown-group", "cmlu"), ("eval-in-group", "cmmlu_arts"), ("eval-twice", "ceval-valid_law")]

@@ -117,7 +117,10 @@ def evaluation(label: str, questions: Path, share: float) -> Evaluation:
         row = {"acc": acc, "stderr": share_stderr(acc, len(right)), "questions": len(right)}
         groups.append({"group": name, "title": data.benchmark.title, **row})
     settings = {"tasks": list(found), "num_fewshot": 0, "limit": None}
-    about = {n: {"title": d.benchmark.title, "fingerprint": d.fingerprint, "notes": d.notes} for n, d in found.items()}
+    about = {
+        n: {"title": d.benchmark.title, "fingerprint": d.fingerprint, "notes": list(map(str, d.notes))}
+        for n, d in found.items()
+    }
     summary = {
         "checkpoint": label, "label": label, "identity": label * 8, "parameters": 1, "dtype": "float32",
         "device": "cpu", "devices": 1, "scoring_used": "exact", "settings": settings, "versions": {"lm-eval": "0.4.13"},
