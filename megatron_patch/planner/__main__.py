@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parser().parse_args(arguments)
     try:
+        if options.set and not options.emit:
+            raise PlannerError("planner-set-alone")
         job = _job(options)
         found = search(job, _choice(options, job))
         future = outlook(job.gpus, options.mtbf_hours) if options.mtbf_hours else None
@@ -41,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(localized("planner-error", error=error), file=sys.stderr)
         return USAGE_ERROR
     if options.plot:
+        options.plot.parent.mkdir(parents=True, exist_ok=True)
         options.plot.write_text(bar(found.best[0]), encoding="utf-8")
     if options.emit:
         print(line)

@@ -164,6 +164,13 @@ WAYS = ("dsw", "slurm", "k8s")
 """How a job may start: on this machine, through sbatch, or as manifests for Kubernetes."""
 
 
+DECIDED = frozenset(
+    {"ENV", "MODEL_SIZE", "BATCH_SIZE", "GLOBAL_BATCH_SIZE", "SEQ_LEN", "PAD_LEN", "PR", "TP", "PP", "CP", "SP", "DO"}
+    | {"AC", "OPTIMIZER_OFFLOAD", "MP_VP", "MP_VP_CHUNKS", "MP_NPROC", "MP_DEVICE", "MP_SLURM_NODES", "MP_SLURM_GPUS"}
+)
+"""What the planner itself was asked for or has found: another value would be another prediction."""
+
+
 def command(
     job: Job,
     prediction: Prediction,
@@ -179,7 +186,8 @@ def command(
             rates stand for what is not given.
         tokens: of the whole training; None: 1000 iterations.
     Raises:
-        PlannerError: `given` has a name that is no position and no variable, or dsw is asked for on several machines.
+        PlannerError: `given` has a name that is neither a position nor a variable, or one that the planner decides; dsw
+            is asked for on several machines.
     """
     known = {"TRAIN_TOKENS_OR_ITERS": str(round(tokens))} if tokens else {}
     given, layout = known | dict(given or {}), prediction.candidate.layout
@@ -187,6 +195,9 @@ def command(
     wrong = [name for name in given if name not in positions and not re.fullmatch("MP_[A-Z0-9_]+", name)]
     if wrong:
         raise PlannerError("planner-set-name", name=wrong[0])
+    decided = [name for name in given if name in DECIDED]
+    if decided:
+        raise PlannerError("planner-set-decided", name=decided[0])
     if way == "dsw" and layout.nodes > 1:
         raise PlannerError("planner-emit-dsw", nodes=layout.nodes)
     typed = {name: value for name, value in given.items() if name in positions}
@@ -194,9 +205,9 @@ def command(
     variables = variables_of(prediction.candidate) | _surroundings(layout, way)
     variables |= {name: value for name, value in given.items() if name not in positions}
     script = script_of(job.model)
-    words = [f"{name}={value}" for name, value in variables.items()]
-    words += ["sh", str(script), *values_of(job, prediction.candidate, **typed)]
-    return shlex.join([*words, *(["--emit", "k8s"] if way == "k8s" else [])])
+    assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    words = ["sh", str(script), *values_of(job, prediction.candidate, **typed)]
+    return " ".join([*assignments, shlex.join([*words, *(["--emit", "k8s"] if way == "k8s" else [])])])
 
 
 def _surroundings(layout: Layout, way: str | None) -> dict[str, str]:

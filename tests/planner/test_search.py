@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
@@ -189,6 +190,8 @@ def test_the_tokens_of_the_training_are_typed(capsys: pytest.CaptureFixture[str]
         ("--emit dsw", "4 machines; valid: slurm, k8s"),
         ("--emit slurm --set COLOUR=red", "--set COLOUR"),
         ("--emit slurm --set LR", "NAME=VALUE"),
+        ("--emit slurm --set TP=3", "--set TP: the planner decides it; --tp"),
+        ("--set LR=1e-5", "--set is for the command of --emit"),
     ],
 )
 def test_what_cannot_be_emitted(flags: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,3 +236,14 @@ def test_light() -> None:
     code = "import sys, megatron_patch.planner.__main__; print(*({'torch', 'numpy', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert done.stdout.strip() == ""
+
+
+def test_a_value_with_spaces_is_still_an_assignment(capsys: pytest.CaptureFixture[str]) -> None:
+    """A quoted `NAME=VALUE` would be a command that nobody finds: the shell that reads the line says what it sees."""
+    claims = "a:/x b:/y"
+    asked = ["8B", "--gpus", "16", "--global-batch", "128", "--emit", "k8s", "--set", f"MP_K8S_VOLUMES={claims}"]
+    assert main(asked) == 0
+    line = capsys.readouterr().out.replace(" sh /", " true /", 1).strip()
+    before, _, _ = line.partition(" true ")
+    shown = subprocess.run(["sh", "-c", f"{before}; echo $MP_K8S_VOLUMES"], capture_output=True, text=True, timeout=20)
+    assert shown.stdout.strip() == claims

@@ -15,6 +15,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "planner-too-long": "--seq {length}: {size} reads {most:token|tokens} at most",
     "planner-set-form": "--set {text}: has no value; valid: NAME=VALUE",
     "planner-set-name": "--set {name}: neither a position of the driver nor an MP_ variable",
+    "planner-set-decided": "--set {name}: the planner decides it; --tp, --pp, --cp, --vpp, --micro-batch, --recompute, "
+    "--gpus and the other flags ask for one",
+    "planner-set-alone": "--set is for the command of --emit, which is not given",
     "planner-emit-dsw": "--emit dsw: {nodes} machines; valid: slurm, k8s",
     "planner-whole": "invalid whole number from 1 value: {value}",
     "planner-number": "invalid number from 1 to 1e18 value: {value}",
@@ -66,6 +69,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "planner-too-long": "--seq {length}：{size} 最多读 {most} 个词元",
     "planner-set-form": "--set {text}：没有值；可用：NAME=VALUE",
     "planner-set-name": "--set {name}：既不是驱动脚本的值，也不是 MP_ 变量",
+    "planner-set-decided": "--set {name}：由规划器决定；用 --tp、--pp、--cp、--vpp、--micro-batch、--recompute、--gpus "
+    "等参数指定",
+    "planner-set-alone": "--set 用于 --emit 的命令，而没有给出 --emit",
     "planner-emit-dsw": "--emit dsw：需要 {nodes} 台机器；可用：slurm、k8s",
     "planner-whole": "应为不小于 1 的整数：{value}",
     "planner-number": "应为 1 到 1e18 的数：{value}",
