@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.run_folder import SLURM
@@ -188,9 +189,15 @@ def lead(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> int:
         signal.signal(number, pass_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
     status = step.wait()
-    if signal.SIGUSR1 in asked:
+    if signal.SIGUSR1 in asked and not _has_finished(plan):
         return _requeue(job, status)
     return status if status >= 0 else 128 - status
+
+
+def _has_finished(plan: Plan) -> bool:
+    """Whether all iterations were done when the time was almost up."""
+    ended = run_status.read_end(Path(plan.output))
+    return ended is not None and ended.how == "finished"
 
 
 def srun(plan: Plan, environ: Mapping[str, str]) -> list[str]:
