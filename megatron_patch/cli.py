@@ -38,6 +38,7 @@ COMMANDS = {
     "check": Command(module="checkpoint", after=("--check-only",), meaning="cli-check"),
     "verify": Command(module="checkpoint", before=("verify",), meaning="cli-verify"),
     "export": Command(module="checkpoint.export", meaning="cli-export"),
+    "adapters": Command(module="checkpoint.adapters", meaning="cli-adapters"),
     "chat": Command(module="generate.chat", meaning="cli-chat"),
     "generate": Command(module="generate", meaning="cli-generate"),
     "evaluate": Command(module="evaluation", meaning="cli-evaluate"),
@@ -91,22 +92,27 @@ def run(command: Command, words: Sequence[str]) -> int:
     return 0
 
 
-def help_text() -> str:
-    """All commands, one a line."""
+def help_text(first: str = "") -> str:
+    """All commands, one a line; or those that begin with this word."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {localized(command.meaning)}" for name, command in COMMANDS.items()]
-    lines += [f"  {'completion':<{width}}  {localized('cli-completion', shells='|'.join(SHELLS))}"]
+    chosen = {name: command for name, command in COMMANDS.items() if name.startswith(first)}
+    lines = [f"  {name:<{width}}  {localized(command.meaning)}" for name, command in chosen.items()]
+    if not first:
+        lines += [f"  {'completion':<{width}}  {localized('cli-completion', shells='|'.join(SHELLS))}"]
     return "\n".join([localized("cli-usage"), "", *lines])
 
 
 def _unknown(words: Sequence[str]) -> int:
     parts = [name.split()[1] for name in COMMANDS if name.startswith(f"{words[0]} ")]
+    if parts and words[1:] in (["--help"], ["-h"]):
+        print(help_text(words[0]))
+        return 0
     if parts:
         said = Message("cli-which-part", command=words[0], valid=parts)
         if words[1:]:
             said = Message("cli-not-part", word=repr(words[1]), command=words[0], valid=parts)
         print(said.localized(), file=sys.stderr)
-        return 0 if words[1:] in (["--help"], ["-h"]) else USAGE_ERROR
+        return USAGE_ERROR
     valid = list(dict.fromkeys([*(name.split()[0] for name in COMMANDS), "completion"]))
     print(localized("cli-not-command", word=repr(words[0]), valid=valid), file=sys.stderr)
     return USAGE_ERROR

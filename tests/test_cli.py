@@ -71,6 +71,12 @@ def test_what_is_not_a_command(words: list[str], capsys: pytest.CaptureFixture[s
     assert "sft" in said.err + said.out or "convert" in said.err
 
 
+def test_help_of_a_group_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in COMMANDS if name.startswith("data ")) and "  chat " not in said
+
+
 def test_exit_status_is_the_command_s() -> None:
     for words, status in ((["plan", "no-such-size"], 2), (["verify", "/no/such/folder"], 2), (["watch", "/no"], 2)):
         done = subprocess.run(

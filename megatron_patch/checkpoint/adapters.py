@@ -1,7 +1,7 @@
 """Adapters of a run as Hugging Face's PEFT keeps them, and merged into their base:
 
-python -m megatron_patch.checkpoint.adapters export --adapter RUN --output-path FOLDER
-python -m megatron_patch.checkpoint.adapters merge --adapter RUN_OR_PEFT --output-path FOLDER [--base BASE] [--check]
+megatron-patch adapters export --adapter RUN --output-path FOLDER
+megatron-patch adapters merge --adapter RUN_OR_PEFT --output-path FOLDER [--base BASE] [--check]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from megatron_patch.checkpoint.base_weights import Base, open_base
+from megatron_patch.checkpoint.chat_files import add_chat_files
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import copy_companions
@@ -50,6 +51,8 @@ class Adapter:
     """Of the weights that they were trained over; empty where nobody wrote it down (PEFT does not)."""
     source: str
     """`iter_0000020`, or a folder's name."""
+    run: Path
+    """Where the run lies that trained them, if one did."""
 
 
 def read_adapter(path: Path, base: Path | None = None) -> Adapter:
@@ -69,6 +72,7 @@ def read_adapter(path: Path, base: Path | None = None) -> Adapter:
             base=told,
             base_sha256="",
             source=path.name,
+            run=path.parent,
         )
     iteration = look_for_megatron(path)
     record = read_record(iteration.parent)
@@ -79,6 +83,7 @@ def read_adapter(path: Path, base: Path | None = None) -> Adapter:
         base=base or Path(record["base"]),
         base_sha256=record["base_sha256"],
         source=iteration.name,
+        run=iteration.parent.parent,
     )
 
 
@@ -170,6 +175,7 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
     with staged(target, facts) as stage, WorkBar("writing", nbytes) as bar:
         write_safetensors(stage, under.tensors(), maker, default_workers(), bar.advance)
         copy_companions(under.companions, stage.path, under.config, AS_TYPED[element_type])
+        add_chat_files(stage.path, adapter.run)
 
 
 def check(path: Path, merged: Path, *, base: Path | None = None) -> bool:
@@ -201,12 +207,16 @@ def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[str]:
 
 def main(argv: Sequence[str]) -> int:
     """`export` or `merge`; 0, 1 where the check failed, or 2 with what is wrong."""
-    parser = ArgumentParser(prog="python -m megatron_patch.checkpoint.adapters", allow_abbrev=False)
-    parser.add_argument("what", choices=("export", "merge"))
+    parser = ArgumentParser(
+        prog="megatron-patch adapters", description=str(__doc__).splitlines()[0][:-1] + ".", allow_abbrev=False
+    )
+    parser.add_argument(
+        "what", choices=("export", "merge"), help="export: a folder for PEFT; merge: a plain Hugging Face model"
+    )
     parser.add_argument("--adapter", type=Path, required=True, help="a run's output folder, an iteration, or PEFT's")
     parser.add_argument("--base", type=Path, default=None, help="merge: where the base lies now")
     parser.add_argument("--output-path", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     parser.add_argument("--check", action="store_true", help="merge: compare it layer by layer with base and adapters")
     options = parser.parse_args(argv)
     if options.check and options.what != "merge":

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from megatron_patch.checkpoint.chat_files import add_chat_files
 from megatron_patch.checkpoint.configuration import Configuration
 from megatron_patch.checkpoint.contents import RELEASE, TRACKER
 from megatron_patch.checkpoint.conversion import Conversion
@@ -225,3 +226,4 @@ def to_hf(
     with staged(target, facts, conversion.before_publishing) as stage:
         write_safetensors(stage, tensors, maker, conversion.workers, progress, shard_bytes)
         copy_companions(configuration.companions, stage.path, configuration.config, conversion.precision)
+        add_chat_files(stage.path, reader.folder.parent.parent)

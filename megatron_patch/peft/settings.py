@@ -105,7 +105,7 @@ def default_alpha(rank: int, alpha: float | None) -> float:
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """`q,v` or `all-linear`, in the order of a forward pass.
+    """`q,v` (PEFT's `q_proj,v_proj` too) or `all-linear`, in the order of a forward pass.
 
     Raises:
         ValueError: a word that is neither; its text is that word.
@@ -113,10 +113,11 @@ def parse_targets(text: str) -> tuple[str, ...]:
     words = [word.strip() for word in text.split(",")]
     if words == [ALL]:
         return TARGETS
-    for word in words:
-        if word not in TARGETS:
+    named = [word.removesuffix("_proj") for word in words]
+    for word, target in zip(words, named, strict=True):
+        if target not in TARGETS:
             raise ValueError(word)
-    return tuple(target for target in TARGETS if target in words)
+    return tuple(target for target in TARGETS if target in named)
 
 
 def shown_targets(targets: tuple[str, ...]) -> str:

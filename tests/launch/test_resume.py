@@ -164,6 +164,7 @@ def test_adapters_go_on_as_adapters(
 
 def test_adapters_are_the_same_however_they_are_given(over_adapters: Callable[..., list[Problem]]) -> None:
     assert over_adapters({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "q,v", "MP_LORA_ALPHA": "16"}) == []
+    assert over_adapters({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "v_proj, q_proj"}) == []
 
 
 def test_batches_of_the_past_are_fixed_and_those_to_come_may_grow(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from megatron_patch.common.texts import (
+    chat,
     cluster,
     command_lines,
     commands,
@@ -53,6 +54,7 @@ SUBJECTS: tuple[ModuleType, ...] = (
     rows,
     tokenizers,
     datasets,
+    chat,
     generate,
     evaluation,
     training,
