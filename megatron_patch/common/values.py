@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
@@ -179,6 +179,21 @@ def _text(expected: str, values: dict[str, object], *, white_space: str) -> Kind
 def shown(value: object) -> str:
     """A value as a person types it, `true` and not `True`; `not set` for None."""
     return "not set" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Described(Protocol):
+    """A row of a table that `--help` and the reference show."""
+
+    @property
+    def meaning(self) -> str: ...
+
+    @property
+    def chinese(self) -> str: ...
+
+
+def meaning_of(row: Described, language: str) -> str:
+    """What it is for."""
+    return row.chinese if language == "zh" else row.meaning
 
 
 def printable(text: str) -> str:

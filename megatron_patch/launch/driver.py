@@ -48,7 +48,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         print(render_all([problem], {"--family": family}, driver_wording(language_of(environ))), file=sys.stderr)
         return USAGE_ERROR
     if "--help" in arguments or "-h" in arguments:
-        print(help_text(family))
+        print(help_text(driver_wording(language_of(environ)), family))
         return 0
     values = [argument for argument in arguments if argument != "--dry-run"]
     dry_run, emit = len(values) < len(arguments), values[-2:] == ["--emit", "k8s"]
@@ -145,7 +145,7 @@ def _wrong_number(values: list[str], wording: Wording, family: str | None) -> in
         said = Message(code, given=given, wanted=wanted, missing=missing)
     else:
         said = Message("values-left-over", wanted=wanted, left=[quoted(one, wording) for one in values[wanted:]])
-    print("\n".join([usage(family), "", *table(family), "", wording.text(said)]), file=sys.stderr)
+    print("\n".join([usage(wording, family), "", *table(wording, family), "", wording.text(said)]), file=sys.stderr)
     return USAGE_ERROR
 
 

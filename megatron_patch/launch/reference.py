@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from megatron_patch.common.messages import Wording
-from megatron_patch.common.values import shown
+from megatron_patch.common.values import meaning_of, shown
 from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.variables import VARIABLES
@@ -57,7 +57,7 @@ def _positions(language: str) -> Iterator[str]:
     wording = Wording(language=language)
     yield from (TEXTS[language]["positions head"], "| --- | --- | --- | --- | --- |")
     for row in POSITIONS:
-        meaning = row.chinese if language == "zh" else row.meaning
+        meaning = meaning_of(row, language)
         yield _line(str(row.number), row.name, meaning, wording.text(row.kind.expects), f"`{row.example}`")
 
 
@@ -67,7 +67,7 @@ def _variables(language: str) -> Iterator[str]:
     for row in VARIABLES:
         default = "" if row.default is None else f"`{shown(row.default)}`"
         flag = f"`{row.flag}`" if row.flag else ""
-        meaning = row.chinese if language == "zh" else row.meaning
+        meaning = meaning_of(row, language)
         yield _line(f"`{row.name}`", meaning, wording.text(row.kind.expects), default, flag)
 
 

@@ -21,7 +21,7 @@ from megatron_patch.common.run_folder import (
     rank_log,
 )
 from megatron_patch.common.terminal import padded, width_of
-from megatron_patch.common.values import shown
+from megatron_patch.common.values import meaning_of, shown
 from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS, kind_of
@@ -42,27 +42,29 @@ def script_name(family: str | None = None) -> str:
     return (families()[family] if family is not None else default_family()).driver.rpartition("/")[2]
 
 
-def usage(family: str | None = None) -> str:
+def usage(wording: Wording, family: str | None = None) -> str:
     """One line."""
-    return f"sh {script_name(family)} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)"
+    return wording.text(Message("driver-usage", script=script_name(family)))
 
 
-def help_text(family: str | None = None) -> str:
+def help_text(wording: Wording, family: str | None = None) -> str:
     """The table of positions, the MP_ variables, an example."""
-    lines = [usage(family), "", *table(family), "", "Environment:"]
-    lines += ["  DRY_RUN=1 (or --dry-run after the 25 values) shows the plan and the command, and starts nothing."]
+    lines = [usage(wording, family), "", *table(wording, family), "", wording.text(Message("driver-environment"))]
+    lines += [wording.text(Message("driver-dry-run"))]
     for variable in VARIABLES:
         default = "" if variable.default is None else f" [{shown(variable.default)}]"
-        lines += [f"  {variable.name:<31} {variable.meaning}{default}: {variable.kind.valid}"]
-    lines += [f"  Under ENV=dlc also {', '.join(CLUSTER_VARIABLES)}.", "", "Example:", f"  {example(family)}"]
-    return "\n".join(lines)
+        values = {"meaning": meaning_of(variable, wording.language), "valid": variable.kind.expects}
+        lines += [wording.text(Message("driver-variable", name=f"{variable.name:<31}", default=default, **values))]
+    lines += [wording.text(Message("driver-dlc", names=CLUSTER_VARIABLES)), ""]
+    return "\n".join([*lines, wording.text(Message("driver-example")), f"  {example(family)}"])
 
 
-def table(family: str | None = None) -> Iterator[str]:
+def table(wording: Wording, family: str | None = None) -> Iterator[str]:
     """The 25 positions: number, name, meaning, valid values, example."""
     for row in POSITIONS:
-        yield f"  {row.number:>2}  {row.name:<25} {row.meaning}"
-        yield f"      {'':<25} valid: {kind_of(row, family).valid}; e.g. {examples(family)[row.name]}"
+        valid = Message("driver-valid", valid=kind_of(row, family).expects, example=examples(family)[row.name])
+        yield f"  {row.number:>2}  {row.name:<25} {meaning_of(row, wording.language)}"
+        yield f"      {'':<25} {wording.text(valid)}"
 
 
 def examples(family: str | None) -> dict[str, str]:

@@ -14,7 +14,6 @@ from megatron_patch.nemo.command_line import parse
 from megatron_patch.nemo.flags import SECRETS, table
 from megatron_patch.nemo.model_names import listing
 from megatron_patch.nemo.translate import Request, translate
-from megatron_patch.nemo.wording import wording
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> int:
@@ -27,8 +26,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
     """
     language = language_of(environ)
     if "--help" in arguments or "-h" in arguments:
-        print(Wording(language=language).text(Message("nemo-help", script=f"{stage}_llm.py")))
-        print("\n".join(table()))
+        speech = Wording(language=language)
+        print(speech.text(Message("nemo-help", script=f"{stage}_llm.py")), *table(speech), sep="\n")
         return 0
     _hide_secrets(environ, language)
     line = parse(arguments)

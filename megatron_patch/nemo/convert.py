@@ -8,20 +8,9 @@ from collections.abc import Sequence
 
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.options import Usage
-from megatron_patch.common.messages import Message, Wording, language_of
+from megatron_patch.common.messages import Message, Wording, language_of, say
 from megatron_patch.launch.problems import Problem, render_all
 from megatron_patch.nemo.model_names import MODEL_CLASSES, NameProblem, listing, size_of
-
-HELP = """usage: python {script} --source DIR --output-path DIR [--overwrite] [flags]
-
-  --source DIR              what is converted
-  --output-path DIR         the folder that is written (--output_path too)
-  --model-name NAME         LlamaModel, or a size
-  --model-config-name NAME  such as Llama31Config8B, or a size; left out, config.json says it
-  --overwrite               replace the target, in one step, when everything is written
-  --list                    all names
-
-and the converter's own flags: sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh --help"""
 
 
 def main(argv: Sequence[str], direction: str, script: str) -> int:
@@ -33,7 +22,7 @@ def main(argv: Sequence[str], direction: str, script: str) -> int:
         As the converter: 0 done, 1 the check failed, 2 refused.
     """
     if "--help" in argv or "-h" in argv:
-        print(HELP.format(script=script))
+        say("nemo-convert-usage", script=script)
         return 0
     if "--list" in argv:
         print("\n".join(listing()))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.data import preprocess
 from megatron_patch.data.sources import SUFFIXES
@@ -18,12 +19,17 @@ def preprocess_data(argv: list[str]) -> int:
     """`preprocess_data.sh` of NeMo-AI-Workflow: INPUT_DIR/DATA_PREFIX.jsonl to OUTPUT_DIR/preprocessed/."""
     parser = ArgumentParser(
         prog="preprocess_data.sh",
-        description="Turn INPUT_DIR/DATA_PREFIX.jsonl into OUTPUT_DIR/preprocessed/DATA_PREFIX_text_document.bin and "
-        ".idx. Other flags go to run_make_pretraining_dataset.sh.",
+        description=localized("nemo-data-about"),
         allow_abbrev=False,
     )
-    parser.add_argument("--hf-tokenizer", "--ht-tokenizer", required=True, metavar="TOKENIZER", help="folder or hub id")
-    parser.add_argument("--data-prefix", required=True, metavar="NAME", help="file name without folder and suffix")
+    parser.add_argument(
+        "--hf-tokenizer",
+        "--ht-tokenizer",
+        required=True,
+        metavar="TOKENIZER",
+        help=localized("nemo-data-help-tokenizer"),
+    )
+    parser.add_argument("--data-prefix", required=True, metavar="NAME", help=localized("nemo-data-help-prefix"))
     parser.add_argument("--input-dir", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--output-dir", required=True, type=Path, metavar="FOLDER")
     args, rest = parser.parse_known_args(argv)
@@ -50,17 +56,17 @@ def preprocess_data_for_megatron(argv: list[str]) -> int:
     """NeMo's `preprocess_data_for_megatron.py`, of the flags that concern text with these tokenizers."""
     parser = ArgumentParser(
         prog="preprocess_data_for_megatron.py",
-        description="NeMo's flags; others go to run_make_pretraining_dataset.sh.",
+        description=localized("nemo-data-about-megatron"),
         allow_abbrev=False,
     )
-    parser.add_argument("--input", required=True, type=Path, help="JSON Lines file or folder")
-    parser.add_argument("--json-keys", nargs="+", default=["text"], help="fields; each gives a dataset (%(default)s)")
-    parser.add_argument("--dataset-impl", default="mmap", choices=("mmap",), help="the only one here")
+    parser.add_argument("--input", required=True, type=Path, help=localized("nemo-data-help-input"))
+    parser.add_argument("--json-keys", nargs="+", default=["text"], help=localized("nemo-data-help-keys"))
+    parser.add_argument("--dataset-impl", default="mmap", choices=("mmap",), help=localized("nemo-data-help-impl"))
     parser.add_argument("--tokenizer-library", default="huggingface", choices=("huggingface", "sentencepiece"))
-    parser.add_argument("--tokenizer-type", help="huggingface: folder or hub id")
-    parser.add_argument("--tokenizer-model", type=Path, help="sentencepiece: the .model file")
+    parser.add_argument("--tokenizer-type", help=localized("nemo-data-help-type"))
+    parser.add_argument("--tokenizer-model", type=Path, help=localized("nemo-data-help-model"))
     parser.add_argument("--output-prefix", required=True, help="FOLDER/NAME")
-    parser.add_argument("--append-eod", action="store_true", help="end each document with EOD")
+    parser.add_argument("--append-eod", action="store_true", help=localized("nemo-data-help-eod"))
     args, rest = parser.parse_known_args(argv)
     hub = args.tokenizer_library == "huggingface"
     wanted = args.tokenizer_type if hub else args.tokenizer_model

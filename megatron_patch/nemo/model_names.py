@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.values import nearest_word
 from megatron_patch.models import (
     AUTO,
@@ -74,7 +75,7 @@ def size_of_config(config: Mapping[str, Any]) -> str | None:
 
 def listing() -> Iterator[str]:
     """All names, one line each."""
-    named = (f"{name} (as the checkpoint's config.json says)" if name == AUTO else name for name in size_names())
-    yield "sizes          " + ", ".join(named)
-    yield "NeMo's recipes " + ", ".join(f"{name} = {size}" for name, size in RECIPES.items())
-    yield "NeMo's configs " + ", ".join(f"{name} = {size}" for name, size in CONFIGS.items())
+    named = [Message("nemo-auto", name=name) if name == AUTO else name for name in size_names()]
+    yield localized("nemo-list-sizes", names=named)
+    yield localized("nemo-list-recipes", names=[f"{name} = {size}" for name, size in RECIPES.items()])
+    yield localized("nemo-list-configs", names=[f"{name} = {size}" for name, size in CONFIGS.items()])

@@ -100,7 +100,7 @@ def _is_last(vp_stage: int | None) -> bool:
 
 def _read(data: Iterator[dict[str, torch.Tensor]] | None) -> Raw:
     if data is None:
-        raise DataError("this rank has no data iterator")
+        raise DataError("no-data-iterator")
     sample = next(data)
     check_ids(sample)
     return {key: _on_device(sample.get(key)) for key in (*KEYS, "source")}

@@ -94,7 +94,7 @@ class Exporter:
             iteration = iteration_of(folder)
             if iteration in self._waiting:
                 self._waiting.remove(iteration)
-                self._say(f"{folder.name} is not exported: MP_KEEP_CHECKPOINTS={self._keep}, and newer ones are there")
+                self._say(localized("export-obsolete", name=folder.name, keep=self._keep))
 
     def _folder(self, iteration: int) -> Path:
         return self._output / EXPORTS / f"iter_{iteration:07d}"

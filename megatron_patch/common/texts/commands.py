@@ -1,8 +1,16 @@
-"""The `megatron-patch` command, `report` and `watch`."""
+"""The driver's help, the `megatron-patch` command, `report` and `watch`."""
 
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
+    "driver-usage": "sh {script} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)",
+    "driver-environment": "Environment:",
+    "driver-dry-run": "  DRY_RUN=1 (or --dry-run after the 25 values) shows the plan and the command, and starts "
+    "nothing.",
+    "driver-variable": "  {name} {meaning}{default}: {valid}",
+    "driver-valid": "valid: {valid}; e.g. {example}",
+    "driver-dlc": "  Under ENV=dlc also {names}.",
+    "driver-example": "Example:",
     "cli-usage": "usage: megatron-patch COMMAND ...      megatron-patch COMMAND --help      megatron-patch --version",
     "cli-not-command": "megatron-patch: {word} is not a command; valid: {valid}",
     "cli-not-part": "megatron-patch: {word} is not a part of {command}; valid: {valid}",
@@ -96,6 +104,13 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
+    "driver-usage": "sh {script} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      （25 个值，按此顺序）",
+    "driver-environment": "环境变量：",
+    "driver-dry-run": "  DRY_RUN=1（或在 25 个值之后加 --dry-run）只显示计划和命令，不启动任何任务。",
+    "driver-variable": "  {name} {meaning}{default}：{valid}",
+    "driver-valid": "可用：{valid}；例如 {example}",
+    "driver-dlc": "  ENV=dlc 时还需要 {names}。",
+    "driver-example": "例子：",
     "cli-usage": "用法：megatron-patch COMMAND ...      megatron-patch COMMAND --help      megatron-patch --version",
     "cli-not-command": "megatron-patch：{word} 不是命令；可用：{valid}",
     "cli-not-part": "megatron-patch：{word} 不属于 {command}；可用：{valid}",

@@ -80,6 +80,33 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "hub-checkpoint": "the tokenizer in {folder} is taken for that of {name}",
     "hub-cache": "the tokenizer of {name} is taken from the hub's cache: {folder}",
     "hub-downloaded": "the tokenizer of {name} was downloaded to {folder}",
+    "nemo-convert-usage": "usage: python {script} --source DIR --output-path DIR [--overwrite] [flags]\n"
+    "\n"
+    "  --source DIR              what is converted\n"
+    "  --output-path DIR         the folder that is written (--output_path too)\n"
+    "  --model-name NAME         LlamaModel, or a size\n"
+    "  --model-config-name NAME  such as Llama31Config8B, or a size; left out, config.json says it\n"
+    "  --overwrite               replace the target, in one step, when everything is written\n"
+    "  --list                    all names\n"
+    "\n"
+    "and the converter's own flags: "
+    "sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh --help",
+    "nemo-flag": "{meaning}: {valid}",
+    "nemo-auto": "{name} (as the checkpoint's config.json says)",
+    "nemo-list-sizes": "sizes          {names}",
+    "nemo-list-recipes": "NeMo's recipes {names}",
+    "nemo-list-configs": "NeMo's configs {names}",
+    "nemo-data-about": "Turn INPUT_DIR/DATA_PREFIX.jsonl into OUTPUT_DIR/preprocessed/DATA_PREFIX_text_document.bin "
+    "and .idx. Other flags go to run_make_pretraining_dataset.sh.",
+    "nemo-data-about-megatron": "NeMo's flags; others go to run_make_pretraining_dataset.sh.",
+    "nemo-data-help-tokenizer": "folder or hub id",
+    "nemo-data-help-prefix": "file name without folder and suffix",
+    "nemo-data-help-input": "JSON Lines file or folder",
+    "nemo-data-help-keys": "fields; each gives a dataset (%(default)s)",
+    "nemo-data-help-impl": "the only one here",
+    "nemo-data-help-type": "huggingface: folder or hub id",
+    "nemo-data-help-model": "sentencepiece: the .model file",
+    "nemo-data-help-eod": "end each document with EOD",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -159,4 +186,30 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "hub-checkpoint": "用 {folder} 中的分词器作为 {name} 的分词器",
     "hub-cache": "{name} 的分词器取自 hub 的缓存：{folder}",
     "hub-downloaded": "{name} 的分词器已下载到 {folder}",
+    "nemo-convert-usage": "用法：python {script} --source DIR --output-path DIR [--overwrite] [参数]\n"
+    "\n"
+    "  --source DIR              要转换的内容\n"
+    "  --output-path DIR         写入的文件夹（也可写作 --output_path）\n"
+    "  --model-name NAME         LlamaModel，或一个规模\n"
+    "  --model-config-name NAME  例如 Llama31Config8B，或一个规模；不给则由 config.json 得出\n"
+    "  --overwrite               全部写完后一步替换目标\n"
+    "  --list                    全部名称\n"
+    "\n"
+    "以及转换器自己的参数：sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh --help",
+    "nemo-flag": "{meaning}：{valid}",
+    "nemo-auto": "{name}（按检查点的 config.json）",
+    "nemo-list-sizes": "规模           {names}",
+    "nemo-list-recipes": "NeMo 的 recipe {names}",
+    "nemo-list-configs": "NeMo 的 config {names}",
+    "nemo-data-about": "把 INPUT_DIR/DATA_PREFIX.jsonl 转换为 OUTPUT_DIR/preprocessed/DATA_PREFIX_text_document.bin "
+    "和 .idx。其他参数交给 run_make_pretraining_dataset.sh。",
+    "nemo-data-about-megatron": "NeMo 的参数；其他参数交给 run_make_pretraining_dataset.sh。",
+    "nemo-data-help-tokenizer": "文件夹或 hub 上的名称",
+    "nemo-data-help-prefix": "文件名，不带文件夹和后缀",
+    "nemo-data-help-input": "JSON Lines 文件或文件夹",
+    "nemo-data-help-keys": "字段；每个字段生成一份数据（%(default)s）",
+    "nemo-data-help-impl": "这里只有这一种",
+    "nemo-data-help-type": "huggingface：文件夹或 hub 上的名称",
+    "nemo-data-help-model": "sentencepiece：.model 文件",
+    "nemo-data-help-eod": "每个文档以 EOD 结尾",
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_json
-from megatron_patch.common.messages import localized
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.run_folder import PROFILE
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.profile import profile_of
@@ -71,11 +71,11 @@ class Profiler(Callback):
             self._profiler.stop()
             self._profiler = None
         if self._asked and self._shows and self._reached is not None:
-            why = f"the run ended after iteration {self._reached}"
+            why = Message("profile-none-ended", step=self._reached)
             if self._reached >= self._asked.stop:
-                why = "they were passed over"
-            asked = f"{self._asked.start}-{self._asked.stop - 1}"
-            self._rank.screen.say_here(f"no profile of iterations {asked} (MP_PROFILE): {why}")
+                why = Message("profile-none-passed")
+            first, last = self._asked.start, self._asked.stop - 1
+            self._rank.screen.say_here(localized("profile-none", first=first, last=last, why=why))
 
     def _start(self) -> None:
         from torch.profiler import ProfilerActivity, profile
