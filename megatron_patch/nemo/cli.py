@@ -14,6 +14,7 @@ from megatron_patch.nemo.command_line import parse
 from megatron_patch.nemo.flags import SECRETS, table
 from megatron_patch.nemo.model_names import listing
 from megatron_patch.nemo.translate import Request, translate
+from megatron_patch.nemo.wording import wording
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> int:

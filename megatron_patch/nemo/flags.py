@@ -213,7 +213,12 @@ FLAGS = (
         meaning="shares of the data for training, validation and test; not given, no validation",
         chinese="训练、验证和测试数据的比例；不给则不验证",
     ),
-    Flag(name="fp8", becomes="PR", meaning="FP8 matmuls; without it bf16", chinese="FP8 矩阵乘法；不给则用 bf16"),
+    Flag(
+        name="fp8",
+        becomes="PR",
+        meaning="FP8 matmuls; without it bf16",
+        chinese="FP8 矩阵乘法；不给则用 bf16",
+    ),
     Flag(
         name="fp8_recipe",
         kind=choice("delayed_scaling", "current_scaling", "subchannel_scaling"),
@@ -272,7 +277,13 @@ FLAGS = (
         meaning="context parallel size",
         chinese="上下文并行大小",
     ),
-    Flag(name="sequence_parallel", also=("-SP",), becomes="SP", meaning="sequence parallelism", chinese="序列并行"),
+    Flag(
+        name="sequence_parallel",
+        also=("-SP",),
+        becomes="SP",
+        meaning="sequence parallelism",
+        chinese="序列并行",
+    ),
     Flag(
         name="dataset_path",
         also=("-D", "--dataset_dir"),
@@ -303,7 +314,12 @@ FLAGS = (
         meaning="under full: layers of each stage (block) or of a group (uniform)",
         chinese="full 时：每个阶段的层数（block）或每组的层数（uniform）",
     ),
-    Flag(name="cpu_offloading", becomes="AC", meaning="move activations to the CPU", chinese="把激活值转移到 CPU"),
+    Flag(
+        name="cpu_offloading",
+        becomes="AC",
+        meaning="move activations to the CPU",
+        chinese="把激活值转移到 CPU",
+    ),
     Flag(
         name="cpu_offloading_layers",
         kind=SIZE,
@@ -371,7 +387,12 @@ FLAGS = (
         meaning="show plan and command (and batch script), start nothing",
         chinese="显示计划和命令（以及批处理脚本），不启动任何任务",
     ),
-    Flag(name="list", becomes="", meaning="the models that --model_size knows", chinese="--model_size 认识的模型"),
+    Flag(
+        name="list",
+        becomes="",
+        meaning="the models that --model_size knows",
+        chinese="--model_size 认识的模型",
+    ),
 )
 SECRETS = {"hf_token": "HF_TOKEN", "wandb_token": "WANDB_API_KEY"}
 """Flags whose values leave the command line at once, and where they go."""

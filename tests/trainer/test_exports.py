@@ -114,7 +114,7 @@ def test_all_are_exported_where_all_are_kept(tmp_path: Path, monkeypatch: pytest
     (done / "manifest.json").touch()
     (tmp_path / "checkpoints" / retention.TRACKER).write_text("20")
     exporter = Exporter(tmp_path, tmp_path / "hf", adapters=False, keep=None, say=str)
-    assert [line.partition(":")[0] for line in exporter.finish()] == ["iter_0000010"]
+    assert [str(problem).partition(":")[0] for problem in exporter.finish()] == ["iter_0000010"]
 
 
 def test_an_empty_folder_is_no_checkpoint_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_an_empty_folder_is_no_checkpoint_yet(tmp_path: Path, monkeypatch: pytes
     exporter = Exporter(tmp_path, tmp_path / "hf", adapters=False, keep=None, say=lambda line: None)
     exporter.add_missing()
     exporter.add(3)
-    assert exporter.finish() == [f"{source} was not written"]
+    assert [str(problem) for problem in exporter.finish()] == [f"{source} was not written"]
 
 
 def test_retention_counts_for_exports_too(every: Path) -> None:
