@@ -29,10 +29,10 @@ def enable(device: str) -> None:
     """
     global _enabled
     if device not in DEVICES:
-        raise BackendError(f"device is {device!r}; valid: {', '.join(DEVICES)}")
+        raise BackendError("device-unknown", device=repr(device), devices=DEVICES)
     if _enabled is not None:
         if _enabled != device:
-            raise BackendError(f"this process already runs on {_enabled}, it cannot change to {device}")
+            raise BackendError("device-changed", before=_enabled, device=device)
         return
     check_versions()
     if device == "cpu":
@@ -47,7 +47,7 @@ def _enable_cpu() -> None:
     from megatron_patch.backend.cpu import megatron as cpu_megatron
 
     if "megatron.core" in sys.modules:
-        raise BackendError("enable('cpu') must be called before megatron is imported")
+        raise RuntimeError("enable('cpu') must be called before megatron is imported")
     cpu_megatron.hide_gpu_libraries()
     cpu_megatron.stub_triton_kernels()
     cpu_megatron.run_eagerly()
@@ -63,7 +63,7 @@ def _enable_cuda() -> None:
     from megatron_patch.backend.gpu import libraries, offload_fixes
 
     if not torch.cuda.is_available():
-        raise BackendError("--device cuda, but torch sees no GPU; take --device cpu or check the driver")
+        raise BackendError("torch-no-gpu")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # before anything makes a context on the first one
     APPLIED.extend(libraries.use_torchs_libraries())
     wheel_fixes.provide_fused_wgrad()

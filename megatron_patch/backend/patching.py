@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from megatron_patch.common.errors import UserError
+
 PINNED_VERSIONS = {"megatron-core": "0.19.2", "torch": "2.11.0"}
 """What every patch in this package was read and tried against; a local suffix such as `+cu130` is allowed."""
 
@@ -17,7 +19,7 @@ APPLIED: list[str] = []
 """One line for each patch of this process, in order; the trainer writes them into the rank's log."""
 
 
-class BackendError(RuntimeError):
+class BackendError(UserError, RuntimeError):
     """The installed Megatron, torch or device is not what this package was made for."""
 
 
@@ -31,12 +33,9 @@ def check_versions() -> None:
         try:
             found = version(package)
         except PackageNotFoundError:
-            raise BackendError(f"{package} is not installed; install {package}=={wanted}") from None
+            raise BackendError("package-not-installed", package=package, wanted=wanted) from None
         if found.split("+")[0] != wanted:
-            raise BackendError(
-                f"{package} is {found}, but megatron_patch/backend touches internals of {wanted}: "
-                f"install {package}=={wanted}, or check every patch and change PINNED_VERSIONS"
-            )
+            raise BackendError("package-version", package=package, found=found, wanted=wanted)
 
 
 def replace(owner: Any, name: str, value: Any, *, why: str) -> Any:
@@ -50,7 +49,7 @@ def replace(owner: Any, name: str, value: Any, *, why: str) -> Any:
     """
     label = f"{getattr(owner, '__qualname__', None) or getattr(owner, '__name__', owner)}.{name}"
     if not hasattr(owner, name):
-        raise BackendError(f"cannot patch {label}: it does not exist any more ({why})")
+        raise BackendError("patch-target-gone", name=label, why=why)
     original = getattr(owner, name)
     setattr(owner, name, value)
     APPLIED.append(f"{label}: {why}")

@@ -22,7 +22,7 @@ def use_compiled_helpers() -> None:
     import megatron.core.datasets.utils as dataset_utils
 
     if importlib.util.find_spec("megatron.core.datasets.helpers_cpp") is None:
-        raise BackendError("megatron-core has no megatron/core/datasets/helpers_cpp*.so: install the PyPI wheel")
+        raise BackendError("no-helpers")
     why = "0.19.2 runs make where the wheel has no Makefile, and exits with 1"
     replace(dataset_utils, "compile_helpers", lambda: None, why=why)
 

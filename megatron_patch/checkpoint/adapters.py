@@ -18,7 +18,7 @@ import torch
 from megatron_patch.checkpoint.base_weights import Base, open_base
 from megatron_patch.checkpoint.chat_files import add_chat_files
 from megatron_patch.checkpoint.contents import look_for_megatron
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.hf_folder import copy_companions
 from megatron_patch.checkpoint.hf_writer import write_safetensors
 from megatron_patch.checkpoint.job import AS_TYPED
@@ -28,6 +28,7 @@ from megatron_patch.checkpoint.store import check_target, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, TorchDistReader
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.messages import Message, at, localized, say
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.strict_json import read_object
 from megatron_patch.common.terminal import guard
@@ -99,7 +100,7 @@ def _read_iteration(iteration: Path, settings: LoraSettings) -> Whole:
             names = [f"decoder.layers.{linear.path}{SUFFIX}.{part}.{target}" for part in "ab"]
             for name in names:
                 if name not in reader.shapes:
-                    raise CheckpointError(f"{iteration}: {name} is missing: not the adapters that its lora.json names")
+                    raise CheckpointError.at(iteration, "adapters-missing", tensor=name)
             for layer in range(reader.shapes[names[0]][0]):
                 a, b = (_read(reader, name, layer) for name in names)
                 found.setdefault(layer, {})[target] = (a, b)
@@ -121,7 +122,7 @@ def export_adapter(run: Path, target: Path, *, overwrite: bool = False) -> None:
     """
     adapter = read_adapter(run)
     if problems := check_target(target, overwrite=overwrite, sources=[run]):
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     facts = {"format": "peft", "source": adapter.source, "base_sha256": adapter.base_sha256}
     with staged(target, facts) as stage:
         write_folder(stage.path, adapter.settings, adapter.whole, str(adapter.base))
@@ -167,12 +168,12 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
     under = open_base(adapter.base)
     problems = [*check_target(target, overwrite=overwrite, sources=[path, under.folder]), *_misfits(adapter, under)]
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     element_type = under.element_type()
     maker = BlockMaker(MergedSource(under.source, adapter), TORCH_DTYPES[element_type], under.folder)
     facts = {"format": "huggingface", "precision": AS_TYPED[element_type], "source": f"{adapter.source} merged"}
     nbytes = under.model.num_parameters(under.vocab_size) * TORCH_DTYPES[element_type].itemsize
-    with staged(target, facts) as stage, WorkBar("writing", nbytes) as bar:
+    with staged(target, facts) as stage, WorkBar("bar-writing", nbytes) as bar:
         write_safetensors(stage, under.tensors(), maker, default_workers(), bar.advance)
         copy_companions(under.companions, stage.path, under.config, AS_TYPED[element_type])
         add_chat_files(stage.path, adapter.run)
@@ -180,26 +181,26 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
 
 def check(path: Path, merged: Path, *, base: Path | None = None) -> bool:
     """Compare a merged folder layer by layer with its base and adapters; whether all is within its tolerance."""
-    from megatron_patch.checkpoint.check.merged import check_merged, write_report
+    from megatron_patch.checkpoint.check.merged import check_merged
 
     adapter = read_adapter(path, base)
     report = check_merged(open_base(adapter.base), adapter.whole, adapter.settings.scale, open_base(merged))
     report.about["adapter"] = str(path)
-    return write_report(report, merged)
+    return report.show(merged)
 
 
-def _misfits(adapter: Adapter, base: Base) -> list[str]:
+def _misfits(adapter: Adapter, base: Base) -> list[Message]:
     if adapter.base_sha256 and base_sha256(base.folder) != adapter.base_sha256:
-        return [f"{base.folder}: not the base that the adapters were trained over (another SHA-256)"]
+        return [at(base.folder, "adapters-other-base")]
     return _other_shapes(adapter, base.model)
 
 
-def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[str]:
+def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[Message]:
     shapes = target_shapes(model)
     if len(adapter.whole) != model.num_layers:
-        return [f"adapters of {len(adapter.whole)} layers, the base has {model.num_layers}"]
+        return [Message("adapters-layers", found=len(adapter.whole), wanted=model.num_layers)]
     return [
-        f"adapter of {target}: {(b.shape[0], a.shape[1])}, the base's matrix is {shapes[target]}"
+        Message("adapters-shape", target=target, found=sizes((b.shape[0], a.shape[1])), wanted=sizes(shapes[target]))
         for target, (a, b) in adapter.whole[0].items()
         if (b.shape[0], a.shape[1]) != shapes[target]
     ]
@@ -220,7 +221,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="merge: compare it layer by layer with base and adapters")
     options = parser.parse_args(argv)
     if options.check and options.what != "merge":
-        parser.error("--check is for merge")
+        parser.error(localized("adapters-check"))
     torch.set_num_threads(1)  # the workers are the parallelism
     try:
         if options.what == "export":
@@ -232,7 +233,7 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print_error(error, os.environ)
         return 2
-    print(f"wrote {options.output_path}")
+    say("wrote", file=options.output_path)
     return 0
 
 

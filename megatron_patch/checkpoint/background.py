@@ -39,7 +39,7 @@ def main() -> int:
 
             export_hf(args.iteration, args.folder, overwrite=True, workers=WORKERS)
     except UserError as error:
-        print("; ".join(str(error).splitlines()), file=sys.stderr)
+        print("; ".join(error.localized().splitlines()), file=sys.stderr)
         return 2
     return 0
 

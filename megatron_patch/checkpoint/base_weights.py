@@ -52,7 +52,7 @@ class Base:
         """
         types = sorted({self.source.element_type(tensor.name) for tensor in self.tensors()})
         if len(types) > 1:
-            raise CheckpointError(f"{self.folder}: weights of several element types: {', '.join(types)}")
+            raise CheckpointError.at(self.folder, "weights-several-types", types=types)
         return types[0]
 
 
@@ -83,7 +83,7 @@ def open_base(path: Path) -> Base:
     if any(path.glob("*.safetensors")) or any(path.glob("*.bin")):
         folder = open_hf_folder(path, AUTO)
         if folder.pickles:
-            raise CheckpointError(f"{path}: has its weights as a pickle; convert it to safetensors first")
+            raise CheckpointError.at(path, "weights-pickled-base")
         return Base(
             folder=path,
             model=folder.model,

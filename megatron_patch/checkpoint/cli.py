@@ -16,9 +16,10 @@ from megatron_patch.checkpoint.job import Job, inspect, needed_bytes, precision_
 from megatron_patch.checkpoint.manifest import MANIFEST, verify
 from megatron_patch.checkpoint.options import Usage, parse, refusal
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.run_conversion import run_conversion, stored_precision
+from megatron_patch.checkpoint.run_conversion import run_conversion, stored_precision, wrote
 from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
+from megatron_patch.common.messages import Message, say
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -55,14 +56,15 @@ def _verify(folder: Path) -> int:
     try:
         if of_run:
             for line in verify_checkpoints(of_run):
-                print(line, flush=True)
-            said = f"{len(of_run)} checkpoint{'s' if len(of_run) > 1 else ''}"
+                print(line.localized(), flush=True)
+            what = Message("verify-checkpoints", count=len(of_run))
         else:
-            said = f"{verify(folder) / 1e9:.2f} GB are as the manifest says"
+            what = Message("verify-folder", gigabytes=f"{verify(folder) / 1e9:.2f}")
     except CheckpointError as error:
-        print("\n".join(error.problems), file=sys.stderr)
+        print(error.localized(), file=sys.stderr)
         return 2
-    print(f"{folder}: {said} ({time.monotonic() - started:.1f} s)")
+    done = Message("verify-done", what=what, seconds=f"{time.monotonic() - started:.1f}")
+    say("at", path=folder, what=done)
     return 0
 
 
@@ -73,19 +75,20 @@ def _dry_run(job: Job) -> None:
 
         assert job.iteration is not None
         job.precision = stored_precision(open_megatron(job.iteration, tied=job.model.tie_embeddings))
-    print(f"{options.source} -> {options.target} ({options.direction}, {job.precision or 'its own precision'})")
+    how = {"direction": options.direction, "precision": job.precision or Message("its-own-precision")}
+    say("convert-plan", source=options.source, target=options.target, **how)
     for note in job.notes:
-        print(f"  {note}")
-    print(f"  layers {job.model.num_layers}, hidden {job.model.hidden_size}, vocabulary {job.vocab_size}")
+        print(f"  {note.localized()}")
+    model = job.model
+    say("convert-plan-model", layers=model.num_layers, hidden=model.hidden_size, vocabulary=job.vocab_size)
     if options.check_only:
-        print("  checks only: writes check.json and check.png into the target")
+        say("convert-plan-check")
         return
     speed = measure_disk(options.target)
-    print(f"  writes {job.nbytes:,} bytes ({job.nbytes / 1e9:.2f} GB)")
-    seconds = job.nbytes / speed
-    print(f"  takes about {seconds:.0f} s at the {speed / 1e9:.2f} GB/s that its disk just wrote and flushed")
-    free = free_bytes(options.target)
-    print(f"  needs {needed_bytes(job) / 1e9:.2f} GB of free space, {free / 1e9:.2f} GB are free")
+    say("convert-plan-bytes", bytes=job.nbytes, gigabytes=f"{job.nbytes / 1e9:.2f}")
+    say("convert-plan-time", seconds=f"{job.nbytes / speed:.0f}", speed=f"{speed / 1e9:.2f}")
+    needed, free = needed_bytes(job), free_bytes(options.target)
+    say("convert-plan-room", needed=f"{needed / 1e9:.2f}", free=f"{free / 1e9:.2f}")
 
 
 def measure_disk(target: Path) -> float:
@@ -109,10 +112,9 @@ def measure_disk(target: Path) -> float:
 
 def _run(job: Job) -> int:
     for note in job.notes:
-        print(note, flush=True)
+        print(note.localized(), flush=True)
     if not job.options.check_only:
-        seconds, gigabytes = run_conversion(job), job.nbytes / 1e9
-        print(f"wrote {job.options.target}: {gigabytes:.3f} GB of weights in {seconds:.1f} s, with manifest.json")
+        print(wrote(job, run_conversion(job)).localized(), flush=True)
     if job.options.check or job.options.check_only:
         return _check(job)
     return 0
@@ -129,7 +131,7 @@ def _check(job: Job) -> int:
     own = own_configuration(megatron)
     if own is None:
         own = find_configuration(megatron, options.hf_path or (options.target if to_hf else options.source))
-        print(f"{megatron}: no configuration lies with it; taken from {own.origin}", flush=True)
+        say("at", path=megatron, what=Message("convert-own-config", origin=own.origin))
     request = CheckRequest(
         hf=str(options.target if to_hf else options.source),
         megatron=str(megatron),
@@ -142,8 +144,4 @@ def _check(job: Job) -> int:
         allow_pickle=options.allow_pickle,
     )
     report = check(request)
-    print(report.table())
-    for file in report.write(options.target):
-        print(f"wrote {file}")
-    print(report.verdict(), flush=True)
-    return 0 if report.passed else 1
+    return 0 if report.show(options.target) else 1

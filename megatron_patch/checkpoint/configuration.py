@@ -41,8 +41,7 @@ def find_configuration(iteration: Path, explicit: Path | None = None) -> Configu
         return Configuration(config=read_config(explicit), origin=str(explicit / "config.json"), companions=explicit)
     found = own_configuration(iteration)
     if found is None:
-        above = f"{iteration}, in the two folders above it and in a run's {PLAN}"
-        raise CheckpointError(f"no config.json in {above}: give HF_CKPT_PATH")
+        raise CheckpointError("no-configuration", folder=iteration, plan=PLAN)
     return found
 
 
@@ -59,7 +58,7 @@ def own_configuration(iteration: Path) -> Configuration | None:
         return Configuration(config=dict(found.config), origin=str(found.origin), companions=found.home)
     tokenizer = found.home
     if not tokenizer.is_dir():
-        raise CheckpointError(f"{found.origin}: the run's tokenizer {tokenizer} is no longer there: give HF_CKPT_PATH")
+        raise CheckpointError.at(found.origin, "run-tokenizer-gone", tokenizer=tokenizer)
     if (tokenizer / "config.json").is_file():  # the folder that the run started from: it knows more than the plan
         theirs = read_config(tokenizer)
         if _same_model(theirs, found.config):

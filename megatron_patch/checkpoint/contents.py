@@ -196,7 +196,7 @@ def _check_hugging_face(folder: Path) -> None:
         try:
             table = read_json(index)["weight_map"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError.at(index, "index-unreadable", error=repr(error)) from None
+            raise CheckpointError.at(index, "index-unreadable", error=error) from None
         shards = sorted({str(name) for name in table.values()}) if isinstance(table, dict) else []
         missing = [name for name in shards if not (folder / name).is_file()]
         if not shards:
@@ -257,4 +257,4 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return read_json_config(folder)
     except ConfigError as error:
-        raise CheckpointError(error.problems) from None
+        raise CheckpointError.of(error.messages) from None

@@ -22,13 +22,14 @@ from megatron_patch.checkpoint.chat_files import add_chat_files
 from megatron_patch.checkpoint.configuration import Configuration
 from megatron_patch.checkpoint.contents import RELEASE, TRACKER
 from megatron_patch.checkpoint.conversion import Conversion
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.hf_folder import HFFolder, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.per_rank import write_per_rank
 from megatron_patch.checkpoint.sources import BLOCK_BYTES, BlockMaker, MegatronReader, open_source, rows_per_block
 from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
 from megatron_patch.checkpoint.torch_dist import Block, write_torch_dist
+from megatron_patch.common.messages import Message, at
 from megatron_patch.models.weight_map import (
     Tensor,
     extra_state_names,
@@ -169,13 +170,10 @@ def same_when_tied(folder: HFFolder) -> None:
         folder.files.read_into(embedding.file, embedding.offset + start, memoryview(one)[:count])
         folder.files.read_into(twin.file, twin.offset + start, memoryview(two)[:count])
         if one[:count] != two[:count]:
-            raise CheckpointError(
-                f"{folder.path}: config.json ties the embeddings, but lm_head.weight is not model.embed_tokens.weight; "
-                "set tie_word_embeddings to false to keep both"
-            )
+            raise CheckpointError.at(folder.path, "weights-tied-twice")
 
 
-def check_megatron_shapes(reader: MegatronReader, conversion: Conversion) -> list[str]:
+def check_megatron_shapes(reader: MegatronReader, conversion: Conversion) -> list[Message]:
     """Hold a Megatron checkpoint against the architecture. Any padding of the vocabulary is accepted.
 
     Returns:
@@ -183,23 +181,26 @@ def check_megatron_shapes(reader: MegatronReader, conversion: Conversion) -> lis
     Raises:
         CheckpointError: it is the checkpoint of another model; each line names both values.
     """
-    problems, notes = [], []
+    problems: list[Message] = []
+    notes: list[Message] = []
     wanted = {t.name: (stacked_shape(t, conversion.model.num_layers), t) for t in conversion.tensors()}
     for name, (shape, tensor) in wanted.items():
         found = reader.shapes.get(name)
         padded = tensor.layer is None and bool(tensor.row_shape)
         if found is None:
-            problems.append(f"{reader.folder}: {name} is missing")
+            problems.append(at(reader.folder, "tensor-missing", tensor=name))
         elif padded and found[1:] == shape[1:] and found[0] >= conversion.vocab_size:
             if found[0] > conversion.vocab_size:
-                notes.append(f"{name}: {found[0] - conversion.vocab_size} rows of padding")
+                notes.append(Message("padding-rows", tensor=name, rows=found[0] - conversion.vocab_size))
         elif found != shape:
-            problems.append(f"{reader.folder}: {name} is {list(found)}, the configuration means {list(shape)}")
+            facts = {"tensor": name, "found": sizes(found), "wanted": sizes(shape)}
+            problems.append(at(reader.folder, "tensor-shape-configured", **facts))
     for name in sorted(reader.shapes.keys() - wanted.keys()):
         if name.startswith(("embedding.", "decoder.", "output_layer.")):
-            problems.append(f"{reader.folder}: {name} {list(reader.shapes[name])} is not in the configuration")
+            facts = {"tensor": name, "shape": sizes(reader.shapes[name])}
+            problems.append(at(reader.folder, "tensor-not-configured", **facts))
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     return notes
 
 

@@ -12,8 +12,9 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.job import inspect
 from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.run_conversion import run_conversion
+from megatron_patch.checkpoint.run_conversion import run_conversion, wrote
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.messages import Message
 from megatron_patch.common.terminal import guard
 
 
@@ -27,7 +28,7 @@ def export_hf(
     iteration: int | None = None,
     overwrite: bool = False,
     workers: int | None = None,
-) -> list[str]:
+) -> list[Message]:
     """Write the Hugging Face folder of a checkpoint. One process does it; the others may go on or wait.
 
     Only the model's tensors are read, whatever layout and optimizer the training had.
@@ -57,8 +58,7 @@ def export_hf(
         workers=workers,
     )
     job = inspect(options)
-    seconds = run_conversion(job)
-    return [*job.notes, f"wrote {output}: {job.nbytes / 1e9:.3f} GB of weights in {seconds:.1f} s, with manifest.json"]
+    return [*job.notes, wrote(job, run_conversion(job))]
 
 
 def main() -> int:
@@ -72,9 +72,10 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true")
     given = vars(parser.parse_args())
     try:
-        print(*export_hf(given.pop("checkpoint"), given.pop("output"), **given), sep="\n")
+        for line in export_hf(given.pop("checkpoint"), given.pop("output"), **given):
+            print(line.localized())
     except CheckpointError as error:
-        print(*error.problems, sep="\n", file=sys.stderr)
+        print(error.localized(), file=sys.stderr)
         return 2
     return 0
 

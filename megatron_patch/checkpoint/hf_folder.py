@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE, TRACKER, read_config
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry, read_header
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.sentencepiece import find_sentencepiece
 from megatron_patch.models import ConfigError, ModelConfig, model_as_named
@@ -46,7 +47,7 @@ class HFFolder:
     tensors: dict[str, TensorEntry]
     """By name; empty for a pickle folder, whose tensors only torch can list."""
     pickles: list[Path] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
     """What was seen and set aside, for the user to read."""
     tied_twin: TensorEntry | None = None
     """`lm_head.weight`, where it is stored although config.json ties it to the embedding."""
@@ -90,7 +91,7 @@ def model_of(config: Mapping[str, Any], file: str, size: str) -> ModelConfig:
     try:
         return model_as_named(config, size, file)
     except ConfigError as error:
-        raise CheckpointError(error.problems) from None
+        raise CheckpointError.of(error.messages) from None
 
 
 def open_hf_folder(path: Path, size: str, *, allow_pickle: bool = False) -> HFFolder:
@@ -100,7 +101,7 @@ def open_hf_folder(path: Path, size: str, *, allow_pickle: bool = False) -> HFFo
         CheckpointError: with every problem found.
     """
     if not path.is_dir():
-        raise CheckpointError(f"{path}: no such folder")
+        raise CheckpointError.at(path, "no-such-folder")
     config = read_config(path)
     model = model_of(config, str(path / "config.json"), size)
     folder = HFFolder(path=path, config=config, model=model, tensors={})
@@ -116,14 +117,11 @@ def open_hf_folder(path: Path, size: str, *, allow_pickle: bool = False) -> HFFo
 def _pickles(path: Path, allowed: bool) -> list[Path]:
     found = sorted([*path.glob("pytorch_model*.bin"), *path.glob("consolidated*.pth")])
     if not found:
-        raise CheckpointError(f"{path}: neither {SINGLE_FILE} nor {INDEX} is in it")
+        raise CheckpointError.at(path, "weights-absent", single=SINGLE_FILE, index=INDEX)
     if not allowed:
-        raise CheckpointError(
-            f"{path}: has weights only as a pickle ({found[0].name}), and a pickle can run code; convert it to "
-            "safetensors first, or give --allow-pickle (torch loads it with weights_only then)"
-        )
+        raise CheckpointError.at(path, "weights-pickled", file=found[0].name)
     if found[0].suffix == ".pth":
-        raise CheckpointError(f"{path}: {found[0].name} is Meta's own format; download the Hugging Face one")
+        raise CheckpointError.at(path, "weights-meta", file=found[0].name)
     return found
 
 
@@ -139,34 +137,34 @@ def _indexed(path: Path) -> dict[str, TensorEntry]:
         weight_map: Mapping[str, str] = read_json(path / INDEX)["weight_map"]
         names = sorted({name for name in weight_map.values() if isinstance(name, str)})
         if len(names) != len(set(weight_map.values())):
-            raise TypeError("a shard's name is not a text")
+            raise CheckpointError("index-names")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / INDEX}: not a safetensors index ({error!r})") from None
-    problems: list[str] = []
+        raise CheckpointError.at(path / INDEX, "index-unreadable", error=error) from None
+    problems: list[Message] = []
     entries: dict[str, Any] = {}
     if (path / SINGLE_FILE).is_file() and SINGLE_FILE not in names:
         raise CheckpointError.at(path, "index-beside-single")
     for name in names:
         file = path / name
         if Path(name).name != name or not _is_file(file):
-            problems.append(f"{file}: missing; {INDEX} names it as one of {len(names)} shards")
+            problems.append(at(file, "shard-missing", index=INDEX, shards=len(names)))
             continue
         try:
             header = read_header(file)
         except CheckpointError as error:
-            problems += error.problems
+            problems += error.messages
             continue
         wanted = {tensor for tensor, where in weight_map.items() if where == name}
-        problems += [f"{file}: {INDEX} says that it holds {t}, and it does not" for t in sorted(wanted - set(header))]
-        problems += [f"{file}: holds {t}, which {INDEX} does not place there" for t in sorted(set(header) - wanted)]
+        problems += [at(file, "shard-lacks", index=INDEX, tensor=name) for name in sorted(wanted - set(header))]
+        problems += [at(file, "shard-extra", index=INDEX, tensor=name) for name in sorted(set(header) - wanted)]
         entries |= header
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     return entries
 
 
 def select_tensors(
-    entries: dict[str, TensorEntry], model: ModelConfig, path: Path, notes: list[str]
+    entries: dict[str, TensorEntry], model: ModelConfig, path: Path, notes: list[Message]
 ) -> dict[str, TensorEntry]:
     """Of what a folder holds, the tensors of the architecture; everything else is a problem or a note.
 
@@ -176,25 +174,26 @@ def select_tensors(
     assert model.vocab_size is not None
     wanted = hf_shapes(model, model.vocab_size)
     missing, extra = sorted(wanted.keys() - entries.keys()), sorted(entries.keys() - wanted.keys())
-    problems = [f"{path}: {name} is missing" for name in missing]
+    problems = [at(path, "tensor-missing", tensor=name) for name in missing]
     for name in extra:
         if name.endswith("rotary_emb.inv_freq"):
-            notes.append(f"{name} is left out: Megatron computes it from config.json")
+            notes.append(Message("left-out-computed", tensor=name))
         elif name == "lm_head.weight" and model.tie_embeddings:
-            notes.append(f"{name} is left out: config.json ties it to the embedding")
+            notes.append(Message("left-out-tied", tensor=name))
         else:
-            problems.append(f"{path}: {name} is not a weight of this architecture")
+            problems.append(at(path, "tensor-foreign", tensor=name))
     for name in wanted.keys() & entries.keys():
-        if entries[name].shape != wanted[name]:
-            problems.append(f"{path}: {name} is {list(entries[name].shape)}, config.json means {list(wanted[name])}")
+        found = entries[name].shape
+        if found != wanted[name]:
+            problems.append(at(path, "tensor-shape", tensor=name, found=sizes(found), wanted=sizes(wanted[name])))
     if problems:
-        raise CheckpointError(_shortened(problems))
+        raise CheckpointError.of(_shortened(problems))
     return {name: entries[name] for name in wanted}
 
 
-def _shortened(problems: list[str], most: int = 20) -> list[str]:
+def _shortened(problems: list[Message], most: int = 20) -> list[Message]:
     rest = len(problems) - most
-    return problems if rest <= 0 else [*problems[:most], f"... and {rest} more of the kind"]
+    return problems if rest <= 0 else [*problems[:most], Message("and-more-tensors", count=rest)]
 
 
 def companions(folder: Path) -> list[Path]:

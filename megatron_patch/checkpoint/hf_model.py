@@ -19,6 +19,8 @@ from megatron_patch.checkpoint.configuration import Configuration, find_configur
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import companions
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
 
@@ -28,13 +30,17 @@ CACHE = HARNESS if HARNESS.is_dir() else Path.home() / ".cache" / "megatron-patc
 """In a checkout, else (installed from a wheel) the user's own."""
 
 
-class HFModelError(ValueError):
+class HFModelError(UserError, ValueError):
     """A path that transformers cannot be given."""
 
-    def __init__(self, message: str, status: int = 2) -> None:
-        super().__init__(message)
-        self.status = status
-        """Exit status: 2, or 1 if it was fine but its export failed."""
+    status = 2
+    """Exit status."""
+
+
+class ExportFailed(HFModelError):
+    """The path was fine, its export failed."""
+
+    status = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +83,17 @@ def hf_model_of(path: Path, hf_path: Path | None = None, cache: Path = CACHE, *,
     try:
         iteration = look_for_megatron(path)
     except CheckpointError as error:
-        raise HFModelError(f"{given} has no config.json with *.safetensors or *.bin, and: {error}") from error
+        raise HFModelError("hf-model-neither", given=given, error=error) from error
     try:
         configuration = find_configuration(iteration, hf_path)
     except CheckpointError as error:
-        raise HFModelError(f"{error} (here: --hf-path)") from error
+        raise HFModelError("hf-model-configuration", error=error) from error
     identity = hashlib.sha256(f"{identity_of(iteration)} {_configuration_sum(configuration)}".encode()).hexdigest()
     target = cache / "exported" / f"{iteration.parent.parent.name}-{iteration.name}-{identity[:16]}"
     words = ["megatron_patch.checkpoint", "--direction", "mcore2hf", "--source", str(iteration)]
     words += ["--hf-path", str(hf_path)] if hf_path else []
-    _make(target, words, f"exporting {iteration} to {target}", f"{given}: was exported before, to {target}", log)
+    doing = Message("hf-model-exports", source=iteration, target=target)
+    _make(target, words, doing, Message("hf-model-exported", given=given, target=target), log)
     return HFModel(given=given, folder=target, identity=identity, exported_from=iteration)
 
 
@@ -107,8 +114,8 @@ def _merged(path: Path, base: Path | None, cache: Path, log: TextIO | None) -> H
     target = cache / "exported" / f"{folder.parent.parent.name}-{folder.name}-merged-{identity[:16]}"
     words = ["megatron_patch.checkpoint.adapters", "merge", "--adapter", str(folder)]
     words += ["--base", str(base)] if base else []
-    said = f"merging {folder} into its base, to {target}"
-    _make(target, words, said, f"{path}: was merged before, to {target}", log)
+    doing = Message("hf-model-merges", source=folder, target=target)
+    _make(target, words, doing, Message("hf-model-merged", given=path, target=target), log)
     return HFModel(given=str(path), folder=target, identity=identity, exported_from=folder)
 
 
@@ -116,20 +123,20 @@ def _iteration(path: Path) -> Path:
     try:
         return look_for_megatron(path)
     except CheckpointError as error:
-        raise HFModelError(f"{path} has lora.json, and: {error}") from error
+        raise HFModelError("hf-model-adapters", given=path, error=error) from error
 
 
-def _make(target: Path, words: Sequence[str], doing: str, done_before: str, log: TextIO | None) -> None:
+def _make(target: Path, words: Sequence[str], doing: Message, done_before: Message, log: TextIO | None) -> None:
     """Have a program make a Hugging Face folder, unless it is there: as its own process, which sets torch's threads."""
     if target.is_dir():
-        print(done_before, file=log)
+        print(done_before.localized(), file=log)
         return
-    print(doing, file=log, flush=True)
+    print(doing.localized(), file=log, flush=True)
     command = [sys.executable, "-m", *words, "--output-path", str(target)]
     out = raw(log) if log else None
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=out, check=False)
     if done.returncode != 0:
-        raise HFModelError(f"{doing.split(' to ')[0]} failed (status {done.returncode}; reason above)", 1)
+        raise ExportFailed("hf-model-failed", doing=doing, status=done.returncode)
 
 
 def identity_of(folder: Path) -> str:
@@ -175,4 +182,4 @@ def _auto_map(file: Path) -> dict[str, Any]:
         found = content.get("auto_map", {})
         return dict(found.items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise HFModelError(f"{file} is not what transformers writes: {error}") from error
+        raise HFModelError("hf-model-file", file=file, error=error) from error

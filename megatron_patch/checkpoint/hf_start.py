@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 
 from megatron_patch.checkpoint.convert import same_when_tied
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.sources import BlockMaker, open_source, rows_per_block
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES
+from megatron_patch.common.messages import Message, at
 from megatron_patch.models import AUTO
 from megatron_patch.models.weight_map import Tensor, megatron_tensors, stacked_shape
 
@@ -43,9 +44,9 @@ def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path) -> int
     table = {(t.name, t.layer): t for t in megatron_tensors(folder.model, folder.vocab_size)}
     wholes = {t.name: stacked_shape(t, folder.model.num_layers) for t in table.values()}
     wanted = [piece for chunk in model_chunks for piece in local_tensors(chunk)]
-    problems = [line for piece in wanted for line in _mismatches(piece, wholes, folder.vocab_size)]
+    problems = [what for piece in wanted for what in _mismatches(piece, wholes, folder.vocab_size)]
     if problems:
-        raise CheckpointError([f"{hf_dir}: {line}" for line in dict.fromkeys(problems)])
+        raise CheckpointError.of([at(hf_dir, what) for what in dict.fromkeys(problems)])
     source = open_source(folder)
     makers = {dtype: BlockMaker(source, dtype, folder.path) for dtype in SAFETENSORS_NAMES}
     _fill_all([block for piece in wanted for block in _blocks(piece, table)], makers)
@@ -66,15 +67,15 @@ def local_tensors(chunk: Any) -> Iterator[Any]:
             yield entry
 
 
-def _mismatches(piece: Any, wholes: dict[str, tuple[int, ...]], vocab_size: int) -> Iterator[str]:
+def _mismatches(piece: Any, wholes: dict[str, tuple[int, ...]], vocab_size: int) -> Iterator[Message]:
     whole, found = wholes.get(piece.key), tuple(piece.global_shape)
     if whole is None:
-        yield f"has nothing for {piece.key} {list(found)}, which the model that is being trained has"
+        yield Message("start-nothing-for", tensor=piece.key, wanted=sizes(found))
         return
     padded = piece.key in ("embedding.word_embeddings.weight", "output_layer.weight")
     fits = found[1:] == whole[1:] and found[0] >= vocab_size if padded else found == whole
     if not fits:
-        yield f"{piece.key} would be {list(whole)}, the model that is being trained has {list(found)}"
+        yield Message("start-other-shape", tensor=piece.key, found=sizes(whole), wanted=sizes(found))
 
 
 class _Block(NamedTuple):

@@ -20,7 +20,8 @@ from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import BETWEEN, TO_MEGATRON
 from megatron_patch.checkpoint.safetensors_io import ITEM_SIZES
 from megatron_patch.checkpoint.store import check_target, free_bytes
-from megatron_patch.models import AUTO, VOCAB_ALIGNMENT, ModelConfig, disagreements, padded_vocab_size
+from megatron_patch.common.messages import Message, at
+from megatron_patch.models import AUTO, VOCAB_ALIGNMENT, ModelConfig, padded_vocab_size, unlike
 from megatron_patch.peft.base import FILE as LORA
 
 AS_TYPED = {name: precision for precision, name in SAFETENSORS_DTYPES.items()}
@@ -43,7 +44,7 @@ class Job:
     """A Megatron source: the folder of weights."""
     configuration: Configuration | None = None
     """A Megatron source: config.json and tokenizer."""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Message] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:
@@ -69,27 +70,24 @@ def inspect(options: Options) -> Job:
     uses_layout = checks or options.per_rank_files
     problems = layout_problems(job.model, options.tp, options.pp) if uses_layout else []
     if checks and job.iteration is not None and is_per_rank(job.iteration):
-        problems.append(
-            f"{job.iteration}: per-rank files of the old format, and the check reads torch_dist: convert it to that "
-            f"first, with --direction {BETWEEN}"
-        )
+        problems.append(at(job.iteration, "check-per-rank", direction=BETWEEN))
     if options.check_only:
         if not options.target.is_dir():
-            problems.append(f"{options.target}: no such folder; CHECK_ONLY compares two that exist")
+            problems.append(at(options.target, "check-no-folder"))
     else:
         problems += check_target(options.target, overwrite=options.overwrite, sources=[options.source])
         problems += space_problems(job) if job.precision is not None else []
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     return job
 
 
-def space_problems(job: Job) -> list[str]:
+def space_problems(job: Job) -> list[Message]:
     """That the target's disk is too small; empty if it is not. The precision must be known: fp32 takes twice bf16."""
     target, needed, free = job.options.target, needed_bytes(job), free_bytes(job.options.target)
     if free >= needed:
         return []
-    return [f"{target}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free on its disk"]
+    return [at(target, "target-no-room", needed=f"{needed / 1e9:.2f}", free=f"{free / 1e9:.2f}")]
 
 
 def needed_bytes(job: Job) -> int:
@@ -100,15 +98,15 @@ def needed_bytes(job: Job) -> int:
 def _inspect_hf(options: Options) -> Job:
     folder = open_hf_folder(options.source, options.size, allow_pickle=options.allow_pickle)
     if options.hf_path is not None:
-        folder.notes.append("HF_CKPT_PATH is for mg2hf=true: not used")
+        folder.notes.append(Message("hf-path-not-used"))
     types = sorted({entry.dtype for entry in folder.tensors.values()})
     precision = options.precision or precision_of(folder)
     notes = [*folder.notes, *cast_notes(types, precision)]
     alignment = vocab_alignment(options)
     padding = padded_vocab_size(folder.vocab_size, alignment) - folder.vocab_size
     if padding:
-        what = f"as TP {options.tp} wants it" if options.per_rank_files else "the same for every TP"
-        notes.append(f"vocabulary {folder.vocab_size} is padded with {padding} rows of zeros, {what}")
+        what = Message("padded-for-tp", tp=options.tp) if options.per_rank_files else Message("padded-for-all")
+        notes.append(Message("vocabulary-padded", vocabulary=folder.vocab_size, rows=padding, what=what))
     numel = folder.model.num_parameters(padded_vocab_size(folder.vocab_size, alignment))
     return Job(options=options, model=folder.model, precision=precision, numel=numel, folder=folder, notes=notes)
 
@@ -130,16 +128,16 @@ def precision_of(folder: HFFolder) -> str:
     said = folder.config.get("torch_dtype") or folder.config.get("dtype")
     by_config = next((name for name, spelled in DTYPES.items() if spelled == said), None)
     if by_config is None:
-        kinds = ", ".join(types) or "unknown types"
-        raise CheckpointError(f"{folder.path}: its weights are {kinds} and config.json says {said}: give a precision")
+        kinds = types or Message("weights-unknown-types")
+        raise CheckpointError.at(folder.path, "weights-precision", types=kinds, said=str(said))
     return by_config
 
 
-def cast_notes(types: list[str], precision: str) -> list[str]:
+def cast_notes(types: list[str], precision: str) -> list[Message]:
     """What a change of the element type does to the weights, one line for each type found."""
     target = SAFETENSORS_DTYPES[precision]
-    what = "exactly" if target == "F32" else "rounded: the way back does not give the same bits"
-    return [f"weights in {found} are written in {target}, {what}" for found in types if found != target]
+    code = "cast-exact" if target == "F32" else "cast-rounded"
+    return [Message(code, found=found, target=target) for found in types if found != target]
 
 
 def _inspect_megatron(options: Options) -> Job:
@@ -150,9 +148,11 @@ def _inspect_megatron(options: Options) -> Job:
     model = model_of(configuration.config, configuration.origin, options.size)
     own = own_configuration(iteration) if options.hf_path is not None else None
     if own is not None:
-        lines = disagreements(model, model_of(own.config, own.origin, AUTO))
-        if lines:
-            raise CheckpointError([f"{configuration.origin} and {own.origin} disagree: {line}" for line in lines])
+        both = {"one": configuration.origin, "other": own.origin}
+        fields = unlike(model, model_of(own.config, own.origin, AUTO))
+        differ = [Message("configurations-differ", **both, field=name, mine=a, theirs=b) for name, a, b in fields]
+        if differ:
+            raise CheckpointError.of(differ)
     assert model.vocab_size is not None
     rows = model.vocab_size
     if options.direction == BETWEEN:
@@ -164,5 +164,5 @@ def _inspect_megatron(options: Options) -> Job:
         numel=model.num_parameters(rows),
         iteration=iteration,
         configuration=configuration,
-        notes=[f"reading {iteration}; architecture from {configuration.origin}"],
+        notes=[Message("convert-reading", iteration=iteration, origin=configuration.origin)],
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from megatron_patch.common.messages import Message
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
 
 
-def layout_problems(model: ModelConfig, tp: int, pp: int) -> list[str]:
+def layout_problems(model: ModelConfig, tp: int, pp: int) -> list[Message]:
     """Why Megatron could not load a model at this TP and PP; empty if it could."""
-    problems = []
+    problems: list[Message] = []
     why = tensor_parallel_problem(model, tp)
     if why is not None:
-        problems.append(f"TP is {tp}: {why}")
+        problems.append(Message("layout-tp", tp=tp, why=why))
     if not stage_layers(model.num_layers, pp, pp - 1):
-        problems.append(f"PP is {pp}: of {model.num_layers} layers the last stage would get none")
+        problems.append(Message("layout-pp", pp=pp, layers=model.num_layers))
     return problems
 
 

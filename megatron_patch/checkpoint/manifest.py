@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import read_json
 
 MANIFEST = "manifest.json"
@@ -44,15 +45,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = read_json(file)
         if manifest["algorithm"] != "sha256":
-            raise CheckpointError(f"{file}: algorithm is {manifest['algorithm']!r}; supported: 'sha256'")
+            raise CheckpointError.at(file, "manifest-algorithm", algorithm=repr(manifest["algorithm"]))
         for name, facts in manifest["files"].items():
             facts["sha256"], facts["bytes"]
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise CheckpointError(f"{file}: names {name!r}, which is outside the folder")
+                raise CheckpointError.at(file, "manifest-outside", name=repr(name))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{file}: not a manifest ({error!r})") from None
+        raise CheckpointError.at(file, "manifest-bad", error=error) from None
     return manifest
 
 
@@ -77,7 +78,7 @@ class Verification:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
         self._pool, self._lock = ThreadPoolExecutor(default_workers()), threading.Lock()
         self._jobs: dict[Path, Future[None]] = {}
-        self._problems: list[str] = []
+        self._problems: list[Message] = []
 
     def __enter__(self) -> Verification:
         return self
@@ -92,18 +93,18 @@ class Verification:
             CheckpointError: another file was found to be damaged.
         """
         if self._problems:
-            raise CheckpointError(self._problems)
+            raise CheckpointError.of(self._problems)
         with self._lock:
             if file in self._wanted and file not in self._jobs:
                 self._jobs[file] = self._pool.submit(self._compare, file, self._wanted[file])
 
     def _compare(self, file: Path, wanted: dict[str, Any]) -> None:
         if not file.is_file():
-            self._problems.append(f"{file}: missing; the manifest lists it")
-        elif file.stat().st_size != wanted["bytes"]:
-            self._problems.append(f"{file}: {file.stat().st_size} bytes, the manifest says {wanted['bytes']}")
+            self._problems.append(at(file, "manifest-missing"))
+        elif (found := file.stat().st_size) != wanted["bytes"]:
+            self._problems.append(at(file, "manifest-bytes", found=found, wanted=wanted["bytes"]))
         elif hash_file(file)[0] != wanted["sha256"]:
-            self._problems.append(f"{file}: its SHA-256 is not the manifest's, so it was changed or damaged")
+            self._problems.append(at(file, "manifest-sha256"))
 
     def finish(self) -> int:
         """Compare what was not begun, and wait.
@@ -119,7 +120,7 @@ class Verification:
         for job in self._jobs.values():
             job.result()
         if self._problems:
-            raise CheckpointError(sorted(self._problems))
+            raise CheckpointError.of(sorted(self._problems, key=str))
         return sum(facts["bytes"] for facts in self._wanted.values())
 
 
@@ -132,6 +133,6 @@ def verify(folder: Path) -> int:
         CheckpointError: no manifest, or one line for each file that is missing, has another length or other bytes.
     """
     if read_manifest(folder) is None:
-        raise CheckpointError(f"{folder}: has no {MANIFEST}, so there is nothing to verify it against")
+        raise CheckpointError.at(folder, "manifest-absent", file=MANIFEST)
     with Verification(folder) as verification:
         return verification.finish()

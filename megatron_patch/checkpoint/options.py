@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from megatron_patch.checkpoint.contents import is_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
@@ -21,7 +20,10 @@ from megatron_patch.checkpoint.positions import (
     help_text,
     list_text,
 )
-from megatron_patch.common.values import whole
+from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import Message, localized
+from megatron_patch.common.values import Kind, ValueProblem, choice, whole
 from megatron_patch.models import AUTO, families, qualify, size_kind
 
 
@@ -49,7 +51,8 @@ class Options:
     per_rank_files: bool = False
     iteration: int | None = None
     """Of a Megatron source: another than the newest."""
-    max_shard_bytes: int | None = None
+    max_shard_size: int | None = None
+    """Bytes."""
     workers: int | None = None
 
 
@@ -73,12 +76,12 @@ def parse(argv: Sequence[str]) -> Options:
     first = _first_flag(argv)
     values, flags = list(argv[:first]), list(argv[first:])
     if family is not None and family not in families():
-        raise Usage(problem_text([f"--family: is {family!r}; valid: {', '.join(families())}"]), 2)
+        raise Usage(problem_text([Message("convert-family", family=repr(family), families=list(families()))]), 2)
     if "-h" in flags or "--help" in flags:
         raise Usage(help_text(family), 0)
     if values == ["list"]:
         raise Usage(list_text(), 0)
-    problems: list[str] = []
+    problems: list[Message] = []
     named = _parse_flags(flags, problems)
     values[:1] = [qualify(size, family) for size in values[:1]]
     named["size"] = named["size"] and qualify(named["size"], family)
@@ -89,7 +92,7 @@ def parse(argv: Sequence[str]) -> Options:
     twice = {"source", "target", "direction", "size", "tp", "pp", "precision"}
     twice |= {"hf_path"} if facts.get("hf_path") else set()
     if values and (clash := sorted(given.keys() & twice)):
-        problems.append(f"positions and --{', --'.join(clash)} say the same: give one of them")
+        problems.append(Message("convert-said-twice", flags=[f"--{name}" for name in clash]))
     facts |= {key: value for key, value in given.items() if facts.get(key) in (None, False)}
     if os.environ.get("DRY_RUN", "") not in ("", "0"):
         facts["dry_run"] = True
@@ -104,20 +107,15 @@ def parse(argv: Sequence[str]) -> Options:
     return options
 
 
-def _contradictions(options: Options) -> list[str]:
+def _contradictions(options: Options) -> list[Message]:
     """What is right alone and wrong together."""
     problems = []
     if options.per_rank_files and options.direction == TO_HF:
-        problems.append(
-            "--per-rank-files writes a Megatron checkpoint, and mcore2hf none: give hf2mcore or mcore2mcore"
-        )
+        problems.append(Message("convert-rank-files-hf"))
     if (options.per_rank_files or options.direction == BETWEEN) and (options.check or options.check_only):
-        problems.append(
-            "the check holds torch_dist against Hugging Face: set CHECK and CHECK_ONLY to false for --per-rank-files "
-            "and mcore2mcore"
-        )
+        problems.append(Message("convert-no-check"))
     if options.iteration is not None and options.direction == TO_MEGATRON:
-        problems.append("--iteration is for Megatron sources only")
+        problems.append(Message("convert-iteration"))
     return problems
 
 
@@ -125,58 +123,80 @@ def _first_flag(argv: Sequence[str]) -> int:
     return next((i for i, word in enumerate(argv) if word.startswith("--") or word == "-h"), len(argv))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise ValueError(message)
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError("uncoded", text=message)
 
 
-def _parse_flags(flags: list[str], problems: list[str]) -> dict[str, Any]:
+def _shard_size(value: str) -> int:
+    units = {"MB": 10**6, "GB": 10**9}
+    if value[-2:].upper() not in units or not value[:-2].isdigit() or not int(value[:-2]):
+        raise ValueProblem("not-shard-size")
+    return int(value[:-2]) * units[value[-2:].upper()]
+
+
+KINDS: Mapping[str, Kind] = {
+    "--direction": choice(*DIRECTIONS),
+    "--precision": choice(*PRECISIONS),
+    "--tp": whole(1),
+    "--pp": whole(1),
+    "--workers": whole(1),
+    "--iteration": whole(0),
+    "--max-shard-size": Kind(parse=_shard_size, expects=Message("expect-shard-size")),
+}
+
+
+def _parse_flags(flags: list[str], problems: list[Message]) -> dict[str, Any]:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--source", type=Path)
     parser.add_argument("--output-path", "--output_path", dest="target", type=Path)
     parser.add_argument("--model-name", dest="size")
-    parser.add_argument("--direction")
-    parser.add_argument("--precision")
     parser.add_argument("--hf-path", type=Path)
-    for name in ("--tp", "--pp", "--workers"):
-        parser.add_argument(name, type=whole(1).parse)
-    parser.add_argument("--iteration", type=whole(0).parse)
-    parser.add_argument("--max-shard-size", dest="max_shard_bytes", type=_bytes)
+    for flag in KINDS:
+        parser.add_argument(flag)
     for name in ("overwrite", "check", "check-only", "dry-run", "allow-pickle", "no-verify", "per-rank-files"):
         parser.add_argument(f"--{name}", action="store_true")
     try:
-        return vars(parser.parse_args(flags))
-    except (ValueError, argparse.ArgumentError) as error:
-        problems.append(str(error))
-        return vars(parser.parse_args([]))
+        named = vars(parser.parse_args(flags))
+    except UserError as error:
+        problems += error.messages
+        named = vars(parser.parse_args([]))
+    for flag, kind in KINDS.items():
+        name = flag[2:].replace("-", "_")
+        if named[name] is not None:
+            named[name] = _parsed(flag, kind, named[name], problems)
+    return named
 
 
-def _bytes(value: str) -> int:
-    units = {"MB": 10**6, "GB": 10**9}
-    if value[-2:].upper() not in units or not value[:-2].isdigit() or not int(value[:-2]):
-        raise argparse.ArgumentTypeError(f"{value!r} is not a size such as 5GB or 500MB")
-    return int(value[:-2]) * units[value[-2:].upper()]
+def _parsed(where: str | Message, kind: Kind, value: str, problems: list[Message]) -> Any:
+    """The value; None, and what is wrong with it, where it is not of its kind."""
+    try:
+        return kind.parse(value)
+    except ValueProblem as error:
+        shown = Message("problem-value", value=f'"{value}"')
+        problems.append(Message("problem-line", where=where, what=error, shown=shown, valid=kind.expects))
+        return None
 
 
-def _from_positions(values: list[str], problems: list[str]) -> dict[str, Any]:
+def _from_positions(values: list[str], problems: list[Message]) -> dict[str, Any]:
     least = len(POSITIONS) - 1
     if not least <= len(values) <= len(POSITIONS):
-        missing = ", ".join(f"{n + 1} {p.name}" for n, p in enumerate(POSITIONS[:least]) if n >= len(values))
-        what = f"missing: position {missing}" if missing else f"the last is not known: {values[-1]!r}"
-        problems.append(f"{len(values)} values where {least} or {len(POSITIONS)} are needed; {what}")
+        counts = {"given": len(values), "least": least, "most": len(POSITIONS)}
+        missing = [f"{n} {p.name}" for n, p in enumerate(POSITIONS[:least], 1) if n > len(values)]
+        if missing:
+            problems.append(Message("convert-values", **counts, missing=missing))
+        else:
+            problems.append(Message("convert-values-more", **counts, last=repr(values[-1])))
         return {}
     found: dict[str, Any] = {}
     for number, (position, value) in enumerate(zip(POSITIONS, values, strict=False), 1):
-        try:
-            found[position.name] = position.kind.parse(value)
-        except ValueError as error:
-            line = f'position {number} {position.name}: {error}: is "{value}"; valid: {position.kind.valid}'
-            problems.append(line)
+        where = Message("position", number=number, name=position.name)
+        found[position.name] = _parsed(where, position.kind, value, problems)
     hf_path = found.get("HF_CKPT_PATH")
     return {
         "size": found.get("MODEL_SIZE"),
-        "source": Path(found.get("SOURCE_CKPT_PATH", "")),
-        "target": Path(found.get("TARGET_CKPT_PATH", "")),
+        "source": Path(found.get("SOURCE_CKPT_PATH") or ""),
+        "target": Path(found.get("TARGET_CKPT_PATH") or ""),
         "tp": found.get("TP"),
         "pp": found.get("PP"),
         "direction": TO_HF if found.get("mg2hf") else TO_MEGATRON,
@@ -187,35 +207,24 @@ def _from_positions(values: list[str], problems: list[str]) -> dict[str, Any]:
     }
 
 
-def _from_flags(named: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+def _from_flags(named: dict[str, Any], problems: list[Message]) -> dict[str, Any]:
     for name, flag in (("source", "--source"), ("target", "--output-path")):
         if named[name] is None:
-            problems.append(f"{flag} is missing (or the {len(POSITIONS) - 1} positions: --help shows them)")
-    size = named["size"] or AUTO
-    kind = size_kind()
-    try:
-        size = kind.parse(size)
-    except ValueError as error:
-        problems.append(f'--model-name: {error}: is "{size}"; valid: {kind.valid}')
+            problems.append(Message("convert-flag-missing", flag=flag, least=len(POSITIONS) - 1))
+    size = _parsed("--model-name", size_kind(), named["size"] or AUTO, problems)
     direction = named["direction"]
     if direction is None and named["source"] is not None:
         from_megatron = BETWEEN if named["per_rank_files"] else TO_HF
         direction = from_megatron if is_megatron(named["source"]) else TO_MEGATRON
-    elif direction not in (None, *DIRECTIONS):
-        problems.append(f'--direction: unknown: is "{direction}"; valid: {", ".join(DIRECTIONS)}')
-    if named["precision"] not in (None, *PRECISIONS):
-        problems.append(f'--precision: unknown: is "{named["precision"]}"; valid: {", ".join(PRECISIONS)}')
     return {"size": size, "direction": direction}
 
 
-def problem_text(problems: Sequence[str]) -> str:
-    """All problems, one line each, under a line that counts them."""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join(
-        [f"{count}; nothing was written.", *(f"  {line}" for line in problems), "  `--help` shows the form."]
-    )
+def problem_text(problems: Sequence[Message]) -> str:
+    """All problems, one line each, under a line that counts them, in the user's language."""
+    lines = [problem.localized() for problem in problems] + [localized("convert-see-help")]
+    return "\n  ".join([localized("convert-problems", count=len(problems)), *lines])
 
 
 def refusal(error: CheckpointError) -> Usage:
     """A refused checkpoint as a message with its status."""
-    return Usage(problem_text(error.problems), 2)
+    return Usage(problem_text(error.messages), 2)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from megatron_patch.backend.saving.errors import DamagedCheckpoint
 from megatron_patch.backend.saving.torch_archive import Stored, read_archive
 from megatron_patch.checkpoint.contents import PER_RANK_FILE, is_per_rank
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, of_layer, sizes
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.sources import MegatronReader, bytes_of
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES, TorchDistReader
@@ -92,24 +93,26 @@ class PerRankReader(MegatronReader):
 
     def _add(self, name: str, layer: int | None, pieces: list[tuple[Path, Stored]]) -> None:
         """Lay the ranks' pieces of one tensor beside or upon each other."""
-        (_, first), where = pieces[0], f"{self.folder}: {name}" + (f" of layer {layer}" if layer is not None else "")
+        (_, first), tensor = pieces[0], of_layer(name, layer)
         for file, piece in pieces:
             if piece.dtype is None or not piece.contiguous:
-                raise CheckpointError(f"{file}: {name} is not a plain tensor in fp32, fp16 or bf16")
+                raise CheckpointError.at(file, "ranks-not-plain", tensor=name)
             if (piece.dtype, piece.shape) != (first.dtype, first.shape):
-                raise CheckpointError(f"{where} differs between ranks: {list(first.shape)} and {list(piece.shape)}")
+                shapes = {"one": sizes(first.shape), "other": sizes(piece.shape)}
+                raise CheckpointError.at(self.folder, "ranks-differ", tensor=tensor, **shapes)
         assert first.dtype is not None
         shape, boxes = _placed(name, pieces, first.dtype.itemsize)
         element_type = SAFETENSORS_NAMES[first.dtype]
         if self._element_types.setdefault(name, element_type) != element_type or self.shapes.get(name, shape) != shape:
-            raise CheckpointError(f"{where} is {list(shape)} {element_type}, unlike that of other layers")
+            facts = {"tensor": tensor, "shape": sizes(shape), "dtype": element_type}
+            raise CheckpointError.at(self.folder, "ranks-unlike-layers", **facts)
         self.shapes[name], self._boxes[name, layer] = shape, boxes
 
     def _stack(self, num_layers: int) -> None:
         for name in [name for name in self.shapes if name.startswith(MEGATRON_LAYER)]:
             missing = [layer for layer in range(num_layers) if (name, layer) not in self._boxes]
             if missing:
-                raise CheckpointError(f"{self.folder}: {name} of layers {missing} is missing")
+                raise CheckpointError.at(self.folder, "ranks-layers-missing", tensor=name, layers=missing)
             self.shapes[name] = (num_layers, *self.shapes[name])
 
     def element_type(self, name: str) -> str:
@@ -153,9 +156,9 @@ def _weights_of_ranks(folder: Path) -> dict[tuple[str, int | None], list[tuple[P
     """Of each tensor, the pieces of all tensor-parallel ranks, with layers numbered over the whole model."""
     files = _rank_files(folder)
     tp, pp = 1 + max(rank for rank, _ in files), 1 + max(stage for _, stage in files)
-    missing = [f"{t}, {p}" for t in range(tp) for p in range(pp) if (t, p) not in files]
+    missing = [f"({t}, {p})" for t in range(tp) for p in range(pp) if (t, p) not in files]
     if missing:
-        raise CheckpointError(f"{folder}: of {tp} x {pp} ranks (TP x PP) these have no file: {'; '.join(missing)}")
+        raise CheckpointError.at(folder, "ranks-missing", tp=tp, pp=pp, ranks=missing)
     models = {place: _models(file) for place, file in files.items()}
     found: dict[tuple[str, int | None], list[tuple[Path, Stored]]] = {}
     done = 0
@@ -169,9 +172,9 @@ def _weights_of_ranks(folder: Path) -> dict[tuple[str, int | None], list[tuple[P
                     found.setdefault((name, layer), []).append((file, piece))
                     count = max(count, 0 if local is None else local + 1)
             done += count
-    short = [name for (name, layer), pieces in found.items() if len(pieces) != tp]
+    short = {name for (name, layer), pieces in found.items() if len(pieces) != tp}
     if short:
-        raise CheckpointError(f"{folder}: not every one of the {tp} tensor-parallel ranks has {sorted(set(short))}")
+        raise CheckpointError.at(folder, "ranks-without", tp=tp, tensors=sorted(short))
     return found
 
 
@@ -180,9 +183,7 @@ def _rank_files(folder: Path) -> dict[tuple[int, int], Path]:
     for file in sorted(folder.glob(f"mp_rank_*/{PER_RANK_FILE}")):
         place = re.fullmatch(r"mp_rank_(\d+)(?:_(\d+))?", file.parent.name)
         if place is None:
-            raise CheckpointError(
-                f"{file.parent}: not mp_rank_TP or mp_rank_TP_PP; expert parallelism is not supported"
-            )
+            raise CheckpointError.at(file.parent, "ranks-folder")
         files[int(place[1]), int(place[2] or 0)] = file
     return files
 
@@ -191,16 +192,16 @@ def _models(file: Path) -> list[list[tuple[str, int | None, Stored]]]:
     """The model chunks of one rank: name, layer counted within the chunk, tensor."""
     try:
         content = read_archive(file)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{file}: refused, nothing was run: {error}") from None
+    except (DamagedCheckpoint, pickle.UnpicklingError) as error:
+        raise CheckpointError.at(file, "archive-refused", error=error) from None
     except Exception as error:  # a damaged zip or pickle raises a dozen types
-        raise CheckpointError(f"{file}: damaged, or older than torch 1.6 ({error!r})") from None
+        raise CheckpointError.at(file, "ranks-damaged", error=repr(error)) from None
     version = content.get("checkpoint_version") if isinstance(content, dict) else None
     if not isinstance(version, float | int) or version < 3:
-        raise CheckpointError(f"{file}: checkpoint_version is {version}; 3.0 is supported, others have another q, k, v")
+        raise CheckpointError.at(file, "archive-version", version=str(version))
     chunks = ["model"] if "model" in content else [f"model{i}" for i in range(len(content)) if f"model{i}" in content]
     if not chunks:
-        raise CheckpointError(f"{file}: holds no model; there are: {', '.join(map(str, content))}")
+        raise CheckpointError.at(file, "archive-no-model", names=list(map(str, content)))
     return [
         [_known(name, value, file) for name, value in _flat(content[chunk]) if not name.endswith(LEFT_OUT)]
         for chunk in chunks
@@ -229,5 +230,5 @@ def _known(name: str, value: Stored, file: Path) -> tuple[str, int | None, Store
         front, _, rest = name.partition(".")
         name = f"{front}.{OTHER_NAMES.get(rest, rest)}"
     if name.endswith(("position_embeddings.weight", ".bias")) and name not in BIASES:
-        raise CheckpointError(f"{file}: {name} is not a weight of an architecture that is supported")
+        raise CheckpointError.at(file, "archive-foreign", tensor=name)
     return name, layer, value

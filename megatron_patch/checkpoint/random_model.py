@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 
 from megatron_patch.checkpoint.configuration import special_token_ids
+from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
 from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
 from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import check_target, staged
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.messages import localized, say
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.tokenizer_folder import count_ids_of
 from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, resolve_size, sizes
@@ -96,7 +98,7 @@ def tokenizer_vocab_size(folder: Path) -> int:
 def _size(typed: str) -> str:
     name = resolve_size(typed)
     if name is None or name == AUTO:
-        raise argparse.ArgumentTypeError(f"{typed!r} is not a size; valid: {', '.join(sizes())}")
+        raise argparse.ArgumentTypeError(localized("random-size", size=repr(typed), sizes=list(sizes())))
     return name
 
 
@@ -115,17 +117,18 @@ def main() -> None:
     if args.layers:
         model = replace(model, num_layers=args.layers)
     if args.tokenizer and not companions(args.tokenizer):
-        parser.error(f"--tokenizer {args.tokenizer}: has no tokenizer files")
+        parser.error(localized("random-tokenizer", folder=args.tokenizer))
     sources = [args.tokenizer] if args.tokenizer else []
     if problems := check_target(args.folder, overwrite=True, sources=sources):  # an older model is replaced
-        parser.error("; ".join(problems))
+        parser.error(CheckpointError.of(problems).localized())
     vocab = args.vocab_size or model.vocab_size or (tokenizer_vocab_size(args.tokenizer) if args.tokenizer else None)
     if vocab is None:
-        parser.error(f"{args.size} takes its vocabulary from the tokenizer: give --tokenizer or --vocab-size")
+        parser.error(localized("random-vocabulary", size=args.size))
     make_hf_checkpoint(
         args.folder, model, precision=args.precision, vocab_size=vocab, tokenizer=args.tokenizer, seed=args.seed
     )
-    print(f"{args.folder}: {model.num_parameters(vocab):,} parameters in {args.precision}, vocabulary {vocab}")
+    facts = {"precision": args.precision, "vocabulary": vocab}
+    say("random-wrote", folder=args.folder, parameters=model.num_parameters(vocab), **facts)
 
 
 if __name__ == "__main__":

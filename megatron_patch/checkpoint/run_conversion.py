@@ -10,6 +10,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.job import AS_TYPED, Job, cast_notes, space_problems, vocab_alignment
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.checkpoint.positions import TO_HF
+from megatron_patch.common.messages import Message, say
 from megatron_patch.common.progress import WorkBar
 
 if TYPE_CHECKING:
@@ -32,15 +33,21 @@ def run_conversion(job: Job) -> float:
             verification.finish()  # what is damaged explains what the conversion stumbled over
             raise
         if verified := verification.finish():
-            print(f"{verification.folder}: {verified / 1e9:.3f} GB are as its manifest says", flush=True)
+            say("at", path=verification.folder, what=Message("convert-verified", gigabytes=f"{verified / 1e9:.3f}"))
     return seconds
+
+
+def wrote(job: Job, seconds: float) -> Message:
+    """What is said when a job is done."""
+    facts = {"gigabytes": f"{job.nbytes / 1e9:.3f}", "seconds": f"{seconds:.1f}"}
+    return Message("convert-wrote", target=job.options.target, **facts)
 
 
 def _verification(job: Job) -> Verification:
     near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
     folder = next((folder for folder in near if read_manifest(folder) is not None), None)
     if folder is not None and not job.options.verify:
-        print(f"{folder}: not held against its manifest (--no-verify)", flush=True)
+        say("at", path=folder, what=Message("convert-unverified"))
         folder = None
     return Verification(folder)
 
@@ -67,7 +74,7 @@ def _convert(job: Job, verification: Verification) -> float:
         _say_notes(reader, conversion)
     elif job.folder is not None:
         job.folder.files.on_open = verification.begin
-    with WorkBar("writing", job.nbytes) as bar:
+    with WorkBar("bar-writing", job.nbytes) as bar:
         _write(job, conversion, reader, bar.advance)
     return time.monotonic() - started
 
@@ -78,7 +85,7 @@ def _settle_precision(job: Job, reader: MegatronReader | None) -> str:
         assert reader is not None
         job.precision = stored_precision(reader)
         if problems := space_problems(job):
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
     return job.precision
 
 
@@ -90,7 +97,7 @@ def stored_precision(reader: MegatronReader) -> str:
     """
     name = "embedding.word_embeddings.weight"
     if name not in reader.shapes:
-        raise CheckpointError(f"{reader.folder}: {name} is missing")
+        raise CheckpointError.at(reader.folder, "tensor-missing", tensor=name)
     return AS_TYPED[reader.element_type(name)]
 
 
@@ -99,7 +106,7 @@ def _say_notes(reader: MegatronReader, conversion: Conversion) -> None:
 
     types = sorted({reader.element_type(name) for name in reader.shapes})
     for note in [*check_megatron_shapes(reader, conversion), *cast_notes(types, conversion.precision)]:
-        print(note, flush=True)
+        print(note.localized(), flush=True)
 
 
 def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, advance: Callable[[int], None]) -> None:
@@ -109,7 +116,7 @@ def _write(job: Job, conversion: Conversion, reader: MegatronReader | None, adva
     if reader is not None:
         assert job.configuration is not None
         if options.direction == TO_HF:
-            to_hf(reader, job.configuration, options.target, conversion, advance, options.max_shard_bytes)
+            to_hf(reader, job.configuration, options.target, conversion, advance, options.max_shard_size)
             return
         side = megatron_side(reader, job.configuration, conversion)
     else:

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, sizes
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import JsonError, is_whole, parse_json
 
 ITEM_SIZES = {"F32": 4, "F16": 2, "BF16": 2}
@@ -75,11 +76,12 @@ def read_header(file: Path) -> dict[str, TensorEntry]:
     problems = problems or _gaps(entries, start)
     end = max((entry.offset + entry.nbytes for entry in entries.values()), default=start)
     if size != end and not problems:
-        kind = "truncated" if size < end else "too long"
-        problems.append(f"{file}: {size} bytes where its header says {end}: {kind}")
+        how = Message("size-truncated" if size < end else "size-too-long")
+        problems.append(at(file, "safetensors-size", size=size, end=end, how=how))
     if problems:
-        more = [f"{file}: {len(problems) - MOST_PROBLEMS} more of these"] if len(problems) > MOST_PROBLEMS else []
-        raise CheckpointError(problems[:MOST_PROBLEMS] + more)
+        rest = len(problems) - MOST_PROBLEMS
+        more = [at(file, "and-more-of-these", count=rest)] if rest > 0 else []
+        raise CheckpointError.of(problems[:MOST_PROBLEMS] + more)
     return entries
 
 
@@ -90,10 +92,10 @@ def _header_text(file: Path) -> tuple[int, bytes]:
             size = os.fstat(stream.fileno()).st_size
             length = struct.unpack("<Q", stream.read(8))[0] if size >= 8 else size
             if not 2 <= length <= min(size - 8, MAX_HEADER_BYTES):
-                raise CheckpointError(f"{file}: not a whole safetensors file ({size} bytes, header of {length})")
+                raise CheckpointError.at(file, "safetensors-cut", size=size, header=length)
             return size, stream.read(length)
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+        raise CheckpointError.at(file, "cannot-be-read", error=error.strerror) from error
 
 
 def _parsed(file: Path, text: bytes) -> dict[str, Any]:
@@ -103,57 +105,57 @@ def _parsed(file: Path, text: bytes) -> dict[str, Any]:
             raise JsonError("json-not-object")
         header: dict[str, Any] = parse_json(text, unique=True)
     except JsonError as error:
-        raise CheckpointError(f"{file}: the safetensors header is damaged: {error}") from None
+        raise CheckpointError.at(file, "safetensors-header", what=error) from None
     about = header.pop("__metadata__", {})
     if not isinstance(about, dict) or not all(isinstance(value, str) for value in about.values()):
-        raise CheckpointError(f"{file}: the safetensors header is damaged: __metadata__ is not an object of texts")
+        raise CheckpointError.at(file, "safetensors-header", what=Message("safetensors-metadata"))
     return header
 
 
-def _entries(header: dict[str, Any], file: Path, start: int) -> tuple[dict[str, TensorEntry], list[str]]:
+def _entries(header: dict[str, Any], file: Path, start: int) -> tuple[dict[str, TensorEntry], list[Message]]:
     """Each tensor for itself: what it says of its type, its shape and its place, and whether these agree."""
     entries: dict[str, TensorEntry] = {}
-    problems = []
+    problems: list[Message] = []
     for name, said in header.items():
         wrong = _malformed(said)
         if wrong:
-            problems.append(f"{file}: {name}: {wrong}")
+            problems.append(at(file, "tensor-wrong", tensor=name, what=wrong))
             continue
         first, last = said["data_offsets"]
         entry = TensorEntry(name=name, file=file, dtype=said["dtype"], shape=tuple(said["shape"]), offset=start + first)
         if last - first != entry.nbytes:
-            shape = f"{list(entry.shape)} {entry.dtype}"
-            problems.append(f"{file}: {name} {shape} takes {entry.nbytes} bytes, not {last - first}")
+            facts = {"tensor": name, "shape": sizes(entry.shape), "dtype": entry.dtype}
+            problems.append(at(file, "tensor-bytes", **facts, wanted=entry.nbytes, found=last - first))
             continue
         entries[name] = entry
     return entries, problems
 
 
-def _malformed(said: Any) -> str | None:
+def _malformed(said: Any) -> Message | None:
     """What is wrong with a tensor's part of the header, without arithmetic."""
     if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "data_offsets"}:
-        return "has not dtype, shape and data_offsets alone"
+        return Message("tensor-keys")
     if not isinstance(said["dtype"], str) or said["dtype"] not in ITEM_SIZES:
-        return f"has element type {str(said['dtype'])[:40]}; supported: {', '.join(ITEM_SIZES)}"
+        return Message("tensor-dtype", dtype=str(said["dtype"])[:40], types=list(ITEM_SIZES))
     shape, offsets = said["shape"], said["data_offsets"]
     for key, numbers in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(numbers, list) or not all(is_whole(number, 0, MOST_BYTES) for number in numbers):
-            return f"{key} is {str(numbers)[:100]}; wanted whole numbers from 0"
+            return Message("tensor-numbers", key=key, numbers=str(numbers)[:100])
     if len(shape) > MOST_AXES:
-        return f"has {len(shape)} axes; wanted at most {MOST_AXES}"
+        return Message("tensor-axes", axes=len(shape), most=MOST_AXES)
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        return f"data_offsets is {str(offsets)[:100]}; wanted [first, end], end not before first"
+        return Message("tensor-offsets", numbers=str(offsets)[:100])
     return None
 
 
-def _gaps(entries: dict[str, TensorEntry], start: int) -> list[str]:
+def _gaps(entries: dict[str, TensorEntry], start: int) -> list[Message]:
     """Where a tensor does not begin at the end of the one before it, in the order of their places."""
     problems, end = [], start
     for entry in sorted(entries.values(), key=lambda entry: (entry.offset, entry.nbytes)):
         if entry.offset != end:
-            how = "overlaps the tensor before it" if entry.offset < end else "leaves bytes unused before it"
-            begins = f"begins at byte {entry.offset - start}, not {end - start}"
-            problems.append(f"{entry.file}: {entry.name} {begins}: {how}")
+            code = "tensor-overlaps" if entry.offset < end else "tensor-gap"
+            facts = {"begins": entry.offset - start, "wanted": end - start}
+            problems.append(at(entry.file, code, tensor=entry.name, **facts))
         end = entry.offset + entry.nbytes
     return problems
 
@@ -213,7 +215,7 @@ class FileCache:
         """
         mapped, address = self._map(file)
         if offset + nbytes > len(mapped):
-            raise CheckpointError(f"{file}: ends before byte {offset + nbytes}")
+            raise CheckpointError.at(file, "file-ends", byte=offset + nbytes)
         first = offset - offset % mmap.PAGESIZE
         # one call instead of a fault for every few pages; kernels before 5.14 refuse it, and fault
         _libc.madvise(ctypes.c_void_p(address + first), ctypes.c_size_t(offset + nbytes - first), MADV_POPULATE_READ)
@@ -230,7 +232,7 @@ class FileCache:
         while len(view):
             got = os.preadv(fd, [view], offset)
             if got == 0:
-                raise CheckpointError(f"{file}: ends before byte {offset + len(view)}")
+                raise CheckpointError.at(file, "file-ends", byte=offset + len(view))
             view, offset = view[got:], offset + got
 
 

@@ -14,14 +14,23 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, of_layer
 from megatron_patch.checkpoint.hf_folder import HFFolder, select_tensors
 from megatron_patch.checkpoint.safetensors_io import FileCache, TensorEntry
 from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES, TORCH_DTYPES
-from megatron_patch.models.weight_map import Tensor
+from megatron_patch.models.weight_map import Span, Tensor
 
 BLOCK_BYTES = 64 << 20
 """Most bytes of a block: what one worker thread holds, twice where it casts."""
+
+
+VALUES = {
+    (True, False): "value-nan",
+    (False, False): "value-infinite",
+    (True, True): "value-nan-cast",
+    (False, True): "value-infinite-cast",
+}
+"""By whether it is NaN, and whether it became so in the cast."""
 
 
 class Source(Protocol):
@@ -84,11 +93,12 @@ class PickleSource(Source):
                 self._tensors |= loaded
             except Exception as error:  # torch raises half a dozen types here
                 reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{file}: refused by torch's weights_only loader: {reason}") from None
+                raise CheckpointError.at(file, "weights-only-refused", error=reason) from None
             for name, tensor in loaded.items():
                 dtype = SAFETENSORS_NAMES.get(tensor.dtype)
                 if dtype is None:
-                    raise CheckpointError(f"{file}: {name} is {tensor.dtype}; supported: {', '.join(TORCH_DTYPES)}")
+                    types = list(TORCH_DTYPES)
+                    raise CheckpointError.at(file, "tensor-type", tensor=name, dtype=tensor.dtype, types=types)
                 entries[name] = TensorEntry(name=name, file=file, dtype=dtype, shape=tuple(tensor.shape), offset=0)
         folder.tensors = select_tensors(entries, folder.model, folder.path, folder.notes)
 
@@ -170,7 +180,7 @@ class BlockMaker:
             view = torch.frombuffer(mapped, dtype=self.dtype)
         if view.data_ptr() % self.dtype.itemsize:
             return None
-        self._look(view.view(rows, -1), span.name, span.layer, span.start, "")
+        self._look(view.view(rows, -1), span)
         return view
 
     def _fill(self, tensor: Tensor, start: int, out: torch.Tensor) -> None:
@@ -180,20 +190,20 @@ class BlockMaker:
             dtype = TORCH_DTYPES[self._source.element_type(span.name)]
             read = part if dtype == self.dtype else self._scratch("cast", part.numel(), dtype).view(part.shape)
             self._source.read_rows(span.name, span.layer, span.start, read)
-            self._look(read, span.name, span.layer, span.start, "")
+            self._look(read, span)
             if read is not part:
                 part.copy_(read)
-                self._look(part, span.name, span.layer, span.start, f" in {self.dtype}")
+                self._look(part, span, cast=True)
             filled += span.rows
         out[filled:].zero_()  # padding of the vocabulary
 
-    def _look(self, part: torch.Tensor, name: str, layer: int | None, start: int, when: str) -> None:
+    def _look(self, part: torch.Tensor, span: Span, *, cast: bool = False) -> None:
         """Refuse NaN and infinity. Smallest and largest are the cheapest sums that show both."""
         if part.numel() and not all(torch.isfinite(edge) for edge in part.aminmax()):
             row, *_ = torch.nonzero(~torch.isfinite(part.float()))[0].tolist()
-            kind = "NaN" if part[row].isnan().any() else "infinite"
-            at = f" of layer {layer}" if layer is not None else ""
-            raise CheckpointError(f"{self._where}: {name}{at} has a value that is {kind}{when}, in row {start + row}")
+            code = VALUES[bool(part[row].isnan().any()), cast]
+            facts = {"tensor": of_layer(span.name, span.layer), "row": span.start + row}
+            raise CheckpointError.at(self._where, code, **facts, **({"dtype": self.dtype} if cast else {}))
 
     def _scratch(self, use: str, numel: int, dtype: torch.dtype) -> torch.Tensor:
         """Memory of this thread, as a tensor whose storage is exactly its size (torch.save writes storages)."""

@@ -28,6 +28,7 @@ from megatron_patch.checkpoint.contents import TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
 from megatron_patch.common.files import real_path
+from megatron_patch.common.messages import Message, at, say
 
 INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
@@ -139,23 +140,23 @@ def _open_direct(file: Path) -> int:
         return os.open(file, flags, 0o666)
 
 
-def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[str]:
+def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[Message]:
     """Why `target` cannot be written, one line each; empty if it can."""
-    problems = []
-    if not os.access(_existing_parent(target), os.W_OK):
-        problems.append(f"{target}: cannot be made, {_existing_parent(target)} is not writable")
+    problems: list[Message] = []
+    if not os.access(parent := _existing_parent(target), os.W_OK):
+        problems.append(at(target, "target-not-writable", parent=parent))
     for source in sources:
         if real_path(target) in (real_path(source), *real_path(source).parents):
-            problems.append(f"{target}: is, or contains, the source {source}")
+            problems.append(at(target, "target-is-source", source=source))
     if target.is_symlink() and not target.exists():
-        problems.append(f"{target}: is a link to nothing")
+        problems.append(at(target, "target-dead-link"))
     elif target.exists() and not target.is_dir():
-        problems.append(f"{target}: is a file; a folder is written")
+        problems.append(at(target, "target-is-file"))
     elif target.is_dir() and any(target.iterdir()):
         if not overwrite:
-            problems.append(f"{target}: already exists and is not empty; --overwrite replaces it")
+            problems.append(at(target, "target-not-empty"))
         elif not any((target / mark).exists() for mark in MARKS):
-            problems.append(f"{target}: is not a checkpoint: its content is not replaced")
+            problems.append(at(target, "target-not-checkpoint"))
     return problems
 
 
@@ -222,7 +223,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
     """Remove what killed processes left for this target: their locks are gone with them."""
     for leftover in [path for path in parent.iterdir() if path.name.startswith(prefix)]:
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(leftover, wait=False):
-            print(f"removing {leftover}, left by a run that was killed", flush=True)
+            say("convert-leftover", path=leftover)
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -255,7 +256,7 @@ def _put_in_place(path: Path, target: Path) -> None:
         names = (_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(target))
         if libc.renameat2(*names, _RENAME_EXCHANGE):
             error = os.strerror(ctypes.get_errno())
-            raise CheckpointError(f"{target}: this file system cannot exchange two folders ({error}); remove it first")
+            raise CheckpointError.at(target, "target-no-exchange", error=error)
         shutil.rmtree(path)
     fd = os.open(target.parent, os.O_RDONLY)
     os.fsync(fd)

@@ -22,10 +22,11 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from megatron_patch.backend.saving.dcp_writer import stream_items
 from megatron_patch.backend.saving.errors import DamagedCheckpoint
 from megatron_patch.backend.saving.restricted import parse_metadata
-from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.checkpoint.errors import CheckpointError, of_layer, sizes
 from megatron_patch.checkpoint.safetensors_io import FileCache
 from megatron_patch.checkpoint.store import HashingFile, Stage
 from megatron_patch.checkpoint.torch_record import find_numbers
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.stored_chunks import ChunkError, check_chunk, read_checksums
 
 TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -44,11 +45,11 @@ def read_metadata(folder: Path) -> dcp_metadata.Metadata:
     try:
         return parse_metadata((folder / METADATA).read_bytes(), folder / METADATA)
     except FileNotFoundError:
-        raise CheckpointError(f"{folder}: has no {METADATA}, so it is not a torch_dist checkpoint") from None
+        raise CheckpointError.at(folder, "no-metadata", file=METADATA) from None
     except OSError as error:
-        raise CheckpointError(f"{folder / METADATA}: {error.strerror}") from None
+        raise CheckpointError.at(folder / METADATA, "cannot-be-read", error=error.strerror) from None
     except DamagedCheckpoint as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError.of(error.messages) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,17 +80,17 @@ class TorchDistReader:
         try:
             self._checksums = read_checksums(folder)
         except ChunkError as error:
-            raise CheckpointError(str(error)) from None
+            raise CheckpointError.of(error.messages) from None
         self._payloads: dict[tuple[Path, int], int] = {}
         self.files, self._scratch = FileCache(), threading.local()
-        problems: list[str] = []
+        problems: list[Message] = []
         for name, facts in self._metadata.state_dict_metadata.items():
             if isinstance(facts, dcp_metadata.TensorStorageMetadata) and not name.startswith("optimizer."):
                 problems += self._add(name, facts)
         if problems:
-            raise CheckpointError(problems)
+            raise CheckpointError.of(problems)
 
-    def _add(self, name: str, facts: dcp_metadata.TensorStorageMetadata) -> Iterator[str]:
+    def _add(self, name: str, facts: dcp_metadata.TensorStorageMetadata) -> Iterator[Message]:
         element_type = SAFETENSORS_NAMES.get(facts.properties.dtype)
         if element_type is None:
             return  # not a weight
@@ -100,13 +101,14 @@ class TorchDistReader:
             where = self._metadata.storage_data.get(index)
             file = self.folder / where.relative_path if where else self.folder
             if where is None or file.parent != self.folder or not file.is_file():
-                yield f"{self.folder}: {name} at {list(chunk.offsets)} should be in {file.name}, which is not there"
+                place = {"offsets": sizes(chunk.offsets), "file": file.name}
+                yield at(self.folder, "tensor-file-missing", tensor=name, **place)
             elif file.stat().st_size < where.offset + where.length:
-                yield f"{file}: truncated: {file.stat().st_size} bytes, {name} ends at {where.offset + where.length}"
+                end = where.offset + where.length
+                yield at(file, "tensor-file-cut", size=file.stat().st_size, tensor=name, end=end)
             else:
-                offsets, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
-                box = Chunk(offsets=offsets, sizes=sizes, file=file, start=where.offset, length=where.length)
-                self.chunks[name].append(box)
+                box = {"offsets": tuple(chunk.offsets), "sizes": tuple(chunk.sizes)}
+                self.chunks[name].append(Chunk(**box, file=file, start=where.offset, length=where.length))
 
     def element_type(self, name: str) -> str:
         """F32, F16 or BF16."""
@@ -138,10 +140,8 @@ class TorchDistReader:
             self._fill(name, chunk, row, part)
             missing -= part.numel()
         if missing:
-            where = "" if layer is None else f" of layer {layer}"
-            raise CheckpointError(
-                f"{self.folder}: rows {start} to {start + out.shape[0]}{where} of {name} are not in it"
-            )
+            rows_of = {"first": start, "last": start + out.shape[0], "tensor": of_layer(name, layer)}
+            raise CheckpointError.at(self.folder, "rows-missing", **rows_of)
 
     def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
         """The bytes of rows that one chunk holds in full, mapped."""
@@ -190,7 +190,8 @@ class TorchDistReader:
                     chunk.file, chunk.start, chunk.length, chunk.sizes, TORCH_DTYPES[self._element_types[name]]
                 )
             except Exception as error:  # torch's reader raises half a dozen types, AttributeError among them
-                raise CheckpointError(f"{chunk.file}: {name} at byte {chunk.start} is damaged ({error})") from None
+                facts = {"tensor": name, "byte": chunk.start, "error": error}
+                raise CheckpointError.at(chunk.file, "tensor-damaged", **facts) from None
         return self._payloads[key]
 
     def _verify(self, chunk: Chunk) -> None:
@@ -199,7 +200,7 @@ class TorchDistReader:
             try:
                 check_chunk(self.folder, self._checksums, chunk.file.name, chunk.start, chunk.length)
             except ChunkError as error:
-                raise CheckpointError(str(error)) from None
+                raise CheckpointError.of(error.messages) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,31 +10,34 @@ from typing import Any
 
 import torch
 
+from megatron_patch.checkpoint.errors import CheckpointError, sizes
 
-def find_numbers(file: Path, start: int, length: int, sizes: tuple[int, ...], dtype: torch.dtype) -> int:
+
+def find_numbers(file: Path, start: int, length: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """Where in a file the numbers of one tensor begin, without reading them.
 
     Args:
         start, length: of the archive that torch.save wrote into the file.
-        sizes, dtype: what the tensor should be.
+        shape, dtype: what the tensor should be.
     Raises:
-        ValueError: it is another tensor, or not in one piece; torch and zipfile raise others where it is damaged.
+        CheckpointError: it is another tensor, or not in one piece; torch and zipfile raise others where it is damaged.
     """
     with _Window(file, start, length) as window:
         found = torch.load(window, map_location="meta", weights_only=True)  # type: ignore[arg-type]  # reads no numbers
-        if tuple(found.shape) != sizes or found.dtype != dtype:
-            raise ValueError(f"it holds {list(found.shape)} {found.dtype}, not {list(sizes)} {dtype}")
+        if tuple(found.shape) != shape or found.dtype != dtype:
+            facts = {"found": sizes(found.shape), "dtype": found.dtype, "wanted": sizes(shape), "wanted_dtype": dtype}
+            raise CheckpointError("record-other", **facts)
         if not found.is_contiguous() or found.storage_offset():
-            raise ValueError("its numbers are not in one piece")
+            raise CheckpointError("record-scattered")
         window.seek(0)
         (record,) = [r for r in zipfile.ZipFile(window).infolist() if r.filename.endswith("/data/0")]
         if record.compress_type != zipfile.ZIP_STORED or record.file_size != found.numel() * found.element_size():
-            raise ValueError(f"its record has {record.file_size} bytes")
+            raise CheckpointError("record-bytes", bytes=record.file_size)
         window.seek(record.header_offset)
         name_length, extra_length = struct.unpack("<26xHH", window.read(30))
     at = record.header_offset + 30 + name_length + extra_length
     if at + record.file_size > length:
-        raise ValueError("its record is cut off")
+        raise CheckpointError("record-cut")
     return start + int(at)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.stored_chunks import (
     FILE,
     METADATA,
@@ -29,7 +30,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(path for path in numbered if not is_reserved(path))
 
 
-def verify_checkpoints(folders: list[Path]) -> Iterator[str]:
+def verify_checkpoints(folders: list[Path]) -> Iterator[Message]:
     """Read each checkpoint whole.
 
     Returns:
@@ -37,7 +38,8 @@ def verify_checkpoints(folders: list[Path]) -> Iterator[str]:
     Raises:
         CheckpointError: when all are read: file, item and kind of damage of each; or none has checksums.
     """
-    problems, verified = [], 0
+    problems: list[Message] = []
+    verified = 0
     threads = min(MOST_READERS, len(os.sched_getaffinity(0)))
     for folder in folders:
         found = find_structural_damage(folder)
@@ -47,10 +49,10 @@ def verify_checkpoints(folders: list[Path]) -> Iterator[str]:
             verified += 1
         problems += found
         if checksums is not None and not found:
-            yield f"{folder.name}: {sum(checksums.sizes().values()) / 1e9:.2f} GB are what was written"
+            yield at(folder.name, "verify-sound", gigabytes=f"{sum(checksums.sizes().values()) / 1e9:.2f}")
         elif not found:
-            yield f"{folder.name}: written without {FILE}: only its names and sizes were looked at"
+            yield at(folder.name, "verify-without", file=FILE)
     if problems:
-        raise CheckpointError(problems)
+        raise CheckpointError.of(problems)
     if not verified:
-        raise CheckpointError(f"{folders[0].parent}: no checkpoint has a {FILE} to verify it against")
+        raise CheckpointError.at(folders[0].parent, "no-checksums", file=FILE)

@@ -47,12 +47,20 @@ class UserError(Exception):
         """What it says, in English and in the driver's names."""
         return [str(message) for message in self.messages]
 
+    between = "; "
+    """Of its messages."""
+
     def __str__(self) -> str:
-        return "; ".join(self.problems)
+        return self.between.join(self.problems)
 
     def localized(self) -> str:
         """In the language of this process's environment."""
-        return "; ".join(message.localized() for message in self.messages)
+        return self.between.join(message.localized() for message in self.messages)
+
+
+def messages_of(error: Exception) -> tuple[Message, ...]:
+    """What any error says; of one that is not ours, its text."""
+    return error.messages if isinstance(error, UserError) else (Message("uncoded", text=str(error)),)
 
 
 def _message(code: str, values: dict[str, object]) -> Message:
@@ -62,6 +70,8 @@ def _message(code: str, values: dict[str, object]) -> Message:
 
 class Refusal(UserError, ValueError):
     """Input that cannot be used, with one message for each reason, all found in one go."""
+
+    between = "\n"
 
     def __init__(self, code: str | Iterable[str], /, **values: object) -> None:
         if isinstance(code, str):

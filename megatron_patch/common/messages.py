@@ -60,9 +60,9 @@ def localized(code: str, /, **values: object) -> str:
     return Message(code, **values).localized()
 
 
-def at(path: object, code: str, /, **values: object) -> Message:
-    """A code of the catalogue, and the file or the value that it is about."""
-    return Message("at", path=path, what=Message(code, **values))
+def at(path: object, what: str | Message, /, **values: object) -> Message:
+    """A code of the catalogue or a message, and the file or value that it is about."""
+    return Message("at", path=path, what=what if isinstance(what, Message) else Message(what, **values))
 
 
 def named(name: str) -> Message:

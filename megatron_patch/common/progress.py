@@ -15,6 +15,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, NamedTuple, Self
 
+from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import plain, raw, width_of
 
 if TYPE_CHECKING:
@@ -148,19 +149,19 @@ class LiveLine:
 class WorkBar:
     """Counts the work of a job from any thread, and shows it.
 
-    with WorkBar("writing", nbytes) as bar:
+    with WorkBar("bar-writing", nbytes) as bar:
         bar.advance(1 << 20)
     """
 
     def __init__(self, what: str, total: int, *, unit: str = "bytes", stream: IO[str] | None = None) -> None:
         """
         Args:
-            what: `writing`, as the first word.
+            what: code of the first word, `writing`.
             total: of the whole job.
-            unit: what is counted; bytes are shown as GB or MB with their speed, anything else as numbers.
+            unit: code of what is counted, `bar-parts`; bytes are shown as GB or MB with their speed.
             stream: standard error unless given.
         """
-        self._what, self._total, self._unit = what, max(total, 1), unit
+        self._what, self._total, self._unit = localized(what), max(total, 1), unit
         self._stream = sys.stderr if stream is None else stream
         self._live = LiveLine(self._stream, self._total) if is_live(self._stream) else None
         self._done = self._rows = 0
@@ -177,21 +178,21 @@ class WorkBar:
                 self._live.show(f"{self._what} {self._amount()}", self._done, self._parts(now))
             elif now - self._said >= LINE_SECONDS:
                 self._said = now
-                words = [part.text for part in self._parts(now)]
-                print(f"{self._what}: {self._done / self._total:.0%}", *words, sep=", ", file=self._stream, flush=True)
+                words = [f"{self._done / self._total:.0%}", *(part.text for part in self._parts(now))]
+                print(localized("bar-line", what=self._what, words=words), file=self._stream, flush=True)
 
     def _amount(self) -> str:
         if self._unit != "bytes":
-            return f"{self._done}/{self._total} {self._unit}"
+            return localized(self._unit, done=self._done, total=self._total)
         name, size = ("GB", 1e9) if self._total >= 1e9 else ("MB", 1e6)
         return f"{self._done / size:.1f}/{self._total / size:.1f} {name}"
 
     def _parts(self, now: float) -> list[Part]:
         seconds, done = max(now - self._began, 1e-9), max(self._done, 1)
         left = timedelta(seconds=round(seconds * max(0, self._total - self._done) / done))
-        rows = [Part(f"{self._rows:,} rows", 60)] if self._rows else []
+        rows = [Part(localized("bar-rows", rows=self._rows), 60)] if self._rows else []
         speed = [Part(f"{self._done / seconds / 1e6:,.1f} MB/s", 30)] if self._unit == "bytes" else []
-        return [*rows, *speed, Part(f"{left} left", ALWAYS)]
+        return [*rows, *speed, Part(localized("bar-left", left=left), ALWAYS)]
 
     def __enter__(self) -> Self:
         if self._live is not None:

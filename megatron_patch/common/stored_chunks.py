@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.errors import UserError, messages_of
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import read_json
 
 FILE = "checksums.json"
@@ -28,7 +30,7 @@ DISK_PAGE = 4096
 """Bytes: what a disk or file system loses at a time."""
 
 
-class ChunkError(ValueError):
+class ChunkError(UserError, ValueError):
     """A stored chunk, or the index of them, is not what was written: file, item and kind of damage."""
 
 
@@ -106,7 +108,7 @@ def read_checksums(folder: Path) -> Checksums | None:
     try:
         body = read_json(folder / FILE, large=True, most=1 << 30)
         if body.pop("self") != _digest_of(body):
-            raise ValueError("its own SHA-256 is another")
+            raise ChunkError("checksums-self")
         chunks = {
             (name, offset): StoredChunk(file=name, offset=offset, length=length, sha256=sha256, item=item)
             for name, entries in body["files"].items()
@@ -116,47 +118,45 @@ def read_checksums(folder: Path) -> Checksums | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        raise ChunkError(
-            f"{folder / FILE}: damaged ({error}); without this file the checkpoint is read unverified"
-        ) from None
+        raise ChunkError.at(folder / FILE, "checksums-damaged", error=error) from None
 
 
-def find_structural_damage(folder: Path) -> list[str]:
+def find_structural_damage(folder: Path) -> list[Message]:
     """What is wrong with a torch_dist folder that can be seen without reading its tensors.
 
     Returns:
         A sentence for each: absent or empty files, wrong sizes, another iteration's name. Empty for a sound folder.
     """
-    problems = []
+    problems: list[Message] = []
     try:
         described = read_json(folder / "metadata.json")
         if not isinstance(described, dict) or described.get("sharded_backend") != "torch_dist":
-            problems.append(f"{folder / 'metadata.json'}: does not say torch_dist")
+            problems.append(at(folder / "metadata.json", "metadata-other"))
     except FileNotFoundError:
-        problems.append(f"{folder}: has no metadata.json: not written to its end")
+        problems.append(at(folder, "metadata-absent"))
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{folder / 'metadata.json'}: damaged ({str(error)[:80]})")
+        problems.append(at(folder / "metadata.json", "metadata-damaged", error=error))
     if not _size(folder / METADATA):
-        problems.append(f"{folder / METADATA}: missing or empty")
+        problems.append(at(folder / METADATA, "missing-or-empty"))
     try:
         checksums = read_checksums(folder)
     except ChunkError as error:
-        return [*problems, str(error)]
+        return [*problems, *error.messages]
     if checksums is None:
-        return problems if any(folder.glob("*.distcp")) else [*problems, f"{folder}: has no .distcp files"]
+        return problems if any(folder.glob("*.distcp")) else [*problems, at(folder, "no-distcp")]
     return problems + list(_wrong_names_and_sizes(folder, checksums))
 
 
-def _wrong_names_and_sizes(folder: Path, checksums: Checksums) -> Iterator[str]:
+def _wrong_names_and_sizes(folder: Path, checksums: Checksums) -> Iterator[Message]:
     named = iteration_of(folder)
     if None not in (named, checksums.iteration) and named != checksums.iteration:
-        yield f"{folder}: is the checkpoint of iteration {checksums.iteration}: the folder was renamed"
+        yield at(folder, "folder-renamed", iteration=checksums.iteration)
     for name, size in checksums.sizes().items():
         found = _size(folder / name)
         if found is None:
-            yield f"{folder / name}: missing"
+            yield at(folder / name, "missing")
         elif found != size:
-            yield f"{folder / name}: {found} bytes, {size} were written"
+            yield at(folder / name, "bytes-written", found=found, written=size)
 
 
 def _size(file: Path) -> int | None:
@@ -173,7 +173,7 @@ def check_metadata(folder: Path, checksums: Checksums, content: bytes) -> None:
         ChunkError: it is not what was written.
     """
     if hashlib.sha256(content).hexdigest() != checksums.metadata_sha256:
-        raise ChunkError(f"{folder / METADATA}: not the bytes that were written (SHA-256 differs)")
+        raise ChunkError.at(folder / METADATA, "bytes-differ")
 
 
 def check_chunk(folder: Path, checksums: Checksums, file: str, offset: int, length: int) -> None:
@@ -185,51 +185,53 @@ def check_chunk(folder: Path, checksums: Checksums, file: str, offset: int, leng
     """
     chunk = checksums.chunks.get((file, offset))
     if chunk is None or chunk.length != length:
-        raise ChunkError(f"{folder / file}: {FILE} knows no chunk of {length} bytes at byte {offset}")
+        raise ChunkError.at(folder / file, "chunk-unknown", file=FILE, length=length, offset=offset)
     try:
         found, nbytes = _hash_range(folder / file, offset, length)
     except FileNotFoundError:
-        raise ChunkError(f"{folder / file}: missing; it holds {chunk.item}") from None
+        raise ChunkError.at(folder / file, "chunk-file-missing", item=chunk.item) from None
     if found != chunk.sha256:
-        raise ChunkError(f"{folder / file}: {chunk.item}: {_kind_of_damage(folder, chunk, found, nbytes)}")
+        kind = _kind_of_damage(folder, chunk, found, nbytes)
+        raise ChunkError.at(folder / file, "chunk-damaged", item=chunk.item, kind=kind)
 
 
 def _hash_range(file: Path, offset: int, length: int) -> tuple[str, int]:
     """SHA-256 of some bytes, and how many there are."""
-    digest, at, end = hashlib.sha256(), offset, offset + length
+    digest, done, end = hashlib.sha256(), offset, offset + length
     block = memoryview(bytearray(min(BLOCK_BYTES, max(length, 1))))
     descriptor = os.open(file, os.O_RDONLY)
     try:
-        while at < end and (got := os.preadv(descriptor, [block[: min(len(block), end - at)]], at)):
+        while done < end and (got := os.preadv(descriptor, [block[: min(len(block), end - done)]], done)):
             digest.update(block[:got])
-            at += got
+            done += got
     finally:
         os.close(descriptor)
-    return digest.hexdigest(), at - offset
+    return digest.hexdigest(), done - offset
 
 
-def _kind_of_damage(folder: Path, chunk: StoredChunk, found: str, nbytes: int) -> str:
+def _kind_of_damage(folder: Path, chunk: StoredChunk, found: str, nbytes: int) -> Message:
     if nbytes < chunk.length:
-        return f"cut off, {nbytes} of {chunk.length} bytes are there"
+        return Message("chunk-cut", found=nbytes, length=chunk.length)
     for other in folder.parent.glob("iter_*"):
         try:
             theirs = read_checksums(other) if other != folder else None
         except ChunkError:
             continue
         if theirs and (twin := theirs.chunks.get((chunk.file, chunk.offset))) and twin.sha256 == found:
-            return f"it is that of {other.name}"
+            return Message("chunk-of-another", folder=other.name)
     zeros = _first_zero_page(folder / chunk.file, chunk)
-    at = f"; bytes {zeros} to {zeros + DISK_PAGE} are all zero" if zeros is not None else ""
-    return f"not the bytes that were written (SHA-256 differs{at})"
+    if zeros is None:
+        return Message("bytes-differ")
+    return Message("bytes-differ-zeros", first=zeros, end=zeros + DISK_PAGE)
 
 
 def _first_zero_page(file: Path, chunk: StoredChunk) -> int | None:
     """Where the first page of zeros begins."""
     with file.open("rb") as stream:
-        for at in range(-(-chunk.offset // DISK_PAGE) * DISK_PAGE, chunk.end - DISK_PAGE + 1, DISK_PAGE):
-            stream.seek(at)
+        for first in range(-(-chunk.offset // DISK_PAGE) * DISK_PAGE, chunk.end - DISK_PAGE + 1, DISK_PAGE):
+            stream.seek(first)
             if not any(stream.read(DISK_PAGE)):
-                return at
+                return first
     return None
 
 
@@ -240,7 +242,7 @@ def find_damage(
     files: Sequence[str] | None = None,
     threads: int = 1,
     progress: Callable[[int], object] | None = None,
-) -> Iterator[str]:
+) -> Iterator[Message]:
     """Read chunks again and hold them against their SHA-256.
 
     Args:
@@ -250,21 +252,22 @@ def find_damage(
         A sentence for each damaged one.
     """
 
-    def look(chunk: StoredChunk) -> str | None:
+    def look(chunk: StoredChunk) -> tuple[Message, ...]:
         try:
             check_chunk(folder, checksums, chunk.file, chunk.offset, chunk.length)
         except (ChunkError, OSError) as error:
-            return str(error)
+            return messages_of(error)
         finally:
             if progress:
                 progress(chunk.length)
-        return None
+        return ()
 
     if files is None:
         try:
             check_metadata(folder, checksums, (folder / METADATA).read_bytes())
         except (ChunkError, OSError) as error:
-            yield str(error)
+            yield from messages_of(error)
     wanted = [chunk for chunk in checksums.chunks.values() if files is None or chunk.file in files]
     with ThreadPoolExecutor(threads) as pool:
-        yield from filter(None, pool.map(look, wanted))
+        for found in pool.map(look, wanted):
+            yield from found

@@ -164,7 +164,7 @@ def _build(
     began, worked = time.monotonic(), Counter[str]()
     workers = workers_for(int(request.workers))
     with (
-        WorkBar("tokenizing", corpus.total(), stream=console.file) as bar,
+        WorkBar("bar-tokenizing", corpus.total(), stream=console.file) as bar,
         ResumableWriter(request.prefix, tokenizer.vocab_size, fingerprint) as writer,
     ):
         bar.advance(writer.journal.counts.get("bytes", 0), writer.resumed)

@@ -30,7 +30,7 @@ def find(path: Path, flags: ModelFlags) -> HFModel:
     try:
         return hf_model_of(path, flags.hf_path, flags.cache, log=sys.stderr)
     except HFModelError as error:
-        raise GenerateError(str(error)) from error
+        raise GenerateError.of(error.messages) from error
 
 
 def load(found: HFModel, flags: ModelFlags) -> AnsweringModel:

@@ -35,7 +35,7 @@ class Earlier:
     """Newest checkpoint that was written to its end; None if there is none."""
     broken: tuple[str, ...]
     """Checkpoints that were not, or are damaged; the run writes them anew."""
-    damage: tuple[str, ...] = ()
+    damage: tuple[Message, ...] = ()
     """What is wrong with those that have their names, a sentence each."""
     lost: bool = False
     """There were checkpoints, and none is left that is whole: a run does not begin anew over them."""

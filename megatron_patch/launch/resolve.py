@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, at
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
@@ -142,7 +142,7 @@ def find_auto_model(*, model_size: str, weights: Weights) -> Step:
     try:
         yield "model", model_from_hf_config(weights.config, AUTO, weights.origin)
     except ConfigError as error:
-        yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.problems)
+        yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.messages)
 
 
 @finds("model")
@@ -153,10 +153,10 @@ def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> S
     try:
         found = model_from_hf_config(weights.config, model_size, weights.origin)
     except ConfigError as error:  # which auto refuses too
-        yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.problems)
+        yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.messages)
         return
     lines = disagreements(found, model)
-    yield from (Problem("size-is-another", *SIZE_AND_WEIGHTS, what=f"{weights.origin}: {line}") for line in lines)
+    yield from (Problem("size-is-another", *SIZE_AND_WEIGHTS, what=at(weights.origin, line)) for line in lines)
     if not lines and model.vocab_size is not None:
         yield "model", dataclasses.replace(model, vocab_size=found.vocab_size)
 

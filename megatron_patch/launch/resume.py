@@ -128,7 +128,7 @@ def compare_values(
         Changes that the checkpoint forbids, and notes about the others.
     """
     if earlier.iteration is None:
-        damage = "; ".join(earlier.damage[:3]) or Message("checkpoints-gone")
+        damage = list(earlier.damage[:3]) or Message("checkpoints-gone")
         return [Problem("checkpoints-lost", "OUTPUT_BASEPATH", damage=damage)] if earlier.lost else [], []
     if earlier.plan is None:
         why = Message("uncoded", text=earlier.plan_problem) if earlier.plan_problem else Message("no-plan")

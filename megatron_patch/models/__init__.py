@@ -23,6 +23,7 @@ from megatron_patch.models.hf_config import (
     model_from_hf_config,
     model_to_hf_config,
     read_json_config,
+    unlike,
 )
 from megatron_patch.models.names import (
     AUTO,
@@ -61,4 +62,5 @@ __all__ = [
     "size_kind",
     "size_names",
     "sizes",
+    "unlike",
 ]

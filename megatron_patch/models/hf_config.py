@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import is_whole, read_json
 from megatron_patch.models.config import DYNAMIC, LLAMA3, YARN, ConfigError, ModelConfig, RopeScaling, differences
 from megatron_patch.models.family import Family, by_model_type, family_of
@@ -70,11 +71,11 @@ def read_json_config(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(file)
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: has no config.json, so it is not a Hugging Face model folder") from None
+        raise ConfigError.at(folder, "config-absent") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: not JSON ({error})") from None
+        raise ConfigError.at(file, "config-not-json", error=error) from None
     if not isinstance(config, dict):
-        raise ConfigError(f"{file}: not a JSON object")
+        raise ConfigError.at(file, "config-not-object")
     return config
 
 
@@ -95,19 +96,19 @@ def model_from_hf_config(config: Mapping[str, Any], name: str, source: str) -> M
     heads, hidden = counts["num_attention_heads"] or 1, counts["hidden_size"] or 1
     groups = counts["num_key_value_heads"] or heads
     if heads % groups:
-        reader.refuse("num_key_value_heads", groups, f"a divisor of num_attention_heads, {heads}")
+        reader.refuse("num_key_value_heads", groups, "config-divisor", heads=heads)
     if counts["head_dim"] is None and hidden % heads:
-        reader.refuse("hidden_size", hidden, f"a multiple of num_attention_heads, {heads}, as there is no head_dim")
+        reader.refuse("hidden_size", hidden, "config-multiple", heads=heads)
     head_dim = counts["head_dim"] or hidden // heads
     if head_dim % 2:
-        reader.refuse("head_dim", head_dim, "an even number, which RoPE needs")
+        reader.refuse("head_dim", head_dim, "config-even")
     theta, scaling = _rope(reader, counts["max_position_embeddings"])
     epsilon = reader.number("rms_norm_eps", 1e-6)
     std = reader.number("initializer_range", 0.02)
     tied = reader.flag("tie_word_embeddings")
     biased = family.qkv_bias if isinstance(family.qkv_bias, bool) else reader.flag(family.qkv_bias)
     if reader.problems:
-        raise ConfigError(reader.problems)
+        raise ConfigError.of(reader.problems)
     return ModelConfig(
         name=name,
         model_type=family.model_type,
@@ -155,16 +156,24 @@ def model_as_named(config: Mapping[str, Any], size: str, source: str) -> ModelCo
         return model
     lines = disagreements(model, model_of_size(size))
     if lines:
-        raise ConfigError([f"{source}: {line}" for line in lines])
+        raise ConfigError.of([at(source, line) for line in lines])
     return model
 
 
-def disagreements(found: ModelConfig, named: ModelConfig) -> list[str]:
-    """One line for each fact of the architecture in which `found` is not `named`. More vocabulary is accepted."""
+def disagreements(found: ModelConfig, named: ModelConfig) -> list[Message]:
+    """One line for each field in which `found` is not the size that `named` is."""
     return [
-        f"{name} is {_shown(mine)}, but MODEL_SIZE {named.name} has {_shown(theirs)}"
-        for name, mine, theirs in differences(found, named)
-        if name != "vocab_size" or mine < theirs
+        Message("model-differs", field=field, found=mine, size=named.name, wanted=wanted)
+        for field, mine, wanted in unlike(found, named)
+    ]
+
+
+def unlike(found: ModelConfig, other: ModelConfig) -> list[tuple[str, object, object]]:
+    """As `differences`, the values as people read them. More vocabulary than the other's is accepted."""
+    return [
+        (field, _shown(mine), _shown(theirs))
+        for field, mine, theirs in differences(found, other)
+        if field != "vocab_size" or mine < theirs
     ]
 
 
@@ -187,21 +196,29 @@ class _Reader:
 
     config: Mapping[str, Any]
     source: str
-    problems: list[str] = field(default_factory=list)
+    problems: list[Message] = field(default_factory=list)
 
-    def refuse(self, key: str, found: object, right: str) -> None:
-        self.problems.append(f"{self.source}: {key} is {_short(found)}; it must be {right}")
+    def refuse(self, key: str, found: object, right: str, /, **values: object) -> None:
+        """
+        Args:
+            right: code of what it has to be, and its values.
+        """
+        wanted = Message(right, **values)
+        self.problems.append(at(self.source, "config-value", key=key, found=_short(found), right=wanted))
+
+    def miss(self, key: str, right: str, /, **values: object) -> None:
+        self.problems.append(at(self.source, "config-key-missing", key=key, right=Message(right, **values)))
 
     def count(self, key: str, *, needed: bool) -> int | None:
         if key not in self.config and needed:
-            self.problems.append(f"{self.source}: {key} is missing; it must be a whole number from 1 to {LARGEST[key]}")
+            self.miss(key, "config-whole", most=LARGEST[key])
             return None
         found = self.config.get(key)
         most = LARGEST[key]
         if is_whole(found, 1, most):
             return found
         if found is not None or needed:
-            self.refuse(key, found, f"a whole number from 1 to {most}")
+            self.refuse(key, found, "config-whole", most=most)
         return None
 
     def number(self, key: str, default: float, where: Mapping[str, Any] | None = None, prefix: str = "") -> float:
@@ -210,13 +227,13 @@ class _Reader:
             return default
         if isinstance(found, int | float) and not isinstance(found, bool) and 0 < found <= LARGEST_REAL:
             return float(found)
-        self.refuse(f"{prefix}{key}", found, f"a number above 0, at most {LARGEST_REAL:g}")
+        self.refuse(f"{prefix}{key}", found, "config-number", most=f"{LARGEST_REAL:g}")
         return default
 
     def flag(self, key: str) -> bool:
         found = self.config.get(key)
         if found is not None and not isinstance(found, bool):
-            self.refuse(key, found, "true or false")
+            self.refuse(key, found, "config-flag")
         return found is True
 
 
@@ -227,14 +244,13 @@ def _family(config: Mapping[str, Any], source: str) -> Family:
     if isinstance(kind, str) and kind in known:
         return known[kind]
     reader = _Reader(config, source)
-    supported = ", ".join(known)
     if "model_type" in config:
-        reader.refuse("model_type", kind, f"one of {supported}")
+        reader.refuse("model_type", kind, "config-one-of", names=list(known))
     else:
-        reader.problems.append(f"{source}: model_type is missing; it must be one of {supported}")
+        reader.miss("model_type", "config-one-of", names=list(known))
     _check_experts(reader)
     _check_window(reader)
-    raise ConfigError(reader.problems)
+    raise ConfigError.of(reader.problems)
 
 
 def _check_features(reader: _Reader, family: Family) -> None:
@@ -242,14 +258,12 @@ def _check_features(reader: _Reader, family: Family) -> None:
     for key, wanted in {**FIXED, **family.fixed}.items():
         found = reader.config.get(key, wanted)
         if found is not None and (found != wanted or isinstance(found, bool) is not isinstance(wanted, bool)):
-            reader.refuse(key, found, f"{json.dumps(wanted)}, as in all of {family.name}")
+            reader.refuse(key, found, "config-family", value=json.dumps(wanted), family=family.name)
     named = reader.config.get("architectures")
     if named is not None and (not isinstance(named, list) or family.architecture not in named):
-        reader.refuse("architectures", named, f'["{family.architecture}"]')
+        reader.refuse("architectures", named, "config-exactly", value=f'["{family.architecture}"]')
     if reader.config.get("quantization_config") is not None:
-        reader.refuse(
-            "quantization_config", reader.config["quantization_config"], "absent: weights in fp32, fp16, bf16"
-        )
+        reader.refuse("quantization_config", reader.config["quantization_config"], "config-quantized")
     _check_experts(reader)
     _check_window(reader)
 
@@ -257,7 +271,7 @@ def _check_features(reader: _Reader, family: Family) -> None:
 def _check_experts(reader: _Reader) -> None:
     for key in EXPERTS:
         if reader.config.get(key):
-            reader.refuse(key, reader.config[key], "absent: mixtures of experts are not supported")
+            reader.refuse(key, reader.config[key], "config-experts")
 
 
 def _check_window(reader: _Reader) -> None:
@@ -266,7 +280,7 @@ def _check_window(reader: _Reader) -> None:
     if window is None or reader.config.get("use_sliding_window") is False:
         return
     if not isinstance(window, int) or isinstance(window, bool):
-        reader.refuse("sliding_window", window, "null or a whole number")
+        reader.refuse("sliding_window", window, "config-window")
         return
     if isinstance(layers, list) and layers and "sliding_attention" not in layers:
         return
@@ -275,8 +289,7 @@ def _check_window(reader: _Reader) -> None:
         return
     longest = reader.config.get("max_position_embeddings")
     if isinstance(longest, int) and window < longest:
-        right = f"null, or at least max_position_embeddings, {longest}: layers with a window are not supported"
-        reader.refuse("sliding_window", window, right)
+        reader.refuse("sliding_window", window, "config-window-long", longest=longest)
 
 
 def _rope(reader: _Reader, longest: int | None) -> tuple[float, RopeScaling | None]:
@@ -285,21 +298,21 @@ def _rope(reader: _Reader, longest: int | None) -> tuple[float, RopeScaling | No
     given = [(key, reader.config[key]) for key in ("rope_parameters", "rope_scaling") if reader.config.get(key)]
     for key, value in given:
         if not isinstance(value, Mapping):
-            reader.refuse(key, value, "an object")
+            reader.refuse(key, value, "config-object")
             return 10000.0, None
     key, rope = given[0] if given else ("rope_scaling", {})
     prefix = f"{key} "
     if any(rope.get(name) != value for _, other in given[1:] for name, value in other.items()):
-        reader.refuse("rope_scaling", given[1][1], f"absent, or what {key} says: write the one into the other")
+        reader.refuse("rope_scaling", given[1][1], "config-rope-twice", key=key)
     inner = reader.number("rope_theta", 10000.0, rope, prefix)
     theta = reader.number("rope_theta", inner)
     if rope.get("rope_theta") is not None and theta != inner:
-        reader.refuse("rope_theta", theta, f"absent, or {inner} as in {key}")
+        reader.refuse("rope_theta", theta, "config-theta-twice", value=inner, key=key)
     if theta != int(theta):
-        reader.refuse("rope_theta", theta, "a whole number: Megatron's --rotary-base takes no other")
+        reader.refuse("rope_theta", theta, "config-theta-whole")
     partial = rope.get("partial_rotary_factor", 1.0)
     if partial != 1.0:
-        reader.refuse(f"{prefix}partial_rotary_factor", partial, "1.0")
+        reader.refuse(f"{prefix}partial_rotary_factor", partial, "config-exactly", value="1.0")
     return theta, _scaling(reader, rope, prefix, longest)
 
 
@@ -308,14 +321,14 @@ def _scaling(reader: _Reader, rope: Mapping[str, Any], prefix: str, longest: int
     if kind == "default":
         return None
     if kind not in tuple(SCALING_KEYS):
-        reader.refuse(f"{prefix}rope_type", kind, f"default, {LLAMA3}, {YARN} or {DYNAMIC}")
+        reader.refuse(f"{prefix}rope_type", kind, "config-one-of", names=["default", *SCALING_KEYS])
         return None
     if "factor" not in rope:
-        reader.problems.append(f"{reader.source}: {prefix}factor is missing; it must be a number above 0")
+        reader.miss(f"{prefix}factor", "config-factor")
         return None
     for key in sorted(rope.keys() - ROPE_NAMES - set(SCALING_KEYS[kind])):
         if rope[key] is not None:
-            reader.refuse(f"{prefix}{key}", rope[key], f"absent: {kind} has no such number in Megatron 0.19.2")
+            reader.refuse(f"{prefix}{key}", rope[key], "config-no-such-number", kind=kind)
     defaults = {"original_max_position_embeddings": longest or 8192} if kind == YARN else {}
     plain = RopeScaling(kind=kind, factor=1.0)
     numbers = {
@@ -323,11 +336,11 @@ def _scaling(reader: _Reader, rope: Mapping[str, Any], prefix: str, longest: int
     }
     context = numbers.pop("original_max_position_embeddings", plain.original_max_position_embeddings)
     if context != int(context):
-        reader.refuse(f"{prefix}original_max_position_embeddings", context, "a whole number")
+        reader.refuse(f"{prefix}original_max_position_embeddings", context, "config-only-whole")
     scaling = RopeScaling(kind=kind, original_max_position_embeddings=int(context), **numbers)
     for key, wanted in MEGATRON_LLAMA3.items() if kind == LLAMA3 else ():
         if getattr(scaling, key) != wanted:
-            reader.refuse(f"{prefix}{key}", getattr(scaling, key), f"{wanted}, a constant in Megatron 0.19.2")
+            reader.refuse(f"{prefix}{key}", getattr(scaling, key), "config-constant", value=wanted)
     return scaling
 
 

@@ -50,14 +50,12 @@ def record_base(checkpoints: Path, settings: LoraSettings, base: Path, *, resumi
         return
     before = read_record(checkpoints)
     if before["base_sha256"] != told["base_sha256"]:
-        raise BaseProblem(
-            f"{base}: not the base of these adapters: they were trained over {before['base']}, whose weights have "
-            f"SHA-256 {before['base_sha256'][:16]}..., not {told['base_sha256'][:16]}..."
-        )
+        sums = {"before": before["base_sha256"][:16], "now": told["base_sha256"][:16]}
+        raise BaseProblem.at(base, "base-other", base=before["base"], **sums)
     for name in ("rank", "alpha", "targets", "rslora"):
         if before["settings"][name] != told["settings"][name]:
             now, old = told["settings"][name], before["settings"][name]
-            raise BaseProblem(f"{checkpoints}: adapters with {name} {old}, not {now}")
+            raise BaseProblem.at(checkpoints, "adapters-other-setting", name=name, before=old, now=now)
 
 
 def read_record(checkpoints: Path) -> dict[str, Any]:
@@ -67,13 +65,13 @@ def read_record(checkpoints: Path) -> dict[str, Any]:
         BaseProblem: missing or damaged.
     """
     if checkpoints.is_dir() and not (checkpoints / FILE).exists():
-        raise BaseProblem(f"{checkpoints}: holds no adapters, there is no {FILE}")
+        raise BaseProblem.at(checkpoints, "no-adapters", file=FILE)
     try:
         found: dict[str, Any] = read_object(checkpoints / FILE)
         LoraSettings(**found["settings"] | {"targets": tuple(found["settings"]["targets"])})
         found["base"], found["base_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BaseProblem(f"{checkpoints / FILE}: not the record of adapters ({error})") from error
+        raise BaseProblem.at(checkpoints / FILE, "adapters-record", error=error) from error
     return found
 
 

@@ -10,6 +10,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import JsonError, parse_json, read_object
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, target_shapes
@@ -74,7 +75,7 @@ def settings_of(folder: Path) -> LoraSettings:
         config = read_object(folder / CONFIG)
         problems = list(_problems(config))
         if problems:
-            raise PeftError(f"{folder / CONFIG}: {'; '.join(problems)}")
+            raise PeftError.of([at(folder / CONFIG, what) for what in problems])
         modules = _modules_of(folder, config["target_modules"])
         return LoraSettings(
             rank=int(config["r"]),
@@ -84,16 +85,17 @@ def settings_of(folder: Path) -> LoraSettings:
             rslora=bool(config.get("use_rslora", False)),
         )
     except (OSError, KeyError, TypeError, AttributeError, JsonError) as error:
-        raise PeftError(f"{folder}: not an adapter of PEFT ({type(error).__name__}: {error})") from error
+        raise PeftError.at(folder, "peft-not-adapter", error=error) from error
 
 
-def _problems(config: dict[str, Any]) -> list[str]:
-    found = [f"peft_type is {config['peft_type']}, not LORA"] if config["peft_type"] != "LORA" else []
+def _problems(config: dict[str, Any]) -> list[Message]:
+    kind = config["peft_type"]
+    found = [Message("peft-type", found=str(kind))] if kind != "LORA" else []
     for name, value in PLAIN.items():
         if name in config and (config[name] or value) and config[name] != value:
-            found.append(f"{name} is {config[name]!r}, here it can only be {value!r}")
+            found.append(Message("peft-value", name=name, found=repr(config[name]), value=repr(value)))
     if not isinstance(config["r"], int) or config["r"] < 1:
-        found.append(f"r is {config['r']!r}, not a whole number >= 1")
+        found.append(Message("peft-rank", found=repr(config["r"])))
     return found
 
 
@@ -104,7 +106,7 @@ def _modules_of(folder: Path, modules: Any) -> set[str]:
     else:
         names = {name.rsplit(".", 1)[-1] for name in modules}
     if unknown := sorted(names - _MODULES.keys()):
-        raise PeftError(f"{folder / CONFIG}: adapters on {', '.join(unknown)}; possible: {', '.join(_MODULES)}")
+        raise PeftError.at(folder / CONFIG, "peft-modules", modules=unknown, known=list(_MODULES))
     return {_MODULES[name] for name in names}
 
 
@@ -114,7 +116,7 @@ def _names(folder: Path) -> list[str]:
         with (folder / WEIGHTS).open("rb") as file:
             header = parse_json(file.read(struct.unpack("<Q", file.read(8))[0]))
     except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
-        raise PeftError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
+        raise PeftError.at(folder / WEIGHTS, "cannot-be-read", error=error) from error
     return [name for name in header if not name.startswith("__")]
 
 
@@ -125,7 +127,7 @@ def _open(folder: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise PeftError(f"{folder / WEIGHTS}: cannot be read ({error})") from error
+        raise PeftError.at(folder / WEIGHTS, "cannot-be-read", error=error) from error
 
 
 def key(layer: int, target: str, part: str) -> str:
@@ -141,7 +143,7 @@ def read_folder(folder: Path, model: ModelConfig) -> Whole:
     """
     settings, tensors, shapes = settings_of(folder), _open(folder), target_shapes(model)
     found: Whole = {}
-    problems = []
+    problems: list[Message] = []
     for layer in range(model.num_layers):
         found[layer] = {}
         for target in settings.targets:
@@ -150,13 +152,15 @@ def read_folder(folder: Path, model: ModelConfig) -> Whole:
             pair = [tensors.pop(key(layer, target, part), None) for part in wanted]
             for part, tensor in zip(wanted, pair, strict=True):
                 if tensor is None or tuple(tensor.shape) != wanted[part]:
-                    shape = "missing" if tensor is None else list(tensor.shape)
-                    problems.append(f"{key(layer, target, part)}: {shape}, wanted {list(wanted[part])}")
+                    shape = Message("missing") if tensor is None else str(list(tensor.shape))
+                    facts = {"found": shape, "wanted": str(list(wanted[part]))}
+                    problems.append(Message("peft-shape", tensor=key(layer, target, part), **facts))
             if pair[0] is not None and pair[1] is not None:
                 found[layer][target] = (pair[0].float(), pair[1].float())
-    problems += [f"{name}: not of this model's {model.num_layers} layers and these targets" for name in tensors]
+    problems += [Message("peft-foreign", tensor=name, layers=model.num_layers) for name in tensors]
     if problems:
-        raise PeftError(f"{folder}: {'; '.join(problems[:4])}; {len(problems)} in all")
+        shown = [*problems[:4], Message("peft-in-all", count=len(problems))]
+        raise PeftError.of([at(folder, what) for what in shown])
     return found
 
 

@@ -61,7 +61,7 @@ def _add(
     local_rows, local_columns = module.weight.shape
     tp = 1 if linear.row_parallel else sum(shapes[target][0] for target in linear.targets) // local_rows
     if linear.by_group and model.num_query_groups % tp:
-        raise PeftError(f"adapters on {linear.path} with TP {tp}: only up to its {model.num_query_groups} KV heads")
+        raise PeftError("peft-tp", module=linear.path, tp=tp, groups=model.num_query_groups)
     adapters = Adapters(
         linear,
         settings,
@@ -155,7 +155,7 @@ def _save_adapters_only(chunk: Any) -> None:
         wanted = {name for name, _ in chunk.named_parameters() if is_adapter(name)}
         other = wanted ^ {name for name in state if is_adapter(name)}
         if other:
-            raise PeftError(f"a checkpoint of other adapters: {', '.join(sorted(other)[:4])}")
+            raise PeftError("peft-other-checkpoint", names=sorted(other)[:4])
         return load(state, strict=False)
 
     chunk.sharded_state_dict, chunk.load_state_dict = sharded_state_dict, load_state_dict

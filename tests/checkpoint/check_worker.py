@@ -28,9 +28,9 @@ def inspect(hf: str, megatron: str, precision: str) -> dict:
     first = report.first_failure
     return {
         "passed": report.passed,
-        "verdict": report.verdict(),
+        "verdict": "\n".join(map(str, report.verdict())),
         "table": report.table(),
-        "configuration": report.configuration,
+        "configuration": list(map(str, report.configuration)),
         "first": asdict(first) if first else None,
         "worst_fp32": max(row.relative_l2 for row in report.rows if row.precision == "fp32"),
         "rows": len(report.rows),

@@ -91,7 +91,7 @@ BAD_HF: dict[str, tuple[Change, str]] = {
     "biases": (lambda f: edit(f / "config.json", lambda c: c.update(attention_bias=True)), "attention_bias is True"),
     "another RoPE scaling": (
         lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(rope_type="linear")),
-        "rope_type is 'linear'; it must be default, llama3, yarn or dynamic",
+        "rope_type is 'linear'; it must be one of default, llama3, yarn, dynamic",
     ),
     "a RoPE fact that Megatron has as a constant": (
         lambda f: edit(f / "config.json", lambda c: c["rope_scaling"].update(original_max_position_embeddings=4096)),

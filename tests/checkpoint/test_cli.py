@@ -61,7 +61,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "said twice at the end": ([*TO_HF, "--hf-path", "x"], "positions and --hf_path say the same"),
     "model name": (["--source", "a", "--output-path", "b", "--model-name", "8b"], "nearest: 8B"),
     "direction": (["--source", "a", "--output-path", "b", "--direction", "up"], "valid: hf2mcore, mcore2hf"),
-    "shard size": ([*TO_HF, "--max-shard-size", "5"], "not a size such as 5GB"),
+    "shard size": ([*TO_HF, "--max-shard-size", "5"], 'not a size: is "5"; valid: a size such as 5GB'),
     "iteration": ([*TO_MEGATRON, "--iteration", "3"], "--iteration is for Megatron sources only"),
     "per rank and check": ([*TO_MEGATRON, "--per-rank-files"], "the check holds torch_dist against Hugging Face"),
     "source": (TO_MEGATRON, "no such folder"),

@@ -16,7 +16,7 @@ def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, 16.0, 20.0, 40.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     out = io.StringIO()
-    with WorkBar("tokenizing", total=100_000_000, stream=out) as bar:
+    with WorkBar("bar-tokenizing", total=100_000_000, stream=out) as bar:
         for _ in range(4):
             bar.advance(20_000_000, 1000)
     assert out.getvalue().splitlines() == [
@@ -41,7 +41,10 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is as wide as that terminal, whatever standard input and output are."""
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal, WorkBar("checking", total=10, unit="parts", stream=terminal) as bar:
+    with (
+        os.fdopen(theirs, "w") as terminal,
+        WorkBar("bar-checking", total=10, unit="bar-parts", stream=terminal) as bar,
+    ):
         bar.advance(10, 7)
     shown = read_all(ours)
     assert "checking 10/10 parts" in shown and "7 rows | 0:00:00 left" in shown and "━" in shown
@@ -51,7 +54,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as terminal, WorkBar("checking", total=10, stream=terminal) as bar:
+    with os.fdopen(theirs, "w") as terminal, WorkBar("bar-checking", total=10, stream=terminal) as bar:
         assert bar._live is None
     os.close(ours)
 

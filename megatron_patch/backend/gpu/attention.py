@@ -13,6 +13,7 @@ from typing import Any
 
 from megatron_patch.backend.gpu.libraries import cudnn_versions
 from megatron_patch.backend.patching import BackendError, wrap
+from megatron_patch.common.messages import Message, localized
 
 LONG_SEQUENCE = 2048
 """Tokens from which on the unfused kernel is a mistake: 0.25 GiB of scores a layer for 32 heads, growing as S^2."""
@@ -37,9 +38,9 @@ def watch_attention(say: Callable[[str], None], *, seq_length: int, allow_unfuse
         name = describe(choice)
         if name not in said:
             said.add(name)
-            say(f"attention {name}")
+            say(localized("attention-kernel", name=name))
         if name == UNFUSED and seq_length >= LONG_SEQUENCE and not allow_unfused:
-            raise BackendError(_refusal(seq_length, _reasons(utils, original, attention_params)))
+            raise _refusal(seq_length, _reasons(utils, original, attention_params))
         return choice
 
 
@@ -57,17 +58,12 @@ def describe(choice: Any) -> str:
     return UNFUSED if unfused else "none"
 
 
-def _refusal(seq_length: int, reasons: list[str]) -> str:
+def _refusal(seq_length: int, reasons: list[str]) -> BackendError:
     torchs, engines = cudnn_versions()
-    lines = [
-        f"Transformer Engine would run unfused attention at {seq_length} tokens: 15 times slower, and S x S memory",
-        *(f"  {reason}" for reason in reasons),
-    ]
+    lines: list[str | Message] = [f"  {reason}" for reason in reasons]
     if torchs != engines:
-        lines.append(f"  torch runs cuDNN {torchs}, Transformer Engine {engines}: they must be the same (CUDNN_HOME)")
-    lines.append("take bf16, fp16 or fp8; `python -m megatron_patch.doctor` checks the libraries;")
-    lines.append("MP_ALLOW_UNFUSED_ATTENTION=1 (--allow-unfused-attention) trains with it all the same")
-    return "\n".join(lines)
+        lines.append(Message("attention-cudnn", torch=torchs, engine=engines))
+    return BackendError("attention-unfused", tokens=seq_length, reasons=lines)
 
 
 def _reasons(utils: Any, choose: Callable[..., Any], attention_params: Any) -> list[str]:

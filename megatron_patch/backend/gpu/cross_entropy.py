@@ -27,8 +27,6 @@ def use_in_place_cross_entropy() -> None:
     ) -> torch.Tensor:
         """logits [s, b, v / TP], labels [s, b] over the whole vocabulary -> losses [s, b] in fp32."""
         if logits.dtype not in (torch.bfloat16, torch.float32):
-            raise BackendError(
-                f"--cross-entropy-loss-fusion takes bf16 or fp32 logits, not {logits.dtype}: leave it out"
-            )
+            raise BackendError("loss-fusion-dtype", dtype=logits.dtype)
         group = tp_group if tp_group.size() > 1 else None
         return parallel_cross_entropy(logits.contiguous(), labels, dist_process_group=group, overwrite_input=True)

@@ -21,7 +21,7 @@ def restrict_unpickling() -> None:
     modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("transformer_engine.pytorch")]
     unpickling = [module for module in modules if getattr(module, "pickle", None) is pickle]
     if not unpickling:
-        raise BackendError("no module of Transformer Engine imports pickle any more: see how it reads fp8 state now")
+        raise BackendError("engine-without-pickle")
     for module in unpickling:
         limited = types.SimpleNamespace(dumps=pickle.dumps, loads=_load)
         replace(module, "pickle", limited, why="2.20 unpickles the fp8 state of a checkpoint, which may run code")

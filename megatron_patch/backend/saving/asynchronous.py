@@ -27,6 +27,7 @@ from megatron_patch.backend.saving.folders import final_of
 from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
 from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
 from megatron_patch.common.heartbeat import HEART
+from megatron_patch.common.messages import Message, named
 from megatron_patch.common.stored_chunks import iteration_of
 
 FILES = 2
@@ -34,6 +35,7 @@ FILES = 2
 LOOKS_EVERY = 1.0
 """Seconds."""
 WAITING = "waiting for other ranks"
+WRITING = "writing "
 OTHERS_LATER = 20.0
 """Seconds."""
 
@@ -99,10 +101,8 @@ class Save:
         silent = time.monotonic() - self._advanced
         patience = _state.get("patience", math.inf) + (OTHERS_LATER if self._doing == WAITING else 0.0)
         if silent > patience:
-            raise StuckSave(
-                f"{final_of(self._folder)} is not written: {self._doing} for {silent:.0f} s. The disk or the network "
-                "file system does not answer; the newest checkpoint is the one before"
-            )
+            facts = {"path": final_of(self._folder), "doing": _told(self._doing), "seconds": f"{silent:.0f}"}
+            raise StuckSave("save-stuck", **facts)
 
     def _note(self, doing: str) -> None:
         self._doing, self._advanced = doing, time.monotonic()
@@ -147,7 +147,7 @@ class Save:
         verdict: list[Any] = [failures]
         torch.distributed.broadcast_object_list(verdict, src=0, group=thread_group())
         if verdict[0]:
-            raise BackendError(f"a checkpoint was not written: {'; '.join(verdict[0])}")
+            raise BackendError("save-failed", failures=verdict[0])
 
     def _finish(self, by_rank: list[Any]) -> None:
         self._writer.finish(self._metadata, by_rank)
@@ -294,7 +294,7 @@ def _alone(tensor: torch.Tensor) -> torch.Tensor:
 def _write_file(path: Path, items: list[tuple[Any, Callable[[], Content]]], note: Callable[[str], None]) -> list[Any]:
     def noted() -> Iterator[tuple[Any, Callable[[], Content]]]:
         for item in items:
-            note(f"writing {path.name}")
+            note(f"{WRITING}{path.name}")
             yield item
 
     with path.open("wb") as stream:
@@ -303,6 +303,13 @@ def _write_file(path: Path, items: list[tuple[Any, Callable[[], Content]]], note
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # nobody reads it soon
     return results
+
+
+def _told(doing: str) -> Message:
+    """What a save does, for a screen."""
+    if doing.startswith(WRITING):
+        return Message("save-writing", file=doing.removeprefix(WRITING))
+    return named(doing)
 
 
 def _copier() -> Copier:

@@ -83,7 +83,7 @@ def _replaced_when_closed(path: Path) -> Iterator[IO[str]]:
 
 def _fail_instead_of_exit(checkpointing: Any) -> None:
     def fail(code: Any = None) -> NoReturn:
-        raise CheckpointError("the checkpoint cannot be loaded; the reason is in the last lines of the log")
+        raise CheckpointError("load-failed")
 
     without_exit = types.SimpleNamespace(exit=fail)
     replace(checkpointing, "sys", without_exit, why="0.19.2 exits with 0 when a checkpoint is unreadable")
@@ -97,7 +97,7 @@ def _fail_instead_of_exit(checkpointing: Any) -> None:
     def load_base_checkpoint(original: Callable[..., Any], load_dir: str, *args: Any, **kwargs: Any) -> Any:
         result = original(load_dir, *args, **kwargs)
         if result[0] is None:
-            raise CheckpointError(f"{load_dir} holds no checkpoint: latest_checkpointed_iteration.txt is missing")
+            raise CheckpointError("load-nothing", folder=load_dir)
         return result
 
 

@@ -59,7 +59,7 @@ def _verify(reader: Any, item: Any) -> None:
         with _named(reader, item):
             check_chunk(Path(reader.path), checksums, place.relative_path, place.offset, place.length)
     except ChunkError as error:
-        raise DamagedCheckpoint(str(error)) from None
+        raise DamagedCheckpoint.of(error.messages) from None
 
 
 @contextlib.contextmanager
@@ -71,6 +71,7 @@ def _named(reader: Any, item: Any) -> Iterator[None]:
         raise
     except Exception as error:
         file = f"{reader.path}/{reader.storage_data[item.storage_index].relative_path}"
-        what = f"{file}: {item_name(item.storage_index)} cannot be read: {type(error).__name__}: {error}"
         innocent = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in NOT_DAMAGE)
-        raise (CheckpointError if innocent else DamagedCheckpoint)(what) from error
+        kind = CheckpointError if innocent else DamagedCheckpoint
+        what = f"{type(error).__name__}: {error}"
+        raise kind.at(file, "item-unreadable", item=item_name(item.storage_index), error=what) from error

@@ -18,6 +18,8 @@ from megatron_patch.backend.saving import folders
 from megatron_patch.backend.saving.asynchronous import thread_group
 from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
 from megatron_patch.backend.saving.optimizer_shards import forget_unfinished_load
+from megatron_patch.common.errors import messages_of
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.recovery import Event, note_event
 from megatron_patch.common.stored_chunks import FILE, find_structural_damage
 
@@ -55,7 +57,7 @@ def fall_back(args: Any, say: Say) -> None:
                 if not _is_resuming(args):
                     raise
                 forget_unfinished_load()
-                args.ckpt_step = _next_best(Path(args.load), args.ckpt_step, str(damage), say)
+                args.ckpt_step = _next_best(Path(args.load), args.ckpt_step, damage, say)
 
 
 def _is_resuming(args: Any) -> bool:
@@ -75,26 +77,25 @@ def _set_broken_ones_aside(args: Any, say: Say) -> None:
             if number <= args.ckpt_step:
                 continue
             if damage := find_structural_damage(path):
-                lines[0].append(f"{damage[0]}: set aside as {folders.set_aside(path).name}")
-                event = Event(kind="fallback", iteration=number, words=lines[0][-1])
-                note_event(Path(args.load).parent, event)
+                lines[0].append(Message("fallback-set-aside", damage=damage[0], aside=folders.set_aside(path).name))
+                note_event(Path(args.load).parent, Event.of("fallback", lines[0][-1], iteration=number))
     torch.distributed.broadcast_object_list(lines, src=0, group=thread_group())
     for line in lines[0]:
-        say(line)
+        say(line.localized())
 
 
 def _check_iteration(args: Any, iteration: int) -> None:
     """Raise for a checkpoint without checksums whose folder was renamed."""
     if _is_resuming(args) and iteration != args.ckpt_step:
         folder = Path(args.load) / f"iter_{args.ckpt_step:07d}"
-        raise DamagedCheckpoint(f"{folder}: is the checkpoint of iteration {iteration}: the folder was renamed")
+        raise DamagedCheckpoint.at(folder, "folder-renamed", iteration=iteration)
 
 
 def _say_if_unverified(args: Any, say: Say) -> None:
     if args.load and args.ckpt_step:
         folder = Path(args.load) / f"iter_{args.ckpt_step:07d}"
         if folder.is_dir() and not (folder / FILE).exists():
-            say(f"{folder.name} has no {FILE}: read unverified (an earlier version wrote it, or a converter)")
+            say(localized("read-unverified", folder=folder.name, file=FILE))
 
 
 def _agree(owner: Any, name: str) -> None:
@@ -115,21 +116,21 @@ def _agree(owner: Any, name: str) -> None:
 
 
 def _compare(error: Exception | None) -> None:
-    """Raise what any rank met, in the same words on all ranks; nothing if all went well."""
-    mine = None if error is None else (isinstance(error, DamagedCheckpoint), str(error))
+    """Raise what any rank met, the same on all ranks; nothing if all went well."""
+    mine = None if error is None else (isinstance(error, DamagedCheckpoint), messages_of(error))
     everybodys: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everybodys, mine, group=thread_group())
     failed = {rank: found for rank, found in enumerate(everybodys) if found is not None}
     if not failed:
         return
     if all(damaged for damaged, _ in failed.values()):
-        raise DamagedCheckpoint("; ".join(dict.fromkeys(text for _, text in failed.values()))) from error
+        raise DamagedCheckpoint.of(list(dict.fromkeys(one for _, what in failed.values() for one in what))) from error
     if error is None or isinstance(error, DamagedCheckpoint):
-        rank, text = next((rank, text) for rank, (damaged, text) in failed.items() if not damaged)
-        raise CheckpointError(f"rank {rank}: {text}") from error
+        rank, what = next((rank, what) for rank, (damaged, what) in failed.items() if not damaged)
+        raise CheckpointError("on-rank", rank=rank, what=what) from error
 
 
-def _next_best(checkpoints: Path, step: int, damage: str, say: Say) -> int:
+def _next_best(checkpoints: Path, step: int, damage: DamagedCheckpoint, say: Say) -> int:
     """Set one checkpoint aside, and give the iteration of the newest of the others that looks sound.
 
     Raises:
@@ -141,17 +142,15 @@ def _next_best(checkpoints: Path, step: int, damage: str, say: Say) -> int:
     torch.distributed.broadcast_object_list(decided, src=0, group=thread_group())
     best, aside = decided
     if best is None:
-        raise CheckpointError(
-            f"iter_{step:07d} is damaged: {damage}. No other checkpoint in {checkpoints} is whole, and a run does not "
-            "begin anew over them: take another OUTPUT_BASEPATH, or move the folder away"
-        )
+        raise CheckpointError("none-is-whole", checkpoint=f"iter_{step:07d}", damage=damage, folder=checkpoints)
     count = len(list(checkpoints.glob(folders.DAMAGED_PREFIX + "*")))
-    lines = [f"iter_{step:07d} is damaged: {damage}"]
-    lines.append(f"set aside as {aside} ({count} in this folder); going on from iteration {best} instead")
+    lines = [Message("fallback-damaged", checkpoint=f"iter_{step:07d}", damage=damage)]
+    lines.append(Message("fallback-goes-on", aside=aside, count=count, best=best))
     for line in lines:
-        say(line)
+        say(line.localized())
     if torch.distributed.get_rank() == 0:
-        note_event(checkpoints.parent, Event(kind="fallback", iteration=step, words="; ".join(lines)))
+        both = Message("fallback-event", first=lines[0], second=lines[1])
+        note_event(checkpoints.parent, Event.of("fallback", both, iteration=step))
     return int(best)
 
 

@@ -149,7 +149,7 @@ def _was_read_in_place(key: str, state: torch.Tensor | Remainders, blocks: list[
     home = "meta" if isinstance(state, Remainders) else state.untyped_storage().data_ptr()
     for block in blocks:
         if home != ("meta" if block.device.type == "meta" else block.untyped_storage().data_ptr()):
-            raise BackendError(f"{key} of the optimizer was read into another tensor: it would be lost")
+            raise BackendError("optimizer-read-elsewhere", key=key)
 
 
 def _own_ranges(optimizer: Any) -> Iterator[tuple[int, torch.nn.Parameter, int, int]]:
@@ -182,7 +182,7 @@ def _states(optimizer: Any, parameter: Any, start: int, end: int) -> dict[str, t
     state = optimizer.optimizer.state[optimizer.optimizer.param_groups[group]["params"][order]]
     states = {key: state[key] for key in optimizer.optimizer_state_keys}
     if scaled := [key for key, tensor in states.items() if tensor.dtype not in (torch.float32, torch.bfloat16)]:
-        raise BackendError(f"the optimizer keeps {', '.join(scaled)} with a scale: take fp32 or bf16")
+        raise BackendError("optimizer-scaled", names=scaled)
     copy = state["master_param"]
     if copy.dtype == torch.int16:
         copy = Remainders(weights=parameter.detach().view(-1)[start:end], low=copy)

@@ -59,7 +59,7 @@ class _MetadataUnpickler(pickle.Unpickler):
             return super().find_class(module, name)
         if module == "megatron.core.dist_checkpointing.strategies.torch" and name in PLACEHOLDERS:
             return _Placeholder
-        raise DamagedCheckpoint(f"it asks for {module}.{name}, which no checkpoint needs: it may be an attack")
+        raise DamagedCheckpoint("pickle-asks", name=f"{module}.{name}")
 
 
 def parse_metadata(content: bytes, file: Path) -> Metadata:
@@ -73,14 +73,14 @@ def parse_metadata(content: bytes, file: Path) -> Metadata:
     try:
         found = _MetadataUnpickler(io.BytesIO(content)).load()
     except DamagedCheckpoint as error:
-        raise DamagedCheckpoint(f"{file}: refused, nothing was run: {error}") from None
+        raise DamagedCheckpoint.at(file, "archive-refused", error=error) from None
     except Exception as error:  # a damaged pickle raises a dozen types
-        raise DamagedCheckpoint(f"{file}: damaged ({error!r})") from None
+        raise DamagedCheckpoint.at(file, "metadata-damaged", error=repr(error)) from None
     if not isinstance(found, Metadata) or not isinstance(found.storage_data, dict):
-        raise DamagedCheckpoint(f"{file}: not the metadata of a torch_dist checkpoint")
+        raise DamagedCheckpoint.at(file, "metadata-not-torch")
     outside = [place.relative_path for place in found.storage_data.values() if not _is_plain(place.relative_path)]
     if outside:
-        raise DamagedCheckpoint(f"{file}: refused: it names {outside[0]!r}, which is outside the folder")
+        raise DamagedCheckpoint.at(file, "metadata-outside", name=repr(outside[0]))
     return found
 
 
@@ -99,9 +99,9 @@ def load_object(stream: io.BytesIO, what: str) -> Any:
     try:
         return torch.load(stream, map_location=None, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise DamagedCheckpoint(f"{what}: refused, nothing was run: {_short(error)}") from None
+        raise DamagedCheckpoint.at(what, "archive-refused", error=_short(error)) from None
     except Exception as error:
-        raise DamagedCheckpoint(f"{what}: damaged ({error!r})") from None
+        raise DamagedCheckpoint.at(what, "metadata-damaged", error=repr(error)) from None
 
 
 def _short(error: Exception) -> str:
@@ -127,8 +127,10 @@ def restrict_unpickling() -> None:
             content = file.read_bytes()
             if self.checksums is not None:
                 check_metadata(file.parent, self.checksums, content)
-        except (ChunkError, FileNotFoundError) as error:
-            raise DamagedCheckpoint(str(error)) from None
+        except ChunkError as error:
+            raise DamagedCheckpoint.of(error.messages) from None
+        except FileNotFoundError:
+            raise DamagedCheckpoint.at(file, "missing") from None
         found = parse_metadata(content, file)
         found.storage_meta = found.storage_meta or StorageMeta()
         found.storage_meta.load_id = self.load_id

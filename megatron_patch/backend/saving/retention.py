@@ -14,6 +14,8 @@ import torch
 
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.saving import asynchronous, folders
+from megatron_patch.common.errors import messages_of
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.stored_chunks import ChunkError, find_damage, read_checksums
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -60,7 +62,7 @@ def remove_when_verified(newest: Path, keep: int, say: Callable[[str], object]) 
     torch.distributed.all_gather_object(everybodys, _read_back(newest, rank), group=group)
     damage = [line for lines in everybodys for line in lines]
     if damage:
-        say(f"{damage[0]} ({len(damage)} in all): older checkpoints are kept")
+        say(localized("older-kept", damage=damage[0], count=len(damage)))
         return
     for folder in doomed:
         folders.remove(folder)
@@ -76,15 +78,15 @@ def remove_without_others(checkpoints: Path, keep: int, say: Callable[[str], obj
         checksums = read_checksums(newest)
         damage = list(find_damage(newest, checksums, threads=asynchronous.FILES)) if checksums else []
     except (ChunkError, OSError) as error:
-        damage = [str(error)]
+        damage = [*messages_of(error)]
     if damage:
-        say(f"{damage[0]} ({len(damage)} in all): older checkpoints are kept")
+        say(localized("older-kept", damage=damage[0], count=len(damage)))
         return
     for folder in doomed:
         folders.remove(folder)
 
 
-def _read_back(newest: Path, rank: int) -> list[str]:
+def _read_back(newest: Path, rank: int) -> list[Message]:
     """What is wrong with the files that this rank wrote."""
     try:
         checksums = read_checksums(newest)
@@ -92,7 +94,7 @@ def _read_back(newest: Path, rank: int) -> list[str]:
         files = [name for name in checksums.sizes() if name.startswith(f"__{rank}_")]
         return list(find_damage(newest, checksums, files=files, threads=asynchronous.FILES))
     except (ChunkError, OSError) as error:
-        return [str(error)]
+        return [*messages_of(error)]
 
 
 def too_old(tracker: Path, keep: int, needed: set[int] | None = None) -> list[Path]:

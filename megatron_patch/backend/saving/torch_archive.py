@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from megatron_patch.backend.saving.errors import DamagedCheckpoint
+
 STORAGES = {
     torch.float32: torch.FloatStorage,
     torch.float16: torch.HalfStorage,
@@ -144,14 +146,15 @@ def read_archive(file: Path) -> Any:
     reading it; classes of harmless modules are given inert ones for it.
 
     Raises:
-        pickle.UnpicklingError: it refers to what no checkpoint needs, or a record is shorter than its tensor.
+        DamagedCheckpoint: it refers to what no checkpoint needs, or a record is shorter than its tensor.
+        pickle.UnpicklingError: torch refuses what it refers to.
         zipfile.BadZipFile, RuntimeError, ValueError, ...: it is damaged, or older than torch 1.6.
     """
     records = _records(file)
     asked = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     for name in asked:
         if name.partition(".")[0] not in HARMLESS:
-            raise pickle.UnpicklingError(f"it asks for {name}, which no checkpoint needs: it may be an attack")
+            raise DamagedCheckpoint("pickle-asks", name=name)
     with torch.serialization.safe_globals([(_Inert, name) for name in asked]):
         return _described(torch.load(file, map_location="meta", weights_only=True), records)
 
@@ -162,7 +165,7 @@ def _records(file: Path) -> dict[int, int]:
     with file.open("rb") as stream, zipfile.ZipFile(stream) as archive:
         for record in archive.infolist():
             if record.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"record {record.filename} is compressed")
+                raise DamagedCheckpoint("archive-compressed", record=record.filename)
             stream.seek(record.header_offset)
             name_length, extra_length = struct.unpack("<26xHH", stream.read(30))
             found[record.header_offset + 30 + name_length + extra_length] = record.file_size
@@ -183,8 +186,8 @@ def _stored(tensor: torch.Tensor, records: dict[int, int]) -> Stored:
     start = int(tensor.untyped_storage()._checkpoint_offset or 0)
     first = int(tensor.storage_offset()) * tensor.itemsize
     if first + tensor.nbytes > records[start]:
-        needs = f"its tensor {list(tensor.shape)} needs more"
-        raise pickle.UnpicklingError(f"the record at byte {start} has {records[start]} bytes, {needs}")
+        facts = {"start": start, "bytes": records[start], "shape": str(list(tensor.shape))}
+        raise DamagedCheckpoint("archive-record-short", **facts)
     return Stored(
         dtype=tensor.dtype if tensor.dtype in STORAGES else None,
         shape=tuple(tensor.shape),

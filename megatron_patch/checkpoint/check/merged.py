@@ -6,7 +6,6 @@ that the base is stored in. Computed in fp32, every part of every layer twice: o
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +16,6 @@ from megatron_patch.checkpoint.check.hf import HFSide
 from megatron_patch.checkpoint.check.megatron import LAYER_PARTS
 from megatron_patch.checkpoint.check.report import Report
 from megatron_patch.checkpoint.check.text_sample import sample_tokens
-from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.peft.settings import HF_MODULES
@@ -58,15 +56,12 @@ def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> Report
     """
     stored = TORCH_DTYPES[base.element_type()]
     tolerance = FP32_TOLERANCE if stored == torch.float32 else ROUNDED_TOLERANCE
-    try:
-        sample, what = sample_tokens(base.companions, base.vocab_size)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
-    print(what, flush=True)
+    sample, what = sample_tokens(base.companions, base.vocab_size)
+    print(what.localized(), flush=True)
     reference = _AdaptedSide(base, whole, scale, stored)
     found = HFSide(merged.model, merged.config, merged.source, stored)
     rows = _compare(reference, found, torch.tensor(sample), base.model.num_layers, tolerance)
-    about = {"base": str(base.folder), "merged": str(merged.folder), "tokens": what}
+    about = {"base": str(base.folder), "merged": str(merged.folder), "tokens": str(what)}
     return Report(rows=rows, about=about, title="merged against base and adapters")
 
 
@@ -74,7 +69,7 @@ def _compare(reference: HFSide, found: HFSide, tokens: torch.Tensor, layers: int
     stream = reference.embed(tokens, torch.float32)
     own = found.embed(tokens, torch.float32)
     rows = [measure(own, stream, None, "embedding", SAME, "fp32", tolerance)]
-    with WorkBar("checking", layers + 1, unit="parts") as bar:
+    with WorkBar("bar-checking", layers + 1, unit="bar-parts") as bar:
         for number in range(layers):
             (theirs,) = reference.run_layer(number, [stream], torch.float32)
             same, accumulated = found.run_layer(number, [stream, own], torch.float32)
@@ -87,12 +82,3 @@ def _compare(reference: HFSide, found: HFSide, tokens: torch.Tensor, layers: int
             rows += [measure(parts[p], theirs[p], None, p, mode, "fp32", tolerance) for p in ("final_norm", "logits")]
         bar.advance(1)
     return rows
-
-
-def write_report(report: Report, folder: Path) -> bool:
-    """Print the table and the verdict, write check.json and check.png; whether it passed."""
-    print(report.table())
-    for file in report.write(folder):
-        print(f"wrote {file}")
-    print(report.verdict(), flush=True)
-    return report.passed

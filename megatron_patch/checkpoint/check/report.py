@@ -9,6 +9,8 @@ from typing import Any
 
 from megatron_patch.checkpoint.check.compare import ACCUMULATED, PARTS, SAME, Row
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import Message, localized, say
+from megatron_patch.common.terminal import width_of
 
 JSON_FILE, PNG_FILE = "check.json", "check.png"
 
@@ -22,8 +24,8 @@ class Report:
     """Folders, precision, TP, PP, tokens."""
     title: str = "Megatron against Hugging Face"
     """Of the picture."""
-    configuration: list[str] = field(default_factory=list)
-    """Architecture facts in which the two sides' `config.json` differ; each fails the check."""
+    configuration: list[Message] = field(default_factory=list)
+    """Fields of the architecture in which the two sides' `config.json` differ; each fails the check."""
 
     @property
     def passed(self) -> bool:
@@ -36,27 +38,31 @@ class Report:
         bad = [row for row in self.rows if not row.passed]
         return next((row for row in bad if row.mode == SAME), bad[0] if bad else None)
 
-    def verdict(self) -> str:
-        """One line."""
+    def show(self, folder: Path) -> bool:
+        """Print the table and the verdict, write check.json and check.png; whether it passed."""
+        print(self.table())
+        for file in self.write(folder):
+            say("wrote", file=file)
+        print("\n".join(message.localized() for message in self.verdict()), flush=True)
+        return self.passed
+
+    def verdict(self) -> list[Message]:
+        """That it passed, or a line for each thing that is wrong."""
         if self.passed:
-            return "check passed: every part of every layer is within its tolerance"
-        lines = [f"check FAILED: configuration: {line}" for line in self.configuration]
+            return [Message("check-passed")]
+        lines = [Message("check-failed-configuration", what=what) for what in self.configuration]
         first = self.first_failure
         if first is not None:
-            lines.append(
-                f"check FAILED: first out of tolerance: {_place(first)} {first.part} ({first.precision}): "
-                f"relative L2 {first.relative_l2:.2e}, tolerance {first.tolerance:.2e}"
-            )
-        return "\n".join(lines)
+            where = {"place": _place(first), "part": first.part, "precision": first.precision}
+            numbers = {"error": f"{first.relative_l2:.2e}", "tolerance": f"{first.tolerance:.2e}"}
+            lines.append(Message("check-failed", **where, **numbers))
+        return lines
 
     def table(self) -> str:
         """Of each layer the part that came nearest to its tolerance, and every part that went beyond it."""
-        head = f"{'':>9}  {'part':13} {'mode':11} {'max abs':>9} {'rel. L2':>9} {'tolerance':>9} {'cosine':>10}"
-        lines = [head]
+        lines = [_columns("", f" {localized('check-part')}", *map(localized, HEAD))]
         for precision in dict.fromkeys(row.precision for row in self.rows):
-            lines.append(
-                f"computed in {precision}, the worst part of each layer (all {len(PARTS)} are in {JSON_FILE}):"
-            )
+            lines.append(localized("check-computed", precision=precision, parts=len(PARTS), file=JSON_FILE))
             places: dict[tuple[int | None, bool], list[Row]] = {}
             for row in self.rows:
                 if row.precision == precision:
@@ -72,7 +78,7 @@ class Report:
         content = {
             "passed": self.passed,
             **self.about,
-            "configuration": self.configuration,
+            "configuration": list(map(str, self.configuration)),
             "first_failure": asdict(first) if first else None,
             "rows": [{**asdict(row), "passed": row.passed} for row in self.rows],
         }
@@ -115,15 +121,28 @@ def _draw_part(axes: Any, rows: list[Row], part: str, last: int) -> None:
     axes.plot(xs, [max(row.tolerance, 1e-12) for row in same], "_", color=color, alpha=0.5)
 
 
+HEAD = ("check-mode", "check-max", "check-l2", "check-tolerance", "check-cosine")
+WIDTHS = (-9, 14, 11, -9, -9, -9, -10)
+"""In columns of a terminal; negative: ranged right."""
+MODES = {SAME: "check-same", ACCUMULATED: "check-accumulated"}
+
+
 def _line(row: Row) -> str:
-    return (
-        f"{_place(row):>9}  {row.part:13} {row.mode:11} {row.max_abs:9.2e} {row.relative_l2:9.2e} {row.tolerance:9.2e} "
-        f"{row.cosine:10.7f}" + ("" if row.passed else "  <-- out of tolerance")
-    )
+    numbers = (f"{row.max_abs:.2e}", f"{row.relative_l2:.2e}", f"{row.tolerance:.2e}", f"{row.cosine:.7f}")
+    line = _columns(_place(row).localized(), f" {row.part}", localized(MODES[row.mode]), *numbers)
+    return line if row.passed else f"{line}  {localized('check-beyond')}"
 
 
-def _place(row: Row) -> str:
-    return "model" if row.layer is None else f"layer {row.layer}"
+def _columns(*words: str) -> str:
+    padded = []
+    for word, width in zip(words, WIDTHS, strict=True):
+        blank = " " * (abs(width) - width_of(word))
+        padded.append(blank + word if width < 0 else word + blank)
+    return " ".join(padded)
+
+
+def _place(row: Row) -> Message:
+    return Message("check-model") if row.layer is None else Message("check-layer", layer=row.layer)
 
 
 def _without_nan(value: Any) -> Any:

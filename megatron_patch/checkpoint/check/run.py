@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.hf_folder import model_of, open_hf_folder
 from megatron_patch.common.files import write_text
+from megatron_patch.common.messages import Message, as_json, from_json, say
 from megatron_patch.common.progress import WorkBar
-from megatron_patch.models import AUTO, ModelConfig, disagreements
+from megatron_patch.models import AUTO, ModelConfig, unlike
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.check.report import Report
@@ -64,7 +65,7 @@ def _launch(request: CheckRequest) -> Report:
 
     processes = request.tp * request.pp
     cores = len(os.sched_getaffinity(0))
-    print(f"the check runs {processes} processes on {cores} cores", flush=True)
+    say("check-processes", processes=processes, cores=cores)
     with tempfile.TemporaryDirectory(prefix="check-") as folder:
         asked, answer = Path(folder, "request.json"), Path(folder, "report.json")
         asked.write_text(json.dumps(asdict(request)))
@@ -83,13 +84,12 @@ def _launch(request: CheckRequest) -> Report:
             check=False,
         )
         if not answer.exists():
-            raise CheckpointError(["the check's processes failed; their last words:", *done.stdout.splitlines()[-30:]])
+            raise CheckpointError("check-processes-failed", lines=done.stdout.splitlines()[-30:])
         found = json.loads(answer.read_text())
     if "refused" in found:
-        raise CheckpointError(found["refused"])
-    return Report(
-        rows=[Row(**row) for row in found["rows"]], about=found["about"], configuration=found["configuration"]
-    )
+        raise CheckpointError.of(from_json(found["refused"]))
+    configuration = from_json(found["configuration"])
+    return Report(rows=[Row(**row) for row in found["rows"]], about=found["about"], configuration=configuration)
 
 
 def run(request: CheckRequest) -> Report:
@@ -114,17 +114,14 @@ def run(request: CheckRequest) -> Report:
     from megatron_patch.checkpoint.check.text_sample import sample_tokens
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    try:
-        rows, what = sample_tokens(hf.path, min(hf.vocab_size, model.vocab_size or hf.vocab_size))
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    rows, what = sample_tokens(hf.path, min(hf.vocab_size, model.vocab_size or hf.vocab_size))
     tokens = torch.tensor(rows)
-    print(what, flush=True)
+    print(what.localized(), flush=True)
     start_processes(request.tp, request.pp)
     sides = open_sides(hf, Path(request.megatron), model, request.precision, request.tp, request.pp)
-    with WorkBar("checking", model.num_layers + 2, unit="parts") as bar:
+    with WorkBar("bar-checking", model.num_layers + 2, unit="bar-parts") as bar:
         found = compare(sides, tokens, bar.advance)
-    about = {**asdict(request), "tokens": what}
+    about = {**asdict(request), "tokens": str(what)}
     return Report(rows=found, about=about, configuration=configuration)
 
 
@@ -135,7 +132,7 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[str]:
+def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[Message]:
     """Refuse the checkpoint of another model before Megatron fails on it with a stack trace.
 
     Returns:
@@ -148,12 +145,13 @@ def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[str
     assert ours.vocab_size is not None
     conversion = Conversion(model=ours, vocab_size=ours.vocab_size, precision=request.precision, workers=1)
     check_megatron_shapes(TorchDistReader(Path(request.megatron)), conversion)
-    lines = [line.replace("but MODEL_SIZE auto has", "in Megatron's") for line in disagreements(hf, ours)]
-    if ours.vocab_size != hf.vocab_size:
-        lines.append(f"vocab_size is {hf.vocab_size}, in Megatron's {ours.vocab_size}")
-    invisible = [line for line in lines if line.startswith(("rope_", "norm_"))]
-    if len(lines) > len(invisible):
-        raise CheckpointError([f"{request.hf} and {request.megatron} are not one model: {line}" for line in lines])
+    fields = [one for one in unlike(hf, ours) if one[0] != "vocab_size"]
+    fields += [("vocab_size", hf.vocab_size, ours.vocab_size)] if ours.vocab_size != hf.vocab_size else []
+    said = {name: Message("check-differs", field=name, found=mine, wanted=theirs) for name, mine, theirs in fields}
+    invisible = [message for name, message in said.items() if name.startswith(("rope_", "norm_"))]
+    if len(said) > len(invisible):
+        both = {"hf": request.hf, "megatron": request.megatron}
+        raise CheckpointError.of([Message("check-other-model", **both, what=what) for what in said.values()])
     return invisible
 
 
@@ -166,10 +164,10 @@ def _rank_main() -> None:
         found = {
             "rows": [asdict(row) for row in report.rows],
             "about": report.about,
-            "configuration": report.configuration,
+            "configuration": as_json(report.configuration),
         }
     except CheckpointError as error:
-        found = {"refused": error.problems}
+        found = {"refused": as_json(error.messages)}
     if first:
         write_text(answer, json.dumps(found))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.messages import Message
 from megatron_patch.data.sentencepiece import find_sentencepiece
 
 SEQUENCES, LENGTH = 3, 256
@@ -12,11 +14,11 @@ MODULES = ("ast", "difflib", "statistics", "textwrap")
 """Modules of the standard library with much prose in them."""
 
 
-def sample_tokens(folder: Path, vocab_size: int) -> tuple[list[list[int]], str]:
+def sample_tokens(folder: Path, vocab_size: int) -> tuple[list[list[int]], Message]:
     """SEQUENCES lists of LENGTH token ids, and one line that says what they are.
 
     Raises:
-        ValueError: the tokenizer has tokens that the model has not.
+        CheckpointError: the tokenizer has tokens that the model has not.
     """
     texts = [_source(name) for name in MODULES]
     model = find_sentencepiece(folder)
@@ -31,13 +33,12 @@ def sample_tokens(folder: Path, vocab_size: int) -> tuple[list[list[int]], str]:
         rows = SentencePieceProcessor(model_file=str(model)).encode(texts)
     else:
         rows = [[(byte * 2654435761 >> 7) % vocab_size for byte in text.encode()] for text in texts]
-        what = f"{folder} has no tokenizer: bytes of Python's library, scattered over the vocabulary, stand for tokens"
-        return [row[:LENGTH] for row in rows[:SEQUENCES]], what
+        return [row[:LENGTH] for row in rows[:SEQUENCES]], Message("check-no-tokenizer", folder=folder)
     chosen = [row[:LENGTH] for row in rows if len(row) >= LENGTH][:SEQUENCES]
     largest = max(token for row in chosen for token in row)
     if largest >= vocab_size:
-        raise ValueError(f"{folder}: its tokenizer gives token {largest}, the model has {vocab_size}")
-    return chosen, f"{len(chosen)} sequences of {LENGTH} tokens of Python's library"
+        raise CheckpointError.at(folder, "check-token-beyond", token=largest, vocabulary=vocab_size)
+    return chosen, Message("check-tokens", sequences=len(chosen), length=LENGTH)
 
 
 def _source(name: str) -> str:

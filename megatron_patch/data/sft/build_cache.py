@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     try:
         source = Source.of(args.files, args.tokenizer, Rules(dropped=args.dropped, turns=args.turns))
-        with WorkBar("tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
+        with WorkBar("bar-tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
             workers = workers_for(args.workers)
             if said := more_than_taken(args.workers):
                 print(localized("processes-taken", taken=workers, more=said), file=sys.stderr)

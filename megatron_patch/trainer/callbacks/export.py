@@ -78,6 +78,6 @@ class HuggingFaceExport(Callback):
             return
         try:
             for line in export_hf(self._rank.output_dir, target, overwrite=True):
-                self._rank.screen.say_here(line)
+                self._rank.screen.say_here(line.localized())
         except CheckpointError as error:
             raise CheckpointError("not-exported-at-end", problems=error.messages) from None
