@@ -12,7 +12,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-CAUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+from megatron_patch.common.messages import localized
+
+CAUSES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    errno.ESTALE,  # NFS: what was open is gone from the server
+)
 """What a disk, a quota, a limit or a mount says; anything else is an error of a program."""
 RUST = re.compile(r"\(os error (\d+)\)$")
 """How libraries written in Rust end such an error (tokenizers)."""
@@ -23,12 +28,23 @@ def explain(error: BaseException) -> str | None:
     number = _errno_of(error)
     if number == errno.ENAMETOOLONG and isinstance(error, OSError):  # pathlib asks about no such name: it raises
         return f"{os.fsdecode(error.filename or 'a name')}: {os.strerror(number)}"
+    if number == errno.ENOENT and _is_without_folder():
+        return localized("working-folder-gone")
     if number not in CAUSES:
         return None
     named = error.filename if isinstance(error, OSError) and error.filename is not None else None
     path = Path(os.fsdecode(named)) if named is not None else _file_of(error.__traceback__)
     what = str(path) if path is not None else "a file"
     return f"{what} cannot be written: {os.strerror(number)}{_room(number, path)}"
+
+
+def _is_without_folder() -> bool:
+    """Whether this process's working folder was removed, or lay on a disk that was mounted anew."""
+    try:
+        Path.cwd()
+    except OSError:
+        return True
+    return False
 
 
 def _errno_of(error: BaseException) -> int:

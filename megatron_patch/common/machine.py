@@ -116,6 +116,19 @@ def free_disk(folder: str) -> int:
     return system.f_bavail * system.f_frsize
 
 
+SHARED_MEMORY = 1 << 30
+"""Bytes of /dev/shm that data loaders and NCCL want on one machine; a container has 64 MB unless it asks for more."""
+
+
+def shared_memory() -> int:
+    """Bytes of /dev/shm; 0 where there is none."""
+    try:
+        system = os.statvfs("/dev/shm")
+    except OSError:
+        return 0
+    return system.f_blocks * system.f_frsize
+
+
 def _meminfo(key: str) -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{key}:"):

@@ -14,15 +14,21 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common.machine import Gpu, available_memory, installed_gpus, usable_cores, visible_gpus
+from megatron_patch.common.machine import (
+    SHARED_MEMORY,
+    Gpu,
+    available_memory,
+    installed_gpus,
+    shared_memory,
+    usable_cores,
+    visible_gpus,
+)
 from megatron_patch.common.messages import Message
 from megatron_patch.doctor.findings import Finding
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSTALL = Message("doctor-install")
 PROBE_SECONDS = 180
-SHARED_MEMORY = 1 << 30
-"""Bytes of /dev/shm that data loaders and NCCL want on one machine."""
 OLDEST_GPU = (8, 0)
 """Compute capability from which on bf16 and fused attention exist; fp8 from 8.9 on."""
 TRAINING = {"torch", "megatron-core", "transformer-engine", "transformers", "safetensors", "numpy", "rich", "omegaconf"}
@@ -221,8 +227,7 @@ def check_machine() -> Iterator[Finding]:
         yield Finding(name="disk", found=found, level="note", advice=Message("doctor-disk-small"))
     else:
         yield Finding(name="disk", found=found)
-    shared = Path("/dev/shm")
-    size = shutil.disk_usage(shared).total if shared.is_dir() else 0
+    size = shared_memory()
     found = Message("doctor-shared", gigabytes=size / 1e9)
     if size < SHARED_MEMORY:
         yield Finding(name="shared memory", found=found, level="wrong", advice=Message("doctor-shared-small"))

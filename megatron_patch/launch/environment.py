@@ -13,6 +13,7 @@ from megatron_patch.common.machine import (
     Gpu,
     available_memory,
     installed_gpus,
+    shared_memory,
     total_memory,
     usable_cores,
     visible_gpus,
@@ -42,6 +43,8 @@ class Environment:
     """RAM that is free now."""
     memory_total_bytes: int
     """RAM of this machine, or of this container."""
+    shared_memory_bytes: int
+    """Of /dev/shm."""
     dry_run: bool
     elsewhere: bool
     """The run is only prepared here (submitted to Slurm, written down for Kubernetes): GPUs here do not count."""
@@ -107,6 +110,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         cores=usable_cores(),
         memory_bytes=available_memory(),
         memory_total_bytes=total_memory(),
+        shared_memory_bytes=shared_memory(),
         dry_run=dry_run in ("1", "true"),
         elsewhere=False,
         wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",

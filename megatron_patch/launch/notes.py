@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common.machine import free_disk
+from megatron_patch.common.machine import SHARED_MEMORY, free_disk
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
 from megatron_patch.data.sources import left_out
@@ -43,7 +43,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Pl
         *_optimizer_notes(plan),
         *_surroundings_notes(plan, environment),
     ]
-    warnings = [*_memory_warnings(plan), *_disk_warnings(plan)]
+    warnings = [*_memory_warnings(plan), *_shared_memory_warnings(plan, environment), *_disk_warnings(plan)]
     return dataclasses.replace(plan, notes=tuple(notes), warnings=tuple(warnings))
 
 
@@ -237,6 +237,13 @@ def _memory_warnings(plan: Plan) -> Iterator[Message]:
     if limit is not None and memory.total > limit:
         code = "memory-warning-gpu" if plan.device == "cuda" else "memory-warning-cpu"
         yield Message(code, needed=gigabytes(memory.total), there=gigabytes(limit), change=cheapest_change(plan))
+
+
+def _shared_memory_warnings(plan: Plan, environment: Environment) -> Iterator[Message]:
+    """Of a container that was started without more than its 64 MB, where something of this run lies in it."""
+    used = plan.gpu is not None or (plan.device == "cpu" and bool(plan.variables.num_workers))
+    if used and not environment.elsewhere and environment.shared_memory_bytes < SHARED_MEMORY:
+        yield Message("shared-memory-small", size=gigabytes(environment.shared_memory_bytes))
 
 
 def _disk_warnings(plan: Plan) -> Iterator[Message]:

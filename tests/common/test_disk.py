@@ -37,6 +37,20 @@ def test_the_file_that_a_function_had_in_hand_is_named(tmp_path: Path) -> None:
             assert (explain(error) or "").startswith(f"{tmp_path}/written cannot be written")
 
 
+def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
+    """Removed under a shell, or mounted anew: a relative path ends in a sentence."""
+    script = (
+        'mkdir gone; cd gone; rmdir ../gone; exec sh "$0" dsw tiny 1 8 1e-3 1e-4 64 64 fp32 1 1 1 '
+        "false false true false false false 5 text none none 4096 0 out"
+    )
+    driver = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
+    ours = os.environ | {"PYTHON": sys.executable, "MP_DEVICE": "cpu", "DRY_RUN": "1", "MP_LANG": "en"}
+    done = subprocess.run(["sh", "-c", script, str(driver)], cwd=tmp_path, env=ours, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the working folder is gone" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def _fail(path: Path) -> None:
     with path.open("w") as file:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), None) if file else AssertionError

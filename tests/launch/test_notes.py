@@ -112,6 +112,14 @@ def test_what_is_said_about_the_optimizer(planned: Planned) -> None:
     assert said == {"bf16": ["compact-needed", "moments-bf16"], "fp8": ["moments-bf16"]}
 
 
+def test_a_container_without_shared_memory(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's 64 MB, which data loaders and NCCL fill."""
+    for size, warned in ((64 << 20, True), (8 << 30, False)):
+        monkeypatch.setattr("megatron_patch.launch.environment.shared_memory", lambda size=size: size)
+        said = [str(warning) for warning in planned(96, 1, {}).warnings]
+        assert any(one.startswith("/dev/shm has 67 MB: NCCL and data loaders may end") for one in said) == warned
+
+
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:
     plan = planned(20, 1, {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"})
     assert driver._refusals(plan, {})

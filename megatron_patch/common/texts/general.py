@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
+    "working-folder-gone": "the working folder is gone: removed, or on a disk that was mounted anew; cd into it again",
     "comma": ", ",
     "semicolon": "; ",
     "either": "{first} or {second}",
@@ -40,6 +41,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
+    "working-folder-gone": "工作文件夹不存在了：已被删除，或所在的磁盘被重新挂载；请重新 cd 进入",
     "comma": "、",
     "semicolon": "；",
     "either": "{first} 或 {second}",

@@ -84,6 +84,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "memory-warning-cpu": "a rank needs about {needed}, RAM per process has {there} to give; cheapest change: {change}",
     "weights-only": "checkpoints hold weights alone: no run goes on from them, after a signal neither; a new one can "
     "start from them ({PRETRAIN_CHECKPOINT_PATH:@})",
+    "shared-memory-small": "/dev/shm has {size}: NCCL and data loaders may end there, for want of space or with a bus "
+    "error; a container gets more by --shm-size=8g or --ipc=host",
     "disk-one": "one checkpoint takes about {each}, the disk has {free} free",
     "disk-several": "{count:checkpoint takes|checkpoints take} about {size}, the disk has {free} free: {change}",
     "disk-keep": "{MP_KEEP_CHECKPOINTS:={fits}}",
@@ -175,6 +177,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "memory-warning-cpu": "一个进程大约需要 {needed}，每个进程的内存只有 {there}；代价最小的改动：{change}",
     "weights-only": "检查点只含权重：运行无法从中继续，收到信号之后也一样；新的运行可以从它们开始 "
     "（{PRETRAIN_CHECKPOINT_PATH:@}）",
+    "shared-memory-small": "/dev/shm 有 {size}：NCCL 和数据加载器可能因空间不足或总线错误而中止；"
+    "启动容器时用 --shm-size=8g 或 --ipc=host 增大它",
     "disk-one": "一个检查点大约 {each}，磁盘只剩 {free}",
     "disk-several": "{count} 个检查点大约 {size}，磁盘只剩 {free}：{change}",
     "disk-keep": "{MP_KEEP_CHECKPOINTS:={fits}}",
