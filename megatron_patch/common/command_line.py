@@ -43,6 +43,11 @@ class ArgumentParser(argparse.ArgumentParser):
         super().error(re.sub(r"'([^']*)'", lambda found: f"'{hidden(found[1])}'", message))
 
 
+def as_variable(name: str) -> str:
+    """The help of a flag that is one of our variables."""
+    return localized("help-as-variable", name=name)
+
+
 def hidden(value: str) -> str:
     """A value of a known name: shown, unless it is a secret by its look."""
     return masked(value) if SECRET.match(value) else value

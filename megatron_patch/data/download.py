@@ -19,7 +19,7 @@ from typing import Any
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.files import atomic_file
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.network import require_hub
 
 Row = Mapping[str, Any]
@@ -161,10 +161,10 @@ EXAMPLES = {
 def main(name: str, argv: list[str]) -> int:
     """The command for one of EXAMPLES; 0 done, 1 not readable, or files are there already."""
     example = EXAMPLES[name]
-    parser = ArgumentParser(description=f"Fetch {example.repository} as JSON Lines.", allow_abbrev=False)
-    parser.add_argument("--output", type=Path, default=Path(example.folder), help="folder (%(default)s)")
-    parser.add_argument("--input", type=Path, help="a local copy instead of the hub: .jsonl, .json, .parquet, a folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser = ArgumentParser(description=localized("download-about", repository=example.repository), allow_abbrev=False)
+    parser.add_argument("--output", type=Path, default=Path(example.folder), help=localized("download-help-output"))
+    parser.add_argument("--input", type=Path, help=localized("download-help-input"))
+    parser.add_argument("--overwrite", action="store_true", help=localized("download-help-overwrite"))
     args = parser.parse_args(argv)
     there = [str(args.output / file) for file in example.files if (args.output / file).exists()]
     try:

@@ -59,24 +59,24 @@ def parse(argv: list[str]) -> tuple[Request, int]:
     """Read the command line; a bad one exits with status 2. The number is that of the shards to merge, or 0."""
     parser = ArgumentParser(
         prog="run_make_pretraining_dataset.sh",
-        description="Turn text into a Megatron pretraining dataset. "
-        "Each document ends with the tokenizer's eos_token; the driver takes the printed prefix as DATASET_PATH. "
-        "A run that was interrupted goes on when it is started again.",
-        epilog="example: sh run_make_pretraining_dataset.sh corpus/ Llama-3.1-8B/ data/corpus --workers 8",
+        description=localized("preprocess-about"),
+        epilog=localized(
+            "help-example", command="sh run_make_pretraining_dataset.sh corpus/ Llama-3.1-8B/ data/corpus --workers 8"
+        ),
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="INPUT", help="JSON Lines (.jsonl, .json, also .gz, .zst), .parquet, or a folder")
-    add("tokenizer", type=Path, metavar="TOKENIZER", help="a Hugging Face tokenizer folder, or a SentencePiece .model")
-    add("prefix", metavar="OUTPUT_PREFIX", help="writes OUTPUT_PREFIX_{key}_document.bin and .idx")
-    add("--json-key", default="text", metavar="KEY", help="field or column that holds the text (%(default)s)")
-    add("--no-append-eod", action="store_true", help="do not end each document with EOD")
-    add("--no-special-tokens", action="store_true", help="do not add what the tokenizer adds, such as BOS")
-    add("--workers", default="0", metavar="N", help="processes (0: every core)")
-    add("--engine", default="auto", choices=ENGINES, help="auto: gigatoken where it equals Hugging Face (%(default)s)")
-    add("--shard", default="1/1", metavar="I/N", help="tokenize the I-th of N parts, one for each machine")
-    add("--merge", type=int, default=0, metavar="N", help="put N shards together, once all are there")
-    add("--overwrite", action="store_true", help="replace an existing dataset of that name")
+    add("source", type=Path, metavar="INPUT", help=localized("preprocess-help-source"))
+    add("tokenizer", type=Path, metavar="TOKENIZER", help=localized("preprocess-help-tokenizer"))
+    add("prefix", metavar="OUTPUT_PREFIX", help=localized("preprocess-help-prefix"))
+    add("--json-key", default="text", metavar="KEY", help=localized("help-json-key"))
+    add("--no-append-eod", action="store_true", help=localized("preprocess-help-eod"))
+    add("--no-special-tokens", action="store_true", help=localized("preprocess-help-special"))
+    add("--workers", default="0", metavar="N", help=localized("help-workers"))
+    add("--engine", default="auto", choices=ENGINES, help=localized("preprocess-help-engine"))
+    add("--shard", default="1/1", metavar="I/N", help=localized("preprocess-help-shard"))
+    add("--merge", type=int, default=0, metavar="N", help=localized("preprocess-help-merge"))
+    add("--overwrite", action="store_true", help=localized("help-overwrite"))
     args = parser.parse_args(argv)
     request = Request(
         source=args.source,

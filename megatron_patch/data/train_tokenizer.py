@@ -22,7 +22,7 @@ from tokenizers.trainers import BpeTrainer
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UsageError, UserError, print_error
-from megatron_patch.common.messages import say
+from megatron_patch.common.messages import localized, say
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.corpus import find_corpus, texts_of
 from megatron_patch.data.jsonl import DataError
@@ -144,11 +144,11 @@ def check(folder: Path, vocab_size: int) -> None:
 
 def main() -> int:
     """The command line; 0 done, 2 wrong values or no text."""
-    parser = ArgumentParser(prog="train_tokenizer", description=__doc__.splitlines()[0])
-    parser.add_argument("text", type=Path, help="file or folder: .jsonl, .json (also .gz, .zst), .parquet")
-    parser.add_argument("folder", type=Path, help="where the Hugging Face tokenizer folder goes")
-    parser.add_argument("--vocab-size", type=int, default=4096, help="with the 256 special tokens (%(default)s)")
-    parser.add_argument("--json-key", default="text", help="field that holds the text (%(default)s)")
+    parser = ArgumentParser(prog="train_tokenizer", description=localized("train-tokenizer-about"))
+    parser.add_argument("text", type=Path, help=localized("train-tokenizer-help-text"))
+    parser.add_argument("folder", type=Path, help=localized("train-tokenizer-help-folder"))
+    parser.add_argument("--vocab-size", type=int, default=4096, help=localized("train-tokenizer-help-vocabulary"))
+    parser.add_argument("--json-key", default="text", help=localized("help-json-key"))
     args = parser.parse_args()
     try:
         check(args.folder, args.vocab_size)

@@ -18,7 +18,7 @@ from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import print_error
 from megatron_patch.common.files import write_text
-from megatron_patch.common.messages import Message, say
+from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.check_idxmap import blocks
@@ -138,14 +138,12 @@ def write_sums(prefix: str) -> Path:
 
 def main(argv: list[str]) -> int:
     """The command; 0 all whole, 1 something is wrong, 2 wrong values."""
-    parser = ArgumentParser(
-        prog="verify.py", description="Check .bin/.idx files: sizes, offsets, token ids, checksums.", allow_abbrev=False
-    )
-    parser.add_argument("prefixes", nargs="+", metavar="PREFIX", help="path without .bin and .idx")
-    parser.add_argument("--tokenizer", type=Path, help="a Hugging Face folder: ids must be in its vocabulary")
-    parser.add_argument("--vocab-size", type=int, help="or the size of the vocabulary")
-    parser.add_argument("--sft", action="store_true", help="SFT data of Pai-Megatron-Patch: tokens, then labels")
-    parser.add_argument("--write-sums", action="store_true", help="record the checksums of whole files that have none")
+    parser = ArgumentParser(prog="verify.py", description=localized("verify-about"), allow_abbrev=False)
+    parser.add_argument("prefixes", nargs="+", metavar="PREFIX", help=localized("verify-help-prefix"))
+    parser.add_argument("--tokenizer", type=Path, help=localized("verify-help-tokenizer"))
+    parser.add_argument("--vocab-size", type=int, help=localized("verify-help-vocabulary"))
+    parser.add_argument("--sft", action="store_true", help=localized("verify-help-sft"))
+    parser.add_argument("--write-sums", action="store_true", help=localized("verify-help-sums"))
     args = parser.parse_args(argv)
     vocab_size, digest = args.vocab_size, None
     if args.tokenizer:

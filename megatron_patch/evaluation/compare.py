@@ -20,7 +20,7 @@ from typing import Any
 from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
-from megatron_patch.common.messages import Message, Wording, at, read_message, wording_of
+from megatron_patch.common.messages import Message, Wording, at, localized, read_message, wording_of
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, task_owner
@@ -182,13 +182,21 @@ def markdown(comparison: dict[str, Any], wording: Wording = results.IN_ENGLISH) 
         ]
         for row in comparison[rows]:
             error = "-" if row["stderr"] is None else f"{100 * row['stderr']:.2f}"
+            name = _name(row["name"], wording)
             lines.append(
-                f"| {row['name']} | {row['questions']} | {100 * row['acc'][0]:.2f} | {100 * row['acc'][1]:.2f} | "
+                f"| {name} | {row['questions']} | {100 * row['acc'][0]:.2f} | {100 * row['acc'][1]:.2f} | "
                 f"{100 * row['difference']:+.2f} | {error} | {row['gained']} / {row['lost']} |"
             )
         parts.append("\n".join(lines))
     parts.append(wording.text(Message("compare-difference")))
     return "\n\n".join(parts) + "\n"
+
+
+def _name(name: str, wording: Wording) -> str:
+    """Of a group or subject, or of a category as `CMMLU: STEM`."""
+    title, _, category = name.partition(": ")
+    known = results.CATEGORIES.get(category)
+    return wording.text(Message("at", path=title, what=known)) if known else name
 
 
 def _notes(comparison: dict[str, Any]) -> Iterator[tuple[str, Message]]:
@@ -201,9 +209,9 @@ def _notes(comparison: dict[str, Any]) -> Iterator[tuple[str, Message]]:
 
 def main() -> None:
     """Command line."""
-    parser = ArgumentParser(prog="compare.sh", description="Two result folders of evaluate.sh side by side.")
-    parser.add_argument("results", nargs=2, type=Path, metavar="RESULTS", help="folder that evaluate.sh wrote")
-    parser.add_argument("--output", type=Path, help="folder for comparison.json, .md and .svg; default: the second's")
+    parser = ArgumentParser(prog="compare.sh", description=localized("compare-about"))
+    parser.add_argument("results", nargs=2, type=Path, metavar="RESULTS", help=localized("compare-help-results"))
+    parser.add_argument("--output", type=Path, help=localized("compare-help-output"))
     args = parser.parse_args()
     try:
         first, second = (results.read(folder) for folder in args.results)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import print_error
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.cards import with_fingerprint
@@ -47,10 +47,9 @@ def main() -> int:
     """Command line; returns the exit status."""
     parser = ArgumentParser(
         prog="prepare_data.sh",
-        description="Verifies copies of CMMLU and C-Eval, and links them to where lm_eval looks. Run it again whenever "
-        "questions changed: `datasets` does not see that by itself.",
+        description=localized("install-about"),
     )
-    parser.add_argument("places", nargs="*", type=Path, metavar="PLACE", help="a folder or an archive")
+    parser.add_argument("places", nargs="*", type=Path, metavar="PLACE", help=localized("install-help-places"))
     try:
         for data in find_all(list(BENCHMARKS.values()), parser.parse_args().places).values():
             print(*(message.localized() for message in (data.describe(), *put_in_place(data))), sep="\n  ")

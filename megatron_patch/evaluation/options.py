@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UsageError
-from megatron_patch.common.messages import Message, at
+from megatron_patch.common.messages import Message, at, localized
 from megatron_patch.common.values import Kind, choice, whole
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, named_twice, task_owner, task_problems
 from megatron_patch.evaluation.data import HARNESS
@@ -21,23 +21,19 @@ VALUES: dict[str, tuple[Kind, str | None, str]] = {
     "scoring": (
         choice(*SCORINGS),
         "exact",
-        "exact: lm_eval's own floats, sooner; shared: sooner still, last bits differ",
+        "eval-help-scoring",
     ),
-    "num-fewshot": (whole(0), None, "examples before each question [of CMMLU and C-Eval 0, else the task's own]"),
-    "batch-size": (whole(1), "16", "prompts per batch"),
-    "tokens-per-batch": (whole(1), None, "of shared scoring, instead [16384, on the CPU 2048]"),
-    "limit": (whole(1), None, "only the first questions of each subject"),
-    "dtype": (choice(*DTYPES), "auto", "weights and arithmetic; auto: the checkpoint's"),
+    "num-fewshot": (whole(0), None, "eval-help-shots"),
+    "batch-size": (whole(1), "16", "eval-help-batch"),
+    "tokens-per-batch": (whole(1), None, "eval-help-tokens"),
+    "limit": (whole(1), None, "eval-help-limit"),
+    "dtype": (choice(*DTYPES), "auto", "help-dtype"),
 }
 """Flags with a checked value: how it is read, default, meaning."""
-EPILOG = """
-examples:
+EXAMPLES = """\
   sh evaluate.sh /mnt/llama3-ckpts/Meta-Llama-3.1-8B
   sh evaluate.sh OUTPUT_BASEPATH hellaswag,arc_easy,gsm8k /data/hub
-  sh evaluate.sh OUTPUT_BASEPATH cmmlu /workspace/cmmlu.tgz --against /mnt/llama3-ckpts/Meta-Llama-3.1-8B
-
-exit status: 0 done; 1 lm_eval or the export failed; 2 the command or the data cannot be used, and why
-"""
+  sh evaluate.sh OUTPUT_BASEPATH cmmlu /workspace/cmmlu.tgz --against /mnt/llama3-ckpts/Meta-Llama-3.1-8B"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +117,8 @@ def _task_problems(tasks: Sequence[str], others: Sequence[str]) -> list[Message]
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="evaluate.sh",
-        description="Scores a checkpoint on CMMLU, C-Eval or any other task with lm_eval, without a network.",
-        epilog=EPILOG,
+        description=localized("eval-about-tool"),
+        epilog=localized("eval-epilog", examples=EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -131,41 +127,42 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="Hugging Face folder, Megatron checkpoint, or OUTPUT_BASEPATH",
+        help=localized("eval-help-checkpoint"),
     )
     add(
         "tasks",
         nargs="?",
         default=",".join(BENCHMARKS),
         metavar="TASKS",
-        help="of lm_eval, comma-separated [cmmlu,ceval-valid]",
+        help=localized("eval-help-tasks"),
     )
     add(
         "data",
         nargs="*",
         type=Path,
         metavar="DATA",
-        help="folders, of CMMLU and C-Eval archives too (.tgz .tar.gz .tar .zip) [usual places]",
+        help=localized("eval-help-data"),
     )
-    add("--against", type=Path, metavar="CHECKPOINT", help="evaluate this too, and compare")
+    add("--against", type=Path, metavar="CHECKPOINT", help=localized("eval-help-against"))
     add(
         "--output",
         type=Path,
         metavar="DIR",
-        help="[evaluation/ in the run's folder, else LM-Evaluation-Harness/results/]",
+        help=localized("eval-help-output"),
     )
-    add("--hf-path", type=Path, metavar="DIR", help="config.json and tokenizer of a Megatron checkpoint [beside it]")
+    add("--hf-path", type=Path, metavar="DIR", help=localized("eval-help-hf-path"))
     add(
         "--cache",
         type=Path,
         default=HARNESS,
         metavar="DIR",
-        help="gets exported/ and unpacked/ [LM-Evaluation-Harness/]",
+        help=localized("eval-help-cache"),
     )
     for name, (kind, default, meaning) in VALUES.items():
-        shown = f"{meaning}: {kind.valid}" + (f" [{default}]" if default else "")
+        usual = f" [{default}]" if default else ""
+        shown = localized("help-value", meaning=Message(meaning), valid=kind.expects, default=usual)
         add(f"--{name}", default=default, metavar="X", help=shown)
-    add("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [every GPU, else cpu]")
-    add("--apply-chat-template", action="store_true", help="questions in the model's chat template; other tasks only")
-    add("--trust-remote-code", action="store_true", help="run Python that the checkpoint brings; it is listed first")
+    add("--device", metavar="DEVICE", help=localized("eval-help-device"))
+    add("--apply-chat-template", action="store_true", help=localized("eval-help-template"))
+    add("--trust-remote-code", action="store_true", help=localized("eval-help-code"))
     return parser

@@ -24,8 +24,15 @@ SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.
 IN_ENGLISH = Wording()
 """Of files."""
 
-ORDER = ("STEM", "Social Science", "Humanities", "Other")
-"""Of categories, in tables and charts."""
+CATEGORIES = {
+    "STEM": Message("category-stem"),
+    "Social Science": Message("category-social"),
+    "Humanities": Message("category-humanities"),
+    "Other": Message("category-other"),
+}
+"""What they are called."""
+ORDER = tuple(CATEGORIES)
+"""In tables and charts."""
 
 
 def categories(subjects: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UsageError, print_error
-from megatron_patch.common.messages import say
+from megatron_patch.common.messages import localized, say
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU, Benchmark, Subject
 
@@ -97,10 +97,10 @@ def main() -> None:
     """Command line."""
     parser = ArgumentParser(
         prog="make_synthetic_data.sh",
-        description="Writes both data sets with invented questions; the same bytes each time.",
+        description=localized("synthetic-about"),
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="gets cmmlu/ and ceval/")
-    parser.add_argument("--questions", default="3", help="per subject and split, or 'published' (default 3)")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help=localized("synthetic-help-folder"))
+    parser.add_argument("--questions", default="3", help=localized("synthetic-help-questions"))
     args = parser.parse_args()
     if args.questions != "published" and not (args.questions.isdecimal() and int(args.questions) > 0):
         print_error(UsageError.at("--questions", "synthetic-questions", found=args.questions), os.environ)

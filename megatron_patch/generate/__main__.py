@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.checkpoint.hf_model import HFModel
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
-from megatron_patch.common.messages import localized
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.generate.errors import GenerateError
 from megatron_patch.generate.open import find, load, started_from, why_short
@@ -23,14 +23,10 @@ from megatron_patch.generate.options import ModelFlags, add_flags, read_flags
 if TYPE_CHECKING:
     from megatron_patch.generate.model import Answer
 
-EPILOG = """
-examples:
+EXAMPLES = """\
   megatron-patch generate OUTPUT_BASEPATH --prompt 'def read_file(path):'
-  megatron-patch generate OUTPUT_BASEPATH --compare --chat --prompt 'Who are you?'     before and after the training
-  megatron-patch generate trained-hf --before start-hf --prompts questions.txt --json
-
-exit status: 0; 130 Ctrl-C; 2 the command or a model cannot be used, and why
-"""
+  megatron-patch generate OUTPUT_BASEPATH --compare --chat --prompt 'Who are you?'
+  megatron-patch generate trained-hf --before start-hf --prompts questions.txt --json"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +61,7 @@ def written_by(found: HFModel, asked: Asked, flags: ModelFlags) -> list[Answer]:
     return answers
 
 
-def draw(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> None:
+def draw(asked: Asked, columns: Sequence[tuple[Message, list[Answer]]]) -> None:
     """One model's texts as they are; of two, a table for each prompt and a column for each model."""
     if len(columns) == 1:
         joint = "\n" if asked.chat else ""
@@ -80,7 +76,7 @@ def draw(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> None:
     for number, prompt in enumerate(asked.prompts):
         table = Table(title=Text(plain(prompt), style="bold"), title_justify="left", expand=True)
         for name, _ in columns:
-            table.add_column(Text(plain(name)), ratio=1, overflow="fold")
+            table.add_column(Text(plain(name.localized())), ratio=1, overflow="fold")
         table.add_row(*(Text(plain(_told(answers[number]).strip("\n"))) for _, answers in columns))
         console.print(table)
 
@@ -91,10 +87,10 @@ def _told(answer: Answer) -> str:
     return answer.text.rstrip("\n") + (f"\n[{message.localized()}]" if message else "")
 
 
-def as_json(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> list[str]:
+def as_json(asked: Asked, columns: Sequence[tuple[Message, list[Answer]]]) -> list[str]:
     """A line for each prompt and model."""
     return [
-        json.dumps({"prompt": prompt, "model": name, **asdict(answers[number])}, ensure_ascii=False)
+        json.dumps({"prompt": prompt, "model": str(name), **asdict(answers[number])}, ensure_ascii=False)
         for number, prompt in enumerate(asked.prompts)
         for name, answers in columns
     ]
@@ -103,21 +99,21 @@ def as_json(asked: Asked, columns: Sequence[tuple[str, list[Answer]]]) -> list[s
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="megatron-patch generate",
-        description="Show what a model writes; beside what another one writes, such as before its training.",
-        epilog=EPILOG,
+        description=localized("generate-about"),
+        epilog=localized("generate-epilog", examples=EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(parser)
     add = parser.add_argument
-    add("--prompt", action="append", default=[], metavar="TEXT", help="what the model goes on with; can be repeated")
-    add("--prompts", type=Path, metavar="FILE", help="more of them, one a line")
-    add("--chat", action="store_true", help="each is a question of the user's, in the model's chat template")
-    add("--system", metavar="TEXT", help="system prompt, with --chat")
+    add("--prompt", action="append", default=[], metavar="TEXT", help=localized("generate-help-prompt"))
+    add("--prompts", type=Path, metavar="FILE", help=localized("generate-help-prompts"))
+    add("--chat", action="store_true", help=localized("generate-help-chat"))
+    add("--system", metavar="TEXT", help=localized("generate-help-system"))
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--before", type=Path, metavar="OTHER", help="a model that is shown to the left")
-    other.add_argument("--compare", action="store_true", help="to the left, what the training of MODEL started from")
-    add("--json", action="store_true", help="a JSON object a line: prompt, model, text, tokens, ended")
+    other.add_argument("--before", type=Path, metavar="OTHER", help=localized("generate-help-before"))
+    other.add_argument("--compare", action="store_true", help=localized("generate-help-compare"))
+    add("--json", action="store_true", help=localized("generate-help-json"))
     return parser
 
 
@@ -145,12 +141,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         flags, asked = read_flags(given), _asked(given)
         other = started_from(given["model"]) if given["compare"] else given["before"]
-        paths = {localized("generate-before"): other, localized("generate-after") if other else "": given["model"]}
-        found = {name: find(path, flags) for name, path in paths.items() if path}
-        columns = [
-            (f"{name}: {one.label}" if name else one.label, written_by(one, asked, flags))
-            for name, one in found.items()
-        ]
+        paths = {"generate-before": other, "generate-after" if other else "generate-only": given["model"]}
+        found = {code: find(path, flags) for code, path in paths.items() if path}
+        columns = [(Message(code, model=one.label), written_by(one, asked, flags)) for code, one in found.items()]
     except UserError as error:
         print_error(error, os.environ)
         return 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.generate.open import find, load, why_short
 from megatron_patch.generate.options import add_flags, read_flags
@@ -19,16 +19,9 @@ from megatron_patch.generate.options import add_flags, read_flags
 if TYPE_CHECKING:
     from megatron_patch.generate.model import Answer, AnsweringModel, Sampling
 
-EPILOG = """
-while it runs: /reset begins a new conversation, /system TEXT gives it a system prompt, /quit or Ctrl-D ends;
-Ctrl-C ends an answer. Without a terminal, each line of standard input is a turn.
-
-examples:
+EXAMPLES = """\
   megatron-patch chat OUTPUT_BASEPATH --system 'You write docstrings.'
-  megatron-patch chat meta-llama/Llama-3.1-8B-Instruct-folder --prompt 'Who are you?' --temperature 0
-
-exit status: 0; 1 a --prompt has no answer; 130 Ctrl-C ended one; 2 the command or the model cannot be used, and why
-"""
+  megatron-patch chat meta-llama/Llama-3.1-8B-Instruct-folder --prompt 'Who are you?' --temperature 0"""
 ASKS = "> "
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell."""
@@ -120,14 +113,14 @@ def main(argv: Sequence[str]) -> int:
     """The command line; returns the exit status."""
     parser = ArgumentParser(
         prog="megatron-patch chat",
-        description="Talk to a model, with its own chat template.",
-        epilog=EPILOG,
+        description=localized("chat-about"),
+        epilog=localized("chat-epilog", examples=EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_flags(parser)
-    parser.add_argument("--system", metavar="TEXT", help="system prompt")
-    again = "answer this and end; again: the next turn of the same conversation"
+    parser.add_argument("--system", metavar="TEXT", help=localized("chat-help-system"))
+    again = localized("chat-help-prompt")
     parser.add_argument("--prompt", action="append", metavar="TEXT", help=again)
     given = vars(parser.parse_args(argv))
     try:

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.checkpoint.hf_model import CACHE
-from megatron_patch.common.messages import Message, at
+from megatron_patch.common.messages import Message, at, localized
 from megatron_patch.common.values import Kind, choice, real, whole
 from megatron_patch.generate.errors import GenerateError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 VALUES: dict[str, tuple[Kind, str | None, str]] = {
-    "max-new-tokens": (whole(1), "256", "ends an answer that the model does not end"),
-    "temperature": (real(), None, "0: always the likeliest token; else sampled"),
-    "top-k": (whole(1), None, "sampled from so many likeliest tokens"),
+    "max-new-tokens": (whole(1), "256", "generate-help-tokens"),
+    "temperature": (real(), None, "generate-help-temperature"),
+    "top-k": (whole(1), None, "generate-help-top-k"),
     "top-p": (
         real(0.0, 1.0, above=True),
         None,
-        "sampled from the likeliest tokens that reach this probability",
+        "generate-help-top-p",
     ),
-    "seed": (whole(0, 2**63 - 1), "1234", "of sampling"),
-    "dtype": (choice(*DTYPES), "auto", "weights and arithmetic; auto: the checkpoint's"),
+    "seed": (whole(0, 2**63 - 1), "1234", "generate-help-seed"),
+    "dtype": (choice(*DTYPES), "auto", "help-dtype"),
 }
 """Flags with a checked value: how it is read, default, meaning. None: the model's own generation_config.json."""
 
@@ -45,13 +45,14 @@ class ModelFlags:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and the flags to a command line."""
     add = parser.add_argument
-    what = "run's folder, Megatron checkpoint, Hugging Face folder, or adapter"
+    what = localized("generate-help-model")
     add("model", type=Path, metavar="MODEL", help=what)
-    add("--hf-path", type=Path, metavar="DIR", help="config.json and tokenizer of a checkpoint, base of an adapter")
-    add("--cache", type=Path, default=CACHE, metavar="DIR", help=f"gets exported checkpoints [{CACHE.name}/]")
-    add("--device", metavar="DEVICE", help="cpu, cuda, cuda:1; auto: over all GPUs [the first GPU, else cpu]")
+    add("--hf-path", type=Path, metavar="DIR", help=localized("generate-help-hf-path"))
+    add("--cache", type=Path, default=CACHE, metavar="DIR", help=localized("generate-help-cache", folder=CACHE.name))
+    add("--device", metavar="DEVICE", help=localized("generate-help-device"))
     for name, (kind, default, meaning) in VALUES.items():
-        shown = f"{meaning}: {kind.valid}" + (f" [{default}]" if default else " [the model's own]")
+        usual = f" [{default}]" if default else Message("generate-help-own")
+        shown = localized("help-value", meaning=Message(meaning), valid=kind.expects, default=usual)
         add(f"--{name}", default=default, metavar="X", help=shown.replace("%", "%%"))
 
 

@@ -15,12 +15,7 @@ from megatron_patch.evaluation.records import Results
 from megatron_patch.report.collect import Finding
 from megatron_patch.report.training import Tile
 
-CATEGORIES: dict[str, Words] = {
-    "STEM": Text("STEM", "理工"),
-    "Humanities": Text("Humanities", "人文"),
-    "Social Science": Text("Social Science", "社科"),
-    "Other": Text("Other", "其他"),
-}
+CATEGORIES: dict[str, Words] = {name: both(message) for name, message in results.CATEGORIES.items()}
 _MEANINGLESS = Text(
     "The questions are invented: these scores show that the way works, and nothing about a model, which can only "
     "guess (25%).",

@@ -40,6 +40,7 @@ from megatron_patch.common.texts import (
     schedules,
     settings,
     tokenizers,
+    tool_help,
     training,
     values,
 )
@@ -63,6 +64,7 @@ SUBJECTS: tuple[ModuleType, ...] = (
     chat,
     generate,
     evaluation,
+    tool_help,
     training,
     endings,
     planner,

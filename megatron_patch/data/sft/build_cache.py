@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("target", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--workers", type=int, default=0, help="processes (0: every core)")
+    parser.add_argument("--workers", type=int, default=0, help=localized("help-workers"))
     parser.add_argument("--dropped", choices=LEAVING_OUT, default="lose")
     parser.add_argument("--turns", choices=TURNS, default="together")
     args = parser.parse_args(argv)

@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.command_line import ArgumentParser, as_variable
 from megatron_patch.common.errors import UsageError, UserError, print_error
-from megatron_patch.common.messages import Message, at
+from megatron_patch.common.messages import Message, at, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import Source
@@ -25,6 +25,9 @@ from megatron_patch.data.tokenizer import TokenizerError
 
 PAI_NAMES = ("LLama3Tokenizer", "LLamaTokenizer", "Qwen2Tokenizer", "DeepSeekV2Tokenizer")
 """What the second value says in Pai-Megatron-Patch. Here the folder alone says what the tokenizer is."""
+EXAMPLE = (
+    "sh run_build_idxmap_sft_dataset.sh alpaca_zh-train.json LLama3Tokenizer 4096 data/alpaca_zh Meta-Llama-3.1-8B true"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,26 +135,24 @@ def parse(argv: list[str]) -> Request:
     """Read the command line; a bad one exits with status 2."""
     parser = ArgumentParser(
         prog="run_build_idxmap_sft_dataset.sh",
-        description="Turn conversations (alpaca, messages, ShareGPT, prompt and completion; .json, .jsonl, .parquet) "
-        "into a Megatron dataset for SFT. The driver takes the printed prefix as DATASET_PATH.",
-        epilog="example: sh run_build_idxmap_sft_dataset.sh alpaca_zh-train.json LLama3Tokenizer 4096 "
-        "data/alpaca_zh Meta-Llama-3.1-8B true",
+        description=localized("sft-about"),
+        epilog=localized("help-example", command=EXAMPLE),
         allow_abbrev=False,
     )
-    parser.add_argument("input", metavar="INPUT", help="a file or a folder; several separated by commas")
-    parser.add_argument("name", metavar="TOKENIZER_NAME", help=f"{', '.join(PAI_NAMES)}; checked, LOAD_DIR decides")
-    parser.add_argument("seq_length", metavar="SEQ_LEN", type=int, help="positions of a row, as in training")
-    parser.add_argument("prefix", metavar="OUTPUT_PREFIX", help="writes OUTPUT_PREFIX_text_document.bin, .idx, ...")
-    parser.add_argument("tokenizer", metavar="LOAD_DIR", type=Path, help="a Hugging Face folder with a tokenizer")
+    parser.add_argument("input", metavar="INPUT", help=localized("sft-help-input"))
+    parser.add_argument("name", metavar="TOKENIZER_NAME", help=localized("sft-help-name", names=PAI_NAMES))
+    parser.add_argument("seq_length", metavar="SEQ_LEN", type=int, help=localized("sft-help-length"))
+    parser.add_argument("prefix", metavar="OUTPUT_PREFIX", help=localized("sft-help-prefix"))
+    parser.add_argument("tokenizer", metavar="LOAD_DIR", type=Path, help=localized("help-tokenizer"))
     parser.add_argument("packing", metavar="PACKING", nargs="?", default="false", choices=("true", "false"))
-    parser.add_argument("--loss", default="assistant", choices=LOSSES, help="tokens that are trained on (%(default)s)")
-    parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help="rows that are too long (%(default)s)")
-    parser.add_argument("--dropped", default="lose", choices=LEAVING_OUT, help="as MP_SFT_DROPPED (%(default)s)")
-    parser.add_argument("--turns", default="together", choices=TURNS, help="as MP_SFT_TURNS (%(default)s)")
-    parser.add_argument("--max-lost", type=float, default=MAX_LOST, help="share of rows that may be lost (%(default)s)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: every core)")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the tokens for another run")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing dataset of that name")
+    parser.add_argument("--loss", default="assistant", choices=LOSSES, help=localized("sft-help-loss"))
+    parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help=localized("sft-help-overlong"))
+    parser.add_argument("--dropped", default="lose", choices=LEAVING_OUT, help=as_variable("MP_SFT_DROPPED"))
+    parser.add_argument("--turns", default="together", choices=TURNS, help=as_variable("MP_SFT_TURNS"))
+    parser.add_argument("--max-lost", type=float, default=MAX_LOST, help=localized("sft-help-lost"))
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help=localized("help-workers"))
+    parser.add_argument("--cache", type=Path, help=localized("help-cache"))
+    parser.add_argument("--overwrite", action="store_true", help=localized("help-overwrite"))
     args = parser.parse_args(argv)
     return Request(
         sources=args.input.split(","),

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.command_line import ArgumentParser, as_variable
 from megatron_patch.common.disk import explain
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Message, localized, say
@@ -114,29 +114,25 @@ def draw(lengths: npt.NDArray[np.int64], seq_length: int, path: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line; a bad one exits with status 2."""
-    parser = ArgumentParser(
-        prog="inspect.py", description="Show SFT data as the model sees it, and its statistics.", allow_abbrev=False
-    )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or idxmap prefixes; weights allowed")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a Hugging Face folder with a tokenizer")
-    parser.add_argument("--kind", default="raw", choices=KINDS, help="as MP_DATASET_TYPE (%(default)s)")
-    parser.add_argument("--seq-length", type=int, default=4096, metavar="N", help="positions of a row (%(default)s)")
-    parser.add_argument("--packing", action="store_true", help="as MP_SFT_PACKING: concerns --row")
-    parser.add_argument("--cp", type=int, default=1, metavar="N", help="context parallel size (%(default)s)")
-    parser.add_argument("--loss", default="assistant", choices=LOSSES, help="as MP_SFT_LOSS (%(default)s)")
-    parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help="as MP_SFT_OVERLONG (%(default)s)")
-    parser.add_argument("--sample", type=int, nargs="+", metavar="N", help="samples to show (the first two)")
-    parser.add_argument("--row", type=int, nargs="+", metavar="N", help="rows to show, as laid out before shuffling")
-    parser.add_argument(
-        "--line", type=int, nargs="+", metavar="N", help="lines of one file: what the row says beside what is trained"
-    )
-    parser.add_argument("--dropped", default="lose", choices=LEAVING_OUT, help="as MP_SFT_DROPPED (%(default)s)")
-    parser.add_argument("--turns", default="together", choices=TURNS, help="as MP_SFT_TURNS (%(default)s)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="write a histogram of the lengths")
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write what is not used, and why")
-    parser.add_argument("--cache", type=Path, help="folder that keeps the tokens for another run")
+    parser = ArgumentParser(prog="inspect.py", description=localized("inspect-about"), allow_abbrev=False)
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=localized("inspect-help-paths"))
+    parser.add_argument("--tokenizer", type=Path, required=True, help=localized("help-tokenizer"))
+    parser.add_argument("--kind", default="raw", choices=KINDS, help=as_variable("MP_DATASET_TYPE"))
+    parser.add_argument("--seq-length", type=int, default=4096, metavar="N", help=localized("inspect-help-length"))
+    parser.add_argument("--packing", action="store_true", help=localized("inspect-help-packing"))
+    parser.add_argument("--cp", type=int, default=1, metavar="N", help=localized("inspect-help-cp"))
+    parser.add_argument("--loss", default="assistant", choices=LOSSES, help=as_variable("MP_SFT_LOSS"))
+    parser.add_argument("--overlong", default="truncate", choices=OVERLONG, help=as_variable("MP_SFT_OVERLONG"))
+    parser.add_argument("--sample", type=int, nargs="+", metavar="N", help=localized("inspect-help-sample"))
+    parser.add_argument("--row", type=int, nargs="+", metavar="N", help=localized("inspect-help-row"))
+    parser.add_argument("--line", type=int, nargs="+", metavar="N", help=localized("inspect-help-line"))
+    parser.add_argument("--dropped", default="lose", choices=LEAVING_OUT, help=as_variable("MP_SFT_DROPPED"))
+    parser.add_argument("--turns", default="together", choices=TURNS, help=as_variable("MP_SFT_TURNS"))
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help=localized("inspect-help-plot"))
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help=localized("inspect-help-report"))
+    parser.add_argument("--cache", type=Path, help=localized("help-cache"))
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (0: every core)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help=localized("help-workers"))
     return parser.parse_args(argv)
 
 
