@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.machine import Gpu
-from megatron_patch.common.messages import Message, listed
+from megatron_patch.common.messages import Message, as_json, listed
 from megatron_patch.common.run_folder import ADAPTER, CHECKPOINTS, HF, PlanRecord
 from megatron_patch.common.validations import stopped_early
 from megatron_patch.launch.cluster.place import Cluster
@@ -143,6 +143,8 @@ def content_of(plan: Plan) -> dict[str, Any]:
     words = driver_wording()
     content |= {"notes": listed(plan.notes, words), "warnings": listed(plan.warnings, words)}
     content["schedule"]["arithmetic"] = listed(plan.schedule.arithmetic, words)
+    messages = {"notes": plan.notes, "warnings": plan.warnings, "arithmetic": plan.schedule.arithmetic}
+    content["messages"] = {what: as_json(list(each)) for what, each in messages.items()}
     return content
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from megatron_patch.charts.lines import Point, Series, line_chart
-from megatron_patch.charts.text import Text, Words
+from megatron_patch.charts.text import Text, Words, both
+from megatron_patch.common.messages import Message, named
 from megatron_patch.report.collect import Finding
 from megatron_patch.report.records import Check, Comparison
 from megatron_patch.report.training import Figure, Tile
@@ -31,7 +32,7 @@ class CheckPart:
 
     name: str
     passed: bool
-    lines: list[str]
+    lines: list[Words]
     """What was compared, and what is wrong."""
     figures: list[Figure]
     """For each precision."""
@@ -49,14 +50,16 @@ def tiles(checks: Sequence[Finding[Check]]) -> list[Tile]:
 def check(finding: Finding[Check]) -> CheckPart:
     """Verdict and charts of one layer check."""
     content = finding.content
-    lines = [f"{content.precision or ''}, TP {content.tp}, PP {content.pp}, {content.tokens}"]
-    lines += [f"configuration: {line}" for line in content.configuration]
+    compared = {"precision": content.precision, "tp": content.tp, "pp": content.pp, "tokens": content.tokens}
+    lines = [Message("check-compared", **compared)]
+    lines += [Message("check-configuration", line=line) for line in content.configuration]
     if first := content.first_failure:
-        layer = "model" if first.layer is None else f"layer {first.layer}"
-        lines.append(f"first out of tolerance: {layer} {first.part}: {first.relative_l2} > {first.tolerance}")
+        layer = named("model") if first.layer is None else Message("check-layer", layer=first.layer)
+        failed = {"layer": layer, "part": first.part, "error": first.relative_l2, "tolerance": first.tolerance}
+        lines.append(Message("check-first", **failed))
     precisions = dict.fromkeys(row.precision for row in content.rows)
     figures = [_error_over_depth(content.rows, precision) for precision in precisions]
-    return CheckPart(name=finding.name, passed=content.passed, lines=lines, figures=figures)
+    return CheckPart(name=finding.name, passed=content.passed, lines=[*map(both, lines)], figures=figures)
 
 
 def _error_over_depth(every: Sequence[Comparison], precision: str) -> Figure:

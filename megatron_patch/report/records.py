@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from megatron_patch.charts.text import Words, both
+from megatron_patch.common.messages import read_message
 from megatron_patch.common.records import Count, Positive, Real, Record, Size, Word
 from megatron_patch.models import ModelConfig, model_from_dict
 
@@ -116,6 +118,16 @@ class Plan(Record):
     """Variables that were set, as typed; None in runs of earlier versions."""
     notes: tuple[Word, ...] = ()
     warnings: tuple[Word, ...] = ()
+    messages: dict[str, list[Any]] = Field(default_factory=dict)
+    """Notes, warnings and the schedule's arithmetic as codes; empty in plans of earlier versions."""
+
+    def told(self, what: Literal["notes", "warnings", "arithmetic"]) -> list[Words]:
+        """In both languages, as far as this version knows the texts."""
+        lines = self.schedule.arithmetic if what == "arithmetic" else getattr(self, what)
+        coded = [read_message(one) for one in self.messages.get(what, [])]
+        if len(coded) != len(lines):
+            return [*lines]
+        return [both(message) if message else line for message, line in zip(coded, lines, strict=True)]
 
 
 class KernelKind(Record):

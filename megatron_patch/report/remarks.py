@@ -68,8 +68,8 @@ def remarks(run: Run) -> Iterator[Remark]:
     for problem in run.problems:
         yield Remark(kind="warning", words=both(problem), where=run.name)
     if run.plan:
-        yield from (Remark(kind="warning", words=line, where="plan.json") for line in run.plan.warnings)
-        yield from (Remark(kind="note", words=line, where="plan.json") for line in run.plan.notes)
+        yield from (Remark(kind="warning", words=line, where="plan.json") for line in run.plan.told("warnings"))
+        yield from (Remark(kind="note", words=line, where="plan.json") for line in run.plan.told("notes"))
     if len({step.iteration for step in run.steps}) < len(run.steps):
         yield Remark(kind="warning", words=both(Message("remark-twice")), where="metrics.jsonl")
 

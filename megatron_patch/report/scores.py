@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron_patch.charts.bars import Bar, bar_chart
 from megatron_patch.charts.text import Text, Words, both
+from megatron_patch.common.messages import Message
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import INVENTED
@@ -45,7 +46,7 @@ class Pair:
     labels: list[str]
     verdict: Words = ""
     rows: Sequence[Difference] = ()
-    refused: str = ""
+    refused: Words = ""
 
 
 @dataclass(kw_only=True)
@@ -154,7 +155,8 @@ def _pair(first: Finding[Results], second: Finding[Results]) -> Pair:
     try:
         content = compare.compare(results.read(first.file.parent), results.read(second.file.parent))
     except (OSError, ValueError) as reason:
-        return Pair(labels=labels, refused=f"{second.name} is not compared with {first.name}: {reason}")
+        refused = Message("scores-not-compared", second=second.name, first=first.name, reason=reason)
+        return Pair(labels=labels, refused=both(refused))
     rows = [_difference(row) for row in (*content["groups"], *content["categories"])]
     return Pair(labels=content["labels"], verdict=both(compare.verdict(content)), rows=rows)
 

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from megatron_patch.charts.bars import stacked_bar
 from megatron_patch.charts.lines import Point, Series, line_chart, smooth, value_range
 from megatron_patch.charts.svg import COLORS
-from megatron_patch.charts.text import Text, Words, compact, gigabytes
+from megatron_patch.charts.text import Text, Words, both, compact, gigabytes
 from megatron_patch.common.hardware import peak_tflops
+from megatron_patch.common.messages import Message, named
 from megatron_patch.common.validations import read_best
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
@@ -157,8 +158,13 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
     for name, key in ((Text("data", "数据"), "DATASET_PATH"), (Text("start", "起点"), "PRETRAIN_CHECKPOINT_PATH")):
         found += [(name, str(plan.values[key]))] if key in plan.values else []
     if run.startup:
-        parts = ", ".join(f"{part} {took:.1f}" for part, took in run.startup.parts.items() if took >= 0.05)
-        found += [(Text("first step", "首次迭代"), f"{run.startup.seconds:.1f} s: {parts}")] if parts else []
+        parts = [
+            Message("run-startup-part", name=named(part), seconds=took)
+            for part, took in run.startup.parts.items()
+            if took >= 0.05
+        ]
+        took = both(Message("report-first-step", seconds=run.startup.seconds, parts=parts))
+        found += [(Text("first step", "首次迭代"), took)] if parts else []
     return found
 
 
@@ -175,18 +181,20 @@ def _model(shape: Architecture, vocab_size: int | None) -> Words:
     )
 
 
-def _devices(run: Run, plan: Plan) -> str:
+def _devices(run: Run, plan: Plan) -> Words:
     layout = plan.layout
-    sizes = [f"TP {layout.tp}", f"PP {layout.pp}", f"CP {layout.cp}", f"DP {layout.dp}"]
-    sizes += [f"{layout.chunks} chunks a stage"] if layout.chunks > 1 else []
+    sizes: list[Message | str] = [f"TP {layout.tp}", f"PP {layout.pp}", f"CP {layout.cp}", f"DP {layout.dp}"]
+    sizes += [Message("report-chunks", chunks=layout.chunks)] if layout.chunks > 1 else []
     sizes += ["SP"] if layout.sequence_parallel else []
-    sizes += ["distributed optimizer"] if plan.values.get("DO") else []
-    return f"{layout.nodes} × {layout.processes} {device_of(run)}: {', '.join(sizes)}"
+    sizes += [Message("report-do")] if plan.values.get("DO") else []
+    machines = {"nodes": layout.nodes, "processes": layout.processes, "device": device_of(run)}
+    return both(Message("report-devices", **machines, sizes=sizes))
 
 
 def _schedule(plan: Plan) -> Words:
     schedule, first, last = plan.schedule, plan.values.get("LR"), plan.values.get("MIN_LR")
-    english, chinese = list(schedule.arithmetic[:1]), list(schedule.arithmetic[:1])
+    told = [one if isinstance(one, Text) else Text(one, one) for one in plan.told("arithmetic")[:1]]
+    english, chinese = [one.en for one in told], [one.zh for one in told]
     if isinstance(first, int | float) and isinstance(last, int | float):
         rates, warmup = f"{first:g} → {last:g}", schedule.warmup_iters or 0
         english.append(f"learning rate {rates}, {warmup} iterations of warm-up")

@@ -101,6 +101,15 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "watch-slower": "steps take {times:.1f} times as long as usual",
     "watch-risen": "the loss has risen by {by:.2f} from its lowest",
     "watch-century": "more than a century",
+    "check-compared": "{precision}, TP {tp}, PP {pp}, {tokens}",
+    "check-configuration": "configuration: {line}",
+    "check-first": "first out of tolerance: {layer} {part}: {error} > {tolerance}",
+    "check-layer": "layer {layer}",
+    "scores-not-compared": "{second} is not compared with {first}: {reason}",
+    "report-devices": "{nodes} × {processes} {device}: {sizes}",
+    "report-chunks": "{chunks:chunk|chunks} a stage",
+    "report-do": "distributed optimizer",
+    "report-first-step": "{seconds:.1f} s: {parts}",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -200,4 +209,13 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "watch-slower": "每步用时是平常的 {times:.1f} 倍",
     "watch-risen": "损失比最低值上升了 {by:.2f}",
     "watch-century": "超过一个世纪",
+    "check-compared": "{precision}，TP {tp}，PP {pp}，{tokens}",
+    "check-configuration": "配置：{line}",
+    "check-first": "首个超出容差的部分：{layer} {part}：{error} > {tolerance}",
+    "check-layer": "第 {layer} 层",
+    "scores-not-compared": "{second} 不与 {first} 比较：{reason}",
+    "report-devices": "{nodes} × {processes} {device}：{sizes}",
+    "report-chunks": "每个阶段 {chunks} 个分块",
+    "report-do": "分布式优化器",
+    "report-first-step": "{seconds:.1f} 秒：{parts}",
 }
