@@ -118,15 +118,34 @@ def test_what_is_not_run_says_why(readme: str) -> None:
     assert len(blocks_of(readme)) == fences.count("bash")
 
 
-def test_both_languages_show_the_same_commands_and_figures() -> None:
-    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh-CN.md"))
+PAGES = sorted(
+    str(path.parent.relative_to(ROOT)) for path in [*ROOT.glob("README_zh*"), *ROOT.glob("examples/*/README_zh*")]
+)
+
+
+def test_every_family_has_both_languages() -> None:
+    """Tanuki's are English and Japanese."""
+    families = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("examples/*/README.md")}
+    assert families - set(PAGES) == {"examples/tanuki_8b"}
+
+
+@pytest.mark.parametrize("folder", PAGES)
+def test_both_languages_show_the_same_commands_and_figures(folder: str) -> None:
+    english, chinese = ((ROOT / folder / name).read_text(encoding="utf-8") for name in ("README.md", "README_zh-CN.md"))
 
     def code(text: str) -> list[str]:
-        return [block.split("#")[0].strip() for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+        found = re.findall(r"```(?:bash\n|text\n(?=sh |MP_))(.*?)```", text, re.DOTALL)
+        return [block.split(" #")[0].strip() for block in found]
 
     def figures(text: str) -> list[str]:
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         return sorted(re.findall(r"\d[\d.,]*\d|\d", prose))
 
+    def flags(text: str) -> list[list[str]]:
+        """Of NeMo: spellings and what they become."""
+        rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `--")]
+        return [[row[0], row[2].replace("拒绝", "refused")] for row in rows]
+
     assert code(english) == code(chinese)
     assert figures(english) == figures(chinese)
+    assert flags(english) == flags(chinese)
