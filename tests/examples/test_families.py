@@ -16,7 +16,7 @@ from megatron_patch.models import families
 SCRIPTS = {
     path.stem.removeprefix("run_mcore_"): path
     for path in sorted((REPOSITORY / "examples").glob("*/run_mcore_*.sh"))
-    if path.stem != "run_mcore_llama"  # Pai-Megatron-Patch's other name of Llama 3.1's
+    if path.stem not in ("run_mcore_llama", "run_mcore_qwen")  # Pai-Megatron-Patch's names of scripts that are here
 }
 CONVERTERS = {
     path.stem.removeprefix("hf2mcore_convertor_"): path
