@@ -152,19 +152,19 @@ def test_report_is_json_and_a_picture(found: dict[str, dict]) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
-def through_the_door(source: Path, target: Path, tp: int, pp: int, *, check_only: bool) -> subprocess.CompletedProcess:
+def by_the_command(source: Path, target: Path, tp: int, pp: int, *, check_only: bool) -> subprocess.CompletedProcess:
     flags = ["false", "true", str(check_only).lower()]
     command = ["sh", str(DOOR), "auto", str(source), str(target), str(tp), str(pp), *flags, "bf16"]
     return subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
-def test_processes_through_the_door(hf: Path, tmp_path: Path, tp: int, pp: int) -> None:
+def test_processes_by_the_command(hf: Path, tmp_path: Path, tp: int, pp: int) -> None:
     """Exit 0 for the right checkpoint in several processes, and 1 for a wrong one."""
-    done = through_the_door(hf, tmp_path / "good", tp, pp, check_only=False)
+    done = by_the_command(hf, tmp_path / "good", tp, pp, check_only=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "check passed" in done.stdout and f"{tp * pp} processes" in done.stdout
     layer, part = mutated(hf, tmp_path / "wrong", one_tensor_by_one_percent)
-    done = through_the_door(tmp_path / "wrong", tmp_path / "good", tp, 1, check_only=True)
+    done = by_the_command(tmp_path / "wrong", tmp_path / "good", tp, 1, check_only=True)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"first out of tolerance: layer {layer} {part}" in done.stdout

@@ -129,7 +129,7 @@ def test_warned_saved_requeued_and_bitwise_the_same(
     assert "hf_s3cret" not in log + (output / "slurm" / "job.sh").read_text()
 
 
-def test_by_the_named_door(
+def test_by_named_flags(
     cluster: Cluster, submit: Callable[..., subprocess.CompletedProcess[str]], world: Path, tmp_path: Path
 ) -> None:
     """`pretrain_llm.py --executor slurm`: the same way, and cancelled it ends with a checkpoint."""

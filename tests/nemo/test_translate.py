@@ -76,7 +76,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_both_doors_make_the_same_plan(name: str, folders: Path) -> None:
+def test_both_clis_make_the_same_plan(name: str, folders: Path) -> None:
     words, variables, positions = SAME[name]
     device = {"MP_DEVICE": variables.get("MP_DEVICE", "cpu")}
     asked = asked_for(words, FINETUNE if name == "finetune" else PRETRAIN, **device)

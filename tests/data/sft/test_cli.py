@@ -15,7 +15,7 @@ from megatron_patch.data.sft import build_idxmap, inspection
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.idxmap import open_idxmap
 
-DOORS = Path(__file__).resolve().parents[3] / "toolkits" / "sft_data_preprocessing"
+SCRIPTS = Path(__file__).resolve().parents[3] / "toolkits" / "sft_data_preprocessing"
 ROWS = [{"instruction": f"question {i}", "input": "", "output": f"answer {i}", "id": i} for i in range(30)]
 
 
@@ -34,7 +34,7 @@ def test_the_script_builds_verify_and_inspect_read(
     data: Path, tokenizer_folder: Path, tmp_path: Path, tokenizer: ChatTokenizer, shell: str
 ) -> None:
     output = tmp_path / "out put" / "alpaca"
-    script = str(DOORS / "run_build_idxmap_sft_dataset.sh")
+    script = str(SCRIPTS / "run_build_idxmap_sft_dataset.sh")
     command = [shell, script, str(data), "LLama3Tokenizer", "256", str(output), str(tokenizer_folder), "true"]
     done = run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -48,10 +48,12 @@ def test_the_script_builds_verify_and_inspect_read(
         return  # the other scripts are Python's
     again = run(*command, cwd=tmp_path)
     assert again.returncode == 2 and "--overwrite replaces it" in again.stderr
-    verified = run(sys.executable, str(DOORS / "verify.py"), prefix, "--tokenizer", str(tokenizer_folder), cwd=tmp_path)
+    verified = run(
+        sys.executable, str(SCRIPTS / "verify.py"), prefix, "--tokenizer", str(tokenizer_folder), cwd=tmp_path
+    )
     assert verified.returncode == 0 and "whole" in verified.stdout, verified.stderr + verified.stdout
     options = ["--tokenizer", str(tokenizer_folder), "--seq-length", "256", "--kind", "idxmap", "--plot", "p.png"]
-    shown = run(sys.executable, "inspect.py", prefix, *options, "--plot", str(tmp_path / "p.png"), cwd=DOORS)
+    shown = run(sys.executable, "inspect.py", prefix, *options, "--plot", str(tmp_path / "p.png"), cwd=SCRIPTS)
     assert shown.returncode == 0, shown.stderr
     assert "⟦answer" in shown.stdout and (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
