@@ -4,7 +4,7 @@ SIGTERM, SIGINT (Ctrl-C), SIGHUP (the terminal is gone) and SIGUSR1 (Slurm's ear
 their step, save and end. They have GRACE seconds for that (torch.distributed.run 2.11 kills them after 30, and all
 since the last save is lost); a second signal ends them at once. A signal that this process was started to ignore
 (nohup, `&` in a script) stays ignored. On several machines a launcher stands before this process and passes signals
-on; Ctrl-C and Slurm reach both, so what comes within TOGETHER seconds is one signal.
+on, in one of its own (ASKS_RANKS): Ctrl-C and Slurm reach both, and mean one thing.
 
 Exit status (`common/recovery.py` has the policy behind it; docs/failures.md has this table too):
     0         all iterations are done
@@ -34,8 +34,8 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -45,20 +45,19 @@ from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.recovery import Event, Failure, Status, note_event
-from megatron_patch.common.restart import AGAIN, ENDS_RANKS, Progress, read_again, start_again
+from megatron_patch.common.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, Progress, read_again, start_again
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.common.watchdog import Watchdog
+from megatron_patch.trainer.errors import echo_of
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER, end_with_launcher
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals that ask the ranks to finish their step, save and end."""
 GRACE = 600.0
 """Seconds that they have for it: a step, and a checkpoint that is written."""
-TOGETHER = 3.0
-"""Seconds in which a signal comes twice on several machines: to this process and to its launcher."""
-AT_ONCE = 5
-"""Seconds (torchrun's times are whole ones) within which a rank's end has killed the others, not torchrun, which waits
-30 s before it kills."""
+KILLED_AFTER = 28
+"""Seconds from the first failure: torch.distributed.run 2.11 gives ranks 30 to end before it kills them, in times that
+are whole seconds. Who was killed earlier was killed by somebody else."""
 SHOW_CURSOR = "\x1b[?25h"
 """A live line hides it, and a rank that is killed cannot bring it back."""
 
@@ -72,10 +71,10 @@ def main(arguments: list[str]) -> int:
     os.environ[TOLD_BY_LAUNCHER] = "1"
     logging.disable(logging.ERROR)  # torchrun's own account of what a rank has said already
     in_cluster = os.environ.get(run_status.INHERITED, "0").isdecimal() is False
-    if in_cluster:
-        end_with_launcher()
-    stop = Stop(together=TOGETHER if in_cluster else 0.0)
+    stop = Stop()
     stop.listen(to_launcher=in_cluster)
+    if in_cluster:
+        end_with_launcher(ASKS_RANKS)
     try:
         return _run(arguments, stop)
     finally:
@@ -91,9 +90,9 @@ def _run(arguments: list[str], stop: Stop) -> int:
     gc.enable()
     parsed = parse_args(arguments)
     parsed.signals_to_handle = "SIGQUIT"  # not those that `stop` listens to
-    folder = output_folder(parsed.training_script_args)
+    folder, is_alone = output_folder(parsed.training_script_args), parsed.nnodes in ("1", "1:1")
     try:
-        lock = _take(folder, parsed.nnodes)
+        lock = _take(folder, is_alone=is_alone)
     except run_status.Occupied as occupied:
         print(occupied.localized(), file=sys.stderr)
         return 2
@@ -102,13 +101,19 @@ def _run(arguments: list[str], stop: Stop) -> int:
     try:
         with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
             parsed.log_dir = parsed.log_dir or logs
-            start = _Start(folder=folder, watchdog=_watch(Path(logs) / "heartbeats", parsed))
+            watchdog = _watch(Path(logs) / "heartbeats", parsed.training_script_args, is_alone=is_alone)
+            start = _Start(folder=folder, watchdog=watchdog, is_alone=is_alone)
             run(parsed)
+    except RuntimeError as error:  # before there are ranks, the first machine's torchrun is gone
+        if is_alone or echo_of(error) is None:
+            raise
+        print(localized("torchrun-lost", error=error), file=sys.stderr)
+        return Status.LOST
     except ChildFailedError as error:
         if stop.by_launcher:
             return Status.FAILED
         if stop.asked is not None:
-            return _stopped(error.failures, stop, folder)
+            return _stopped(error.failures, stop, folder, is_alone=is_alone)
         status, failure = start.failed(error.failures)
         if folder is not None:
             start_again(again, failure, folder, lock)
@@ -116,12 +121,12 @@ def _run(arguments: list[str], stop: Stop) -> int:
     return stop.status(folder)
 
 
-def _watch(folder: Path, parsed: Any) -> Watchdog:
+def _watch(folder: Path, flags: Sequence[str], *, is_alone: bool) -> Watchdog:
     folder.mkdir()
     watchdog = Watchdog(
         folder,
-        parsed.training_script_args,
-        is_alone=parsed.nnodes in ("1", "1:1"),
+        flags,
+        is_alone=is_alone,
         say=_say,
         kill=lambda: _kill(children_of(os.getpid()), signal.SIGKILL),
     )
@@ -137,12 +142,12 @@ def output_folder(script_arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def _take(folder: Path | None, nodes: str) -> int | None:
+def _take(folder: Path | None, *, is_alone: bool) -> int | None:
     """The lock of the run's folder, unless a launcher of ours holds it: here, or on the first of several machines."""
     inherited = os.environ.pop(run_status.INHERITED, "")
     if inherited.isdecimal():
         return int(inherited)
-    if folder is None or inherited or nodes not in ("1", "1:1"):
+    if folder is None or inherited or not is_alone:
         return None
     run_status.wait_while_ending(folder, lambda line: print(line, file=sys.stderr, flush=True))
     return run_status.take(folder)
@@ -151,8 +156,8 @@ def _take(folder: Path | None, nodes: str) -> int | None:
 class _Start:
     """The ranks of this start, and what is known of them when they fail."""
 
-    def __init__(self, *, folder: Path | None, watchdog: Watchdog) -> None:
-        self._folder, self._watchdog = folder, watchdog
+    def __init__(self, *, folder: Path | None, watchdog: Watchdog, is_alone: bool) -> None:
+        self._folder, self._watchdog, self._is_alone = folder, watchdog, is_alone
         self._progress = None if folder is None else Progress(folder)
 
     def failed(self, failures: dict[int, Any]) -> tuple[int, Failure]:
@@ -162,20 +167,22 @@ class _Start:
         steps = -1 if self._progress is None else self._progress.steps_done()
         if status != Status.ROLLED_BACK:
             print(words.localized(), file=sys.stderr)
+        if status == Status.LOST and not self._is_alone:
+            return status, Failure(status=status, iteration=steps, cause=words)  # another machine notes the cause
         if self._folder is not None:
             run_status.record_end(self._folder, "failed", words)
             if hung:
                 note_event(self._folder, Event.of("hang", words, iteration=max(steps, 0)))
         failure = Failure(status=status, iteration=steps, cause=words)
-        return Status.FAILED if status == Status.NOT_AGAIN else status, failure
+        return Status.FAILED if status in (Status.NOT_AGAIN, Status.LOST) else status, failure
 
 
-def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
+def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None, *, is_alone: bool) -> int:
     """The ranks were asked to end, and did not end well."""
     assert stop.asked is not None
     if not stop.at_once and any(failure.exitcode > 0 for failure in failures.values()):
         print(describe(failures).localized(), file=sys.stderr)  # failed on the way
-        return 1
+        return Status.LOST if _status(failures) == Status.LOST and not is_alone else Status.FAILED
     code = "stopped-at-once" if stop.at_once else "stopped-before-training"
     cause = Message(code, signal=stop.asked.name)
     print(localized("stopped", cause=cause), file=sys.stderr)
@@ -185,35 +192,39 @@ def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None) -> int:
 
 
 def _status(failures: dict[int, Any]) -> Status:
-    """The most telling of what the ranks ended with: those that lost a peer end with FAILED."""
+    """The most telling of what the ranks ended with; LOST where none has a cause of its own."""
     found = {failure.exitcode for failure in failures.values()}
     telling = (Status.HUNG, Status.SPIKE, Status.ROLLED_BACK, Status.NOT_AGAIN)
-    return next((status for status in telling if status in found), Status.FAILED)
+    began = min(failure.timestamp for failure in failures.values())
+    is_echo = all(_how_far(failure, began) >= _Distance.ABORTED for failure in failures.values())
+    return next((status for status in telling if status in found), Status.LOST if is_echo else Status.FAILED)
 
 
 class Stop:
     """What signals asked for."""
 
-    def __init__(self, *, together: float) -> None:
-        """
-        Args:
-            together: seconds after the first signal in which another is the same one.
-        """
+    def __init__(self) -> None:
         self.asked: signal.Signals | None = None
         self.at_once = False
         self.by_launcher = False
         """The launcher of this machine ended the run, and has said why."""
-        self._together, self._asked_at = together, 0.0
         self._folder: Path | None = None
         self._lock: int | None = None
 
     def listen(self, *, to_launcher: bool) -> None:
-        """Hear every signal in ASKS that is not ignored, and that of a launcher before this process."""
+        """Hear every signal in ASKS that is not ignored, or only what a launcher before this process says."""
+        launcher = os.getppid()
+
+        def hear_alone(number: int, frame: FrameType | None) -> None:
+            if os.getppid() != launcher:
+                self._hear(number, frame)
+
         if to_launcher:
+            signal.signal(ASKS_RANKS, lambda number, frame: self._hear(signal.SIGTERM, frame))
             signal.signal(ENDS_RANKS, self._end_for_launcher)
         for number in ASKS:
             if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._hear)
+                signal.signal(number, hear_alone if to_launcher else self._hear)
         signal.signal(signal.SIGALRM, self._end_at_once)
 
     def watch(self, folder: Path | None, lock: int | None) -> None:
@@ -229,10 +240,9 @@ class Stop:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None:
-            if time.monotonic() - self._asked_at >= self._together:
-                self._end_at_once(number, frame)
+            self._end_at_once(number, frame)
             return
-        self.asked, self._asked_at = signal.Signals(number), time.monotonic()
+        self.asked = signal.Signals(number)
         if self._folder is not None and self._lock is not None:
             run_status.note_stopping(self._folder, self._lock, self.asked.name)
         ranks = children_of(os.getpid())
@@ -290,17 +300,39 @@ def describe(failures: dict[int, Any]) -> Message:
         failures: torchrun's ProcessFailure of each failed rank.
     """
     began = min(failure.timestamp for failure in failures.values())
-    first, failure = min(failures.items(), key=lambda item: (not _is_cause(item[1], began), item[1].timestamp))
+    first, failure = min(failures.items(), key=lambda item: (_how_far(item[1], began), item[1].timestamp))
     if failure.exitcode >= 0:
         return Message("rank-failed-first", rank=first, status=failure.exitcode)
     name = signal.Signals(-failure.exitcode).name
     return Message(KILLED.get(name, "rank-killed"), rank=first, signal=name)
 
 
-def _is_cause(failure: Any, began: float) -> bool:
-    """Whether a rank was killed, not by torchrun: others lose their connection to it, and note that before torchrun
-    sees its end."""
-    return bool(failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM and failure.timestamp <= began + AT_ONCE)
+class _Distance(IntEnum):
+    """How far a rank's end is from the cause."""
+
+    KILLED = 0
+    FAILED = 1
+    ABORTED = 2
+    """By NCCL, as it lost another rank, or by a broken library."""
+    LOST = 3
+    ENDED = 4
+    """By torchrun."""
+
+
+def _how_far(failure: Any, began: float) -> _Distance:
+    """By what became of a rank: others note that they lost it before torchrun sees its end, so times tell nothing.
+
+    Args:
+        began: when the first of them failed.
+    """
+    code = failure.exitcode
+    if code == -signal.SIGTERM or (code == -signal.SIGKILL and failure.timestamp > began + KILLED_AFTER):
+        return _Distance.ENDED
+    if code == -signal.SIGABRT:
+        return _Distance.ABORTED
+    if code < 0:
+        return _Distance.KILLED
+    return _Distance.LOST if code == Status.LOST else _Distance.FAILED
 
 
 if __name__ == "__main__":

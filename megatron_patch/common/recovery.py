@@ -50,6 +50,9 @@ class Status(IntEnum):
     HUNG = 5
     NOT_AGAIN = 6
     """Of a rank only: what it said has to be changed first. Its launcher ends with FAILED."""
+    LOST = 7
+    """Of a rank, and of torchrun on one of several machines: no cause of its own, but a connection to another rank that
+    is gone, or a collective in which nobody answered. The launcher waits for the machine that knows the cause."""
 
 
 Kind = Literal["skip", "spike", "rollback", "restart", "gave-up", "fallback", "hang", "slow"]

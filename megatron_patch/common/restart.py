@@ -20,6 +20,9 @@ from megatron_patch.common.recovery import Event, Failure, after_failure, note_e
 from megatron_patch.common.run_folder import METRICS
 from megatron_patch.common.strict_json import parse_json
 
+ASKS_RANKS = signal.SIGRTMIN
+"""What a launcher that stands before torchrun sends it when the run is asked to end. What else torchrun is sent, by a
+terminal or Slurm, has reached the launcher too."""
 ENDS_RANKS = signal.SIGUSR2
 """What a launcher that stands before torchrun sends it when another machine is gone: the ranks are killed at once, and
 the launcher has said why."""

@@ -19,7 +19,7 @@ from megatron_patch.common.recovery import Status
 from megatron_patch.common.validations import stopped_early
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
-from megatron_patch.trainer.errors import SpikeError, TrainerError
+from megatron_patch.trainer.errors import SpikeError, TrainerError, echo_of
 from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher
 from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import EXPLAINED, Streams
@@ -57,11 +57,14 @@ def status_of(error: BaseException) -> int:
         return error.status
     if isinstance(error, EXPLAINED):
         return Status.NOT_AGAIN
+    if echo_of(error) is not None:
+        return Status.LOST
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code else 1
 
 
 def _recorded(run: Any) -> None:
-    """Let torchrun's summary name the rank that failed first, and why; a note that cannot be written hides nothing."""
+    """Let torchrun know which rank failed first: one that only lost another notes nothing, and a note that cannot be
+    written hides nothing."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
     handler = get_error_handler()
@@ -72,8 +75,9 @@ def _recorded(run: Any) -> None:
         if stop.code != 0:
             raise
     except Exception as error:
-        with contextlib.suppress(OSError):  # no descriptors are left, or /tmp is full
-            handler.record_exception(error)
+        if echo_of(error) is None:
+            with contextlib.suppress(OSError):  # no descriptors are left, or /tmp is full
+                handler.record_exception(error)
         raise
 
 

@@ -12,16 +12,16 @@ PR_SET_PDEATHSIG = 1
 """Source: prctl(2)."""
 
 
-def end_with_launcher() -> None:
-    """Get SIGTERM when torchrun dies, which finishes the step and saves.
+def end_with_launcher(number: int = signal.SIGTERM) -> None:
+    """Get a signal when torchrun dies: SIGTERM finishes the step and saves.
 
     torchrun ends its ranks, but where it is killed itself (SIGKILL, out of memory) they would train on, hold the GPUs
     and write beside the next start.
     """
     launcher = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != launcher:  # it died in between
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
 
 def leave_signals_to_launcher() -> None:

@@ -15,18 +15,10 @@ from megatron_patch.common import run_status
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.run_folder import LOGS, rank_log
 from megatron_patch.common.terminal import Guarded
-from megatron_patch.trainer.errors import TrainerError
+from megatron_patch.trainer.errors import TrainerError, echo_of
 
 EXPLAINED = (TrainerError, BackendError, CheckpointError, run_status.Occupied)
 """Errors whose message says what to change: shown without a traceback."""
-
-LOST_CONNECTION = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "NCCL communicator was aborted",
-)
-"""What gloo and NCCL say on the ranks that survive the first failure."""
 
 SHOWN_LINES = 12
 """How much of a traceback or of a log is repeated on the screen."""
@@ -70,7 +62,7 @@ class Streams:
             return Message("rank-interrupted", rank=where), [], None
         if isinstance(error, EXPLAINED):
             return Message("rank-error", rank=where, error=error), [], Message("rank-says", rank=where, error=error)
-        if any(words in str(error) for words in LOST_CONNECTION):
+        if echo_of(error) == "connection":
             return Message("rank-lost-connection", rank=where), [], None
         if isinstance(error, SystemExit):
             message, lines = Message("rank-ended", rank=where, status=error.code), self._log_tail()

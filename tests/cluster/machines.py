@@ -139,7 +139,7 @@ def _write_names(machine: Machine, machines: Sequence[Machine]) -> None:
 def place(rank: int, master: str, *, nodes: int = 2, port: int = 29511, **more: str) -> dict[str, str]:
     """The environment of one pod of a PyTorchJob, one CPU process each."""
     cluster = {"WORLD_SIZE": str(nodes), "RANK": str(rank), "MASTER_ADDR": master, "MASTER_PORT": str(port)}
-    return cluster | {"MP_NPROC": "1", "MP_DEVICE": "cpu", "MP_NODE_TIMEOUT_SECONDS": "6"} | more
+    return cluster | {"MP_NPROC": "1", "MP_DEVICE": "cpu", "MP_NODE_TIMEOUT_SECONDS": "30"} | more
 
 
 def losses(output: Path) -> list[float]:

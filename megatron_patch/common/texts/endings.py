@@ -27,6 +27,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "rank-ended": "error: {rank} ended with status {status}; its log ends with",
     "rank-traceback": "error on {rank}",
     "rank-log": "the whole log: {path}",
+    "torchrun-lost": "torchrun lost its connection to the first machine: {error}",
     "rank-failed-first": "rank {rank} failed first, with status {status}: what it said stands above",
     "rank-killed": "rank {rank} was killed by {signal}",
     "rank-killed-memory": "rank {rank} was killed by {signal}: the kernel does that when memory runs out (`dmesg` "
@@ -84,6 +85,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "rank-ended": "错误：{rank} 以状态码 {status} 结束；日志末尾是",
     "rank-traceback": "{rank} 出错",
     "rank-log": "完整日志：{path}",
+    "torchrun-lost": "torchrun 与第一台机器的连接断开：{error}",
     "rank-failed-first": "rank {rank} 最先失败，状态码 {status}：它的报错见上文",
     "rank-killed": "rank {rank} 被 {signal} 杀死",
     "rank-killed-memory": "rank {rank} 被 {signal} 杀死：内存耗尽时内核会这样做（`dmesg` 可以看到）",

@@ -22,7 +22,7 @@ from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, as_json, localized, say
 from megatron_patch.common.recovery import Status
-from megatron_patch.common.restart import ENDS_RANKS
+from megatron_patch.common.restart import ASKS_RANKS, ENDS_RANKS
 from megatron_patch.common.run_folder import LOGS
 from megatron_patch.launch.cluster.connection import LinkError
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet, received, this_node
@@ -34,8 +34,10 @@ ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 early warning."""
 STOPPED = 128
 """A signal's number is added to it: the exit status of a run that was asked to end, and has not finished."""
-LAST_WORDS = 3.0
-"""Seconds in which a peer's end may explain why the ranks here failed."""
+LAST_WORDS = 180.0
+"""Seconds in which another machine may say why ranks lost a connection: its torchrun alone gives ranks 30 to end. Who
+is at fault does not depend on it: a machine whose ranks have a cause of their own says so at once."""
+NOBODY_KNOWS = Message("nobody-knows")
 PATIENCE = 20.0
 """Seconds that torchrun gets to kill its ranks."""
 
@@ -120,7 +122,7 @@ class Supervisor:
         """
         self._me, self._node = this_node(node), node
         self._others = Others(peers, me=self._me, silence=silence)
-        self._silence, self._output, self._lock = silence, output, lock
+        self._output, self._lock = output, lock
         self._heard: list[int] = []
         """Signals that this launcher was sent."""
         self._asked: int | None = None
@@ -141,29 +143,26 @@ class Supervisor:
                 self._pass_on(child)
                 reason = self._others.trouble(0.3)
             if reason is not None:
-                self._say(reason)
-                run_status.record_end(self._output, "failed", reason)
-                self._kill(child)
-                return self._end(self._others.status or Status.FAILED, reason)
+                return self._failed_elsewhere(reason, child)
             return self._after(child)
 
     def _after(self, child: subprocess.Popen[bytes]) -> int:
         """torchrun has ended by itself."""
-        stopped = self._asked is not None and (child.returncode > STOPPED or child.returncode == -signal.SIGTERM)
+        stopped = self._asked is not None and (child.returncode > STOPPED or -child.returncode in (*ASKS, ASKS_RANKS))
+        if child.returncode == Status.LOST:
+            return self._lost(child)
         if child.returncode and not stopped:
-            reason = self._explanation()
-            self._say(reason or Message("node-ended-here", node=self._me, status=child.returncode))
-            return self._end(child.returncode if child.returncode > 0 else Status.FAILED, reason)
+            self._say(Message("node-ended-here", node=self._me, status=child.returncode))
+            return self._end(child.returncode if child.returncode > 0 else Status.FAILED, None)
         if stopped:  # unless the ranks have written how they ended
             name = signal.Signals(self._asked or 0).name
             run_status.record_end(self._output, "stopped", Message("stopped-before-ranks", signal=name))
         self._others.tell({"ended": 0})
-        deadline = time.monotonic() + self._silence
-        while self._node == 0 and not self._others.all_ended and time.monotonic() < deadline:
+        while self._node == 0 and not self._others.all_ended:
+            self._pass_on(child)
             reason = self._others.trouble(0.3)
-            if reason is not None:
-                self._say(reason)
-                return self._end(self._others.status or Status.FAILED, reason)
+            if reason is not None or self._others.only_lost:
+                return self._failed_elsewhere(reason or NOBODY_KNOWS)
         self._others.close()
         return 0 if self._asked is None or self._has_finished() else STOPPED + self._asked
 
@@ -179,14 +178,30 @@ class Supervisor:
         self._others.close()
         return status
 
-    def _explanation(self) -> Message | None:
-        """A peer's failure, if it shows soon after ours: then ours is only its echo."""
-        deadline = time.monotonic() + LAST_WORDS
-        while self._others and time.monotonic() < deadline:
+    def _lost(self, child: subprocess.Popen[bytes]) -> int:
+        """The ranks here have no cause of their own: wait for the machine that has one, whichever is slower.
+
+        Node 0 hears everybody, and ends the waiting; the others wait for its word, its end or its silence.
+        """
+        self._others.tell({"lost": True})
+        reason, deadline = None, time.monotonic() + LAST_WORDS
+        while reason is None and not self._others.are_gone:
+            if self._node == 0 and (self._others.have_none_left or time.monotonic() > deadline):
+                break
+            self._pass_on(child)
             reason = self._others.trouble(0.3)
-            if reason is not None:
-                return reason
-        return None
+        return self._failed_elsewhere(reason or NOBODY_KNOWS)
+
+    def _failed_elsewhere(self, reason: Message, child: subprocess.Popen[bytes] | None = None) -> int:
+        """
+        Args:
+            child: torchrun, if it still runs.
+        """
+        self._say(reason)
+        run_status.record_end(self._output, "failed", reason)
+        if child is not None:
+            self._kill(child)
+        return self._end(self._others.status or Status.FAILED, reason)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -214,7 +229,8 @@ class Supervisor:
             if self._lock is not None:
                 run_status.note_stopping(self._output, self._lock, name)
         self._others.tell({"asked": self._asked, "times": times})
-        child.terminate()
+        for _ in range(times - self._passed_on):
+            child.send_signal(ASKS_RANKS)
         self._passed_on = times
 
     def _kill(self, child: subprocess.Popen[bytes]) -> None:
@@ -246,6 +262,8 @@ class _Watched:
         self.peer = peer
         self.heard = time.monotonic()
         self.ended: int | None = None
+        self.lost: float | None = None
+        """When it said that its ranks lost a connection, and not why."""
 
 
 class Others:
@@ -265,13 +283,25 @@ class Others:
         self.status = 0
         """What one of them failed with."""
 
-    def __bool__(self) -> bool:
-        return bool(self._watched)
-
     @property
     def all_ended(self) -> bool:
         """Whether every one has said that its ranks ended."""
         return all(watched.ended is not None for watched in self._watched)
+
+    @property
+    def are_gone(self) -> bool:
+        """Whether nobody will say anything any more."""
+        return all(watched.peer.link.closed for watched in self._watched)
+
+    @property
+    def only_lost(self) -> bool:
+        """Whether ranks of one of them lost a connection, and no one has ranks left that could explain it."""
+        return self.have_none_left and not self.all_ended
+
+    @property
+    def have_none_left(self) -> bool:
+        """Whether the ranks of all of them have ended, well or without a cause."""
+        return all(watched.ended is not None or watched.lost is not None for watched in self._watched)
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send all of them a message; one that is gone is noticed by `trouble`."""
@@ -305,24 +335,28 @@ class Others:
 
     def _hear(self, watched: _Watched) -> Message | None:
         peer, node = watched.peer, watched.peer.name
-        if watched.ended is not None:
-            return None
+        if watched.ended is not None and (peer.node or peer.link.closed):
+            return None  # node 0 alone stays until all have ended
         try:
             while (message := peer.link.poll()) is not None:
                 watched.heard = time.monotonic()
                 if "asked" in message:
                     self.asked, self.times = int(message["asked"]), max(self.times, int(message["times"]))
+                if "lost" in message:
+                    watched.lost = watched.heard
                 if "ended" in message:
                     watched.ended = self.status = int(message["ended"])
                     if watched.ended:
                         reason = message.get("reason")
                         return received(reason) if reason else Message("node-ended", node=node, status=watched.ended)
-                    return None
         except LinkError as error:
             return Message("node-link", node=node, error=error)
         if peer.link.closed:
-            return Message("node-gone", node=node)
-        silent = time.monotonic() - watched.heard
+            return None if watched.ended is not None else Message("node-gone", node=node)
+        now = time.monotonic()
+        if watched.lost is not None and now - watched.lost > LAST_WORDS:
+            return NOBODY_KNOWS
+        silent = now - watched.heard
         if silent > self._silence:
             return Message("node-silent", node=node, me=self._me, seconds=silent)
         return None
