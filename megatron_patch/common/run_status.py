@@ -34,8 +34,8 @@ PATIENCE = 60.0
 """Seconds that a start waits for a run that is ending."""
 LOOKS_EVERY = 0.2
 """Seconds."""
-CONTENTION = 0.5
-"""Seconds for which somebody who only looks may hold a lock."""
+CONTENTION = 60.0
+"""Seconds for which those who only look may hold a lock in turn, however busy the machine is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,20 +228,29 @@ def _object(file: Path, kinds: Mapping[str, Any], also: Sequence[str] = ()) -> d
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether it is ours now."""
+    """Whether it is ours now. Who only looks holds it in common, and is waited for; a run holds it alone."""
     deadline = time.monotonic() + CONTENTION
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            if _is_held_alone(descriptor) or time.monotonic() > deadline:
                 return False
-            time.sleep(CONTENTION / 20)
+            time.sleep(0.02)
         except OSError as error:  # a file system without locks
             _say_without_locks(error)
             return True
         else:
             return True
+
+
+def _is_held_alone(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
 
 
 @cache

@@ -19,12 +19,17 @@ from megatron_patch.common.messages import Message
 from megatron_patch.common.records import Record, read, read_file
 from megatron_patch.common.recovery import Event, read_events
 from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
+from megatron_patch.common.run_status import state_of
 from megatron_patch.evaluation.records import Results, TaskResults
 from megatron_patch.report.records import Check, Plan, Profile, Startup, Step
 
 SKIPPED = ("cache", "tensorboard", "logs", "data", "text", "node_modules")
 """Folders that hold nothing of interest, or far too much."""
 DEPTH = 5
+MINUTES = 600.0
+"""Seconds without a step, or ten steps where they are slower, after which a run elsewhere is not taken for running."""
+RECENT = 20
+"""Steps."""
 
 
 @dataclass(kw_only=True)
@@ -86,8 +91,11 @@ class Run:
 
     @property
     def alive(self) -> bool:
-        """Not finished, and written to in the last ten minutes."""
-        return not self.finished and time.time() - self.written < 600
+        """Not finished, and a process holds its lock here, or it was written to not long ago, from wherever that is."""
+        if self.finished:
+            return False
+        slow = 10 * max([seconds for _, seconds in self.points("step_ms", 1e-3)][-RECENT:], default=0.0)
+        return state_of(self.folder)[0] != "free" or time.time() - self.written < max(MINUTES, slow)
 
 
 @dataclass(kw_only=True)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.launch.cluster import rendezvous
 from megatron_patch.launch.cluster.connection import interface_of
 
 from .machines import REPOSITORY, Machine, place, wait_for
 
 Values = Callable[..., list[str]]
 Pair = tuple[Machine, Machine]
-PATIENCE = 200
+PATIENCE = 400
 """Seconds; nothing takes this long unless it hangs."""
 
 
@@ -113,6 +114,24 @@ def test_two_different_commands(pair: Pair, values: Values, world: Path, tmp_pat
     assert "have different environments: NCCL_ALGO is absent there, Ring here" in pair[0].started[0].said()
 
 
+def test_a_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may not even show its folder for a while, and shows no file at another machine's path."""
+    late = tmp_path / "out" / "probe"
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        late.parent.mkdir(exist_ok=True)
+        if len(naps) == 3:
+            late.touch()
+
+    naps: list[float] = []
+    monkeypatch.setattr(rendezvous.time, "sleep", nap)
+    assert rendezvous._appears(late) and len(naps) == 3
+    monkeypatch.setattr(rendezvous, "SHARED_SECONDS", 0.0)
+    assert not rendezvous._appears(tmp_path / "other" / "probe")
+
+
+@pytest.mark.slow
 def test_an_output_folder_that_is_not_shared(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
     """The second machine has another disk at the same path."""
     folder = tmp_path / "disk"
@@ -184,15 +203,15 @@ def test_a_first_machine_that_cannot_write(pair: Pair, values: Values, world: Pa
 
 
 def test_something_else_answers(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
-    """A stranger at MASTER_PORT, as an SSH server would be."""
+    """A stranger at MASTER_PORT, as an SSH server would be, until the machine is switched off."""
     first, second = pair
     stranger = (
-        "printf 'SSH-2.0-stranger\\r\\n' | timeout 20 python3 -c \"import socket,sys,time; "
+        "printf 'SSH-2.0-stranger\\r\\n' | python3 -c \"import signal,socket,sys; "
         "s = socket.create_server(('', 29511)); c = s.accept()[0]; "
-        'c.sendall(sys.stdin.buffer.read()); time.sleep(20)";'
+        'c.sendall(sys.stdin.buffer.read()); signal.pause()";'
     )
     other = first.start([], {}, before=f"{stranger} exit;")
-    run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=str(world / "tokenizer")))
+    run = second.start(values(tmp_path / "out"), patient(1, first.address, MP_TOKENIZER_PATH=str(world / "tokenizer")))
     assert run.wait(PATIENCE) == 1
     assert "does not speak this protocol" in run.said(), other.said()
 

@@ -83,7 +83,7 @@ def test_the_process_becomes_the_driver_and_keeps_the_lock(tmp_path: Path) -> No
     (variable,) = again.variable().values()
     words = [sys.executable, "-c", code, str(tmp_path), variable]
     ranks = os.environ | {"OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True, env=ranks)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True, env=ranks)
     assert done.stdout == "True running (2, 5) ('OMP_NUM_THREADS',)\nNone 1\n"
     assert done.stderr == "restart 2 of 3: a signal\n"
     assert [(event.kind, event.iteration) for event in read_events(tmp_path)] == [("restart", 5)]

@@ -134,7 +134,7 @@ def slowly(self, *arguments):
     calls += 1
     if calls == {stop}:
         print("stopped", flush=True)
-        time.sleep(60)
+        time.sleep(3600)
     add(self, *arguments)
 resumable.ResumableWriter.add = slowly
 sys.exit(preprocess.main(sys.argv[1:]))

@@ -16,7 +16,8 @@ from pathlib import Path
 from .conftest import PONG
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 120
+PATIENCE = 600
+"""Seconds; nothing takes this long unless it hangs."""
 
 
 class Terminal:

@@ -51,7 +51,7 @@ def test_a_missing_package_is_named_before_launch(
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY), "MP_TOKENIZER_PATH": "tokenizer"}
     environ |= {"MP_LOGGERS": "mlflow,trackio", "MP_DEVICE": "cpu", "MP_LANG": "en"}
     command = [sys.executable, "-S", "-c", code, *values(OUTPUT_BASEPATH=str(tmp_path / "out"))]
-    done = subprocess.run(command, cwd=world, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=world, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
     assert "pip install mlflow-skinny" in done.stderr and "pip install trackio" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -21,6 +21,7 @@ from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import compact
 from megatron_patch.common.recovery import Event, note_event
 from megatron_patch.common.run_folder import write_plan
+from megatron_patch.common.run_status import take
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import rank_variables
 from megatron_patch.launch.driver import make_plan
@@ -146,6 +147,9 @@ def test_a_run_that_still_writes(new_run: Callable[..., Path], tmp_path: Path) -
     assert "the last line of metrics.jsonl is not complete yet" in words(text, "en")
     os.utime(run / "metrics.jsonl", (time.time() - 3600,) * 2)
     assert "stopped" in words(page_of(run), "en")
+    lock = take(run)
+    assert "running · iteration 30 / 120" in words(page_of(run), "en"), "a step may take longer than that"
+    os.close(lock)
     write_metrics(run, [])
     assert "Not found: metrics.jsonl" in words(page_of(run), "en")
 

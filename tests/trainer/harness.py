@@ -23,6 +23,7 @@ from . import warm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "examples" / "llama3_1" / "pretrain_llama.py"
+HELD = REPOSITORY / "tests" / "trainer" / "held.py"
 VOCAB_SIZE = 255
 SEQ_LENGTH = 64
 
@@ -130,14 +131,21 @@ def launch_warm(
 def launch_and_signal(
     output: Path, data: Path, extra: str, *, processes: int, iteration: int, number: signal.Signals
 ) -> Run:
-    """Send a signal once `iteration` is recorded: SIGKILL to every process of the run, others to torchrun alone."""
+    """Send a signal once `iteration` is recorded: SIGKILL to every process of the run, others to torchrun alone.
+
+    Ranks that are to be killed have a checkpoint, and wait two iterations later: they are not done before, however late
+    it comes.
+    """
     screen = output.parent / f"{output.name}.screen"
+    script = HELD if number == signal.SIGKILL else SCRIPT
+    started = command(output, data, extra, processes=processes, script=script)
+    environ = environment() | {"HOLD_AFTER": str(iteration + 2)}
     with screen.open("w") as file:
-        job = subprocess.Popen(
-            command(output, data, extra, processes=processes), env=environment(), stdout=file, stderr=file
-        )
+        job = subprocess.Popen(started, env=environ, stdout=file, stderr=file)
     try:
         while job.poll() is None and len(read_metrics(output)) < iteration:
+            time.sleep(0.005)
+        while number == signal.SIGKILL and job.poll() is None and not complete_iterations(output / "checkpoints"):
             time.sleep(0.005)
         assert job.poll() is None, f"the run ended before iteration {iteration}:\n{screen.read_text()}"
         for pid in (*children(job.pid), job.pid) if number == signal.SIGKILL else (job.pid,):
@@ -153,6 +161,14 @@ def launch_and_signal(
 def children(pid: int) -> list[int]:
     """Processes that `pid` started."""
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def complete_iterations(checkpoints: Path) -> list[int]:

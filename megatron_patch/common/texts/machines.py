@@ -46,8 +46,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "node-gone": "{node} is gone: its connection closed without a word; it was killed, or the machine is down",
     "node-silent": "{node} has not been heard of by {me} for {seconds:.0f} s: the machine hangs, or the network "
     "between them is cut",
-    "nobody-knows": "ranks lost their connections to each other, or waited for each other in vain, and no machine knows "
-    "another cause: the network between them, or a rank that hangs; what each rank said stands in its log",
+    "nobody-knows": "ranks lost their connections to each other, or waited for each other in vain, and no machine "
+    "knows another cause: the network between them, or a rank that hangs; what each rank said stands in its log",
     "slurm-refuses": "sbatch: {said}\nthe script is {path}",
     "slurm-job": "job         {job}, script {path}",
     "slurm-follow": "follow it   squeue -j {job}; tail -f {log}",
@@ -101,8 +101,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "node-link": "{node}：{error}",
     "node-gone": "{node} 不在了：它的连接没有任何说明就关闭了；进程被杀死，或机器已宕机",
     "node-silent": "{me} 已有 {seconds:.0f} 秒没有收到 {node} 的消息：那台机器卡住，或两者之间的网络不通",
-    "nobody-knows": "各进程之间的连接断开，或互相等待而没有结果，没有一台机器知道别的原因：它们之间的网络有问题，或有进程卡住；"
-    "各进程的报错见各自的日志",
+    "nobody-knows": "各进程之间的连接断开，或互相等待而没有结果，没有一台机器知道别的原因："
+    "它们之间的网络有问题，或有进程卡住；各进程的报错见各自的日志",
     "slurm-refuses": "sbatch：{said}\n脚本在 {path}",
     "slurm-job": "作业        {job}，脚本 {path}",
     "slurm-follow": "查看进度    squeue -j {job}; tail -f {log}",

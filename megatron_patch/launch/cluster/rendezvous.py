@@ -34,8 +34,11 @@ from megatron_patch.launch.plan import Plan, values_of
 from megatron_patch.launch.problems import NUMBERS
 
 PROTOCOL = "megatron_patch rendezvous 1"
-SHARED_SECONDS = 30.0
-"""How long a file that node 0 wrote may take to show on another machine: network file systems cache folders."""
+SHARED_SECONDS = 90.0
+"""How long a file that node 0 wrote, or its folder, may take to show on another machine: network file systems remember
+what a folder held, or that there was none, for a minute (NFS: acdirmax)."""
+ANSWERS_SECONDS = 60.0
+"""How long a launcher may take to answer, on a busy machine: who takes longer is something else."""
 WORD_EVERY = 15.0
 """Seconds between two lines that say who is waited for."""
 
@@ -148,11 +151,11 @@ class _Host:
         """One machine: who is it, does it agree, does it see our file? In a thread of its own."""
         link = Link(connection)
         try:
-            theirs = link.receive(10)
+            theirs = link.receive(ANSWERS_SECONDS)
             if theirs.get("protocol") != PROTOCOL:
                 raise LinkError("link-other")
             link.send({"probe": str(self._probe), "identity": self._mine, "host": socket.gethostname()})
-            seen = link.receive(SHARED_SECONDS + 10)
+            seen = link.receive(SHARED_SECONDS + ANSWERS_SECONDS)
             peer = Peer(node=int(theirs["node"]), host=str(theirs["host"]), link=link)
             different = [*differences(self._mine, theirs["identity"])]
             uneven = [*_compare(self._mine["environment"], theirs["identity"]["environment"])]
@@ -203,10 +206,10 @@ def _join(place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
     link = _connect(place, me, seconds, deadline)
     try:
         link.send({"protocol": PROTOCOL, "node": place.node_rank, "host": socket.gethostname(), "identity": mine})
-        answer = link.receive(min(20.0, seconds))
+        answer = link.receive(min(ANSWERS_SECONDS, seconds))
         probe = Path(answer["probe"])
         link.send({"probe": probe.name if _appears(probe) else None})
-        verdict = link.receive(max(5.0, deadline - time.monotonic()) + SHARED_SECONDS)
+        verdict = link.receive(max(0.0, deadline - time.monotonic()) + SHARED_SECONDS + ANSWERS_SECONDS)
         if not verdict["go"]:
             raise RendezvousError.of([received(one) for one in verdict["reasons"]])
     except (LinkError, KeyError) as error:
@@ -233,16 +236,20 @@ def _connect(place: Cluster, me: Message, seconds: float, deadline: float) -> Li
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file shows up; listing the folder makes NFS look again."""
+    """Whether a file shows up; listing its folder, and the one above it, makes NFS look again."""
     deadline = time.monotonic() + SHARED_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            if path.name in {entry.name for entry in path.parent.iterdir()}:
-                return True
-        if not path.parent.exists():
+    while not (_is_listed(path.parent) and _is_listed(path)):
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
-    return False
+    return True
+
+
+def _is_listed(path: Path) -> bool:
+    try:
+        return path.name in {entry.name for entry in path.parent.iterdir()}
+    except OSError:
+        return False
 
 
 PACKAGES = (
