@@ -17,8 +17,8 @@ from megatron_patch.common.messages import Message, localized
 
 DEFAULT_MINUTES = 10
 """Of Megatron's --distributed-timeout-minutes."""
-EARLIER = 10.0
-"""Seconds before the ranks themselves would give up: on a busy machine this process may be late by some."""
+EARLIER = 2.0
+"""Seconds before the ranks themselves would give up."""
 LOOKS_EVERY = 0.5
 WORD_AT = 0.25
 """Share of the patience after which it is said that a rank hangs."""

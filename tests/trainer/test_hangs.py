@@ -50,14 +50,17 @@ def test_a_stopped_rank_is_named(tmp_path: Path, data: Path, layout: str, hung: 
     """Within MP_DISTRIBUTED_TIMEOUT_MINUTES, and not the one that waits for it."""
     job = begin(tmp_path, data, f"{layout} --distributed-timeout-minutes 1")
     try:
+        began = time.monotonic()
         os.kill(rank_of(job.pid, hung), signal.SIGSTOP)
         screen, _ = job.communicate(timeout=300)
+        took = time.monotonic() - began
     finally:
         job.kill()
     assert job.returncode == 5, screen
     assert f"rank {hung} hangs: it is stopped (SIGSTOP), in " in screen
     assert f"rank {1 - hung}" not in screen
-    assert "no rank has got on for 50 s" in screen
+    assert "no rank has got on for 58 s" in screen
+    assert took < 120
     (event,) = read_events(tmp_path)
     assert event.kind == "hang" and f"rank {hung}" in event.words
     ended = read_end(tmp_path)
@@ -181,15 +184,8 @@ def test_who_hangs() -> None:
     assert find_hung({0: beat(advanced=99.0), 1: busy}, 100.0, 50.0) == {}
     assert find_hung({0: beat(timed=False), 1: busy}, 100.0, 50.0) == {}
     assert find_hung({}, 100.0, 50.0) == {}
-    stopped = subprocess.Popen(["sleep", "600"])
-    stopped.send_signal(signal.SIGSTOP)
-    os.waitpid(stopped.pid, os.WUNTRACED)
-    found = find_hung({0: beat(timed=False), 1: beat(alive=45.0, pid=stopped.pid)}, 100.0, 50.0)
-    stopped.kill()
-    stopped.wait()
-    assert list(found) == [1], "in any phase"
-    computes = beat(alive=45.0, pid=os.getpid(), timed=False)
-    assert find_hung({0: beat(timed=False), 1: computes}, 100.0, 50.0) == {}, "a library that lets no thread run"
+    silent = beat(alive=45.0, pid=os.getpid())
+    assert list(find_hung({0: beat(timed=False), 1: silent}, 100.0, 50.0)) == [1], "in any phase"
     assert list(find_hung({0: busy, 1: beat(alive=70.0)}, 100.0, 50.0)) == [1], "before one that is busy"
     assert list(find_hung({0: beat(), 1: beat(step=6)}, 100.0, 50.0)) == [1], "all wait: the one that is behind"
     assert list(find_hung({0: beat(), 1: busy}, 100.0, 50.0, is_alone=False)) == [], "for a rank elsewhere, maybe"
