@@ -18,7 +18,7 @@ from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import read_end
 from megatron_patch.trainer.callbacks.straggler import find_stragglers
 
-from .harness import build_idxmap, children, command, complete_iterations, environment, launch, read_metrics
+from .harness import MODEL, build_idxmap, children, command, complete_iterations, environment, launch, read_metrics
 
 
 def rank_of(launcher: int, rank: int) -> int:
@@ -82,7 +82,7 @@ def test_a_job_that_is_suspended_goes_on(tmp_path: Path, data: Path) -> None:
         while job.poll() is None and len(read_metrics(tmp_path)) < done + 20:
             time.sleep(0.1)
         time.sleep(3)
-        assert job.poll() is None
+        assert job.poll() is None, job.communicate()[0]
         job.send_signal(signal.SIGTERM)
         screen, _ = job.communicate(timeout=300)
     finally:
@@ -95,7 +95,7 @@ def test_a_job_that_is_suspended_goes_on(tmp_path: Path, data: Path) -> None:
 @pytest.mark.parametrize("layout", ["", "--pipeline-model-parallel-size 2"], ids=["DP", "PP"])
 def test_a_straggler_is_named(tmp_path: Path, data: Path, layout: str) -> None:
     """A rank that may run a fifth of the time, until it is named."""
-    job = begin(tmp_path, data, f"{layout} --micro-batch-size 4 --hidden-size 256 --ffn-hidden-size 1024")
+    job = begin(tmp_path, data, f"{MODEL} {layout} --micro-batch-size 4 --hidden-size 256 --ffn-hidden-size 1024")
     slow, over = rank_of(job.pid, 0), threading.Event()
 
     def brake() -> None:
