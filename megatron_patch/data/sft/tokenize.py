@@ -176,7 +176,7 @@ def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Said]]) ->
 
 def _conversation(kind: Format, row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
     formats[kind.name] += 1
-    unused.update(str(key) for key in row.record if key not in kind.keys)
+    unused.update([*(str(key) for key in row.record if key not in kind.keys), *kind.others(row.record)])
     return kind.convert(row.record)
 
 

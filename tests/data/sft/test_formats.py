@@ -35,6 +35,12 @@ def convert(record: dict[str, Any]) -> tuple[str, Any]:
         ("alpaca", {"query": "Why?", "response": "Because.", "history": []}),
         ("alpaca", {"query": "Why?", "content": "Because.", "history": None, "input": None}),
         ("alpaca", {"input": "Why?", "output": "Because."}),
+        ("alpaca", {"question": "Why?", "answer": "Because."}),
+        ("alpaca", {"prompt": "Why?", "response": "Because.", "id": 1}),
+        ("messages", {"conversation": MESSAGES}),
+        ("messages", {"messages": [{"role": "human", "content": "Why?"}, {"role": "gpt", "content": "Because."}]}),
+        ("sharegpt", {"messages": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}),
+        ("prompt-completion", {"prompt": "Why?", "completion": "Because.", "response": "Another."}),
         ("prompt-completion", {"prompt": "Why?", "completion": "Because."}),
         ("prompt-completion", {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}),
     ],
@@ -99,7 +105,9 @@ def test_openai_s_older_functions() -> None:
         assert conversation.tools == [TOOL]
 
 
-@pytest.mark.parametrize("flag", [{"weight": 0}, {"weight": 0.0}, {"loss": False}, {"train": False, "weight": 0}])
+@pytest.mark.parametrize(
+    "flag", [{"weight": 0}, {"weight": 0.0}, {"loss": False}, {"train": False, "weight": 0}, {"training": False}]
+)
 def test_turns_that_are_not_trained(flag: dict[str, Any]) -> None:
     answer, share = MESSAGES[1], {"from": "gpt", "value": "Because."}
     for key in ("messages", "conversations"):
@@ -108,6 +116,40 @@ def test_turns_that_are_not_trained(flag: dict[str, Any]) -> None:
     _, conversation = convert({"conversations": [share | flag, {"from": "human", "value": "?"}, share | {"weight": 1}]})
     assert conversation.context == {0}
     assert convert({"messages": [MESSAGES[0] | flag, answer | {"train": True}]})[1].context == frozenset()
+
+
+def test_a_prompt_of_several_turns_is_context() -> None:
+    """As in TRL: what is trained is the completion."""
+    record = {"prompt": [*MESSAGES, MESSAGES[0]], "completion": MESSAGES[1:]}
+    assert convert(record)[1].context == {1} and convert(record)[1].messages == [*MESSAGES, *MESSAGES]
+    record["prompt"] = [MESSAGES[0], MESSAGES[1] | {"weight": 1}, MESSAGES[0]]
+    assert convert(record)[1].context == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("record", "others"),
+    [
+        ({"instruction": "a", "query": "b", "output": "c", "response": "d", "answer": ""}, ["query", "response"]),
+        ({"messages": MESSAGES, "conversations": MESSAGES, "conversation": []}, ["conversations"]),
+        ({"instruction": "a", "input": "b", "output": "c"}, []),
+    ],
+)
+def test_keys_in_whose_place_another_is_read(record: dict[str, Any], others: list[str]) -> None:
+    kind = recognise(record)
+    assert kind is not None and kind.others(record) == others
+
+
+def test_ms_swift_s_calls_are_one_turn() -> None:
+    """Calls behind a text and behind each other are part of it; each answer of a tool stays a message."""
+    call = {"role": "tool_call", "content": json.dumps(CALL["function"])}
+    answer = {"role": "tool_response", "content": "12:00"}
+    turns = [MESSAGES[0], {"role": "assistant", "content": "I look."}, call, call, answer, answer, call, answer]
+    messages = convert({"messages": turns, "tools": json.dumps([TOOL])})[1].messages
+    assert [turn["role"] for turn in messages] == ["user", "assistant", "tool", "tool", "assistant", "tool"]
+    assert messages[1] == {"role": "assistant", "content": "I look.", "tool_calls": [CALL, CALL]}
+    assert messages[4] == {"role": "assistant", "tool_calls": [CALL]}
+    apart = convert({"messages": [MESSAGES[0], call | {"loss": False}, call]})[1]
+    assert len(apart.messages) == 3 and apart.context == {1}
 
 
 def test_sharegpt_function_calls_and_tools_as_json_text() -> None:
@@ -146,6 +188,9 @@ def test_empty_rows(record: dict[str, Any], says: str) -> None:
     [
         ({"messages": ["hello"]}, "message 1 is a JSON string; wanted an object"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "message 1 has role 'robot'; valid: system, developer, us"),
+        ({"messages": [MESSAGES[0], {"from": "gpt", "value": "x"}]}, "message 2 has no role; its keys: from, value"),
+        ({"messages": [{"role": "tool_call", "content": "[]"}]}, "tool_call in turn 1 calls nothing"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "message 1 has role"),
         ({"messages": [{"role": "user"}]}, r"content of message 1 \(user\) is a JSON null; wanted a string"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "url": "x"}]}]}, "a part that is not text"),
         (
@@ -179,7 +224,10 @@ def test_empty_rows(record: dict[str, Any], says: str) -> None:
         ({"messages": MESSAGES, "tools": {"name": "f"}}, "tools is not a list"),
         ({"messages": [{"role": "system", "content": "a"}, *MESSAGES], "system": "b"}, "two system turns"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, "without a function name"),
-        ({"conversations": [{"from": "alien", "value": "x"}]}, "turn 1 is from 'alien'; valid: system, human"),
+        (
+            {"conversations": [{"from": "alien", "value": "x"}]},
+            "turn 1 is from 'alien'; valid: system, developer, user, human",
+        ),
         ({"conversations": [{"from": "human", "value": 3}]}, r"value of turn 1 \(human\) is a JSON number"),
         ({"instruction": "a", "output": 5}, "output is a JSON number; wanted a string"),
         ({"instruction": ["a"], "output": "b"}, "instruction has a part that is not text"),

@@ -4,10 +4,10 @@ Each is a file; another one is a file more, and an entry in FORMATS.
 
 | format | keys |
 | --- | --- |
-| messages | `messages` (or `conversations`) of `role`, `content`; `tools`, `system` |
-| sharegpt | `conversations` (or `conversation`) of `from`, `value`; `tools`, `system` |
-| alpaca | `instruction` or `query`, and `input` (alone in NeMo's form); `output`, `content` or `response`; |
-| | `system`; `history` |
+| messages | `messages` (or `conversations`, `conversation`) of `role`, `content`; `tools`, `system` |
+| sharegpt | `conversations` (or `conversation`, `messages`) of `from`, `value`; `tools`, `system` |
+| alpaca | `instruction`, `query`, `prompt` or `question`, and `input` (alone in NeMo's form); `output`, `content`, |
+| | `response` or `answer`; `system`; `history` |
 | prompt-completion | `prompt`, `completion`: two strings, or two lists of messages; `tools`, `system` |
 """
 

@@ -16,19 +16,28 @@ from megatron_patch.data.sft.formats.common import (
     text_of,
 )
 
-INSTRUCTION_KEYS = ("instruction", "query", "input")
+INSTRUCTION_KEYS = ("instruction", "query", "prompt", "question", "input")
 """In the order of preference; `input` alone is NeMo's form."""
-OUTPUT_KEYS = ("output", "content", "response")
+OUTPUT_KEYS = ("output", "content", "response", "answer")
 
 
 def _is_alpaca(record: Record) -> bool:
-    return _key_of(record, INSTRUCTION_KEYS) is not None and _key_of(record, OUTPUT_KEYS) is not None
+    question = _key_of(record, INSTRUCTION_KEYS)
+    if question == "prompt" and "completion" in record:
+        return False
+    return question is not None and _key_of(record, OUTPUT_KEYS) is not None
 
 
 def _key_of(record: Record, keys: tuple[str, ...]) -> str | None:
     """The first that holds something; in Parquet every row has the keys of all."""
     there = [key for key in keys if key in record]
     return next((key for key in there if record[key] is not None), there[0] if there else None)
+
+
+def _others(record: Record) -> list[str]:
+    """`response` beside `output`."""
+    groups = INSTRUCTION_KEYS[:-1], OUTPUT_KEYS
+    return [key for keys in groups for key in keys if record.get(key) and key != _key_of(record, keys)]
 
 
 def _from_alpaca(record: Record) -> Conversation:
@@ -66,8 +75,9 @@ def _history(pairs: object) -> list[Message]:
 
 FORMAT = Format(
     name="alpaca",
-    wanted="instruction|query|input + output|content|response",
+    wanted="instruction|query|prompt|question|input + output|content|response|answer",
     keys=COMMON | {*INSTRUCTION_KEYS, *OUTPUT_KEYS, "history"},
     matches=_is_alpaca,
     convert=_from_alpaca,
+    others=_others,
 )

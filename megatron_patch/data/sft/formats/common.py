@@ -10,12 +10,11 @@ from typing import Any
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.jsonl import DataError, json_kind, loads
+from megatron_patch.data.sft.formats.speakers import CALLS, CONTEXT, ROLES, joined
 
 Record = Mapping[str, Any]
 Message = dict[str, Any]
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "ipython", "function")
-"""The last is that of OpenAI's older interface: `tool` to the templates."""
 SYSTEM = ("system", "system_prompt")
 """Keys of a system turn beside the others."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
@@ -24,14 +23,12 @@ COMMON = frozenset(("tools", "functions", *SYSTEM))
 """Keys that every format may have."""
 ARGUMENTS = ("arguments", "parameters", "args", "input")
 """What the arguments of a call are called: by OpenAI, by Llama's own format, by others."""
-WEIGHTS = ("weight", "loss", "train")
-"""Keys of a turn that say whether it is trained."""
+WEIGHTS = ("weight", "loss", "train", "training", "loss_scale")
+"""Keys of a turn that say whether it is trained; the last two are Axolotl's and ms-swift's."""
 MESSAGE = frozenset(("role", "content", "tool_calls", "function_call", *WEIGHTS))
 """Keys of a message that are read here; the others are the chat template's to read."""
 TEXT_TYPES = ("text", "input_text", "output_text")
 """Types of content parts that hold text, in OpenAI's interfaces."""
-CONTEXT = "__context__"
-"""Marks a message that is not trained, until `conversation_of` has counted it."""
 
 
 class MalformedRow(UserError, ValueError):
@@ -82,6 +79,8 @@ class Format:
     """Every key that is read, COMMON among them; others are reported once per file."""
     matches: Callable[[Record], bool]
     convert: Callable[[Record], Conversation]
+    others: Callable[[Record], list[str]] = lambda record: []
+    """Of `keys`, those that hold something in this record and are not read, as another is in their place."""
     turns: Callable[[Record], list[Any]] = lambda record: []
     """Of a record: its turns, where they are objects."""
     turn_keys: frozenset[str] = frozenset()
@@ -104,6 +103,11 @@ def turns_of(record: Record, *keys: str) -> list[Any] | None:
     return None
 
 
+def others_of(record: Record, keys: tuple[str, ...]) -> list[str]:
+    """Lists of turns behind the first that holds some."""
+    return [key for key in keys if turns_of(record, key)][1:]
+
+
 def first_turn_has(record: Record, keys: tuple[str, ...], field: str) -> bool:
     """Whether there are turns under one of these keys, and the first is an object with this field."""
     turns = turns_of(record, *keys) or []
@@ -120,16 +124,44 @@ def message_of(turn: object, number: int) -> Message:
     """
     if not isinstance(turn, Mapping):
         raise MalformedRow("row-message-kind", number=number, kind=json_kind(turn))
-    role = turn.get("role")
-    if role not in ROLES:
-        raise MalformedRow("row-message-role", number=number, role=str(role)[:40], valid=ROLES)
+    if "role" not in turn:
+        raise MalformedRow("row-message-no-role", number=number, keys=[str(key)[:40] for key in turn])
+    role = turn["role"]
+    if not isinstance(role, str) or role not in ROLES:
+        raise MalformedRow("row-message-role", number=number, role=str(role)[:40], valid=tuple(ROLES))
     message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHTS}
-    message["role"] = "tool" if role == "function" else role
+    message["role"] = ROLES[role]
+    if role in CALLS:
+        text = text_of(message.pop("content", None), Said("part-content", number=number, role=role))
+        message["tool_calls"] = calls_in(text, role, number)
     if calls := _calls_of(message, number):
         message["tool_calls"] = calls
     if not calls or "content" in message:
         message["content"] = text_of(turn.get("content"), Said("part-content", number=number, role=role))
     return weighted(message, turn, Said("part-message", number=number))
+
+
+def messages_of(turns: list[Any]) -> list[Message]:
+    """Messages of role and content.
+
+    Raises:
+        MalformedRow: one of them is none.
+    """
+    messages = [message_of(turn, number) for number, turn in enumerate(turns, start=1)]
+    return joined(messages, [turn["role"] for turn in turns])
+
+
+def calls_in(text: str, speaker: str, number: int) -> list[dict[str, Any]]:
+    """The calls that a turn of CALLS is.
+
+    Raises:
+        MalformedRow: it is not JSON, or calls nothing.
+    """
+    calls = parse_json(text, Said("part-calls", speaker=speaker, number=number))
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls:
+        raise MalformedRow("row-calls-nothing", speaker=speaker, number=number)
+    return [tool_call_of(call, number) for call in calls]
 
 
 def _calls_of(message: Message, number: int) -> list[dict[str, Any]]:

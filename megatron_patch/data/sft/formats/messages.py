@@ -1,4 +1,4 @@
-"""OpenAI's: `messages` (or `conversations`) of `role` and `content`."""
+"""OpenAI's: `messages` (or `conversations`, `conversation`) of `role` and `content`."""
 
 from __future__ import annotations
 
@@ -12,29 +12,35 @@ from megatron_patch.data.sft.formats.common import (
     Record,
     conversation_of,
     first_turn_has,
-    message_of,
+    messages_of,
+    others_of,
     turns_of,
 )
 
+KEYS = ("messages", "conversations", "conversation")
+
 
 def _is_messages(record: Record) -> bool:
-    return turns_of(record, "messages") is not None or first_turn_has(record, ("conversations",), "role")
+    if turns_of(record, "messages") is not None:
+        return first_turn_has(record, ("messages",), "role") or not first_turn_has(record, ("messages",), "from")
+    return first_turn_has(record, KEYS[1:], "role")
 
 
 def _turns(record: Record) -> list[Any]:
-    return turns_of(record, "messages", "conversations") or []
+    return turns_of(record, *KEYS) or []
 
 
 def _from_messages(record: Record) -> Conversation:
-    return conversation_of([message_of(turn, number) for number, turn in enumerate(_turns(record), start=1)], record)
+    return conversation_of(messages_of(_turns(record)), record)
 
 
 FORMAT = Format(
     name="messages",
     wanted="messages",
-    keys=COMMON | {"messages", "conversations"},
+    keys=COMMON | {*KEYS},
     matches=_is_messages,
     convert=_from_messages,
+    others=lambda record: others_of(record, KEYS),
     turns=_turns,
     turn_keys=MESSAGE,
     passes_on=True,

@@ -1,20 +1,23 @@
-"""`prompt` and `completion`: two strings, or two lists of messages."""
+"""`prompt` and `completion`: two strings, or two lists of messages, of which the completion is trained, as in TRL."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from megatron_patch.data.sft.formats.common import (
     COMMON,
     MESSAGE,
+    WEIGHTS,
     Conversation,
     EmptyRow,
     Format,
     Record,
     conversation_of,
-    message_of,
+    messages_of,
     text_of,
 )
+from megatron_patch.data.sft.formats.speakers import ROLES
 
 
 def _is_prompt_completion(record: Record) -> bool:
@@ -29,13 +32,19 @@ def _turns(record: Record) -> list[Any]:
 def _from_prompt_completion(record: Record) -> Conversation:
     prompt, completion = record["prompt"], record["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):
-        turns = [message_of(turn, number) for number, turn in enumerate(_turns(record), start=1)]
-        return conversation_of(turns, record)
+        return conversation_of(messages_of([*map(_as_context, prompt), *completion]), record)
     question, reply = text_of(prompt, "prompt"), text_of(completion, "completion")
     if not question.strip() or not reply.strip():
         raise EmptyRow("row-empty", key="completion" if question.strip() else "prompt")
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     return conversation_of(turns, record)
+
+
+def _as_context(turn: Any) -> Any:
+    """A turn of the prompt: what the assistant says there is not trained, unless the turn asks for it."""
+    if not isinstance(turn, Mapping) or any(turn.get(key) is not None for key in WEIGHTS):
+        return turn
+    return {**turn, "weight": 0} if ROLES.get(str(turn.get("role"))) == "assistant" else turn
 
 
 FORMAT = Format(

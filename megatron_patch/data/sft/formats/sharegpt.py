@@ -1,4 +1,4 @@
-"""ShareGPT's: `conversations` (or `conversation`) of `from` and `value`."""
+"""ShareGPT's: `conversations` (or `conversation`, `messages`) of `from` and `value`."""
 
 from __future__ import annotations
 
@@ -15,43 +15,34 @@ from megatron_patch.data.sft.formats.common import (
     MalformedRow,
     Message,
     Record,
+    calls_in,
     conversation_of,
     first_turn_has,
-    parse_json,
+    others_of,
     text_of,
-    tool_call_of,
     turns_of,
     weighted,
 )
+from megatron_patch.data.sft.formats.speakers import CALLS, ROLES, joined
 
-ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "bard": "assistant",
-    "bing": "assistant",
-    "model": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-    "function_response": "tool",
-}
+KEYS = ("conversations", "conversation")
 
 
 def _is_sharegpt(record: Record) -> bool:
-    keys = ("conversations", "conversation")
-    return turns_of(record, *keys) is not None and (first_turn_has(record, keys, "from") or not turns_of(record, *keys))
+    if first_turn_has(record, ("messages",), "from"):
+        return True
+    return turns_of(record, *KEYS) is not None and (first_turn_has(record, KEYS, "from") or not turns_of(record, *KEYS))
 
 
 def _turns(record: Record) -> list[Any]:
-    return turns_of(record, "conversations", "conversation") or []
+    keys = ("messages",) if first_turn_has(record, ("messages",), "from") else KEYS
+    return turns_of(record, *keys) or []
 
 
 def _from_sharegpt(record: Record) -> Conversation:
-    return conversation_of([_turn(turn, number) for number, turn in enumerate(_turns(record), start=1)], record)
+    turns = _turns(record)
+    messages = [_turn(turn, number) for number, turn in enumerate(turns, start=1)]
+    return conversation_of(joined(messages, [turn["from"] for turn in turns]), record)
 
 
 def _turn(turn: object, number: int) -> Message:
@@ -62,21 +53,18 @@ def _turn(turn: object, number: int) -> Message:
         raise MalformedRow("row-turn-from", number=number, speaker=speaker, valid=tuple(ROLES))
     value = text_of(turn.get("value"), Said("part-value", number=number, speaker=speaker))
     message: Message = {"role": ROLES[speaker], "content": value}
-    if speaker == "function_call":
-        calls = parse_json(value, Said("part-function-call", number=number))
-        calls = calls if isinstance(calls, list) else [calls]
-        if not calls:
-            raise MalformedRow("row-calls-nothing", number=number)
-        message = {"role": "assistant", "tool_calls": [tool_call_of(call, number) for call in calls]}
+    if speaker in CALLS:
+        message = {"role": "assistant", "tool_calls": calls_in(value, speaker, number)}
     return weighted(message, turn, Said("part-turn", number=number))
 
 
 FORMAT = Format(
     name="sharegpt",
     wanted="conversations",
-    keys=COMMON | {"conversations", "conversation"},
+    keys=COMMON | {*KEYS, "messages"},
     matches=_is_sharegpt,
     convert=_from_sharegpt,
+    others=lambda record: others_of(record, ("messages", *KEYS)),
     turns=_turns,
     turn_keys=frozenset(("from", "value", *WEIGHTS)),
 )
