@@ -33,7 +33,7 @@ from megatron_patch.models import (
     AUTO,
     ConfigError,
     ModelConfig,
-    disagreements,
+    disagreement,
     model_from_hf_config,
     model_of_size,
     sizes,
@@ -155,9 +155,10 @@ def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> S
     except ConfigError as error:  # which auto refuses too
         yield from (Problem("config-refused", *SIZE_AND_WEIGHTS, what=what) for what in error.messages)
         return
-    lines = disagreements(found, model)
-    yield from (Problem("size-is-another", *SIZE_AND_WEIGHTS, what=at(weights.origin, line)) for line in lines)
-    if not lines and model.vocab_size is not None:
+    problem = disagreement(found, model)
+    if problem is not None:
+        yield Problem("size-is-another", *SIZE_AND_WEIGHTS, what=at(weights.origin, problem))
+    elif model.vocab_size is not None:
         yield "model", dataclasses.replace(model, vocab_size=found.vocab_size)
 
 

@@ -17,7 +17,7 @@ from megatron_patch.models.config import (
 )
 from megatron_patch.models.family import Family, by_model_type, families, family_of
 from megatron_patch.models.hf_config import (
-    disagreements,
+    disagreement,
     dropout_of,
     model_as_named,
     model_from_hf_config,
@@ -46,7 +46,7 @@ __all__ = [
     "by_model_type",
     "default_family",
     "differences",
-    "disagreements",
+    "disagreement",
     "dropout_of",
     "families",
     "family_of",

@@ -16,7 +16,7 @@ from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import is_whole, read_json
 from megatron_patch.models.config import DYNAMIC, LLAMA3, YARN, ConfigError, ModelConfig, RopeScaling, differences
 from megatron_patch.models.family import Family, by_model_type, family_of
-from megatron_patch.models.names import AUTO, model_of_size
+from megatron_patch.models.names import AUTO, model_of_size, sizes
 
 NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 LARGEST = {
@@ -149,23 +149,28 @@ def model_as_named(config: Mapping[str, Any], size: str, source: str) -> ModelCo
     Args:
         size: of any family, or `auto` to take what the config says.
     Raises:
-        ConfigError: as `model_from_hf_config`; or they disagree, and each line names both values.
+        ConfigError: as `model_from_hf_config`; or they disagree, in one sentence with both values of each field.
     """
     model = model_from_hf_config(config, size, source)
     if size == AUTO:
         return model
-    lines = disagreements(model, model_of_size(size))
-    if lines:
-        raise ConfigError.of([at(source, line) for line in lines])
+    if (problem := disagreement(model, model_of_size(size))) is not None:
+        raise ConfigError.of([at(source, problem)])
     return model
 
 
-def disagreements(found: ModelConfig, named: ModelConfig) -> list[Message]:
-    """One line for each field in which `found` is not the size that `named` is."""
-    return [
-        Message("model-differs", field=field, found=mine, size=named.name, wanted=wanted)
+def disagreement(found: ModelConfig, named: ModelConfig) -> Message | None:
+    """That `found` is not the size that `named` is: all fields in one sentence, and which size it is if it is one."""
+    fields = [
+        Message("model-differs-in", field=field, found=mine, wanted=wanted)
         for field, mine, wanted in unlike(found, named)
     ]
+    if not fields:
+        return None
+    alike = [name for name, size in sizes().items() if not unlike(found, size)]
+    if alike:
+        return Message("model-is-another", size=named.name, alike=alike, differences=fields)
+    return Message("model-differs", size=named.name, differences=fields)
 
 
 def unlike(found: ModelConfig, other: ModelConfig) -> list[tuple[str, object, object]]:

@@ -132,8 +132,8 @@ def test_the_named_size_must_be_what_the_checkpoint_is(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(tmp_path, good / "hf", capsys, "--model-name", "tiny")
-    assert "hidden_size is 64, but MODEL_SIZE tiny has 256" in said
-    assert "head_dim is 16, but MODEL_SIZE tiny has 32" in said
+    assert "hf/config.json: not the architecture of MODEL_SIZE tiny: hidden_size 64 (not 256), " in said
+    assert "head_dim 16 (not 32)" in said
 
 
 def test_overflow_of_a_cast(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,14 @@ def test_a_named_size_is_held_against_the_config() -> None:
     with pytest.raises(ConfigError) as refused:
         model_as_named({**RIGHT, "vocab_size": 128255, "rope_theta": 1e6}, "8B", "config.json")
     assert refused.value.problems == [
-        "config.json: vocab_size is 128255, but MODEL_SIZE 8B has 128256",
-        "config.json: rope_theta is 1000000.0, but MODEL_SIZE 8B has 500000.0",
+        "config.json: not the architecture of MODEL_SIZE 8B: vocab_size 128255 (not 128256), rope_theta "
+        "1000000.0 (not 500000.0)"
     ]
+
+
+def test_the_size_that_it_is_is_named() -> None:
+    """Five fields are different: one sentence, with what to type."""
+    with pytest.raises(ConfigError) as refused:
+        model_as_named(RIGHT, "70B", "config.json")
+    (said,) = refused.value.problems
+    assert said.startswith("config.json: the architecture of 8B, not of MODEL_SIZE 70B: num_layers 32 (not 80), ")
