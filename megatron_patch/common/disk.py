@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from megatron_patch.common.messages import localized
+from megatron_patch.common.messages import Message, localized, named
 
 CAUSES = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
@@ -23,19 +23,20 @@ RUST = re.compile(r"\(os error (\d+)\)$")
 """How libraries written in Rust end such an error (tokenizers)."""
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException) -> Message | None:
     """`PATH cannot be written: ...` for an error of a disk; None for any other."""
     number = _errno_of(error)
     if number == errno.ENAMETOOLONG and isinstance(error, OSError):  # pathlib asks about no such name: it raises
-        return f"{os.fsdecode(error.filename or 'a name')}: {os.strerror(number)}"
+        name = os.fsdecode(error.filename) if error.filename else Message("disk-a-name")
+        return Message("disk-name", what=name, error=named(os.strerror(number)))
     if number == errno.ENOENT and _is_without_folder():
-        return localized("working-folder-gone")
+        return Message("working-folder-gone")
     if number not in CAUSES:
         return None
-    named = error.filename if isinstance(error, OSError) and error.filename is not None else None
-    path = Path(os.fsdecode(named)) if named is not None else _file_of(error.__traceback__)
-    what = str(path) if path is not None else "a file"
-    return f"{what} cannot be written: {os.strerror(number)}{_room(number, path)}"
+    filename = error.filename if isinstance(error, OSError) and error.filename is not None else None
+    path = Path(os.fsdecode(filename)) if filename is not None else _file_of(error.__traceback__)
+    what = path if path is not None else Message("disk-a-file")
+    return Message("disk-cannot-write", what=what, error=named(os.strerror(number)), room=_room(number, path))
 
 
 def _is_without_folder() -> bool:
@@ -54,18 +55,18 @@ def _errno_of(error: BaseException) -> int:
     return int(found[1]) if found else 0
 
 
-def _room(number: int, path: Path | None) -> str:
+def _room(number: int, path: Path | None) -> Message | str:
     if number == errno.EFBIG:
         limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-        return f"; a file may have {limit:,} bytes here (ulimit -f)" if limit != resource.RLIM_INFINITY else ""
+        return Message("disk-limit", limit=limit) if limit != resource.RLIM_INFINITY else ""
     if number not in (errno.ENOSPC, errno.EDQUOT):
         return ""
     place = path.absolute() if path is not None else Path.cwd()
     while not place.exists() and place != place.parent:
         place = place.parent
     free = os.statvfs(place)
-    removed = "" if path is None or path.exists() else ", now that what was written of it is removed"
-    return f"; {free.f_bavail * free.f_frsize:,} bytes are free on its disk{removed}"
+    code = "disk-free" if path is None or path.exists() else "disk-free-removed"
+    return Message(code, free=free.f_bavail * free.f_frsize)
 
 
 def _file_of(trace: TracebackType | None) -> Path | None:
@@ -94,7 +95,7 @@ def say_instead_of_a_traceback() -> None:
         sentence = explain(error.with_traceback(trace))
         if sentence is None:
             return before(kind, error, trace)
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        print(localized("error", text=sentence), file=sys.stderr, flush=True)
         return None
 
     if before is sys.__excepthook__:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from megatron_patch.common.messages import Message, at, wording_of
@@ -72,13 +72,6 @@ class Refusal(UserError, ValueError):
     """Input that cannot be used, with one message for each reason, all found in one go."""
 
     between = "\n"
-
-    def __init__(self, code: str | Iterable[str], /, **values: object) -> None:
-        if isinstance(code, str):
-            super().__init__(code, **values)
-        else:  # evaluation's, which are not in the catalogue yet
-            super().__init__("uncoded", text="")
-            self.messages = tuple(Message("uncoded", text=line) for line in code)
 
 
 class UsageError(UserError, ValueError):

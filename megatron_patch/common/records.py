@@ -11,6 +11,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 
 LARGEST = 1e30
@@ -33,20 +34,47 @@ def read[R: Record](kind: type[R], text: str | bytes) -> R:
     """A record from JSON.
 
     Raises:
-        ValueError: with the first value that is wrong, and why.
+        RecordError: with the first value that is wrong, and why.
     """
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
-        raise ValueError(said(error)) from error
+        raise RecordError.of([_first_reason(error)]) from error
 
 
-def said(error: ValidationError) -> str:
-    """The first reason in one line, and how many there are."""
-    first, *others = error.errors(include_url=False, include_input=False, include_context=False)
-    where = ".".join(map(str, first["loc"]))
-    more = f" (and {len(others)} more)" if others else ""
-    return (f"{where}: " if where else "") + first["msg"] + more
+class RecordError(UserError, ValueError):
+    """JSON that is not the record that it should be."""
+
+
+RULES = {
+    "int_type": "record-int",
+    "int_from_float": "record-int",
+    "float_type": "record-float",
+    "finite_number": "record-finite",
+    "string_type": "record-str",
+    "bool_type": "record-bool",
+    "list_type": "record-list",
+    "tuple_type": "record-list",
+    "dict_type": "record-dict",
+    "model_type": "record-dict",
+    "missing": "record-missing",
+    "greater_than_equal": "record-least",
+    "less_than_equal": "record-most",
+    "string_too_long": "record-long",
+    "literal_error": "record-choice",
+    "json_invalid": "record-json",
+}
+"""Codes of the texts, by pydantic's types of errors; others are told in its own words."""
+
+
+def _first_reason(error: ValidationError) -> Message:
+    """And how many there are."""
+    first, *others = error.errors(include_url=False, include_input=False)
+    code, where = RULES.get(first["type"]), ".".join(map(str, first["loc"]))
+    what = Message(code, **first.get("ctx", {})) if code else Message("uncoded", text=first["msg"])
+    if where:
+        what = Message("record-at", where=where, what=what)
+    return Message("record-more", what=what, more=len(others)) if others else what
 
 
 def read_file[R: Record](kind: type[R], file: Path, problems: list[Message]) -> R | None:

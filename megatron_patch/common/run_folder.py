@@ -17,6 +17,7 @@ from typing import Any
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
+from megatron_patch.common.messages import Message, say
 from megatron_patch.common.strict_json import read_json
 
 PLAN = "plan.json"
@@ -67,11 +68,11 @@ def remove_leftovers(checkpoints: Path) -> None:
     for leftover in checkpoints.glob(PARTIAL_PREFIX + "*"):
         ours = re.fullmatch(r"(old_)?(iter_[0-9]{7,}|release)", leftover.name.removeprefix(PARTIAL_PREFIX))
         if ours and leftover.is_dir() and not leftover.is_symlink():
-            print(f"removing {leftover}, which an earlier run did not finish", flush=True)
+            say("leftover-removed", path=leftover)
             shutil.rmtree(leftover)
 
 
-def set_misfits_aside(folder: Path) -> list[str]:
+def set_misfits_aside(folder: Path) -> list[Message]:
     """Rename what bears a name of ours and is a folder instead of a file, or the other way round; a line for each.
 
     They keep no run from going on. `checkpoints` is left alone: a run does not begin anew where it may have had one.
@@ -85,14 +86,14 @@ def set_misfits_aside(folder: Path) -> list[str]:
     return [_set_aside(path) for path in wrong]
 
 
-def _set_aside(path: Path) -> str:
+def _set_aside(path: Path) -> Message:
     number, aside = 1, path.with_name(f"{ASIDE}{path.name}")
     while aside.exists():
         number += 1
         aside = path.with_name(f"{ASIDE}{path.name}_{number}")
-    kind = "a folder, not a file" if path.is_dir() else "not a folder"
+    code = "misfit-folder" if path.is_dir() else "misfit-file"
     path.rename(aside)
-    return f"{path} is {kind}: set aside as {aside.name}"
+    return Message(code, path=path, aside=aside.name)
 
 
 class PlanError(UserError, ValueError):
@@ -202,7 +203,7 @@ def read_plan(folder: Path) -> PlanRecord | None:
     try:
         return None if content is None else parse_plan(content)
     except ValueError as error:
-        raise PlanError(f"{folder / PLAN}: not used: {error}") from error
+        raise PlanError("not-used", path=folder / PLAN, error=error) from error
 
 
 def load_plan(folder: Path) -> dict[str, Any] | None:
@@ -217,14 +218,14 @@ def load_plan(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise PlanError(f"{path}: not used: {error or type(error).__name__}") from error
+        raise PlanError("not-used", path=path, error=error if str(error) else type(error).__name__) from error
 
 
 def parse_plan(content: dict[str, Any]) -> PlanRecord:
     """A plan from the content of its file, in today's names.
 
     Raises:
-        ValueError: naming what is missing or of another type.
+        PlanError: naming what is missing or of another type.
     """
     _check(content.get("values"), "Mapping[str, Any]", "values")
     for name, kind in READ_VALUES.items():
@@ -251,12 +252,12 @@ def in_todays_names(file: Any) -> dict[str, Any]:
     """The content of any version, in the names of this one.
 
     Raises:
-        ValueError: it is not an object, or of a later version.
+        PlanError: it is not an object, or of a later version.
     """
-    content: dict[str, Any] = dict(_check(file, "Mapping[str, Any]", "the file"))
+    content: dict[str, Any] = dict(_check(file, "Mapping[str, Any]", Message("plan-the-file")))
     version = _check(content.setdefault("version", 1), "int", "version")
     if version > VERSION:
-        raise ValueError(f"version {version} is of a later megatron_patch; this one reads up to {VERSION}")
+        raise PlanError("plan-version", version=version, known=VERSION)
     if version > 1:
         return content
     content["vp_counts_chunks"] = True
@@ -294,7 +295,7 @@ def _take(kind: type[Any], content: Mapping[str, Any], where: str) -> Any:
 PARTS = {kind.__name__: kind for kind in (PlannedLayout, PlannedSchedule, PlannedTokenizer, PlannedGpu)}
 
 
-def _check(value: Any, kind: str, name: str) -> Any:
+def _check(value: Any, kind: str, name: str | Message) -> Any:
     """The value if it is of a type as the dataclasses spell it; numbers are finite."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
     right = {
@@ -307,20 +308,22 @@ def _check(value: Any, kind: str, name: str) -> Any:
         "Mapping[str, int]": isinstance(value, dict) and all(type(one) is int for one in value.values()),
     }
     if not right[kind]:
-        found = "is missing" if value is None else f"is {str(value)[:60]!r}"
-        raise ValueError(f"{name} {found}, not {WORDS[kind]}")
+        code = "plan-value-missing" if value is None else "plan-value"
+        shown = {} if value is None else {"found": repr(str(value)[:60])}
+        raise PlanError(code, name=name, wanted=Message(WORDS[kind]), **shown)
     return tuple(value) if isinstance(value, list) else value
 
 
 WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "tuple[str, ...]": "a list of texts",
-    "Mapping[str, Any]": "an object",
-    "Mapping[str, int]": "an object of whole numbers",
+    "int": "kind-int",
+    "float": "kind-float",
+    "str": "kind-str",
+    "bool": "kind-bool",
+    "tuple[str, ...]": "kind-texts",
+    "Mapping[str, Any]": "kind-object",
+    "Mapping[str, int]": "kind-numbers",
 }
+"""Codes of what a value is, by its type."""
 
 
 def _mapping(value: Any, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.messages import named
 
 MOST_BYTES = 100_000_000
 """Of one file: the largest tokenizer.json that is published has 33 MB."""
@@ -71,7 +72,7 @@ def parse_json(text: str | bytes, *, large: bool = False, unique: bool = False) 
     except UnicodeDecodeError as error:
         raise JsonError("json-not-utf-8", byte=error.start + 1) from None
     except json.JSONDecodeError as error:
-        raise JsonError("json-syntax", line=error.lineno, column=error.colno, what=error.msg) from None
+        raise JsonError("json-syntax", line=error.lineno, column=error.colno, what=named(error.msg)) from None
     except ValueError:  # Python's own bound on the digits of an integer
         raise JsonError("json-number", number="an integer of thousands of digits") from None
     except RecursionError:

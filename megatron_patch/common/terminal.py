@@ -16,6 +16,7 @@ import unicodedata
 from typing import IO, Any
 
 from megatron_patch.common.disk import say_instead_of_a_traceback
+from megatron_patch.common.messages import localized, named
 
 ORDERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
@@ -78,7 +79,7 @@ def give_up(stream: IO[str], error: OSError) -> None:
     os.close(nowhere)
     if not isinstance(error, BrokenPipeError):
         other = sys.stderr if stream is raw(sys.stdout) else sys.stdout
-        print(f"{stream.name} cannot be written, the rest of it is lost: {error.strerror}", file=other)
+        print(localized("stream-lost", stream=stream.name, error=named(str(error.strerror))), file=other)
 
 
 def _flush_at_exit() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, named
 
 
 class DataError(UserError, ValueError):
@@ -59,7 +59,7 @@ def loads(text: str) -> Any:
     except DataError:
         raise
     except json.JSONDecodeError as error:
-        raise DataError("row-bad-json", column=error.colno, error=error.msg) from None
+        raise DataError("row-bad-json", column=error.colno, error=named(error.msg)) from None
     except ValueError:
         raise DataError("row-long-integer", digits=sys.get_int_max_str_digits()) from None
     except RecursionError:

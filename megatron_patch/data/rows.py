@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, named
 from megatron_patch.data import parquet
 from megatron_patch.data.compressed import ReadErrors, open_binary
 from megatron_patch.data.jsonl import DataError, loads
@@ -312,7 +312,7 @@ class _Values:
             end = self._scan(self._text, at)[1]
         except json.JSONDecodeError as error:
             where = place(self._path, error.lineno, self._row)
-            raise DataError("data-bad-json", place=where, column=error.colno, error=error.msg) from None
+            raise DataError("data-bad-json", place=where, column=error.colno, error=named(error.msg)) from None
         except (ValueError, RecursionError):  # too long a number, or too deep: who parses it says so
             end = self._end_by_brackets(at)
         self._at = end

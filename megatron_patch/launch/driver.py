@@ -266,7 +266,7 @@ def record(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     output = Path(plan.output)
     output.mkdir(parents=True, exist_ok=True)
     for line in set_misfits_aside(output):
-        print(line, file=sys.stderr)
+        print(line.localized(), file=sys.stderr)
     lock = int(environ[run_status.INHERITED]) if run_status.is_mine(output, environ) else run_status.take(output)
     write_plan(output, content_of(plan))
     write_text(output / COMMAND, command.shell() + "\n")

@@ -184,7 +184,7 @@ def unlike(found: ModelConfig, other: ModelConfig) -> list[tuple[str, object, ob
 
 def _shown(value: object) -> object:
     if not isinstance(value, RopeScaling):
-        return value
+        return str(value)
     usual = RopeScaling(kind=value.kind, factor=0.0)
     facts = {key: getattr(value, key) for key in SCALING_KEYS[value.kind]}
     return " ".join([value.kind, *(f"{key} {one}" for key, one in facts.items() if one != getattr(usual, key))])

@@ -149,7 +149,7 @@ def broken(good: Path, target: Path, what: str) -> str:
     file = folder / "mp_rank_01_001" / "model_optim_rng.pt"
     if what == "a rank is missing":
         shutil.rmtree(file.parent)
-        return "these have no file: 1, 1"
+        return "these have no file: (1, 1)"
     if what == "truncated":
         os.truncate(file, file.stat().st_size // 2)
         return "damaged"

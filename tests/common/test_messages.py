@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import pickle
 import string
 from collections import Counter
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from megatron_patch.common import texts
+from megatron_patch.common.disk import CAUSES
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import (
     Message,
@@ -26,7 +29,7 @@ from megatron_patch.common.messages import (
     read_message,
     say,
 )
-from megatron_patch.common.texts import CHINESE, ENGLISH, SUBJECTS
+from megatron_patch.common.texts import CHINESE, ENGLISH, SUBJECTS, libraries
 
 PACKAGE = Path(texts.__file__).parents[2]
 LATER = {"expected", "fits"}
@@ -94,9 +97,23 @@ def test_every_code_is_used() -> None:
     said = {node.value for node in nodes if isinstance(node, ast.Constant)}
     fields = {node.id.replace("_", " ") for node in nodes if isinstance(node, ast.Name)}
     codes = {code for code in ENGLISH if not code.startswith(("name:", "argparse:"))}
-    names = {code.removeprefix("name:") for code in ENGLISH if code.startswith("name:")}
+    names = {
+        code.removeprefix("name:") for code in ENGLISH.keys() - libraries.ENGLISH.keys() if code.startswith("name:")
+    }
     assert sorted(codes - said) == []
     assert sorted(names - said - fields) == []
+
+
+BAD_JSON = ("", "{", '{"a" 1}', '{"a": 1 "b"}', "1 2", '"a', '"\x01"', '"\\q"', '"\\u12"')
+
+
+def test_words_of_libraries_are_theirs() -> None:
+    said = {os.strerror(number) for number in (*CAUSES, errno.ENAMETOOLONG)}
+    for text in BAD_JSON:
+        with pytest.raises(json.JSONDecodeError) as error:
+            json.loads(text)
+        said.add(error.value.msg)
+    assert {code.removeprefix("name:") for code in libraries.ENGLISH} == said
 
 
 def test_every_placeholder_is_given() -> None:

@@ -108,7 +108,7 @@ def test_what_bears_a_name_of_ours_and_is_of_another_kind(tmp_path: Path) -> Non
         (tmp_path / "metrics.jsonl").write_text("")
         (tmp_path / "cache").exists() or (tmp_path / "cache").symlink_to("cache.real")
         said = run_folder.set_misfits_aside(tmp_path)
-        assert len(said) == 3 and "plan.json is a folder, not a file: set aside as damaged_plan.json" in said[0]
+        assert len(said) == 3 and "plan.json is a folder, not a file: set aside as damaged_plan.json" in str(said[0])
     assert run_folder.set_misfits_aside(tmp_path) == []
     assert {"damaged_plan.json", "damaged_plan.json_2", "damaged_tensorboard_2", "cache", "metrics.jsonl"} <= {
         path.name for path in tmp_path.iterdir()

@@ -27,6 +27,7 @@ from megatron_patch.common.texts import (
     generate,
     inputs,
     layout,
+    libraries,
     machines,
     model,
     names,
@@ -78,6 +79,7 @@ SUBJECTS: tuple[ModuleType, ...] = (
     peft,
     backend,
     files,
+    libraries,
     flags,
     names,
 )
