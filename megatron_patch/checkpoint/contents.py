@@ -49,6 +49,10 @@ class Contents:
         return number_of(self.path.name)
 
 
+BELOW = ("*", "checkpoint/*")
+"""Where other layouts of a run's folder have checkpoints; the second is Pai-Megatron-Patch's."""
+
+
 def look(path: str | Path, iteration: int | None = None) -> Contents:
     """Find out what a path holds: a Hugging Face folder, an iteration, a folder of iterations, or a run's output.
 
@@ -75,6 +79,9 @@ def look(path: str | Path, iteration: int | None = None) -> Contents:
     if (folder / PLAN).is_file():
         raise CheckpointError.at(path, "run-without-checkpoint")
     found = sorted(entry.name for entry in folder.iterdir())
+    below = sorted(str(tracker.parent) for place in BELOW for tracker in folder.glob(f"{place}/{TRACKER}"))
+    if below:
+        raise CheckpointError.at(path, "checkpoint-below", below=below[:3])
     if len(found) > 6:
         raise CheckpointError.at(path, "no-checkpoint-more", found=found[:6], more=len(found) - 6)
     if found:

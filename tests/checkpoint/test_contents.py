@@ -104,3 +104,12 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "a file, not a folder" in refused_by_both(tmp_path / "file")
     assert "no checkpoint: it holds file" in refused_by_both(tmp_path)
+
+
+def test_where_it_lies_below(tmp_path: Path) -> None:
+    """OUTPUT_BASEPATH of a run of Pai-Megatron-Patch: checkpoint/NAME is meant."""
+    for name in ("first", "second"):
+        (tmp_path / "checkpoint" / name).mkdir(parents=True)
+        (tmp_path / "checkpoint" / name / TRACKER).write_text("release")
+    said = refused_by_both(tmp_path)
+    assert f"below it is: {tmp_path}/checkpoint/first, {tmp_path}/checkpoint/second" in said
