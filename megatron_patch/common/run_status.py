@@ -92,6 +92,15 @@ def read_holder(folder: Path) -> Holder | None:
     return Holder(**content) if content is not None else None
 
 
+def left_elsewhere(folder: Path) -> Holder | None:
+    """The last run of a folder that is free, where it ran on another machine and has not written how it ended: it was
+    killed, or it runs on and the file system keeps locks from other machines (NFS mounted with nolock)."""
+    state, holder = state_of(folder)
+    if state != "free" or holder is None or holder.is_here or read_end(folder) is not None:
+        return None
+    return holder
+
+
 def wait_while_ending(folder: Path, say: Callable[[str], None], seconds: float = PATIENCE) -> None:
     """Wait for a run that is ending already, for so long at most; return at once in any other case."""
     deadline, told = time.monotonic() + seconds, False

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common import run_status
 from megatron_patch.common.machine import SHARED_MEMORY, free_disk
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
@@ -51,6 +52,9 @@ def _start_notes(plan: Plan) -> Iterator[Message]:
     if plan.earlier.broken:
         yield Message("checkpoints-broken", broken=plan.earlier.broken, folder=plan.checkpoints)
     yield from (Message("checkpoint-damaged", what=line) for line in plan.earlier.damage[:5])
+    left = run_status.left_elsewhere(Path(plan.output))
+    if left is not None and (plan.cluster is None or plan.cluster.node_rank == 0):
+        yield Message("last-run-elsewhere", holder=left.said)
     if plan.resume_iteration is not None and plan.weights.kind != "none" and plan.variables.lora_rank is None:
         yield Message("weights-not-read")
     yield from warm_start(plan)

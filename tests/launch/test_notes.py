@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from megatron_patch.common import run_status
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
 from megatron_patch.launch import driver, notes
@@ -118,6 +122,23 @@ def test_a_container_without_shared_memory(planned: Planned, monkeypatch: pytest
         monkeypatch.setattr("megatron_patch.launch.environment.shared_memory", lambda size=size: size)
         said = [str(warning) for warning in planned(96, 1, {}).warnings]
         assert any(one.startswith("/dev/shm has 67 MB: NCCL and data loaders may end") for one in said) == warned
+
+
+def test_a_run_that_another_machine_may_still_write(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    """NFS may keep locks from other machines: a run that has not said how it ended is told of, one that has is not."""
+    os.close(run_status.take(tmp_path))
+    lock = tmp_path / run_status.LAUNCHER
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere"}))
+    for ended in (False, True):
+        if ended:
+            run_status.record_end(tmp_path, "finished", None, 9)
+        plan, _, problems = driver.make_plan(values(OUTPUT_BASEPATH=str(tmp_path)), surroundings(), dry_run=True)
+        assert plan is not None, problems
+        assert (
+            any("on elsewhere" in note and "not written how it ended" in note for note in map(str, plan.notes)) != ended
+        )
 
 
 def test_it_can_be_tried_all_the_same(planned: Planned) -> None:

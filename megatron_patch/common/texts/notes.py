@@ -6,6 +6,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     # start
     "checkpoint-damaged": "damaged: {what}",
     "checkpoints-broken": "{broken} in {folder}: not written to the end by an earlier run; not used, written anew",
+    "last-run-elsewhere": "the last run here, {holder}, has not written how it ended: it was killed, or it still runs "
+    "there, where this file system's locks do not reach (NFS with nolock)",
     "weights-not-read": "{PRETRAIN_CHECKPOINT_PATH} is not read: the run goes on from its own checkpoint",
     "output-shared": "{OUTPUT_BASEPATH} has to be one folder shared by all machines: every machine looks there for a "
     "checkpoint",
@@ -110,6 +112,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     # start
     "checkpoint-damaged": "已损坏：{what}",
     "checkpoints-broken": "{folder} 中的 {broken}：之前的运行没有写完；不使用，将重新写入",
+    "last-run-elsewhere": "这里的上一次运行（{holder}）没有写下它是怎样结束的：它被杀死了，或者它还在那里运行，"
+    "而这个文件系统的锁传不到那里（NFS 的 nolock）",
     "weights-not-read": "不读取 {PRETRAIN_CHECKPOINT_PATH}：从本次运行自己的检查点继续",
     "output-shared": "{OUTPUT_BASEPATH} 必须是所有机器共享的文件夹：每台机器都在那里查找检查点",
     "kept-from-step": "保留自 {path} 的第 {step} 次迭代：权重，词表 {rows} 行",
