@@ -19,20 +19,10 @@ from megatron_patch.common.run_folder import write_plan
 from megatron_patch.common.run_status import record_end
 from megatron_patch.launch.plan import Plan, content_of
 
-SENTENCE = re.compile(r"\b[A-Za-z][a-z']+,?(?: [a-z][a-z']+,?){2,}")
-"""Three words or more in a row, all but the first in small letters: names begin with capitals or hold digits."""
-VALUES = {"true", "false", "none", "dsw", "tiny", "sh"}
+from ..english import english
+
 STEP = {"loss": 5.0, "lr": 1e-3, "grad_norm": 1.0, "tokens": 512, "step_ms": 9.0, "peak_memory_bytes": 1e9}
 STEP |= {"tokens_per_s_per_gpu": 9000.0, "tflops_per_gpu": 0.1}
-
-
-def english(text: str) -> list[str]:
-    """Lines with an English sentence, commands to be typed left out."""
-    lines = [
-        line for line in text.splitlines() if not re.match(r"\s*(sh|torchrun|/\S*python\S*) |.*--nproc-per-node", line)
-    ]
-    found = [(line, match.group()) for line in lines for match in SENTENCE.finditer(line)]
-    return [line for line, words in found if len(set(words.split()) - VALUES) > 2]
 
 
 def run(module: str, *words: object, status: int = 0, **variables: str) -> str:

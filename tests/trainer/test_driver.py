@@ -19,6 +19,7 @@ from megatron_patch.common.recovery import read_events
 from megatron_patch.common.run_status import LAUNCHER, take
 from megatron_patch.data.train_tokenizer import save, train
 
+from ..english import english
 from . import driver
 from .driver import user_environment
 from .harness import REPOSITORY, children, complete_iterations, read_checkpoint, read_metrics
@@ -54,8 +55,8 @@ def variables(world: Path) -> dict[str, str]:
     return {"MP_NPROC": "1", "MP_EVAL_INTERVAL": "6", "MP_EVAL_ITERS": "1"} | tokenizer
 
 
-def drive(world: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    return driver.train(values(world, output), **variables(world))
+def drive(world: Path, output: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return driver.train(values(world, output), **variables(world) | more)
 
 
 def long_run(world: Path, output: Path, lr: float = 1e-3) -> tuple[list[str], dict[str, str]]:
@@ -142,7 +143,8 @@ def test_from_text_to_a_resumed_run(world: Path, tmp_path: Path) -> None:
     before, weights = repeatable(output), read_checkpoint(output / "checkpoints" / "iter_0000012")
     for step in (10, 12):
         shutil.rmtree(output / "checkpoints" / f"iter_{step:07d}")
-    assert "resuming from iteration 5" in drive(world, output).stdout
+    resumed = drive(world, output, MP_LANG="zh").stdout
+    assert "断点续训：从第 5 次迭代继续" in resumed and english(resumed) == []
     assert repeatable(output) == before
     again = read_checkpoint(output / "checkpoints" / "iter_0000012")
     assert [name for name in weights if not torch.equal(weights[name], again[name])] == []

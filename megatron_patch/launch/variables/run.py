@@ -71,8 +71,8 @@ class RunVariables:
     lang: str | None = row(
         None,
         choice("en", "zh"),
-        "language of plans, notes and errors; else the locale's (LC_ALL, LANG)",
-        "计划、提示和错误信息的语言；默认取自 locale（LC_ALL、LANG）",
+        "language of all that is shown: plans, errors, progress, help; else the locale's (LC_ALL, LANG)",
+        "一切显示内容的语言：计划、错误、进度、帮助；默认取自 locale（LC_ALL、LANG）",
     )
     log_interval: int = row(
         1,
