@@ -6,6 +6,7 @@ escaped, except charts, which are SVG made by charts/.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +16,7 @@ import jinja2
 
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, language_of
 from megatron_patch.common.run_status import Ended, read_end
 from megatron_patch.report import layer_check, profile, scores, task_scores, training
 from megatron_patch.report.collect import Material, Run
@@ -58,6 +59,7 @@ def render(material: Material) -> str:
     commands = [one.content.command for one in material.evaluations] + [one.content.command for one in material.tasks]
     evaluated = dict.fromkeys(filter(None, commands))
     return TEMPLATES.get_template("page.html").render(
+        language=language_of(os.environ),
         title=" · ".join(folder.name for folder in material.folders),
         folders=", ".join(map(str, material.folders)),
         made=datetime.now().strftime("%Y-%m-%d %H:%M:%S"),

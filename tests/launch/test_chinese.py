@@ -104,6 +104,8 @@ def test_a_run_is_watched_and_reported(tmp_path: Path, plan_of: Callable[..., Pl
     record_end(output, "failed", hang, 3)
     assert english(run("watch", "--once", output)) == []
     assert english(run("report", output)) == []
-    page = chinese((output / "report.html").read_text(encoding="utf-8"))
+    written = (output / "report.html").read_text(encoding="utf-8")
+    assert 'id="zh" checked' in written
+    page = chinese(written)
     assert "rank 1 卡住：处于第 3 步的 前向和反向" in page
     assert english(page) == []
