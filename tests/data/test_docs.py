@@ -61,7 +61,7 @@ def test_conversations(what: str, example: str, result: str) -> None:
 
 
 def test_the_page_has_them_all() -> None:
-    assert len(FILES) == 16 and len(CONVERSATIONS) == 21
+    assert len(FILES) == 16 and len(CONVERSATIONS) == 24
 
 
 def test_the_chinese_page_has_the_same_examples() -> None:
