@@ -54,7 +54,7 @@ def check(finding: Finding[Check]) -> CheckPart:
     lines = [Message("check-compared", **compared)]
     lines += [Message("check-configuration", line=line) for line in content.configuration]
     if first := content.first_failure:
-        layer = named("model") if first.layer is None else Message("check-layer", layer=first.layer)
+        layer = named("model") if first.layer is None else Message("report-layer", layer=first.layer)
         failed = {"layer": layer, "part": first.part, "error": first.relative_l2, "tolerance": first.tolerance}
         lines.append(Message("check-first", **failed))
     precisions = dict.fromkeys(row.precision for row in content.rows)

@@ -17,8 +17,6 @@ SOURCES = [
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
     if "texts" not in path.parts
 ]
-NOT_YET = {"common"}
-"""Rooms that still raise errors with text: empty when all is done."""
 
 
 def tree_of(path: Path) -> ast.Module:
@@ -68,11 +66,6 @@ def made(tree: ast.AST, errors: set[str]) -> Iterator[tuple[ast.Call, ast.expr]]
                 yield node, node.args[place]
 
 
-def room_of(path: Path) -> str:
-    first, second, *_ = path.relative_to(REPOSITORY).parts
-    return first if first == "toolkits" else second.removesuffix(".py")
-
-
 def test_text_is_told_from_codes() -> None:
     """The test of the test."""
     said = {
@@ -90,11 +83,12 @@ def test_text_is_told_from_codes() -> None:
 
 
 def test_errors_are_raised_by_their_code() -> None:
-    errors, found = own_errors(), dict[str, list[str]]()
+    errors = own_errors()
     assert {"UserError", "TrainerError", "RendezvousError", "NothingFits", "Occupied"} <= errors
-    for path in SOURCES:
-        for call, code in made(tree_of(path), errors):
-            if is_text(code):
-                found.setdefault(room_of(path), []).append(f"{path.relative_to(REPOSITORY)}:{call.lineno}")
-    assert [place for room, places in found.items() if room not in NOT_YET for place in places] == []
-    assert NOT_YET - found.keys() == set(), "clean now: take it off the list"
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{call.lineno}"
+        for path in SOURCES
+        for call, code in made(tree_of(path), errors)
+        if is_text(code)
+    ]
+    assert found == []
