@@ -201,12 +201,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def nearest(word: str, known: tuple[str, ...]) -> str:
-    """`; nearest: X`, or nothing where no known word is like this one."""
-    found = nearest_word(word, known)
-    return f"; nearest: {found}" if found else ""
-
-
 def nearest_word(word: str, known: tuple[str, ...]) -> str | None:
     """The known word that is most like this one, in any case of its letters; None where none is."""
     import difflib  # only errors need it: 10 ms that a good command line does not pay
