@@ -218,7 +218,7 @@ def copy_companions(source: Path, target: Path, config: Mapping[str, Any], preci
     if model is not None:
         from megatron_patch.data.sentencepiece_hf import write_hf_tokenizer
 
-        print(write_hf_tokenizer(model, target), file=sys.stderr)
+        print(write_hf_tokenizer(model, target).localized(), file=sys.stderr)
     named = {key: DTYPES[precision] for key in ("torch_dtype", "dtype") if key in config}
     written = {**config, **(named or {"torch_dtype": DTYPES[precision]})}
     (target / "config.json").write_text(json.dumps(written, indent=2) + "\n")

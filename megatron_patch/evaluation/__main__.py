@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         print_error(error, os.environ)
         return 2
     except HFModelError as error:
-        print(f"CHECKPOINT: {error}", file=sys.stderr)
+        print_error(error.about("CHECKPOINT"), os.environ)
         return error.status
     places = [_output(request, model) for model in models]
     if RANK == 0 and (
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         if len(done) == 2 and RANK == 0:
             _compare(done)
     except HFModelError as error:
-        print(f"CHECKPOINT: {error}", file=sys.stderr)
+        print_error(error.about("CHECKPOINT"), os.environ)
         return error.status
     except (ModelError, results.Unwritten) as error:
         print_error(error, os.environ)
@@ -94,7 +94,7 @@ def _score_others(request: Request, models: Sequence[HFModel], places: Sequence[
     wording = wording_of(os.environ)
     for model, folder in zip(models, places, strict=True):
         if RANK == 0:
-            print(f"\n{model.label}: {model.folder}")
+            print("\n" + localized("at", path=model.label, what=model.folder))
             _say_remote_code(model, request.settings)
         scores = any_tasks.evaluate(model, data, request.settings, how)
         if scores is None:
@@ -128,7 +128,7 @@ def _one(
 ) -> tuple[Evaluation, Path] | None:
     """Evaluate one model, and write what it scored; None on ranks that only help."""
     if RANK == 0:
-        print(f"\n{model.label}: {model.folder}")
+        print("\n" + localized("at", path=model.label, what=model.folder))
         _say_remote_code(model, request.settings)
     evaluation = evaluate(model, found, request.settings)
     if evaluation is None:

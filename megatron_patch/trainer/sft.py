@@ -20,6 +20,7 @@ from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.template import TemplateError
 from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.data.workers import WorkerKilled
 from megatron_patch.trainer import batch_origin
 from megatron_patch.trainer.batch import reads_data
 from megatron_patch.trainer.data_content import identities, remember
@@ -75,8 +76,8 @@ def _first_here() -> bool:
 def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
     try:
         components = open_components(words, data, say=lambda message: say(message.localized()))
-    except (DataProblem, TokenizerError, TemplateError, TooMuchLost, RuntimeError) as error:
-        text = error if _first_here() else str(error).splitlines()[0]  # every rank of the machine finds the same
+    except (DataProblem, TokenizerError, TemplateError, TooMuchLost, WorkerKilled) as error:
+        text = error if _first_here() else error.localized().splitlines()[0]  # every rank of the machine finds the same
         raise DataError("split-data", split=named(split), problem=text) from error
     for number, component in enumerate(components):
         for line in component.report.lines():

@@ -1,23 +1,57 @@
-"""docs/data.md says what the readers do: each of its examples is fed to them."""
+"""docs/data.md and data.zh-CN.md say what the readers do: each of their examples is fed to them."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from megatron_patch.common.messages import Message, Wording
 from megatron_patch.data import rows
 from megatron_patch.data.corpus import Corpus, read
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Position
 from megatron_patch.data.sft.formats import EmptyRow, MalformedRow, describe, recognise
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
-LINES = re.findall(r"^\| ([^|]+) \| `([^|]+)` \| ([^|]+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-CONVERSATIONS = [line for line in LINES if line[2] == "used" or line[2].startswith("lost: ")]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+ENGLISH = {word: word for word in ("rows", "used", "refused", "bad row", "lost")}
+CHINESE = {"行": "rows", "使用": "used", "拒绝": "refused", "坏行": "bad row", "丢弃": "lost"}
+
+
+class Line(NamedTuple):
+    """A row of a page's tables."""
+
+    language: str
+    what: str
+    example: str
+    result: str
+    """`used`, `lost`, `refused`, `bad row`, or `2 rows`."""
+    says: str
+    """A part of what is said, in the page's language."""
+
+
+def lines_of(page: str, language: str, words: dict[str, str]) -> list[Line]:
+    """In their order."""
+    found = re.findall(r"^\| ([^|]+) \| `([^|]+)` \| ([^|]+) \|$", (DOCS / page).read_text("utf-8"), re.MULTILINE)
+    lines = []
+    for what, example, told in found:
+        result, _, says = told.partition(": ")
+        count, _, word = result.rpartition(" ") if result[0].isdigit() else ("", "", result)
+        lines.append(Line(language, what, example, f"{count} {words[word]}".strip(), says))
+    return lines
+
+
+PAGES = {"en": lines_of("data.md", "en", ENGLISH), "zh": lines_of("data.zh-CN.md", "zh", CHINESE)}
+LINES = [line for page in PAGES.values() for line in page]
+CONVERSATIONS = [line for line in LINES if line.result in ("used", "lost")]
 FILES = [line for line in LINES if line not in CONVERSATIONS]
+
+
+def said(messages: tuple[Message, ...], language: str) -> str:
+    return "\n".join(map(Wording(language=language).text, messages))
 
 
 def texts(path: Path) -> list[str]:
@@ -25,52 +59,46 @@ def texts(path: Path) -> list[str]:
     return [text for chunk in corpus.chunks(Position()) for text in read(chunk, path, "text").texts]
 
 
-@pytest.mark.parametrize(("what", "example", "result"), FILES, ids=[line[0] for line in FILES])
-def test_files(what: str, example: str, result: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", FILES, ids=[f"{line.language} {line.what}" for line in FILES])
+def test_files(line: Line, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text(example.replace("⏎", "\n"), encoding="utf-8")
-    kind, _, says = result.partition(": ")
-    if kind not in ("refused", "bad row"):
-        assert texts(path) == ["a", "b", "c"][: int(result.split()[0])]
+    path.write_text(line.example.replace("⏎", "\n"), encoding="utf-8")
+    if line.result not in ("refused", "bad row"):
+        assert texts(path) == ["a", "b", "c"][: int(line.result.split()[0])]
         return
-    with pytest.raises(DataError, match=re.escape(says)):
+    with pytest.raises(DataError) as error:
         texts(path)
+    assert line.says in said(error.value.messages, line.language)
     cut = Cut(chunk_bytes=100, row_keys=("text",), numbered=True)
-    if kind == "refused":
-        with pytest.raises(DataError, match=re.escape(says)):
+    if line.result == "refused":
+        with pytest.raises(DataError) as error:
             list(rows.chunks(0, path, cut))
+        assert line.says in said(error.value.messages, line.language)
     else:
         assert all(rows.parse(chunk, path).rows for chunk in rows.chunks(0, path, cut))
 
 
-@pytest.mark.parametrize(("what", "example", "result"), CONVERSATIONS, ids=[line[0] for line in CONVERSATIONS])
-def test_conversations(what: str, example: str, result: str) -> None:
-    record = json.loads(example)
+@pytest.mark.parametrize("line", CONVERSATIONS, ids=[f"{line.language} {line.what}" for line in CONVERSATIONS])
+def test_conversations(line: Line) -> None:
+    record = json.loads(line.example)
     kind = recognise(record)
-    if result == "used":
+    if line.result == "used":
         assert kind is not None
         assert kind.convert(record).messages[-1]["role"] == "assistant"
         return
     if kind is None:
-        said = str(describe(record))
+        messages: tuple[Message, ...] = (describe(record),)
     else:
         with pytest.raises((MalformedRow, EmptyRow)) as error:
             kind.convert(record)
-        said = str(error.value)
-    assert result.removeprefix("lost: ") in said
+        messages = error.value.messages
+    assert line.says in said(messages, line.language)
 
 
 def test_the_page_has_them_all() -> None:
-    assert len(FILES) == 16 and len(CONVERSATIONS) == 24
+    assert len(FILES) == 2 * 16 and len(CONVERSATIONS) == 2 * 24
 
 
 def test_the_chinese_page_has_the_same_examples() -> None:
-    page = PAGE.with_name("data.zh-CN.md").read_text(encoding="utf-8")
-    words = {"行": "rows", "使用": "used", "拒绝": "refused", "坏行": "bad row", "丢弃": "lost"}
-    found = re.findall(r"^\| ([^|]+) \| `([^|]+)` \| ([^|]+) \|$", page, re.MULTILINE)
-    results = [
-        re.sub("坏行|行|使用|拒绝|丢弃", lambda match: words[match[0]], result, count=1) for _, _, result in found
-    ]
-    assert [(example, result) for (_, example, _), result in zip(found, results, strict=True)] == [
-        (example, result) for _, example, result in LINES
-    ]
+    english, chinese = ([(line.example, line.result) for line in page] for page in PAGES.values())
+    assert chinese == english

@@ -147,7 +147,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "row-arguments-kind": "{what} 是 JSON {kind}；需要对象",
     "row-part-too-deep": "{what}：嵌套过深",
     "row-unwritable": "{what} 无法写成 JSON：{error}",
-    "row-weight": "{what} 的 {key} 是 {value}；需要 true 或 false，1 或 0",
+    "row-weight": "{what}的 {key} 是 {value}；需要 true 或 false，1 或 0",
     "row-weights-differ": "{what} 自相矛盾：{said}",
     "row-weight-role": "{what}（{role}）要求参与训练；只有 assistant 的轮次可以",
     "row-media": "含有 {media}；只训练文本",
