@@ -208,17 +208,14 @@ def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[Message]:
 
 def main(argv: Sequence[str]) -> int:
     """`export` or `merge`; 0, 1 where the check failed, or 2 with what is wrong."""
-    parser = ArgumentParser(
-        prog="megatron-patch adapters", description=str(__doc__).splitlines()[0][:-1] + ".", allow_abbrev=False
-    )
-    parser.add_argument(
-        "what", choices=("export", "merge"), help="export: a folder for PEFT; merge: a plain Hugging Face model"
-    )
-    parser.add_argument("--adapter", type=Path, required=True, help="a run's output folder, an iteration, or PEFT's")
-    parser.add_argument("--base", type=Path, default=None, help="merge: where the base lies now")
+    about = localized("adapters-about")
+    parser = ArgumentParser(prog="megatron-patch adapters", description=about, allow_abbrev=False)
+    parser.add_argument("what", choices=("export", "merge"), help=localized("adapters-help-what"))
+    parser.add_argument("--adapter", type=Path, required=True, help=localized("adapters-help-adapter"))
+    parser.add_argument("--base", type=Path, default=None, help=localized("adapters-help-base"))
     parser.add_argument("--output-path", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
-    parser.add_argument("--check", action="store_true", help="merge: compare it layer by layer with base and adapters")
+    parser.add_argument("--overwrite", action="store_true", help=localized("help-replace-folder"))
+    parser.add_argument("--check", action="store_true", help=localized("adapters-help-check"))
     options = parser.parse_args(argv)
     if options.check and options.what != "merge":
         parser.error(localized("adapters-check"))

@@ -14,7 +14,7 @@ from megatron_patch.checkpoint.options import Options
 from megatron_patch.checkpoint.positions import TO_HF
 from megatron_patch.checkpoint.run_conversion import run_conversion, wrote
 from megatron_patch.common.command_line import ArgumentParser
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 
 
@@ -63,13 +63,13 @@ def export_hf(
 
 def main() -> int:
     """Command line; returns the exit status."""
-    parser = ArgumentParser(prog="megatron-patch export", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", type=Path, metavar="RUN", help="a run's folder, its checkpoints, or one of them")
-    parser.add_argument("output", type=Path, metavar="FOLDER", help="the Hugging Face folder to write")
-    parser.add_argument("--hf-path", type=Path, help="where config.json and tokenizer come from; else from the run")
-    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help="else the checkpoint's own")
-    parser.add_argument("--iteration", type=int, help="another than the newest")
-    parser.add_argument("--overwrite", action="store_true")
+    parser = ArgumentParser(prog="megatron-patch export", description=localized("export-about"))
+    parser.add_argument("checkpoint", type=Path, metavar="RUN", help=localized("export-help-run"))
+    parser.add_argument("output", type=Path, metavar="FOLDER", help=localized("export-help-folder"))
+    parser.add_argument("--hf-path", type=Path, help=localized("export-help-hf-path"))
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), help=localized("export-help-precision"))
+    parser.add_argument("--iteration", type=int, help=localized("export-help-iteration"))
+    parser.add_argument("--overwrite", action="store_true", help=localized("help-replace-folder"))
     given = vars(parser.parse_args())
     try:
         for line in export_hf(given.pop("checkpoint"), given.pop("output"), **given):

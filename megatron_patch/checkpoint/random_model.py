@@ -104,12 +104,12 @@ def _size(typed: str) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = ArgumentParser(prog="random_model", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="random_model", description=localized("random-about"))
     parser.add_argument("size", type=_size, help=", ".join(sizes()))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tokenizer", type=Path, help="folder with tokenizer.json, copied along")
-    parser.add_argument("--vocab-size", type=int, help="default: the size's own, else the tokenizer's")
-    parser.add_argument("--layers", type=int, help="default: the size's own")
+    parser.add_argument("--tokenizer", type=Path, help=localized("random-help-tokenizer"))
+    parser.add_argument("--vocab-size", type=int, help=localized("random-help-vocabulary"))
+    parser.add_argument("--layers", type=int, help=localized("random-help-layers"))
     parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
     parser.add_argument("--seed", type=int, default=1234)
     args = parser.parse_args()

@@ -112,3 +112,10 @@ def test_files_keep_english(
     table = report.table().splitlines()
     assert table[0] == f"{'':>9}  {'part':13} {'mode':11} {'max abs':>9} {'rel. L2':>9} {'tolerance':>9} {'cosine':>10}"
     assert table[2].split() == ["model", "embedding", "same", "input", "5.00e-01", "0.00e+00", "1.00e-05", "0.9000000"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"), {"export": "训练的输出", "adapters": "基座模型", "random_model": "权重随机"}.items()
+)
+def test_help_of_the_tools_beside_it(tool: str, said: str) -> None:
+    assert said in in_chinese(f"megatron_patch.checkpoint.{tool}", "--help")

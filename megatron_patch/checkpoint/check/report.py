@@ -9,7 +9,7 @@ from typing import Any
 
 from megatron_patch.checkpoint.check.compare import ACCUMULATED, PARTS, SAME, Row
 from megatron_patch.common.files import write_json
-from megatron_patch.common.messages import Message, localized, say
+from megatron_patch.common.messages import Message, localized, named, say
 from megatron_patch.common.terminal import width_of
 
 JSON_FILE, PNG_FILE = "check.json", "check.png"
@@ -142,7 +142,7 @@ def _columns(*words: str) -> str:
 
 
 def _place(row: Row) -> Message:
-    return Message("check-model") if row.layer is None else Message("check-at-layer", layer=row.layer)
+    return named("model") if row.layer is None else Message("check-layer", layer=row.layer)
 
 
 def _without_nan(value: Any) -> Any:

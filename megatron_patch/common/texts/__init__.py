@@ -21,6 +21,7 @@ from megatron_patch.common.texts import (
     doctor,
     endings,
     evaluation,
+    exports,
     files,
     flags,
     general,
@@ -80,6 +81,7 @@ SUBJECTS: tuple[ModuleType, ...] = (
     backend,
     files,
     libraries,
+    exports,
     flags,
     names,
 )

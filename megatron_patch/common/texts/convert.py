@@ -111,8 +111,6 @@ exit status: 0 done; 1 the check found an error beyond the tolerance; 2 nothing 
     "tolerance {tolerance}",
     "check-computed": "computed in {precision}, the worst part of each layer (all {parts} are in {file}):",
     "check-beyond": "<-- out of tolerance",
-    "check-model": "model",
-    "check-at-layer": "layer {layer}",
     "check-part": "part",
     "check-mode": "mode",
     "check-max": "max abs",
@@ -121,12 +119,6 @@ exit status: 0 done; 1 the check found an error beyond the tolerance; 2 nothing 
     "check-cosine": "cosine",
     "check-same": "same input",
     "check-accumulated": "accumulated",
-    # a model of random weights
-    "random-size": "{size} is not a size; valid: {sizes}",
-    "random-tokenizer": "--tokenizer {folder}: has no tokenizer files",
-    "random-vocabulary": "{size} takes its vocabulary from the tokenizer: give --tokenizer or --vocab-size",
-    "random-wrote": "{folder}: {parameters:,} parameters in {precision}, vocabulary {vocabulary}",
-    "adapters-check": "--check is for merge",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -235,8 +227,6 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "{tolerance}",
     "check-computed": "以 {precision} 计算，每层误差最大的部分（全部 {parts} 个部分在 {file} 中）：",
     "check-beyond": "<-- 超出容差",
-    "check-model": "模型",
-    "check-at-layer": "第 {layer} 层",
     "check-part": "部分",
     "check-mode": "输入",
     "check-max": "最大绝对",
@@ -245,10 +235,4 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "check-cosine": "余弦",
     "check-same": "相同输入",
     "check-accumulated": "误差累积",
-    # a model of random weights
-    "random-size": "{size} 不是模型规模；可用：{sizes}",
-    "random-tokenizer": "--tokenizer {folder}：没有分词器文件",
-    "random-vocabulary": "{size} 的词表取决于分词器：请给出 --tokenizer 或 --vocab-size",
-    "random-wrote": "{folder}：{parameters:,} 个参数，{precision}，词表 {vocabulary}",
-    "adapters-check": "--check 只用于 merge",
 }
