@@ -62,6 +62,11 @@ class Heart:
         self._lock = threading.Lock()
         self._step, self._phase, self._timed, self._advanced = 0, "start-up", False, 0.0
 
+    @staticmethod
+    def is_judged_alone(environ: Mapping[str, str]) -> bool:
+        """Whether the launcher sees all ranks of the run, and ends those that hang before a collective gives up."""
+        return FOLDER in environ and environ.get("LOCAL_WORLD_SIZE") == environ.get("WORLD_SIZE")
+
     def start(self, environ: Mapping[str, str], rank: int) -> None:
         """Begin to beat."""
         folder = environ.get(FOLDER)

@@ -24,6 +24,10 @@ from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_l
 from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import EXPLAINED, Streams
 
+JUDGED_MINUTES = 7 * 24 * 60
+"""Of a collective, where the launcher judges who hangs (common/watchdog.py): a scheduler may suspend a whole job for
+longer than --distributed-timeout-minutes, which a collective counts and the launcher does not."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -210,6 +214,8 @@ def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     fallback.fall_back(args, say)
     if args.z_loss:
         z_loss.keep_log_z()
+    if HEART.is_judged_alone(os.environ):
+        args.distributed_timeout_minutes = JUDGED_MINUTES
 
 
 def _model_config(args: Any, callbacks: Callbacks) -> Any:
