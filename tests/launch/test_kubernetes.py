@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from megatron_patch.launch.cluster.place import read_cluster
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.config import read_values
 from megatron_patch.launch.driver import main
+from megatron_patch.torchrun import GRACE
 
 EXAMPLE = REPOSITORY / "examples" / "llama3_1" / "dlc" / "llama31-8b.yaml"
 VALUES = (
@@ -68,6 +70,13 @@ def test_both_operators_read_all_of_it(emit: Callable[..., str]) -> None:
     assert operator_v1(first) == first
     assert trainer_v2(second) == second
     assert "&id" not in emit()
+
+
+def test_every_pod_has_the_time_that_a_save_may_take(emit: Callable[..., str]) -> None:
+    """A SIGKILL before torchrun gives up waiting for its ranks would lose what they save."""
+    found = re.findall(r"terminationGracePeriodSeconds: (\d+)", emit())
+    assert len(found) == 3  # master, workers, nodes of a TrainJob
+    assert all(int(seconds) > GRACE for seconds in found)
 
 
 @pytest.mark.parametrize("read", [operator_v1, trainer_v2])

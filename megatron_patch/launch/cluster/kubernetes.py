@@ -20,8 +20,8 @@ from megatron_patch.launch.environment import read_by_libraries
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 
-GRACE_SECONDS = 300
-"""Between SIGTERM, on which a run saves, and SIGKILL."""
+GRACE_SECONDS = 630
+"""Between SIGTERM, on which a run saves within torchrun.GRACE, 600 s, and SIGKILL. Kubernetes gives 30 by itself."""
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 VOLUME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?):(/\S+)")
 
@@ -98,7 +98,11 @@ def _replica(count: int, pod: dict[str, Any]) -> dict[str, Any]:
 
 def train_job(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any]:
     """On the runtime `torch-distributed`, whose job and container are both called `node`."""
-    node = {"volumes": _volumes(plan), "containers": [{"name": "node", "volumeMounts": _mounts(plan)}]}
+    node = {
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "volumes": _volumes(plan),
+        "containers": [{"name": "node", "volumeMounts": _mounts(plan)}],
+    }
     template = {"spec": {"replicatedJobs": [{"name": "node", "template": {"spec": {"template": {"spec": node}}}}]}}
     trainer = {
         "image": plan.variables.k8s_image,
