@@ -23,7 +23,7 @@ import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from megatron_patch.backend.saving import asynchronous, dcp_writer
-from megatron_patch.common.stored_chunks import StoredChunk, check_chunk, read_checksums, write_checksums
+from megatron_patch.runs.stored_chunks import StoredChunk, check_chunk, read_checksums, write_checksums
 
 TURNS = 3
 TENSOR_BYTES = 128 << 20

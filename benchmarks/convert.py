@@ -35,7 +35,11 @@ CHILD = """
 import sys, time
 began = time.monotonic()
 import torch
-from megatron_patch.checkpoint import cli, convert, hf_writer, sources, torch_dist
+from megatron_patch.checkpoint import cli
+from megatron_patch.checkpoint.converter import convert
+from megatron_patch.checkpoint.formats import hf_writer
+from megatron_patch.checkpoint.formats import sources
+from megatron_patch.checkpoint.formats import torch_dist
 print(time.monotonic() - began, flush=True)
 sys.stdin.readline()
 began, cpu = time.monotonic(), time.process_time()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from megatron_patch.data.idxmap import IdxmapWriter
+from megatron_patch.data.idxmap.writer import IdxmapWriter
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
 

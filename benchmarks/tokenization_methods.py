@@ -101,7 +101,7 @@ def _encode_like_megatron(line: str) -> tuple[list[int], int]:
 def hugging_face(corpus: Path, tokenizer: Path, out: Path) -> dict[str, float]:
     """`encode_batch_fast` of the tokenizers library, one thread; the ids are taken out, and nothing is written."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    from megatron_patch.data.tokenizer import load_tokenizer
+    from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 
     backend = load_tokenizer(tokenizer).backend
     texts = [json.loads(line)["text"] for line in corpus.open()]
@@ -114,7 +114,7 @@ def raw_library(corpus: Path, tokenizer: Path, out: Path) -> dict[str, float]:
     """gigatoken alone on texts in memory, one thread: the limit. Half of the corpus first, cold; then all, warm."""
     import gigatoken
 
-    from megatron_patch.data.tokenizer import load_tokenizer
+    from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 
     engine = gigatoken.Tokenizer.from_json(load_tokenizer(tokenizer).backend.to_str())
     unique = standard_library()

@@ -6,7 +6,7 @@ since the last save is lost); a second signal ends them at once. A signal that t
 (nohup, `&` in a script) stays ignored. On several machines a launcher stands before this process and passes signals
 on, in one of its own (ASKS_RANKS): Ctrl-C and Slurm reach both, and mean one thing.
 
-Exit status (`common/recovery.py` has the policy behind it; docs/failures.md has this table too):
+Exit status (`runs/recovery.py` has the policy behind it; docs/failures.md has this table too):
     0         all iterations are done
     1         a rank failed; what it said is on the screen and in logs/rank_N.log
     2         the command line is wrong, or another run writes into the folder: nothing was changed
@@ -41,13 +41,13 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.recovery import Event, Failure, Status, note_event
-from megatron_patch.common.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, Progress, read_again, start_again
 from megatron_patch.common.terminal import guard, raw
-from megatron_patch.common.watchdog import Watchdog
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.recovery import Event, Failure, Status, note_event
+from megatron_patch.runs.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, Progress, read_again, start_again
+from megatron_patch.runs.watchdog import Watchdog
 from megatron_patch.trainer.errors import echo_of
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER, end_with_launcher
 

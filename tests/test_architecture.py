@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -14,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "megatron_patch"
 
 FLOORS = (
     ("common",),
-    ("models", "charts"),
+    ("models", "charts", "runs"),
     ("data", "backend"),
     ("peft",),
     ("checkpoint",),
@@ -89,6 +90,31 @@ def test_no_import_circle() -> None:
     except CycleError as error:
         pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
     assert len(order) == len(modules())
+
+
+def named_files(text: str) -> set[str]:
+    """`a/b.py` and `a/` in a map."""
+    return set(re.findall(r"[\w/-]+(?:\.py|/)(?=[\s,:;.)`|]|$)", text))
+
+
+def missing_files(text: str, *places: Path) -> list[str]:
+    return [
+        name for name in named_files(text) if not any((place / name).exists() for place in (*places, PACKAGE.parent))
+    ]
+
+
+def test_the_rooms_maps_name_what_there_is() -> None:
+    rooms = [path for path in modules().values() if path.name == "__init__.py"]
+    texts = {path.parent: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in rooms}
+    wrong = {str(room): missing_files(text, room, PACKAGE) for room, text in texts.items()}
+    assert {room: names for room, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("page", ["AGENTS.md", "CONTRIBUTING.md"])
+def test_pages_name_what_there_is(page: str) -> None:
+    text = (PACKAGE.parent / page).read_text(encoding="utf-8")
+    named = " ".join(re.findall(r"`([\w/.-]+/[\w/.-]*)`", text))
+    assert named and missing_files(named, PACKAGE) == []
 
 
 def test_the_wall_is_seen() -> None:

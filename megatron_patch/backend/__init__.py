@@ -2,6 +2,12 @@
 
 `enable(device)` makes stock megatron-core 0.19.2 from PyPI run on a CPU or a GPU. It must be called before anything
 of Megatron is imported.
+
+    patching.py        the one tool for it: each patch says what upstream does, and fails if upstream has moved
+    hooks.py           how the trainer hears of steps, evaluations and saves; step_gate.py may refuse a step
+    saving/            how a run's checkpoint is written, read and resumed
+    cpu/, gpu/         layers, device and kernels
+    wheel_fixes.py     what the PyPI wheel lacks on every device
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import torch
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.step_gate import LOSS_KEY as LOSS_KEY
 from megatron_patch.backend.step_gate import last_refusal
-from megatron_patch.common.heartbeat import HEART
 from megatron_patch.common.messages import Message
+from megatron_patch.runs.heartbeat import HEART
 
 Z_LOSS_KEY = "z loss"
 """Of the mean square of log Z in the dictionary that the loss function returns, under --z-loss."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.patching import wrap
-from megatron_patch.common.heartbeat import HEART
+from megatron_patch.runs.heartbeat import HEART
 
 LOSS_KEY = "lm loss"
 """Name of the loss in the dictionary that the loss function returns; TensorBoard shows it too."""

@@ -18,14 +18,14 @@ import torch
 from megatron_patch.checkpoint.base_weights import Base, open_base
 from megatron_patch.checkpoint.chat_files import add_chat_files
 from megatron_patch.checkpoint.contents import look_for_megatron
+from megatron_patch.checkpoint.converter.job import AS_TYPED
 from megatron_patch.checkpoint.errors import CheckpointError, sizes
-from megatron_patch.checkpoint.hf_folder import copy_companions
-from megatron_patch.checkpoint.hf_writer import write_safetensors
-from megatron_patch.checkpoint.job import AS_TYPED
+from megatron_patch.checkpoint.formats.hf_folder import copy_companions
+from megatron_patch.checkpoint.formats.hf_writer import write_safetensors
+from megatron_patch.checkpoint.formats.sources import BlockMaker, Source
+from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES, TorchDistReader
 from megatron_patch.checkpoint.manifest import default_workers
-from megatron_patch.checkpoint.sources import BlockMaker, Source
 from megatron_patch.checkpoint.store import check_target, staged
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES, TorchDistReader
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Message, at, localized, say

@@ -10,13 +10,13 @@ import torch
 
 from megatron_patch.checkpoint.configuration import find_configuration
 from megatron_patch.checkpoint.contents import look_for_megatron
-from megatron_patch.checkpoint.conversion import Conversion
-from megatron_patch.checkpoint.convert import check_megatron_shapes
+from megatron_patch.checkpoint.converter.conversion import Conversion
+from megatron_patch.checkpoint.converter.convert import check_megatron_shapes
+from megatron_patch.checkpoint.converter.run_conversion import stored_precision
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import model_of, open_hf_folder
-from megatron_patch.checkpoint.per_rank_reader import open_megatron
-from megatron_patch.checkpoint.run_conversion import stored_precision
-from megatron_patch.checkpoint.sources import MegatronReader, SafetensorsSource, Source
+from megatron_patch.checkpoint.formats.hf_folder import model_of, open_hf_folder
+from megatron_patch.checkpoint.formats.per_rank_reader import open_megatron
+from megatron_patch.checkpoint.formats.sources import MegatronReader, SafetensorsSource, Source
 from megatron_patch.models import AUTO, ModelConfig
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes, invert
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.messages import say
-from megatron_patch.common.run_folder import PlanError, load_plan
 from megatron_patch.common.strict_json import JsonError, read_object
+from megatron_patch.runs.folder import PlanError, load_plan
 
 GENERATION = "generation_config.json"
 TEMPLATE = "chat_template.jinja"
@@ -33,8 +33,8 @@ def add_chat_files(folder: Path, run: Path) -> None:
     if not isinstance(values, dict) or values.get("SFT") is not True:
         return
     from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
-    from megatron_patch.data.sft.template import ChatTemplate, TemplateError
-    from megatron_patch.data.tokenizer import TokenizerError
+    from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
+    from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
     try:
         tokenizer = load_chat_tokenizer(folder)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
 from megatron_patch.checkpoint.contents import look_for_megatron
+from megatron_patch.checkpoint.converter.job import Job, inspect, needed_bytes, precision_of
+from megatron_patch.checkpoint.converter.options import Usage, parse, refusal
+from megatron_patch.checkpoint.converter.positions import TO_HF
+from megatron_patch.checkpoint.converter.run_conversion import run_conversion, stored_precision, wrote
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import open_hf_folder
-from megatron_patch.checkpoint.job import Job, inspect, needed_bytes, precision_of
+from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.manifest import MANIFEST, verify
-from megatron_patch.checkpoint.options import Usage, parse, refusal
-from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.run_conversion import run_conversion, stored_precision, wrote
 from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
 from megatron_patch.common.messages import Message, say
@@ -71,7 +71,7 @@ def _verify(folder: Path) -> int:
 def _dry_run(job: Job) -> None:
     options = job.options
     if job.precision is None and not options.check_only:
-        from megatron_patch.checkpoint.per_rank_reader import open_megatron
+        from megatron_patch.checkpoint.formats.per_rank_reader import open_megatron
 
         assert job.iteration is not None
         job.precision = stored_precision(open_megatron(job.iteration, tied=job.model.tie_embeddings))

@@ -9,10 +9,10 @@ from typing import Any
 
 from megatron_patch.checkpoint.contents import own_config, read_config
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.common.run_folder import PLAN
 from megatron_patch.common.strict_json import is_whole, read_json
-from megatron_patch.data.sentencepiece import find_sentencepiece
+from megatron_patch.data.tokenizers.sentencepiece import find_sentencepiece
 from megatron_patch.models import ConfigError, differences, model_from_hf_config
+from megatron_patch.runs.folder import PLAN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def special_token_ids(tokenizer: Path) -> dict[str, int]:
     """`bos_token_id` and `eos_token_id` of a tokenizer folder, where it has them."""
     model = find_sentencepiece(tokenizer)
     if model is not None:
-        from megatron_patch.data.sentencepiece_hf import special_ids
+        from megatron_patch.data.tokenizers.sentencepiece_hf import special_ids
 
         return {f"{name}_token_id": number for name, number in special_ids(model).items() if name in ("bos", "eos")}
     try:

@@ -15,10 +15,10 @@ from typing import Any
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message
-from megatron_patch.common.run_folder import CHECKPOINTS, PLAN, PlanError, read_plan
-from megatron_patch.common.stored_chunks import find_structural_damage, iteration_of
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.models import ConfigError, model_from_dict, model_to_hf_config, read_json_config
+from megatron_patch.runs.folder import CHECKPOINTS, PLAN, PlanError, read_plan
+from megatron_patch.runs.stored_chunks import find_structural_damage, iteration_of
 
 INDEX, SINGLE_FILE = "model.safetensors.index.json", "model.safetensors"
 RELEASE, TRACKER = "release", "latest_checkpointed_iteration.txt"

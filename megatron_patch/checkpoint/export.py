@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from megatron_patch.checkpoint.converter.job import inspect
+from megatron_patch.checkpoint.converter.options import Options
+from megatron_patch.checkpoint.converter.positions import TO_HF
+from megatron_patch.checkpoint.converter.run_conversion import run_conversion, wrote
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.job import inspect
-from megatron_patch.checkpoint.options import Options
-from megatron_patch.checkpoint.positions import TO_HF
-from megatron_patch.checkpoint.run_conversion import run_conversion, wrote
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from megatron_patch.checkpoint.configuration import Configuration, find_configuration
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import companions
+from megatron_patch.checkpoint.formats.hf_folder import companions
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import read_json

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from megatron_patch.checkpoint.convert import same_when_tied
+from megatron_patch.checkpoint.converter.convert import same_when_tied
 from megatron_patch.checkpoint.errors import CheckpointError, sizes
-from megatron_patch.checkpoint.hf_folder import open_hf_folder
-from megatron_patch.checkpoint.sources import BlockMaker, open_source, rows_per_block
-from megatron_patch.checkpoint.torch_dist import SAFETENSORS_NAMES
+from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder
+from megatron_patch.checkpoint.formats.sources import BlockMaker, open_source, rows_per_block
+from megatron_patch.checkpoint.formats.torch_dist import SAFETENSORS_NAMES
 from megatron_patch.common.messages import Message, at
 from megatron_patch.models import AUTO
 from megatron_patch.models.weight_map import Tensor, megatron_tensors, stacked_shape

@@ -17,15 +17,15 @@ import torch
 
 from megatron_patch.checkpoint.configuration import special_token_ids
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
-from megatron_patch.checkpoint.hf_writer import Progress, write_safetensors
-from megatron_patch.checkpoint.sources import BlockMaker, Source
+from megatron_patch.checkpoint.formats.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
+from megatron_patch.checkpoint.formats.hf_writer import Progress, write_safetensors
+from megatron_patch.checkpoint.formats.sources import BlockMaker, Source
+from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.store import check_target, staged
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.messages import localized, say
 from megatron_patch.common.terminal import guard
-from megatron_patch.data.tokenizer_folder import count_ids_of
+from megatron_patch.data.tokenizers.folder import count_ids_of
 from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, resolve_size, sizes
 from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.messages import Message, at
-from megatron_patch.common.stored_chunks import (
+from megatron_patch.runs.stored_chunks import (
     FILE,
     METADATA,
     find_damage,

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.common.messages import Message, as_json
-from megatron_patch.data.index import BrokenIndex, Index, problems_of, read_index, size_problem
-from megatron_patch.data.prepared import why
+from megatron_patch.data.idxmap.prepared import why
+from megatron_patch.data.idxmap.reader import BrokenIndex, Index, problems_of, read_index, size_problem
 
 BUDGET = 1 << 28
 """Bytes of tokens looked at in all datasets together: a second, from a disk that is not slow."""

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.data.corpus import Corpus, read
-from megatron_patch.data.engines import PIECE_CHARACTERS, Engine, Gigatoken, HuggingFace, compare
-from megatron_patch.data.idxmap import token_type
+from megatron_patch.data.idxmap.writer import token_type
 from megatron_patch.data.rows import Chunk, Position
+from megatron_patch.data.tokenizers.engines import PIECE_CHARACTERS, Engine, Gigatoken, HuggingFace, compare
 from megatron_patch.data.workers import in_order
 
 

@@ -14,13 +14,13 @@ from megatron_patch.common.errors import UsageError, UserError, print_error
 from megatron_patch.common.messages import Message, at, localized, say
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.data.corpus import find_corpus
-from megatron_patch.data.engines import ENGINES
+from megatron_patch.data.idxmap.merge import merge
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.merge import merge
 from megatron_patch.data.pretraining import Request, build, load
-from megatron_patch.data.sentencepiece import PiecesError, find_sentencepiece
 from megatron_patch.data.sources import left_out
-from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.data.tokenizers.engines import ENGINES
+from megatron_patch.data.tokenizers.sentencepiece import PiecesError, find_sentencepiece
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 
 def problems_of(request: Request) -> list[Message]:

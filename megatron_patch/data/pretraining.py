@@ -24,13 +24,13 @@ from megatron_patch.common.messages import Message
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import plain
 from megatron_patch.data.corpus import Corpus, find_corpus
-from megatron_patch.data.engines import Engine, EngineError, HuggingFace, SentencePiece, choose
 from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
+from megatron_patch.data.idxmap.merge import shard_prefix
+from megatron_patch.data.idxmap.resumable import ResumableWriter
 from megatron_patch.data.jsonl import DataError, ReadCounts
-from megatron_patch.data.merge import shard_prefix
-from megatron_patch.data.resumable import ResumableWriter
-from megatron_patch.data.sentencepiece import find_sentencepiece
-from megatron_patch.data.tokenizer import TextTokenizer, load_tokenizer
+from megatron_patch.data.tokenizers.engines import Engine, EngineError, HuggingFace, SentencePiece, choose
+from megatron_patch.data.tokenizers.sentencepiece import find_sentencepiece
+from megatron_patch.data.tokenizers.text_tokenizer import TextTokenizer, load_tokenizer
 from megatron_patch.data.workers import more_than_taken, workers_for
 
 AnyTokenizer = TextTokenizer | SentencePiece

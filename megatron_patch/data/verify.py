@@ -22,11 +22,11 @@ from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.check_idxmap import blocks
-from megatron_patch.data.index import BrokenIndex, Index, problems_of, read_index, size_problem
+from megatron_patch.data.idxmap.reader import BrokenIndex, Index, problems_of, read_index, size_problem
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IGNORED
-from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 
 @dataclass(kw_only=True)

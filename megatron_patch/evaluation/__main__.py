@@ -15,13 +15,13 @@ from megatron_patch.common.errors import UsageError, print_error
 from megatron_patch.common.files import real_path
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.messages import Message, language_of, localized, say, wording_of
-from megatron_patch.common.run_folder import PLAN
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
 from megatron_patch.evaluation.options import Request, parse
 from megatron_patch.evaluation.run import Evaluation, ModelError, Settings, evaluate
+from megatron_patch.runs.folder import PLAN
 
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
 """Of the processes that accelerate starts, one for each GPU; the first one speaks and writes."""

@@ -16,8 +16,8 @@ from transformers.utils import logging
 from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.formats import MalformedRow, Message
-from megatron_patch.data.sft.template import ChatTemplate
-from megatron_patch.data.tokenizer import load_tokenizer
+from megatron_patch.data.sft.rendering.template import ChatTemplate
+from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 from megatron_patch.generate.errors import GenerateError
 from megatron_patch.generate.stream import TokenStream
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from megatron_patch.checkpoint.hf_model import HFModel, HFModelError, hf_model_of
 from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.run_folder import PLAN, read_plan
 from megatron_patch.common.strict_json import read_object
 from megatron_patch.generate.errors import GenerateError
 from megatron_patch.generate.options import ModelFlags
+from megatron_patch.runs.folder import PLAN, read_plan
 
 if TYPE_CHECKING:
     from megatron_patch.generate.model import Answer, AnsweringModel

@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_patch.common.run_folder import CACHE, TENSORBOARD
 from megatron_patch.launch import tp_overlap
 from megatron_patch.launch.inputs import Corpus
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES
 from megatron_patch.models.megatron import ARCHITECTURE, architecture_flags
+from megatron_patch.runs.folder import CACHE, TENSORBOARD
 
 Flags = list[str]
 

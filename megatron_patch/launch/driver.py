@@ -7,11 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of, localized
-from megatron_patch.common.restart import AGAIN, Again
-from megatron_patch.common.run_folder import COMMAND, set_misfits_aside, write_plan
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
 from megatron_patch.launch.build_plan import build_plan
@@ -31,6 +28,9 @@ from megatron_patch.launch.render import full_plan, help_text, short_plan, table
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier, vp_as_when_it_began
 from megatron_patch.models import dropout_of, families, resolve_size
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.folder import COMMAND, set_misfits_aside, write_plan
+from megatron_patch.runs.restart import AGAIN, Again
 
 USAGE_ERROR = 2
 MODEL_SIZE = next(position.number - 1 for position in POSITIONS if position.name == "MODEL_SIZE")

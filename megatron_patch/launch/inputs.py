@@ -11,11 +11,15 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import is_whole
 from megatron_patch.data.blend import parse_blend, words_of
-from megatron_patch.data.index import BrokenIndex, count  # standard library only
+from megatron_patch.data.idxmap.reader import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sentencepiece import PiecesError, count_pieces, find_sentencepiece  # standard library only
 from megatron_patch.data.sources import find_sources, visible
-from megatron_patch.data.tokenizer_folder import count_ids_of  # standard library only
+from megatron_patch.data.tokenizers.folder import count_ids_of  # standard library only
+from megatron_patch.data.tokenizers.sentencepiece import (  # standard library only
+    PiecesError,
+    count_pieces,
+    find_sentencepiece,
+)
 from megatron_patch.models.hf_config import LARGEST
 
 

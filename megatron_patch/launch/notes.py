@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common import run_status
 from megatron_patch.common.machine import SHARED_MEMORY, free_disk
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
@@ -26,6 +25,7 @@ from megatron_patch.launch.resume import warm_start
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
 from megatron_patch.peft.folder import settings_of
+from megatron_patch.runs import status as run_status
 
 
 def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Plan:

@@ -10,8 +10,6 @@ from typing import Any
 
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message, as_json, listed
-from megatron_patch.common.run_folder import ADAPTER, CHECKPOINTS, HF, PlanRecord
-from megatron_patch.common.validations import stopped_early
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import Corpus, Tokenizer
@@ -22,6 +20,8 @@ from megatron_patch.launch.schedule import Schedule
 from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
+from megatron_patch.runs.folder import ADAPTER, CHECKPOINTS, HF, PlanRecord
+from megatron_patch.runs.validations import stopped_early
 
 EVERY = "every"
 """MP_EXPORT_HF: not at the end alone."""

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from megatron_patch.common.messages import Message, Wording
-from megatron_patch.common.run_folder import (
+from megatron_patch.common.terminal import padded, width_of
+from megatron_patch.common.values import meaning_of, shown
+from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
+from megatron_patch.launch.command import Command
+from megatron_patch.launch.config import POSITIONS, kind_of
+from megatron_patch.launch.memory import gigabytes, save_bytes
+from megatron_patch.launch.plan import Plan, describe_blend
+from megatron_patch.launch.schedule import Schedule
+from megatron_patch.launch.step_time import time_of_plan
+from megatron_patch.launch.variables import VARIABLES
+from megatron_patch.models import default_family, families, sizes
+from megatron_patch.runs.folder import (
     CACHE,
     CHECKPOINTS,
     COMMAND,
@@ -20,17 +31,6 @@ from megatron_patch.common.run_folder import (
     WANDB,
     rank_log,
 )
-from megatron_patch.common.terminal import padded, width_of
-from megatron_patch.common.values import meaning_of, shown
-from megatron_patch.launch.cluster.place import CLUSTER_VARIABLES
-from megatron_patch.launch.command import Command
-from megatron_patch.launch.config import POSITIONS, kind_of
-from megatron_patch.launch.memory import gigabytes, save_bytes
-from megatron_patch.launch.plan import Plan, describe_blend
-from megatron_patch.launch.schedule import Schedule
-from megatron_patch.launch.step_time import time_of_plan
-from megatron_patch.launch.variables import VARIABLES
-from megatron_patch.models import default_family, families, sizes
 
 
 def script_name(family: str | None = None) -> str:

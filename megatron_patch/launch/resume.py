@@ -8,14 +8,14 @@ from typing import Any
 
 from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
 from megatron_patch.common.messages import Message, Name
-from megatron_patch.common.run_folder import CHECKPOINTS, PARTIAL_PREFIX, PlanError, PlanRecord, read_plan
-from megatron_patch.common.stored_chunks import ChunkError, find_structural_damage, is_reserved, read_checksums
 from megatron_patch.common.values import shown
 from megatron_patch.launch.plan import Earlier, Plan, values_of
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.schedule import of_values
 from megatron_patch.models import ModelConfig, differences, model_from_dict
 from megatron_patch.peft.settings import default_alpha, parse_targets, shown_targets
+from megatron_patch.runs.folder import CHECKPOINTS, PARTIAL_PREFIX, PlanError, PlanRecord, read_plan
+from megatron_patch.runs.stored_chunks import ChunkError, find_structural_damage, is_reserved, read_checksums
 
 FIXED = {
     "MODEL_SIZE": Message("fixed-model"),

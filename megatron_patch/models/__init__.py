@@ -1,7 +1,13 @@
-"""The model: what it is (config), what it is called (names), how it is written down by Hugging Face (hf_config,
-weight_map) and by Megatron (megatron, weight_map). A family is one file of facts; a new file registers itself.
+"""The model: what it is, what it is called, and how Hugging Face and Megatron write it down. Imports no torch.
 
-Imports no torch. Nothing outside this folder names a family.
+    config.py        ModelConfig: the numbers of an architecture, and arithmetic on them
+    family.py        what the file of a family says: llama.py, qwen3.py ...; a new file is found by itself
+    names.py         sizes: `8B` in the family's own scripts, `qwen3-8B` everywhere
+    hf_config.py     the one reader and writer of config.json
+    megatron.py      a model in Megatron's flags and configuration, and back
+    weight_map.py    which rows of which Hugging Face tensor make which Megatron tensor
+
+Nothing outside this folder names a family.
 """
 
 from __future__ import annotations

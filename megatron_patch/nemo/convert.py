@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from megatron_patch.checkpoint.cli import main as convert
-from megatron_patch.checkpoint.options import Usage
+from megatron_patch.checkpoint.converter.options import Usage
 from megatron_patch.common.messages import Message, Wording, language_of, say
 from megatron_patch.launch.problems import Problem, render_all
 from megatron_patch.nemo.model_names import MODEL_CLASSES, NameProblem, listing, size_of

@@ -10,7 +10,6 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.messages import Message, Name
-from megatron_patch.common.run_folder import CHECKPOINTS
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.values import shown
 from megatron_patch.launch.cluster.place import SlurmError, has_option
@@ -22,6 +21,7 @@ from megatron_patch.nemo.flags import FLAGS, SECRETS
 from megatron_patch.nemo.hub import find_model
 from megatron_patch.nemo.model_names import NameProblem, size_of, size_of_config, size_of_hub_name
 from megatron_patch.nemo.wording import NAMES
+from megatron_patch.runs.folder import CHECKPOINTS
 
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 

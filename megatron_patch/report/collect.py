@@ -17,11 +17,11 @@ from megatron_patch.charts.lines import Point
 from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message
 from megatron_patch.common.records import Record, read, read_file
-from megatron_patch.common.recovery import Event, read_events
-from megatron_patch.common.run_folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
-from megatron_patch.common.run_status import state_of
 from megatron_patch.evaluation.records import Results, TaskResults
 from megatron_patch.report.records import Check, Plan, Profile, Startup, Step
+from megatron_patch.runs.folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
+from megatron_patch.runs.recovery import Event, read_events
+from megatron_patch.runs.status import state_of
 
 SKIPPED = ("cache", "tensorboard", "logs", "data", "text", "node_modules")
 """Folders that hold nothing of interest, or far too much."""

@@ -17,10 +17,10 @@ import jinja2
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both
 from megatron_patch.common.messages import Message, language_of
-from megatron_patch.common.run_status import Ended, read_end
 from megatron_patch.report import layer_check, profile, scores, task_scores, training
 from megatron_patch.report.collect import Material, Run
 from megatron_patch.report.remarks import Remark, counted, happened, log_remarks, remarks
+from megatron_patch.runs.status import Ended, read_end
 
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8"),

@@ -13,12 +13,12 @@ from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both, compact, gigabytes
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.common.messages import Message, named
-from megatron_patch.common.validations import read_best
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import by_model_type, default_family, family_of
 from megatron_patch.report.collect import Run
 from megatron_patch.report.records import Architecture, Plan
+from megatron_patch.runs.validations import read_best
 
 ITERATION = Text("iteration", "迭代")
 MARKS = 4

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`.
 
     Three of Megatron's defaults are changed. A signal ends a run after the step, with a checkpoint. NaN or inf are met
-    by the policy of `common/recovery.py`: 0.19.2 would compute the step again, save, and end with status 16 to be
+    by the policy of `runs/recovery.py`: 0.19.2 would compute the step again, save, and end with status 16 to be
     started on another GPU; and its check of every micro batch ends one rank while the others wait for it.
     """
     parser.set_defaults(exit_signal_handler=True, rerun_mode="disabled", check_for_nan_in_loss_and_grad=False)

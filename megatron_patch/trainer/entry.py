@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_patch.backend import APPLIED, enable
 from megatron_patch.backend.saving.errors import StuckSave
-from megatron_patch.common import run_status
-from megatron_patch.common.heartbeat import HEART
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.recovery import Status
-from megatron_patch.common.validations import stopped_early
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.heartbeat import HEART
+from megatron_patch.runs.recovery import Status
+from megatron_patch.runs.validations import stopped_early
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
 from megatron_patch.trainer.errors import SpikeError, TrainerError, echo_of
@@ -25,7 +25,7 @@ from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import EXPLAINED, Streams
 
 JUDGED_MINUTES = 7 * 24 * 60
-"""Of a collective, where the launcher judges who hangs (common/watchdog.py): a scheduler may suspend a whole job for
+"""Of a collective, where the launcher judges who hangs (runs/watchdog.py): a scheduler may suspend a whole job for
 longer than --distributed-timeout-minutes, which a collective counts and the launcher does not."""
 
 if TYPE_CHECKING:
@@ -170,10 +170,10 @@ def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
 
     from megatron_patch.backend import hooks, wheel_fixes
     from megatron_patch.trainer.checks import refuse_contradictions
-    from megatron_patch.trainer.datasets import provide_datasets
+    from megatron_patch.trainer.data.datasets import provide_datasets
+    from megatron_patch.trainer.data.token_ids import token_ids
     from megatron_patch.trainer.step import forward_step
     from megatron_patch.trainer.summary import summary
-    from megatron_patch.trainer.token_ids import token_ids
 
     wheel_fixes.read_tokenizers_with(token_ids)
     gc.freeze()
@@ -197,7 +197,7 @@ def _pretrain(rank: Rank, callbacks: Callbacks) -> None:
 
 def _sft_provider(args: Any, rank: Rank) -> Any:
     """Pretraining imports nothing of this: readers of conversations, templates, pyarrow, zstandard."""
-    from megatron_patch.trainer.sft import sft_provider
+    from megatron_patch.trainer.data.sft import sft_provider
 
     return sft_provider(args, rank.screen.say_here)
 

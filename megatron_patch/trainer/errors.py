@@ -6,7 +6,7 @@ from typing import Literal
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
-from megatron_patch.common.recovery import Status
+from megatron_patch.runs.recovery import Status
 
 Echo = Literal["connection", "time-out"]
 LOST: dict[Echo, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ class DataError(TrainerError):
 
 
 class SpikeError(TrainerError):
-    """A spike, or NaN or inf, ends this start: see `common/recovery.py`. Raised on all ranks alike."""
+    """A spike, or NaN or inf, ends this start: see `runs/recovery.py`. Raised on all ranks alike."""
 
     def __init__(self, message: Message, status: Status) -> None:
         super().__init__(message.code, **message.values)

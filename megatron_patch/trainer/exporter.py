@@ -20,8 +20,8 @@ from pathlib import Path
 from megatron_patch.backend.saving import folders, retention
 from megatron_patch.checkpoint.manifest import MANIFEST
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.run_folder import CHECKPOINTS, EXPORTS, remove_leftovers
-from megatron_patch.common.stored_chunks import is_reserved, iteration_of
+from megatron_patch.runs.folder import CHECKPOINTS, EXPORTS, remove_leftovers
+from megatron_patch.runs.stored_chunks import is_reserved, iteration_of
 
 POLL_SECONDS = 0.2
 """How often it looks whether an asynchronous checkpoint has got its name."""

@@ -16,7 +16,7 @@ from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_json
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.common.messages import localized
-from megatron_patch.common.run_folder import PlanError, load_plan
+from megatron_patch.runs.folder import PlanError, load_plan
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.errors import TrainerError
 from megatron_patch.trainer.metrics import step_record

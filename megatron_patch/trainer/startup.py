@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, localized, named
-from megatron_patch.common.run_folder import STARTUP
+from megatron_patch.runs.folder import STARTUP
 
 
 class Startup:

@@ -14,8 +14,8 @@ from megatron.training import get_args
 from megatron_patch.backend import z_loss
 from megatron_patch.backend.hooks import LOSS_KEY, Z_LOSS_KEY
 from megatron_patch.backend.trained_positions import chosen_rows, losses_at_rows
-from megatron_patch.common.heartbeat import HEART
-from megatron_patch.trainer.batch import Batch, get_batch
+from megatron_patch.runs.heartbeat import HEART
+from megatron_patch.trainer.data.batch import Batch, get_batch
 from megatron_patch.trainer.stopwatch import Stopwatch
 
 FORWARD = Stopwatch()

@@ -11,10 +11,10 @@ from typing import TextIO, cast
 
 from megatron_patch.backend import BackendError
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.common import run_status
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.run_folder import LOGS, rank_log
 from megatron_patch.common.terminal import Guarded
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.folder import LOGS, rank_log
 from megatron_patch.trainer.errors import TrainerError, echo_of
 
 EXPLAINED = (TrainerError, BackendError, CheckpointError, run_status.Occupied)

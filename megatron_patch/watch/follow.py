@@ -7,9 +7,9 @@ from pathlib import Path
 
 from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message
-from megatron_patch.common.run_folder import METRICS, PLAN, is_run
-from megatron_patch.common.run_status import Ended, read_end, state_of
 from megatron_patch.report.collect import Run, read_plan_of
+from megatron_patch.runs.folder import METRICS, PLAN, is_run
+from megatron_patch.runs.status import Ended, read_end, state_of
 
 MOST_PROBLEMS = 5
 """That are shown."""

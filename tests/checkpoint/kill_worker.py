@@ -20,8 +20,10 @@ from typing import Any
 
 import torch  # noqa: F401  # before the forks
 
-from megatron_patch.checkpoint import convert, manifest, store, torch_dist  # noqa: F401
+from megatron_patch.checkpoint import manifest, store
 from megatron_patch.checkpoint.cli import main
+from megatron_patch.checkpoint.converter import convert  # noqa: F401
+from megatron_patch.checkpoint.formats import torch_dist  # noqa: F401
 
 
 class Steps:

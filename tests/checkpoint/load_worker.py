@@ -87,7 +87,7 @@ def exercise(folder: Path, name: str, layout: dict) -> None:
     from megatron.core import dist_checkpointing
     from models import read_weights
 
-    from megatron_patch.checkpoint.hf_folder import model_of, read_config
+    from megatron_patch.checkpoint.formats.hf_folder import model_of, read_config
     from megatron_patch.checkpoint.hf_start import load_hf_into
 
     shape, hf = model_of(read_config(folder / "hf"), str(folder), "auto"), read_weights(folder / "hf")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, GenerationConfig
 
 from megatron_patch.checkpoint.cli import main
-from megatron_patch.data.sft.template import LLAMA3_1_TEMPLATE
+from megatron_patch.data.sft.rendering.template import LLAMA3_1_TEMPLATE
 
 from .models import SMALL, make_model
 

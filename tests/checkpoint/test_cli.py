@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint import cli, job, random_model
+from megatron_patch.checkpoint import cli, random_model
 from megatron_patch.checkpoint.cli import main
-from megatron_patch.checkpoint.options import Usage, parse
-from megatron_patch.checkpoint.positions import POSITIONS
+from megatron_patch.checkpoint.converter import job
+from megatron_patch.checkpoint.converter.options import Usage, parse
+from megatron_patch.checkpoint.converter.positions import POSITIONS
 
 from .models import SMALL, make_model, read_weights, same_bits
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.checkpoint.contents import HUGGING_FACE, PER_RANK, TORCH_DIST, TRACKER, look, look_for_megatron
+from megatron_patch.checkpoint.converter.options import parse
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.options import parse
 from megatron_patch.launch.weights import read_weights
 
 

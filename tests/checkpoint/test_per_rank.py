@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_patch.checkpoint import sources
 from megatron_patch.checkpoint.cli import main
+from megatron_patch.checkpoint.formats import sources
 
 from .damage import Attack
 from .models import FAMILIES, MODELS, SMALL, make_model, megatron_layer, rank_slice, read_weights, same_bits

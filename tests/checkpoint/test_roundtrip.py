@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_patch.checkpoint import sources
 from megatron_patch.checkpoint.cli import main
+from megatron_patch.checkpoint.formats import sources
+from megatron_patch.checkpoint.formats.torch_dist import TorchDistReader
 from megatron_patch.checkpoint.manifest import verify
-from megatron_patch.checkpoint.torch_dist import TorchDistReader
 
 from .models import DTYPES, FAMILIES, MODELS, SMALL, make_model, megatron_layer, read_weights, same_bits
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.safetensors_io import MAX_HEADER_BYTES, header_bytes, read_header
+from megatron_patch.checkpoint.formats.safetensors_io import MAX_HEADER_BYTES, header_bytes, read_header
 
 
 def entry(first: int, last: int, shape: Any = (2,), dtype: Any = "F32") -> dict[str, Any]:

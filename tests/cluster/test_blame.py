@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common.recovery import Status
-from megatron_patch.common.run_status import read_end
 from megatron_patch.launch.cluster.supervise import NOBODY_KNOWS
+from megatron_patch.runs.recovery import Status
+from megatron_patch.runs.status import read_end
 
 NODE = """
 import os, socket, sys

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from megatron_patch.common.restart import ASKS_RANKS
-from megatron_patch.common.run_status import INHERITED
+from megatron_patch.runs.restart import ASKS_RANKS
+from megatron_patch.runs.status import INHERITED
 
 from ..trainer.harness import REPOSITORY, environment
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common.run_status import read_end
+from megatron_patch.runs.status import read_end
 
 from .machines import Machine, Started, losses, place, wait_for
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common.messages import Message
-from megatron_patch.common.recovery import Failure, Status, after_failure, read_events
-from megatron_patch.common.restart import Again, Progress, read_again, start_again
-from megatron_patch.common.run_status import INHERITED, is_mine, take
+from megatron_patch.runs.recovery import Failure, Status, after_failure, read_events
+from megatron_patch.runs.restart import Again, Progress, read_again, start_again
+from megatron_patch.runs.status import INHERITED, is_mine, take
 
 
 def failed(status: int = Status.FAILED, iteration: int = 5) -> Failure:
@@ -62,8 +62,8 @@ def test_steps_of_this_start(tmp_path: Path) -> None:
 def test_the_process_becomes_the_driver_and_keeps_the_lock(tmp_path: Path) -> None:
     """Nobody else can start in between; what failed is in the next one's environment."""
     child = (
-        "import os, sys; from pathlib import Path; from megatron_patch.common.restart import AGAIN, read_again;"
-        "from megatron_patch.common.run_status import is_mine, state_of;"
+        "import os, sys; from pathlib import Path; from megatron_patch.runs.restart import AGAIN, read_again;"
+        "from megatron_patch.runs.status import is_mine, state_of;"
         "folder = Path(sys.argv[1]);"
         "again = read_again(os.environ[AGAIN]);"
         "print(is_mine(folder, os.environ), state_of(folder)[0], again.failed_at, again.added);"
@@ -73,9 +73,9 @@ def test_the_process_becomes_the_driver_and_keeps_the_lock(tmp_path: Path) -> No
         command=(sys.executable, "-c", child, str(tmp_path)), most=3, failed_at=(2,), added=("OMP_NUM_THREADS",)
     )
     code = (
-        "import sys; from pathlib import Path; from megatron_patch.common.restart import *;"
-        "from megatron_patch.common.messages import Message; from megatron_patch.common.recovery import Failure;"
-        "from megatron_patch.common.run_status import take;"
+        "import sys; from pathlib import Path; from megatron_patch.runs.restart import *;"
+        "from megatron_patch.common.messages import Message; from megatron_patch.runs.recovery import Failure;"
+        "from megatron_patch.runs.status import take;"
         "folder = Path(sys.argv[1]); lock = take(folder);"
         "start_again(read_again(sys.argv[2]), Failure(status=1, iteration=5, cause=Message('ended-by-unknown'))"
         ", folder, lock)"

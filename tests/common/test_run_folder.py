@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.common import run_folder, run_status
-from megatron_patch.common.run_folder import (
+from megatron_patch.models import model_from_dict, model_of_size
+from megatron_patch.runs import folder as run_folder
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.folder import (
     PLAN,
     VERSION,
     PlanError,
@@ -23,7 +25,6 @@ from megatron_patch.common.run_folder import (
     read_plan,
     write_plan,
 )
-from megatron_patch.models import model_from_dict, model_of_size
 
 FIRST = json.loads((Path(__file__).resolve().parents[1] / "golden" / "plan_version_1.json").read_text())
 

@@ -11,9 +11,17 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from megatron_patch.common.messages import Message
-from megatron_patch.data import engines
-from megatron_patch.data.engines import EngineError, Gigatoken, HuggingFace, SentencePiece, battery, choose, compare
-from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
+from megatron_patch.data.tokenizers import engines
+from megatron_patch.data.tokenizers.engines import (
+    EngineError,
+    Gigatoken,
+    HuggingFace,
+    SentencePiece,
+    battery,
+    choose,
+    compare,
+)
+from megatron_patch.data.tokenizers.text_tokenizer import TextTokenizer, TokenizerError, load_tokenizer
 
 PIECES = (
     "hello", " world", "\n\n", "  ", "\t", "北京", "é", "e\u0301", "🦙", "🧿‍♂️", "123456789", "don't", "'LL", "ſ", "İ",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_patch.data.idxmap import IdxmapWriter, read_lengths, token_type
+from megatron_patch.data.idxmap.writer import IdxmapWriter, read_lengths, token_type
 
 DOCUMENTS = [[1, 2, 3], [65499], list(range(40)), [7, 7]]
 
@@ -65,7 +65,7 @@ def test_an_error_leaves_the_old_files(tmp_path: Path) -> None:
 def test_killed_leaves_nothing_half_and_the_next_run_works(tmp_path: Path) -> None:
     program = f"""
         from pathlib import Path
-        from megatron_patch.data.idxmap import IdxmapWriter
+        from megatron_patch.data.idxmap.writer import IdxmapWriter
         with IdxmapWriter(Path({str(tmp_path / "data")!r}), 300) as writer:
             writer.add_document([1] * 1_000_000)
             print("halfway", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.idxmap import read_lengths
+from megatron_patch.data.idxmap.writer import read_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
 DOOR = ROOT / "toolkits" / "pretrain_data_preprocessing" / "run_make_pretraining_dataset.sh"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from megatron_patch.data import corpus as corpus_module
-from megatron_patch.data import fast_tokenize, preprocess, pretraining, resumable
-from megatron_patch.data.engines import Gigatoken
+from megatron_patch.data import fast_tokenize, preprocess, pretraining
+from megatron_patch.data.idxmap import resumable
+from megatron_patch.data.tokenizers.engines import Gigatoken
 from megatron_patch.data.verify import verify
 
 from .mixed import TEXTS, json_lines
@@ -35,7 +36,7 @@ def expected(tokenizer_folder: Path, tmp_path: Path) -> list[bytes]:
     """Of Hugging Face's own tokenizer, one document at a time."""
     from transformers import AutoTokenizer
 
-    from megatron_patch.data.idxmap import IdxmapWriter
+    from megatron_patch.data.idxmap.writer import IdxmapWriter
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     with IdxmapWriter(tmp_path / "theirs_text_document", len(tokenizer)) as writer:
@@ -91,7 +92,7 @@ def test_shards_that_are_none(folder: Path, tokenizer_folder: Path, tmp_path: Pa
 
 
 def test_without_special_tokens(tokenizer_folder: Path, tmp_path: Path) -> None:
-    from megatron_patch.data.idxmap import read_lengths
+    from megatron_patch.data.idxmap.writer import read_lengths
 
     (tmp_path / "a.jsonl").write_bytes(json_lines(["one two"]))
     assert make(tmp_path / "a.jsonl", tokenizer_folder, tmp_path / "with", "--workers", "1") == 0
@@ -125,7 +126,8 @@ def test_a_mismatch_on_the_way_starts_over_with_hugging_face(
 
 SCRIPT = """
 import sys, time
-from megatron_patch.data import corpus, preprocess, resumable
+from megatron_patch.data import corpus, preprocess
+from megatron_patch.data.idxmap import resumable
 corpus.CHUNK_BYTES, resumable.COMMIT_BYTES = 3000, 1
 add = resumable.ResumableWriter.add
 calls = 0

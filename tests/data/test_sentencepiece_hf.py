@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from megatron_patch.data import sentencepiece_hf
-from megatron_patch.data.sentencepiece_hf import TEXTS, build, read_model, special_ids, write_hf_tokenizer
-from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.data.tokenizers import sentencepiece_hf
+from megatron_patch.data.tokenizers.sentencepiece_hf import TEXTS, build, read_model, special_ids, write_hf_tokenizer
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 JAPANESE = "これは日本語の文章です。分割できますか？\n東京大学　松尾研究室\nｶﾀｶﾅ ＡＢＣ １２３ ①\n"
 KINDS = {

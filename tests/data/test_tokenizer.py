@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.tokenizer import TextTokenizer, TokenizerError, load_tokenizer
+from megatron_patch.data.tokenizers.text_tokenizer import TextTokenizer, TokenizerError, load_tokenizer
 from megatron_patch.data.train_tokenizer import special_tokens
 
 DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"

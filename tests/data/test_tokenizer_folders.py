@@ -13,7 +13,7 @@ import pytest
 
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
-from megatron_patch.data.tokenizer import load_tokenizer
+from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 from megatron_patch.launch.inputs import read_tokenizer
 
 Files = dict[str, Any]

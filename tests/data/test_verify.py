@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from megatron_patch.common.checksum import file_sha256
-from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter
+from megatron_patch.data.idxmap.writer import SMALL_VOCABULARY, IdxmapWriter
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.sidecar import Sidecar
 from megatron_patch.data.verify import main, verify, write_sums

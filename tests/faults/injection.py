@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PLACES = {
-    "start": ("megatron_patch.trainer.datasets", "provide_datasets", 1),
+    "start": ("megatron_patch.trainer.data.datasets", "provide_datasets", 1),
     "step": ("megatron_patch.trainer.step", "forward_step", 4),
     "save": ("megatron_patch.backend.saving.asynchronous", "write_items", 3),
 }

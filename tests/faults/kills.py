@@ -14,7 +14,7 @@ from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
-from megatron_patch.common.stored_chunks import find_damage, find_structural_damage, read_checksums
+from megatron_patch.runs.stored_chunks import find_damage, find_structural_damage, read_checksums
 
 from .campaign import Case, Outcome, Part
 from .runs import Wrong, compare, finish, reference, shared_world

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common.stored_chunks import read_checksums
+from megatron_patch.runs.stored_chunks import read_checksums
 
 from .warm_start import STARTER
 from .world import Job, make_world

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
-from megatron_patch.data.sft.template import ChatTemplate
+from megatron_patch.data.sft.rendering.template import ChatTemplate
 from megatron_patch.data.train_tokenizer import save, train
 
 PONG = "pong, é漢字🙂 done"

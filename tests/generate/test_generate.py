@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_patch.checkpoint.cli import main as convert
-from megatron_patch.common.run_folder import PLAN
-from megatron_patch.data.tokenizer import load_tokenizer
+from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 from megatron_patch.generate.__main__ import main as generate
 from megatron_patch.generate.chat import main as chat
 from megatron_patch.generate.stream import Detokenizer
+from megatron_patch.runs.folder import PLAN
 
 from .conftest import ENDLESS, ESCAPES, PONG, TEXT, conversation
 

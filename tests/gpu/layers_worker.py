@@ -23,7 +23,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from transformers import LlamaForCausalLM  # noqa: E402
 
 from megatron_patch.checkpoint.check.megatron import transformer_config  # noqa: E402
-from megatron_patch.checkpoint.hf_folder import open_hf_folder  # noqa: E402
+from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder  # noqa: E402
 from megatron_patch.checkpoint.hf_start import load_hf_into  # noqa: E402
 from megatron_patch.models import padded_vocab_size  # noqa: E402
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common.messages import Message, named
-from megatron_patch.common.recovery import Event, note_event
-from megatron_patch.common.run_folder import write_plan
-from megatron_patch.common.run_status import record_end
 from megatron_patch.launch.plan import Plan, content_of
+from megatron_patch.runs.folder import write_plan
+from megatron_patch.runs.recovery import Event, note_event
+from megatron_patch.runs.status import record_end
 
 from ..english import english
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.index import HEAD, MAGIC, count
+from megatron_patch.data.idxmap.reader import HEAD, MAGIC, count
 from megatron_patch.launch.inputs import CorpusError, read_blend
 
 
@@ -140,7 +140,7 @@ def test_megatron_writes_what_is_read_here(tmp_path: Path) -> None:
     """The data tools of this repository write Megatron's format byte for byte: their idxmap is counted right."""
     import numpy
 
-    from megatron_patch.data.idxmap import IdxmapWriter
+    from megatron_patch.data.idxmap.writer import IdxmapWriter
 
     with IdxmapWriter(tmp_path / "made", vocab_size=300) as writer:
         for length in (5, 1, 17):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common import run_status
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
 from megatron_patch.launch import driver, notes
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.plan import Plan
+from megatron_patch.runs import status as run_status
 
 LONG = {"SEQ_LEN": "8192", "PAD_LEN": "8192", "GLOBAL_BATCH_SIZE": "16", "TRAIN_TOKENS_OR_ITERS": "99999999"}
 CHANGED = ("DO", "BATCH_SIZE", "TP", "PP", "SP", "AC", "OPTIMIZER_OFFLOAD")

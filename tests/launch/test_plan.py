@@ -13,7 +13,6 @@ import pytest
 
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
-from megatron_patch.common.run_folder import PLAN, write_plan
 from megatron_patch.common.terminal import width_of
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
@@ -23,6 +22,7 @@ from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import driver_wording
 from megatron_patch.launch.render import full_plan, short_plan, wrap
 from megatron_patch.launch.schedule import constant, count_iterations
+from megatron_patch.runs.folder import PLAN, write_plan
 
 
 def test_tokens_become_iterations_in_the_open() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.common.messages import Message
-from megatron_patch.common.run_folder import write_plan
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import Problem, driver_wording, render
 from megatron_patch.launch.resume import read_earlier
+from megatron_patch.runs.folder import write_plan
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

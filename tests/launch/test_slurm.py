@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common import run_status
 from megatron_patch.launch.cluster.slurm import srun
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan
+from megatron_patch.runs import status as run_status
 
 JOB = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_CPUS_PER_NODE": "96(x2),64"}
 

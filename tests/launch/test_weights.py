@@ -11,11 +11,11 @@ import pytest
 
 from megatron_patch.checkpoint.contents import is_complete, iterations
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.common.run_folder import write_plan
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.weights import read_weights
 from megatron_patch.models import model_from_hf_config
+from megatron_patch.runs.folder import write_plan
 
 
 def test_none() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.sentencepiece_hf import write_hf_tokenizer
+from megatron_patch.data.tokenizers.sentencepiece_hf import write_hf_tokenizer
 
 TIMEOUT_S = 180
 """Of one download."""

@@ -15,14 +15,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_patch.data.engines import AWKWARD, battery
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
-from megatron_patch.data.sft.fidelity import REASONING, TOOL
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
 from megatron_patch.data.sft.loss_mask import one_by_one, trained
-from megatron_patch.data.sft.template import ChatTemplate
-from megatron_patch.data.tokenizer import load_tokenizer
+from megatron_patch.data.sft.rendering.fidelity import REASONING, TOOL
+from megatron_patch.data.sft.rendering.template import ChatTemplate
+from megatron_patch.data.tokenizers.engines import AWKWARD, battery
+from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 from megatron_patch.launch.inputs import read_tokenizer
 
 from ..data.sft import losses
@@ -197,7 +197,7 @@ def test_sentencepiece_models_export_with_their_ids(sentencepiece_models: list[P
     from sentencepiece import SentencePieceProcessor
     from transformers import AutoTokenizer
 
-    from megatron_patch.data.sentencepiece_hf import write_hf_tokenizer
+    from megatron_patch.data.tokenizers.sentencepiece_hf import write_hf_tokenizer
 
     for model in sentencepiece_models:
         (tmp_path / model.name).mkdir()

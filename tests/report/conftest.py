@@ -13,13 +13,13 @@ import pytest
 
 from megatron_patch.checkpoint.check.compare import PARTS, Row
 from megatron_patch.checkpoint.check.report import Report
-from megatron_patch.common.run_folder import write_plan
 from megatron_patch.evaluation import results, synthetic
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import find_all
 from megatron_patch.evaluation.run import Evaluation, share_stderr
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import content_of
+from megatron_patch.runs.folder import write_plan
 
 from ..launch.conftest import VALUES, write_idxmap, write_tokenizer
 

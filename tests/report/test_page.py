@@ -19,9 +19,6 @@ import pytest
 from megatron_patch.charts.lines import round_ticks, smooth, thin, value_range
 from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import compact
-from megatron_patch.common.recovery import Event, note_event
-from megatron_patch.common.run_folder import write_plan
-from megatron_patch.common.run_status import take
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import rank_variables
 from megatron_patch.launch.driver import make_plan
@@ -29,6 +26,9 @@ from megatron_patch.launch.plan import content_of
 from megatron_patch.report.collect import collect, read_run
 from megatron_patch.report.page import render
 from megatron_patch.report.training import PARTS, driver_command
+from megatron_patch.runs.folder import write_plan
+from megatron_patch.runs.recovery import Event, note_event
+from megatron_patch.runs.status import take
 
 from ..launch.conftest import VALUES
 from .conftest import SCRIPT, metrics, write_check, write_metrics, write_tasks

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from megatron_patch.common.heartbeat import Heart
+from megatron_patch.runs.heartbeat import Heart
 from megatron_patch.trainer.entry import main
 
 LAUNCHER = os.getppid()

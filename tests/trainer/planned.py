@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_patch.common.run_folder import write_plan
 from megatron_patch.data.train_tokenizer import save
 from megatron_patch.data.train_tokenizer import train as train_tokenizer
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import content_of
+from megatron_patch.runs.folder import write_plan
 
 from . import warm
 from .harness import SCRIPT, Run, build_idxmap, environment, read_metrics

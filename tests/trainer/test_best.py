@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common.validations import Validations, replay
 from megatron_patch.launch.driver import make_plan
+from megatron_patch.runs.validations import Validations, replay
 
 from .driver import kill_all, until
 from .harness import read_metrics

@@ -19,9 +19,9 @@ import torch.distributed.checkpoint as dcp
 from megatron_patch.backend.saving.retention import _read_back
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.torch_dist import TorchDistReader
-from megatron_patch.common.recovery import read_events
-from megatron_patch.common.stored_chunks import find_damage, find_structural_damage, read_checksums
+from megatron_patch.checkpoint.formats.torch_dist import TorchDistReader
+from megatron_patch.runs.recovery import read_events
+from megatron_patch.runs.stored_chunks import find_damage, find_structural_damage, read_checksums
 
 from ..checkpoint.damage import Attack, fill, flip
 from .harness import REPOSITORY, Run, environment, launch, read_checkpoint, train

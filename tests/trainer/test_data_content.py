@@ -10,7 +10,7 @@ import pytest
 
 from megatron_patch.data import content
 from megatron_patch.data.content import file_identity
-from megatron_patch.trainer.data_content import identities, remember
+from megatron_patch.trainer.data.content import identities, remember
 from megatron_patch.trainer.errors import DataError
 
 from .harness import build_idxmap, launch_warm, train

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_patch.common.recovery import read_events
-from megatron_patch.common.run_status import LAUNCHER, take
 from megatron_patch.data.train_tokenizer import save, train
+from megatron_patch.runs.recovery import read_events
+from megatron_patch.runs.status import LAUNCHER, take
 
 from ..english import english
 from . import driver
@@ -94,7 +94,7 @@ def test_a_start_waits_for_a_run_that_is_ending(world: Path, tmp_path: Path) -> 
     """Its launcher was killed, and its rank lives on until it is told about."""
     output = tmp_path / "out"
     os.close(take(output))
-    code = "import sys; from pathlib import Path; from megatron_patch.common.run_status import take_as_rank; "
+    code = "import sys; from pathlib import Path; from megatron_patch.runs.status import take_as_rank; "
     code += "take_as_rank(Path(sys.argv[1]), print); print('up', flush=True); sys.stdin.read()"
     rank = subprocess.Popen(
         [sys.executable, "-c", code, str(output)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE

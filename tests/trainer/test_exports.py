@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from megatron_patch.backend.saving import retention
 from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.data.idxmap import IdxmapWriter
+from megatron_patch.data.idxmap.writer import IdxmapWriter
 from megatron_patch.models import model_of_size
 from megatron_patch.trainer.exporter import Exporter
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common.heartbeat import Beat, find_hung
 from megatron_patch.common.messages import Message, named
-from megatron_patch.common.recovery import read_events
-from megatron_patch.common.run_status import read_end
+from megatron_patch.runs.heartbeat import Beat, find_hung
+from megatron_patch.runs.recovery import read_events
+from megatron_patch.runs.status import read_end
 from megatron_patch.trainer.callbacks.straggler import find_stragglers
 
 from .harness import MODEL, build_idxmap, children, command, complete_iterations, environment, launch, read_metrics
@@ -176,7 +176,7 @@ def beat(**changes: object) -> Beat:
 
 def test_who_hangs() -> None:
     """Not those that wait in a collective; nobody while one gets on, or in a phase that takes as long as it takes."""
-    busy = beat(waits=False, where="_read (megatron_patch/trainer/batch.py:103)")
+    busy = beat(waits=False, where="_read (megatron_patch/trainer/data/batch.py:103)")
     assert find_hung({0: beat(), 1: busy}, 100.0, 50.0) == {
         1: Message("hang-where-step", phase=named("forward"), step=7, place=busy.where)
     }

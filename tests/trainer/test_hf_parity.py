@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
-from megatron_patch.data.idxmap import IdxmapWriter
+from megatron_patch.data.idxmap.writer import IdxmapWriter
 from megatron_patch.models import families
 
 from . import driver

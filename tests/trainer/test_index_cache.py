@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from megatron_patch.trainer.data.index_cache import cache_folder, drop_torn_indices
 from megatron_patch.trainer.errors import DataError
-from megatron_patch.trainer.index_cache import cache_folder, drop_torn_indices
 
 from .harness import Run, build_idxmap, train
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common import run_status
 from megatron_patch.common.messages import Message
-from megatron_patch.common.run_status import Occupied, read_end, read_holder, record_end, state_of, take
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.status import Occupied, read_end, read_holder, record_end, state_of, take
 
 from .harness import REPOSITORY
 
 CLAIM_AND_FORK = """
 import os, signal, sys
 from pathlib import Path
-from megatron_patch.common.run_status import take_as_rank
+from megatron_patch.runs.status import take_as_rank
 
 take_as_rank(Path(sys.argv[1]), print)
 began, begins = os.pipe()
@@ -33,7 +33,7 @@ signal.pause()
 LAUNCH = """
 import os, sys
 from pathlib import Path
-from megatron_patch.common.run_status import take
+from megatron_patch.runs.status import take
 
 os.set_inheritable(take(Path(sys.argv[1])), True)
 os.execv(sys.executable, [sys.executable, "-c", "print('up', flush=True); import sys; sys.stdin.read()"])

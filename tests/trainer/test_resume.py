@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_patch.common.run_status import read_end, state_of
+from megatron_patch.runs.status import read_end, state_of
 
 from .harness import (
     REPOSITORY,

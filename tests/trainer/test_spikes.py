@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_patch.common.recovery import Event, note_event, passed_over, read_events, refuse_rollback
+from megatron_patch.runs.recovery import Event, note_event, passed_over, read_events, refuse_rollback
 from megatron_patch.trainer.spikes import LEAST, SpikeRule
 
 from .harness import REPOSITORY, VOCAB_SIZE, Run, complete_iterations, launch, read_checkpoint, train
@@ -202,7 +202,7 @@ def test_rollbacks_are_bounded(tmp_path: Path) -> None:
 
 def test_the_page_has_all_statuses() -> None:
     from megatron_patch import torchrun
-    from megatron_patch.common.recovery import Status
+    from megatron_patch.runs.recovery import Status
 
     page = (REPOSITORY / "docs" / "failures.md").read_text()
     for status in Status:

@@ -72,7 +72,7 @@ def test_pretraining_imports_nothing_of_finetuning(tmp_path: Path, data: Path) -
     run = launch(tmp_path / "out", data, "--train-iters 3", script=script)
     assert run.returncode == 0, run.stderr
     modules = set((tmp_path / "out" / "modules.txt").read_text().splitlines())
-    assert "megatron_patch.trainer.datasets" in modules
-    heavy = {"pyarrow", "rich", "megatron_patch.trainer.sft"}  # zstandard is torch's own, where it is installed
+    assert "megatron_patch.trainer.data.datasets" in modules
+    heavy = {"pyarrow", "rich", "megatron_patch.trainer.data.sft"}  # zstandard is torch's own, where it is installed
     heavy |= {f"megatron_patch.data.sft.{name}" for name in ("cache", "dataset", "encoder", "rows", "template")}
     assert heavy & modules == set()

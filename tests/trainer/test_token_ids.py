@@ -12,8 +12,8 @@ import pytest
 
 from megatron_patch.data.train_tokenizer import save, train
 from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.trainer.data.token_ids import token_ids
 from megatron_patch.trainer.errors import TrainerError
-from megatron_patch.trainer.token_ids import token_ids
 
 ARGUMENTS = {
     "tokenizer_type": "HuggingFaceTokenizer", "padded_vocab_size": 768, "special_tokens": None, "vocab_file": None,
@@ -74,8 +74,10 @@ from types import SimpleNamespace
 from megatron_patch.backend import enable
 enable("cpu")
 import megatron.training
-from megatron_patch.trainer import datasets, entry, sft, step, summary
-from megatron_patch.trainer.token_ids import token_ids
+from megatron_patch.trainer import entry, step, summary
+from megatron_patch.trainer.data import datasets
+from megatron_patch.trainer.data import sft
+from megatron_patch.trainer.data.token_ids import token_ids
 token_ids(SimpleNamespace(**eval(sys.argv[1])))
 print(*sorted({"torch", "megatron", "transformers", "accelerate", "pandas", "sklearn", "datasets"} & set(sys.modules)))
 """

@@ -19,9 +19,9 @@ import pytest
 from rich.console import Console
 
 from megatron_patch.common.messages import Message
-from megatron_patch.common.run_status import LAUNCHER, read_holder, record_end, take
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.models import model_of_size
+from megatron_patch.runs.status import LAUNCHER, read_holder, record_end, take
 from megatron_patch.watch.follow import Follower
 from megatron_patch.watch.view import frame, sparkline
 

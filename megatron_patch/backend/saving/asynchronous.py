@@ -26,9 +26,9 @@ from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.backend.saving.folders import final_of
 from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
 from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
-from megatron_patch.common.heartbeat import HEART
 from megatron_patch.common.messages import Message, named
-from megatron_patch.common.stored_chunks import iteration_of
+from megatron_patch.runs.heartbeat import HEART
+from megatron_patch.runs.stored_chunks import iteration_of
 
 FILES = 2
 """Of each rank, written side by side."""

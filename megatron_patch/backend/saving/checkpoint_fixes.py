@@ -18,7 +18,7 @@ from megatron_patch.backend.saving.asynchronous import wait_for_last_save
 from megatron_patch.backend.saving.errors import CheckpointError
 from megatron_patch.backend.saving.folders import partial_of, publish, set_aside
 from megatron_patch.common.files import write_text
-from megatron_patch.common.run_folder import remove_leftovers
+from megatron_patch.runs.folder import remove_leftovers
 
 
 def fix_checkpoints() -> None:

@@ -15,8 +15,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.saving.dcp_writer import item_name
 from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
-from megatron_patch.common.stored_chunks import ChunkError, check_chunk
 from megatron_patch.common.threads import own_cores
+from megatron_patch.runs.stored_chunks import ChunkError, check_chunk
 
 MOST_READERS = 8
 """Threads of each rank; each holds one tensor of the checkpoint. A rank's share of the cores, if that is less."""

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from megatron_patch.common.stored_chunks import StoredChunk, write_checksums
+from megatron_patch.runs.stored_chunks import StoredChunk, write_checksums
 
 Maker = Callable[[], Any]
 """Makes a tensor, or the object of an item that is not one, when its turn comes."""

@@ -20,8 +20,8 @@ from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpo
 from megatron_patch.backend.saving.optimizer_shards import forget_unfinished_load
 from megatron_patch.common.errors import messages_of
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.recovery import Event, note_event
-from megatron_patch.common.stored_chunks import FILE, find_structural_damage
+from megatron_patch.runs.recovery import Event, note_event
+from megatron_patch.runs.stored_chunks import FILE, find_structural_damage
 
 Say = Callable[[str], object]
 

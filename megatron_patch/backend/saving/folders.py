@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from megatron_patch.common.files import sync
-from megatron_patch.common.run_folder import PARTIAL_PREFIX
-from megatron_patch.common.stored_chunks import is_reserved, iteration_of
+from megatron_patch.runs.folder import PARTIAL_PREFIX
+from megatron_patch.runs.stored_chunks import is_reserved, iteration_of
 
 DAMAGED_PREFIX = "damaged_"
 """Of a checkpoint that was found damaged: it stays, for whoever wants to look, and is never read or removed."""

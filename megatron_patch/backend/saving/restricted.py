@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from megatron_patch.backend.patching import BackendError, wrap
 from megatron_patch.backend.saving.errors import DamagedCheckpoint
-from megatron_patch.common.stored_chunks import ChunkError, check_metadata, read_checksums
+from megatron_patch.runs.stored_chunks import ChunkError, check_metadata, read_checksums
 
 METADATA_CLASSES = {
     (module, name)

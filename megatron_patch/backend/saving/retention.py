@@ -16,7 +16,7 @@ from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.saving import asynchronous, folders
 from megatron_patch.common.errors import messages_of
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.stored_chunks import ChunkError, find_damage, read_checksums
+from megatron_patch.runs.stored_chunks import ChunkError, find_damage, read_checksums
 
 TRACKER = "latest_checkpointed_iteration.txt"
 PROTECTED: list[Callable[[], set[int]]] = []

@@ -19,10 +19,10 @@ import torch
 
 from megatron_patch.checkpoint.check.hf import HFSide
 from megatron_patch.checkpoint.check.megatron import LAYER_PARTS, MegatronSide
-from megatron_patch.checkpoint.hf_folder import SAFETENSORS_DTYPES, HFFolder
-from megatron_patch.checkpoint.hf_writer import Progress
-from megatron_patch.checkpoint.sources import open_source
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.checkpoint.formats.hf_folder import SAFETENSORS_DTYPES, HFFolder
+from megatron_patch.checkpoint.formats.hf_writer import Progress
+from megatron_patch.checkpoint.formats.sources import open_source
+from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.models import ModelConfig
 
 FP32_TOLERANCE = 1e-5

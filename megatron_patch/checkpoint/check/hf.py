@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from megatron_patch.checkpoint.sources import Source
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.checkpoint.formats.sources import Source
+from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.models import ModelConfig, family_of
 
 ATTENTION = "megatron_patch_observed"

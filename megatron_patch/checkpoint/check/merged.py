@@ -16,7 +16,7 @@ from megatron_patch.checkpoint.check.hf import HFSide
 from megatron_patch.checkpoint.check.megatron import LAYER_PARTS
 from megatron_patch.checkpoint.check.report import Report
 from megatron_patch.checkpoint.check.text_sample import sample_tokens
-from megatron_patch.checkpoint.torch_dist import TORCH_DTYPES
+from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.peft.settings import HF_MODULES
 

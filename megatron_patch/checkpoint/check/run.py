@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.hf_folder import model_of, open_hf_folder
+from megatron_patch.checkpoint.formats.hf_folder import model_of, open_hf_folder
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, as_json, from_json, say
 from megatron_patch.common.progress import WorkBar
@@ -50,7 +50,7 @@ def check(request: CheckRequest) -> Report:
     Raises:
         CheckpointError: one of them cannot be read.
     """
-    from megatron_patch.checkpoint.torch_dist import read_metadata
+    from megatron_patch.checkpoint.formats.torch_dist import read_metadata
 
     read_metadata(Path(request.megatron))  # Megatron unpickles it unrestricted
     if request.tp * request.pp == 1:
@@ -138,9 +138,9 @@ def _fits(request: CheckRequest, hf: ModelConfig, ours: ModelConfig) -> list[Mes
     Returns:
         where the two configurations differ in what tensors do not show.
     """
-    from megatron_patch.checkpoint.conversion import Conversion
-    from megatron_patch.checkpoint.convert import check_megatron_shapes
-    from megatron_patch.checkpoint.torch_dist import TorchDistReader
+    from megatron_patch.checkpoint.converter.conversion import Conversion
+    from megatron_patch.checkpoint.converter.convert import check_megatron_shapes
+    from megatron_patch.checkpoint.formats.torch_dist import TorchDistReader
 
     assert ours.vocab_size is not None
     conversion = Conversion(model=ours, vocab_size=ours.vocab_size, precision=request.precision, workers=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.messages import Message
-from megatron_patch.data.sentencepiece import find_sentencepiece
+from megatron_patch.data.tokenizers.sentencepiece import find_sentencepiece
 
 SEQUENCES, LENGTH = 3, 256
 MODULES = ("ast", "difflib", "statistics", "textwrap")

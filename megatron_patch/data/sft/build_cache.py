@@ -16,7 +16,7 @@ from megatron_patch.common.messages import as_json, localized
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
-from megatron_patch.data.sft.template import TemplateError
+from megatron_patch.data.sft.rendering.template import TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
 from megatron_patch.data.workers import more_than_taken, workers_for
 

@@ -21,7 +21,7 @@ from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
 from megatron_patch.data.sources import find_sources
-from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 PAI_NAMES = ("LLama3Tokenizer", "LLamaTokenizer", "Qwen2Tokenizer", "DeepSeekV2Tokenizer")
 """What the second value says in Pai-Megatron-Patch. Here the folder alone says what the tokenizer is."""

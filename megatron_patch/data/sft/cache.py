@@ -36,22 +36,21 @@ import tokenizers
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.messages import Message, as_json, from_json
 from megatron_patch.common.strict_json import read_json
-from megatron_patch.data.engines import EngineError
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.loss_mask import Tokens, Turns
+from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.report import FileReport, Report
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.tokenize import AS_IT_COMES
 from megatron_patch.data.sources import find_sources
+from megatron_patch.data.tokenizers.engines import EngineError
 
 HERE = Path(__file__).parent
-RENDERING = ("sandbox", "template", "turns", "dropped", "fidelity", "variants")
-CODE = [HERE / f"{name}.py" for name in (*RENDERING, "encoder", "loss_mask", "report", "tokenize")]
+CODE = [HERE / f"{name}.py" for name in ("encoder", "loss_mask", "report", "tokenize")]
 CODE += [HERE.parent / f"{name}.py" for name in ("jsonl", "parquet", "rows")]
-CODE += sorted((HERE / "formats").glob("*.py"))
+CODE += sorted([*(HERE / "formats").glob("*.py"), *(HERE / "rendering").glob("*.py")])
 """What turns rows into tokens: a change of any of it makes other caches."""
 DTYPES: dict[str, type[np.generic]] = {
     "tokens": np.int32,

@@ -10,8 +10,8 @@ import tokenizers
 
 from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.sidecar import tokenizer_sha256
-from megatron_patch.data.tokenizer import TokenizerError, load_tokenizer
-from megatron_patch.data.tokenizer_folder import FolderError, read_folder
+from megatron_patch.data.tokenizers.folder import FolderError, read_folder
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ import numpy.typing as npt
 from tokenizers import normalizers
 
 from megatron_patch.common.messages import Message
-from megatron_patch.data.engines import EngineError, Gigatoken, HuggingFace, battery, compare
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN, LAST_TURN, Tokens, Turns
-from megatron_patch.data.sft.template import Rendered
+from megatron_patch.data.sft.rendering.template import Rendered
+from megatron_patch.data.tokenizers.engines import EngineError, Gigatoken, HuggingFace, battery, compare
 
 COMPARED_CHARACTERS = 4000
 """The longest conversation that is given to both engines: a few milliseconds."""

@@ -18,16 +18,16 @@ import numpy.typing as npt
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
-from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter, read_lengths
+from megatron_patch.data.idxmap.writer import SMALL_VOCABULARY, IdxmapWriter, read_lengths
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.loss_mask import Tokens
 from megatron_patch.data.sft.packing import Packing
+from megatron_patch.data.sft.rendering.template import ChatTemplate
 from megatron_patch.data.sft.report import NOTHING_TRAINED, Report
 from megatron_patch.data.sft.selection import Mask, Samples
 from megatron_patch.data.sft.sidecar import Sidecar
-from megatron_patch.data.sft.template import ChatTemplate
 
 IGNORED = -100
 """The label of a position where nothing is learned."""

@@ -28,10 +28,10 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_toke
 from megatron_patch.data.sft.layout import Layout, lay_out
 from megatron_patch.data.sft.loss_mask import LOSSES, Tokens
 from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
+from megatron_patch.data.sft.rendering.template import ChatTemplate
 from megatron_patch.data.sft.selection import OVERLONG, Mask, Samples
-from megatron_patch.data.sft.template import ChatTemplate
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS
-from megatron_patch.data.tokenizer import TokenizerError
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 GREEN, DIM, PLAIN = "\x1b[32m", "\x1b[2m", "\x1b[0m"
 

@@ -12,7 +12,17 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, read_message
 from megatron_patch.data.rows import place
-from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, PARTS, REASONING, RESULT, SYSTEM, TEXT, TOOL, USER
+from megatron_patch.data.sft.rendering.fidelity import (
+    ARGUMENTS,
+    CALL,
+    PARTS,
+    REASONING,
+    RESULT,
+    SYSTEM,
+    TEXT,
+    TOOL,
+    USER,
+)
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
 DROPPED = {

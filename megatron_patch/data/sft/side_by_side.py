@@ -22,9 +22,9 @@ from megatron_patch.common.values import printable
 from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Row
-from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, REASONING_KEYS, TOOL
 from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, Message, format_of
-from megatron_patch.data.sft.template import ChatTemplate, Rendered
+from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, REASONING_KEYS, TOOL
+from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
 from megatron_patch.data.sft.tokenize import CHUNK_BYTES, ROW_KEYS
 
 LEAST_WIDTH = 20

@@ -11,7 +11,7 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import read_json
-from megatron_patch.data.index import first_length
+from megatron_patch.data.idxmap.reader import first_length
 
 KIND = "megatron_patch SFT idxmap, version 1"
 

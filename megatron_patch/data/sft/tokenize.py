@@ -16,12 +16,12 @@ from megatron_patch.common.messages import Message as Said
 from megatron_patch.data import rows
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
-from megatron_patch.data.sft.fidelity import Dropped
 from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, Format, MalformedRow, format_of
 from megatron_patch.data.sft.formats.common import COMMON
 from megatron_patch.data.sft.loss_mask import Tokens, Turns, one_by_one
+from megatron_patch.data.sft.rendering.fidelity import Dropped
+from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered, TemplateError
 from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED, Unread
-from megatron_patch.data.sft.template import ChatTemplate, Rendered, TemplateError
 from megatron_patch.data.workers import in_order
 
 CHUNK_BYTES = 1 << 19

@@ -1,6 +1,6 @@
 """Values that are right alone and wrong together: one file a subject.
 
-As in `resolve.py`, a check runs if the facts it names are there.
+As in launch/resolve.py, a check runs if the facts that it names are there.
 """
 
 from __future__ import annotations

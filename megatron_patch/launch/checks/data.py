@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.values import ValueProblem, real
-from megatron_patch.data import prepared
+from megatron_patch.data.idxmap import prepared
 from megatron_patch.data.sft import sidecar
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import Corpus, Tokenizer

@@ -15,15 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from megatron_patch.common import run_status
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, localized, say
-from megatron_patch.common.run_folder import SLURM
 from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
 from megatron_patch.launch.command import REPOSITORY, SECRETS, script_of
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.variables import Variables
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.folder import SLURM
 
 
 def batch_script(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:

@@ -18,16 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common import run_status
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, as_json, localized, say
-from megatron_patch.common.recovery import Status
-from megatron_patch.common.restart import ASKS_RANKS, ENDS_RANKS
-from megatron_patch.common.run_folder import LOGS
 from megatron_patch.launch.cluster.connection import LinkError
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet, received, this_node
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.plan import Plan
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.folder import LOGS
+from megatron_patch.runs.recovery import Status
+from megatron_patch.runs.restart import ASKS_RANKS, ENDS_RANKS
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals on which the ranks finish their step, save and end: a scheduler's, a person's, a closed terminal's, Slurm's

@@ -1,7 +1,7 @@
 """How a run is tuned: the MP_* variables, one row each, from which parsing, errors, help, reference and argv are made.
 
-A variable that only passes a flag of Megatron's parser on is a row with `flag=` and nothing else: `argv.py` gives the
-flag where the value is not the default.
+A variable that only passes a flag of Megatron's parser on is a row with `flag=` and nothing else: launch/argv.py gives
+the flag where the value is not the default.
 """
 
 from __future__ import annotations

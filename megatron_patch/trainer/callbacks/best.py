@@ -10,8 +10,8 @@ import torch
 
 from megatron_patch.backend.saving import retention
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.run_folder import METRICS
-from megatron_patch.common.validations import Validations, replay
+from megatron_patch.runs.folder import METRICS
+from megatron_patch.runs.validations import Validations, replay
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.summary import total_iterations
 

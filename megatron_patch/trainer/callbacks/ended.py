@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_patch.common.run_status import record_end
+from megatron_patch.runs.status import record_end
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 
 

@@ -1,11 +1,11 @@
-"""What this rank does, for the launcher's watch over it (`common/heartbeat.py`)."""
+"""What this rank does, for the launcher's watch over it (`runs/heartbeat.py`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from megatron_patch.backend.hooks import Step
-from megatron_patch.common.heartbeat import HEART
+from megatron_patch.runs.heartbeat import HEART
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.hardware import peak_tflops
-from megatron_patch.common.run_folder import METRICS
+from megatron_patch.runs.folder import METRICS
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.metrics import MetricsFile, step_record
 

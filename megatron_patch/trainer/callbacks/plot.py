@@ -8,7 +8,7 @@ from typing import Any
 from megatron_patch.charts.lines import Point, Series, line_chart, smooth
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import localized, named
-from megatron_patch.common.run_folder import LOSS_PLOT, METRICS
+from megatron_patch.runs.folder import LOSS_PLOT, METRICS
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.metrics import read_records
 

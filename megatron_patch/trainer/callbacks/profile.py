@@ -8,7 +8,7 @@ from typing import Any
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.run_folder import PROFILE
+from megatron_patch.runs.folder import PROFILE
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 from megatron_patch.trainer.profile import profile_of
 

@@ -1,4 +1,4 @@
-"""NaN, inf and spikes: which step, of which documents, and what MP_ON_SPIKE does about it (`common/recovery.py`)."""
+"""NaN, inf and spikes: which step, of which documents, and what MP_ON_SPIKE does about it (`runs/recovery.py`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from megatron_patch.backend import step_gate
 from megatron_patch.backend.saving import folders
 from megatron_patch.backend.step_gate import Seen
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.recovery import (
+from megatron_patch.runs.folder import METRICS
+from megatron_patch.runs.recovery import (
     EVENTS,
     SKIPS_IN_A_ROW,
     Event,
@@ -23,10 +24,9 @@ from megatron_patch.common.recovery import (
     read_events,
     refuse_rollback,
 )
-from megatron_patch.common.run_folder import METRICS
-from megatron_patch.common.stored_chunks import find_structural_damage
-from megatron_patch.trainer import batch_origin
+from megatron_patch.runs.stored_chunks import find_structural_damage
 from megatron_patch.trainer.callbacks.base import Callback, End, Rank
+from megatron_patch.trainer.data import batch_origin
 from megatron_patch.trainer.errors import SpikeError
 from megatron_patch.trainer.metrics import read_steps
 from megatron_patch.trainer.spikes import SpikeRule

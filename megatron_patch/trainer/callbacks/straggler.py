@@ -14,7 +14,7 @@ import torch
 
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.recovery import Event, note_event
+from megatron_patch.runs.recovery import Event, note_event
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 
 WINDOW = 20

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
-from megatron_patch.data.sft.template import ChatTemplate
+from megatron_patch.data.sft.rendering.template import ChatTemplate
 
 WORDS = ["def", "return", "the quick", "北京", "naïve", "🦙", "lambda x:", "\n\n", " ", "tail\t42", "1234567", "don't"]
 WORDS += ["<|eot_id|>-ish", "self.assertEqual("]

@@ -20,7 +20,7 @@ from megatron_patch.data.sft.cache import Source, TokenizedCache, _build_elsewhe
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError
+from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
 
 ROOT = Path(__file__).resolve().parents[3]
 Write = Callable[[Path, list[Any]], Path]

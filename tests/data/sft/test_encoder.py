@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from megatron_patch.data.engines import EngineError, Gigatoken
 from megatron_patch.data.sft.cache import Source, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation
-from megatron_patch.data.sft.template import ChatTemplate, Rendered
+from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
+from megatron_patch.data.tokenizers.engines import EngineError, Gigatoken
 
 
 def same(left: list[Any], right: list[Any]) -> bool:

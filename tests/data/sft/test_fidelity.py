@@ -7,10 +7,20 @@ from typing import Any
 
 import pytest
 
-from megatron_patch.data.sft.fidelity import ARGUMENTS, CALL, REASONING, RESULT, SYSTEM, TEXT, TOOL, USER, missing
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
 from megatron_patch.data.sft.loss_mask import one_by_one
-from megatron_patch.data.sft.template import ChatTemplate
+from megatron_patch.data.sft.rendering.fidelity import (
+    ARGUMENTS,
+    CALL,
+    REASONING,
+    RESULT,
+    SYSTEM,
+    TEXT,
+    TOOL,
+    USER,
+    missing,
+)
+from megatron_patch.data.sft.rendering.template import ChatTemplate
 
 HEAD = "{{ '<|im_start|>' + m['role'] + '\\n' }}"
 PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"

@@ -24,10 +24,10 @@ from megatron_patch.data.sft.cache import Source, TokenizedCache, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN
+from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.report import Report, TooMuchLost
 from megatron_patch.data.sft.selection import select
 from megatron_patch.data.sft.side_by_side import compare
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.tokenize import ROW_KEYS, Piece, tokenize_chunk
 
 Write = Callable[[Path, list[Any]], Path]

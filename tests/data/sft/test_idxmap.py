@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_patch.data.idxmap import SMALL_VOCABULARY, IdxmapWriter
+from megatron_patch.data.idxmap.writer import SMALL_VOCABULARY, IdxmapWriter
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.idxmap import open_idxmap, write_idxmap
 from megatron_patch.data.sft.layout import Layout
 from megatron_patch.data.sft.prepare import Component, SFTData, open_components
-from megatron_patch.data.sft.template import ChatTemplate
+from megatron_patch.data.sft.rendering.template import ChatTemplate
 
 LENGTH = 700
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_patch.data.engines import EngineError, Gigatoken
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import inspection
 from megatron_patch.data.sft.cache import Source, TokenizedCache, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
+from megatron_patch.data.sft.rendering.template import Rendered
 from megatron_patch.data.sft.report import EARLIER_REASONING, TooMuchLost
 from megatron_patch.data.sft.selection import select
-from megatron_patch.data.sft.template import Rendered
 from megatron_patch.data.sft.tokenize import Rules
+from megatron_patch.data.tokenizers.engines import EngineError, Gigatoken
 
 Write = Callable[[Path, list[Any]], Path]
 # As Qwen3: reasoning of the last turn only. Texts of more than nine characters are cut.

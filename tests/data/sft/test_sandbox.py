@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from megatron_patch.data.sft.sandbox import MOST_CHARACTERS, UNITS, BoundedTemplate, TooMuchWork
+from megatron_patch.data.sft.rendering.sandbox import MOST_CHARACTERS, UNITS, BoundedTemplate, TooMuchWork
 
 NESTED = "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}"
 GROW = "{% set ns = namespace(s='a') %}{% for i in range(99) %}{% set ns.s = GROWN %}{% endfor %}{{ ns.s | length }}"

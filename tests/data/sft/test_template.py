@@ -13,7 +13,7 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_toke
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation, MalformedRow
 from megatron_patch.data.sft.loss_mask import trained
-from megatron_patch.data.sft.template import ChatTemplate, TemplateError
+from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"

@@ -1,0 +1,117 @@
+"""Conversations as training data: the samples of `data/sft`, laid out in rows, as Megatron's loaders take them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron.core import mpu
+
+from megatron_patch.common.messages import localized, named
+from megatron_patch.data.blend import parse_blend
+from megatron_patch.data.jsonl import DataError as DataProblem
+from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
+from megatron_patch.data.sft.dataset import ValidationRows, training_rows
+from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.prepare import Component, SFTData, open_components
+from megatron_patch.data.sft.rendering.template import TemplateError
+from megatron_patch.data.sft.report import TooMuchLost
+from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
+from megatron_patch.data.workers import WorkerKilled
+from megatron_patch.trainer.data import batch_origin
+from megatron_patch.trainer.data.batch import reads_data
+from megatron_patch.trainer.data.content import identities, remember
+from megatron_patch.trainer.data.datasets import enough_for_validation
+from megatron_patch.trainer.errors import DataError
+
+Say = Callable[[str], None]
+
+
+def sft_provider(args: Any, say: Say) -> Any:
+    """Open the conversations and return the dataset provider for `pretrain`.
+
+    Called before the process group exists: tokenizing may take longer than the time that ranks wait for each other.
+    Every rank calls this; one per machine tokenizes, the others wait at its lock.
+
+    Args:
+        args: Megatron's, with our `--sft-*` flags.
+        say: shows a line to the person at the screen.
+    Raises:
+        DataError: something cannot be read, or too much of it would not be used.
+    """
+    data = SFTData(
+        tokenizer=Path(args.tokenizer_model),
+        seq_length=args.seq_length,
+        kind=args.sft_data,
+        cache=Path(args.data_cache_path or args.output_dir / "cache"),
+        loss=args.sft_loss,
+        overlong=args.sft_overlong,
+        max_lost=args.sft_max_lost,
+        dropped=args.sft_dropped,
+        turns=args.sft_turns,
+    )
+    loud = say if _first_here() else print
+    training = _open("training", args.train_data_path, data, args.output_dir, loud)
+    validation = _open("validation", args.valid_data_path, data, args.output_dir, loud) if args.eval_iters else []
+    args.validation_names = [component.name for component in validation]
+    layout = Layout(
+        seq_length=args.seq_length,
+        packing=args.sft_packing,
+        pad_id=load_chat_tokenizer(data.tokenizer).pad_id,
+        context_parallel_size=args.context_parallel_size,
+        average=args.sft_average,
+    )
+    provide = partial(_provide, args, layout, training, validation, say)
+    provide.is_distributed = True  # type: ignore[attr-defined]  # Megatron: every rank calls it
+    return provide
+
+
+def _first_here() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
+    try:
+        components = open_components(words, data, say=lambda message: say(message.localized()))
+    except (DataProblem, TokenizerError, TemplateError, TooMuchLost, WorkerKilled) as error:
+        text = error if _first_here() else error.localized().splitlines()[0]  # every rank of the machine finds the same
+        raise DataError("split-data", split=named(split), problem=text) from error
+    for number, component in enumerate(components):
+        for line in component.report.lines():
+            say(localized("split-says", split=named(split), line=line))
+        if os.environ.get("RANK", "0") == "0":
+            component.report.write(output_dir / "data" / f"{split}_{number}.json")
+    return components
+
+
+def _provide(
+    args: Any,
+    layout: Layout,
+    training: list[Component],
+    validation: list[Component],
+    say: Say,
+    num_samples: list[int],
+    vp_stage: int | None = None,
+) -> tuple[Any, Any, None]:
+    """Training, validation and no test set, on the ranks that read them."""
+    if mpu.get_tensor_model_parallel_rank() or not reads_data(vp_stage, packed=layout.packing):
+        return None, None, None
+    rows = training_rows(training, layout, num_rows=num_samples[0], seed=args.seed)
+    batch_origin.keep(rows)
+    if os.environ.get("RANK", "0") == "0" and not vp_stage:
+        say(localized("split-says", split=named("training"), line=rows.describe()))
+        _remember(args)
+    if args.eval_iters and validation:
+        per_evaluation = args.eval_iters * args.eval_global_batch_size
+        needed = enough_for_validation(args, num_samples[1]) or 0
+        return rows, ValidationRows(validation, layout, per_evaluation=per_evaluation, num_rows=needed), None
+    return rows, None, None
+
+
+def _remember(args: Any) -> None:
+    words = [args.train_data_path, args.valid_data_path] if args.eval_iters else [args.train_data_path]
+    paths = [path for blend in words if blend for part in parse_blend(blend) for path in part.paths]
+    remember(args.output_dir, identities(paths, raw=args.sft_data == "raw"), resumed=bool(args.iteration))
