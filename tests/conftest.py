@@ -4,6 +4,8 @@ Order: files that take minutes come first, so that no worker of `make test` is l
 One thread for each process: two workers on two cores whose threads wait for each other's cores take twice as long.
 Signals that whoever started the tests has ignored (`nohup`, a shell's `&`) would be ignored by every process that a
 test starts, and tests of signals would wait for ever: a handler that does nothing is not inherited.
+Surroundings: variables of a cluster's job, of this project, of a language or a terminal are of whoever starts the
+tests, and would change what the driver does and says.
 """
 
 from __future__ import annotations
@@ -14,6 +16,16 @@ import signal
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+OTHERS = ("MP_", "SLURM_", "PET_", "TORCHELASTIC_", "NCCL_", "WANDB_", "LC_")
+"""Beginnings of variables that no test may find, but MP_TEST_."""
+TAKEN_AWAY = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "KUBERNETES_SERVICE_HOST"),
+    *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "LANGUAGE", "HF_TOKEN", "HF_ENDPOINT"),
+)
+for name in list(os.environ):
+    if (name.startswith(OTHERS) and not name.startswith("MP_TEST_")) or name in TAKEN_AWAY:
+        del os.environ[name]
+os.environ["LANG"] = "C.UTF-8"
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)

@@ -28,6 +28,8 @@ EVERY = 0.5
 """Seconds between two signs of a rank's thread."""
 SILENT = 20.0
 """Seconds without one, after which a process does not run: a busy machine may take some."""
+COMPUTES = "R"
+"""State of a process that runs, or would if there were a free core."""
 TELLING = ("/megatron_patch/", "/megatron/core/", "/megatron/training/")
 """Files whose functions say what a rank does."""
 LOOKED_THROUGH = 40
@@ -149,7 +151,7 @@ def find_hung(beats: Mapping[int, Beat], now: float, patience: float, *, is_alon
     Returns:
         Nothing where some rank gets on, or where nothing tells which one it is.
     """
-    stopped = {rank for rank, beat in beats.items() if now - beat.alive > patience}
+    stopped = {rank for rank, beat in beats.items() if now - beat.alive > patience and _state(beat.pid) != COMPUTES}
     if not stopped and not is_alone:
         return {}
     if not stopped:
@@ -172,7 +174,7 @@ def _what_it_does(beat: Beat, now: float, *, is_alone: bool) -> Message:
     code = "hang-where-step" if beat.step else "hang-where"
     where = Message(code, phase=named(beat.phase), place=beat.where, **({"step": beat.step} if beat.step else {}))
     if now - beat.alive > SILENT:
-        how = {"T": "hang-stopped", "t": "hang-debugged", "D": "hang-device"}
+        how = {"T": "hang-stopped", "t": "hang-debugged", "D": "hang-device", COMPUTES: "hang-computes"}
         state = Message(how.get(_state(beat.pid), "hang-silent"))
         return Message("hang-not-running", state=state, where=where)
     return Message("hang-waiting", where=where) if beat.waits and not is_alone else where

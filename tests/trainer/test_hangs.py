@@ -184,8 +184,15 @@ def test_who_hangs() -> None:
     assert find_hung({0: beat(advanced=99.0), 1: busy}, 100.0, 50.0) == {}
     assert find_hung({0: beat(timed=False), 1: busy}, 100.0, 50.0) == {}
     assert find_hung({}, 100.0, 50.0) == {}
-    silent = beat(alive=45.0, pid=os.getpid())
-    assert list(find_hung({0: beat(timed=False), 1: silent}, 100.0, 50.0)) == [1], "in any phase"
+    stopped = subprocess.Popen(["sleep", "600"])
+    stopped.send_signal(signal.SIGSTOP)
+    os.waitpid(stopped.pid, os.WUNTRACED)
+    found = find_hung({0: beat(timed=False), 1: beat(alive=45.0, pid=stopped.pid)}, 100.0, 50.0)
+    stopped.kill()
+    stopped.wait()
+    assert list(found) == [1], "in any phase"
+    computes = beat(alive=45.0, pid=os.getpid(), timed=False)
+    assert find_hung({0: beat(timed=False), 1: computes}, 100.0, 50.0) == {}, "a library that lets no thread run"
     assert list(find_hung({0: busy, 1: beat(alive=70.0)}, 100.0, 50.0)) == [1], "before one that is busy"
     assert list(find_hung({0: beat(), 1: beat(step=6)}, 100.0, 50.0)) == [1], "all wait: the one that is behind"
     assert list(find_hung({0: beat(), 1: busy}, 100.0, 50.0, is_alone=False)) == [], "for a rank elsewhere, maybe"
