@@ -19,8 +19,9 @@ from megatron_patch.checkpoint.configuration import Configuration, find_configur
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.formats.hf_folder import companions
+from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
 
@@ -165,13 +166,13 @@ def remote_code(folder: Path) -> list[str]:
     Classes of other repositories, which would be downloaded, are listed as such.
     """
     lines = [
-        f"{file} ({file.stat().st_size} bytes, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()})"
+        localized("remote-code-file", file=file, bytes=file.stat().st_size, sha256=file_sha256(file))
         for file in sorted(folder.glob("**/*.py"))
     ]
     for name in ("config.json", "tokenizer_config.json"):
         for entry, target in _auto_map(folder / name).items():
             for one in target if isinstance(target, Sequence) and not isinstance(target, str) else [target]:
-                lines += [f"{name} maps {entry} to {one}"] if one else []
+                lines += [localized("remote-code-maps", file=name, entry=entry, code=one)] if one else []
     return lines
 
 

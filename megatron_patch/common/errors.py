@@ -47,15 +47,15 @@ class UserError(Exception):
         """What it says, in English and in the driver's names."""
         return [str(message) for message in self.messages]
 
-    between = "; "
-    """Of its messages."""
+    between = Message("semicolon")
+    """Two of its messages."""
 
     def __str__(self) -> str:
-        return self.between.join(self.problems)
+        return str(self.between).join(self.problems)
 
     def localized(self) -> str:
         """In the language of this process's environment."""
-        return self.between.join(message.localized() for message in self.messages)
+        return self.between.localized().join(message.localized() for message in self.messages)
 
 
 def messages_of(error: Exception) -> tuple[Message, ...]:
@@ -71,7 +71,7 @@ def _message(code: str, values: dict[str, object]) -> Message:
 class Refusal(UserError, ValueError):
     """Input that cannot be used, with one message for each reason, all found in one go."""
 
-    between = "\n"
+    between = Message("uncoded", text="\n")
 
 
 class UsageError(UserError, ValueError):

@@ -128,6 +128,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "hf-model-merges": "merging {source} into its base, to {target}",
     "hf-model-merged": "{given}: was merged before, to {target}",
     "hf-model-file": "{file} is not what transformers writes: {error}",
+    "remote-code-file": "{file} ({bytes} bytes, sha256 {sha256})",
+    "remote-code-maps": "{file} maps {entry} to {code}",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -255,4 +257,6 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "hf-model-merges": "把 {source} 合并到基座模型，写入 {target}",
     "hf-model-merged": "{given}：之前已合并到 {target}",
     "hf-model-file": "{file} 不是 transformers 写的：{error}",
+    "remote-code-file": "{file}（{bytes} 字节，sha256 {sha256}）",
+    "remote-code-maps": "{file} 把 {entry} 指向 {code}",
 }
