@@ -61,8 +61,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "planner-error": "规划器：{error}",
     "planner-no-fit": "没有放得下的布局：最小的布局（TP {tp}、PP {pp}、CP {cp}、AC {ac}）每个进程需要 {needed:.0f} GB，"
     "一块 {gpu} 可用 {limit:.0f} GB",
-    "planner-no-division": "没有能整除的布局：{gpus} 块 GPU，全局批次 {batch}，{length} 个词元。全局批次必须是 "
-    "micro batch 与数据并行进程数之积的倍数，后者为 GPU 数 / (TP x PP x CP)",
+    "planner-no-division": "没有能整除的布局：{gpus} 块 GPU，全局批次 {batch}，{length} 个词元。全局批次必须是"
+    "微批与数据并行进程数之积的倍数，后者为 GPU 数 / (TP x PP x CP)",
     "planner-machines": "{gpus} 块 GPU 不是整数台 {each} 卡机器",
     "planner-vocabulary": "{size} 的词表取自分词器：请给出 --vocab-size",
     "planner-no-fp8": "--precision fp8：{gpu} 没有 FP8 单元；可用：bf16",
@@ -86,7 +86,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "planner-failures": "故障         每 {hours:.1f} 小时一次：有效时间 {effective:.1%}，每 {minutes:.0f} 分钟保存一次"
     "（SAVE_INTERVAL {steps}）",
     "planner-type": "输入",
-    "planner-layout": "TP {tp} PP {pp} CP {cp} DP {dp}{chunks} micro batch {micro} AC {ac}{offload}",
+    "planner-layout": "TP {tp} PP {pp} CP {cp} DP {dp}{chunks} 微批 {micro} AC {ac}{offload}",
     "planner-chunks": " 分块 {chunks}",
     "planner-offload": " OPTIMIZER_OFFLOAD {offload}",
     "planner-picture": "一步：{seconds:.3f} 秒",

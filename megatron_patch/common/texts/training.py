@@ -118,9 +118,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "词表 {vocabulary}；{precision}",
     "run-device": "设备    {count} x {device}",
     "run-layout": "布局    {parts}",
-    "run-data": "数据    {iterations} 次迭代，每次 {batch} x {length}，共 {tokens:,} 个词元，micro batch {micro}",
-    "run-data-grown": "数据    {iterations} 次迭代，每次 {sizes} x {length}，总共 {tokens:,} 个词元，"
-    "micro batch {micro}",
+    "run-data": "数据    {iterations} 次迭代，每次 {batch} x {length} = {tokens:,} 个词元，微批 {micro}",
+    "run-data-grown": "数据    {iterations} 次迭代，每次 {sizes} x {length}，总计 {tokens:,} 个词元，微批 {micro}",
     "run-start": "起点    {start}",
     "run-fp8": "fp8（{format}，{recipe}），其余用 {other}",
     "run-sp": "TP {tp}（序列并行）",
