@@ -18,13 +18,13 @@ SAYS = {
         "错误：无法写入 ",
     ),
     "a plan of a later version": (
-        "from pathlib import Path; from megatron_patch.report.collect.py megatron_patch.runs.folder import *\n"
+        "from pathlib import Path; from megatron_patch.runs.folder import *\n"
         "Path('plan.json').write_text('{\"version\": 9}')\n"
         "try: read_plan(Path())\nexcept PlanError as error: print(error.localized())",
         "plan.json：没有使用：version 9 属于更新的 megatron_patch；这一版最多读到 2",
     ),
     "a plan that is cut": (
-        "from pathlib import Path; from megatron_patch.report.collect.py megatron_patch.runs.folder import *\n"
+        "from pathlib import Path; from megatron_patch.runs.folder import *\n"
         "Path('plan.json').write_text('{')\n"
         "try: read_plan(Path())\nexcept PlanError as error: print(error.localized())",
         "plan.json：没有使用：不是 JSON：第 1 行第 2 列：此处应有双引号括起的键",
