@@ -5,6 +5,7 @@ Source: `LoraConfig` and `get_peft_model_state_dict` of peft 0.21. torch is impo
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 from pathlib import Path
@@ -102,7 +103,7 @@ def _problems(config: dict[str, Any]) -> list[Message]:
 def _modules_of(folder: Path, modules: Any) -> set[str]:
     """Targets. `all-linear`, and regular expressions, are told by the weights."""
     if isinstance(modules, str):
-        names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _names(folder)}
+        names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _shapes(folder)}
     else:
         names = {name.rsplit(".", 1)[-1] for name in modules}
     if unknown := sorted(names - _MODULES.keys()):
@@ -110,14 +111,14 @@ def _modules_of(folder: Path, modules: Any) -> set[str]:
     return {_MODULES[name] for name in names}
 
 
-def _names(folder: Path) -> list[str]:
-    """Of the tensors, from the head of the file: its length in eight bytes, then JSON."""
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of the tensors, by name, from the head of the file: its length in eight bytes, then JSON."""
     try:
         with (folder / WEIGHTS).open("rb") as file:
             header = parse_json(file.read(struct.unpack("<Q", file.read(8))[0]))
-    except (OSError, ValueError, struct.error, MemoryError, OverflowError) as error:
+        return {name: tuple(about["shape"]) for name, about in header.items() if not name.startswith("__")}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, MemoryError) as error:
         raise PeftError.at(folder / WEIGHTS, "cannot-be-read", error=error) from error
-    return [name for name in header if not name.startswith("__")]
 
 
 def _open(folder: Path) -> dict[str, torch.Tensor]:
@@ -141,27 +142,37 @@ def read_folder(folder: Path, model: ModelConfig) -> Whole:
     Raises:
         PeftError: not an adapter of this model: tensors that are missing, left over, or of other shapes.
     """
-    settings, tensors, shapes = settings_of(folder), _open(folder), target_shapes(model)
-    found: Whole = {}
+    settings, tensors = settings_of(folder), _open(folder)
+    check_shapes(folder, model)
+    return {
+        layer: {
+            target: (tensors[key(layer, target, "A")].float(), tensors[key(layer, target, "B")].float())
+            for target in settings.targets
+        }
+        for layer in range(model.num_layers)
+    }
+
+
+def check_shapes(folder: Path, model: ModelConfig) -> None:
+    """That an adapter is one of this model, by the head of its file.
+
+    Raises:
+        PeftError: tensors that are missing, left over, or of other shapes.
+    """
+    settings, found, shapes = settings_of(folder), _shapes(folder), target_shapes(model)
     problems: list[Message] = []
-    for layer in range(model.num_layers):
-        found[layer] = {}
-        for target in settings.targets:
-            rows, columns = shapes[target]
-            wanted = {"A": (settings.rank, columns), "B": (rows, settings.rank)}
-            pair = [tensors.pop(key(layer, target, part), None) for part in wanted]
-            for part, tensor in zip(wanted, pair, strict=True):
-                if tensor is None or tuple(tensor.shape) != wanted[part]:
-                    shape = Message("missing") if tensor is None else str(list(tensor.shape))
-                    facts = {"found": shape, "wanted": str(list(wanted[part]))}
-                    problems.append(Message("peft-shape", tensor=key(layer, target, part), **facts))
-            if pair[0] is not None and pair[1] is not None:
-                found[layer][target] = (pair[0].float(), pair[1].float())
-    problems += [Message("peft-foreign", tensor=name, layers=model.num_layers) for name in tensors]
+    for layer, target in itertools.product(range(model.num_layers), settings.targets):
+        rows, columns = shapes[target]
+        for part, wanted in (("A", (settings.rank, columns)), ("B", (rows, settings.rank))):
+            name = key(layer, target, part)
+            shape = found.pop(name, None)
+            if shape != wanted:
+                told = Message("missing") if shape is None else str(list(shape))
+                problems.append(Message("peft-shape", tensor=name, found=told, wanted=str(list(wanted))))
+    problems += [Message("peft-foreign", tensor=name, layers=model.num_layers) for name in found]
     if problems:
         shown = [*problems[:4], Message("peft-in-all", count=len(problems))]
         raise PeftError.of([at(folder, what) for what in shown])
-    return found
 
 
 def write_folder(folder: Path, settings: LoraSettings, whole: Whole, base: str) -> None:

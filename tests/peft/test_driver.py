@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from megatron_patch.launch.argv import megatron_argv
@@ -61,6 +62,10 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_LORA_ADAPTER": "/nowhere"}, {}, "lora-adapter", "MP_LORA_ADAPTER"),
         ({"MP_LORA_ADAPTER": "ITS"}, {"start": "none", "size": "tiny"}, "lora-base", "PRETRAIN_CHECKPOINT_PATH"),
         ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "ITS"}, {}, "lora-adapter-differs", "MP_LORA_RANK"),
+        ({"MP_LORA_ADAPTER": "ITS"}, {"start": "none", "size": "tiny"}, "lora-adapter-model", "MP_LORA_ADAPTER"),
+        ({"MP_LORA_ADAPTER": "RUN"}, {}, "lora-adapter-inside", "MP_LORA_ADAPTER"),
+        ({"MP_FREEZE": "head"}, {"start": "none", "size": "1B"}, "freeze-tied", "MP_FREEZE"),
+        ({"MP_FREEZE": "embedding"}, {"start": "none", "size": "1B", "pp": 2}, "freeze-tied", "MP_FREEZE"),
         ({"MP_LORA_RANK": "8", "MP_FREEZE": "head"}, {}, "freeze-and-lora", "MP_FREEZE"),
         ({"MP_FREEZE": "layers.2-4"}, {}, "freeze-word", "MP_FREEZE"),
         ({"MP_FREEZE": "tail"}, {}, "freeze-word", "MP_FREEZE"),
@@ -71,7 +76,9 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
 def test_refused(
     world: World, tmp_path: Path, tokenizer: Path, mp: dict[str, str], changed: dict[str, object], code: str, name: str
 ) -> None:
-    mp = {key: str(world.adapter) if value == "ITS" else value for key, value in mp.items()}
+    (tmp_path / "adapter").symlink_to(world.adapter)
+    places = {"ITS": str(world.adapter), "RUN": str(tmp_path)}
+    mp = {key: places.get(value, value) for key, value in mp.items()}
     problems = plan(world, tmp_path / "out", tokenizer, mp, **changed)
     assert isinstance(problems, list), "not refused"
     found = [(problem.message.code, problem.names[0]) for problem in problems]
@@ -85,6 +92,9 @@ def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer:
     config = json.loads((theirs / "adapter_config.json").read_text())
     config |= {"target_modules": ["v_proj", "q_proj"], "use_rslora": True, "lora_alpha": 12, "lora_dropout": 0.25}
     (theirs / "adapter_config.json").write_text(json.dumps(config))
+    weights = load_file(theirs / "adapter_model.safetensors")
+    left = {name: tensor for name, tensor in weights.items() if "v_proj" in name or "q_proj" in name}
+    save_file(left, theirs / "adapter_model.safetensors")
     adapter = {"MP_LORA_ADAPTER": str(theirs)}
     given = {"MP_LORA_RANK": str(RANK), "MP_LORA_ALPHA": "12", "MP_LORA_TARGETS": "v,q", "MP_LORA_RSLORA": "1"}
     alone = plan(world, tmp_path / "out", tokenizer, adapter)

@@ -91,6 +91,12 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     ),
     "lora-adapter": ("{error}", "a folder with adapter_config.json and adapter_model.safetensors"),
     "lora-adapter-differs": ("the adapter in {folder} has {theirs}", "{theirs}, or another adapter"),
+    "lora-adapter-inside": ("a run's folder; its adapter lies in {inside}", "{inside}"),
+    "lora-adapter-model": ("not an adapter of this model: {error}", "an adapter that was trained over it"),
+    "freeze-tied": (
+        "embedding and head are one matrix in this model, and one of them alone is named",
+        "embedding,head, or neither",
+    ),
     "freeze-and-lora": ("adapters freeze all other weights", "one of the two"),
     "freeze-word": ("this model has no part {word}", "embedding, head, norms, layers.0-{last}"),
     "freeze-needs-do": (
@@ -193,6 +199,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     ),
     "lora-adapter": ("{error}", "含 adapter_config.json 和 adapter_model.safetensors 的文件夹"),
     "lora-adapter-differs": ("{folder} 中的适配器为 {theirs}", "{theirs}，或另一个适配器"),
+    "lora-adapter-inside": ("这是一次运行的文件夹；它的适配器在 {inside}", "{inside}"),
+    "lora-adapter-model": ("不是该模型的适配器：{error}", "在该模型上训练的适配器"),
+    "freeze-tied": ("该模型的 embedding 和 head 是同一个矩阵，却只写了其中一个", "embedding,head，或都不写"),
     "freeze-and-lora": ("适配器会冻结其他全部权重", "二者取一"),
     "freeze-word": ("该模型没有 {word} 这一部分", "embedding、head、norms、layers.0-{last}"),
     "freeze-needs-do": (

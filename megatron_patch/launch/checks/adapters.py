@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron_patch.common.run_folder import ADAPTER
 from megatron_patch.common.values import shown
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import split_layers
@@ -11,7 +12,7 @@ from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Step, finds
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
-from megatron_patch.peft.folder import settings_of
+from megatron_patch.peft.folder import CONFIG, check_shapes, settings_of
 from megatron_patch.peft.settings import ALL, PeftError, freeze_problem, frozen_layers, parse_targets, shown_targets
 
 
@@ -32,7 +33,11 @@ def find_first_adapter(
         theirs = settings_of(Path(mp_lora_adapter))
         targets = parse_targets(mp_lora_targets)
     except PeftError as error:
-        yield Problem("lora-adapter", "MP_LORA_ADAPTER", error=str(error))
+        inside = Path(mp_lora_adapter) / ADAPTER
+        if (inside / CONFIG).is_file():
+            yield Problem("lora-adapter-inside", "MP_LORA_ADAPTER", inside=inside)
+        else:
+            yield Problem("lora-adapter", "MP_LORA_ADAPTER", error=str(error))
         return
     except ValueError:
         return  # an unknown target is said elsewhere
@@ -48,9 +53,15 @@ def find_first_adapter(
 
 
 def check_adapters(
-    *, mp_lora_rank: int | None, mp_lora_targets: str, weights: Weights, tp: int, model: ModelConfig
+    *,
+    mp_lora_rank: int | None,
+    mp_lora_targets: str,
+    mp_lora_adapter: str | None,
+    weights: Weights,
+    tp: int,
+    model: ModelConfig,
 ) -> Step:
-    """Known targets, a base, and whole KV heads on every rank."""
+    """Known targets, a base, an adapter of this model, and whole KV heads on every rank."""
     try:
         targets = parse_targets(mp_lora_targets)
     except ValueError as error:
@@ -58,6 +69,11 @@ def check_adapters(
         return
     if mp_lora_rank is None:
         return
+    if mp_lora_adapter is not None and (Path(mp_lora_adapter) / CONFIG).is_file():
+        try:
+            check_shapes(Path(mp_lora_adapter), model)
+        except PeftError as error:
+            yield Problem("lora-adapter-model", "MP_LORA_ADAPTER", "MODEL_SIZE", error=error)
     if weights.kind == "none":
         yield Problem("lora-base", "PRETRAIN_CHECKPOINT_PATH", "MP_LORA_RANK")
     if tp > model.num_query_groups and set(targets) & {"q", "k", "v"}:
@@ -96,6 +112,10 @@ def check_freeze(
     if (word := freeze_problem(mp_freeze, model.num_layers)) is not None:
         yield Problem("freeze-word", "MP_FREEZE", "MODEL_SIZE", word=word, last=model.num_layers - 1)
         return
+    named = {word.strip() for word in mp_freeze.split(",")}
+    one_only = "head" in named if "embedding" not in named else pp > 1 and "head" not in named
+    if model.tie_embeddings and one_only:
+        yield Problem("freeze-tied", "MP_FREEZE", "MODEL_SIZE")
     if frozen_layers(mp_freeze) and not do:
         yield Problem("freeze-needs-do", "MP_FREEZE", "DO")
     cut = split_layers(model.num_layers, pp, 1)
