@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_patch.common.run_folder import ADAPTER
 from megatron_patch.common.values import shown
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import split_layers
@@ -14,6 +13,7 @@ from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.folder import CONFIG, check_shapes, settings_of
 from megatron_patch.peft.settings import ALL, PeftError, freeze_problem, frozen_layers, parse_targets, shown_targets
+from megatron_patch.runs.folder import ADAPTER
 
 
 @finds("mp_lora_rank", "mp_lora_alpha", "mp_lora_targets", "mp_lora_rslora")
