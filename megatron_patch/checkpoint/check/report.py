@@ -142,7 +142,7 @@ def _columns(*words: str) -> str:
 
 
 def _place(row: Row) -> Message:
-    return named("model") if row.layer is None else Message("check-layer", layer=row.layer)
+    return named("model") if row.layer is None else Message("check-at-layer", layer=row.layer)
 
 
 def _without_nan(value: Any) -> Any:
