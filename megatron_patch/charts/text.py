@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from html import escape
 from typing import NamedTuple
@@ -47,6 +48,8 @@ def spoken(words: Words) -> str:
 def compact(value: float) -> str:
     """A number of at most four digits: 0.000125 is 1.25e-4, 1234567 is 1.23M."""
     size = abs(value)
+    if not math.isfinite(value):
+        return f"{value}"
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
             return f"{value / (1e3 if unit == 'k' else limit):.3g}{unit}"

@@ -158,7 +158,7 @@ def mcore_renamed(folder: Path, source: Path) -> None:
         (hf_without_weights, "config-without-weights", {}),
         (hf_pickle, "config-and-pickles", {}),
         (hf_without_config, "config-missing", {}),
-        (hf_config_no_json, "uncoded", {}),
+        (hf_config_no_json, "config-not-json", {}),
         (hf_index_of_nothing, "index-names-no-shard", {}),
         (hf_index_and_single, "index-beside-single", {}),
         (mcore_cut, "tracker-unfinished", {}),

@@ -245,6 +245,7 @@ def test_axes() -> None:
     assert value_range([3.0, 3.0 + 1e-15], False) == pytest.approx((2.7, 3.3))
     assert value_range([0.5, 20.0], True) == (0.1, 100.0)
     assert [compact(v) for v in (0, 0.000125, 2328.4, 614400, 8.03e9)] == ["0", "1.25e-4", "2328", "614k", "8.03G"]
+    assert [compact(v) for v in (float("nan"), -float("inf"))] == ["nan", "-inf"]
 
 
 def test_the_command_makes_the_run_again(

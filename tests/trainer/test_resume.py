@@ -272,7 +272,8 @@ def test_launcher_killed(tmp_path: Path, data: Path) -> None:
         job.kill()
     while any(map(is_alive, ranks)):  # the test's time-out ends it
         time.sleep(0.05)
-    assert state_of(output)[0] == "free"
+    while state_of(output)[0] != "free":  # threads of theirs may still be ending
+        time.sleep(0.05)
     done = [record["iteration"] for record in read_metrics(output) if "loss" in record]
     assert complete_iterations(output / "checkpoints") == [done[-1]]
 

@@ -206,5 +206,5 @@ def test_the_page_has_all_statuses() -> None:
 
     page = (REPOSITORY / "docs" / "failures.md").read_text()
     for status in Status:
-        if status != Status.NOT_AGAIN:
+        if status not in (Status.NOT_AGAIN, Status.LOST):  # of ranks: nobody who starts a run sees them
             assert f"| {status.value} | " in page and f"\n    {status.value}   " in (torchrun.__doc__ or "")
