@@ -91,6 +91,19 @@ def test_every_subject_is_in_the_catalogue() -> None:
     assert {subject.__name__.rpartition(".")[2] for subject in SUBJECTS} == files
 
 
+def test_every_code_that_is_said_exists() -> None:
+    found = []
+    for tree in sources():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("Message", "localized", "at"):
+                words = node.args[called == "at" :][:1]
+                found += [word.value for word in words if isinstance(word, ast.Constant)]
+    assert len(found) > 1000 and [code for code in found if code not in ENGLISH] == []
+
+
 def test_every_code_is_used() -> None:
     """Of names the part after `name:`, which may be a field's; argparse looks its own texts up."""
     nodes = [node for tree in sources() for node in ast.walk(tree)]
