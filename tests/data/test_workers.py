@@ -74,7 +74,7 @@ import os, sys, time
 from megatron_patch.data.workers import in_order
 
 def work(item):
-    os.write(1, f"{os.getpid()}\n".encode())  # at once: two write here
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: two write here
     time.sleep(600)
 
 list(in_order(work, range(2), 2))
