@@ -14,7 +14,8 @@ class UserError(Exception):
     """Something that the user has to change: input, a file, a setting. CLIs print it without a traceback.
 
     Rooms derive their own (`class CorpusError(UserError, ValueError)`), and raise them with a code of the catalogue and
-    its values: `raise CorpusError("no-such-file", path=path)`. Text that is not in the catalogue yet is taken as it is.
+    its values: `raise CorpusError("no-such-file", path=path)`. Other text, as of a
+    library, is taken as it is.
     """
 
     def __init__(self, code: str, /, **values: object) -> None:

@@ -66,20 +66,25 @@ class SubjectScore(Score):
     category: Literal["STEM", "Social Science", "Humanities", "Other"]
 
 
-class Results(Record):
-    """results.json."""
+class Origin(Record):
+    """Of results.json and tasks.json: what was evaluated, when and on what."""
 
-    checkpoint: Word
     label: Word
     identity: Word
     date: Word
     dtype: Word
     device: Word
     devices: Count
-    scoring_used: Word
-    choices_per_second: Positive
     command: Word = ""
     versions: dict[str, Word]
+
+
+class Results(Origin):
+    """results.json."""
+
+    checkpoint: Word
+    scoring_used: Word
+    choices_per_second: Positive
     settings: EvaluationSettings
     data: dict[str, DataNotes]
     groups: list[GroupScore]
@@ -107,17 +112,9 @@ class TaskScore(Record):
     shots: Count | None = None
 
 
-class TaskResults(Record):
+class TaskResults(Origin):
     """tasks.json: of lm_eval's tasks other than CMMLU and C-Eval."""
 
-    label: Word
-    identity: Word
-    date: Word
-    dtype: Word
-    device: Word
-    devices: Count
-    command: Word = ""
-    versions: dict[str, Word]
     settings: TaskSettings
     scores: list[TaskScore]
 

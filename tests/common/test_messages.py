@@ -58,19 +58,24 @@ def sources() -> Iterator[ast.AST]:
             yield ast.parse(path.read_text(encoding="utf-8"))
 
 
-def calls() -> Iterator[tuple[str, set[str], bool]]:
-    """Each code that is said, with the values that it is given; whether there are more that cannot be seen here."""
+def worded_calls() -> Iterator[tuple[str, str, ast.Call]]:
+    """Each call with a literal text where a code would stand: the name of what is called, the text, the call."""
     for tree in sources():
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            words = [word.value for word in node.args[called == "at" :][:1] if isinstance(word, ast.Constant)]
-            code = words[0] if words else None  # `at` has a path before it
-            coded = called in SAYS or called.endswith(("Error", "Problem"))
-            if coded and isinstance(code, str) and code in ENGLISH:
-                names = {keyword.arg for keyword in node.keywords if keyword.arg}
-                yield code, names, any(keyword.arg is None for keyword in node.keywords) or called in ("idle",)
+            for word in node.args[called == "at" :][:1]:  # `at` has a path before it
+                if isinstance(word, ast.Constant) and isinstance(word.value, str):
+                    yield called, word.value, node
+
+
+def calls() -> Iterator[tuple[str, set[str], bool]]:
+    """Each code that is said, with the values that it is given; whether there are more that cannot be seen here."""
+    for called, code, node in worded_calls():
+        if (called in SAYS or called.endswith(("Error", "Problem"))) and code in ENGLISH:
+            names = {keyword.arg for keyword in node.keywords if keyword.arg}
+            yield code, names, any(keyword.arg is None for keyword in node.keywords) or called in ("idle",)
 
 
 @pytest.mark.parametrize("language", ["ENGLISH", "CHINESE"])
@@ -92,15 +97,7 @@ def test_every_subject_is_in_the_catalogue() -> None:
 
 
 def test_every_code_that_is_said_exists() -> None:
-    found = []
-    for tree in sources():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
-                continue
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("Message", "localized", "at"):
-                words = node.args[called == "at" :][:1]
-                found += [word.value for word in words if isinstance(word, ast.Constant)]
+    found = [word for called, word, _ in worded_calls() if called in ("Message", "localized", "at")]
     assert len(found) > 1000 and [code for code in found if code not in ENGLISH] == []
 
 

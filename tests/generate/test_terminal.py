@@ -35,27 +35,20 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def wait_for(self, pattern: str) -> str:
-        """What is written until that comes."""
+    def wait_for(self, pattern: str, again: str = "") -> str:
+        """What is written until that comes; `again` is typed once more for each second without a word."""
         end = time.monotonic() + PATIENCE
         seen = ""
         while not re.search(pattern, seen):
-            ready, _, _ = select.select([self._ours], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"{pattern!r} never came:\n{self.written!r}"
+            left = max(0.0, end - time.monotonic())
+            ready, _, _ = select.select([self._ours], [], [], min(left, 1.0) if again else left)
+            assert ready or (again and left), f"{pattern!r} never came:\n{self.written!r}"
+            if not ready:
+                self.type(again)
+                continue
             piece = os.read(self._ours, 65536).decode(errors="replace")
             seen, self.written = seen + piece, self.written + piece
         return seen
-
-    def interrupt_until(self, pattern: str) -> None:
-        """Ctrl-C once more for each second: Python misses one between its prompt and its read."""
-        seen, end = "", time.monotonic() + PATIENCE
-        while not re.search(pattern, seen):
-            assert time.monotonic() < end, self.written
-            if select.select([self._ours], [], [], 1.0)[0]:
-                piece = os.read(self._ours, 65536).decode(errors="replace")
-                seen, self.written = seen + piece, self.written + piece
-            else:
-                self.type("\x03")
 
     def close(self) -> None:
         self.job.kill()
@@ -79,7 +72,7 @@ def test_a_conversation(model: Path) -> None:
         terminal.type("\x03")
         terminal.wait_for(r"\[stopped after \d+ tokens\]\r\n> ")
         terminal.type("half a line\x03")
-        terminal.interrupt_until("\r\n> ")
+        terminal.wait_for("\r\n> ", again="\x03")  # Python misses one between its prompt and its read
         terminal.type("/system shout\n")
         terminal.wait_for(r"\[new conversation\]\r\n> ")
         terminal.type("ping\n")

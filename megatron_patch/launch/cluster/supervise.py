@@ -83,12 +83,19 @@ def _ended_by_signals() -> Iterator[None]:
         sys.exit(STOPPED + number)
 
     heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's stay ignored
-    before = {number: signal.signal(number, end) for number in heard}
+    with _handled_by(end, heard):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, object], None], numbers: Sequence[int]) -> Iterator[None]:
+    """These signals, until the end of the block; then as before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _record(write: Callable[[], int], plan: Plan, peers: Sequence[Peer]) -> int:
@@ -209,12 +216,8 @@ class Supervisor:
             self._heard.append(number)
 
         heard = [number for number in ASKS if number == signal.SIGUSR1 or signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, note) for number in heard}
-        try:
+        with _handled_by(note, heard):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _pass_on(self, child: subprocess.Popen[bytes]) -> None:
         """What this machine or another was sent goes to torchrun, which has the ranks save and end; at once when it is
