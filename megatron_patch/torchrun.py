@@ -180,7 +180,7 @@ class _Start:
 def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None, *, is_alone: bool) -> int:
     """The ranks were asked to end, and did not end well."""
     assert stop.asked is not None
-    if not stop.at_once and any(failure.exitcode > 0 for failure in failures.values()):
+    if not stop.at_once and any(_ended_with(failure) > 0 for failure in failures.values()):
         print(describe(failures).localized(), file=sys.stderr)  # failed on the way
         return Status.LOST if _status(failures) == Status.LOST and not is_alone else Status.FAILED
     code = "stopped-at-once" if stop.at_once else "stopped-before-training"
@@ -193,7 +193,7 @@ def _stopped(failures: dict[int, Any], stop: Stop, folder: Path | None, *, is_al
 
 def _status(failures: dict[int, Any]) -> Status:
     """The most telling of what the ranks ended with; LOST where none has a cause of its own."""
-    found = {failure.exitcode for failure in failures.values()}
+    found = {_ended_with(failure) for failure in failures.values()}
     telling = (Status.HUNG, Status.SPIKE, Status.ROLLED_BACK, Status.NOT_AGAIN)
     began = min(failure.timestamp for failure in failures.values())
     is_echo = all(_how_far(failure, began) >= _Distance.ABORTED for failure in failures.values())
@@ -301,10 +301,19 @@ def describe(failures: dict[int, Any]) -> Message:
     """
     began = min(failure.timestamp for failure in failures.values())
     first, failure = min(failures.items(), key=lambda item: (_how_far(item[1], began), item[1].timestamp))
-    if failure.exitcode >= 0:
-        return Message("rank-failed-first", rank=first, status=failure.exitcode)
-    name = signal.Signals(-failure.exitcode).name
+    code = _ended_with(failure)
+    if code >= 0:
+        return Message("rank-failed-first", rank=first, status=code)
+    name = signal.Signals(-code).name
     return Message(KILLED.get(name, "rank-killed"), rank=first, signal=name)
+
+
+def _ended_with(failure: Any) -> int:
+    """The exit status of a rank, or what it would have been: see `trainer/process.py:note_failure`."""
+    noted = failure.error_file_data.get("message")
+    if failure.exitcode < 0 and isinstance(noted, dict) and isinstance(noted.get("errorCode"), int):
+        return int(noted["errorCode"])
+    return int(failure.exitcode)
 
 
 class _Distance(IntEnum):
@@ -325,7 +334,7 @@ def _how_far(failure: Any, began: float) -> _Distance:
     Args:
         began: when the first of them failed.
     """
-    code = failure.exitcode
+    code = _ended_with(failure)
     if code == -signal.SIGTERM or (code == -signal.SIGKILL and failure.timestamp > began + KILLED_AFTER):
         return _Distance.ENDED
     if code == -signal.SIGABRT:

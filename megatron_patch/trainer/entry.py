@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import sys
@@ -20,7 +19,7 @@ from megatron_patch.runs.validations import stopped_early
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
 from megatron_patch.trainer.errors import SpikeError, TrainerError, echo_of
-from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher
+from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher, note_failure
 from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import EXPLAINED, Streams
 
@@ -66,22 +65,18 @@ def status_of(error: BaseException) -> int:
     return error.code if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code else 1
 
 
-def _recorded(run: Any) -> None:
-    """Let torchrun know which rank failed first: one that only lost another notes nothing, and a note that cannot be
-    written hides nothing."""
+def _recorded(run: Callable[[], None]) -> None:
+    """Let torchrun know how this rank failed, and when; one that only lost another has nothing to tell."""
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    handler = get_error_handler()
-    handler.initialize()
+    get_error_handler().initialize()
     try:
         run()
-    except SystemExit as stop:
-        if stop.code != 0:
+    except BaseException as error:
+        status = status_of(error)
+        if status == Status.LOST or (isinstance(error, SystemExit) and error.code in (None, 0)):
             raise
-    except Exception as error:
-        if echo_of(error) is None:
-            with contextlib.suppress(OSError):  # no descriptors are left, or /tmp is full
-                handler.record_exception(error)
+        note_failure(error, status)
         raise
 
 

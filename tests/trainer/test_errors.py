@@ -56,6 +56,13 @@ def test_token_outside_the_vocabulary(tmp_path: Path, data: Path, monkeypatch: p
     assert list((tmp_path / "tmp").glob("torchelastic_*")) == []
 
 
+def test_the_cause_is_blamed_however_late_its_rank_ends(tmp_path: Path, data: Path) -> None:
+    """The other rank has ended long before, with a lost connection; torchrun then ends this one by a signal."""
+    script = Path(__file__).with_name("slow_to_end.py")
+    run = launch(tmp_path, data, "--vocab-size 96 --tensor-model-parallel-size 2", processes=2, script=script)
+    assert_explained(run, "error on rank 0 of 2", "rank 0 failed first, with status 6")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("token", [-1, -7])
 def test_a_negative_number_that_nobody_has_seen_before(tmp_path: Path, data: Path, token: int) -> None:
