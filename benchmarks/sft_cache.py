@@ -30,9 +30,9 @@ from benchmarks.tokenization_methods import standard_library  # noqa: E402
 BUILD = """
 import sys
 from pathlib import Path
-from megatron_patch.data.sft.cache import Source, open_cache
+from megatron_patch.data.sft.cache import CacheSource, open_cache
 data, tokenizer, folder = sys.argv[1:]
-cache = open_cache(Source.of([data], tokenizer), Path(folder), say=lambda line: None, workers=1)
+cache = open_cache(CacheSource.of([data], tokenizer), Path(folder), say=lambda line: None, workers=1)
 print(len(cache), int(cache.offsets[-1]), cache.report.engine)
 """
 HUGGING_FACE = """

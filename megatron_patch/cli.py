@@ -19,7 +19,7 @@ USAGE_ERROR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class Subcommand:
     """What runs, and what the list says of it."""
 
     module: str
@@ -32,26 +32,26 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command(module="launch", meaning="cli-train"),
-    "plan": Command(module="planner", meaning="cli-plan"),
-    "convert": Command(module="checkpoint", meaning="cli-convert"),
-    "check": Command(module="checkpoint", after=("--check-only",), meaning="cli-check"),
-    "verify": Command(module="checkpoint", before=("verify",), meaning="cli-verify"),
-    "export": Command(module="checkpoint.export", meaning="cli-export"),
-    "adapters": Command(module="checkpoint.adapters", meaning="cli-adapters"),
-    "chat": Command(module="generate.chat", meaning="cli-chat"),
-    "generate": Command(module="generate", meaning="cli-generate"),
-    "evaluate": Command(module="evaluation", meaning="cli-evaluate"),
-    "compare": Command(module="evaluation.compare", meaning="cli-compare"),
-    "report": Command(module="report", meaning="cli-report"),
-    "watch": Command(module="watch", meaning="cli-watch"),
-    "doctor": Command(module="doctor", meaning="cli-doctor"),
-    "data pretrain": Command(module="data.preprocess", meaning="cli-data-pretrain"),
-    "data sft": Command(module="data.sft.build_idxmap", meaning="cli-data-sft"),
-    "data inspect": Command(module="data.sft.inspection", meaning="cli-data-inspect"),
-    "data verify": Command(module="data.verify", meaning="cli-data-verify"),
-    "data tokenizer": Command(module="data.train_tokenizer", meaning="cli-data-tokenizer"),
-    "new-model": Command(module="checkpoint.random_model", meaning="cli-new-model"),
+    "train": Subcommand(module="launch", meaning="cli-train"),
+    "plan": Subcommand(module="planner", meaning="cli-plan"),
+    "convert": Subcommand(module="checkpoint", meaning="cli-convert"),
+    "check": Subcommand(module="checkpoint", after=("--check-only",), meaning="cli-check"),
+    "verify": Subcommand(module="checkpoint", before=("verify",), meaning="cli-verify"),
+    "export": Subcommand(module="checkpoint.export", meaning="cli-export"),
+    "adapters": Subcommand(module="checkpoint.adapters", meaning="cli-adapters"),
+    "chat": Subcommand(module="generate.chat", meaning="cli-chat"),
+    "generate": Subcommand(module="generate", meaning="cli-generate"),
+    "evaluate": Subcommand(module="evaluation", meaning="cli-evaluate"),
+    "compare": Subcommand(module="evaluation.compare", meaning="cli-compare"),
+    "report": Subcommand(module="report", meaning="cli-report"),
+    "watch": Subcommand(module="watch", meaning="cli-watch"),
+    "doctor": Subcommand(module="doctor", meaning="cli-doctor"),
+    "data pretrain": Subcommand(module="data.preprocess", meaning="cli-data-pretrain"),
+    "data sft": Subcommand(module="data.sft.build_idxmap", meaning="cli-data-sft"),
+    "data inspect": Subcommand(module="data.sft.inspection", meaning="cli-data-inspect"),
+    "data verify": Subcommand(module="data.verify", meaning="cli-data-verify"),
+    "data tokenizer": Subcommand(module="data.train_tokenizer", meaning="cli-data-tokenizer"),
+    "new-model": Subcommand(module="checkpoint.random_model", meaning="cli-new-model"),
 }
 """By the words that choose them; a new command is one row."""
 SHELLS = ("bash", "zsh")
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(COMMANDS[name], rest)
 
 
-def run(command: Command, words: Sequence[str]) -> int:
+def run(command: Subcommand, words: Sequence[str]) -> int:
     """Run a module as `python -m` would, and return its exit status."""
     wants_help = "-h" in words or "--help" in words
     sys.argv[1:] = words if wants_help else [*command.before, *words, *command.after]
@@ -127,7 +127,7 @@ def _needs_checkout(words: Sequence[str]) -> str:
     return localized("cli-needs-checkout", what=what)
 
 
-def flags_of(command: Command) -> list[str]:
+def flags_of(command: Subcommand) -> list[str]:
     """The flags that its help names."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

@@ -46,7 +46,7 @@ from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.recovery import Event, Failure, Status, note_event
-from megatron_patch.runs.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, Progress, read_again, start_again
+from megatron_patch.runs.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, StepCounter, read_again, start_again
 from megatron_patch.runs.watchdog import Watchdog
 from megatron_patch.trainer.errors import echo_of
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER, end_with_launcher
@@ -158,7 +158,7 @@ class _Start:
 
     def __init__(self, *, folder: Path | None, watchdog: Watchdog, is_alone: bool) -> None:
         self._folder, self._watchdog, self._is_alone = folder, watchdog, is_alone
-        self._progress = None if folder is None else Progress(folder)
+        self._progress = None if folder is None else StepCounter(folder)
 
     def failed(self, failures: dict[int, Any]) -> tuple[int, Failure]:
         """Say which rank failed, and note it; the exit status, and the failure as the policy wants it."""

@@ -42,7 +42,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @dataclass(kw_only=True)
-class Stage:
+class StagedFolder:
     """A folder under construction."""
 
     path: Path
@@ -74,7 +74,7 @@ class HashingFile(io.RawIOBase):
     cache and flushing it would take.
     """
 
-    def __init__(self, file: Path, stage: Stage) -> None:
+    def __init__(self, file: Path, stage: StagedFolder) -> None:
         self._file, self._stage = file, stage
         self._fd = _open_direct(file)
         self._sha, self._size = hashlib.sha256(), 0
@@ -175,7 +175,7 @@ def free_bytes(target: Path) -> int:
 @contextlib.contextmanager
 def staged(
     target: Path, facts: dict[str, Any], before_publishing: Callable[[], object] = lambda: None
-) -> Iterator[Stage]:
+) -> Iterator[StagedFolder]:
     """Build a folder beside `target`; on leaving, write the manifest, flush, and put it in place in one step.
 
     Args:
@@ -191,7 +191,7 @@ def staged(
         path.mkdir()
         building = contextlib.ExitStack()
         building.enter_context(_locked(path))
-    stage = Stage(path=path, target=target)
+    stage = StagedFolder(path=path, target=target)
     with building:
         try:
             yield stage
@@ -227,7 +227,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _write_manifest(stage: Stage, facts: dict[str, Any]) -> None:
+def _write_manifest(stage: StagedFolder, facts: dict[str, Any]) -> None:
     unrecorded = {f.relative_to(stage.path).as_posix() for f in stage.path.rglob("*") if f.is_file()}
     stage.record_small(*(stage.path / name for name in sorted(unrecorded - stage.sums.keys())))
     manifest = {"algorithm": "sha256", **facts, "files": dict(sorted(stage.sums.items()))}

@@ -48,7 +48,7 @@ class Plain:
             yield one if one.control else Segment(plain(one.text), one.style)
 
 
-class Part(NamedTuple):
+class LinePart(NamedTuple):
     """Words of a live line."""
 
     text: str
@@ -56,7 +56,7 @@ class Part(NamedTuple):
     """Where not all fits, what is worth least goes first."""
 
 
-def fit(head: str, parts: Sequence[Part], columns: int) -> tuple[str, int]:
+def fit(head: str, parts: Sequence[LinePart], columns: int) -> tuple[str, int]:
     """What of a live line fits.
 
     Args:
@@ -90,7 +90,7 @@ class LiveLine:
 
         self._stream, self._total = stream, max(total, 1)
         self._console = Console(file=raw(stream), force_terminal=True)
-        self._head, self._parts, self._done, self._drawn = "", [Part("", ALWAYS)], 0, 0.0
+        self._head, self._parts, self._done, self._drawn = "", [LinePart("", ALWAYS)], 0, 0.0
         self._live = Live(
             get_renderable=lambda: Plain(self._line()),
             console=self._console,
@@ -103,7 +103,7 @@ class LiveLine:
         """Take the last line of the terminal; `show` draws it."""
         self._live.start()
 
-    def show(self, head: str, done: int, parts: Sequence[Part]) -> None:
+    def show(self, head: str, done: int, parts: Sequence[LinePart]) -> None:
         """Draw it anew, unless that was done a moment ago.
 
         Args:
@@ -187,12 +187,12 @@ class WorkBar:
         name, size = ("GB", 1e9) if self._total >= 1e9 else ("MB", 1e6)
         return f"{self._done / size:.1f}/{self._total / size:.1f} {name}"
 
-    def _parts(self, now: float) -> list[Part]:
+    def _parts(self, now: float) -> list[LinePart]:
         seconds, done = max(now - self._began, 1e-9), max(self._done, 1)
         left = timedelta(seconds=round(seconds * max(0, self._total - self._done) / done))
-        rows = [Part(localized("bar-rows", rows=self._rows), 60)] if self._rows else []
-        speed = [Part(f"{self._done / seconds / 1e6:,.1f} MB/s", 30)] if self._unit == "bytes" else []
-        return [*rows, *speed, Part(localized("bar-left", left=left), ALWAYS)]
+        rows = [LinePart(localized("bar-rows", rows=self._rows), 60)] if self._rows else []
+        speed = [LinePart(f"{self._done / seconds / 1e6:,.1f} MB/s", 30)] if self._unit == "bytes" else []
+        return [*rows, *speed, LinePart(localized("bar-left", left=left), ALWAYS)]
 
     def __enter__(self) -> Self:
         if self._live is not None:

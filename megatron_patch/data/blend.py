@@ -15,7 +15,7 @@ Exists = Callable[[str], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BlendPart:
     """One dataset of a blend."""
 
     paths: tuple[str, ...]
@@ -38,7 +38,7 @@ def words_of(text: str, exists: Exists) -> list[str]:
     return joined
 
 
-def parse_blend(words: Sequence[str], exists: Exists = lambda word: False) -> list[Part]:
+def parse_blend(words: Sequence[str], exists: Exists = lambda word: False) -> list[BlendPart]:
     """`0.3 A 0.7 B` is two parts; `A B` is one, all rows of which are mixed.
 
     Args:
@@ -51,10 +51,10 @@ def parse_blend(words: Sequence[str], exists: Exists = lambda word: False) -> li
         raise DataError("blend-empty")
     weights = [float(word) if NUMBER.fullmatch(word) else None for word in words[::2]]
     if weights[0] is None or len(words) == 1 or exists(words[0]):
-        return [Part(paths=tuple(words), weight=None)]
+        return [BlendPart(paths=tuple(words), weight=None)]
     if len(words) % 2 or None in weights:
         raise DataError("blend-form", found=" ".join(words))
     numbers = [weight for weight in weights if weight is not None]
     if wrong := [weight for weight in numbers if not 0 < weight < float("inf")]:
         raise DataError("blend-form", found=", ".join(f"{weight:g}" for weight in wrong))
-    return [Part(paths=(path,), weight=weight) for path, weight in zip(words[1::2], numbers, strict=True)]
+    return [BlendPart(paths=(path,), weight=weight) for path, weight in zip(words[1::2], numbers, strict=True)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError, ReadCounts, text_in
-from megatron_patch.data.rows import Chunk, Cut, Position
+from megatron_patch.data.rows import Chunk, Cut, ReadPosition
 from megatron_patch.data.sources import is_source, visible
 
 CHUNK_BYTES = 1 << 22
@@ -16,7 +16,7 @@ CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class TextCorpus:
     """The files of one run, or one machine's share of them."""
 
     files: list[Path]
@@ -26,7 +26,7 @@ class Corpus:
     shards: int = 1
     """Consecutive parts of about the same number of bytes: concatenated they are the whole."""
 
-    def chunks(self, start: Position) -> Iterator[Chunk]:
+    def chunks(self, start: ReadPosition) -> Iterator[Chunk]:
         """From a position on, in order.
 
         Raises:
@@ -74,7 +74,7 @@ def texts_of(files: list[Path], key: str) -> Iterator[str]:
     Raises:
         DataError: a damaged file or a bad line; names file and line.
     """
-    for chunk in Corpus(files=files, key=key).chunks(Position()):
+    for chunk in TextCorpus(files=files, key=key).chunks(ReadPosition()):
         yield from read(chunk, files[chunk.start.file], key).texts
 
 

@@ -22,7 +22,7 @@ from megatron_patch.common.files import atomic_file
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.network import require_hub
 
-Row = Mapping[str, Any]
+HubRow = Mapping[str, Any]
 SHARES = (("training", 0.98), ("validation", 0.01), ("test", 0.01))
 """Of the instructions; the rest of rounding goes to the last."""
 WIKI_DATE = "20231101"
@@ -32,7 +32,7 @@ ALPACA = "gpt4-chinese-zhtw.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
+class ExampleCorpus:
     """One corpus."""
 
     repository: str
@@ -44,7 +44,7 @@ class Example:
     """Where it goes, under the working directory: as the tutorials say."""
     files: tuple[str, ...]
     """What is written there."""
-    write: Callable[[Iterable[Row], Path], list[Message]]
+    write: Callable[[Iterable[HubRow], Path], list[Message]]
     """Writes the files and returns a report."""
 
 
@@ -52,7 +52,7 @@ class DownloadError(UserError, ValueError):
     """A corpus that cannot be had, or would overwrite one."""
 
 
-def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
+def load(example: ExampleCorpus, source: Path | None, cache: Path) -> Iterable[HubRow]:
     """The rows of the only split.
 
     Args:
@@ -81,7 +81,7 @@ def load(example: Example, source: Path | None, cache: Path) -> Iterable[Row]:
         raise DownloadError("download-unreadable", source=source, error=reason) from None
     if missing := [column for column in example.columns if column not in rows.column_names]:
         raise DownloadError("download-columns", missing=missing, found=rows.column_names)
-    found: Iterable[Row] = rows
+    found: Iterable[HubRow] = rows
     return found
 
 
@@ -96,7 +96,7 @@ def _local(source: Path) -> tuple[str, list[str]]:
     return found.pop(), [str(path) for path in files]
 
 
-def _write_lines(path: Path, rows: Iterable[Row]) -> Message:
+def _write_lines(path: Path, rows: Iterable[HubRow]) -> Message:
     """JSON Lines, whole or not at all; returns a line for the report."""
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -106,15 +106,15 @@ def _write_lines(path: Path, rows: Iterable[Row]) -> Message:
     return Message("download-written", file=path, rows=count, bytes=path.stat().st_size)
 
 
-def _wikinews(rows: Iterable[Row], folder: Path) -> list[Message]:
+def _wikinews(rows: Iterable[HubRow], folder: Path) -> list[Message]:
     return [_write_lines(folder / WIKINEWS, rows)]
 
 
-def _wiki(rows: Iterable[Row], folder: Path) -> list[Message]:
+def _wiki(rows: Iterable[HubRow], folder: Path) -> list[Message]:
     return [_write_lines(folder / WIKI, rows)]
 
 
-def _alpaca(rows: Iterable[Row], folder: Path) -> list[Message]:
+def _alpaca(rows: Iterable[HubRow], folder: Path) -> list[Message]:
     """`input` and `output`, as the tutorial makes them; shuffled by a fixed seed, so that the split stays."""
     pairs = []
     for row in rows:
@@ -131,7 +131,7 @@ def _alpaca(rows: Iterable[Row], folder: Path) -> list[Message]:
 
 
 EXAMPLES = {
-    "wikinews": Example(
+    "wikinews": ExampleCorpus(
         repository="erhwenkuo/wikinews-zhtw",
         config=None,
         columns=("text",),
@@ -139,7 +139,7 @@ EXAMPLES = {
         files=(WIKINEWS,),
         write=_wikinews,
     ),
-    "wiki": Example(
+    "wiki": ExampleCorpus(
         repository="wikimedia/wikipedia",
         config=f"{WIKI_DATE}.zh-classical",
         columns=("text",),
@@ -147,7 +147,7 @@ EXAMPLES = {
         files=(WIKI,),
         write=_wiki,
     ),
-    "alpaca": Example(
+    "alpaca": ExampleCorpus(
         repository="erhwenkuo/alpaca-data-gpt4-chinese-zhtw",
         config=None,
         columns=("instruction", "output"),

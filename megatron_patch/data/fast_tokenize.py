@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_patch.data.corpus import Corpus, read
+from megatron_patch.data.corpus import TextCorpus, read
 from megatron_patch.data.idxmap.writer import token_type
-from megatron_patch.data.rows import Chunk, Position
+from megatron_patch.data.rows import Chunk, ReadPosition
 from megatron_patch.data.tokenizers.engines import PIECE_CHARACTERS, Engine, Gigatoken, HuggingFace, compare
 from megatron_patch.data.workers import in_order
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder:
+class ChunkTokenizer:
     """What a worker does to a chunk."""
 
-    corpus: Corpus
+    corpus: TextCorpus
     engine: Engine
     judge: HuggingFace | None
     """Compared with the engine on a piece of each chunk; None if the engine is the measure itself."""
@@ -28,7 +28,7 @@ class Encoder:
     """Id behind each document."""
     vocab_size: int
 
-    def __call__(self, chunk: Chunk) -> Piece:
+    def __call__(self, chunk: Chunk) -> TokenizedChunk:
         """Read and encode.
 
         Raises:
@@ -49,16 +49,16 @@ class Encoder:
             ids = raw.astype(dtype)
             if self.end is not None:
                 ids, lengths = _with_end(ids, lengths, self.end), lengths + 1
-        return Piece(ids=ids, lengths=lengths, end=chunk.end, counts=asdict(documents.counts), size=chunk.size)
+        return TokenizedChunk(ids=ids, lengths=lengths, end=chunk.end, counts=asdict(documents.counts), size=chunk.size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class TokenizedChunk:
     """A chunk's documents."""
 
     ids: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
-    end: Position
+    end: ReadPosition
     counts: dict[str, int]
     size: int
 
@@ -73,24 +73,24 @@ def _with_end(ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], end: int) -
     return whole
 
 
-def encode_all(encoder: Encoder, start: Position, workers: int) -> Iterator[Piece]:
+def encode_all(encoder: ChunkTokenizer, start: ReadPosition, workers: int) -> Iterator[TokenizedChunk]:
     """Every chunk from a position on, in order whatever the number of workers.
 
     Args:
         workers: processes; 1 works in this one.
     Raises:
-        DataError, EngineError: see `Encoder`.
+        DataError, EngineError: see `ChunkTokenizer`.
         WorkerKilled: it was.
     """
     return in_order(encoder, encoder.corpus.chunks(start), workers)
 
 
-def first_texts(corpus: Corpus) -> list[str]:
+def first_texts(corpus: TextCorpus) -> list[str]:
     """The documents of the first chunk, for choosing the engine.
 
     Raises:
         DataError: a bad line.
     """
-    for chunk in corpus.chunks(Position()):
+    for chunk in corpus.chunks(ReadPosition()):
         return read(chunk, corpus.files[chunk.start.file], corpus.key).texts
     return []

@@ -16,14 +16,14 @@ from megatron_patch.common.terminal import guard, raw
 from megatron_patch.data.corpus import find_corpus
 from megatron_patch.data.idxmap.merge import merge
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.pretraining import Request, build, load
+from megatron_patch.data.pretraining import PretrainingRequest, build, load
 from megatron_patch.data.sources import left_out
 from megatron_patch.data.tokenizers.engines import ENGINES
 from megatron_patch.data.tokenizers.sentencepiece import PiecesError, find_sentencepiece
 from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 
-def problems_of(request: Request) -> list[Message]:
+def problems_of(request: PretrainingRequest) -> list[Message]:
     """All that is wrong with the values, each naming its parameter; empty if nothing is."""
     problems: list[Message] = []
     try:
@@ -46,7 +46,7 @@ def problems_of(request: Request) -> list[Message]:
     return problems
 
 
-def _output_problems(request: Request, prefix: Path) -> list[Message]:
+def _output_problems(request: PretrainingRequest, prefix: Path) -> list[Message]:
     if request.output_prefix.endswith(("/", "/.", "/..", ".bin", ".idx")) or not request.output_prefix:
         return [at("3 OUTPUT_PREFIX", "usage-prefix", found=request.output_prefix)]
     there = [suffix for suffix in (".bin", ".idx") if Path(f"{prefix}{suffix}").exists()]
@@ -55,7 +55,7 @@ def _output_problems(request: Request, prefix: Path) -> list[Message]:
     return []
 
 
-def parse(argv: list[str]) -> tuple[Request, int]:
+def parse(argv: list[str]) -> tuple[PretrainingRequest, int]:
     """Read the command line; a bad one exits with status 2. The number is that of the shards to merge, or 0."""
     parser = ArgumentParser(
         prog="run_make_pretraining_dataset.sh",
@@ -78,7 +78,7 @@ def parse(argv: list[str]) -> tuple[Request, int]:
     add("--merge", type=int, default=0, metavar="N", help=localized("preprocess-help-merge"))
     add("--overwrite", action="store_true", help=localized("help-overwrite"))
     args = parser.parse_args(argv)
-    request = Request(
+    request = PretrainingRequest(
         source=args.source,
         tokenizer=args.tokenizer,
         output_prefix=args.prefix,
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _tokenize(request: Request) -> list[Message]:
+def _tokenize(request: PretrainingRequest) -> list[Message]:
     """Say what is used, and what is not read; do it."""
     tokenizer = load(request.tokenizer)
     named = {"id": tokenizer.eod_id, "token": tokenizer.eod_token}

@@ -23,8 +23,8 @@ from megatron_patch.common.errors import UsageError
 from megatron_patch.common.messages import Message
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import plain
-from megatron_patch.data.corpus import Corpus, find_corpus
-from megatron_patch.data.fast_tokenize import Encoder, encode_all, first_texts
+from megatron_patch.data.corpus import TextCorpus, find_corpus
+from megatron_patch.data.fast_tokenize import ChunkTokenizer, encode_all, first_texts
 from megatron_patch.data.idxmap.merge import shard_prefix
 from megatron_patch.data.idxmap.resumable import ResumableWriter
 from megatron_patch.data.jsonl import DataError, ReadCounts
@@ -37,7 +37,7 @@ AnyTokenizer = TextTokenizer | SentencePiece
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PretrainingRequest:
     """What to build."""
 
     source: Path
@@ -70,14 +70,14 @@ class Request:
         return self.whole_prefix if count == 1 else shard_prefix(self.whole_prefix, number, count)
 
     @property
-    def corpus(self) -> Corpus:
+    def corpus(self) -> TextCorpus:
         """What this run reads.
 
         Raises:
             DataError: nothing there.
         """
         number, count = shard_of(self.shard)
-        return Corpus(files=find_corpus(self.source), key=self.json_key, shard=number - 1, shards=count)
+        return TextCorpus(files=find_corpus(self.source), key=self.json_key, shard=number - 1, shards=count)
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def load(path: Path) -> AnyTokenizer:
     return SentencePiece(model) if model else load_tokenizer(path)
 
 
-def about(request: Request, corpus: Corpus, tokenizer: AnyTokenizer) -> dict[str, Any]:
+def about(request: PretrainingRequest, corpus: TextCorpus, tokenizer: AnyTokenizer) -> dict[str, Any]:
     """What decides the ids: goes into PREFIX.build.json, and all shards agree on it."""
     return {
         "kind": "megatron_patch idxmap, version 1",
@@ -123,7 +123,7 @@ def tokenizer_sum(path: Path) -> str:
     return file_sha256(file) if file.is_file() else "none"
 
 
-def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> list[Message]:
+def build(request: PretrainingRequest, tokenizer: AnyTokenizer, console: Console) -> list[Message]:
     """Write the dataset and return the report.
 
     Raises:
@@ -146,12 +146,17 @@ def build(request: Request, tokenizer: AnyTokenizer, console: Console) -> list[M
 
 
 def _build(
-    request: Request, corpus: Corpus, tokenizer: AnyTokenizer, engine: Engine, note: Message, console: Console
+    request: PretrainingRequest,
+    corpus: TextCorpus,
+    tokenizer: AnyTokenizer,
+    engine: Engine,
+    note: Message,
+    console: Console,
 ) -> list[Message]:
     judge = None
     if isinstance(tokenizer, TextTokenizer) and not isinstance(engine, HuggingFace):
         judge = HuggingFace(tokenizer=tokenizer, special=request.special_tokens)
-    encoder = Encoder(
+    encoder = ChunkTokenizer(
         corpus=corpus,
         engine=engine,
         judge=judge,

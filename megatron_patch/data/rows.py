@@ -30,7 +30,7 @@ from megatron_patch.data.sources import plain_suffix
 BOM = b"\xef\xbb\xbf"
 
 
-class Position(NamedTuple):
+class ReadPosition(NamedTuple):
     """Where a chunk ends: from here on the work can be taken up again."""
 
     file: int = 0
@@ -43,8 +43,8 @@ class Position(NamedTuple):
 class Chunk(NamedTuple):
     """Some rows of one file, unparsed."""
 
-    start: Position
-    end: Position
+    start: ReadPosition
+    end: ReadPosition
     kind: str
     """`lines`, `values` or `parquet`."""
     payload: Any
@@ -93,7 +93,7 @@ class Cut:
 
 
 def chunks(
-    number: int, path: Path, cut: Cut, start: Position | None = None, part: tuple[float, float] = (0, 1)
+    number: int, path: Path, cut: Cut, start: ReadPosition | None = None, part: tuple[float, float] = (0, 1)
 ) -> Iterator[Chunk]:
     """The rows of a file as chunks, in order.
 
@@ -105,7 +105,7 @@ def chunks(
     Raises:
         DataError: a damaged file, or one whose rows cannot be told apart; names file and line.
     """
-    at = start or Position(number)
+    at = start or ReadPosition(number)
     try:
         if plain_suffix(path) == ".parquet":
             yield from _parquet(path, cut, at, part)
@@ -193,7 +193,7 @@ def _are_rows(values: list[Any], row_keys: Collection[str]) -> bool:
     return bool(values) and isinstance(values[0], dict) and any(key in values[0] for key in row_keys)
 
 
-def _plain_lines(path: Path, cut: Cut, at: Position, low: int, high: int) -> Iterator[Chunk]:
+def _plain_lines(path: Path, cut: Cut, at: ReadPosition, low: int, high: int) -> Iterator[Chunk]:
     """Lines that begin in [low, high), found by seeking."""
     with path.open("rb") as file:
         start = max(at.offset, _line_start(file, low))
@@ -201,7 +201,7 @@ def _plain_lines(path: Path, cut: Cut, at: Position, low: int, high: int) -> Ite
             file.seek(min(start + cut.chunk_bytes, high) - 1)
             file.readline()
             end = file.tell()
-            yield Chunk(Position(at.file, start, -1), Position(at.file, end, -1), "lines", None, end - start)
+            yield Chunk(ReadPosition(at.file, start, -1), ReadPosition(at.file, end, -1), "lines", None, end - start)
             start = end
 
 
@@ -214,7 +214,7 @@ def _line_start(file: BinaryIO, offset: int) -> int:
     return file.tell()
 
 
-def _read_lines(path: Path, cut: Cut, at: Position) -> Iterator[Chunk]:
+def _read_lines(path: Path, cut: Cut, at: ReadPosition) -> Iterator[Chunk]:
     size, packed = path.stat().st_size, path.suffix != plain_suffix(path)
     with open_binary(path) as file:
         left = at.offset
@@ -223,13 +223,13 @@ def _read_lines(path: Path, cut: Cut, at: Position) -> Iterator[Chunk]:
         start = at
         while lines := file.readlines(cut.chunk_bytes):
             data = b"".join(lines)
-            end = Position(at.file, start.offset + len(data), start.line + len(lines))
+            end = ReadPosition(at.file, start.offset + len(data), start.line + len(lines))
             stands_for = min(size, len(data) // 3) if packed else len(data)  # progress only: a usual ratio
             yield Chunk(start, end, "lines", data, stands_for)
             start = end
 
 
-def _values(path: Path, cut: Cut, at: Position) -> Iterator[Chunk]:
+def _values(path: Path, cut: Cut, at: ReadPosition) -> Iterator[Chunk]:
     with open_binary(path) as file:
         text = file.read().decode("utf-8-sig", errors="surrogateescape")
     ratio = path.stat().st_size / max(1, len(text))
@@ -241,11 +241,11 @@ def _values(path: Path, cut: Cut, at: Position) -> Iterator[Chunk]:
         found.append(value)
         size += len(value.text)
         if size > cut.chunk_bytes:
-            end = Position(at.file, value.row)
+            end = ReadPosition(at.file, value.row)
             yield Chunk(start, end, "values", found, int(size * ratio))
             found, size, start = [], 0, end
     if found:
-        yield Chunk(start, Position(at.file, found[-1].row), "values", found, int(size * ratio))
+        yield Chunk(start, ReadPosition(at.file, found[-1].row), "values", found, int(size * ratio))
 
 
 _SPACE = re.compile(r"\s*")
@@ -327,9 +327,9 @@ class _Values:
         raise DataError("data-value-cut", place=self._where())
 
 
-def _parquet(path: Path, cut: Cut, at: Position, part: tuple[float, float]) -> Iterator[Chunk]:
+def _parquet(path: Path, cut: Cut, at: ReadPosition, part: tuple[float, float]) -> Iterator[Chunk]:
     for first, batch, size in parquet.batches(path, cut.columns, cut.chunk_bytes, at.offset, part):
-        yield Chunk(Position(at.file, first), Position(at.file, first + batch.num_rows), "parquet", batch, size)
+        yield Chunk(ReadPosition(at.file, first), ReadPosition(at.file, first + batch.num_rows), "parquet", batch, size)
 
 
 @dataclass(kw_only=True)
@@ -392,7 +392,7 @@ def _parse_lines(chunk: Chunk, path: Path) -> Parsed:
     return found
 
 
-def lines_before(start: Position, path: Path) -> int:
+def lines_before(start: ReadPosition, path: Path) -> int:
     """What to add to the lines of a chunk's rows; a plain file is only counted when a complaint needs it."""
     if start.line >= 0:
         return 0

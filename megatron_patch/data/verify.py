@@ -30,7 +30,7 @@ from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
 
 
 @dataclass(kw_only=True)
-class Finding:
+class DatasetVerdict:
     """What was found about one dataset."""
 
     prefix: str
@@ -41,7 +41,7 @@ class Finding:
 
 def verify(
     prefix: str, vocab_size: int | None = None, tokenizer_sha256: str | None = None, sft: bool = False
-) -> Finding:
+) -> DatasetVerdict:
     """Check everything that can be checked.
 
     Args:
@@ -49,7 +49,7 @@ def verify(
         vocab_size: ids must be below it; None takes that of an SFT sidecar, or checks them not.
         tokenizer_sha256: an SFT sidecar must agree with it.
     """
-    finding = Finding(prefix=prefix)
+    finding = DatasetVerdict(prefix=prefix)
     try:
         beside = sidecar.read(prefix)
         index = read_index(Path(f"{prefix}.idx"))
@@ -71,7 +71,9 @@ def verify(
     return finding
 
 
-def _check_sidecar(index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str | None, finding: Finding) -> None:
+def _check_sidecar(
+    index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str | None, finding: DatasetVerdict
+) -> None:
     if len(index.lengths) != beside.rows or (index.lengths != 2 * beside.seq_length).any():
         said = {"rows": beside.rows, "length": beside.seq_length, "documents": len(index.lengths)}
         ends = {"least": index.lengths.min(initial=0), "most": index.lengths.max(initial=0)}
@@ -80,7 +82,7 @@ def _check_sidecar(index: Index, beside: sidecar.Sidecar, tokenizer_sha256: str 
         finding.wrong.append(Message("verify-tokenizer"))
 
 
-def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, finding: Finding) -> None:
+def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, finding: DatasetVerdict) -> None:
     """Ids are 0 to the vocabulary's end; in SFT data -1 - id ends a sample, and labels may be -100."""
     if vocab_size is None:
         finding.notes.append(Message("verify-no-vocabulary"))
@@ -100,7 +102,7 @@ def _check_tokens(index: Index, path: Path, vocab_size: int | None, sft: bool, f
             return
 
 
-def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: Finding) -> None:
+def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: DatasetVerdict) -> None:
     sums = {"bin": beside.bin_sha256, "idx": beside.idx_sha256} if beside else _sums_of_build(prefix, finding)
     listed = Path(f"{prefix}.sha256")
     if listed.is_file():
@@ -115,7 +117,7 @@ def _check_sums(prefix: str, beside: sidecar.Sidecar | None, finding: Finding) -
             finding.wrong.append(Message("file-changed", file=path))
 
 
-def _sums_of_build(prefix: str, finding: Finding) -> dict[str, str]:
+def _sums_of_build(prefix: str, finding: DatasetVerdict) -> dict[str, str]:
     """The checksums in PREFIX.build.json, which `preprocess` writes."""
     path = Path(f"{prefix}.build.json")
     if not path.is_file():

@@ -19,7 +19,7 @@ from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
-from megatron_patch.evaluation.options import Request, parse
+from megatron_patch.evaluation.options import EvaluationRequest, parse
 from megatron_patch.evaluation.run import Evaluation, ModelError, Settings, evaluate
 from megatron_patch.runs.folder import PLAN
 
@@ -72,25 +72,25 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _questions(request: Request) -> list[LocalData]:
+def _questions(request: EvaluationRequest) -> list[LocalData]:
     """Of CMMLU and C-Eval."""
     benchmarks = [BENCHMARKS[name] for name in request.settings.benchmarks()]
     return list(find_all(benchmarks, request.places, request.cache).values())
 
 
-def _check_others(request: Request) -> None:
+def _check_others(request: EvaluationRequest) -> None:
     from megatron_patch.evaluation import any_tasks  # lm_eval: seconds
 
     leaves = any_tasks.check(request.settings.tasks, any_tasks.places_of(request.places, request.cache))
     say("eval-tasks", tasks=len(leaves))
 
 
-def _score_others(request: Request, models: Sequence[HFModel], places: Sequence[Path], command: str) -> int:
+def _score_others(request: EvaluationRequest, models: Sequence[HFModel], places: Sequence[Path], command: str) -> int:
     from megatron_patch.evaluation import any_tasks
 
     data = any_tasks.places_of(request.places, request.cache)
     how = any_tasks.HowToAsk(num_fewshot=request.num_fewshot, chat_template=request.chat_template)
-    done: list[any_tasks.Scores] = []
+    done: list[any_tasks.ModelScores] = []
     wording = wording_of(os.environ)
     for model, folder in zip(models, places, strict=True):
         if RANK == 0:
@@ -124,7 +124,7 @@ def _on_all_gpus(gpus: int, argv: Sequence[str]) -> int:
 
 
 def _one(
-    request: Request, model: HFModel, folder: Path, found: list[LocalData], command: str
+    request: EvaluationRequest, model: HFModel, folder: Path, found: list[LocalData], command: str
 ) -> tuple[Evaluation, Path] | None:
     """Evaluate one model, and write what it scored; None on ranks that only help."""
     if RANK == 0:
@@ -155,7 +155,7 @@ def _say_remote_code(model: HFModel, settings: Settings) -> None:
         print(localized(code), *lines, sep="\n  ", flush=True)
 
 
-def _output(request: Request, model: HFModel) -> Path:
+def _output(request: EvaluationRequest, model: HFModel) -> Path:
     """Where results go: --output, else the run that CHECKPOINT comes from, else a folder of the harness."""
     name = f"{model.label.replace('/', '-')}-{model.identity[:8]}"
     if request.output is not None:

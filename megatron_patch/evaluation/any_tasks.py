@@ -46,7 +46,7 @@ class HowToAsk:
 
 
 @dataclass(kw_only=True)
-class Scores:
+class ModelScores:
     """Of one model."""
 
     summary: dict[str, Any]
@@ -138,7 +138,7 @@ def _misfit(config: dict[str, Any], error: Exception) -> Message:
     return Message("eval-misfit", name=config.get("dataset_path"), kind=kind, error=str(error))
 
 
-def evaluate(model: HFModel, data: LocalDatasets, settings: Settings, how: HowToAsk) -> Scores | None:
+def evaluate(model: HFModel, data: LocalDatasets, settings: Settings, how: HowToAsk) -> ModelScores | None:
     """Score a model; None on the ranks other than the first.
 
     Raises:
@@ -172,7 +172,7 @@ def evaluate(model: HFModel, data: LocalDatasets, settings: Settings, how: HowTo
         "seconds": round(time.monotonic() - started, 3),
         "scores": rows(results),
     }
-    return Scores(summary=summary, samples=samples)
+    return ModelScores(summary=summary, samples=samples)
 
 
 def _finite(values: Any) -> bool:
@@ -217,7 +217,7 @@ def markdown(summary: dict[str, Any], wording: Wording = IN_ENGLISH) -> str:
     return about + "\n" + "\n".join(lines) + "\n"
 
 
-def compare(first: Scores, second: Scores, wording: Wording = IN_ENGLISH) -> str:
+def compare(first: ModelScores, second: ModelScores, wording: Wording = IN_ENGLISH) -> str:
     """Both models' scores side by side."""
     one, other = first.summary, second.summary
     found = {(row["task"], row["metric"], row["filter"]): row["value"] for row in one["scores"]}

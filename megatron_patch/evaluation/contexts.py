@@ -26,7 +26,7 @@ class Context:
     """Number of the request, and its continuation's tokens."""
 
 
-class Scores:
+class ChoiceScores:
     """Log-probabilities of choices; they stay on the device until all are asked for."""
 
     def __init__(self) -> None:

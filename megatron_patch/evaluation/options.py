@@ -37,7 +37,7 @@ EXAMPLES = """\
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class EvaluationRequest:
     """What to do."""
 
     checkpoint: Path
@@ -58,7 +58,7 @@ class Request:
     chat_template: bool
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(argv: Sequence[str]) -> EvaluationRequest:
     """Understand a command line.
 
     Raises:
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str]) -> Request:
     num_fewshot = values.pop("num_fewshot")
     values["num_fewshot"] = num_fewshot or 0
     settings = Settings(tasks=tasks, device=args["device"], trust_remote_code=args["trust_remote_code"], **values)
-    return Request(
+    return EvaluationRequest(
         checkpoint=args["checkpoint"],
         against=args["against"],
         places=args["data"],

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from megatron_patch.evaluation.contexts import Context, Scores, pad_right, to_device
+from megatron_patch.evaluation.contexts import ChoiceScores, Context, pad_right, to_device
 
 KEPT = 4
 """Cached tokens, as a multiple of the tokens of a batch: bounds the memory of keys and values."""
@@ -43,20 +43,20 @@ class Scorer(Protocol):
 
 
 @dataclass(kw_only=True)
-class Group:
+class PrefixGroup:
     """Prompts with a common beginning."""
 
     prefix: list[int]
     contexts: list[Context]
 
 
-def score_shared(lm: Scorer, contexts: list[Context], tasks: Sequence[str], bar: tqdm[Any]) -> Scores:
+def score_shared(lm: Scorer, contexts: list[Context], tasks: Sequence[str], bar: tqdm[Any]) -> ChoiceScores:
     """Score all contexts.
 
     Args:
         tasks: of each request; contexts of one task are taken to begin alike as far as they do.
     """
-    scores = Scores()
+    scores = ChoiceScores()
     with bar, torch.no_grad(), lm.autocast():
         for groups in _fitting(group_by_prefix(contexts, tasks), KEPT * lm.tokens_per_batch):
             kept = _prefix_layers(lm, [group.prefix for group in groups])
@@ -70,7 +70,7 @@ def score_shared(lm: Scorer, contexts: list[Context], tasks: Sequence[str], bar:
     return scores
 
 
-def group_by_prefix(contexts: Sequence[Context], tasks: Sequence[str]) -> list[Group]:
+def group_by_prefix(contexts: Sequence[Context], tasks: Sequence[str]) -> list[PrefixGroup]:
     """One group per task, with the longest beginning that all its contexts share and that scores nothing."""
     by_task: dict[str, list[Context]] = {}
     for context in contexts:
@@ -79,7 +79,7 @@ def group_by_prefix(contexts: Sequence[Context], tasks: Sequence[str]) -> list[G
     for members in by_task.values():
         common = _common_length([context.tokens for context in members])
         room = min(len(context.tokens) - context.scored for context in members)
-        groups.append(Group(prefix=members[0].tokens[: min(common, room)], contexts=members))
+        groups.append(PrefixGroup(prefix=members[0].tokens[: min(common, room)], contexts=members))
     return sorted(groups, key=lambda group: len(group.prefix))
 
 
@@ -89,9 +89,9 @@ def _common_length(rows: list[list[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-def _fitting(groups: list[Group], tokens: int) -> Iterator[list[Group]]:
+def _fitting(groups: list[PrefixGroup], tokens: int) -> Iterator[list[PrefixGroup]]:
     """Consecutive groups whose padded prefixes together have at most that many tokens; at least one group."""
-    part: list[Group] = []
+    part: list[PrefixGroup] = []
     for group in groups:
         if part and (len(part) + 1) * len(group.prefix) > tokens:
             yield part
@@ -101,7 +101,9 @@ def _fitting(groups: list[Group], tokens: int) -> Iterator[list[Group]]:
         yield part
 
 
-def _batches(rows: list[tuple[int, Context]], groups: list[Group], tokens: int) -> Iterator[list[tuple[int, Context]]]:
+def _batches(
+    rows: list[tuple[int, Context]], groups: list[PrefixGroup], tokens: int
+) -> Iterator[list[tuple[int, Context]]]:
     """Rows, longest own part first, filled to at most that many own tokens and KEPT times as many keys."""
     longest_prefix = max(len(group.prefix) for group in groups)
     begin = 0

@@ -119,7 +119,7 @@ class TaskResults(Origin):
     scores: list[TaskScore]
 
 
-class Answer(Record):
+class AnsweredQuestion(Record):
     """A line of per_question.jsonl."""
 
     task: TaskName

@@ -16,7 +16,7 @@ from megatron_patch.common.records import Record
 from megatron_patch.common.records import read as read_record
 from megatron_patch.common.strict_json import parse_json
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CMMLU
-from megatron_patch.evaluation.records import Answer, Results
+from megatron_patch.evaluation.records import AnsweredQuestion, Results
 from megatron_patch.evaluation.run import Evaluation, share_stderr
 
 SUMMARY, ANSWERS, TABLE, CHART = "results.json", "per_question.jsonl", "results.md", "scores.svg"
@@ -135,7 +135,7 @@ def read(folder: Path) -> Evaluation:
     """
     summary = _parsed(Results, folder / SUMMARY, (folder / SUMMARY).read_bytes())
     lines = enumerate((folder / ANSWERS).read_bytes().splitlines(), 1)
-    answers = [_parsed(Answer, f"{folder / ANSWERS}, line {number}", line) for number, line in lines]
+    answers = [_parsed(AnsweredQuestion, f"{folder / ANSWERS}, line {number}", line) for number, line in lines]
     return Evaluation(summary=summary, answers=answers)
 
 

@@ -25,7 +25,7 @@ from lm_eval.models.utils import has_bos_prefix
 from tqdm import tqdm
 
 from megatron_patch.common.messages import localized, say
-from megatron_patch.evaluation.contexts import Context, Request, Scores, contexts_of, pad_right, scored_positions
+from megatron_patch.evaluation.contexts import ChoiceScores, Context, Request, contexts_of, pad_right, scored_positions
 from megatron_patch.evaluation.prefix import score_shared
 from megatron_patch.models import by_model_type
 
@@ -105,7 +105,7 @@ class FastHFLM(HFLM):
             plain: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
             return plain
         contexts = contexts_of(requests, self.max_length)
-        scores = Scores()
+        scores = ChoiceScores()
         with _bar(requests, self.rank, disable_tqdm) as bar:
             for batch in _chunks(contexts, override_bs or self.batch_size):
                 inputs = pad_right([context.tokens for context in batch], self.device)
@@ -119,7 +119,7 @@ class FastHFLM(HFLM):
         dtype = self.mixed_precision_dtype
         return torch.autocast(device_type=self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def _finish(self, requests: Sequence[Request], scores: Scores) -> list[tuple[float, bool]]:
+    def _finish(self, requests: Sequence[Request], scores: ChoiceScores) -> list[tuple[float, bool]]:
         answers = scores.answers(len(requests))
         for (texts, _, _), answer in zip(requests, answers, strict=True):
             if texts is not None:

@@ -27,7 +27,7 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as of a shell."""
 
 
-class Conversation:
+class ChatSession:
     """Turns of the user and the model."""
 
     def __init__(self, model: AnsweringModel, sampling: Sampling, system: str | None) -> None:
@@ -64,7 +64,7 @@ def say(message: Message) -> None:
     print(f"[{message.localized()}]", file=sys.stderr, flush=True)
 
 
-def talk(conversation: Conversation) -> None:
+def talk(conversation: ChatSession) -> None:
     """Turns of standard input until it ends or /quit."""
     for line in _lines():
         word, _, rest = line.strip().partition(" ")
@@ -96,7 +96,7 @@ def _lines() -> Iterator[str]:
             return
 
 
-def answer_all(conversation: Conversation, prompts: Sequence[str]) -> int:
+def answer_all(conversation: ChatSession, prompts: Sequence[str]) -> int:
     """A script's turns; returns the exit status. The first without a whole answer is the last."""
     from megatron_patch.generate.model import STOPPED
 
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
         _ = model.template
         from megatron_patch.generate.model import Sampling
 
-        conversation = Conversation(model, Sampling(**flags.sampling), given["system"])
+        conversation = ChatSession(model, Sampling(**flags.sampling), given["system"])
     except UserError as error:
         print_error(error, os.environ)
         return 2

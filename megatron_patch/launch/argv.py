@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from megatron_patch.launch import tp_overlap
-from megatron_patch.launch.inputs import Corpus
+from megatron_patch.launch.inputs import DataSource
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES
 from megatron_patch.models.megatron import ARCHITECTURE, architecture_flags
@@ -27,7 +27,7 @@ CPU_LAYERS = ("megatron_patch.backend.cpu.layers", "local_layer_spec")
 
 
 @dataclass(frozen=True)
-class Group:
+class FlagBuilder:
     """A builder of flags, and all that it may give; a test holds that it gives no other."""
 
     build: Callable[[Plan], Flags]
@@ -39,10 +39,10 @@ class Group:
         return self.build(plan)
 
 
-def emits(flags: str = "", passes: tuple[str, ...] = ()) -> Callable[[Callable[[Plan], Flags]], Group]:
+def emits(flags: str = "", passes: tuple[str, ...] = ()) -> Callable[[Callable[[Plan], Flags]], FlagBuilder]:
     """Declare what a builder gives: flags, and variables that it passes on."""
     declared = frozenset([*flags.split(), *(BY_FIELD[name].flag for name in passes)])
-    return lambda build: Group(build, declared, passes)
+    return lambda build: FlagBuilder(build, declared, passes)
 
 
 def passed(plan: Plan, *names: str) -> Flags:
@@ -325,7 +325,7 @@ def trained_logits(plan: Plan) -> bool:
     return plan.config.sft and wanted == "trained"
 
 
-def _blend(corpora: tuple[Corpus, ...], *, sft: bool) -> list[str]:
+def _blend(corpora: tuple[DataSource, ...], *, sft: bool) -> list[str]:
     """Weights and paths. Text without weights is weighted by its tokens: Megatron 0.19.2 reads a blend without weights
     once, and ends with StopIteration where training or validation wants more."""
     words = []
@@ -396,7 +396,7 @@ def extra_flags(plan: Plan) -> Flags:
     return shlex.split(plan.variables.megatron_args) if plan.variables.megatron_args else []
 
 
-GROUPS: tuple[Group, ...] = (
+GROUPS: tuple[FlagBuilder, ...] = (
     own_flags,
     model_flags,
     tokenizer_flags,

@@ -68,7 +68,7 @@ def vocab_size_of_config(config: Mapping[str, Any] | None) -> int | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class DataSource:
     """One data set: an idxmap prefix, or a file or folder of conversations."""
 
     path: str
@@ -85,7 +85,7 @@ class CorpusError(UserError, ValueError):
     """Data that cannot be trained on; the message says what was found and what was expected."""
 
 
-def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
+def read_blend(text: str, *, raw: bool) -> tuple[DataSource, ...]:
     """Read DATASET_PATH: one path as it stands, several, or weights and paths.
 
     Args:
@@ -106,7 +106,7 @@ def read_blend(text: str, *, raw: bool) -> tuple[Corpus, ...]:
     except DataError as error:
         raise CorpusError.of(error.messages) from None
     inspect = _inspect_raw if raw else _inspect_idxmap
-    corpora: list[Corpus] = []
+    corpora: list[DataSource] = []
     wrong: list[Message] = []
     for weight, path in pairs:
         try:
@@ -157,7 +157,7 @@ def _prefixes_in(word: str) -> list[str]:
     return found
 
 
-def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
+def _inspect_idxmap(prefix: str, weight: float | None) -> DataSource:
     """Check that both halves exist and belong together, and count the tokens."""
     for suffix in (".bin", ".idx"):
         if prefix.endswith(suffix) and prefix_exists(prefix.removesuffix(suffix)):
@@ -172,10 +172,10 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> Corpus:
         tokens, documents = count(prefix)
     except BrokenIndex as error:
         raise CorpusError.of(error.messages) from None
-    return Corpus(path=str(Path(prefix).absolute()), weight=weight, tokens=tokens, documents=documents)
+    return DataSource(path=str(Path(prefix).absolute()), weight=weight, tokens=tokens, documents=documents)
 
 
-def _inspect_raw(path: str, weight: float | None) -> Corpus:
+def _inspect_raw(path: str, weight: float | None) -> DataSource:
     if not Path(path).exists():
         code = "no-such-file-but-idxmap" if prefix_exists(path) else "no-such-file"
         raise CorpusError(code, files=path)
@@ -185,7 +185,7 @@ def _inspect_raw(path: str, weight: float | None) -> Corpus:
         raise CorpusError.of(error.messages) from None
     for file in known:
         _look_into(file)
-    return Corpus(path=str(Path(path).absolute()), weight=weight, tokens=None)
+    return DataSource(path=str(Path(path).absolute()), weight=weight, tokens=None)
 
 
 def _look_into(path: Path) -> None:

@@ -34,7 +34,7 @@ INERT_ON_CPU = {"--log-straggler": Message("inert-straggler")}
 
 
 @dataclass(frozen=True)
-class Flag:
+class MegatronFlag:
     """One row of the table."""
 
     name: str
@@ -63,14 +63,14 @@ class Flag:
 NUMBERS = {"int": r"[+-]?[0-9_]+", "float": r"[+-]?(inf|nan|([0-9_]+\.?[0-9_]*|\.[0-9_]+)([eE][+-]?[0-9]+)?)"}
 
 
-def read_table() -> dict[str, Flag]:
+def read_table() -> dict[str, MegatronFlag]:
     """The table by flag."""
     found = {}
     for line in TABLE.read_text(encoding="utf-8").splitlines():
         names, arity, kind, *rest = line.split(" ")
         choices = tuple(rest[0].split(",")) if rest and rest[0] != "unread" else ()
         for name in names.split(","):
-            found[name] = Flag(name, arity, kind, choices, rest[-1:] == ["unread"])
+            found[name] = MegatronFlag(name, arity, kind, choices, rest[-1:] == ["unread"])
     return found
 
 

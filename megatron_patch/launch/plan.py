@@ -12,7 +12,7 @@ from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message, as_json, listed
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
-from megatron_patch.launch.inputs import Corpus, Tokenizer
+from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import Memory, Precision
 from megatron_patch.launch.problems import driver_wording
@@ -71,8 +71,8 @@ class Plan:
     """The GPU with the least memory; None on the CPU, and in a dry run without a GPU."""
     layout: Layout
     schedule: Schedule
-    train_data: tuple[Corpus, ...]
-    valid_data: tuple[Corpus, ...] | None
+    train_data: tuple[DataSource, ...]
+    valid_data: tuple[DataSource, ...] | None
     precision: Precision
     gradient_bf16: bool
     """Gradients are summed in bf16."""
@@ -168,6 +168,6 @@ def values_of(plan: Plan) -> dict[str, Any]:
     return values
 
 
-def describe_blend(corpora: tuple[Corpus, ...]) -> str:
+def describe_blend(corpora: tuple[DataSource, ...]) -> str:
     """A blend as it would be typed, with absolute paths."""
     return " ".join(f"{one.weight!r} {one.path}" if one.weight is not None else one.path for one in corpora)

@@ -22,7 +22,7 @@ SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class BatchStage:
     """From `start` samples on an iteration has `batch` of them."""
 
     start: int
@@ -33,7 +33,7 @@ class Stage:
 class Batches:
     """The batch of each iteration: one stage, or several that follow each other."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[BatchStage, ...]
 
     def samples(self, iterations: int) -> int:
         """Of the first so many iterations."""
@@ -61,7 +61,7 @@ class Batches:
         """Iterations after which the batch is another."""
         return sorted({last for _, last, _, _ in self._spans() if last})
 
-    def until(self, samples: int) -> tuple[Stage, ...]:
+    def until(self, samples: int) -> tuple[BatchStage, ...]:
         """The stages that the first so many samples have seen."""
         return tuple(stage for stage in self.stages if stage.start < samples)
 
@@ -85,7 +85,7 @@ class Batches:
 
 def constant(batch: int) -> Batches:
     """Every iteration has as many samples."""
-    return Batches((Stage(start=0, batch=batch),))
+    return Batches((BatchStage(start=0, batch=batch),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,10 +295,10 @@ def read_stages(schedule: str, *, sft: bool, seq_len: int) -> Batches:
         schedule: `0:64,1000000:128`.
     """
     pairs = [(int(start), int(batch)) for start, _, batch in (word.partition(":") for word in schedule.split(","))]
-    stages: list[Stage] = []
+    stages: list[BatchStage] = []
     for start, batch in pairs:
         done = start // seq_len
         if sft:
             done = Batches(tuple(stages)).samples(start) if stages else 0
-        stages.append(Stage(start=done, batch=batch))
+        stages.append(BatchStage(start=done, batch=batch))
     return Batches(tuple(stages))

@@ -13,7 +13,7 @@ from megatron_patch.launch.render import remark
 from megatron_patch.nemo.command_line import parse
 from megatron_patch.nemo.flags import SECRETS, table
 from megatron_patch.nemo.model_names import listing
-from megatron_patch.nemo.translate import Request, translate
+from megatron_patch.nemo.translate import Translation, translate
 from megatron_patch.nemo.wording import wording
 
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], stage: str) -> in
         print("\n".join(listing()))
         return 0
     words = wording(line, language)
-    asked = Request(given=line.given, environ=dict(environ), stage=stage)
+    asked = Translation(given=line.given, environ=dict(environ), stage=stage)
     translate(asked)
     problems = line.problems + asked.problems
     if problems:

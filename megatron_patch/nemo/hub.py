@@ -28,7 +28,7 @@ class HubError(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundTokenizer:
     """A folder with a tokenizer."""
 
     folder: str
@@ -36,7 +36,7 @@ class Found:
     """Where it came from, for a note; None if the name was the folder."""
 
 
-def find_model(name: str, checkpoint: str | None, environ: Mapping[str, str], *, download: bool) -> Found:
+def find_model(name: str, checkpoint: str | None, environ: Mapping[str, str], *, download: bool) -> FoundTokenizer:
     """Look for the tokenizer of a model: a folder of that name, the checkpoint, the hub's cache, the hub.
 
     Args:
@@ -48,15 +48,15 @@ def find_model(name: str, checkpoint: str | None, environ: Mapping[str, str], *,
         UserError: it is nowhere, or the hub cannot be reached.
     """
     if has_tokenizer(Path(name)):
-        return Found(folder=name, how=None)
+        return FoundTokenizer(folder=name, how=None)
     short = name.rsplit("/", 1)[-1]
     if has_tokenizer(Path(short)):
-        return Found(folder=short, how=Message("hub-folder-here", folder=short, name=name))
+        return FoundTokenizer(folder=short, how=Message("hub-folder-here", folder=short, name=name))
     if checkpoint is not None and has_tokenizer(Path(checkpoint)):
-        return Found(folder=checkpoint, how=Message("hub-checkpoint", folder=checkpoint, name=name))
+        return FoundTokenizer(folder=checkpoint, how=Message("hub-checkpoint", folder=checkpoint, name=name))
     cached = cached_snapshot(name, environ)
     if cached is not None:
-        return Found(folder=str(cached), how=Message("hub-cache", name=name, folder=str(cached)))
+        return FoundTokenizer(folder=str(cached), how=Message("hub-cache", name=name, folder=str(cached)))
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise HubError("hub-nowhere")
     if not download:
@@ -81,7 +81,7 @@ def cached_snapshot(name: str, environ: Mapping[str, str]) -> Path | None:
     return snapshot if has_tokenizer(snapshot) else None
 
 
-def _download(name: str, environ: Mapping[str, str]) -> Found:
+def _download(name: str, environ: Mapping[str, str]) -> FoundTokenizer:
     require_hub(name, environ)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
@@ -93,4 +93,4 @@ def _download(name: str, environ: Mapping[str, str]) -> Found:
         raise HubError("hub-fails", kind=type(error).__name__, error=reason) from None
     if not has_tokenizer(Path(folder)):
         raise HubError("hub-without-tokenizer", folder=folder)
-    return Found(folder=folder, how=Message("hub-downloaded", name=name, folder=folder))
+    return FoundTokenizer(folder=folder, how=Message("hub-downloaded", name=name, folder=folder))

@@ -27,7 +27,7 @@ PRETRAIN, FINETUNE = "pretrain", "finetune"
 
 
 @dataclass(kw_only=True)
-class Request:
+class Translation:
     """What was asked for, on its way to 25 values."""
 
     given: dict[str, Any]
@@ -76,7 +76,7 @@ class Request:
         self.environ[name] = text
 
 
-def translate(asked: Request) -> None:
+def translate(asked: Translation) -> None:
     """Fill the values, the variables, what there is to say, and what is wrong."""
     for flag, variable in SECRETS.items():
         if flag in asked.given:
@@ -85,7 +85,7 @@ def translate(asked: Request) -> None:
         group(asked)
 
 
-def _adapters(asked: Request) -> None:
+def _adapters(asked: Translation) -> None:
     """NeMo's LoRA has rank and alpha 32."""
     if "peft" not in asked.given:
         return
@@ -96,7 +96,7 @@ def _adapters(asked: Request) -> None:
         asked.variable(name, asked.environ.get(name) or 32)
 
 
-def _place(asked: Request) -> None:
+def _place(asked: Translation) -> None:
     slurm = asked.get("executor") == "slurm"
     asked.values["ENV"] = "slurm" if slurm else "dsw"
     asked.values["OUTPUT_BASEPATH"] = f"experiments/{asked.get('experiment')}"
@@ -116,7 +116,7 @@ def _place(asked: Request) -> None:
     _processes(asked)
 
 
-def _processes(asked: Request) -> None:
+def _processes(asked: Translation) -> None:
     if "num_gpus" in asked.given:
         asked.variable("MP_NPROC", asked.given["num_gpus"])
     elif asked.environ.get("MP_DEVICE") != "cpu" and "MP_NPROC" not in asked.environ:
@@ -125,7 +125,7 @@ def _processes(asked: Request) -> None:
             asked.say("nemo-all-gpus", gpus=gpus)
 
 
-def _container(asked: Request) -> None:
+def _container(asked: Translation) -> None:
     """The documented default where pyxis is installed; without pyxis, no container unless one was asked for."""
     if "container_image" in asked.given or asked.dry_run:
         asked.variable("MP_SLURM_IMAGE", asked.get("container_image"))
@@ -139,7 +139,7 @@ def _container(asked: Request) -> None:
         asked.say("nemo-no-container")
 
 
-def _model(asked: Request) -> None:
+def _model(asked: Translation) -> None:
     checkpoint, name = asked.get("nemo_model"), asked.get("hf_model_id")
     if name is None:
         asked.wrong("nemo-tokenizer-needed", "hf_model_id")
@@ -156,7 +156,7 @@ def _model(asked: Request) -> None:
     asked.values["MODEL_SIZE"] = _size(asked, checkpoint)
 
 
-def _start_of_finetuning(asked: Request) -> str | None:
+def _start_of_finetuning(asked: Translation) -> str | None:
     """Without --nemo_model: the weights beside the tokenizer, else the newest pretraining."""
     folder = Path(asked.environ.get("MP_TOKENIZER_PATH", ""))
     if any(folder.glob("*.safetensors")):
@@ -170,7 +170,7 @@ def _start_of_finetuning(asked: Request) -> str | None:
     return None
 
 
-def _size(asked: Request, checkpoint: str | None) -> str:
+def _size(asked: Translation, checkpoint: str | None) -> str:
     typed = asked.get("model_size")
     if typed is not None:
         try:
@@ -192,7 +192,7 @@ def _size(asked: Request, checkpoint: str | None) -> str:
     return size
 
 
-def _parallel(asked: Request) -> None:
+def _parallel(asked: Translation) -> None:
     names = {"TP": "tensor", "PP": "pipeline"}
     for position, kind in names.items():
         asked.values[position] = str(asked.get(f"{kind}_model_parallel_size"))
@@ -207,7 +207,7 @@ def _parallel(asked: Request) -> None:
         asked.variable("MP_FP8_RECIPE", recipes[asked.get("fp8_recipe")])
 
 
-def _memory(asked: Request) -> None:
+def _memory(asked: Translation) -> None:
     granularity, offloads = asked.get("recompute_granularity"), asked.get("cpu_offloading")
     asked.values["AC"] = {"full": "full", "selective": "sel", None: "false"}[granularity]
     if granularity == "full":
@@ -231,7 +231,7 @@ def _memory(asked: Request) -> None:
         asked.idle("nemo-idle-optimizer", "optim_cpu_offloading_frac")
 
 
-def _offload_activations(asked: Request) -> None:
+def _offload_activations(asked: Translation) -> None:
     asked.values["AC"] = "offload"
     if not asked.get("cpu_offloading_activations"):
         asked.wrong("nemo-offload-nothing", "cpu_offloading")
@@ -241,7 +241,7 @@ def _offload_activations(asked: Request) -> None:
         asked.variable("MP_AC_LAYERS", asked.given["cpu_offloading_layers"])
 
 
-def _data(asked: Request) -> None:
+def _data(asked: Translation) -> None:
     asked.values["SFT"] = _boolean(asked.stage == FINETUNE)
     folder = asked.get("dataset_path")
     asked.values |= {"DATASET_PATH": folder or "none", "VALID_DATASET_PATH": "none"}
@@ -258,7 +258,7 @@ def _data(asked: Request) -> None:
         asked.variable("MP_SPLIT", asked.get("split"))
 
 
-def _schedule(asked: Request) -> None:
+def _schedule(asked: Translation) -> None:
     batch, length = asked.get("global_batch_size"), asked.get("seq_length")
     steps = asked.get("max_steps") or _one_epoch(asked, batch, length)
     warmup = asked.given.get("warmup_steps", min(2000, steps // 10))
@@ -277,7 +277,7 @@ def _schedule(asked: Request) -> None:
     }
 
 
-def _one_epoch(asked: Request, batch: int, length: int) -> int:
+def _one_epoch(asked: Translation, batch: int, length: int) -> int:
     """Steps of one pass over the data; 1 where they cannot be read, which is said elsewhere."""
     path, raw = asked.values["DATASET_PATH"], asked.environ.get("MP_DATASET_TYPE") == "raw"
     try:
@@ -296,7 +296,7 @@ def _one_epoch(asked: Request, batch: int, length: int) -> int:
     return max(1, steps)
 
 
-def _logging(asked: Request) -> None:
+def _logging(asked: Translation) -> None:
     names = ("wandb_project", "wandb_name")
     if not asked.get("wandb"):
         for key in ("WANDB_API_KEY", "WANDB_MODE"):

@@ -15,7 +15,7 @@ from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
 from megatron_patch.planner.errors import NothingFits, PlannerError
 from megatron_patch.planner.failures import outlook
-from megatron_patch.planner.layouts import Choice, Job, default_choice
+from megatron_patch.planner.layouts import Choice, TrainingJob, default_choice
 from megatron_patch.planner.render import WAYS, as_json, bar, command, table
 from megatron_patch.planner.search import search
 
@@ -110,7 +110,7 @@ def _tokens(text: str) -> float:
     return value
 
 
-def _job(options: argparse.Namespace) -> Job:
+def _job(options: argparse.Namespace) -> TrainingJob:
     model, kind = sizes()[options.size], KINDS[options.kind]
     vocabulary = options.vocab_size or model.vocab_size
     if vocabulary is None:
@@ -120,7 +120,7 @@ def _job(options: argparse.Namespace) -> Job:
     if options.seq > model.max_position_embeddings:
         most = model.max_position_embeddings
         raise PlannerError("planner-too-long", length=options.seq, size=options.size, most=most)
-    return Job(
+    return TrainingJob(
         size=options.size,
         model=model,
         vocab_size=vocabulary,
@@ -141,7 +141,7 @@ def _given(options: argparse.Namespace) -> dict[str, str]:
     return dict(text.split("=", 1) for text in options.set)
 
 
-def _choice(options: argparse.Namespace, job: Job) -> Choice:
+def _choice(options: argparse.Namespace, job: TrainingJob) -> Choice:
     given = {"tp": options.tp, "pp": options.pp, "cp": options.cp, "chunks": options.vpp}
     given |= {"micro_batch": options.micro_batch}
     free = default_choice(job)

@@ -21,7 +21,7 @@ from megatron_patch.planner.errors import PlannerError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What is to be trained, and on what."""
 
     size: str
@@ -84,7 +84,7 @@ class Prediction:
         return self.fit.memory.total <= self.limit
 
 
-def candidates(job: Job, choice: Choice) -> Iterator[Candidate]:
+def candidates(job: TrainingJob, choice: Choice) -> Iterator[Candidate]:
     """Every layout that Megatron and the driver's checks accept.
 
     The rules are those of launch/checks/, as arithmetic; a test holds what is proposed against the checks themselves.
@@ -100,7 +100,7 @@ def candidates(job: Job, choice: Choice) -> Iterator[Candidate]:
                     yield from _of_pipeline(job, choice, tp, cp, pp)
 
 
-def _of_pipeline(job: Job, choice: Choice, tp: int, cp: int, pp: int) -> Iterator[Candidate]:
+def _of_pipeline(job: TrainingJob, choice: Choice, tp: int, cp: int, pp: int) -> Iterator[Candidate]:
     dp = job.gpus // (tp * cp * pp)
     for micro_batch in choice.micro_batch:
         if job.global_batch % (micro_batch * dp) or _breaks_fp8(job, micro_batch, tp, cp):
@@ -117,7 +117,7 @@ def _of_pipeline(job: Job, choice: Choice, tp: int, cp: int, pp: int) -> Iterato
                     )
 
 
-def _breaks_fp8(job: Job, micro_batch: int, tp: int, cp: int) -> bool:
+def _breaks_fp8(job: TrainingJob, micro_batch: int, tp: int, cp: int) -> bool:
     """FP8 matmuls want multiples of 16 rows."""
     return job.precision == "fp8" and bool(micro_batch * job.seq_len // cp // tp % 16)
 
@@ -127,7 +127,7 @@ def _cut(model: ModelConfig, rows: int, seq_len: int, pp: int, chunks: int) -> t
     return cut_layers(model, rows, seq_len, pp=pp, chunks=chunks, balance=True)
 
 
-def _layout(job: Job, tp: int, pp: int, cp: int, dp: int, chunks: int) -> Layout | None:
+def _layout(job: TrainingJob, tp: int, pp: int, cp: int, dp: int, chunks: int) -> Layout | None:
     if chunks > 1 and pp == 1:
         return None
     cut = _cut(job.model, job.vocab_rows, job.seq_len, pp, chunks)
@@ -161,7 +161,7 @@ def machines_of(gpus: int) -> tuple[int, int]:
     return gpus // GPUS_PER_MACHINE, GPUS_PER_MACHINE
 
 
-def default_choice(job: Job) -> Choice:
+def default_choice(job: TrainingJob) -> Choice:
     """Everything that can make sense."""
     powers = tuple(1 << power for power in range(5))
     layers = job.model.num_layers
@@ -175,7 +175,7 @@ def default_choice(job: Job) -> Choice:
     )
 
 
-def predict(job: Job, candidate: Candidate) -> Prediction:
+def predict(job: TrainingJob, candidate: Candidate) -> Prediction:
     """Time and memory of one candidate."""
     variables = Variables()
     config = config_of(job, candidate)
@@ -200,11 +200,11 @@ def predict(job: Job, candidate: Candidate) -> Prediction:
     )
 
 
-def _tokens(job: Job, candidate: Candidate) -> int:
+def _tokens(job: TrainingJob, candidate: Candidate) -> int:
     return candidate.micro_batch * job.seq_len // candidate.layout.cp
 
 
-def _overlap(job: Job, candidate: Candidate) -> str | None:
+def _overlap(job: TrainingJob, candidate: Candidate) -> str | None:
     """How MP_TP_OVERLAP=auto comes out."""
     layout = candidate.layout
     return tp_overlap.method(
@@ -220,14 +220,14 @@ def _overlap(job: Job, candidate: Candidate) -> str | None:
     )
 
 
-def config_of(job: Job, candidate: Candidate) -> RunConfig:
+def config_of(job: TrainingJob, candidate: Candidate) -> RunConfig:
     """The 25 values as the driver reads them."""
     facts, wrong = read_values(values_of(job, candidate))
     assert not wrong, wrong
     return RunConfig(**facts)
 
 
-def values_of(job: Job, candidate: Candidate, **typed: str) -> list[str]:
+def values_of(job: TrainingJob, candidate: Candidate, **typed: str) -> list[str]:
     """The 25 values to type; paths and rates that the planner cannot know are names to replace.
 
     Args:

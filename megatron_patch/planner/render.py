@@ -16,8 +16,8 @@ from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import checkpoint_bytes, gigabytes
 from megatron_patch.planner.errors import PlannerError
 from megatron_patch.planner.failures import Outlook
-from megatron_patch.planner.layouts import Job, Prediction, values_of, variables_of
-from megatron_patch.planner.search import Found
+from megatron_patch.planner.layouts import Prediction, TrainingJob, values_of, variables_of
+from megatron_patch.planner.search import SearchResult
 
 PEAK_BF16 = 989.4e12
 """What MFU is counted against, in bf16 and fp8 alike, as published figures do."""
@@ -25,7 +25,7 @@ DISK = 1.9e9
 """Bytes/s that one machine writes of a checkpoint (the lent machines' disk; a parallel file system is faster)."""
 
 
-def flops_per_token(job: Job) -> float:
+def flops_per_token(job: TrainingJob) -> float:
     """Of the model, forward and backward, attention counted below the diagonal (Megatron's count)."""
     model = job.model
     queries, keys = model.head_dim * model.num_attention_heads, model.head_dim * model.num_query_groups
@@ -33,27 +33,27 @@ def flops_per_token(job: Job) -> float:
     return 3.0 * (model.num_layers * layer + 2 * model.hidden_size * job.vocab_rows)
 
 
-def rates(job: Job, prediction: Prediction) -> dict[str, float]:
+def rates(job: TrainingJob, prediction: Prediction) -> dict[str, float]:
     """Tokens/s and TFLOP/s of one GPU, and MFU."""
     tokens = job.global_batch * job.seq_len / prediction.time.total / job.gpus
     flops = tokens * flops_per_token(job)
     return {"tokens_per_s_per_gpu": tokens, "tflops_per_gpu": flops / 1e12, "mfu": flops / PEAK_BF16}
 
 
-def training(job: Job, prediction: Prediction, tokens: float) -> dict[str, float]:
+def training(job: TrainingJob, prediction: Prediction, tokens: float) -> dict[str, float]:
     """Of the whole training."""
     steps = tokens / (job.global_batch * job.seq_len)
     seconds = steps * prediction.time.total
     return {"steps": steps, "days": seconds / 86400, "gpu_hours": seconds * job.gpus / 3600}
 
 
-def saving(job: Job, prediction: Prediction) -> dict[str, float]:
+def saving(job: TrainingJob, prediction: Prediction) -> dict[str, float]:
     """One checkpoint, written asynchronously by all machines at once."""
     size = checkpoint_bytes(job.model.num_parameters(job.vocab_rows), prediction.fit.precision)
     return {"checkpoint_bytes": size, "save_seconds": size / DISK / prediction.candidate.layout.nodes}
 
 
-def as_json(job: Job, found: Found, tokens: float | None, future: Outlook | None) -> dict[str, Any]:
+def as_json(job: TrainingJob, found: SearchResult, tokens: float | None, future: Outlook | None) -> dict[str, Any]:
     """Of the best, and the others in short."""
     best = found.best[0]
     content = _one(job, best) | saving(job, best) | {"command": command(job, best), "tried": found.tried}
@@ -62,7 +62,7 @@ def as_json(job: Job, found: Found, tokens: float | None, future: Outlook | None
     return content | {"others": [_one(job, other) for other in found.best[1:]]}
 
 
-def _one(job: Job, prediction: Prediction) -> dict[str, Any]:
+def _one(job: TrainingJob, prediction: Prediction) -> dict[str, Any]:
     candidate, memory = prediction.candidate, prediction.fit.memory
     layout = candidate.layout
     return {
@@ -84,7 +84,7 @@ def _one(job: Job, prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def table(job: Job, found: Found, tokens: float | None, future: Outlook | None) -> str:
+def table(job: TrainingJob, found: SearchResult, tokens: float | None, future: Outlook | None) -> str:
     """For a person."""
     best = found.best[0]
     lines = [_title(job, found)]
@@ -104,7 +104,7 @@ def table(job: Job, found: Found, tokens: float | None, future: Outlook | None) 
     return "\n".join([*lines, "", localized("planner-type"), command(job, best, tokens=tokens)])
 
 
-def _title(job: Job, found: Found) -> str:
+def _title(job: TrainingJob, found: SearchResult) -> str:
     return localized(
         "planner-title",
         size=job.size,
@@ -117,7 +117,7 @@ def _title(job: Job, found: Found) -> str:
     )
 
 
-def _row(job: Job, one: Prediction) -> str:
+def _row(job: TrainingJob, one: Prediction) -> str:
     rate, layout, candidate = rates(job, one), one.candidate.layout, one.candidate
     words = localized(
         "planner-layout",
@@ -172,7 +172,7 @@ DECIDED = frozenset(
 
 
 def command(
-    job: Job,
+    job: TrainingJob,
     prediction: Prediction,
     way: str | None = None,
     given: Mapping[str, str] | None = None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from megatron_patch.planner.errors import NothingFits
-from megatron_patch.planner.layouts import Choice, Job, Prediction, candidates, predict
+from megatron_patch.planner.layouts import Choice, Prediction, TrainingJob, candidates, predict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """What a search saw."""
 
     best: list[Prediction]
@@ -18,7 +18,7 @@ class Found:
     """Layouts whose time was predicted."""
 
 
-def search(job: Job, choice: Choice, most: int = 5) -> Found:
+def search(job: TrainingJob, choice: Choice, most: int = 5) -> SearchResult:
     """The fastest layouts by predicted step time.
 
     Where nothing fits, the optimizer may move to RAM (position 18), which costs time that is not predicted well: it is
@@ -33,7 +33,7 @@ def search(job: Job, choice: Choice, most: int = 5) -> Found:
             raise NothingFits("planner-no-division", gpus=job.gpus, batch=job.global_batch, length=job.seq_len)
         fitting = sorted((one for one in predictions if one.fits), key=_order)
         if fitting:
-            return Found(best=_different(fitting, most), tried=len(predictions))
+            return SearchResult(best=_different(fitting, most), tried=len(predictions))
     least = min(predictions, key=lambda one: one.fit.memory.total - one.limit)
     layout = least.candidate.layout
     degrees = {"tp": layout.tp, "pp": layout.pp, "cp": layout.cp, "ac": least.candidate.ac}

@@ -18,7 +18,7 @@ from megatron_patch.common.files import real_path
 from megatron_patch.common.messages import Message
 from megatron_patch.common.records import Record, read, read_file
 from megatron_patch.evaluation.records import Results, TaskResults
-from megatron_patch.report.records import Check, Plan, Profile, Startup, Step
+from megatron_patch.report.records import CheckFile, MetricsLine, PlanFile, ProfileFile, StartupFile
 from megatron_patch.runs.folder import COMMAND, METRICS, PLAN, PROFILE, STARTUP, PlanError, is_run, load_plan
 from megatron_patch.runs.recovery import Event, read_events
 from megatron_patch.runs.status import state_of
@@ -39,15 +39,15 @@ class Run:
     folder: Path
     name: str
     """Shortest path that tells it from the others."""
-    plan: Plan | None = None
+    plan: PlanFile | None = None
     """None if there is none that can be read."""
     command: str = ""
     """Of command.txt."""
-    startup: Startup | None = None
+    startup: StartupFile | None = None
     """None if there is none that can be read."""
-    profiles: list[Profile] = field(default_factory=list)
+    profiles: list[ProfileFile] = field(default_factory=list)
     """Of the ranks that MP_PROFILE recorded."""
-    steps: list[Step] = field(default_factory=list)
+    steps: list[MetricsLine] = field(default_factory=list)
     """One for each iteration, of metrics.jsonl."""
     events: list[Event] = field(default_factory=list)
     """Skips, rollbacks, restarts, fallbacks, hangs and slow ranks, of events.jsonl."""
@@ -68,7 +68,7 @@ class Run:
         Raises:
             ValueError: it cannot be read, and why.
         """
-        record = read(Step, line)
+        record = read(MetricsLine, line)
         if record.is_step:
             self.steps.append(record)
         elif record.validation_loss is not None:
@@ -99,7 +99,7 @@ class Run:
 
 
 @dataclass(kw_only=True)
-class Finding[R: Record]:
+class ResultFile[R: Record]:
     """A JSON file of a layer check or an evaluation."""
 
     file: Path
@@ -113,10 +113,10 @@ class Material:
 
     folders: list[Path]
     runs: list[Run] = field(default_factory=list)
-    checks: list[Finding[Check]] = field(default_factory=list)
-    evaluations: list[Finding[Results]] = field(default_factory=list)
+    checks: list[ResultFile[CheckFile]] = field(default_factory=list)
+    evaluations: list[ResultFile[Results]] = field(default_factory=list)
     """Of CMMLU and C-Eval."""
-    tasks: list[Finding[TaskResults]] = field(default_factory=list)
+    tasks: list[ResultFile[TaskResults]] = field(default_factory=list)
     """Of lm_eval's other tasks."""
     commands: list[str] = field(default_factory=list)
     """Of commands.txt, where a script that runs several noted them; each once, in their order."""
@@ -133,15 +133,15 @@ def collect(folders: Sequence[Path]) -> Material:
         material.commands = list(dict.fromkeys([*material.commands, *commands]))
         if is_run(place):
             material.runs.append(read_run(place, name))
-        material.checks += _findings(Check, place / "check.json", name, problems)
+        material.checks += _findings(CheckFile, place / "check.json", name, problems)
         material.evaluations += _findings(Results, place / "results.json", name, problems)
         material.tasks += _findings(TaskResults, place / "tasks.json", name, problems)
     return material
 
 
-def _findings[R: Record](kind: type[R], file: Path, name: str, problems: list[Message]) -> list[Finding[R]]:
+def _findings[R: Record](kind: type[R], file: Path, name: str, problems: list[Message]) -> list[ResultFile[R]]:
     content = read_file(kind, file, problems) if file.is_file() else None
-    return [Finding(file=file, name=name, content=content)] if content else []
+    return [ResultFile(file=file, name=name, content=content)] if content else []
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -185,9 +185,9 @@ def read_run(folder: Path, name: str) -> Run:
     run.events = read_events(folder)
     run.command = _text(folder / COMMAND, run.problems)
     if (folder / STARTUP).is_file():
-        run.startup = read_file(Startup, folder / STARTUP, run.problems)
+        run.startup = read_file(StartupFile, folder / STARTUP, run.problems)
     files = sorted((folder / PROFILE).glob("rank_*.json"))
-    run.profiles = [one for file in files if (one := read_file(Profile, file, run.problems)) is not None]
+    run.profiles = [one for file in files if (one := read_file(ProfileFile, file, run.problems)) is not None]
     if (folder / METRICS).is_file():
         _read_metrics(run, folder / METRICS)
     else:
@@ -195,11 +195,11 @@ def read_run(folder: Path, name: str) -> Run:
     return run
 
 
-def read_plan_of(folder: Path, problems: list[Message]) -> Plan | None:
+def read_plan_of(folder: Path, problems: list[Message]) -> PlanFile | None:
     """A run's plan.json as the page shows it; None, and perhaps a line in `problems`, where there is none."""
     try:
         content = load_plan(folder)
-        return None if content is None else read(Plan, json.dumps(content))
+        return None if content is None else read(PlanFile, json.dumps(content))
     except ValueError as error:
         text = Message("uncoded", text=error)
         problems.append(text if isinstance(error, PlanError) else Message("not-used", path=folder / PLAN, error=error))

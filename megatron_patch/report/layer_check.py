@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from megatron_patch.charts.lines import Point, Series, line_chart
 from megatron_patch.charts.text import Text, Words, both
 from megatron_patch.common.messages import Message, named
-from megatron_patch.report.collect import Finding
-from megatron_patch.report.records import Check, Comparison
+from megatron_patch.report.collect import ResultFile
+from megatron_patch.report.records import CheckFile, CheckRow
 from megatron_patch.report.training import Figure, Tile
 
 SAME, ACCUMULATED = "same input", "accumulated"
@@ -38,7 +38,7 @@ class CheckPart:
     """For each precision."""
 
 
-def tiles(checks: Sequence[Finding[Check]]) -> list[Tile]:
+def tiles(checks: Sequence[ResultFile[CheckFile]]) -> list[Tile]:
     """Of the headline: checks that passed."""
     if not checks:
         return []
@@ -47,7 +47,7 @@ def tiles(checks: Sequence[Finding[Check]]) -> list[Tile]:
     return [Tile(Text("checks passed", "检查通过"), f"{passed} / {len(checks)}", remark)]
 
 
-def check(finding: Finding[Check]) -> CheckPart:
+def check(finding: ResultFile[CheckFile]) -> CheckPart:
     """Verdict and charts of one layer check."""
     content = finding.content
     compared = {"precision": content.precision, "tp": content.tp, "pp": content.pp, "tokens": content.tokens}
@@ -62,7 +62,7 @@ def check(finding: Finding[Check]) -> CheckPart:
     return CheckPart(name=finding.name, passed=content.passed, lines=[*map(both, lines)], figures=figures)
 
 
-def _error_over_depth(every: Sequence[Comparison], precision: str) -> Figure:
+def _error_over_depth(every: Sequence[CheckRow], precision: str) -> Figure:
     rows = [row for row in every if row.precision == precision]
     layers = sorted({row.layer for row in rows if row.layer is not None})
     last = max(layers, default=0)
@@ -89,7 +89,7 @@ def _error_over_depth(every: Sequence[Comparison], precision: str) -> Figure:
     return Figure(legend=series, wide=chart)
 
 
-def _errors(rows: Sequence[Comparison], last: int) -> Iterator[Series]:
+def _errors(rows: Sequence[CheckRow], last: int) -> Iterator[Series]:
     """Two lines for each group of parts: each part on Hugging Face's input, and on our own."""
     for color, (name, parts) in enumerate(_GROUPS):
         for mode, kind in ((SAME, "line"), (ACCUMULATED, "dash")):
@@ -98,12 +98,12 @@ def _errors(rows: Sequence[Comparison], last: int) -> Iterator[Series]:
             yield Series(label=name, points=points, color=color, kind=kind, legend=kind == "line")
 
 
-def _tolerance(rows: Sequence[Comparison], last: int) -> Series:
+def _tolerance(rows: Sequence[CheckRow], last: int) -> Series:
     points = _highest([row for row in rows if row.mode == SAME], "tolerance", last, 0.0)
     return Series(label=Text("tolerance", "容差"), points=points, color=5, kind="limit")
 
 
-def _highest(rows: Iterable[Comparison], key: str, last: int, least: float) -> list[Point]:
+def _highest(rows: Iterable[CheckRow], key: str, last: int, least: float) -> list[Point]:
     """At each place of the model the highest value, and `least` at least; the head is behind the `last` layer."""
     found: dict[float, float] = {}
     for row in rows:

@@ -9,7 +9,7 @@ from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both
 from megatron_patch.common.messages import Message, named
 from megatron_patch.report.collect import Run
-from megatron_patch.report.records import Profile
+from megatron_patch.report.records import ProfileFile
 
 SHOWN = len(COLORS) - 1
 """Kinds that have a colour of their own in the bar."""
@@ -35,7 +35,7 @@ def parts(run: Run) -> list[ProfilePart]:
     return [_part(run, profile) for profile in sorted(run.profiles, key=lambda one: one.rank)]
 
 
-def _part(run: Run, profile: Profile) -> ProfilePart:
+def _part(run: Run, profile: ProfileFile) -> ProfilePart:
     first, last = profile.iterations
     steps, wall = profile.steps or max(1, last - first + 1), max(profile.wall_s, 1e-9)
     shares = [(both(named(one.kind)), one.seconds / wall) for one in profile.kinds]
@@ -65,7 +65,7 @@ def _part(run: Run, profile: Profile) -> ProfilePart:
     )
 
 
-def _which(profile: Profile) -> list[Message]:
+def _which(profile: ProfileFile) -> list[Message]:
     """The iterations, and what was different about some."""
     first, last = profile.iterations
     which = Message("profile-iterations", first=first, last=last)

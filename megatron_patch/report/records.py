@@ -12,7 +12,7 @@ from megatron_patch.common.records import Count, Positive, Real, Record, Size, W
 from megatron_patch.models import ModelConfig, model_from_dict
 
 
-class Step(Record):
+class MetricsLine(Record):
     """A line of metrics.jsonl: one iteration, or one validation."""
 
     iteration: Count
@@ -43,14 +43,14 @@ class Step(Record):
         return "loss" in self.model_fields_set
 
 
-class Startup(Record):
+class StartupFile(Record):
     """startup.json."""
 
     seconds: Positive
     parts: dict[str, Positive]
 
 
-class Architecture(Record):
+class PlanModel(Record):
     """Of plan.json: the model config."""
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
@@ -73,7 +73,7 @@ class Architecture(Record):
             return None
 
 
-class Layout(Record):
+class PlanLayout(Record):
     """Of plan.json."""
 
     nodes: Size = 1
@@ -86,7 +86,7 @@ class Layout(Record):
     sequence_parallel: bool = False
 
 
-class Schedule(Record):
+class PlanSchedule(Record):
     """Of plan.json."""
 
     train_iters: Count | None = None
@@ -94,22 +94,22 @@ class Schedule(Record):
     arithmetic: tuple[Word, ...] = ()
 
 
-class Gpu(Record):
+class PlanGpu(Record):
     """Of plan.json."""
 
     name: Word = ""
     memory_bytes: Positive | None = None
 
 
-class Plan(Record):
+class PlanFile(Record):
     """plan.json, as far as the page shows it."""
 
-    model: Architecture = Architecture()
+    model: PlanModel = PlanModel()
     vocab_size: Size | None = None
-    layout: Layout = Layout()
-    schedule: Schedule = Schedule()
+    layout: PlanLayout = PlanLayout()
+    schedule: PlanSchedule = PlanSchedule()
     device: Word = ""
-    gpu: Gpu | None = None
+    gpu: PlanGpu | None = None
     memory: dict[str, Positive] = Field(default_factory=dict)
     memory_limit: Positive | None = None
     values: dict[str, str | int | Real | bool | None] = Field(default_factory=dict)
@@ -144,7 +144,7 @@ class KernelTime(KernelKind):
     name: Word
 
 
-class Profile(Record):
+class ProfileFile(Record):
     """profile/rank_N.json."""
 
     rank: Count
@@ -161,7 +161,7 @@ class Profile(Record):
     trace: Word = ""
 
 
-class Comparison(Record):
+class CheckRow(Record):
     """A row of check.json."""
 
     layer: Annotated[int, Field(ge=0, le=100_000)] | None
@@ -173,14 +173,14 @@ class Comparison(Record):
     tolerance: Positive
 
 
-class Check(Record):
+class CheckFile(Record):
     """check.json."""
 
     passed: bool
-    rows: list[Comparison]
+    rows: list[CheckRow]
     precision: Word | None = None
     tp: Count | None = None
     pp: Count | None = None
     tokens: Word | None = None
     configuration: tuple[Word, ...] = ()
-    first_failure: Comparison | None = None
+    first_failure: CheckRow | None = None

@@ -13,7 +13,7 @@ from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import INVENTED
 from megatron_patch.evaluation.records import Results
-from megatron_patch.report.collect import Finding
+from megatron_patch.report.collect import ResultFile
 from megatron_patch.report.training import Tile
 
 CATEGORIES: dict[str, Words] = {name: both(message) for name, message in results.CATEGORIES.items()}
@@ -71,7 +71,7 @@ class EvaluationPart:
     subjects: list[SubjectRow]
 
 
-def tiles(found: Sequence[Finding[Results]]) -> list[Tile]:
+def tiles(found: Sequence[ResultFile[Results]]) -> list[Tile]:
     """Of the headline: scores of the newest evaluation, beside the first comparable one."""
     made: list[Tile] = []
     for group in comparable(found)[-1:]:
@@ -85,12 +85,12 @@ def tiles(found: Sequence[Finding[Results]]) -> list[Tile]:
     return made
 
 
-def evaluations(found: Sequence[Finding[Results]]) -> list[EvaluationPart]:
+def evaluations(found: Sequence[ResultFile[Results]]) -> list[EvaluationPart]:
     """Scores side by side, the differences to the first, every subject on demand."""
     return [_part(group) for group in comparable(found)]
 
 
-def _part(group: Sequence[Finding[Results]]) -> EvaluationPart:
+def _part(group: Sequence[ResultFile[Results]]) -> EvaluationPart:
     first, *others = group
     return EvaluationPart(
         about=_about(first.content),
@@ -102,9 +102,9 @@ def _part(group: Sequence[Finding[Results]]) -> EvaluationPart:
     )
 
 
-def comparable(found: Sequence[Finding[Results]]) -> list[list[Finding[Results]]]:
+def comparable(found: Sequence[ResultFile[Results]]) -> list[list[ResultFile[Results]]]:
     """Evaluations of the same questions under the same settings, put together, the newest of each checkpoint."""
-    groups: dict[str, dict[str, Finding[Results]]] = {}
+    groups: dict[str, dict[str, ResultFile[Results]]] = {}
     for one in sorted(found, key=lambda one: one.content.date):
         groups.setdefault(_what_was_asked(one.content), {})[one.content.identity] = one
     return [list(group.values()) for group in groups.values()]
@@ -136,7 +136,7 @@ def _notes(content: Results) -> list[Words]:
     return notes
 
 
-def _bars(group: Sequence[Finding[Results]]) -> str:
+def _bars(group: Sequence[ResultFile[Results]]) -> str:
     rows = [results.bars(one.content.model_dump()) for one in group]
     merged = [
         Bar(
@@ -149,7 +149,7 @@ def _bars(group: Sequence[Finding[Results]]) -> str:
     return bar_chart(merged)
 
 
-def _pair(first: Finding[Results], second: Finding[Results]) -> Pair:
+def _pair(first: ResultFile[Results], second: ResultFile[Results]) -> Pair:
     """The paired comparison of two evaluations, or why that cannot be made."""
     labels = [first.content.label, second.content.label]
     try:
@@ -182,7 +182,7 @@ def _row_name(name: str) -> Words:
     return Text(name, f"{benchmark}：{known.zh}") if isinstance(known, Text) else name
 
 
-def _all_subjects(group: Sequence[Finding[Results]]) -> list[SubjectRow]:
+def _all_subjects(group: Sequence[ResultFile[Results]]) -> list[SubjectRow]:
     return [
         SubjectRow(
             name=Text(row.title, row.title_zh),

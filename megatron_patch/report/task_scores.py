@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from megatron_patch.charts.text import Text, Words, compact
 from megatron_patch.evaluation.records import TaskResults, TaskScore
-from megatron_patch.report.collect import Finding
+from megatron_patch.report.collect import ResultFile
 
 
 @dataclass(kw_only=True)
@@ -31,7 +31,7 @@ class TaskPart:
     rows: list[TaskRow]
 
 
-def parts(found: Sequence[Finding[TaskResults]]) -> list[TaskPart]:
+def parts(found: Sequence[ResultFile[TaskResults]]) -> list[TaskPart]:
     """Evaluations that asked the same stand side by side, the newest of each checkpoint."""
     groups: dict[str, dict[str, TaskResults]] = {}
     for content in sorted((one.content for one in found), key=lambda content: content.date):

@@ -17,7 +17,7 @@ from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import by_model_type, default_family, family_of
 from megatron_patch.report.collect import Run
-from megatron_patch.report.records import Architecture, Plan
+from megatron_patch.report.records import PlanFile, PlanModel
 from megatron_patch.runs.validations import read_best
 
 ITERATION = Text("iteration", "迭代")
@@ -168,7 +168,7 @@ def describe(run: Run) -> list[tuple[Words, Words]]:
     return found
 
 
-def _model(shape: Architecture, vocab_size: int | None) -> Words:
+def _model(shape: PlanModel, vocab_size: int | None) -> Words:
     known, vocab = shape.config(), vocab_size or shape.vocab_size
     if known is None or vocab is None:
         return shape.name
@@ -181,7 +181,7 @@ def _model(shape: Architecture, vocab_size: int | None) -> Words:
     )
 
 
-def _devices(run: Run, plan: Plan) -> Words:
+def _devices(run: Run, plan: PlanFile) -> Words:
     layout = plan.layout
     sizes: list[Message | str] = [f"TP {layout.tp}", f"PP {layout.pp}", f"CP {layout.cp}", f"DP {layout.dp}"]
     sizes += [Message("report-chunks", chunks=layout.chunks)] if layout.chunks > 1 else []
@@ -191,7 +191,7 @@ def _devices(run: Run, plan: Plan) -> Words:
     return both(Message("report-devices", **machines, sizes=sizes))
 
 
-def _schedule(plan: Plan) -> Words:
+def _schedule(plan: PlanFile) -> Words:
     schedule, first, last = plan.schedule, plan.values.get("LR"), plan.values.get("MIN_LR")
     told = [one if isinstance(one, Text) else Text(one, one) for one in plan.told("arithmetic")[:1]]
     english, chinese = [one.en for one in told], [one.zh for one in told]

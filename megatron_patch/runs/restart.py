@@ -84,7 +84,7 @@ def start_again(again: Again | None, failure: Failure, folder: Path, lock: int |
     os.execve(again.command[0], list(again.command), ours)
 
 
-class Progress:
+class StepCounter:
     """How many steps a start has done: metrics.jsonl is written anew when training begins."""
 
     def __init__(self, folder: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.check.compare import ACCUMULATED, SAME, Row
-from megatron_patch.checkpoint.check.report import Report
+from megatron_patch.checkpoint.check.compare import ACCUMULATED, SAME, PartComparison
+from megatron_patch.checkpoint.check.report import CheckReport
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.common.messages import Message
 from megatron_patch.common.terminal import width_of
@@ -93,11 +93,11 @@ def test_files_keep_english(
     """The report of the layer check: its table and verdict speak the user's language, check.json does not."""
     numbers = {"max_abs": 0.5, "cosine": 0.9, "precision": "fp32", "tolerance": 1e-5}
     rows = [
-        Row(layer=None, part="embedding", mode=SAME, relative_l2=0.0, **numbers),
-        Row(layer=3, part="attention", mode=ACCUMULATED, relative_l2=0.1, **numbers),
+        PartComparison(layer=None, part="embedding", mode=SAME, relative_l2=0.0, **numbers),
+        PartComparison(layer=3, part="attention", mode=ACCUMULATED, relative_l2=0.1, **numbers),
     ]
     differs = Message("check-differs", field="norm_epsilon", found=1e-5, wanted=1e-6)
-    report = Report(rows=rows, about={}, configuration=[differs])
+    report = CheckReport(rows=rows, about={}, configuration=[differs])
     monkeypatch.setenv("MP_LANG", "zh")
     assert not report.show(tmp_path)
     said = capsys.readouterr().out

@@ -9,7 +9,7 @@ import pty
 import pytest
 
 from megatron_patch.common import progress
-from megatron_patch.common.progress import ALWAYS, Part, WorkBar, fit
+from megatron_patch.common.progress import ALWAYS, LinePart, WorkBar, fit
 
 
 def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +61,12 @@ def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch: pytest.MonkeyPatch)
 
 HEAD = "12345/100000"
 PARTS = [
-    Part("loss 2.5000", 80),
-    Part("lr 1.00e-03", 40),
-    Part("norm 0.50", 20),
-    Part("12,345 tokens/s/process", 60),
-    Part("0.0738 TFLOP/s/process", 10),
-    Part("1 day, 10:00:00 left", ALWAYS),
+    LinePart("loss 2.5000", 80),
+    LinePart("lr 1.00e-03", 40),
+    LinePart("norm 0.50", 20),
+    LinePart("12,345 tokens/s/process", 60),
+    LinePart("0.0738 TFLOP/s/process", 10),
+    LinePart("1 day, 10:00:00 left", ALWAYS),
 ]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from megatron_patch.common.messages import Message
 from megatron_patch.runs.recovery import Failure, Status, after_failure, read_events
-from megatron_patch.runs.restart import Again, Progress, read_again, start_again
+from megatron_patch.runs.restart import Again, StepCounter, read_again, start_again
 from megatron_patch.runs.status import INHERITED, is_mine, take
 
 
@@ -49,9 +49,9 @@ def test_a_hang_is_a_crash() -> None:
 
 def test_steps_of_this_start(tmp_path: Path) -> None:
     """An old metrics.jsonl says nothing about a start that did not come to training."""
-    assert Progress(tmp_path).steps_done() == -1
+    assert StepCounter(tmp_path).steps_done() == -1
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 7}\n')
-    progress = Progress(tmp_path)
+    progress = StepCounter(tmp_path)
     assert progress.steps_done() == -1
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 7}\n{"iteration": 8}\n{"itera')
     assert progress.steps_done() == 8

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from megatron_patch.common.progress import LiveLine, Part, Plain
+from megatron_patch.common.progress import LinePart, LiveLine, Plain
 from megatron_patch.common.terminal import Guarded, masked, plain, raw
 from megatron_patch.launch.command import REPOSITORY
 
@@ -55,7 +55,7 @@ def test_what_rich_draws_is_plain() -> None:
     assert "\x1b]0;" not in under.getvalue() and "\x07" not in under.getvalue() and "\u202e" not in under.getvalue()
     live = LiveLine(Guarded(under), 10)  # type: ignore[arg-type]
     live.start()
-    live.show("1/10", 1, [Part("\x1b]0;title\x07", 100)])
+    live.show("1/10", 1, [LinePart("\x1b]0;title\x07", 100)])
     live.say("\x1b]52;c;eA==\x07")
     live.stop()
     assert "\x1b]" not in under.getvalue() and "\x07" not in under.getvalue()

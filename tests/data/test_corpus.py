@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from megatron_patch.data.corpus import Corpus, find_corpus, read
+from megatron_patch.data.corpus import TextCorpus, find_corpus, read
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.rows import Position
+from megatron_patch.data.rows import ReadPosition
 
 from .mixed import TEXTS, json_lines, write_parquet
 
 
-def texts_of(corpus: Corpus, start: Position | None = None) -> list[str]:
+def texts_of(corpus: TextCorpus, start: ReadPosition | None = None) -> list[str]:
     found = []
-    for chunk in corpus.chunks(start or Position()):
+    for chunk in corpus.chunks(start or ReadPosition()):
         found += read(chunk, corpus.files[chunk.start.file], corpus.key).texts
     return found
 
@@ -25,7 +25,7 @@ def texts_of(corpus: Corpus, start: Position | None = None) -> list[str]:
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 50])
 def test_shards_are_the_whole_in_order(folder: Path, small_chunks: None, shards: int) -> None:
     files = find_corpus(folder)
-    parts = [texts_of(Corpus(files=files, key="text", shard=i, shards=shards)) for i in range(shards)]
+    parts = [texts_of(TextCorpus(files=files, key="text", shard=i, shards=shards)) for i in range(shards)]
     assert [text for part in parts for text in part] == TEXTS
     if shards <= 3:
         assert all(parts)
@@ -33,9 +33,9 @@ def test_shards_are_the_whole_in_order(folder: Path, small_chunks: None, shards:
 
 def test_work_can_be_taken_up_behind_any_chunk(folder: Path, small_chunks: None) -> None:
     for shard, shards in ((0, 1), (1, 3)):
-        corpus = Corpus(files=find_corpus(folder), key="text", shard=shard, shards=shards)
+        corpus = TextCorpus(files=find_corpus(folder), key="text", shard=shard, shards=shards)
         whole, done = texts_of(corpus), 0
-        chunks = list(corpus.chunks(Position()))
+        chunks = list(corpus.chunks(ReadPosition()))
         assert len(chunks) > 5
         for chunk in chunks:
             done += len(read(chunk, corpus.files[chunk.start.file], "text").texts)
@@ -50,7 +50,7 @@ def test_complaints_name_the_line_wherever_the_cut_is(tmp_path: Path, small_chun
     packed = {"jsonl": data, "jsonl.gz": gzip.compress(data), "jsonl.zst": zstandard.compress(data)}
     path.write_bytes(packed[suffix])
     for shard in range(3):
-        corpus = Corpus(files=[path], key="text", shard=shard, shards=3)
+        corpus = TextCorpus(files=[path], key="text", shard=shard, shards=3)
         if shard == (2 if suffix == "jsonl" else 0):
             with pytest.raises(DataError, match=r":334: bad JSON at column 10"):
                 texts_of(corpus)
@@ -69,7 +69,7 @@ def test_complaints_name_the_line_wherever_the_cut_is(tmp_path: Path, small_chun
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says):
-        texts_of(Corpus(files=[tmp_path / name], key="text"))
+        texts_of(TextCorpus(files=[tmp_path / name], key="text"))
 
 
 def test_parquet_columns(tmp_path: Path) -> None:
@@ -80,4 +80,4 @@ def test_parquet_columns(tmp_path: Path) -> None:
         ("text", "row 2: the value of 'text' is a JSON null; wanted a string"),
     ):
         with pytest.raises(DataError, match=says):
-            texts_of(Corpus(files=[tmp_path / "a.parquet"], key=key))
+            texts_of(TextCorpus(files=[tmp_path / "a.parquet"], key=key))

@@ -11,9 +11,9 @@ import pytest
 
 from megatron_patch.common.messages import Message, Wording
 from megatron_patch.data import rows
-from megatron_patch.data.corpus import Corpus, read
+from megatron_patch.data.corpus import TextCorpus, read
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.rows import Cut, Position
+from megatron_patch.data.rows import Cut, ReadPosition
 from megatron_patch.data.sft.formats import EmptyRow, MalformedRow, describe, recognise
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -55,8 +55,8 @@ def said(messages: tuple[Message, ...], language: str) -> str:
 
 
 def texts(path: Path) -> list[str]:
-    corpus = Corpus(files=[path], key="text")
-    return [text for chunk in corpus.chunks(Position()) for text in read(chunk, path, "text").texts]
+    corpus = TextCorpus(files=[path], key="text")
+    return [text for chunk in corpus.chunks(ReadPosition()) for text in read(chunk, path, "text").texts]
 
 
 @pytest.mark.parametrize("line", FILES, ids=[f"{line.language} {line.what}" for line in FILES])

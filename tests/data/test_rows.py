@@ -18,9 +18,9 @@ import zstandard
 from megatron_patch.common.messages import Message, Wording
 from megatron_patch.data import corpus as corpus_module
 from megatron_patch.data import rows
-from megatron_patch.data.corpus import Corpus, find_corpus, read
+from megatron_patch.data.corpus import TextCorpus, find_corpus, read
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.rows import Cut, Position
+from megatron_patch.data.rows import Cut, ReadPosition
 from megatron_patch.data.sources import find_sources, left_out
 
 RECORDS = [{"text": f"q{i} 北京", "more": "a\nb" * i} for i in range(40)]
@@ -41,8 +41,8 @@ def as_sft(*paths: Path) -> list[rows.Row]:
 def as_corpus(*paths: Path, shards: int = 1) -> list[str]:
     found = []
     for shard in range(shards):
-        corpus = Corpus(files=list(paths), key="text", shard=shard, shards=shards)
-        for chunk in corpus.chunks(Position()):
+        corpus = TextCorpus(files=list(paths), key="text", shard=shard, shards=shards)
+        for chunk in corpus.chunks(ReadPosition()):
             found += read(chunk, paths[chunk.start.file], "text").texts
     return found
 
@@ -140,8 +140,8 @@ def test_each_row_knows_its_place(tmp_path: Path, form: str) -> None:
 def test_work_can_be_taken_up_behind_any_chunk(tmp_path: Path, form: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(FORMS[form])
-    corpus, done = Corpus(files=[path], key="text"), 0
-    chunks = list(corpus.chunks(Position()))
+    corpus, done = TextCorpus(files=[path], key="text"), 0
+    chunks = list(corpus.chunks(ReadPosition()))
     assert len(chunks) > 1 or form in ("two lists", "lines, then a list")  # a line is not cut
     for chunk in chunks:
         done += len(read(chunk, path, "text").texts)

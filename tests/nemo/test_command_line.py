@@ -9,7 +9,7 @@ import pytest
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.nemo.command_line import parse
 from megatron_patch.nemo.flags import FLAGS, Flag
-from megatron_patch.nemo.translate import PRETRAIN, Request
+from megatron_patch.nemo.translate import PRETRAIN, Translation
 
 README = REPOSITORY / "examples" / "llama3_1" / "README.md"
 
@@ -63,7 +63,7 @@ def test_every_spelling_of_the_texts_is_known(word: str) -> None:
 
 
 def test_documented_defaults() -> None:
-    asked = Request(given={}, environ={}, stage=PRETRAIN)
+    asked = Translation(given={}, environ={}, stage=PRETRAIN)
     assert {name: asked.get(name) for name in DOCUMENTED} == DOCUMENTED
     assert not any(asked.get(flag.name) for flag in FLAGS if flag.kind is None)
 

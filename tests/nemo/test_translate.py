@@ -10,15 +10,15 @@ from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import values_of
 from megatron_patch.nemo.command_line import parse
-from megatron_patch.nemo.translate import FINETUNE, PRETRAIN, Request, translate
+from megatron_patch.nemo.translate import FINETUNE, PRETRAIN, Translation, translate
 
 TINY = "--hf_model_id tokenizer -M tiny --dataset_path data -s 128 -g 8 --max_steps 10 --warmup_steps 1"
 
 
-def asked_for(command: str, stage: str = PRETRAIN, **environ: str) -> Request:
+def asked_for(command: str, stage: str = PRETRAIN, **environ: str) -> Translation:
     """A command line, translated; no problem in it."""
     line = parse(command.split())
-    asked = Request(given=line.given, environ={"DRY_RUN": "1", **environ}, stage=stage)
+    asked = Translation(given=line.given, environ={"DRY_RUN": "1", **environ}, stage=stage)
     translate(asked)
     assert not line.problems + asked.problems
     return asked
@@ -104,8 +104,8 @@ def test_one_epoch(folders: Path) -> None:
 def test_adapters() -> None:
     """--peft lora is NeMo's LoRA, 32 and 32; pretraining has none."""
 
-    def asked(stage: str, **environ: str) -> Request:
-        made = Request(given=parse(["--peft", "lora"]).given, environ={"DRY_RUN": "1", **environ}, stage=stage)
+    def asked(stage: str, **environ: str) -> Translation:
+        made = Translation(given=parse(["--peft", "lora"]).given, environ={"DRY_RUN": "1", **environ}, stage=stage)
         translate(made)
         return made
 

@@ -22,7 +22,7 @@ from megatron_patch.launch.step_time import time_of_plan
 from megatron_patch.models import model_of_size
 from megatron_patch.planner.__main__ import main
 from megatron_patch.planner.failures import expected_time, optimum_interval, outlook
-from megatron_patch.planner.layouts import Job, default_choice, values_of, variables_of
+from megatron_patch.planner.layouts import TrainingJob, default_choice, values_of, variables_of
 from megatron_patch.planner.search import NothingFits, search
 
 from ..launch.conftest import surroundings, values, world  # noqa: F401  # fixtures
@@ -34,10 +34,10 @@ COMMUNICATION = (
 )
 
 
-def job(size: str = "8B", gpus: int = 8, batch: int = 128, kind: str = "h100", precision: str = "bf16") -> Job:
+def job(size: str = "8B", gpus: int = 8, batch: int = 128, kind: str = "h100", precision: str = "bf16") -> TrainingJob:
     model = model_of_size(size)
     assert model.vocab_size is not None
-    return Job(
+    return TrainingJob(
         size=size,
         model=model,
         vocab_size=model.vocab_size,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.checkpoint.check.compare import PARTS, Row
-from megatron_patch.checkpoint.check.report import Report
+from megatron_patch.checkpoint.check.compare import PARTS, PartComparison
+from megatron_patch.checkpoint.check.report import CheckReport
 from megatron_patch.evaluation import results, synthetic
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import find_all
@@ -75,7 +75,7 @@ def new_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def write_check(folder: Path, *, wrong: bool = False) -> None:
     """A check of four layers; the attention of the third can be far off."""
     rows = [
-        Row(
+        PartComparison(
             layer=None if part in ("embedding", "final_norm", "logits") else layer,
             part=part,
             mode=mode,
@@ -91,7 +91,7 @@ def write_check(folder: Path, *, wrong: bool = False) -> None:
     ]
     folder.mkdir(parents=True)
     about = {"precision": "bf16", "tp": 1, "pp": 1, "tokens": "3 sequences of 256 tokens"}
-    Report(rows=rows, about=about).write(folder)
+    CheckReport(rows=rows, about=about).write(folder)
 
 
 def evaluation(label: str, questions: Path, share: float) -> Evaluation:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.train_tokenizer import save
 from megatron_patch.data.train_tokenizer import train as train_tokenizer
@@ -72,7 +72,7 @@ def rows(conversations: Path, cache: Path, tokenizer_folder: Path) -> int:
     (component,) = open_components([str(conversations)], data, say=print)
     counts = {
         len(
-            Layout(seq_length=SEQ_LENGTH, packing=True, pad_id=0, context_parallel_size=size).rows(
+            RowLayout(seq_length=SEQ_LENGTH, packing=True, pad_id=0, context_parallel_size=size).rows(
                 component.samples.lengths
             )
         )

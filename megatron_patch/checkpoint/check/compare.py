@@ -34,7 +34,7 @@ PARTS = ("embedding", *LAYER_PARTS, "final_norm", "logits")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PartComparison:
     """One comparison."""
 
     layer: int | None
@@ -72,7 +72,7 @@ class Sides:
 
 
 @dataclass(kw_only=True)
-class Streams:
+class ResidualStreams:
     """The residual streams on their way through the layers, [batch, sequence, hidden] each."""
 
     reference: torch.Tensor
@@ -103,7 +103,7 @@ def open_sides(folder: HFFolder, megatron: Path, model: ModelConfig, precision: 
 
 
 @torch.no_grad()
-def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[Row]:
+def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[PartComparison]:
     """Run both models over tokens [batch, sequence]; collective over all ranks.
 
     Args:
@@ -117,7 +117,7 @@ def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[Row]
         parallel_state.get_pipeline_model_parallel_rank(),
         parallel_state.get_pipeline_model_parallel_world_size(),
     )
-    rows: list[Row] = []
+    rows: list[PartComparison] = []
     streams = None
     for turn in range(stages):
         if turn == stage:
@@ -133,7 +133,7 @@ def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[Row]
                 rows += _head(sides, streams)
                 progress(1)
         streams = _hand_on(streams, turn)
-    gathered: list[list[Row]] = [[] for _ in range(torch.distributed.get_world_size())]
+    gathered: list[list[PartComparison]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(gathered, rows)
     order = {part: i for i, part in enumerate(PARTS)}
     last = 1 << 30
@@ -144,7 +144,7 @@ def compare(sides: Sides, tokens: torch.Tensor, progress: Progress) -> list[Row]
     )
 
 
-def _hand_on(streams: Streams | None, turn: int) -> Streams:
+def _hand_on(streams: ResidualStreams | None, turn: int) -> ResidualStreams:
     """Give every rank the streams of the stage whose turn it was."""
     from megatron.core import parallel_state
 
@@ -156,19 +156,19 @@ def _hand_on(streams: Streams | None, turn: int) -> Streams:
     return box[0]
 
 
-def _embed(sides: Sides, tokens: torch.Tensor) -> tuple[Streams, list[Row]]:
+def _embed(sides: Sides, tokens: torch.Tensor) -> tuple[ResidualStreams, list[PartComparison]]:
     ours = {name: side.embed(tokens) for name, side in sides.ours.items()}
     if sides.hf is None:
-        return Streams(reference=ours["fp32"], ours=ours), []  # replaced by the first rank's before it is used
+        return ResidualStreams(reference=ours["fp32"], ours=ours), []  # replaced by the first rank's before it is used
     reference, low = sides.hf.embed(tokens, torch.float32), None
     rows = [measure(ours["fp32"], reference, None, "embedding", SAME, "fp32", FP32_TOLERANCE)]
     if sides.low:
         low = sides.hf.embed(tokens, ours[sides.low].dtype)
         rows.append(_measure_low(ours[sides.low], low, reference, None, "embedding", SAME, sides.low))
-    return Streams(reference=reference, hf_low=low, ours=ours), rows
+    return ResidualStreams(reference=reference, hf_low=low, ours=ours), rows
 
 
-def _layer(sides: Sides, number: int, streams: Streams) -> list[Row]:
+def _layer(sides: Sides, number: int, streams: ResidualStreams) -> list[PartComparison]:
     """Compare one layer and move the streams behind it."""
     streams.reference = _from_first(streams.reference)
     ours = {
@@ -204,7 +204,7 @@ def _from_first(stream: torch.Tensor) -> torch.Tensor:
     return stream
 
 
-def _head(sides: Sides, streams: Streams) -> list[Row]:
+def _head(sides: Sides, streams: ResidualStreams) -> list[PartComparison]:
     """Final norm and logits. Logits are large: one pair of them is in memory at a time."""
     streams.reference = _from_first(streams.reference)
     hf, rows = sides.hf, []
@@ -233,7 +233,7 @@ def _measure_low(
     part: str,
     mode: str,
     precision: str,
-) -> Row:
+) -> PartComparison:
     """In the checkpoint's type the tolerance is twice Hugging Face's own distance from fp32."""
     own = measure(hf, reference, layer, part, mode, precision, 0.0).relative_l2
     return measure(ours, reference, layer, part, mode, precision, LOW_PRECISION_FACTOR * own)
@@ -247,7 +247,7 @@ def measure(
     mode: str,
     precision: str,
     tolerance: float,
-) -> Row:
+) -> PartComparison:
     """Compare two tensors of one shape over all sequences; summed in float64, a slice at a time."""
     if ours.shape != reference.shape:
         raise AssertionError(f"{part} of layer {layer}: {list(ours.shape)} against {list(reference.shape)}")
@@ -259,7 +259,7 @@ def measure(
         mine, theirs = mine + a.square().sum().item(), theirs + b.square().sum().item()
         product += (a * b).sum().item()
     scale = (mine * theirs) ** 0.5
-    return Row(
+    return PartComparison(
         layer=layer,
         part=part,
         mode=mode,

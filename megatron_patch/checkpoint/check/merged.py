@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from megatron_patch.checkpoint.base_weights import Base
-from megatron_patch.checkpoint.check.compare import ACCUMULATED, FP32_TOLERANCE, SAME, Row, measure
+from megatron_patch.checkpoint.check.compare import ACCUMULATED, FP32_TOLERANCE, SAME, PartComparison, measure
 from megatron_patch.checkpoint.check.hf import HFSide
 from megatron_patch.checkpoint.check.megatron import LAYER_PARTS
-from megatron_patch.checkpoint.check.report import Report
+from megatron_patch.checkpoint.check.report import CheckReport
 from megatron_patch.checkpoint.check.text_sample import sample_tokens
 from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.common.progress import WorkBar
@@ -45,7 +45,7 @@ class _AdaptedSide(HFSide):
 
 
 @torch.no_grad()
-def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> Report:
+def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> CheckReport:
     """Run both over real tokens, on the CPU, one layer in memory at a time.
 
     Args:
@@ -62,10 +62,12 @@ def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> Report
     found = HFSide(merged.model, merged.config, merged.source, stored)
     rows = _compare(reference, found, torch.tensor(sample), base.model.num_layers, tolerance)
     about = {"base": str(base.folder), "merged": str(merged.folder), "tokens": str(what)}
-    return Report(rows=rows, about=about, title="merged against base and adapters")
+    return CheckReport(rows=rows, about=about, title="merged against base and adapters")
 
 
-def _compare(reference: HFSide, found: HFSide, tokens: torch.Tensor, layers: int, tolerance: float) -> list[Row]:
+def _compare(
+    reference: HFSide, found: HFSide, tokens: torch.Tensor, layers: int, tolerance: float
+) -> list[PartComparison]:
     stream = reference.embed(tokens, torch.float32)
     own = found.embed(tokens, torch.float32)
     rows = [measure(own, stream, None, "embedding", SAME, "fp32", tolerance)]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.checkpoint.check.compare import ACCUMULATED, PARTS, SAME, Row
+from megatron_patch.checkpoint.check.compare import ACCUMULATED, PARTS, SAME, PartComparison
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, localized, named, say
 from megatron_patch.common.terminal import width_of
@@ -16,10 +16,10 @@ JSON_FILE, PNG_FILE = "check.json", "check.png"
 
 
 @dataclass(kw_only=True)
-class Report:
+class CheckReport:
     """The rows and what they were measured on."""
 
-    rows: list[Row]
+    rows: list[PartComparison]
     about: dict[str, Any] = field(default_factory=dict)
     """Folders, precision, TP, PP, tokens."""
     title: str = "Megatron against Hugging Face"
@@ -33,7 +33,7 @@ class Report:
         return not self.configuration and all(row.passed for row in self.rows)
 
     @property
-    def first_failure(self) -> Row | None:
+    def first_failure(self) -> PartComparison | None:
         """The first part, in the order of the computation, that is wrong although its input was right."""
         bad = [row for row in self.rows if not row.passed]
         return next((row for row in bad if row.mode == SAME), bad[0] if bad else None)
@@ -63,7 +63,7 @@ class Report:
         lines = [_columns("", f" {localized('check-part')}", *map(localized, HEAD))]
         for precision in dict.fromkeys(row.precision for row in self.rows):
             lines.append(localized("check-computed", precision=precision, parts=len(PARTS), file=JSON_FILE))
-            places: dict[tuple[int | None, bool], list[Row]] = {}
+            places: dict[tuple[int | None, bool], list[PartComparison]] = {}
             for row in self.rows:
                 if row.precision == precision:
                     places.setdefault((row.layer, row.part in PARTS[-2:]), []).append(row)
@@ -109,7 +109,7 @@ class Report:
         pyplot.close(figure)
 
 
-def _draw_part(axes: Any, rows: list[Row], part: str, last: int) -> None:
+def _draw_part(axes: Any, rows: list[PartComparison], part: str, last: int) -> None:
     color = f"C{PARTS.index(part) % 10}"
     for mode, style in ((SAME, "o-"), (ACCUMULATED, ".:")):
         chosen = [row for row in rows if row.mode == mode]
@@ -127,7 +127,7 @@ WIDTHS = (-9, 14, 11, -9, -9, -9, -10)
 MODES = {SAME: "check-same", ACCUMULATED: "check-accumulated"}
 
 
-def _line(row: Row) -> str:
+def _line(row: PartComparison) -> str:
     numbers = (f"{row.max_abs:.2e}", f"{row.relative_l2:.2e}", f"{row.tolerance:.2e}", f"{row.cosine:.7f}")
     line = _columns(_place(row).localized(), f" {row.part}", localized(MODES[row.mode]), *numbers)
     return line if row.passed else f"{line}  {localized('check-beyond')}"
@@ -141,7 +141,7 @@ def _columns(*words: str) -> str:
     return " ".join(padded)
 
 
-def _place(row: Row) -> Message:
+def _place(row: PartComparison) -> Message:
     return named("model") if row.layer is None else Message("check-at-layer", layer=row.layer)
 
 

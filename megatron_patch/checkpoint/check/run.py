@@ -21,7 +21,7 @@ from megatron_patch.common.progress import WorkBar
 from megatron_patch.models import AUTO, ModelConfig, unlike
 
 if TYPE_CHECKING:
-    from megatron_patch.checkpoint.check.report import Report
+    from megatron_patch.checkpoint.check.report import CheckReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class CheckRequest:
     allow_pickle: bool = False
 
 
-def check(request: CheckRequest) -> Report:
+def check(request: CheckRequest) -> CheckReport:
     """Compare both models layer by layer, on the CPU.
 
     Raises:
@@ -58,10 +58,10 @@ def check(request: CheckRequest) -> Report:
     return _launch(request)
 
 
-def _launch(request: CheckRequest) -> Report:
+def _launch(request: CheckRequest) -> CheckReport:
     """torchrun, on a port that is free; the first rank leaves the report in a file."""
-    from megatron_patch.checkpoint.check.compare import Row
-    from megatron_patch.checkpoint.check.report import Report
+    from megatron_patch.checkpoint.check.compare import PartComparison
+    from megatron_patch.checkpoint.check.report import CheckReport
 
     processes = request.tp * request.pp
     cores = len(os.sched_getaffinity(0))
@@ -89,10 +89,12 @@ def _launch(request: CheckRequest) -> Report:
     if "refused" in found:
         raise CheckpointError.of(from_json(found["refused"]))
     configuration = from_json(found["configuration"])
-    return Report(rows=[Row(**row) for row in found["rows"]], about=found["about"], configuration=configuration)
+    return CheckReport(
+        rows=[PartComparison(**row) for row in found["rows"]], about=found["about"], configuration=configuration
+    )
 
 
-def run(request: CheckRequest) -> Report:
+def run(request: CheckRequest) -> CheckReport:
     """This process's part of the check; with several processes, every one of them calls it.
 
     Raises:
@@ -110,7 +112,7 @@ def run(request: CheckRequest) -> Report:
 
     from megatron_patch.checkpoint.check.compare import compare, open_sides
     from megatron_patch.checkpoint.check.megatron import start_processes
-    from megatron_patch.checkpoint.check.report import Report
+    from megatron_patch.checkpoint.check.report import CheckReport
     from megatron_patch.checkpoint.check.text_sample import sample_tokens
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
@@ -122,7 +124,7 @@ def run(request: CheckRequest) -> Report:
     with WorkBar("bar-checking", model.num_layers + 2, unit="bar-parts") as bar:
         found = compare(sides, tokens, bar.advance)
     about = {**asdict(request), "tokens": str(what)}
-    return Report(rows=found, about=about, configuration=configuration)
+    return CheckReport(rows=found, about=about, configuration=configuration)
 
 
 def _quiet() -> None:

@@ -34,7 +34,7 @@ from megatron_patch.checkpoint.formats.sources import (
     rows_per_block,
 )
 from megatron_patch.checkpoint.formats.torch_dist import Block, write_torch_dist
-from megatron_patch.checkpoint.store import INTEGRITY, Stage, staged
+from megatron_patch.checkpoint.store import INTEGRITY, StagedFolder, staged
 from megatron_patch.common.messages import Message, at
 from megatron_patch.models.weight_map import (
     Tensor,
@@ -106,7 +106,7 @@ def to_per_rank(side: Side, target: Path, conversion: Conversion, tp: int, pp: i
         _finish(stage, side, conversion)
 
 
-def _finish(stage: Stage, side: Side, conversion: Conversion) -> None:
+def _finish(stage: StagedFolder, side: Side, conversion: Conversion) -> None:
     copy_companions(side.companions, stage.path, side.config, conversion.precision)
     stage.write_text(TRACKER, RELEASE)
 
@@ -120,7 +120,7 @@ def _objects(conversion: Conversion) -> dict[str, object]:
     return {"common_state/shard_0_1": [common], **empty}
 
 
-def _integrity(stage: Stage) -> str:
+def _integrity(stage: StagedFolder) -> str:
     """The sums of the torch_dist folder in the form that Megatron's --verify-integrity reads."""
     prefix = f"{RELEASE}/"
     files = {n.removeprefix(prefix): facts["sha256"] for n, facts in sorted(stage.sums.items()) if n.startswith(prefix)}

@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class ConverterPosition:
     """One of the ten."""
 
     name: str
@@ -26,51 +26,51 @@ class Position:
 
 _FOLDER = text("expect-folder")
 POSITIONS = (
-    Position(
+    ConverterPosition(
         name="MODEL_SIZE",
         meaning="convert-model-size",
         kind=size_kind(),
         example="8B",
     ),
-    Position(
+    ConverterPosition(
         name="SOURCE_CKPT_PATH",
         meaning="convert-source",
         kind=_FOLDER,
         example="/mnt/llama3-ckpts/Meta-Llama-3.1-8B",
     ),
-    Position(
+    ConverterPosition(
         name="TARGET_CKPT_PATH",
         meaning="convert-target",
         kind=_FOLDER,
         example="/mnt/llama3-ckpts/Meta-Llama-3.1-8B/mcore-tp4-pp2",
     ),
-    Position(
+    ConverterPosition(
         name="TP",
         meaning="convert-tp",
         kind=whole(1),
         example="4",
     ),
-    Position(
+    ConverterPosition(
         name="PP",
         meaning="convert-pp",
         kind=whole(1),
         example="2",
     ),
-    Position(name="mg2hf", meaning="convert-mg2hf", kind=boolean(), example="false"),
-    Position(
+    ConverterPosition(name="mg2hf", meaning="convert-mg2hf", kind=boolean(), example="false"),
+    ConverterPosition(
         name="CHECK",
         meaning="convert-check",
         kind=boolean(),
         example="true",
     ),
-    Position(name="CHECK_ONLY", meaning="convert-check-only", kind=boolean(), example="false"),
-    Position(
+    ConverterPosition(name="CHECK_ONLY", meaning="convert-check-only", kind=boolean(), example="false"),
+    ConverterPosition(
         name="PR",
         meaning="convert-precision",
         kind=choice(*PRECISIONS),
         example="bf16",
     ),
-    Position(
+    ConverterPosition(
         name="HF_CKPT_PATH",
         meaning="convert-hf-path",
         kind=_FOLDER,

@@ -11,7 +11,7 @@ from pathlib import Path
 from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE
 from megatron_patch.checkpoint.formats.safetensors_io import header_bytes
 from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
-from megatron_patch.checkpoint.store import HashingFile, Stage
+from megatron_patch.checkpoint.store import HashingFile, StagedFolder
 from megatron_patch.models.weight_map import Tensor
 
 LARGEST_SHARD = 5_000_000_000
@@ -24,7 +24,7 @@ Progress = Callable[[int], None]
 
 
 def write_safetensors(
-    stage: Stage,
+    stage: StagedFolder,
     tensors: list[Tensor],
     maker: BlockMaker,
     workers: int,
@@ -77,7 +77,7 @@ def _cut(tensors: list[Tensor], itemsize: int, workers: int, shard_bytes: int | 
     return shards
 
 
-def _write_shard(file: Path, stage: Stage, tensors: list[Tensor], maker: BlockMaker, progress: Progress) -> None:
+def _write_shard(file: Path, stage: StagedFolder, tensors: list[Tensor], maker: BlockMaker, progress: Progress) -> None:
     with HashingFile(file, stage) as out:
         out.write(header_bytes({tensor.name: (maker.element_type, tensor.shape) for tensor in tensors}))
         blocks = [

@@ -18,13 +18,13 @@ from megatron_patch.checkpoint.converter.conversion import Conversion
 from megatron_patch.checkpoint.formats.hf_writer import Progress
 from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.layout import stage_layers
-from megatron_patch.checkpoint.store import HashingFile, Stage
+from megatron_patch.checkpoint.store import HashingFile, StagedFolder
 from megatron_patch.models.weight_map import COLUMNS, HALVES, MEGATRON_LAYER, WHOLE, Tensor, split_of
 
 
 def write_per_rank(
-    stage: Stage, release: Path, conversion: Conversion, tensors: list[Tensor], maker: BlockMaker, tp: int, pp: int,
-    progress: Progress,
+    stage: StagedFolder, release: Path, conversion: Conversion, tensors: list[Tensor], maker: BlockMaker,
+    tp: int, pp: int, progress: Progress,
 ) -> None:  # fmt: skip
     """Write one file for each rank below `release`, the files of one pipeline stage side by side.
 
@@ -65,7 +65,7 @@ def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int
 
 
 def _write_stage(
-    stage: Stage, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: Progress
+    stage: StagedFolder, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: Progress
 ) -> None:
     tp = len(folders)
     promised = {

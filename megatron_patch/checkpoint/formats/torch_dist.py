@@ -25,7 +25,7 @@ from megatron_patch.backend.saving.restricted import parse_metadata
 from megatron_patch.checkpoint.errors import CheckpointError, of_layer, sizes
 from megatron_patch.checkpoint.formats.safetensors_io import FileCache
 from megatron_patch.checkpoint.formats.torch_record import find_numbers
-from megatron_patch.checkpoint.store import HashingFile, Stage
+from megatron_patch.checkpoint.store import HashingFile, StagedFolder
 from megatron_patch.common.messages import Message, at
 from megatron_patch.runs.stored_chunks import ChunkError, check_chunk, read_checksums
 
@@ -53,7 +53,7 @@ def read_metadata(folder: Path) -> dcp_metadata.Metadata:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunk:
+class PlacedChunk:
     """A box of a tensor and where it lies."""
 
     offsets: tuple[int, ...]
@@ -75,7 +75,7 @@ class TorchDistReader:
         self.shapes: dict[str, tuple[int, ...]] = {}
         """Layer axis included."""
         self._element_types: dict[str, str] = {}
-        self.chunks: dict[str, list[Chunk]] = {}
+        self.chunks: dict[str, list[PlacedChunk]] = {}
         self._metadata = read_metadata(folder)
         try:
             self._checksums = read_checksums(folder)
@@ -108,13 +108,15 @@ class TorchDistReader:
                 yield at(file, "tensor-file-cut", size=file.stat().st_size, tensor=name, end=end)
             else:
                 box = {"offsets": tuple(chunk.offsets), "sizes": tuple(chunk.sizes)}
-                self.chunks[name].append(Chunk(**box, file=file, start=where.offset, length=where.length))
+                self.chunks[name].append(PlacedChunk(**box, file=file, start=where.offset, length=where.length))
 
     def element_type(self, name: str) -> str:
         """F32, F16 or BF16."""
         return self._element_types[name]
 
-    def _parts(self, name: str, layer: int | None, start: int, rows: int) -> Iterator[tuple[Chunk, int, slice, slice]]:
+    def _parts(
+        self, name: str, layer: int | None, start: int, rows: int
+    ) -> Iterator[tuple[PlacedChunk, int, slice, slice]]:
         """The chunks that hold some of these rows: the first such row in the chunk, and which rows and columns it has.
 
         Rows are counted from `start`.
@@ -160,7 +162,7 @@ class TorchDistReader:
             nbytes = (held.stop - held.start) * row_bytes + RECORDS_BYTES
             self.files.prefetch(chunk.file, chunk.start + row * row_bytes, nbytes)
 
-    def _fill(self, name: str, chunk: Chunk, row: int, part: torch.Tensor) -> None:
+    def _fill(self, name: str, chunk: PlacedChunk, row: int, part: torch.Tensor) -> None:
         """Fill `part` with rows from `row` of a chunk; `part` is strided where the chunk has fewer columns."""
         row_bytes = part[0].numel() * part.element_size()
         offset = self._payload(name, chunk) + row * row_bytes
@@ -176,7 +178,7 @@ class TorchDistReader:
             kept = self._scratch.memory = torch.empty(part.numel() * part.element_size(), dtype=torch.uint8)
         return kept[: part.numel() * part.element_size()].view(part.dtype).view(part.shape)
 
-    def _payload(self, name: str, chunk: Chunk) -> int:
+    def _payload(self, name: str, chunk: PlacedChunk) -> int:
         """Where in the file the numbers of a chunk begin.
 
         Raises:
@@ -194,7 +196,7 @@ class TorchDistReader:
                 raise CheckpointError.at(chunk.file, "tensor-damaged", **facts) from None
         return self._payloads[key]
 
-    def _verify(self, chunk: Chunk) -> None:
+    def _verify(self, chunk: PlacedChunk) -> None:
         """Hold a chunk of a run's checkpoint against its SHA-256; a converted one has its manifest."""
         if self._checksums is not None:
             try:
@@ -225,7 +227,7 @@ def _same(content: Any) -> Any:
 
 def write_torch_dist(
     folder: Path,
-    stage: Stage,
+    stage: StagedFolder,
     blocks: dict[Block, Callable[[], torch.Tensor]],
     objects: dict[str, Any],
     dtype: torch.dtype,

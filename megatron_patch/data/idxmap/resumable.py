@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.idxmap.writer import flush_and_close, partial, publish, token_type, write_index
-from megatron_patch.data.rows import Position
+from megatron_patch.data.rows import ReadPosition
 
 COMMIT_BYTES = 1 << 26
 """Of tokens, between two entries of the journal: a second or two of work to lose."""
@@ -33,8 +33,8 @@ class Journal:
 
     fingerprint: str
     """Of the command and its inputs: another one starts over."""
-    position: list[int] = field(default_factory=lambda: list(Position()))
-    """In the corpus, see `corpus.Position`."""
+    position: list[int] = field(default_factory=lambda: list(ReadPosition()))
+    """In the corpus, see `rows.ReadPosition`."""
     documents: int = 0
     tokens: int = 0
     counts: dict[str, int] = field(default_factory=dict)
@@ -61,9 +61,9 @@ class ResumableWriter:
         self._lengths: BinaryIO
 
     @property
-    def position(self) -> Position:
+    def position(self) -> ReadPosition:
         """From here on the corpus has to be read."""
-        return Position(*self.journal.position)
+        return ReadPosition(*self.journal.position)
 
     def __enter__(self) -> Self:
         self._bin = partial(self.prefix, "bin").open("ab", buffering=1 << 20)
@@ -95,7 +95,7 @@ class ResumableWriter:
         return journal if journal.fingerprint == self.journal.fingerprint else None
 
     def add(
-        self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], position: Position, counts: dict[str, int]
+        self, ids: npt.NDArray[Any], lengths: npt.NDArray[np.int64], position: ReadPosition, counts: dict[str, int]
     ) -> None:
         """Append documents.
 

@@ -15,7 +15,7 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import as_json, localized
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.terminal import guard
-from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, Source, build
+from megatron_patch.data.sft.cache import DATA_ERROR, TEMPLATE_ERROR, CacheSource, build
 from megatron_patch.data.sft.rendering.template import TemplateError
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
 from megatron_patch.data.workers import more_than_taken, workers_for
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--turns", choices=TURNS, default="together")
     args = parser.parse_args(argv)
     try:
-        source = Source.of(args.files, args.tokenizer, Rules(dropped=args.dropped, turns=args.turns))
+        source = CacheSource.of(args.files, args.tokenizer, Rules(dropped=args.dropped, turns=args.turns))
         with WorkBar("bar-tokenizing", sum(path.stat().st_size for path in source.files)) as bar:
             workers = workers_for(args.workers)
             if said := more_than_taken(args.workers):

@@ -13,9 +13,9 @@ from megatron_patch.common.errors import UsageError, UserError, print_error
 from megatron_patch.common.messages import Message, at, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft.cache import Source
+from megatron_patch.data.sft.cache import CacheSource
 from megatron_patch.data.sft.idxmap import write_idxmap
-from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.loss_mask import LOSSES
 from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG
@@ -31,7 +31,7 @@ EXAMPLE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class FinetuningRequest:
     """What to build."""
 
     sources: list[str]
@@ -58,7 +58,7 @@ class Request:
         return Path(f"{self.output_prefix}_text_document")
 
 
-def check(request: Request) -> None:
+def check(request: FinetuningRequest) -> None:
     """
     Raises:
         UsageError: all that is wrong with the values, each naming its parameter.
@@ -86,7 +86,7 @@ def check(request: Request) -> None:
         raise UsageError.of(problems)
 
 
-def build(request: Request, cache: Path) -> list[Message]:
+def build(request: FinetuningRequest, cache: Path) -> list[Message]:
     """Write the dataset and return the report.
 
     Raises:
@@ -106,8 +106,8 @@ def build(request: Request, cache: Path) -> list[Message]:
     (component,) = open_components(
         request.sources, data, say=lambda message: print(message.localized(), file=sys.stderr)
     )
-    source = Source.of(request.sources, request.tokenizer)
-    layout = Layout(seq_length=request.seq_length, packing=request.packing, pad_id=source.tokenizer.pad_id)
+    source = CacheSource.of(request.sources, request.tokenizer)
+    layout = RowLayout(seq_length=request.seq_length, packing=request.packing, pad_id=source.tokenizer.pad_id)
     rows = layout.rows(component.samples.lengths)
     request.prefix.parent.mkdir(parents=True, exist_ok=True)
     beside = write_idxmap(
@@ -131,7 +131,7 @@ def build(request: Request, cache: Path) -> list[Message]:
     ]
 
 
-def parse(argv: list[str]) -> Request:
+def parse(argv: list[str]) -> FinetuningRequest:
     """Read the command line; a bad one exits with status 2."""
     parser = ArgumentParser(
         prog="run_build_idxmap_sft_dataset.sh",
@@ -154,7 +154,7 @@ def parse(argv: list[str]) -> Request:
     parser.add_argument("--cache", type=Path, help=localized("help-cache"))
     parser.add_argument("--overwrite", action="store_true", help=localized("help-overwrite"))
     args = parser.parse_args(argv)
-    return Request(
+    return FinetuningRequest(
         sources=args.input.split(","),
         tokenizer_name=args.name,
         seq_length=args.seq_length,

@@ -42,7 +42,7 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_toke
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.loss_mask import Tokens, Turns
 from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
-from megatron_patch.data.sft.report import FileReport, Report
+from megatron_patch.data.sft.report import DataReport, FileReport
 from megatron_patch.data.sft.tokenize import AS_IT_COMES
 from megatron_patch.data.sources import find_sources
 from megatron_patch.data.tokenizers.engines import EngineError
@@ -76,7 +76,7 @@ class TokenizedCache:
         meta = read_json(folder / "meta.json")
         self.folder = folder
         self.files = list(files)
-        self.report = Report.from_dict(meta["report"])
+        self.report = DataReport.from_dict(meta["report"])
         self.tokens: Tokens = self._map("tokens")
         self.turns: Turns = self._map("turns")
         self.offsets: npt.NDArray[np.int64] = self._map("offsets")
@@ -103,7 +103,7 @@ class TokenizedCache:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CacheSource:
     """What a cache is made of."""
 
     files: list[Path]
@@ -112,7 +112,7 @@ class Source:
     rules: tokenize.Rules = AS_IT_COMES
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path], tokenizer: str | Path, rules: tokenize.Rules = AS_IT_COMES) -> Source:
+    def of(cls, paths: Sequence[str | Path], tokenizer: str | Path, rules: tokenize.Rules = AS_IT_COMES) -> CacheSource:
         """Args:
             paths: files and folders of conversations.
             tokenizer: a Hugging Face tokenizer folder.
@@ -142,7 +142,7 @@ class Source:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def open_cache(source: Source, folder: Path, *, say: Say, workers: int = 0) -> TokenizedCache:
+def open_cache(source: CacheSource, folder: Path, *, say: Say, workers: int = 0) -> TokenizedCache:
     """The cache of this data, built first if it is not there; every process of a machine may call this at once.
 
     One builds, the others wait for it. All check the checksums. Workers are forked, so they come from a fresh
@@ -204,7 +204,7 @@ def defect(target: Path) -> Message | None:
     """Why this is not a whole cache; None if it is one. Reads all of it."""
     try:
         meta = read_json(target / "meta.json")
-        Report.from_dict(meta["report"])
+        DataReport.from_dict(meta["report"])
         for name in DTYPES:
             path, wanted = target / f"{name}.bin", meta["parts"][name]
             if path.stat().st_size != wanted["bytes"]:
@@ -218,7 +218,7 @@ def defect(target: Path) -> Message | None:
     return None
 
 
-def _build_elsewhere(source: Source, target: Path, workers: int) -> None:
+def _build_elsewhere(source: CacheSource, target: Path, workers: int) -> None:
     """In a fresh process, with its progress on this one's stderr."""
     command = [sys.executable, "-m", "megatron_patch.data.sft.build_cache", str(target), str(source.tokenizer.path)]
     root = str(Path(__file__).parents[3])
@@ -242,7 +242,7 @@ def _how_it_ended(status: int) -> Message:
     return Message(code, signal=signal.Signals(-status).name)
 
 
-def build(source: Source, target: Path, *, workers: int, advance: Advance | None = None) -> None:
+def build(source: CacheSource, target: Path, *, workers: int, advance: Advance | None = None) -> None:
     """Write the folder beside its place and move it there; the caller holds the lock."""
     for left_over in target.parent.glob(f".{target.name}.*"):  # of a process that was killed
         shutil.rmtree(left_over)
@@ -260,7 +260,7 @@ def build(source: Source, target: Path, *, workers: int, advance: Advance | None
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_whatever_engine(source: Source, partial: Path, workers: int, advance: Advance | None) -> dict[str, Any]:
+def _write_whatever_engine(source: CacheSource, partial: Path, workers: int, advance: Advance | None) -> dict[str, Any]:
     """With the fast engine, and where that proves to be wrong from the start again with Hugging Face's."""
     try:
         return _write_parts(source, partial, Encoder(source.tokenizer), workers, advance)
@@ -271,9 +271,9 @@ def _write_whatever_engine(source: Source, partial: Path, workers: int, advance:
 
 
 def _write_parts(
-    source: Source, partial: Path, encoder: Encoder, workers: int, advance: Advance | None
+    source: CacheSource, partial: Path, encoder: Encoder, workers: int, advance: Advance | None
 ) -> dict[str, Any]:
-    found = Report(engine=encoder.note, files=[FileReport(path=str(path)) for path in source.files])
+    found = DataReport(engine=encoder.note, files=[FileReport(path=str(path)) for path in source.files])
     lengths = [np.zeros(1, dtype=np.int64)]
     with contextlib.ExitStack() as stack:
         parts = {name: stack.enter_context(_Part(partial / f"{name}.bin")) for name in DTYPES}
@@ -290,7 +290,7 @@ def _write_parts(
     return {"report": found.as_dict(as_json), "parts": sealed}
 
 
-def _account(found: Report, piece: tokenize.Piece) -> None:
+def _account(found: DataReport, piece: tokenize.TokenizedRows) -> None:
     found.rows += piece.rows
     file = found.files[piece.file]
     file.special_rows += piece.special_rows

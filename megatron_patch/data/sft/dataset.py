@@ -13,7 +13,7 @@ import torch
 
 from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.blend import interleave
-from megatron_patch.data.sft.layout import Layout, lay_out
+from megatron_patch.data.sft.layout import RowLayout, lay_out
 from megatron_patch.data.sft.prepare import Component
 from megatron_patch.data.sft.selection import Samples
 
@@ -22,7 +22,7 @@ class RowDataset(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Rows of one set of samples, epoch after epoch."""
 
     def __init__(
-        self, samples: Samples, layout: Layout, *, num_rows: int | None = None, seed: int | None, boundaries: int = 0
+        self, samples: Samples, layout: RowLayout, *, num_rows: int | None = None, seed: int | None, boundaries: int = 0
     ) -> None:
         """Args:
         num_rows: length of the dataset; None for one epoch.
@@ -114,7 +114,9 @@ class BlendedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return part[int(self.row[number])]
 
 
-def training_rows(components: list[Component], layout: Layout, *, num_rows: int, seed: int) -> RowDataset | BlendedRows:
+def training_rows(
+    components: list[Component], layout: RowLayout, *, num_rows: int, seed: int
+) -> RowDataset | BlendedRows:
     """The training set of a run.
 
     Args:
@@ -133,7 +135,7 @@ def training_rows(components: list[Component], layout: Layout, *, num_rows: int,
     return BlendedRows(parts, weights, num_rows)
 
 
-def validation_rows(component: Component, layout: Layout) -> RowDataset:
+def validation_rows(component: Component, layout: RowLayout) -> RowDataset:
     """One validation set: every sample once, always in the same rows."""
     return RowDataset(component.samples, layout, seed=None)
 
@@ -141,7 +143,7 @@ def validation_rows(component: Component, layout: Layout) -> RowDataset:
 class ValidationRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """The same rows in every validation, an equal number of each set, with `source`: which set a row is of."""
 
-    def __init__(self, components: list[Component], layout: Layout, *, per_evaluation: int, num_rows: int) -> None:
+    def __init__(self, components: list[Component], layout: RowLayout, *, per_evaluation: int, num_rows: int) -> None:
         """Args:
         components: the sets.
         per_evaluation: rows of one validation; a set with fewer than its share is gone through again.

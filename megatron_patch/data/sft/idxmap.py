@@ -25,7 +25,7 @@ from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.loss_mask import Tokens
 from megatron_patch.data.sft.packing import Packing
 from megatron_patch.data.sft.rendering.template import ChatTemplate
-from megatron_patch.data.sft.report import NOTHING_TRAINED, Report
+from megatron_patch.data.sft.report import NOTHING_TRAINED, DataReport
 from megatron_patch.data.sft.selection import Mask, Samples
 from megatron_patch.data.sft.sidecar import Sidecar
 
@@ -39,7 +39,7 @@ def write_idxmap(
     prefix: Path,
     samples: Samples,
     rows: Packing,
-    report: Report,
+    report: DataReport,
     *,
     tokenizer: ChatTokenizer,
     template: ChatTemplate,
@@ -119,7 +119,7 @@ class IdxmapSamples:
         return Message("place-position", prefix=self.prefix, **place)
 
 
-def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -> tuple[IdxmapSamples, Report]:
+def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -> tuple[IdxmapSamples, DataReport]:
     """The samples of an SFT idxmap.
 
     Raises:
@@ -143,7 +143,7 @@ def open_idxmap(prefix: str | Path, seq_length: int, tokenizer: ChatTokenizer) -
         _check_ids(str(prefix), first, block, tokenizer.vocab_size)
         found.append(_samples_of(first, block))
     rows, starts, kept, targets = np.concatenate(found).T
-    report = Report(rows=len(rows))
+    report = DataReport(rows=len(rows))
     useless = kept == 0
     for row, start in zip(rows[useless], starts[useless], strict=True):
         why = Message("row-no-label", position=int(start))

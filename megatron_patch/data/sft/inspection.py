@@ -25,7 +25,7 @@ from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
-from megatron_patch.data.sft.layout import Layout, lay_out
+from megatron_patch.data.sft.layout import RowLayout, lay_out
 from megatron_patch.data.sft.loss_mask import LOSSES, Tokens
 from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
 from megatron_patch.data.sft.rendering.template import ChatTemplate
@@ -59,7 +59,7 @@ def show_sample(tokenizer: ChatTokenizer, samples: Samples, number: int, colour:
     return f"{DIM if colour else ''}{head}{PLAIN if colour else ''}\n{marked_text(tokenizer, sample, colour)}"
 
 
-def show_row(tokenizer: ChatTokenizer, samples: Samples, layout: Layout, number: int, colour: bool) -> str:
+def show_row(tokenizer: ChatTokenizer, samples: Samples, layout: RowLayout, number: int, colour: bool) -> str:
     """One row as it is laid out (without shuffling): its boundaries, then its samples."""
     rows = layout.rows(samples.lengths)
     if not 0 <= number < len(rows):
@@ -75,7 +75,7 @@ def show_row(tokenizer: ChatTokenizer, samples: Samples, layout: Layout, number:
     return "\n".join([*lines, *(show_sample(tokenizer, samples, int(member), colour) for member in inside)])
 
 
-def statistics(component: Component, layout: Layout) -> list[Message]:
+def statistics(component: Component, layout: RowLayout) -> list[Message]:
     """Rows, lengths, trained share, and what packing makes of them."""
     lengths, report = component.samples.lengths, component.report
     marks = np.percentile(lengths, (0, 25, 50, 75, 95, 99, 100)).round().astype(int)
@@ -84,7 +84,7 @@ def statistics(component: Component, layout: Layout) -> list[Message]:
     told = [f"{name} {mark}" for name, mark in zip(names, marks, strict=True)]
     found.append(Message("inspect-lengths", lengths=told))
     for packing in (False, True):
-        tried = Layout(
+        tried = RowLayout(
             seq_length=layout.seq_length,
             packing=packing,
             pad_id=layout.pad_id,
@@ -159,7 +159,7 @@ def show(args: argparse.Namespace, cache: Path) -> None:
         max_lost=1.0,  # to look at what is lost is what this is for
         workers=args.workers,
     )
-    layout = Layout(
+    layout = RowLayout(
         seq_length=args.seq_length, packing=args.packing, pad_id=tokenizer.pad_id, context_parallel_size=args.cp
     )
     components = open_components(args.paths, data, say=lambda message: print(message.localized(), file=sys.stderr))

@@ -17,7 +17,7 @@ AVERAGES = ("token", "sequence")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class RowLayout:
     """How samples become rows."""
 
     seq_length: int
@@ -57,7 +57,9 @@ class Layout:
         return Packing(slots=lengths, starts=np.arange(len(lengths) + 1), capacity=self.seq_length)
 
 
-def lay_out(samples: list[tuple[Tokens, Tokens, Mask]], layout: Layout, boundaries: int) -> dict[str, npt.NDArray[Any]]:
+def lay_out(
+    samples: list[tuple[Tokens, Tokens, Mask]], layout: RowLayout, boundaries: int
+) -> dict[str, npt.NDArray[Any]]:
     """One row.
 
     Args:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.data.blend import parse_blend
-from megatron_patch.data.sft.cache import Say, Source, open_cache
+from megatron_patch.data.sft.cache import CacheSource, Say, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap
 from megatron_patch.data.sft.loss_mask import LOSSES
-from megatron_patch.data.sft.report import Report
+from megatron_patch.data.sft.report import DataReport
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG, Samples, SelectedRows, select
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
 from megatron_patch.data.sources import left_out
@@ -66,7 +66,7 @@ class Component:
     weight: float | None
     """Share of the training rows, not normalised; None: as many as it has."""
     samples: Samples
-    report: Report
+    report: DataReport
 
 
 def open_components(words: Sequence[str], data: SFTData, *, say: Say) -> list[Component]:
@@ -94,12 +94,12 @@ def open_components(words: Sequence[str], data: SFTData, *, say: Say) -> list[Co
 
 def _open(
     paths: tuple[str, ...], data: SFTData, tokenizer: ChatTokenizer, say: Say
-) -> tuple[SelectedRows | IdxmapSamples, Report]:
+) -> tuple[SelectedRows | IdxmapSamples, DataReport]:
     if data.kind == "raw":
         for message in (message for path in paths for message in left_out(path)):
             say(message)
         cache = open_cache(
-            Source.of(paths, data.tokenizer, Rules(dropped=data.dropped, turns=data.turns)),
+            CacheSource.of(paths, data.tokenizer, Rules(dropped=data.dropped, turns=data.turns)),
             data.cache,
             workers=data.workers,
             say=say,

@@ -137,7 +137,7 @@ class FileReport:
 
 
 @dataclass(kw_only=True)
-class Report:
+class DataReport:
     """Of one dataset."""
 
     rows: int = 0
@@ -216,7 +216,7 @@ class Report:
         return found
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Report:
+    def from_dict(cls, content: dict[str, Any]) -> DataReport:
         """The inverse of `as_dict(as_json)`."""
 
         def cause(fields: dict[str, Any]) -> Cause:

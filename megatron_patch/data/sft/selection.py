@@ -14,7 +14,7 @@ from megatron_patch.common.messages import Message
 from megatron_patch.data.rows import place
 from megatron_patch.data.sft.cache import TokenizedCache
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN, LAST_TURN, Tokens, trained
-from megatron_patch.data.sft.report import NOTHING_TRAINED, TOO_LONG, Report, TooMuchLost
+from megatron_patch.data.sft.report import NOTHING_TRAINED, TOO_LONG, DataReport, TooMuchLost
 
 OVERLONG = ("truncate", "drop", "error")
 MAX_LOST = 0.1
@@ -61,7 +61,7 @@ class SelectedRows:
 
 def select(
     cache: TokenizedCache, *, seq_length: int, loss: str, overlong: str = "truncate", max_lost: float = MAX_LOST
-) -> tuple[SelectedRows, Report]:
+) -> tuple[SelectedRows, DataReport]:
     """Decide about each row, and account for those that are not used.
 
     Args:
@@ -100,7 +100,7 @@ def select(
 
 def _report_too_long(
     cache: TokenizedCache,
-    report: Report,
+    report: DataReport,
     too_long: npt.NDArray[np.int64],
     lengths: npt.NDArray[np.int64],
     overlong: str,

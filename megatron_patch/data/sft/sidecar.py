@@ -45,7 +45,7 @@ class Sidecar:
     bin_sha256: str
     idx_sha256: str
     report: dict[str, Any] = field(default_factory=dict)
-    """See `report.Report`."""
+    """See `report.DataReport`."""
 
 
 def path_of(prefix: str | Path) -> Path:

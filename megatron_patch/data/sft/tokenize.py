@@ -38,7 +38,7 @@ Unused = tuple[str, int, int, Said]
 
 
 @dataclass(kw_only=True)
-class Piece:
+class TokenizedRows:
     """What became of one chunk."""
 
     file: int
@@ -99,7 +99,7 @@ def _left_out(dropped: list[Dropped]) -> LeftOut:
 
 def tokenize_chunk(
     chunk: Chunk, path: Path, encoder: Encoder, template: ChatTemplate, rules: Rules = AS_IT_COMES
-) -> Piece:
+) -> TokenizedRows:
     """Parse, recognise, render and tokenize the rows of one chunk.
 
     Raises:
@@ -141,7 +141,7 @@ def tokenize_chunk(
         except TemplateError as error:
             raise error.about(rows.place(path, row.line, row.row)) from None
     encoded = encoder.encode(rendered)
-    return Piece(
+    return TokenizedRows(
         file=chunk.start.file,
         size=chunk.size,
         tokens=np.concatenate([tokens for tokens, _ in encoded] or [np.zeros(0, np.int32)]),
@@ -199,7 +199,7 @@ def _encodable(rendered: Rendered) -> Rendered:
 
 def tokenize_files(
     files: list[Path], encoder: Encoder, template: ChatTemplate, workers: int, rules: Rules = AS_IT_COMES
-) -> Iterator[Piece]:
+) -> Iterator[TokenizedRows]:
     """All rows of all files, in their order whatever the number of workers.
 
     Args:
@@ -210,7 +210,7 @@ def tokenize_files(
         WorkerKilled: it was.
     """
 
-    def work(chunk: Chunk) -> Piece:
+    def work(chunk: Chunk) -> TokenizedRows:
         return tokenize_chunk(chunk, files[chunk.start.file], encoder, template, rules)
 
     cut = Cut(chunk_bytes=CHUNK_BYTES, row_keys=ROW_KEYS, numbered=True)

@@ -9,7 +9,7 @@ from megatron_patch.common.values import ValueProblem, real
 from megatron_patch.data.idxmap import prepared
 from megatron_patch.data.sft import sidecar
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.inputs import Corpus, Tokenizer
+from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Step
@@ -35,8 +35,8 @@ def check_sft_idxmap(
     mp_dataset_type: str,
     seq_len: int,
     tokenizer: Tokenizer,
-    train_data: tuple[Corpus, ...],
-    valid_data: tuple[Corpus, ...] | None,
+    train_data: tuple[DataSource, ...],
+    valid_data: tuple[DataSource, ...] | None,
 ) -> Step:
     """An idxmap of conversations is built for one sequence length and one tokenizer."""
     if not sft or mp_dataset_type != "idxmap" or tokenizer.model is not None:
@@ -54,8 +54,8 @@ def check_pretraining_idxmap(
     mp_dataset_type: str,
     tokenizer: Tokenizer,
     vocab_size: int,
-    train_data: tuple[Corpus, ...],
-    valid_data: tuple[Corpus, ...] | None,
+    train_data: tuple[DataSource, ...],
+    valid_data: tuple[DataSource, ...] | None,
 ) -> Step:
     """An idxmap of texts holds ids of this tokenizer, and no labels. Whole before a start: see `idxmap_check`."""
     if sft or mp_dataset_type != "idxmap":
@@ -76,7 +76,9 @@ def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
         yield Problem("split-under-sft", "MP_SPLIT", "SFT")
 
 
-def check_split(*, mp_split: str | None, train_data: tuple[Corpus, ...], valid_data: tuple[Corpus, ...] | None) -> Step:
+def check_split(
+    *, mp_split: str | None, train_data: tuple[DataSource, ...], valid_data: tuple[DataSource, ...] | None
+) -> Step:
     """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is; every share gets a document."""
     if mp_split is None:
         return
@@ -103,7 +105,7 @@ def _shares(parts: list[str]) -> list[float]:
         return []
 
 
-def _empty_share(share: str, wanted: int, corpus: Corpus) -> Problem:
+def _empty_share(share: str, wanted: int, corpus: DataSource) -> Problem:
     """A share without a document, with shares that give every part at least one, if there are so many."""
     documents = corpus.documents or 0
     values = {"share": share, "documents": documents, "path": corpus.path}
@@ -129,7 +131,7 @@ def check_index_memory(
     sft: bool,
     seq_len: int,
     mp_split: str | None,
-    train_data: tuple[Corpus, ...],
+    train_data: tuple[DataSource, ...],
     environment: Environment,
 ) -> Step:
     """A small corpus that is read very often: the order of all its epochs is kept in RAM.

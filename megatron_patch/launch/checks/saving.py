@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_patch.launch.inputs import Corpus
+from megatron_patch.launch.inputs import DataSource
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Step
 from megatron_patch.launch.schedule import Batches, count_iterations
@@ -14,7 +14,7 @@ def check_best(
     mp_early_stop_patience: int | None,
     mp_eval_iters: int | None,
     mp_split: str | None,
-    valid_data: tuple[Corpus, ...] | None,
+    valid_data: tuple[DataSource, ...] | None,
 ) -> Step:
     """Validation, without which there is no best."""
     asked = {"MP_KEEP_BEST": mp_keep_best, "MP_EARLY_STOP_PATIENCE": mp_early_stop_patience is not None}

@@ -9,7 +9,7 @@ from typing import Any
 from megatron_patch.backend.hooks import Step
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.common.messages import Message, localized, named
-from megatron_patch.common.progress import ALWAYS, LiveLine, Part, is_live
+from megatron_patch.common.progress import ALWAYS, LinePart, LiveLine, is_live
 from megatron_patch.trainer.callbacks.base import Callback, Rank
 from megatron_patch.trainer.metrics import step_record
 
@@ -42,7 +42,9 @@ class Progress(Callback):
             self._screen.live = LiveLine(self._screen.stream, self._total)
             self._screen.live.start()
             self._screen.live.show(
-                f"{args.iteration}/{self._total}", args.iteration, [Part(localized("run-first-step-waiting"), ALWAYS)]
+                f"{args.iteration}/{self._total}",
+                args.iteration,
+                [LinePart(localized("run-first-step-waiting"), ALWAYS)],
             )
 
     def step(self, step: Step) -> None:
@@ -68,7 +70,7 @@ class Progress(Callback):
             self._screen.live.stop()
             self._screen.live = None
 
-    def _parts(self, step: Step) -> list[Part]:
+    def _parts(self, step: Step) -> list[LinePart]:
         """Of one step; in a narrow terminal TFLOP/s and norm go first."""
         metrics = step_record(step, seq_length=self._seq_length, world_size=self._rank.world_size)
         left = timedelta(seconds=round(sum(self._recent) / len(self._recent) * (self._total - step.iteration)))
@@ -87,4 +89,4 @@ class Progress(Callback):
             *([] if mfu is None else [(Message("step-mfu", share=mfu), 40)]),
             (Message("step-left", time=left), ALWAYS),
         ]
-        return [Part(message.localized(), worth) for message, worth in parts]
+        return [LinePart(message.localized(), worth) for message, worth in parts]

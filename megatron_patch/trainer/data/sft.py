@@ -15,7 +15,7 @@ from megatron_patch.data.blend import parse_blend
 from megatron_patch.data.jsonl import DataError as DataProblem
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.dataset import ValidationRows, training_rows
-from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.rendering.template import TemplateError
 from megatron_patch.data.sft.report import TooMuchLost
@@ -57,7 +57,7 @@ def sft_provider(args: Any, say: Say) -> Any:
     training = _open("training", args.train_data_path, data, args.output_dir, loud)
     validation = _open("validation", args.valid_data_path, data, args.output_dir, loud) if args.eval_iters else []
     args.validation_names = [component.name for component in validation]
-    layout = Layout(
+    layout = RowLayout(
         seq_length=args.seq_length,
         packing=args.sft_packing,
         pad_id=load_chat_tokenizer(data.tokenizer).pad_id,
@@ -89,7 +89,7 @@ def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Sa
 
 def _provide(
     args: Any,
-    layout: Layout,
+    layout: RowLayout,
     training: list[Component],
     validation: list[Component],
     say: Say,

@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 from megatron_patch.data.sft.dataset import RowDataset
-from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import SFTData, open_components
 
 from .conftest import WORDS
@@ -81,7 +81,7 @@ def our_losses(model: Any, folder: Path, records: list[Record], work: Path, pack
     data = SFTData(tokenizer=folder, seq_length=SEQ, cache=work / "cache", workers=1, overlong="error", max_lost=0)
     (component,) = open_components([str(path)], data, say=lambda line: None)
     assert component.report.samples == len(records), component.report.lines()
-    rows = RowDataset(component.samples, Layout(seq_length=SEQ, packing=packing, pad_id=0), seed=1)
+    rows = RowDataset(component.samples, RowLayout(seq_length=SEQ, packing=packing, pad_id=0), seed=1)
     found: dict[int, float] = {}
     for number in range(len(rows)):
         found.update(zip(rows.members(number), _row_losses(model, rows[number]), strict=False))

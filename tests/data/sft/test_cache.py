@@ -16,7 +16,7 @@ import pytest
 
 from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sft.cache import Source, TokenizedCache, _build_elsewhere, defect, open_cache
+from megatron_patch.data.sft.cache import CacheSource, TokenizedCache, _build_elsewhere, defect, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation
@@ -33,7 +33,7 @@ def data(tmp_path: Path, conversations: list[Any], write_json_lines: Write) -> P
 
 def build(data: Path, tokenizer_folder: Path, folder: Path, **options: Any) -> tuple[TokenizedCache, list[str]]:
     said: list[Message] = []
-    cache = open_cache(Source.of([data], tokenizer_folder), folder, say=said.append, **{"workers": 1, **options})
+    cache = open_cache(CacheSource.of([data], tokenizer_folder), folder, say=said.append, **{"workers": 1, **options})
     return cache, list(map(str, said))
 
 
@@ -77,7 +77,7 @@ def test_any_other_error_of_the_building_process_is_told_too(
     data: Path, tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its traceback is in the log, but the log is not the screen. A process that was killed says nothing itself."""
-    source = Source.of([data], tokenizer_folder)
+    source = CacheSource.of([data], tokenizer_folder)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"^tokenizing into .* failed: NotADirectoryError: .*file"):
         _build_elsewhere(source, tmp_path / "file" / "sft-0", 2)
@@ -113,17 +113,17 @@ def test_changed_data_at_the_same_path_size_and_time_is_seen(
 
 
 def test_another_template_or_tokenizer_is_another_cache(data: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    key = Source.of([data], tokenizer_folder).key()
+    key = CacheSource.of([data], tokenizer_folder).key()
     folder = tmp_path / "tokenizer"
     shutil.copytree(tokenizer_folder, folder)
-    assert Source.of([data], folder).key() == key
+    assert CacheSource.of([data], folder).key() == key
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
-    assert Source.of([data], folder).key() != key
+    assert CacheSource.of([data], folder).key() != key
     (folder / "chat_template.jinja").unlink()
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"]["ignore_merges"] = not content["model"]["ignore_merges"]
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    assert Source.of([data], folder).key() != key
+    assert CacheSource.of([data], folder).key() != key
 
 
 def flip(path: Path) -> None:
@@ -175,7 +175,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from megatron_patch.data.sft import tokenize
-from megatron_patch.data.sft.cache import Source, open_cache
+from megatron_patch.data.sft.cache import CacheSource, open_cache
 work = tokenize.tokenize_chunk
 def slowly(*arguments):
     print("working", flush=True)
@@ -185,7 +185,7 @@ def slowly(*arguments):
 def say(line):
     print(line, flush=True)
 tokenize.tokenize_chunk = slowly
-cache = open_cache(Source.of([sys.argv[1]], sys.argv[2]), Path(sys.argv[3]), workers=1, say=say)
+cache = open_cache(CacheSource.of([sys.argv[1]], sys.argv[2]), Path(sys.argv[3]), workers=1, say=say)
 print(len(cache), flush=True)
 """
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from megatron_patch.data.sft.dataset import RowDataset, training_rows, validation_rows
-from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import Component, SFTData, open_components
-from megatron_patch.data.sft.report import Report, TooMuchLost
+from megatron_patch.data.sft.report import DataReport, TooMuchLost
 
 PAD = 7
 
@@ -51,7 +51,7 @@ def segments(item: dict[str, torch.Tensor], size: int) -> list[slice]:
 @pytest.mark.parametrize(("packing", "parallel"), [(False, 1), (True, 1), (True, 2), (True, 4)])
 def test_every_sample_once_an_epoch_whole_and_alone(packing: bool, parallel: int) -> None:
     samples = made()
-    layout = Layout(seq_length=64, packing=packing, pad_id=PAD, context_parallel_size=parallel)
+    layout = RowLayout(seq_length=64, packing=packing, pad_id=PAD, context_parallel_size=parallel)
     rows = RowDataset(samples, layout, seed=5)
     assert rows.rows_per_epoch == (len(rows) if packing else 200)
     seen = []
@@ -87,7 +87,7 @@ def test_every_sample_once_an_epoch_whole_and_alone(packing: bool, parallel: int
 
 
 def test_weights_per_sequence_add_up_to_the_number_of_samples() -> None:
-    layout = Layout(seq_length=64, packing=True, pad_id=PAD, average="sequence")
+    layout = RowLayout(seq_length=64, packing=True, pad_id=PAD, average="sequence")
     rows = RowDataset(made(), layout, seed=0)
     for i in range(10):
         assert float(rows[i]["loss_mask"].sum()) == pytest.approx(len(rows.members(i)))
@@ -99,7 +99,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_any_item_comes_out_the_same_without_those_before_it(packing: bool) -> None:
-    layout = Layout(seq_length=64, packing=packing, pad_id=PAD)
+    layout = RowLayout(seq_length=64, packing=packing, pad_id=PAD)
     first = RowDataset(made(), layout, num_rows=1000, seed=5)
     everything = [first[i] for i in range(3 * first.rows_per_epoch + 5)]
     again = RowDataset(made(), layout, num_rows=1000, seed=5)
@@ -110,7 +110,7 @@ def test_any_item_comes_out_the_same_without_those_before_it(packing: bool) -> N
 
 
 def test_seeds_and_epochs_have_their_own_order_and_company() -> None:
-    layout = Layout(seq_length=64, packing=True, pad_id=PAD)
+    layout = RowLayout(seq_length=64, packing=True, pad_id=PAD)
     rows, other = (RowDataset(made(), layout, num_rows=10**6, seed=seed) for seed in (5, 6))
     n = rows.rows_per_epoch
     orders = [[rows.members(i) for i in range(n)], [rows.members(n + i) for i in range(n)]]
@@ -123,17 +123,17 @@ def test_seeds_and_epochs_have_their_own_order_and_company() -> None:
 
 
 def test_validation_keeps_the_order_of_the_data() -> None:
-    layout = Layout(seq_length=64, packing=False, pad_id=PAD)
-    rows = validation_rows(Component(name="v", weight=None, samples=made(20), report=Report()), layout)
+    layout = RowLayout(seq_length=64, packing=False, pad_id=PAD)
+    rows = validation_rows(Component(name="v", weight=None, samples=made(20), report=DataReport()), layout)
     assert [rows.members(i) for i in range(len(rows))] == [[i] for i in range(20)]
 
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_blends_keep_shares_and_need_no_history(packing: bool) -> None:
-    layout = Layout(seq_length=64, packing=packing, pad_id=PAD)
+    layout = RowLayout(seq_length=64, packing=packing, pad_id=PAD)
     sets = [made(50, seed=1), made(300, size=20, seed=2)]
     components = [
-        Component(name=str(i), weight=weight, samples=samples, report=Report())
+        Component(name=str(i), weight=weight, samples=samples, report=DataReport())
         for i, (weight, samples) in enumerate(zip((0.25, 0.75), sets, strict=True))
     ]
     blend = training_rows(components, layout, num_rows=400, seed=3)
@@ -159,7 +159,7 @@ def test_blends_keep_shares_and_need_no_history(packing: bool) -> None:
 )
 def test_layouts_that_make_no_sense(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Layout(**{"seq_length": 64, "packing": True, "pad_id": 0, **values})
+        RowLayout(**{"seq_length": 64, "packing": True, "pad_id": 0, **values})
 
 
 # ---------------------------------------------------------------- from files, against Hugging Face
@@ -168,7 +168,7 @@ def test_layouts_that_make_no_sense(values: dict[str, Any], says: str) -> None:
 def test_megatrons_own_functions_take_the_batches() -> None:
     from megatron.core.utils import flatten_batch_for_packed_sequences
 
-    rows = RowDataset(made(), Layout(seq_length=64, packing=True, pad_id=PAD, context_parallel_size=2), seed=0)
+    rows = RowDataset(made(), RowLayout(seq_length=64, packing=True, pad_id=PAD, context_parallel_size=2), seed=0)
     items = [rows[i] for i in range(4)]
     batch = flatten_batch_for_packed_sequences(torch.utils.data.default_collate(items))
     assert batch["tokens"].shape == (1, 256) and batch["max_seqlen"].shape == (1,)

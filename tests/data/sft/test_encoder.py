@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
-from megatron_patch.data.sft.cache import Source, open_cache
+from megatron_patch.data.sft.cache import CacheSource, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import Conversation
@@ -65,7 +65,7 @@ def test_a_difference_on_the_way_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = write_json_lines(tmp_path / "data.jsonl", [{"messages": messages} for messages in conversations])
-    source = Source.of([data], tokenizer_folder)
+    source = CacheSource.of([data], tokenizer_folder)
     right = open_cache(source, tmp_path / "right", workers=1, say=print)
     assert str(right.report.engine).startswith("engine: gigatoken")
 

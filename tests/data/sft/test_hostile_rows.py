@@ -17,25 +17,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from megatron_patch.data import rows
-from megatron_patch.data.corpus import Corpus, read
+from megatron_patch.data.corpus import TextCorpus, read
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.rows import Cut, Position
-from megatron_patch.data.sft.cache import Source, TokenizedCache, open_cache
+from megatron_patch.data.rows import Cut, ReadPosition
+from megatron_patch.data.sft.cache import CacheSource, TokenizedCache, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN
 from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
-from megatron_patch.data.sft.report import Report, TooMuchLost
+from megatron_patch.data.sft.report import DataReport, TooMuchLost
 from megatron_patch.data.sft.selection import select
 from megatron_patch.data.sft.side_by_side import compare
-from megatron_patch.data.sft.tokenize import ROW_KEYS, Piece, tokenize_chunk
+from megatron_patch.data.sft.tokenize import ROW_KEYS, TokenizedRows, tokenize_chunk
 
 Write = Callable[[Path, list[Any]], Path]
 GOOD = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
 
 
 def cache_of(data: Path, tokenizer_folder: Path) -> TokenizedCache:
-    return open_cache(Source.of([data], tokenizer_folder), data.parent / "cache", say=lambda line: None, workers=1)
+    return open_cache(CacheSource.of([data], tokenizer_folder), data.parent / "cache", say=lambda line: None, workers=1)
 
 
 def lost(cache: TokenizedCache) -> list[str]:
@@ -255,7 +255,7 @@ def test_any_json_ends_in_a_report(content: bytes, tmp_path: Path, encoder: Enco
         _check(piece)
 
 
-def _check(piece: Piece) -> None:
+def _check(piece: TokenizedRows) -> None:
     assert piece.rows == len(piece.lengths) + len(piece.lost)
     assert len(piece.tokens) == len(piece.turns) == piece.lengths.sum()
     assert piece.places.shape == (len(piece.lengths), 2) and piece.tokens.dtype == np.int32
@@ -267,9 +267,9 @@ def _check(piece: Piece) -> None:
 def test_any_json_as_a_corpus(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "any.json"
     path.write_bytes(content)
-    corpus = Corpus(files=[path], key="text")
+    corpus = TextCorpus(files=[path], key="text")
     try:
-        texts = [text for chunk in corpus.chunks(Position()) for text in read(chunk, path, "text").texts]
+        texts = [text for chunk in corpus.chunks(ReadPosition()) for text in read(chunk, path, "text").texts]
     except DataError as error:
         assert str(path) in str(error)
     else:
@@ -302,7 +302,10 @@ def test_any_files_end_in_a_report(
         (folder / f"{number}.jsonl{packed}").write_bytes(PACKERS[packed](content))
     try:
         cache = open_cache(
-            Source.of([folder], tokenizer_folder), tmp_path_factory.mktemp("cache"), say=lambda line: None, workers=1
+            CacheSource.of([folder], tokenizer_folder),
+            tmp_path_factory.mktemp("cache"),
+            say=lambda line: None,
+            workers=1,
         )
         _, report = select(cache, seq_length=64, loss="assistant", max_lost=1.0)
     except (DataError, TemplateError) as error:
@@ -312,4 +315,4 @@ def test_any_files_end_in_a_report(
     else:
         assert report.rows == report.samples + report.lost_rows
         report.write(folder / "report.json")
-        assert Report.from_dict(json.loads((folder / "report.json").read_text())) == report
+        assert DataReport.from_dict(json.loads((folder / "report.json").read_text())) == report

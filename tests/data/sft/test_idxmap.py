@@ -16,7 +16,7 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import sidecar
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.idxmap import open_idxmap, write_idxmap
-from megatron_patch.data.sft.layout import Layout
+from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.rendering.template import ChatTemplate
 
@@ -45,7 +45,7 @@ def built(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     prefix = tmp_path_factory.mktemp("built") / "sft_text_document"
-    rows = Layout(seq_length=LENGTH, packing=request.param, pad_id=tokenizer.pad_id).rows(component.samples.lengths)
+    rows = RowLayout(seq_length=LENGTH, packing=request.param, pad_id=tokenizer.pad_id).rows(component.samples.lengths)
     write_idxmap(
         prefix,
         component.samples,

@@ -13,7 +13,7 @@ import pytest
 
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import inspection
-from megatron_patch.data.sft.cache import Source, TokenizedCache, open_cache
+from megatron_patch.data.sft.cache import CacheSource, TokenizedCache, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.rendering.template import Rendered
@@ -54,7 +54,7 @@ def build(
     rows: list[Any], folder: Path, tmp_path: Path, write: Write, rules: Rules, workers: int = 1
 ) -> TokenizedCache:
     data = write(tmp_path / "data.jsonl", rows)
-    return open_cache(Source.of([data], folder, rules), tmp_path / "cache", say=print, workers=workers)
+    return open_cache(CacheSource.of([data], folder, rules), tmp_path / "cache", say=print, workers=workers)
 
 
 def trained_texts(cache: TokenizedCache, tokenizer: ChatTokenizer) -> list[str]:
@@ -104,7 +104,7 @@ def test_one_sample_for_each_turn(
 def test_other_rules_are_another_cache(folder: Path, tmp_path: Path, write_json_lines: Write) -> None:
     data = write_json_lines(tmp_path / "data.jsonl", [thinking(1)])
     rules = (Rules(), Rules(dropped="keep"), Rules(turns="one-by-one"))
-    assert len({Source.of([data], folder, each).key() for each in rules}) == 3
+    assert len({CacheSource.of([data], folder, each).key() for each in rules}) == 3
     with pytest.raises(ValueError, match="turns is 'both'; valid: together, one-by-one"):
         Rules(turns="both")
 
@@ -113,10 +113,10 @@ def test_tokens_that_another_file_adds_make_another_cache(
     folder: Path, tmp_path: Path, write_json_lines: Write
 ) -> None:
     data = write_json_lines(tmp_path / "data.jsonl", [thinking(1)])
-    before = Source.of([data], folder)
+    before = CacheSource.of([data], folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"extra_special_tokens": ["<new>"]}))
-    after = Source.of([data], folder)
+    after = CacheSource.of([data], folder)
     assert before.tokenizer.sha256 == after.tokenizer.sha256
     assert before.key() != after.key()
 
@@ -124,7 +124,7 @@ def test_tokens_that_another_file_adds_make_another_cache(
 def test_the_cause_of_a_failure_is_said(folder: Path, tmp_path: Path, write_json_lines: Write) -> None:
     """What ends the process that builds is in the message, not only in its log."""
     data = write_json_lines(tmp_path / "data.jsonl", [thinking(1)])
-    source = Source.of([data], folder)
+    source = CacheSource.of([data], folder)
     (folder / "tokenizer.json").rename(folder / "away.json")
     (folder / "tokenizer.json").mkdir()
     with pytest.raises((RuntimeError, DataError), match="holds no readable tokenizer"):

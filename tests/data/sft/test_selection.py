@@ -11,7 +11,7 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 
-from megatron_patch.data.sft.cache import Source, TokenizedCache, open_cache
+from megatron_patch.data.sft.cache import CacheSource, TokenizedCache, open_cache
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.sft.selection import select
 
@@ -19,7 +19,7 @@ Write = Callable[[Path, list[Any]], Path]
 
 
 def cache_of(data: Path, tokenizer_folder: Path) -> TokenizedCache:
-    return open_cache(Source.of([data], tokenizer_folder), data.parent / "cache", say=lambda line: None, workers=1)
+    return open_cache(CacheSource.of([data], tokenizer_folder), data.parent / "cache", say=lambda line: None, workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ REMEMBERED = 1000
 
 
 @dataclass(kw_only=True)
-class Comparison:
+class RenderingComparison:
     """Conversations against what one template writes."""
 
     write: Write

@@ -21,7 +21,7 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message as Said
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.formats import Conversation, MalformedRow, Message
-from megatron_patch.data.sft.rendering.dropped import Comparison
+from megatron_patch.data.sft.rendering.dropped import RenderingComparison
 from megatron_patch.data.sft.rendering.fidelity import REASONING_KEYS, Dropped
 from megatron_patch.data.sft.rendering.sandbox import BoundedTemplate, Span, TooMuchWork
 from megatron_patch.data.sft.rendering.turns import TurnFinder, marked_turns
@@ -199,8 +199,8 @@ class _Template:
         return TurnFinder(write=self._write, special=owner._special, special_tokens=owner._special_tokens)
 
     @functools.cached_property
-    def _comparison(self) -> Comparison:
-        return Comparison(write=self._write)
+    def _comparison(self) -> RenderingComparison:
+        return RenderingComparison(write=self._write)
 
     def render(self, conversation: Conversation) -> Rendered:
         conversation = dataclasses.replace(conversation, messages=list(map(_with_reasoning, conversation.messages)))
