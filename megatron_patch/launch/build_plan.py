@@ -50,7 +50,8 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     overlap, buffers = overlap_of(config, variables, model, layout, device)
     limit = _memory_limit(environment, gpu, device, layout, buffers)
     rows = padded_vocab_size(facts["vocab_size"])
-    fit = fit_memory(config, variables, model, rows, layout, device, limit)
+    one_order = adds_in_one_order(environment.others, variables.megatron_args)
+    fit = fit_memory(config, variables, model, rows, layout, device, limit, deterministic=one_order)
     return Plan(
         config=config,
         variables=variables,
@@ -72,6 +73,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         offload_fraction=fit.offload_fraction,
         tp_overlap=overlap,
         memory=fit.memory,
+        deterministic=one_order,
         memory_limit=limit,
         checkpoint_bytes=checkpoint_bytes(
             _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
@@ -267,12 +269,15 @@ def fit_memory(
     layout: Layout,
     device: str,
     limit: int | None,
+    *,
+    deterministic: bool = False,
 ) -> Fit:
     """The best way to keep the optimizer that fits; the smallest if none does.
 
     Args:
         rows: of the embedding, padded.
         limit: bytes that one rank may take; None takes the best form, and under OPTIMIZER_OFFLOAD=auto moves all.
+        deterministic: attention adds in one order.
     """
     micro_batches = config.global_batch_size // (config.batch_size * layout.dp)
     gradient_bf16 = _sums_in_bf16(config, variables, device, micro_batches)
@@ -295,11 +300,23 @@ def fit_memory(
             recompute_layers=variables.ac_layers,
             adapters=adapters_of(variables),
             frozen=variables.freeze or "",
+            deterministic=deterministic,
         )
         memory = estimate(load)
         if limit is not None and memory.total <= limit:
             break
     return Fit(precision=load.precision, offload_fraction=fraction, memory=memory)
+
+
+def adds_in_one_order(others: Mapping[str, str], megatron_args: str | None) -> bool:
+    """Whether attention on a GPU is deterministic, by Transformer Engine's variable or Megatron's flag.
+
+    Args:
+        others: the user's variables that the ranks' libraries read.
+        megatron_args: MP_MEGATRON_ARGS.
+    """
+    asked = others.get("NVTE_ALLOW_NONDETERMINISTIC_ALGO") == "0"
+    return asked or "--deterministic-mode" in (megatron_args or "")
 
 
 def _sums_in_bf16(config: RunConfig, variables: Variables, device: str, micro_batches: int) -> bool:

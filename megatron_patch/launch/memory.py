@@ -122,6 +122,8 @@ class Load:
     """LoRA; all other weights are frozen."""
     frozen: str = ""
     """MP_FREEZE."""
+    deterministic: bool = False
+    """Attention's backward pass on a GPU adds in one order."""
 
     @property
     def tokens(self) -> int:
@@ -151,6 +153,7 @@ def _stage(load: Load, stage: int) -> Memory:
     offloaders_gradients = 4 * trained // shards if load.offload_fraction > 0 else 0
     activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
     logits = logits_bytes(load) if last else 0
+    attention = max(0, deterministic_attention_bytes(load) - logits)  # logits are gone by then
     in_layers = 0 if load.adapters else layers * model.parameters_per_layer() // layout.tp
     in_place = precision.gpu and load.distributed_optimizer and load.offload_fraction == 0
     copies = step_copies(precision, trained, in_layers, in_place=in_place) // shards + orthogonalized_bytes(load)
@@ -161,8 +164,8 @@ def _stage(load: Load, stage: int) -> Memory:
         optimizer=round((optimizer + offloaders_gradients) * (1 - load.offload_fraction)),
         activations=activations,
         logits=logits,
-        workspace=workspace_bytes(load, last=last),
-        step=max(0, copies - activations - logits),
+        workspace=workspace_bytes(load, first=stage == 0, last=last) + attention,
+        step=max(0, copies - activations - logits - attention),
         host_optimizer=round(optimizer * load.offload_fraction),
         stage=stage,
         saved=trained if load.adapters else parameters,
@@ -330,13 +333,15 @@ def logits_bytes(load: Load) -> int:
     return hidden + load.tokens * load.vocab_rows // load.layout.tp * each
 
 
-def workspace_bytes(load: Load, *, last: bool) -> int:
+def workspace_bytes(load: Load, *, first: bool, last: bool) -> int:
     """Scratch memory, and one gradient of each shape of weight, in the weight's precision, that is never read.
 
-    Where weight gradients are added up by the matmul, autograd still wants a tensor for each; Transformer
-    Engine keeps one for each shape (`get_dummy_wgrad`). On the CPU nothing.
+    Where weight gradients are added up by the matmul, or by us for the embedding, autograd still wants a tensor for
+    each; Transformer Engine keeps one for each shape (`get_dummy_wgrad`), so embedding and LM head share one. On the
+    CPU nothing.
 
     Args:
+        first: the stage with the embedding.
         last: the stage with the LM head.
     """
     model, tp = load.model, load.layout.tp
@@ -345,8 +350,27 @@ def workspace_bytes(load: Load, *, last: bool) -> int:
     if load.adapters:
         return WORKSPACE_BYTES
     layer = (model.parameters_per_layer() - model.norms_per_layer()) // tp
-    head = load.vocab_rows * model.hidden_size // tp if last else 0
-    return WORKSPACE_BYTES + (layer + head) * 2
+    has_table = last or (first and not model.tie_embeddings)
+    table = load.vocab_rows * model.hidden_size // tp if has_table else 0
+    return WORKSPACE_BYTES + (layer + table) * 2
+
+
+def deterministic_attention_bytes(load: Load) -> int:
+    """What a layer's attention takes in its backward pass beyond the activations, where it must add in one order.
+
+    cuDNN then writes the gradient of all scores, S x S for each head, in 16 bits, also of what the causal mask hides.
+    Beside it lie the gradients of queries, keys, values and output; what the layer's MLP kept is free by then. Not
+    counted: of packed rows it asks for 64 times as much, 64 GiB at 4096 and 32 heads.
+    Source: "dP workspace" in cudnn-frontend's Attention.md; utils.py of TE 2.20.2, `SM90_DET_FUSED_THD_BWD_MAX_BHSS`;
+    on H200s 3.78 GB beyond the activations of 8192 tokens and 32 heads, 1.93 under TP2.
+    """
+    if not (load.deterministic and load.precision.gpu):
+        return 0
+    model, size = load.model, load.precision.activation
+    rows = load.seq_len // load.layout.cp
+    scores = load.micro_batch * model.num_attention_heads * rows * rows * size
+    heads = 2 * model.query_width + 2 * model.kv_width
+    return max(0, scores + load.tokens * (heads - 3 * model.ffn_hidden_size) * size) // load.layout.tp
 
 
 def save_bytes(memory: Memory, precision: Precision, layout: Layout, *, optimizer: bool = True) -> int:

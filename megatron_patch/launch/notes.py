@@ -345,7 +345,16 @@ def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
     if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
         return None
     limit = _limit(plan, config, layout)
-    fit = fit_memory(config, plan.variables, plan.model, plan.vocab_rows, layout, plan.device, limit)
+    fit = fit_memory(
+        config,
+        plan.variables,
+        plan.model,
+        plan.vocab_rows,
+        layout,
+        plan.device,
+        limit,
+        deterministic=plan.deterministic,
+    )
     return fit.memory.total, limit
 
 

@@ -81,6 +81,8 @@ class Plan:
     tp_overlap: str | None
     """How tensor-parallel communication overlaps the matmuls; None: it does not."""
     memory: Memory
+    deterministic: bool = False
+    """Attention on a GPU adds in one order."""
     memory_limit: int | None
     """Bytes that one rank may take; None where nothing is known."""
     checkpoint_bytes: int

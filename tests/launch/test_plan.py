@@ -158,6 +158,30 @@ def test_memory_is_compared(
     assert "OPTIMIZER_OFFLOAD=auto (position 18)" in driver_wording().text(warning)
 
 
+@pytest.mark.parametrize(
+    "asked", [{"NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}, {"MP_MEGATRON_ARGS": "--deterministic-mode"}]
+)
+def test_memory_of_a_deterministic_run(
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    asked: dict[str, str],
+) -> None:
+    gpu = Gpu(name="141 GB", memory_bytes=141_000_000_000, uuid="GPU-1")
+    monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (gpu,))
+    long = {"SEQ_LEN": "8192", "PAD_LEN": "8192", "TRAIN_TOKENS_OR_ITERS": "999999"}
+    typed = values(MODEL_SIZE="8B", PR="bf16", DO="true", **long)
+
+    def plan(**environ: str) -> Plan:
+        found, _, problems = driver.make_plan(typed, surroundings(MP_DEVICE="auto", **environ), dry_run=True)
+        assert found is not None, problems
+        return found
+
+    plain, one_order = plan(NVTE_ALLOW_NONDETERMINISTIC_ALGO="1"), plan(**asked)
+    assert not plain.deterministic and one_order.deterministic
+    assert one_order.memory.total > plain.memory.total + 1e9
+
+
 def test_offload_auto_moves_what_has_to_move(
     values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
