@@ -18,7 +18,7 @@ import torch
 from megatron_patch.checkpoint.configuration import special_token_ids
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.formats.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
-from megatron_patch.checkpoint.formats.hf_writer import Progress, write_safetensors
+from megatron_patch.checkpoint.formats.hf_writer import Advance, write_safetensors
 from megatron_patch.checkpoint.formats.sources import BlockMaker, Source
 from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.store import check_target, staged
@@ -63,7 +63,7 @@ def make_hf_checkpoint(
     seed: int = 1234,
     shard_bytes: int | None = None,
     workers: int = 2,
-    progress: Progress = lambda nbytes: None,
+    progress: Advance = lambda nbytes: None,
 ) -> None:
     """Write a model folder that transformers loads.
 

@@ -11,7 +11,7 @@ from megatron_patch.data.jsonl import DataError
 
 MOST_ROWS = 10_000
 """Of one batch."""
-Record = tuple[Any, Message | None]
+ParsedRow = tuple[Any, Message | None]
 """A record, or why there is none."""
 
 
@@ -60,7 +60,7 @@ def _check_columns(path: Path, schema: Any, columns: list[str] | None) -> None:
             raise DataError("data-column-type", file=path, column=repr(column), type=schema.field(column).type)
 
 
-def records(batch: Any) -> Iterator[Record]:
+def records(batch: Any) -> Iterator[ParsedRow]:
     """Each row of a batch. One that cannot be read harms no other."""
     maps = {"maps_as_pydicts": "strict"} if "map<" in str(batch.schema) else {}  # twice as slow with it
     try:

@@ -18,7 +18,7 @@ from megatron_patch.common.messages import Message, language_of, localized, say,
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation import compare, results
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
-from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all
+from megatron_patch.evaluation.data import HARNESS, LocalData, QuestionsError, find_all
 from megatron_patch.evaluation.options import EvaluationRequest, parse
 from megatron_patch.evaluation.run import Evaluation, ModelError, Settings, evaluate
 from megatron_patch.runs.folder import PLAN
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
             _check_others(request)
         paths = [path for path in (request.against, request.checkpoint) if path]
         models = [hf_model_of(path, request.hf_path, request.cache) for path in paths]
-    except (UsageError, DataError) as error:
+    except (UsageError, QuestionsError) as error:
         print_error(error, os.environ)
         return 2
     except HFModelError as error:

@@ -25,7 +25,7 @@ from lm_eval.tasks import TaskManager, _factory
 from megatron_patch.checkpoint.hf_model import HFModel
 from megatron_patch.common.messages import Message, Wording, at
 from megatron_patch.common.values import nearest_word
-from megatron_patch.evaluation.data import DataError, shortened
+from megatron_patch.evaluation.data import QuestionsError, shortened
 from megatron_patch.evaluation.local_datasets import LocalDatasets, NoData
 from megatron_patch.evaluation.results import IN_ENGLISH, about_scores
 from megatron_patch.evaluation.run import ModelError, Settings, about_model, load_model
@@ -72,11 +72,11 @@ def check(names: Sequence[str], data: LocalDatasets) -> list[str]:
     """Build all tasks without a model; returns their names.
 
     Raises:
-        DataError: with every task that is unknown, every data set that is not here, and what is wrong with others.
+        QuestionsError: with every task that is unknown, every data set that is not here, and what is wrong with others.
     """
     known = manager().all_tasks
     if problems := [_unknown(name, tuple(known)) for name in names if name not in known]:
-        raise DataError.of(problems)
+        raise QuestionsError.of(problems)
     missing: list[Message] = []
     leaves: list[str] = []
     with local_data(data, missing):
@@ -86,7 +86,7 @@ def check(names: Sequence[str], data: LocalDatasets) -> list[str]:
             except Exception as error:  # a package that its task needs, or a task that is not plain data
                 missing.append(at(name, "eval-task-broken", kind=type(error).__name__, error=str(error)))
     if missing:
-        raise DataError.of(shortened(list(dict.fromkeys(missing)))).about("DATA")
+        raise QuestionsError.of(shortened(list(dict.fromkeys(missing)))).about("DATA")
     return leaves
 
 

@@ -30,7 +30,7 @@ INVENTED = Message("eval-invented")
 Rows = list[dict[str, str]]
 
 
-class DataError(UserError, ValueError):
+class QuestionsError(UserError, ValueError):
     """Questions that cannot be used."""
 
 
@@ -63,17 +63,17 @@ def find_all(benchmarks: list[Benchmark], places: list[Path], cache: Path = HARN
             folder that holds the checkout, under their usual names.
         cache: archives are unpacked below its `unpacked/`.
     Raises:
-        DataError: all that is missing or wrong, in every benchmark.
+        QuestionsError: all that is missing or wrong, in every benchmark.
     """
     problems = [at(place, "eval-absent") for place in places if not place.exists()]
     found: dict[str, LocalData] = {}
     for benchmark in benchmarks:
         try:
             found[benchmark.name] = verify(benchmark, find(benchmark, places, cache))
-        except (ArchiveError, DataError) as error:
+        except (ArchiveError, QuestionsError) as error:
             problems += error.messages
     if problems:
-        raise DataError.of(list(dict.fromkeys(problems)))
+        raise QuestionsError.of(list(dict.fromkeys(problems)))
     return found
 
 
@@ -86,7 +86,7 @@ def find(benchmark: Benchmark, places: list[Path], cache: Path = HARNESS) -> Pat
                 return folder
     where = places or Message("eval-usual-places", harness=HARNESS, above=HARNESS.parent.parent)
     wanted = benchmark.file("SUBJECT", benchmark.scored_split)
-    raise DataError.at(benchmark.title, "eval-no-data", wanted=wanted, places=where)
+    raise QuestionsError.at(benchmark.title, "eval-no-data", wanted=wanted, places=where)
 
 
 def _roots(benchmark: Benchmark, places: list[Path]) -> Iterator[Path]:
@@ -124,7 +124,7 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
     """Read every file of a benchmark and check subjects, columns, answers and row counts.
 
     Raises:
-        DataError: a missing file or column, a row that is cut or has no valid answer.
+        QuestionsError: a missing file or column, a row that is cut or has no valid answer.
     """
     questions: dict[str, dict[str, Rows]] = {}
     problems: list[Message] = []
@@ -140,7 +140,7 @@ def verify(benchmark: Benchmark, folder: Path) -> LocalData:
                 counts = {"rows": len(rows), "published": subject.rows[split]}
                 unusual.append(Message("eval-rows", file=benchmark.file(subject.name, split), **counts))
     if problems:
-        raise DataError.of(shortened(problems)).about(f"{benchmark.title}, {folder}")
+        raise QuestionsError.of(shortened(problems)).about(f"{benchmark.title}, {folder}")
     notes = [INVENTED] if (folder / MARKER).exists() else []
     if unusual:
         files = len(benchmark.subjects) * len(benchmark.splits)

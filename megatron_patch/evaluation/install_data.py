@@ -15,14 +15,14 @@ from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.cards import with_fingerprint
-from megatron_patch.evaluation.data import HARNESS, DataError, LocalData, find_all, verify
+from megatron_patch.evaluation.data import HARNESS, LocalData, QuestionsError, find_all, verify
 
 
 def put_in_place(data: LocalData, harness: Path = HARNESS) -> list[Message]:
     """Link the splits, and note their checksum for `datasets`; says what it did. What is not a link stays.
 
     Raises:
-        DataError: a folder that is there already holds other questions, with which these do not fit.
+        QuestionsError: a folder that is there already holds other questions, with which these do not fit.
     """
     place = harness / data.benchmark.hub_path
     place.mkdir(parents=True, exist_ok=True)
@@ -53,11 +53,11 @@ def main() -> int:
     try:
         for data in find_all(list(BENCHMARKS.values()), parser.parse_args().places).values():
             print(*(message.localized() for message in (data.describe(), *put_in_place(data))), sep="\n  ")
-    except DataError as error:
+    except QuestionsError as error:
         print_error(error, os.environ)
         return 2
     except OSError as error:
-        print_error(DataError("folder-unwritable", folder=HARNESS, error=error), os.environ)
+        print_error(QuestionsError("folder-unwritable", folder=HARNESS, error=error), os.environ)
         return 2
     return 0
 

@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
-from megatron_patch.data.sft.formats import MalformedRow, Message
+from megatron_patch.data.sft.formats import ChatMessage, MalformedRow
 from megatron_patch.data.sft.rendering.template import ChatTemplate
 from megatron_patch.data.tokenizers.text_tokenizer import load_tokenizer
 from megatron_patch.generate.errors import GenerateError
@@ -103,10 +103,10 @@ class AnsweringModel:
         self.model.eval()
 
     @property
-    def described(self) -> Said:
+    def described(self) -> Message:
         """Size, element type and place."""
         dtype = str(self.model.dtype).removeprefix("torch.")
-        return Said("generate-model", parameters=self.model.num_parameters(), dtype=dtype, device=self.model.device)
+        return Message("generate-model", parameters=self.model.num_parameters(), dtype=dtype, device=self.model.device)
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -133,7 +133,7 @@ class AnsweringModel:
         """
         return self._write(self.tokenizer.encode(text).ids, self.ends, sampling, show)
 
-    def answered(self, messages: list[Message], sampling: Sampling, show: Show = ignore) -> Answer:
+    def answered(self, messages: list[ChatMessage], sampling: Sampling, show: Show = ignore) -> Answer:
         """Answer a conversation that ends with a turn of the user's.
 
         Raises:

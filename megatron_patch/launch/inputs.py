@@ -35,7 +35,7 @@ class Tokenizer:
     """The SentencePiece model's file, where there is no tokenizer.json."""
 
 
-class TokenizerError(UserError, ValueError):
+class UnusableTokenizer(UserError, ValueError):
     """A folder without a usable tokenizer."""
 
 
@@ -43,21 +43,21 @@ def read_tokenizer(place: str) -> Tokenizer:
     """Find the tokenizer in a folder, or take a `.model` file, and count its ids.
 
     Raises:
-        TokenizerError: no tokenizer there, several, or one that cannot be read.
+        UnusableTokenizer: no tokenizer there, several, or one that cannot be read.
     """
     path = Path(place)
     try:
         model = find_sentencepiece(path)
     except PiecesError as error:
-        raise TokenizerError.of(error.messages) from error
+        raise UnusableTokenizer.of(error.messages) from error
     file = model or path / "tokenizer.json"
     if not file.is_file():
         code = "tokenizer-absent" if path.is_dir() else "tokenizer-not-folder"
-        raise TokenizerError(code, place=place)
+        raise UnusableTokenizer(code, place=place)
     try:
         ids = count_pieces(file.read_bytes()) if model else count_ids_of(path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError("tokenizer-unreadable", file=file, kind=type(error).__name__, error=error) from error
+        raise UnusableTokenizer("tokenizer-unreadable", file=file, kind=type(error).__name__, error=error) from error
     return Tokenizer(path=str(file.parent.absolute()), ids=ids, model=str(model.absolute()) if model else None)
 
 

@@ -83,7 +83,7 @@ def example(family: str | None = None) -> str:
     return f"MP_TOKENIZER_PATH=/models/{folder} sh {script_name(family)} {' '.join(typed.values())}"
 
 
-Row = tuple[str, Message]
+PlanRow = tuple[str, Message]
 """What stands at the left, by its code, empty under another row; and what is said."""
 
 
@@ -119,7 +119,7 @@ def remark(note: Message, wording: Wording) -> str:
     return _table([("row-note", note)], wording)
 
 
-def _table(rows: Iterable[Row], wording: Wording) -> str:
+def _table(rows: Iterable[PlanRow], wording: Wording) -> str:
     """Two columns; notes and warnings are wrapped, paths and commands are left whole."""
     lines = []
     for code, message in rows:
@@ -144,7 +144,7 @@ NEVER_FIRST = "，。；：、）？！"
 """Marks that do not begin a line."""
 
 
-def _title(plan: Plan) -> Iterator[Row]:
+def _title(plan: Plan) -> Iterator[PlanRow]:
     model, config = plan.model, plan.config
     parameters = model.num_parameters(plan.vocab_size)
     values = {
@@ -183,7 +183,7 @@ def _start(plan: Plan) -> Message:
     return Message("start-random", seed=plan.variables.seed)
 
 
-def _layout_rows(plan: Plan) -> Iterator[Row]:
+def _layout_rows(plan: Plan) -> Iterator[PlanRow]:
     layout = plan.layout
     more = [Message("ranks-chunks", chunks=layout.chunks)] if layout.chunks > 1 else []
     more += [Message("ranks-sp")] if layout.sequence_parallel else []
@@ -205,7 +205,7 @@ def joined(messages: list[Message]) -> Message:
     return found
 
 
-def _schedule_rows(plan: Plan) -> Iterator[Row]:
+def _schedule_rows(plan: Plan) -> Iterator[PlanRow]:
     schedule, config = plan.schedule, plan.config
     train, warmup = schedule.arithmetic
     yield "row-training", train
@@ -242,7 +242,7 @@ def _rates(schedule: Schedule) -> Iterator[dict[str, object]]:
         yield {"iteration": iteration, "rate": schedule.rate_of(iteration)}
 
 
-def _batch_rows(plan: Plan) -> Iterator[Row]:
+def _batch_rows(plan: Plan) -> Iterator[PlanRow]:
     """The batch; where it grows a line for each of its stages."""
     config, schedule = plan.config, plan.schedule
     first = [0, *(at for at in schedule.batches.changes() if at < schedule.train_iters)]
@@ -255,7 +255,7 @@ def _batch_rows(plan: Plan) -> Iterator[Row]:
         yield "" if number else "row-batch", Message("batch-from", iteration=start + 1, batch=said) if several else said
 
 
-def _data_rows(plan: Plan) -> Iterator[Row]:
+def _data_rows(plan: Plan) -> Iterator[PlanRow]:
     yield "row-data", _training_data(plan)
     if plan.valid_data is not None:
         yield "", Message("data-validation", data=describe_blend(plan.valid_data))
@@ -287,7 +287,7 @@ MEMORY = {
 """The parts of a rank's memory."""
 
 
-def _memory_rows(plan: Plan) -> Iterator[Row]:
+def _memory_rows(plan: Plan) -> Iterator[PlanRow]:
     memory, limit = plan.memory, plan.memory_limit
     sizes = {name: gigabytes(size) for name, size in memory.components().items() if size}
     parts = [Message("memory-part", name=MEMORY[name], size=size) for name, size in sizes.items()]
@@ -305,7 +305,7 @@ def _memory_rows(plan: Plan) -> Iterator[Row]:
         yield "", Message("memory-there-ram", size=gigabytes(limit))
 
 
-def _time_rows(plan: Plan) -> Iterator[Row]:
+def _time_rows(plan: Plan) -> Iterator[PlanRow]:
     """What a step will take, where the GPU's rates are known."""
     predicted = time_of_plan(plan)
     if predicted is None:
@@ -317,7 +317,7 @@ def _time_rows(plan: Plan) -> Iterator[Row]:
     yield "row-time", Message("time", step=f"{step:.3g}", rate=f"{rate:,.0f}", hours=f"{hours:.1f}")
 
 
-def _file_rows(plan: Plan) -> Iterator[Row]:
+def _file_rows(plan: Plan) -> Iterator[PlanRow]:
     yield "row-files", as_it_is(f"{plan.output}/")
     names = (PLAN, COMMAND, STARTUP, METRICS, f"{LOGS}/{rank_log('N')}", f"{TENSORBOARD}/", f"{CACHE}/")
     yield "", as_it_is(", ".join([*names, *([f"{WANDB}/"] if plan.wandb else [])]))
@@ -347,6 +347,6 @@ def _when_written(plan: Plan) -> Message:
     return Message("files-background", copies=gigabytes(copies))
 
 
-def _remarks(plan: Plan) -> Iterator[Row]:
+def _remarks(plan: Plan) -> Iterator[PlanRow]:
     yield from (("row-note", note) for note in plan.notes)
     yield from (("row-warning", warning) for warning in plan.warnings)

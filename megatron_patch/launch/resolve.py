@@ -20,7 +20,7 @@ from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import (
     CorpusError,
     Tokenizer,
-    TokenizerError,
+    UnusableTokenizer,
     read_blend,
     read_tokenizer,
     vocab_size_of_config,
@@ -39,7 +39,7 @@ from megatron_patch.models import (
     sizes,
 )
 
-Step = Iterator[Problem | tuple[str, Any]]
+Findings = Iterator[Problem | tuple[str, Any]]
 """What a step yields: problems, and facts as (name, value)."""
 
 PLANNED_GPUS = 8
@@ -52,11 +52,11 @@ FIRST = frozenset(
     | {"environment", "cluster"}
 )
 """Facts that there are before the first step."""
-FOUND: dict[Callable[..., Step], tuple[str, ...]] = {}
+FOUND: dict[Callable[..., Findings], tuple[str, ...]] = {}
 """What each step may find."""
 
 
-def finds[S: Callable[..., Step]](*names: str) -> Callable[[S], S]:
+def finds[S: Callable[..., Findings]](*names: str) -> Callable[[S], S]:
     """Declare the facts that a step may find."""
 
     def declare(step: S) -> S:
@@ -66,12 +66,12 @@ def finds[S: Callable[..., Step]](*names: str) -> Callable[[S], S]:
     return declare
 
 
-def wanted_facts(step: Callable[..., Step]) -> tuple[str, ...]:
+def wanted_facts(step: Callable[..., Findings]) -> tuple[str, ...]:
     """The facts that a step asks for: its keyword arguments."""
     return step.__code__.co_varnames[: step.__code__.co_kwonlyargcount]
 
 
-def in_order(*steps: Callable[..., Step], known: frozenset[str] = FIRST) -> tuple[Callable[..., Step], ...]:
+def in_order(*steps: Callable[..., Findings], known: frozenset[str] = FIRST) -> tuple[Callable[..., Findings], ...]:
     """The steps, where each asks only for facts that somebody before it finds: a step that does not would never run.
 
     Raises:
@@ -86,12 +86,12 @@ def in_order(*steps: Callable[..., Step], known: frozenset[str] = FIRST) -> tupl
     return steps
 
 
-def found_by(steps: tuple[Callable[..., Step], ...]) -> frozenset[str]:
+def found_by(steps: tuple[Callable[..., Findings], ...]) -> frozenset[str]:
     """All facts that there may be after these steps."""
     return FIRST.union(*(FOUND.get(step, ()) for step in steps))
 
 
-def run_steps(steps: tuple[Callable[..., Step], ...], facts: dict[str, Any]) -> list[Problem]:
+def run_steps(steps: tuple[Callable[..., Findings], ...], facts: dict[str, Any]) -> list[Problem]:
     """Run each step whose facts are there; put what it finds into `facts`.
 
     Returns:
@@ -113,7 +113,7 @@ def run_steps(steps: tuple[Callable[..., Step], ...], facts: dict[str, Any]) -> 
 
 
 @finds("weights")
-def find_weights(*, pretrain_checkpoint_path: str) -> Step:
+def find_weights(*, pretrain_checkpoint_path: str) -> Findings:
     """What PRETRAIN_CHECKPOINT_PATH holds."""
     try:
         yield "weights", read_weights(pretrain_checkpoint_path)
@@ -125,14 +125,14 @@ SIZE_AND_WEIGHTS = ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH")
 
 
 @finds("model")
-def find_named_model(*, model_size: str) -> Step:
+def find_named_model(*, model_size: str) -> Findings:
     """The row of a named size."""
     if model_size != AUTO:
         yield "model", model_of_size(model_size)
 
 
 @finds("model")
-def find_auto_model(*, model_size: str, weights: Weights) -> Step:
+def find_auto_model(*, model_size: str, weights: Weights) -> Findings:
     """MODEL_SIZE=auto: the architecture of the checkpoint's config.json."""
     if model_size != AUTO:
         return
@@ -146,7 +146,7 @@ def find_auto_model(*, model_size: str, weights: Weights) -> Step:
 
 
 @finds("model")
-def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> Step:
+def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> Findings:
     """A named size must be the checkpoint's, which may have more vocabulary: tokens were added."""
     if model_size == AUTO or weights.config is None:
         return
@@ -163,12 +163,12 @@ def compare_model(*, model_size: str, model: ModelConfig, weights: Weights) -> S
 
 
 @finds("tokenizer")
-def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
+def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Findings:
     """MP_TOKENIZER_PATH, else beside the weights."""
     if mp_tokenizer_path is not None:
         try:
             yield "tokenizer", read_tokenizer(mp_tokenizer_path)
-        except (TokenizerError, OSError) as error:
+        except (UnusableTokenizer, OSError) as error:
             yield from _problems(error, "MP_TOKENIZER_PATH", expected="expect-tokenizer")
         return
     names = ("MP_TOKENIZER_PATH", "PRETRAIN_CHECKPOINT_PATH")
@@ -180,13 +180,13 @@ def find_tokenizer(*, mp_tokenizer_path: str | None, weights: Weights) -> Step:
         try:
             yield "tokenizer", read_tokenizer(home)
             return
-        except (TokenizerError, OSError) as error:
+        except (UnusableTokenizer, OSError) as error:
             wrong = wrong or error
     yield Problem("tokenizer-none", *names, error=wrong.messages if isinstance(wrong, UserError) else wrong)
 
 
 @finds("vocab_size")
-def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weights) -> Step:
+def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weights) -> Findings:
     """Rows of the embedding, before padding; the tokenizer must fit in."""
     size = model.vocab_size or vocab_size_of_config(weights.config) or tokenizer.ids
     if tokenizer.ids > size:
@@ -197,7 +197,7 @@ def find_vocabulary(*, model: ModelConfig, tokenizer: Tokenizer, weights: Weight
 
 
 @finds("train_data")
-def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Step:
+def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Findings:
     """What DATASET_PATH holds."""
     try:
         yield "train_data", read_blend(dataset_path, raw=mp_dataset_type == "raw")
@@ -207,7 +207,7 @@ def find_training_data(*, dataset_path: str, mp_dataset_type: str) -> Step:
 
 
 @finds("valid_data")
-def find_validation_data(*, valid_dataset_path: str, mp_dataset_type: str) -> Step:
+def find_validation_data(*, valid_dataset_path: str, mp_dataset_type: str) -> Findings:
     """What VALID_DATASET_PATH holds; None for `none`."""
     if valid_dataset_path == "none":
         yield "valid_data", None
@@ -227,7 +227,7 @@ def _problems(error: Exception, name: str, *, expected: str) -> list[Problem]:
 
 
 @finds("device")
-def find_device(*, environment: Environment, mp_device: str) -> Step:
+def find_device(*, environment: Environment, mp_device: str) -> Findings:
     """GPUs where there are any, unless MP_DEVICE says otherwise."""
     if mp_device == "cuda" and not environment.gpus and not environment.only_plans:
         yield Problem("no-gpu", "MP_DEVICE")
@@ -239,7 +239,7 @@ def find_device(*, environment: Environment, mp_device: str) -> Step:
 @finds("nodes", "processes")
 def find_processes(
     *, environment: Environment, cluster: Cluster | None, mp_nproc: int | None, device: str, tp: int, pp: int, cp: int
-) -> Step:
+) -> Findings:
     """Machines, and processes of each."""
     gpus = environment.gpus
     nodes = cluster.nodes if cluster else 1
@@ -267,7 +267,7 @@ ON_CPU = {
 
 
 @finds("dp")
-def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: int, cp: int) -> Step:
+def find_data_parallel(*, nodes: int, processes: int, device: str, tp: int, pp: int, cp: int) -> Findings:
     """What is left of the processes once the model is cut."""
     world, model = nodes * processes, tp * pp * cp
     if world % model:

@@ -55,14 +55,14 @@ class Status(IntEnum):
     is gone, or a collective in which nobody answered. The launcher waits for the machine that knows the cause."""
 
 
-Kind = Literal["skip", "spike", "rollback", "restart", "gave-up", "fallback", "hang", "slow"]
+EventKind = Literal["skip", "spike", "rollback", "restart", "gave-up", "fallback", "hang", "slow"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Something that happened to a run besides training."""
 
-    kind: Kind
+    kind: EventKind
     iteration: int | None
     """The step at which it happened; None where that is not known."""
     words: str
@@ -77,7 +77,7 @@ class Event:
     """Documents of the batch, and the like."""
 
     @classmethod
-    def of(cls, kind: Kind, message: Message, *, iteration: int | None, **more: Any) -> Self:
+    def of(cls, kind: EventKind, message: Message, *, iteration: int | None, **more: Any) -> Self:
         """That it happens now."""
         return cls(kind=kind, iteration=iteration, words=str(message), message=message, **more)
 
@@ -116,7 +116,7 @@ def _event(line: str) -> Event | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     right = (
-        event.kind in get_args(Kind)
+        event.kind in get_args(EventKind)
         and isinstance(event.words, str)
         and all(
             number is None or (type(number) is int and 0 <= number < MOST) for number in (event.iteration, event.to)

@@ -47,7 +47,7 @@ class TrainerError(UserError):
     """Training cannot start or go on, and the message says what to change."""
 
 
-class DataError(TrainerError):
+class DatasetError(TrainerError):
     """The data set is damaged, or does not belong to this model."""
 
 

@@ -14,7 +14,7 @@ import pytest
 from megatron_patch.evaluation import cards, data, synthetic
 from megatron_patch.evaluation.archives import ArchiveError, unpack
 from megatron_patch.evaluation.benchmarks import BENCHMARKS, CEVAL, CMMLU
-from megatron_patch.evaluation.data import DataError, find, find_all, verify
+from megatron_patch.evaluation.data import QuestionsError, find, find_all, verify
 from megatron_patch.evaluation.install_data import put_in_place
 
 from .conftest import HARNESS
@@ -90,7 +90,7 @@ def test_usual_places(tmp_path: Path, questions: Path, monkeypatch: pytest.Monke
     shutil.copytree(questions / "cmmlu", tmp_path / "workspace/cmmlu")
     monkeypatch.chdir(tmp_path)
     assert find(CMMLU, []) == tmp_path / "workspace/cmmlu"
-    with pytest.raises(DataError, match="says where to get the data"):
+    with pytest.raises(QuestionsError, match="says where to get the data"):
         find(CEVAL, [])
 
 
@@ -108,7 +108,7 @@ def test_everything_wrong_is_named_at_once(tmp_path: Path, questions: Path) -> N
     (folder / "test/astronomy.csv").write_bytes("，题".encode("gbk"))
     (folder / "dev/economics.csv").write_text(",Question,A,B,C,D,Answer\n")
     (folder / "dev/genetics.csv").write_text(",Question,A,B,C,D,Answer\n0,q,a,b,c,d,E\n1,q,a,b\n")
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(QuestionsError) as caught:
         find_all(ALL, [tmp_path])
     for expected in (
         "dev/anatomy.csv is missing",

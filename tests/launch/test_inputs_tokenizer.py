@@ -9,7 +9,7 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from megatron_patch.launch.inputs import TokenizerError, read_tokenizer
+from megatron_patch.launch.inputs import UnusableTokenizer, read_tokenizer
 
 
 def test_count_is_the_librarys(world: Path) -> None:
@@ -48,7 +48,7 @@ def test_unigram_vocabularies_are_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"model": {"vocab": {}}}', '{"model": {"vocab": {"a": 1}'])
 def test_a_tokenizer_json_that_is_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(TokenizerError, match="cannot be read"):
+    with pytest.raises(UnusableTokenizer, match="cannot be read"):
         read_tokenizer(str(tmp_path))
 
 
@@ -68,7 +68,7 @@ def test_pieces_of_a_sentencepiece_model(model: Path) -> None:
         found = read_tokenizer(str(place))
         assert (found.ids, found.model, found.path) == (300, str(model), str(model.parent))
     (model.parent / "other.model").write_bytes(b"")
-    with pytest.raises(TokenizerError, match=r"several models, name one: ja\.model, other\.model"):
+    with pytest.raises(UnusableTokenizer, match=r"several models, name one: ja\.model, other\.model"):
         read_tokenizer(str(model.parent))
     model.rename(model.with_name("tokenizer.model"))
     assert read_tokenizer(str(model.parent)).ids == 300
@@ -77,11 +77,11 @@ def test_pieces_of_a_sentencepiece_model(model: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"x", b"\n\xff\xff\x01", b"\n\x80", b"not a model at all", b"\x12\x01a"])
 def test_a_model_that_is_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
-    with pytest.raises(TokenizerError, match=r"tokenizer\.model cannot be read"):
+    with pytest.raises(UnusableTokenizer, match=r"tokenizer\.model cannot be read"):
         read_tokenizer(str(tmp_path))
 
 
 def test_a_torn_model(model: Path) -> None:
     model.write_bytes(model.read_bytes()[:-7])
-    with pytest.raises(TokenizerError, match="torn"):
+    with pytest.raises(UnusableTokenizer, match="torn"):
         read_tokenizer(str(model))

@@ -11,19 +11,19 @@ import pytest
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import STEPS, Step, finds, in_order, run_steps, wanted_facts
+from megatron_patch.launch.resolve import STEPS, Findings, finds, in_order, run_steps, wanted_facts
 
 
 @finds("length")
-def find_length(*, seq_len: int) -> Step:
+def find_length(*, seq_len: int) -> Findings:
     yield "length", seq_len
 
 
-def check_length(*, length: int) -> Step:
+def check_length(*, length: int) -> Findings:
     yield Problem("sequence-too-long", "SEQ_LEN", limit=length)
 
 
-def check_misspelt(*, lenght: int) -> Step:
+def check_misspelt(*, lenght: int) -> Findings:
     yield "never", lenght
 
 

@@ -11,7 +11,7 @@ import pytest
 from megatron_patch.data import content
 from megatron_patch.data.content import file_identity
 from megatron_patch.trainer.data.content import identities, remember
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 from .harness import build_idxmap, launch_warm, train
 
@@ -48,7 +48,7 @@ def test_exchanged_data(tmp_path: Path, raw: bool) -> None:
         path.write_text("[]\n")
     else:
         build_idxmap(path, seed=2)
-    with pytest.raises(DataError, match=f"{path}: the content is not what it was at the last start"):
+    with pytest.raises(DatasetError, match=f"{path}: the content is not what it was at the last start"):
         remember(output, identities([str(path)], raw=raw), resumed=True)
     remember(output, identities([str(path)], raw=raw), resumed=False)  # begun anew
     remember(output, identities([str(path)], raw=raw), resumed=True)

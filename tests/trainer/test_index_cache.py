@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from megatron_patch.trainer.data.index_cache import cache_folder, drop_torn_indices
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 from .harness import Run, build_idxmap, train
 
@@ -42,7 +42,7 @@ def test_damage_is_named(tmp_path: Path, damage, message: str) -> None:
     """Megatron maps most of these without a word and trains on garbage."""
     prefix = build_idxmap(tmp_path / "documents")
     damage(Path(f"{prefix}.bin"), Path(f"{prefix}.idx"))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DatasetError, match=message):
         cache_folder(tmp_path, [str(prefix)])
 
 

@@ -15,7 +15,7 @@ from typing import IO, Any, NoReturn
 
 from megatron_patch.backend.patching import replace, wrap
 from megatron_patch.backend.saving.asynchronous import wait_for_last_save
-from megatron_patch.backend.saving.errors import CheckpointError
+from megatron_patch.backend.saving.errors import UnloadableCheckpoint
 from megatron_patch.backend.saving.folders import partial_of, publish, set_aside
 from megatron_patch.common.files import write_text
 from megatron_patch.runs.folder import remove_leftovers
@@ -83,7 +83,7 @@ def _replaced_when_closed(path: Path) -> Iterator[IO[str]]:
 
 def _fail_instead_of_exit(checkpointing: Any) -> None:
     def fail(code: Any = None) -> NoReturn:
-        raise CheckpointError("load-failed")
+        raise UnloadableCheckpoint("load-failed")
 
     without_exit = types.SimpleNamespace(exit=fail)
     replace(checkpointing, "sys", without_exit, why="0.19.2 exits with 0 when a checkpoint is unreadable")
@@ -97,7 +97,7 @@ def _fail_instead_of_exit(checkpointing: Any) -> None:
     def load_base_checkpoint(original: Callable[..., Any], load_dir: str, *args: Any, **kwargs: Any) -> Any:
         result = original(load_dir, *args, **kwargs)
         if result[0] is None:
-            raise CheckpointError("load-nothing", folder=load_dir)
+            raise UnloadableCheckpoint("load-nothing", folder=load_dir)
         return result
 
 

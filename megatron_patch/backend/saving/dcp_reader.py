@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.saving.dcp_writer import item_name
-from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
+from megatron_patch.backend.saving.errors import DamagedCheckpoint, UnloadableCheckpoint
 from megatron_patch.common.threads import own_cores
 from megatron_patch.runs.stored_chunks import ChunkError, check_chunk
 
@@ -67,11 +67,11 @@ def _named(reader: Any, item: Any) -> Iterator[None]:
     """Let errors of reading an item say which, and of which file."""
     try:
         yield
-    except (CheckpointError, ChunkError):
+    except (UnloadableCheckpoint, ChunkError):
         raise
     except Exception as error:
         file = f"{reader.path}/{reader.storage_data[item.storage_index].relative_path}"
         innocent = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in NOT_DAMAGE)
-        kind = CheckpointError if innocent else DamagedCheckpoint
+        kind = UnloadableCheckpoint if innocent else DamagedCheckpoint
         what = f"{type(error).__name__}: {error}"
         raise kind.at(file, "item-unreadable", item=item_name(item.storage_index), error=what) from error

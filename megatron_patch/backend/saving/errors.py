@@ -5,11 +5,11 @@ from __future__ import annotations
 from megatron_patch.backend.patching import BackendError
 
 
-class CheckpointError(BackendError):
+class UnloadableCheckpoint(BackendError):
     """A checkpoint that was asked for cannot be loaded."""
 
 
-class DamagedCheckpoint(CheckpointError):
+class DamagedCheckpoint(UnloadableCheckpoint):
     """It is there, and its files are not what was written, or would run code: an earlier one may do."""
 
 

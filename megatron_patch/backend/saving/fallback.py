@@ -16,7 +16,7 @@ import torch
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.saving import folders
 from megatron_patch.backend.saving.asynchronous import thread_group
-from megatron_patch.backend.saving.errors import CheckpointError, DamagedCheckpoint
+from megatron_patch.backend.saving.errors import DamagedCheckpoint, UnloadableCheckpoint
 from megatron_patch.backend.saving.optimizer_shards import forget_unfinished_load
 from megatron_patch.common.errors import messages_of
 from megatron_patch.common.messages import Message, localized
@@ -127,14 +127,14 @@ def _compare(error: Exception | None) -> None:
         raise DamagedCheckpoint.of(list(dict.fromkeys(one for _, what in failed.values() for one in what))) from error
     if error is None or isinstance(error, DamagedCheckpoint):
         rank, what = next((rank, what) for rank, (damaged, what) in failed.items() if not damaged)
-        raise CheckpointError("on-rank", rank=rank, what=what) from error
+        raise UnloadableCheckpoint("on-rank", rank=rank, what=what) from error
 
 
 def _next_best(checkpoints: Path, step: int, damage: DamagedCheckpoint, say: Say) -> int:
     """Set one checkpoint aside, and give the iteration of the newest of the others that looks sound.
 
     Raises:
-        CheckpointError: there is none.
+        UnloadableCheckpoint: there is none.
     """
     decided: list[Any] = [None, None]
     if torch.distributed.get_rank() == 0:
@@ -142,7 +142,7 @@ def _next_best(checkpoints: Path, step: int, damage: DamagedCheckpoint, say: Say
     torch.distributed.broadcast_object_list(decided, src=0, group=thread_group())
     best, aside = decided
     if best is None:
-        raise CheckpointError("none-is-whole", checkpoint=f"iter_{step:07d}", damage=damage, folder=checkpoints)
+        raise UnloadableCheckpoint("none-is-whole", checkpoint=f"iter_{step:07d}", damage=damage, folder=checkpoints)
     count = len(list(checkpoints.glob(folders.DAMAGED_PREFIX + "*")))
     lines = [Message("fallback-damaged", checkpoint=f"iter_{step:07d}", damage=damage)]
     lines.append(Message("fallback-goes-on", aside=aside, count=count, best=best))

@@ -15,7 +15,7 @@ import torch
 from megatron_patch.backend.saving.torch_archive import ArchiveWriter, Promised
 from megatron_patch.checkpoint.contents import PER_RANK_FILE
 from megatron_patch.checkpoint.converter.conversion import Conversion
-from megatron_patch.checkpoint.formats.hf_writer import Progress
+from megatron_patch.checkpoint.formats.hf_writer import Advance
 from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.layout import stage_layers
 from megatron_patch.checkpoint.store import HashingFile, StagedFolder
@@ -24,7 +24,7 @@ from megatron_patch.models.weight_map import COLUMNS, HALVES, MEGATRON_LAYER, WH
 
 def write_per_rank(
     stage: StagedFolder, release: Path, conversion: Conversion, tensors: list[Tensor], maker: BlockMaker,
-    tp: int, pp: int, progress: Progress,
+    tp: int, pp: int, progress: Advance,
 ) -> None:  # fmt: skip
     """Write one file for each rank below `release`, the files of one pipeline stage side by side.
 
@@ -65,7 +65,7 @@ def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int
 
 
 def _write_stage(
-    stage: StagedFolder, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: Progress
+    stage: StagedFolder, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: Advance
 ) -> None:
     tp = len(folders)
     promised = {

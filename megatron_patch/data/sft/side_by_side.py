@@ -16,13 +16,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from megatron_patch.common.messages import Message as Said
-from megatron_patch.common.messages import localized
+from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.values import printable
 from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Row
-from megatron_patch.data.sft.formats import Conversation, EmptyRow, MalformedRow, Message, format_of
+from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, format_of
 from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, REASONING_KEYS, TOOL
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
 from megatron_patch.data.sft.tokenize import CHUNK_BYTES, ROW_KEYS
@@ -133,7 +132,7 @@ def marked(rendered: Rendered) -> str:
     return "".join([*parts, rendered.text[at:]])
 
 
-def _parts(message: Message, dropped: set[str]) -> Iterator[str]:
+def _parts(message: ChatMessage, dropped: set[str]) -> Iterator[str]:
     """Reasoning, text and calls of a message; what the template leaves out says so."""
     calls, out = dropped & {CALL, ARGUMENTS}, localized("side-left-out")
     for key in REASONING_KEYS:
@@ -147,17 +146,17 @@ def _parts(message: Message, dropped: set[str]) -> Iterator[str]:
         yield f"{out if calls else ''}{localized('side-calls', name=function['name'], arguments=arguments)}"
 
 
-def _left_out(rendered: Rendered) -> Iterator[Said]:
+def _left_out(rendered: Rendered) -> Iterator[Message]:
     """What is missing, and what becomes of the row for that."""
     if not rendered.dropped:
-        yield Said("side-whole")
+        yield Message("side-whole")
         return
     for item in rendered.dropped:
-        yield Said("side-by-design", what=item.told) if item.by_design else item.told
+        yield Message("side-by-design", what=item.told) if item.by_design else item.told
     if all(item.by_design for item in rendered.dropped):
-        yield Said("side-used")
+        yield Message("side-used")
     else:
-        yield Said("side-dropped")
+        yield Message("side-dropped")
 
 
 def _as_it_stands(row: Row) -> Iterator[str]:

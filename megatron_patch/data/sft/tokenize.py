@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data import rows
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
@@ -34,7 +34,7 @@ ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON
 """Keys of which every row has one."""
 
 
-Unused = tuple[str, int, int, Said]
+Unused = tuple[str, int, int, Message]
 
 
 @dataclass(kw_only=True)
@@ -92,7 +92,7 @@ class LeftOut(UserError, ValueError):
 
 def _left_out(dropped: list[Dropped]) -> LeftOut:
     first, more = dropped[0], len(dropped) - 1
-    error = LeftOut.of([Said("row-left-out-more", first=first.told, more=more) if more else first.told])
+    error = LeftOut.of([Message("row-left-out-more", first=first.told, more=more) if more else first.told])
     error.cause = DROPPED[first.what]
     return error
 
@@ -124,7 +124,7 @@ def tokenize_chunk(
                 unread.setdefault(key, Unread(line=row.line, row=row.row)).count += 1
             samples = one_by_one(conversation) if rules.turns == "one-by-one" else [conversation]
             count += max(0, len(samples) - 1)
-            notes: list[tuple[str, Said]] = []
+            notes: list[tuple[str, Message]] = []
             texts = [_checked(_encodable(template.render(sample)), rules, notes) for sample in samples]
             rendered += texts
             special += template.spells_special_tokens(conversation)
@@ -137,7 +137,7 @@ def tokenize_chunk(
         except MalformedRow as error:
             lost.append((MALFORMED, row.line, row.row, error.messages[0]))
         except RecursionError:
-            lost.append((MALFORMED, row.line, row.row, Said("row-too-deep")))
+            lost.append((MALFORMED, row.line, row.row, Message("row-too-deep")))
         except TemplateError as error:
             raise error.about(rows.place(path, row.line, row.row)) from None
     encoded = encoder.encode(rendered)
@@ -158,7 +158,7 @@ def tokenize_chunk(
     )
 
 
-def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Said]]) -> Rendered:
+def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Message]]) -> Rendered:
     """Refuse or note what the template has left out.
 
     Raises:

@@ -8,7 +8,7 @@ from megatron_patch.common.values import shown
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import split_layers
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step, finds
+from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.folder import CONFIG, check_shapes, settings_of
@@ -25,7 +25,7 @@ def find_first_adapter(
     mp_lora_targets: str,
     mp_lora_rslora: bool,
     environment: Environment,
-) -> Step:
+) -> Findings:
     """An adapter that is continued is one of PEFT's, and brings its settings; what is given beside it is the same."""
     if mp_lora_adapter is None:
         return
@@ -60,7 +60,7 @@ def check_adapters(
     weights: Weights,
     tp: int,
     model: ModelConfig,
-) -> Step:
+) -> Findings:
     """Known targets, a base, an adapter of this model, and whole KV heads on every rank."""
     try:
         targets = parse_targets(mp_lora_targets)
@@ -88,7 +88,7 @@ def check_adapters_asked_for(
     mp_lora_targets: str,
     mp_lora_rslora: bool,
     mp_lora_adapter: str | None,
-) -> Step:
+) -> Findings:
     """Settings of adapters that nobody asked for would do nothing."""
     if mp_lora_rank is not None or mp_lora_adapter is not None:
         return
@@ -103,7 +103,7 @@ def check_adapters_asked_for(
 
 def check_freeze(
     *, do: bool, mp_freeze: str | None, mp_lora_rank: int | None, model: ModelConfig, pp: int, layers_divide: bool
-) -> Step:
+) -> Findings:
     """Parts that the model has; and something to train on every pipeline stage."""
     if mp_freeze is None:
         return

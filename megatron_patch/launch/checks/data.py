@@ -12,10 +12,10 @@ from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.resolve import Findings
 
 
-def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) -> Step:
+def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) -> Findings:
     """Raw JSON and packing are for conversations."""
     if mp_dataset_type == "raw" and not sft:
         yield Problem("raw-without-sft", "MP_DATASET_TYPE", "SFT")
@@ -23,7 +23,7 @@ def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) ->
         yield Problem("packing-without-sft", "MP_SFT_PACKING", "SFT")
 
 
-def check_sft_tokenizer(*, sft: bool, tokenizer: Tokenizer) -> Step:
+def check_sft_tokenizer(*, sft: bool, tokenizer: Tokenizer) -> Findings:
     """Conversations need a chat template."""
     if sft and tokenizer.model is not None:
         yield Problem("sft-sentencepiece", "MP_TOKENIZER_PATH", "SFT")
@@ -37,7 +37,7 @@ def check_sft_idxmap(
     tokenizer: Tokenizer,
     train_data: tuple[DataSource, ...],
     valid_data: tuple[DataSource, ...] | None,
-) -> Step:
+) -> Findings:
     """An idxmap of conversations is built for one sequence length and one tokenizer."""
     if not sft or mp_dataset_type != "idxmap" or tokenizer.model is not None:
         return
@@ -56,7 +56,7 @@ def check_pretraining_idxmap(
     vocab_size: int,
     train_data: tuple[DataSource, ...],
     valid_data: tuple[DataSource, ...] | None,
-) -> Step:
+) -> Findings:
     """An idxmap of texts holds ids of this tokenizer, and no labels. Whole before a start: see `idxmap_check`."""
     if sft or mp_dataset_type != "idxmap":
         return
@@ -70,7 +70,7 @@ def check_pretraining_idxmap(
             yield Problem("pretraining-idxmap", name, found=what)
 
 
-def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
+def check_sft_split(*, sft: bool, mp_split: str | None) -> Findings:
     """Conversations for validation are named, not split off."""
     if sft and mp_split is not None:
         yield Problem("split-under-sft", "MP_SPLIT", "SFT")
@@ -78,7 +78,7 @@ def check_sft_split(*, sft: bool, mp_split: str | None) -> Step:
 
 def check_split(
     *, mp_split: str | None, train_data: tuple[DataSource, ...], valid_data: tuple[DataSource, ...] | None
-) -> Step:
+) -> Findings:
     """MP_SPLIT and VALID_DATASET_PATH both say where the validation data is; every share gets a document."""
     if mp_split is None:
         return
@@ -133,7 +133,7 @@ def check_index_memory(
     mp_split: str | None,
     train_data: tuple[DataSource, ...],
     environment: Environment,
-) -> Step:
+) -> Findings:
     """A small corpus that is read very often: the order of all its epochs is kept in RAM.
 
     Source: `_build_document_index`, gpt_dataset.py of megatron-core 0.19.2: `numpy.mgrid` of epochs x documents.

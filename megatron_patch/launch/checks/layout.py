@@ -14,13 +14,13 @@ from megatron_patch.launch.layout import (
     valid_tensor_parallel,
 )
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step, finds
+from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.schedule import Batches
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
 
 
-def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
+def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Findings:
     """Heads, FFN and vocabulary have to divide by TP."""
     why = tensor_parallel_problem(model, tp)
     if why:
@@ -28,7 +28,7 @@ def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Step:
 
 
 @finds("layers_divide")
-def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
+def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Findings:
     """The layers have to divide by PP."""
     if split_layers(model.num_layers, pp, 1) is None:
         values = {"layers": model.num_layers, "padded": model.num_layers + 2, "pp": pp}
@@ -40,7 +40,7 @@ def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Step:
 @finds("chunks")
 def check_chunks(
     *, pp: int, model: ModelConfig, layers_divide: bool, mp_vp: int | None, mp_vp_chunks: int | None
-) -> Step:
+) -> Findings:
     """Virtual pipeline stages: MP_VP says how many layers one has, MP_VP_CHUNKS how many of them a rank has."""
     chunks = 1 if mp_vp_chunks is None else mp_vp_chunks
     name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
@@ -68,7 +68,7 @@ def check_chunks(
 
 def check_interleaving(
     *, micro_batches: int, batches: Batches, batch_size: int, dp: int, pp: int, chunks: int, mp_vp: int | None
-) -> Step:
+) -> Findings:
     """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
     counts = [stage.batch // (batch_size * dp) for stage in batches.stages]
     wrong = [count for count in counts if count % pp]
@@ -77,13 +77,13 @@ def check_interleaving(
         yield Problem("vp-micro-batches", name, "GLOBAL_BATCH_SIZE", "PP", micro_batches=wrong[0])
 
 
-def check_sequence(*, seq_len: int, cp: int) -> Step:
+def check_sequence(*, seq_len: int, cp: int) -> Findings:
     """Each context-parallel rank holds two chunks of a sequence, one from each end."""
     if cp > 1 and seq_len % (2 * cp):
         yield Problem("sequence-cp", "SEQ_LEN", "CP", multiple=2 * cp)
 
 
-def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
+def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Findings:
     """Sequence parallelism cuts what context parallelism leaves once more."""
     if sp and tp > 1 and seq_len % cp == 0 and (seq_len // cp) % tp:
         values = {"part": seq_len // cp, "tp": tp, "multiple": cp * tp}
@@ -92,7 +92,7 @@ def check_sequence_parallel(*, seq_len: int, cp: int, tp: int, sp: bool) -> Step
 
 def check_tp_overlap(
     *, mp_tp_overlap: str, device: str, tp: int, sp: bool, pr: str, mp_fp8_recipe: str, processes: int
-) -> Step:
+) -> Findings:
     """Asked for where it is not possible; MP_TP_OVERLAP=auto does without."""
     found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, fp8_recipe=mp_fp8_recipe, processes=processes)
     if mp_tp_overlap in tp_overlap.METHODS and found is not None:

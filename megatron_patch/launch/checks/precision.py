@@ -6,11 +6,11 @@ from importlib.util import find_spec
 
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.resolve import Findings
 from megatron_patch.models import ModelConfig
 
 
-def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chunks: int, mp_ac_layers: int) -> Step:
+def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chunks: int, mp_ac_layers: int) -> Findings:
     """What recomputation and offloading need. Source: transformer_config.py, megatron-core 0.19.2."""
     if ac == "offload" and device == "cpu":
         yield Problem("offload-on-cpu", "AC")
@@ -21,7 +21,7 @@ def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chun
         yield Problem(code, "MP_AC_LAYERS", "AC", "MODEL_SIZE", limit=max(1, limit))
 
 
-def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) -> Step:
+def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) -> Findings:
     """Offloading is a part of the distributed optimizer."""
     if optimizer_offload == "false":
         return
@@ -40,7 +40,7 @@ def check_muon(
     mp_lora_rank: int | None,
     mp_freeze: str | None,
     environment: Environment,
-) -> Step:
+) -> Findings:
     """Where Muon trains: its whole state on every rank. Source: optimizer/__init__.py of megatron-core 0.19.2."""
     if mp_optimizer != "muon":
         return
@@ -65,7 +65,7 @@ WITHOUT_FP8 = ("A100", "A800", "A40", "A30", "A10", "V100", "T4", "RTX 3090", "R
 """Parts of the names of GPUs before Ada and Hopper, which have no FP8 units."""
 
 
-def check_precision(*, pr: str, cp: int, device: str, environment: Environment) -> Step:
+def check_precision(*, pr: str, cp: int, device: str, environment: Environment) -> Findings:
     """What the CPU, or an older GPU, cannot compute.
 
     Source: Transformer Engine 2.20, `get_attention_backend`: over context-parallel ranks only its fused kernels and
@@ -84,20 +84,20 @@ def _words(name: str) -> str:
     return f" {name.replace('-', ' ')} "
 
 
-def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int, sp: bool) -> Step:
+def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int, sp: bool) -> Findings:
     """FP8 matmuls want 16 rows at least. Source: `assert_dim_for_fp8_exec`, Transformer Engine 2.20."""
     rows = batch_size * seq_len // cp // (tp if sp else 1)
     if pr == "fp8" and rows % 16:
         yield Problem("fp8-rows", "SEQ_LEN", "PR", rows=rows)
 
 
-def check_attention(*, mp_attention_backend: str | None, device: str) -> Step:
+def check_attention(*, mp_attention_backend: str | None, device: str) -> Findings:
     """cuDNN's kernels exist on GPUs only."""
     if mp_attention_backend == "fused" and device == "cpu":
         yield Problem("attention-on-cpu", "MP_ATTENTION_BACKEND")
 
 
-def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Step:
+def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Findings:
     """bf16 sums exist beside bf16 weights only."""
     if mp_grad_reduce == "bf16" and pr not in ("bf16", "fp8"):
         yield Problem("gradient-bf16", "MP_GRAD_REDUCE", "PR")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron_patch.launch.inputs import DataSource
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step
+from megatron_patch.launch.resolve import Findings
 from megatron_patch.launch.schedule import Batches, count_iterations
 
 
@@ -15,7 +15,7 @@ def check_best(
     mp_eval_iters: int | None,
     mp_split: str | None,
     valid_data: tuple[DataSource, ...] | None,
-) -> Step:
+) -> Findings:
     """Validation, without which there is no best."""
     asked = {"MP_KEEP_BEST": mp_keep_best, "MP_EARLY_STOP_PATIENCE": mp_early_stop_patience is not None}
     for name in (name for name, given in asked.items() if given):
@@ -34,14 +34,14 @@ def check_best_interval(
     sft: bool,
     batches: Batches,
     seq_len: int,
-) -> Step:
+) -> Findings:
     """Every checkpoint is validated."""
     last, _ = count_iterations(train_tokens_or_iters, sft, batches, seq_len)
     if mp_keep_best and mp_eval_interval is not None and save_interval < last and save_interval % mp_eval_interval:
         yield Problem("best-interval", "MP_EVAL_INTERVAL", "SAVE_INTERVAL", save=save_interval)
 
 
-def check_weights_only(*, mp_save_optimizer: bool, mp_max_restarts: int, mp_on_spike: str) -> Step:
+def check_weights_only(*, mp_save_optimizer: bool, mp_max_restarts: int, mp_on_spike: str) -> Findings:
     """Nothing can go on from weights alone."""
     if mp_save_optimizer:
         return

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step, finds
+from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.schedule import Batches, constant, count_iterations, read_stages, wsd_iterations
 from megatron_patch.models import ModelConfig
 
 
 @finds("batches")
-def find_batches(*, global_batch_size: int, seq_len: int, sft: bool, mp_batch_schedule: str | None) -> Step:
+def find_batches(*, global_batch_size: int, seq_len: int, sft: bool, mp_batch_schedule: str | None) -> Findings:
     """One batch, or several that follow each other; GLOBAL_BATCH_SIZE is the last, and 0.19.2 lets them only grow."""
     if mp_batch_schedule is None:
         yield "batches", constant(global_batch_size)
@@ -27,7 +27,7 @@ def find_batches(*, global_batch_size: int, seq_len: int, sft: bool, mp_batch_sc
 
 
 @finds("micro_batches")
-def check_batch(*, batches: Batches, batch_size: int, dp: int, mp_batch_schedule: str | None) -> Step:
+def check_batch(*, batches: Batches, batch_size: int, dp: int, mp_batch_schedule: str | None) -> Findings:
     """An iteration is a whole number of micro batches on every data-parallel rank; in every stage."""
     step, sizes = batch_size * dp, [stage.batch for stage in batches.stages]
     name = "MP_BATCH_SCHEDULE" if mp_batch_schedule else "GLOBAL_BATCH_SIZE"
@@ -41,20 +41,20 @@ def check_batch(*, batches: Batches, batch_size: int, dp: int, mp_batch_schedule
         yield "micro_batches", sizes[-1] // step
 
 
-def check_length(*, seq_len: int, model: ModelConfig) -> Step:
+def check_length(*, seq_len: int, model: ModelConfig) -> Findings:
     """No longer than the model was made for."""
     limit = model.context_length
     if seq_len > limit:
         yield Problem("sequence-too-long", "SEQ_LEN", "MODEL_SIZE", limit=limit)
 
 
-def check_padding(*, seq_len: int, pad_len: int) -> Step:
+def check_padding(*, seq_len: int, pad_len: int) -> Findings:
     """Every sequence has SEQ_LEN tokens: Pai-Megatron-Patch fed another PAD_LEN through unchecked."""
     if pad_len != seq_len:
         yield Problem("padding", "PAD_LEN", "SEQ_LEN", seq_len=seq_len)
 
 
-def check_rates(*, lr: float, min_lr: float) -> Step:
+def check_rates(*, lr: float, min_lr: float) -> Findings:
     """The cosine falls."""
     if min_lr > lr:
         yield Problem("rates", "MIN_LR", "LR", lr=lr)
@@ -69,7 +69,7 @@ def check_schedule(
     batches: Batches,
     seq_len: int,
     mp_lr_decay_iters: int | None,
-) -> Step:
+) -> Findings:
     """At least one iteration, and the warm-up inside."""
     train, words = count_iterations(train_tokens_or_iters, sft, batches, seq_len)
     warmup, warmup_words = count_iterations(warmup_tokens_or_iters, sft, batches, seq_len)
@@ -86,7 +86,7 @@ def check_schedule(
         yield "decay_end", mp_lr_decay_iters or train
 
 
-def check_decay(*, warmup: int, decay_end: int, mp_lr_decay_style: str, mp_lr_wsd_decay_iters: int | None) -> Step:
+def check_decay(*, warmup: int, decay_end: int, mp_lr_decay_style: str, mp_lr_wsd_decay_iters: int | None) -> Findings:
     """The decay of WSD begins after the warm-up, whose length gives the inverse square root its scale."""
     wsd = wsd_iterations(mp_lr_decay_style, mp_lr_wsd_decay_iters, decay_end)
     if wsd > decay_end - warmup:
@@ -98,7 +98,7 @@ def check_decay(*, warmup: int, decay_end: int, mp_lr_decay_style: str, mp_lr_ws
 
 def check_profile(
     *, mp_profile: str | None, mp_profile_ranks: str, train_iters: int, nodes: int, processes: int
-) -> Step:
+) -> Findings:
     """Iterations and ranks that there are."""
     if mp_profile is None:
         return

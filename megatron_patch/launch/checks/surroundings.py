@@ -13,10 +13,10 @@ from megatron_patch.launch import megatron_flags
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.resolve import Step, finds
+from megatron_patch.launch.resolve import Findings, finds
 
 
-def check_cluster(*, env: str, mp_master_port: int | None) -> Step:
+def check_cluster(*, env: str, mp_master_port: int | None) -> Findings:
     """Under ENV=dlc the port is the cluster's."""
     if env != "dsw" and mp_master_port is not None:
         yield Problem("master-port-twice", "MP_MASTER_PORT", "ENV", env=env)
@@ -29,7 +29,7 @@ def check_wandb(
     mp_wandb_project: str | None,
     mp_wandb_entity: str | None,
     mp_wandb_name: str | None,
-) -> Step:
+) -> Findings:
     """A project without a key would log nothing."""
     asked = {"PROJECT": mp_wandb_project, "ENTITY": mp_wandb_entity, "NAME": mp_wandb_name}
     names = [f"MP_WANDB_{name}" for name, value in asked.items() if value is not None]
@@ -44,7 +44,7 @@ def check_wandb(
         yield Problem("wandb-not-installed", *names)
 
 
-def check_loggers(*, environment: Environment, mp_loggers: str | None) -> Step:
+def check_loggers(*, environment: Environment, mp_loggers: str | None) -> Findings:
     """What is asked for has its package, and its key where it cannot do without; keys are read by the logger alone."""
     for name in (mp_loggers or "").split(","):
         logger = LOGGERS.get(name)
@@ -57,7 +57,7 @@ def check_loggers(*, environment: Environment, mp_loggers: str | None) -> Step:
 
 
 @finds("megatron_args")
-def check_megatron_args(*, mp_megatron_args: str | None) -> Step:
+def check_megatron_args(*, mp_megatron_args: str | None) -> Findings:
     """More flags, but none against the plan."""
     if mp_megatron_args is None:
         return
@@ -71,14 +71,14 @@ def check_megatron_args(*, mp_megatron_args: str | None) -> Step:
     yield "megatron_args", tuple(words)
 
 
-def check_flags_on_cpu(*, megatron_args: tuple[str, ...], device: str) -> Step:
+def check_flags_on_cpu(*, megatron_args: tuple[str, ...], device: str) -> Findings:
     """What only a GPU's run can do."""
     for name, _ in megatron_flags.grouped(megatron_args):
         if device == "cpu" and name in megatron_flags.INERT_ON_CPU:
             yield Problem("flag-on-cpu", "MP_MEGATRON_ARGS", flag=name, why=megatron_flags.INERT_ON_CPU[name])
 
 
-def check_output(*, output_basepath: str) -> Step:
+def check_output(*, output_basepath: str) -> Findings:
     """A folder that is ours, or that can be made."""
     path = real_path(Path(output_basepath))
     there = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))

@@ -17,7 +17,7 @@ from megatron_patch.runs.recovery import (
     EVENTS,
     SKIPS_IN_A_ROW,
     Event,
-    Kind,
+    EventKind,
     Status,
     note_event,
     passed_over,
@@ -135,7 +135,12 @@ class Spikes(Callback):
         raise SpikeError(message, Status.ROLLED_BACK)
 
     def _note(
-        self, kind: Kind, iteration: int, message: Message, documents: list[batch_origin.Place], to: int | None = None
+        self,
+        kind: EventKind,
+        iteration: int,
+        message: Message,
+        documents: list[batch_origin.Place],
+        to: int | None = None,
     ) -> None:
         if self._rank.rank == 0:
             details = tuple(map(str, documents[:LISTED]))

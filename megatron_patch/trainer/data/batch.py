@@ -18,7 +18,7 @@ from megatron.training import get_args
 from megatron_patch.backend.cpu.attention import rows_of_rank
 from megatron_patch.backend.hooks import count_packed_tokens
 from megatron_patch.trainer.data.id_check import check_ids
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 TOKEN_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 KEYS = (*TOKEN_KEYS, "attention_mask", "cu_seqlens", "max_seqlen")
@@ -52,7 +52,7 @@ def get_batch(data: Iterator[dict[str, torch.Tensor]] | None, vp_stage: int | No
     Args:
         vp_stage: virtual pipeline stage of the model chunk that asks.
     Raises:
-        DataError: see `id_check.check_ids`.
+        DatasetError: see `id_check.check_ids`.
     """
     args = get_args()
     if not reads_data(vp_stage, packed=args.sft_packing):
@@ -100,7 +100,7 @@ def _is_last(vp_stage: int | None) -> bool:
 
 def _read(data: Iterator[dict[str, torch.Tensor]] | None) -> Raw:
     if data is None:
-        raise DataError("no-data-iterator")
+        raise DatasetError("no-data-iterator")
     sample = next(data)
     check_ids(sample)
     return {key: _on_device(sample.get(key)) for key in (*KEYS, "source")}

@@ -10,7 +10,7 @@ from megatron_patch.common.files import write_json
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.content import file_identity, idxmap_identity
 from megatron_patch.data.sources import find_sources
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 
 def identities(paths: Iterable[str], *, raw: bool) -> dict[str, str]:
@@ -36,13 +36,13 @@ def remember(output: Path, found: Mapping[str, str], *, resumed: bool) -> None:
         found: of `identities`.
         resumed: the run goes on from a checkpoint of its own, which counts positions in these data.
     Raises:
-        DataError: other data lie where those of the last start lay.
+        DatasetError: other data lie where those of the last start lay.
     """
     path = output / "data" / "content.json"
     before = _read(path)
     changed = [name for name, identity in found.items() if before.get(name, identity) != identity]
     if resumed and changed:
-        raise DataError("data-exchanged", names=changed, path=path)
+        raise DatasetError("data-exchanged", names=changed, path=path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**before, **found})
 

@@ -19,7 +19,7 @@ from megatron.training.utils import get_blend_and_blend_per_split
 from megatron_patch.common.messages import Message
 from megatron_patch.data.check_idxmap import wrong_token
 from megatron_patch.data.idxmap.reader import BrokenIndex, read_index
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 NOT_AN_ID = 1 << 40
 """Stands in a sample that holds a negative number: the process that reads the batch says which."""
@@ -39,7 +39,7 @@ def check_ids(sample: dict[str, torch.Tensor]) -> None:
     """Refuse a batch that holds something else than ids.
 
     Raises:
-        DataError: with file and place, where an idxmap holds it.
+        DatasetError: with file and place, where an idxmap holds it.
     """
     args = get_args()
     count = known_ids(args.padded_vocab_size)
@@ -47,8 +47,8 @@ def check_ids(sample: dict[str, torch.Tensor]) -> None:
         least, highest = (int(end) for end in torch.aminmax(sample[key]))
         if least < 0 or highest >= count:
             if found := _where(args, count):
-                raise DataError.of([found])
-            raise DataError("token-id-beyond", id=least if least < 0 else highest, count=count)
+                raise DatasetError.of([found])
+            raise DatasetError("token-id-beyond", id=least if least < 0 else highest, count=count)
 
 
 @functools.cache

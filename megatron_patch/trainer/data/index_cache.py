@@ -15,7 +15,7 @@ import numpy as np
 from megatron_patch.data.content import idxmap_identity
 from megatron_patch.data.idxmap.reader import BrokenIndex
 from megatron_patch.data.idxmap.writer import whole_index
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 
 def cache_folder(root: Path, prefixes: Iterable[str]) -> Path:
@@ -25,7 +25,7 @@ def cache_folder(root: Path, prefixes: Iterable[str]) -> Path:
         root: `cache/` of the output folder.
         prefixes: idxmap prefixes, without `.bin` and `.idx`.
     Raises:
-        DataError: files are missing, or their sizes do not agree.
+        DatasetError: files are missing, or their sizes do not agree.
     """
     digest = hashlib.sha256()
     for prefix in prefixes:
@@ -37,13 +37,13 @@ def _identity(prefix: str) -> bytes:
     """Of both files' content: copies on other machines, with times of their own, have the same."""
     for path in (Path(prefix + ".idx"), Path(prefix + ".bin")):
         if not path.is_file():
-            raise DataError("cache-missing", path=path)
+            raise DatasetError("cache-missing", path=path)
     try:
         index = whole_index(Path(prefix))
     except BrokenIndex as error:
-        raise DataError("cache-unusable", error=error) from error
+        raise DatasetError("cache-unusable", error=error) from error
     if not index.bytes:
-        raise DataError("cache-empty", prefix=prefix)
+        raise DatasetError("cache-empty", prefix=prefix)
     return f"{prefix} {idxmap_identity(prefix)}".encode()
 
 

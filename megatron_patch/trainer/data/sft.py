@@ -12,7 +12,7 @@ from megatron.core import mpu
 
 from megatron_patch.common.messages import localized, named
 from megatron_patch.data.blend import parse_blend
-from megatron_patch.data.jsonl import DataError as DataProblem
+from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
 from megatron_patch.data.sft.dataset import ValidationRows, training_rows
 from megatron_patch.data.sft.layout import RowLayout
@@ -25,7 +25,7 @@ from megatron_patch.trainer.data import batch_origin
 from megatron_patch.trainer.data.batch import reads_data
 from megatron_patch.trainer.data.content import identities, remember
 from megatron_patch.trainer.data.datasets import enough_for_validation
-from megatron_patch.trainer.errors import DataError
+from megatron_patch.trainer.errors import DatasetError
 
 Say = Callable[[str], None]
 
@@ -40,7 +40,7 @@ def sft_provider(args: Any, say: Say) -> Any:
         args: Megatron's, with our `--sft-*` flags.
         say: shows a line to the person at the screen.
     Raises:
-        DataError: something cannot be read, or too much of it would not be used.
+        DatasetError: something cannot be read, or too much of it would not be used.
     """
     data = SFTData(
         tokenizer=Path(args.tokenizer_model),
@@ -76,9 +76,9 @@ def _first_here() -> bool:
 def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
     try:
         components = open_components(words, data, say=lambda message: say(message.localized()))
-    except (DataProblem, TokenizerError, TemplateError, TooMuchLost, WorkerKilled) as error:
+    except (DataError, TokenizerError, TemplateError, TooMuchLost, WorkerKilled) as error:
         text = error if _first_here() else error.localized().splitlines()[0]  # every rank of the machine finds the same
-        raise DataError("split-data", split=named(split), problem=text) from error
+        raise DatasetError("split-data", split=named(split), problem=text) from error
     for number, component in enumerate(components):
         for line in component.report.lines():
             say(localized("split-says", split=named(split), line=line))

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import alpaca, messages, prompt_completion, sharegpt
-from megatron_patch.data.sft.formats.common import Conversation, EmptyRow, Format, MalformedRow, Message
+from megatron_patch.data.sft.formats.common import ChatMessage, Conversation, EmptyRow, Format, MalformedRow
 
 __all__ = [
     "FORMATS",
+    "ChatMessage",
     "Conversation",
     "EmptyRow",
     "Format",
     "MalformedRow",
-    "Message",
     "describe",
     "format_of",
     "recognise",
@@ -58,21 +58,21 @@ def format_of(row: Row) -> Format:
     return kind
 
 
-def describe(record: object) -> Said:
+def describe(record: object) -> Message:
     """What a record of no known format looks like."""
     if not isinstance(record, Mapping):
-        return Said("row-kind", kind=json_kind(record))
+        return Message("row-kind", kind=json_kind(record))
     for key in ("messages", "conversations", "conversation"):
         if key in record:
-            return Said("row-turns", key=key, found=_unusable(record[key]))
-    keys = [repr(str(key)[:40]) for key in record] or Said("none")
-    return Said("row-no-format", keys=keys, formats=[kind.wanted for kind in FORMATS])
+            return Message("row-turns", key=key, found=_unusable(record[key]))
+    keys = [repr(str(key)[:40]) for key in record] or Message("none")
+    return Message("row-no-format", keys=keys, formats=[kind.wanted for kind in FORMATS])
 
 
-def _unusable(turns: object) -> Said:
+def _unusable(turns: object) -> Message:
     """What stands where a list of turns is wanted."""
     if isinstance(turns, str):
-        return Said("row-turns-text")
+        return Message("row-turns-text")
     if isinstance(turns, list):
-        return Said("row-turns-first")
-    return Said("row-turns-kind", kind=json_kind(turns))
+        return Message("row-turns-first")
+    return Message("row-turns-kind", kind=json_kind(turns))

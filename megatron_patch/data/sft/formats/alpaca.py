@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
+    ChatMessage,
     Conversation,
     EmptyRow,
     Format,
     MalformedRow,
-    Message,
     Record,
     conversation_of,
     text_of,
@@ -59,17 +59,17 @@ def _from_alpaca(record: Record) -> Conversation:
     )
 
 
-def _history(pairs: object) -> list[Message]:
+def _history(pairs: object) -> list[ChatMessage]:
     if pairs in (None, "", []):
         return []
     if not isinstance(pairs, list):
         raise MalformedRow("row-history-kind", kind=json_kind(pairs))
-    turns: list[Message] = []
+    turns: list[ChatMessage] = []
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, list) or len(pair) != 2:
             raise MalformedRow("row-history-entry", number=number)
         for role, text in zip(("user", "assistant"), pair, strict=True):
-            turns.append({"role": role, "content": text_of(text, Said("part-history", number=number, role=role))})
+            turns.append({"role": role, "content": text_of(text, Message("part-history", number=number, role=role))})
     return turns
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import DataError, json_kind, loads
 from megatron_patch.data.sft.formats.speakers import CALLS, CONTEXT, ROLES, joined
 
 Record = Mapping[str, Any]
-Message = dict[str, Any]
+ChatMessage = dict[str, Any]
 
 SYSTEM = ("system", "system_prompt")
 """Keys of a system turn beside the others."""
@@ -43,7 +43,7 @@ class EmptyRow(UserError, ValueError):
 class Conversation:
     """What a chat template renders."""
 
-    messages: list[Message]
+    messages: list[ChatMessage]
     """Each has `role` and, unless it calls tools, `content` as a string; keys whose value is None are left out."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the functions the assistant may call."""
@@ -114,7 +114,7 @@ def first_turn_has(record: Record, keys: tuple[str, ...], field: str) -> bool:
     return bool(turns) and isinstance(turns[0], Mapping) and field in turns[0]
 
 
-def message_of(turn: object, number: int) -> Message:
+def message_of(turn: object, number: int) -> ChatMessage:
     """A message of role and content.
 
     Args:
@@ -132,16 +132,16 @@ def message_of(turn: object, number: int) -> Message:
     message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHTS}
     message["role"] = ROLES[role]
     if role in CALLS:
-        text = text_of(message.pop("content", None), Said("part-content", number=number, role=role))
+        text = text_of(message.pop("content", None), Message("part-content", number=number, role=role))
         message["tool_calls"] = calls_in(text, role, number)
     if calls := _calls_of(message, number):
         message["tool_calls"] = calls
     if not calls or "content" in message:
-        message["content"] = text_of(turn.get("content"), Said("part-content", number=number, role=role))
-    return weighted(message, turn, Said("part-message", number=number))
+        message["content"] = text_of(turn.get("content"), Message("part-content", number=number, role=role))
+    return weighted(message, turn, Message("part-message", number=number))
 
 
-def messages_of(turns: list[Any]) -> list[Message]:
+def messages_of(turns: list[Any]) -> list[ChatMessage]:
     """Messages of role and content.
 
     Raises:
@@ -157,14 +157,14 @@ def calls_in(text: str, speaker: str, number: int) -> list[dict[str, Any]]:
     Raises:
         MalformedRow: it is not JSON, or calls nothing.
     """
-    calls = parse_json(text, Said("part-calls", speaker=speaker, number=number))
+    calls = parse_json(text, Message("part-calls", speaker=speaker, number=number))
     calls = calls if isinstance(calls, list) else [calls]
     if not calls:
         raise MalformedRow("row-calls-nothing", speaker=speaker, number=number)
     return [tool_call_of(call, number) for call in calls]
 
 
-def _calls_of(message: Message, number: int) -> list[dict[str, Any]]:
+def _calls_of(message: ChatMessage, number: int) -> list[dict[str, Any]]:
     """What it calls, taken out of it: OpenAI's `tool_calls`, or `function_call` of its older interface."""
     calls, call = message.pop("tool_calls", None), message.pop("function_call", None)
     if calls and call:
@@ -176,7 +176,7 @@ def _calls_of(message: Message, number: int) -> list[dict[str, Any]]:
     return [tool_call_of(call, number) for call in calls or []]
 
 
-def weighted(message: Message, turn: Mapping[str, Any], what: Said) -> Message:
+def weighted(message: ChatMessage, turn: Mapping[str, Any], what: Message) -> ChatMessage:
     """The message, with CONTEXT where the turn says that it is not trained: `weight: 0`, `loss: false`.
 
     Raises:
@@ -212,13 +212,13 @@ def tool_call_of(call: object, number: int) -> dict[str, Any]:
 
 
 def _arguments(function: Mapping[str, Any], number: int) -> dict[str, Any]:
-    called = Said("part-call", number=number, name=str(function["name"])[:40])
+    called = Message("part-call", number=number, name=str(function["name"])[:40])
     keys = [key for key in ARGUMENTS if function.get(key) is not None]
     if not keys:
         raise MalformedRow("row-no-arguments", call=called, keys=ARGUMENTS)
     if len(keys) > 1:
         raise MalformedRow("row-several-arguments", call=called, keys=keys)
-    arguments, what = function[keys[0]], Said("at", path=called, what=keys[0])
+    arguments, what = function[keys[0]], Message("at", path=called, what=keys[0])
     if isinstance(arguments, str):
         arguments = parse_json(arguments, what)
     if not isinstance(arguments, dict):
@@ -226,7 +226,7 @@ def _arguments(function: Mapping[str, Any], number: int) -> dict[str, Any]:
     return checked(arguments, what)
 
 
-def checked[Value](value: Value, what: Said | str) -> Value:
+def checked[Value](value: Value, what: Message | str) -> Value:
     """A value that a template can write as JSON.
 
     Raises:
@@ -241,7 +241,7 @@ def checked[Value](value: Value, what: Said | str) -> Value:
     return value
 
 
-def text_of(value: object, what: Said | str) -> str:
+def text_of(value: object, what: Message | str) -> str:
     """A string, or the text parts of a list of content parts.
 
     Raises:
@@ -254,7 +254,7 @@ def text_of(value: object, what: Said | str) -> str:
     return value
 
 
-def _part(part: object, what: Said | str) -> str:
+def _part(part: object, what: Message | str) -> str:
     """One part of a content: an object of a text type, whose text may be an object with a value."""
     if isinstance(part, Mapping) and part.get("type", "text") in TEXT_TYPES:
         text = part.get("text")
@@ -264,15 +264,15 @@ def _part(part: object, what: Said | str) -> str:
     raise MalformedRow("row-not-text", what=what, part=shown(part))
 
 
-def shown(value: object) -> str | Said:
+def shown(value: object) -> str | Message:
     """The beginning of a value, for messages; of any depth."""
     try:
         return str(value)[:80]
     except RecursionError:
-        return Said("row-too-deep")
+        return Message("row-too-deep")
 
 
-def parse_json(text: str, what: Said | str) -> Any:
+def parse_json(text: str, what: Message | str) -> Any:
     """JSON within JSON.
 
     Raises:
@@ -284,7 +284,7 @@ def parse_json(text: str, what: Said | str) -> Any:
         raise MalformedRow.of(error.about(what).messages) from None
 
 
-def conversation_of(messages: list[Message], record: Record) -> Conversation:
+def conversation_of(messages: list[ChatMessage], record: Record) -> Conversation:
     """Add the record's system turn and tools, and see that there is something in it.
 
     Raises:
@@ -303,7 +303,7 @@ def conversation_of(messages: list[Message], record: Record) -> Conversation:
     return Conversation(messages=messages, tools=_tools(record), context=context)
 
 
-def _with_system(messages: list[Message], record: Record) -> list[Message]:
+def _with_system(messages: list[ChatMessage], record: Record) -> list[ChatMessage]:
     given = {key: record[key] for key in SYSTEM if record.get(key) not in (None, "")}
     for key, system in given.items():
         if not isinstance(system, str):

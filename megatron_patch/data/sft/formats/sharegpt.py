@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
     WEIGHTS,
+    ChatMessage,
     Conversation,
     Format,
     MalformedRow,
-    Message,
     Record,
     calls_in,
     conversation_of,
@@ -45,17 +45,17 @@ def _from_sharegpt(record: Record) -> Conversation:
     return conversation_of(joined(messages, [turn["from"] for turn in turns]), record)
 
 
-def _turn(turn: object, number: int) -> Message:
+def _turn(turn: object, number: int) -> ChatMessage:
     if not isinstance(turn, Mapping):
         raise MalformedRow("row-turn-kind", number=number, kind=json_kind(turn))
     speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in ROLES:
         raise MalformedRow("row-turn-from", number=number, speaker=speaker, valid=tuple(ROLES))
-    value = text_of(turn.get("value"), Said("part-value", number=number, speaker=speaker))
-    message: Message = {"role": ROLES[speaker], "content": value}
+    value = text_of(turn.get("value"), Message("part-value", number=number, speaker=speaker))
+    message: ChatMessage = {"role": ROLES[speaker], "content": value}
     if speaker in CALLS:
         message = {"role": "assistant", "tool_calls": calls_in(value, speaker, number)}
-    return weighted(message, turn, Said("part-turn", number=number))
+    return weighted(message, turn, Message("part-turn", number=number))
 
 
 FORMAT = Format(

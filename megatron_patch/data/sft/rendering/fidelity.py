@@ -12,20 +12,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_patch.common.messages import Message as Said
-from megatron_patch.data.sft.formats import Message
+from megatron_patch.common.messages import Message
+from megatron_patch.data.sft.formats import ChatMessage
 
 TEXT, REASONING, CALL, ARGUMENTS, TOOL = "text", "reasoning", "tool call", "arguments", "tool"
 SYSTEM, USER, RESULT = "system prompt", "user's text", "tool result"
 PARTS = {
-    TEXT: Said("part-text"),
-    REASONING: Said("part-reasoning"),
-    CALL: Said("part-tool-call"),
-    ARGUMENTS: Said("part-arguments"),
-    TOOL: Said("part-tool"),
-    SYSTEM: Said("part-system"),
-    USER: Said("part-user"),
-    RESULT: Said("part-result"),
+    TEXT: Message("part-text"),
+    REASONING: Message("part-reasoning"),
+    CALL: Message("part-tool-call"),
+    ARGUMENTS: Message("part-arguments"),
+    TOOL: Message("part-tool"),
+    SYSTEM: Message("part-system"),
+    USER: Message("part-user"),
+    RESULT: Message("part-result"),
 }
 """What each is called."""
 CONTEXT = {"system": SYSTEM, "developer": SYSTEM, "user": USER, "tool": RESULT, "ipython": RESULT}
@@ -49,14 +49,14 @@ class Dropped:
     """Rendered as the conversation's last turn, and left out because others follow, as reasoning models do."""
 
     @property
-    def told(self) -> Said:
+    def told(self) -> Message:
         """For people."""
         if self.message is None:
-            return Said("row-tool-left-out", part=PARTS[self.what], shown=self.shown)
-        return Said("row-left-out", part=PARTS[self.what], number=self.message, shown=self.shown)
+            return Message("row-tool-left-out", part=PARTS[self.what], shown=self.shown)
+        return Message("row-left-out", part=PARTS[self.what], number=self.message, shown=self.shown)
 
 
-def missing(message: Message, number: int, rendered: str) -> list[Dropped]:
+def missing(message: ChatMessage, number: int, rendered: str) -> list[Dropped]:
     """What of an assistant's message is not in its rendering, in order.
 
     Args:
@@ -88,7 +88,7 @@ TELLING = 16
 """Characters of a text that is not found elsewhere by chance."""
 
 
-def missing_context(message: Message, number: int, rendered: str, place: tuple[int, int]) -> list[Dropped]:
+def missing_context(message: ChatMessage, number: int, rendered: str, place: tuple[int, int]) -> list[Dropped]:
     """The text of a message that is not the assistant's, if it is not in the rendering.
 
     Args:
@@ -108,13 +108,13 @@ def missing_context(message: Message, number: int, rendered: str, place: tuple[i
     return [Dropped(what=what, message=number, shown=_shown(text))]
 
 
-def reasoning_of(message: Message) -> str:
+def reasoning_of(message: ChatMessage) -> str:
     """The reasoning that a message gives beside its content; empty without it."""
     found = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), "")
     return found if isinstance(found, str) else ""
 
 
-def _texts(message: Message) -> Iterator[tuple[str, str]]:
+def _texts(message: ChatMessage) -> Iterator[tuple[str, str]]:
     """Reasoning and texts in order, each without the white space around it, none empty."""
     if reasoning := reasoning_of(message).strip():
         yield REASONING, reasoning

@@ -18,9 +18,9 @@ from typing import Any
 import jinja2
 
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message as Said
+from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
-from megatron_patch.data.sft.formats import Conversation, MalformedRow, Message
+from megatron_patch.data.sft.formats import ChatMessage, Conversation, MalformedRow
 from megatron_patch.data.sft.rendering.dropped import RenderingComparison
 from megatron_patch.data.sft.rendering.fidelity import REASONING_KEYS, Dropped
 from megatron_patch.data.sft.rendering.sandbox import BoundedTemplate, Span, TooMuchWork
@@ -58,7 +58,7 @@ class ChatTemplate:
         self,
         text: str | Mapping[str, str],
         *,
-        source: Said | str,
+        source: Message | str,
         named_tokens: Mapping[str, str],
         special_tokens: list[str],
     ) -> None:
@@ -84,12 +84,12 @@ class ChatTemplate:
         Raises:
             TemplateError: it has none, and lacks the tokens that Llama 3.1's is made of.
         """
-        texts, source = dict(tokenizer.chat_templates), Said("template-of", folder=tokenizer.path)
+        texts, source = dict(tokenizer.chat_templates), Message("template-of", folder=tokenizer.path)
         if texts and not texts.keys() & {"default", "tool_use"}:
             raise TemplateError("template-no-default", folder=tokenizer.path, names=list(texts))
         if not texts:
             texts = {"default": LLAMA3_1_TEMPLATE.read_text(encoding="utf-8")}
-            source = Said("template-llama")
+            source = Message("template-llama")
             wanted = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
             if absent := [token for token in wanted if tokenizer.backend.token_to_id(token) is None]:
                 raise TemplateError("template-none", folder=tokenizer.path, tokens=absent)
@@ -143,7 +143,7 @@ class ChatTemplate:
         assert refused is not None
         raise refused
 
-    def prompt(self, messages: list[Message]) -> str:
+    def prompt(self, messages: list[ChatMessage]) -> str:
         """A conversation up to the place where the assistant writes, its header there.
 
         Raises:
@@ -188,10 +188,10 @@ class _Template:
             raise TemplateError.of(error.about(self._called).messages) from None
 
     @property
-    def _called(self) -> Said:
+    def _called(self) -> Message:
         if self.name == "default":
-            return Said("template", source=self.owner.source)
-        return Said("template-named", name=self.name, source=self.owner.source)
+            return Message("template", source=self.owner.source)
+        return Message("template-named", name=self.name, source=self.owner.source)
 
     @functools.cached_property
     def finder(self) -> TurnFinder:
@@ -213,17 +213,17 @@ class _Template:
         spans = [span for number, span in turns if number not in conversation.context]
         return Rendered(text=text, spans=spans, dropped=tuple(self._comparison.dropped(conversation, text, turns)))
 
-    def prompt(self, messages: list[Message]) -> str:
+    def prompt(self, messages: list[ChatMessage]) -> str:
         return self._write(messages, None, prompt=True)
 
-    def _write(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
+    def _write(self, messages: list[ChatMessage], tools: Any, *, prompt: bool = False) -> str:
         return self._run(self._jinja.render, messages, tools, prompt)
 
     def _tracked(self, conversation: Conversation) -> tuple[str, list[Span]]:
         text, spans = self._run(self._jinja.render_tracked, conversation.messages, conversation.tools, False)
         return text, [span for span in spans if span[0] < span[1]]
 
-    def _run[T](self, work: Callable[..., T], messages: list[Message], tools: Any, prompt: bool) -> T:
+    def _run[T](self, work: Callable[..., T], messages: list[ChatMessage], tools: Any, prompt: bool) -> T:
         values = {"messages": messages, "tools": tools, "documents": None}
         try:
             return work(**values, add_generation_prompt=prompt, **self.owner._arguments)
@@ -235,7 +235,7 @@ class _Template:
             raise MalformedRow("row-template-refuses", error=str(error)) from None
 
 
-def _with_reasoning(message: Message) -> Message:
+def _with_reasoning(message: ChatMessage) -> ChatMessage:
     """Under both names that templates read. Source: transformers' `_alias_reasoning_fields`."""
     if not any(message.get(key) is not None for key in REASONING_KEYS):
         return message

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from megatron_patch.data.sft.formats import Conversation, MalformedRow, Message
+from megatron_patch.data.sft.formats import ChatMessage, Conversation, MalformedRow
 from megatron_patch.data.sft.rendering.fidelity import REASONING_KEYS, reasoning_of
 from megatron_patch.data.sft.rendering.sandbox import Span
 
@@ -27,7 +27,7 @@ Turn = tuple[int, Span]
 class Write(Protocol):
     """Renders messages."""
 
-    def __call__(self, messages: list[Message], tools: Any, *, prompt: bool = False) -> str:
+    def __call__(self, messages: list[ChatMessage], tools: Any, *, prompt: bool = False) -> str:
         """Raises MalformedRow where the template refuses them.
 
         Args:
@@ -186,7 +186,7 @@ def marked_turns(conversation: Conversation, spans: list[Span]) -> list[Turn]:
     return [(-1 - at, span) for at, span in enumerate(spans)]
 
 
-def _with_other_words(message: Message) -> Message:
+def _with_other_words(message: ChatMessage) -> ChatMessage:
     changed = dict(message)
     if changed.get("content") or not changed.get("tool_calls"):
         changed["content"] = OTHER_WORDS
@@ -198,7 +198,7 @@ def _with_other_words(message: Message) -> Message:
     return changed
 
 
-def _of_the_other_kind(message: Message) -> Message:
+def _of_the_other_kind(message: ChatMessage) -> ChatMessage:
     """A call where it is an answer, an answer where it is a call."""
     if message.get("tool_calls"):
         return {"role": message["role"], "content": OTHER_WORDS}

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 
-from megatron_patch.data.sft.formats import Conversation, Message
+from megatron_patch.data.sft.formats import ChatMessage, Conversation
 
 LENGTH = 9
 """Of a call's id, where Mistral writes one."""
@@ -28,7 +28,7 @@ def variants(conversation: Conversation, template: str) -> Iterator[Conversation
     yield conversation
     if not any(message.get("tool_calls") or message["role"] == "tool" for message in conversation.messages):
         return
-    changes: list[Callable[[list[Message]], list[Message]]] = [_with_contents, _with_texts]
+    changes: list[Callable[[list[ChatMessage]], list[ChatMessage]]] = [_with_contents, _with_texts]
     changes += [_with_ids] if re.search(r"tool_call_id|tool_call\.id|\bid\b[^\n]{0,40}length", template) else []
     for number in range(1, len(changes) + 1):
         for chosen in itertools.combinations(changes, number):
@@ -39,11 +39,11 @@ def variants(conversation: Conversation, template: str) -> Iterator[Conversation
                 yield dataclasses.replace(conversation, messages=messages)
 
 
-def _with_contents(messages: list[Message]) -> list[Message]:
+def _with_contents(messages: list[ChatMessage]) -> list[ChatMessage]:
     return [message if "content" in message else {**message, "content": ""} for message in messages]
 
 
-def _with_texts(messages: list[Message]) -> list[Message]:
+def _with_texts(messages: list[ChatMessage]) -> list[ChatMessage]:
     """Arguments as JSON text."""
 
     def changed(call: dict[str, dict[str, object]]) -> dict[str, object]:
@@ -57,13 +57,13 @@ def _with_texts(messages: list[Message]) -> list[Message]:
     ]
 
 
-def _with_ids(messages: list[Message]) -> list[Message]:
+def _with_ids(messages: list[ChatMessage]) -> list[ChatMessage]:
     """An id for each call and each answer of a tool.
 
     Ids of the row stay what they are if they are nine letters or digits, else they are replaced by such ones, equal
     ids by equal ones. An answer without an id belongs to the first call that has no answer yet.
     """
-    found: list[Message] = []
+    found: list[ChatMessage] = []
     waiting: list[str] = []
     for place, message in enumerate(messages):
         if calls := message.get("tool_calls"):
