@@ -14,7 +14,7 @@ from megatron_patch.data import rows
 from megatron_patch.data.corpus import TextCorpus, read
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, ReadPosition
-from megatron_patch.data.sft.formats import EmptyRow, MalformedRow, describe, recognise
+from megatron_patch.data.sft.formats import EmptyRow, MalformedRow, UnwantedRow, describe, recognise
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ENGLISH = {word: word for word in ("rows", "used", "refused", "bad row", "lost")}
@@ -89,14 +89,14 @@ def test_conversations(line: Line) -> None:
     if kind is None:
         messages: tuple[Message, ...] = (describe(record),)
     else:
-        with pytest.raises((MalformedRow, EmptyRow)) as error:
+        with pytest.raises((MalformedRow, EmptyRow, UnwantedRow)) as error:
             kind.convert(record)
         messages = error.value.messages
     assert line.says in said(messages, line.language)
 
 
 def test_the_page_has_them_all() -> None:
-    assert len(FILES) == 2 * 16 and len(CONVERSATIONS) == 2 * 24
+    assert len(FILES) == 2 * 16 and len(CONVERSATIONS) == 2 * 28
 
 
 def test_the_chinese_page_has_the_same_examples() -> None:

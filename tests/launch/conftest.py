@@ -33,15 +33,18 @@ def write_idxmap(prefix: Path, documents: int = 20, length: int = 100) -> Path:
     return prefix
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A byte-level tokenizer without merges: 256 bytes and two special tokens."""
+TEMPLATE = "{% for m in messages %}{{ m.role + m.content + eos_token }}{% endfor %}"
+
+
+def write_tokenizer(folder: Path, **changes: object) -> None:
+    """A byte-level tokenizer without merges: 256 bytes and two special tokens; other values of its config."""
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {token: number for number, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end_of_text|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end_of_text|>", "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | changes))
 
 
 def write_mcore(folder: Path, tracker: str = "1") -> None:
@@ -71,6 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the values' relative paths start from; tests do not write into it."""
     root = tmp_path_factory.mktemp("world").resolve()
     write_tokenizer(root / "tokenizer")
+    write_tokenizer(root / "base-tokenizer", chat_template=None)
     for name in ("text", "valid", "more", "with space", "$(touch pwned)"):
         write_idxmap(root / name)
     for length in (128, 8192):

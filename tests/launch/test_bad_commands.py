@@ -17,6 +17,8 @@ POSITION_NAMES = {position.name for position in POSITIONS}
 CUDA = {"MP_DEVICE": "cuda", "DRY_RUN": "1"}
 SEED = "dsw 8B 1 8 1e-5 1e-6 128 128 bf16 4 2 1 true true true false false false 100000 A B C 10000 100 out"
 DLC = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "MP_NPROC": "1"}
+CHAT = {"SFT": "true", "MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json", "VALID_DATASET_PATH": "none"}
+CHAT |= {"TRAIN_TOKENS_OR_ITERS": "10", "WARMUP_TOKENS_OR_ITERS": "2"}
 
 BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]] = [
     # one value: what was typed, the names in the error, its code, what its text is told
@@ -170,6 +172,7 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
         {},
     ),
     ({"SFT": "true"}, ("DATASET_PATH", "SEQ_LEN"), "sft-idxmap", {}),
+    ({**CHAT, "MP_TOKENIZER_PATH": "base-tokenizer"}, ("MP_TOKENIZER_PATH", "SFT"), "sft-tokenizer", {}),
     ({"SFT": "true", "MP_SPLIT": "9,1", "VALID_DATASET_PATH": "none"}, ("MP_SPLIT", "SFT"), "split-under-sft", {}),
     ({"SFT": "true", "MP_SFT_LOSS": "user"}, ("MP_SFT_LOSS",), "unknown-value", {}),
     ({"MODEL_SIZE": "405B"}, ("MODEL_SIZE",), "memory-cpu", {}),

@@ -95,6 +95,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "a SentencePiece model has no chat template",
         "a folder with tokenizer.json and a chat template",
     ),
+    "sft-tokenizer": ("{found}", "the folder of an instruct model's tokenizer, or one with a chat_template.jinja"),
     "sft-idxmap": (
         "{found}",
         "an idxmap that toolkits/sft_data_preprocessing built for this {SEQ_LEN} and tokenizer",
@@ -213,6 +214,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     ),
     "packing-without-sft": ("序列打包只用于 SFT", "false，或 {SFT:=true}"),
     "sft-sentencepiece": ("SentencePiece 模型没有对话模板", "含 tokenizer.json 和对话模板的文件夹"),
+    "sft-tokenizer": ("{found}", "instruct 模型的分词器文件夹，或带有 chat_template.jinja 的文件夹"),
     "sft-idxmap": ("{found}", "用 toolkits/sft_data_preprocessing 为这个 {SEQ_LEN} 和分词器生成的 idxmap"),
     "pretraining-idxmap": ("{found}", "用 toolkits/pretrain_data_preprocessing 以这个分词器生成的 idxmap"),
     "idxmap-check-fails": (

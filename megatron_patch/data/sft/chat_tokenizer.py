@@ -34,6 +34,10 @@ class ChatTokenizer:
     difference: Message | None = None
     """See `TextTokenizer.difference`."""
 
+    def has(self, token: str) -> bool:
+        """Whether the vocabulary has a token."""
+        return self.backend.token_to_id(token) is not None
+
     @property
     def special_tokens(self) -> list[str]:
         """The text of every added token that is marked special, and of the named ones."""

@@ -25,25 +25,31 @@ from megatron_patch.data.sft.rendering.fidelity import (
 )
 
 MALFORMED, EMPTY, TOO_LONG, NOTHING_TRAINED = "malformed", "empty", "too long", "no trainable token"
+UNWANTED = "marked as not to be trained"
 DROPPED = {
     what: f"{what} left out by the chat template"
     for what in (TEXT, REASONING, CALL, ARGUMENTS, TOOL, SYSTEM, USER, RESULT)
 }
 """What a row says and its rendering does not."""
-CAUSES = (MALFORMED, EMPTY, *DROPPED.values(), TOO_LONG, NOTHING_TRAINED)
+CAUSES = (MALFORMED, EMPTY, UNWANTED, *DROPPED.values(), TOO_LONG, NOTHING_TRAINED)
 EARLIER_REASONING = "reasoning of earlier turns left out by the chat template, as is its way"
 """A note; `one-by-one` makes each turn the last of a sample."""
 TOLD = {
     MALFORMED: Message("cause-malformed"),
     EMPTY: Message("cause-empty"),
+    UNWANTED: Message("cause-unwanted"),
     TOO_LONG: Message("cause-too-long"),
     NOTHING_TRAINED: Message("cause-nothing-trained"),
     EARLIER_REASONING: Message("cause-earlier-reasoning"),
     **{cause: Message("cause-left-out", part=PARTS[what]) for what, cause in DROPPED.items()},
 }
 """What each is called; files keep their English names."""
-HINTS = {EARLIER_REASONING: Message("sft-hint-turns"), **dict.fromkeys(DROPPED.values(), Message("sft-hint-dropped"))}
-"""What uses such rows."""
+HINTS = {
+    EARLIER_REASONING: Message("sft-hint-turns"),
+    UNWANTED: Message("sft-hint-unwanted"),
+    **dict.fromkeys(DROPPED.values(), Message("sft-hint-dropped")),
+}
+"""What to do about such rows."""
 SHOWN = 5
 """Examples kept of each cause."""
 

@@ -21,7 +21,7 @@ from megatron_patch.common.values import printable
 from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Row
-from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, format_of
+from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, UnwantedRow, format_of
 from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, REASONING_KEYS, TOOL
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
 from megatron_patch.data.sft.tokenize import CHUNK_BYTES, ROW_KEYS
@@ -62,7 +62,7 @@ def compare(path: Path, line: int, template: ChatTemplate, width: int, *, colour
     try:
         conversation = format_of(row).convert(row.record)
         rendered = template.render(conversation)
-    except (MalformedRow, EmptyRow) as error:
+    except (MalformedRow, EmptyRow, UnwantedRow) as error:
         return "\n".join([printable(localized("side-lost", place=head, why=error)), *_as_it_stands(row)])
     column = max(LEAST_WIDTH, (width - 3) // 2)
     lines = [printable(localized("side-head", place=head, source=template.source))]

@@ -16,12 +16,21 @@ from megatron_patch.common.messages import Message
 from megatron_patch.data import rows
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
-from megatron_patch.data.sft.formats import FORMATS, Conversation, EmptyRow, Format, MalformedRow, format_of
+from megatron_patch.data.sft.formats import (
+    FORMATS,
+    Conversation,
+    EmptyRow,
+    Format,
+    MalformedRow,
+    UnwantedRow,
+    format_of,
+    unread_marks,
+)
 from megatron_patch.data.sft.formats.common import COMMON
 from megatron_patch.data.sft.loss_mask import Tokens, Turns, one_by_one
 from megatron_patch.data.sft.rendering.fidelity import Dropped
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered, TemplateError
-from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED, Unread
+from megatron_patch.data.sft.report import DROPPED, EARLIER_REASONING, EMPTY, MALFORMED, UNWANTED, Unread
 from megatron_patch.data.workers import in_order
 
 CHUNK_BYTES = 1 << 19
@@ -134,6 +143,8 @@ def tokenize_chunk(
             lost.append((error.cause, row.line, row.row, error.messages[0]))
         except EmptyRow as error:
             lost.append((EMPTY, row.line, row.row, error.messages[0]))
+        except UnwantedRow as error:
+            lost.append((UNWANTED, row.line, row.row, error.messages[0]))
         except MalformedRow as error:
             lost.append((MALFORMED, row.line, row.row, error.messages[0]))
         except RecursionError:
@@ -176,7 +187,8 @@ def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Message]])
 
 def _conversation(kind: Format, row: Row, formats: Counter[str], unused: Counter[str]) -> Conversation:
     formats[kind.name] += 1
-    unused.update([*(str(key) for key in row.record if key not in kind.keys), *kind.others(row.record)])
+    strange = (str(key) for key in row.record if key not in kind.keys)
+    unused.update([*strange, *kind.others(row.record), *unread_marks(row.record)])
     return kind.convert(row.record)
 
 

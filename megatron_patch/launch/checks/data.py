@@ -8,6 +8,7 @@ from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.values import ValueProblem, real
 from megatron_patch.data.idxmap import prepared
 from megatron_patch.data.sft import sidecar
+from megatron_patch.data.tokenizers.chat import chat_problems
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.memory import gigabytes
@@ -23,10 +24,13 @@ def check_data_form(*, sft: bool, mp_dataset_type: str, mp_sft_packing: bool) ->
         yield Problem("packing-without-sft", "MP_SFT_PACKING", "SFT")
 
 
-def check_sft_tokenizer(*, sft: bool, tokenizer: Tokenizer) -> Findings:
-    """Conversations need a chat template."""
+def check_sft_tokenizer(*, sft: bool, mp_dataset_type: str, tokenizer: Tokenizer) -> Findings:
+    """Conversations need a chat template, unless they are tokens already."""
     if sft and tokenizer.model is not None:
         yield Problem("sft-sentencepiece", "MP_TOKENIZER_PATH", "SFT")
+    elif sft:
+        for what in chat_problems(Path(tokenizer.path), template=mp_dataset_type == "raw"):
+            yield Problem("sft-tokenizer", "MP_TOKENIZER_PATH", "SFT", found=what)
 
 
 def check_sft_idxmap(

@@ -84,6 +84,31 @@ def test_keys_of_messages_that_nobody_reads(tmp_path: Path, write_json_lines: Wr
         assert f"'tool_calls' (1 message, the first in {tmp_path / 'rows.jsonl'}:4)" in text
 
 
+def test_rows_that_say_they_are_not_to_be_trained(
+    tmp_path: Path, write_json_lines: Write, tokenizer_folder: Path
+) -> None:
+    """Rows of weight 0 and bad answers of KTO's are lost under a cause of their own; a label of numbers is unread."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    answers = [
+        {"prompt": "q", "completion": "a", "label": True},
+        {"prompt": "q", "completion": "b", "label": False},
+        {"messages": turns, "kto_tag": False},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "weight": 0},
+        {"instruction": "q", "output": "a", "weight": 1.0, "label": None},
+        {"instruction": "q", "output": "a", "weight": 0.5},
+        {"instruction": "q", "output": "a", "weight": "70 kg", "label": 0},
+    ]
+    cache = cache_of(write_json_lines(tmp_path / "rows.jsonl", answers), tokenizer_folder)
+    _, report = select(cache, seq_length=LENGTH, loss="assistant", max_lost=0.9)
+    assert {cause: [example.line for example in found.first] for cause, found in report.lost.items()} == {
+        "marked as not to be trained": [2, 3, 4],
+        "malformed": [6],
+    }
+    assert report.samples == 3 and report.files[0].unused_keys == {"weight": 1, "label": 1}
+    with pytest.raises(TooMuchLost, match=r"not to be trained: 3 \(take them out, or set MP_SFT_MAX_LOST"):
+        select(cache, seq_length=LENGTH, loss="assistant")
+
+
 def test_overlong_rows(mixed: TokenizedCache) -> None:
     _, report = select(mixed, seq_length=LENGTH, loss="assistant", overlong="drop", max_lost=0.3)
     assert report.lost["too long"].count == 2 and report.samples == 15 and report.truncated.count == 0

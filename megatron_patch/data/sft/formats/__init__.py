@@ -19,7 +19,15 @@ from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import alpaca, messages, prompt_completion, sharegpt
-from megatron_patch.data.sft.formats.common import ChatMessage, Conversation, EmptyRow, Format, MalformedRow
+from megatron_patch.data.sft.formats.common import (
+    ChatMessage,
+    Conversation,
+    EmptyRow,
+    Format,
+    MalformedRow,
+    UnwantedRow,
+    unread_marks,
+)
 
 __all__ = [
     "FORMATS",
@@ -28,9 +36,11 @@ __all__ = [
     "EmptyRow",
     "Format",
     "MalformedRow",
+    "UnwantedRow",
     "describe",
     "format_of",
     "recognise",
+    "unread_marks",
 ]
 
 FORMATS = (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)

@@ -19,11 +19,16 @@ SYSTEM = ("system", "system_prompt")
 """Keys of a system turn beside the others."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 """Keys of rows whose texts speak of something that is not text."""
-COMMON = frozenset(("tools", "functions", *SYSTEM))
+LABELS = ("label", "kto_tag")
+"""Keys of rows of preferences in KTO's form: false where the answer is one to be avoided. The names are those of TRL
+and ms-swift, and of LLaMA-Factory."""
+WEIGHT = "weight"
+"""Key of a row, as Fireworks has it, and of a turn, as OpenAI has it."""
+COMMON = frozenset(("tools", "functions", *SYSTEM, *LABELS, WEIGHT))
 """Keys that every format may have."""
 ARGUMENTS = ("arguments", "parameters", "args", "input")
 """What the arguments of a call are called: by OpenAI, by Llama's own format, by others."""
-WEIGHTS = ("weight", "loss", "train", "training", "loss_scale")
+WEIGHTS = (WEIGHT, "loss", "train", "training", "loss_scale")
 """Keys of a turn that say whether it is trained; the last two are Axolotl's and ms-swift's."""
 MESSAGE = frozenset(("role", "content", "tool_calls", "function_call", *WEIGHTS))
 """Keys of a message that are read here; the others are the chat template's to read."""
@@ -37,6 +42,10 @@ class MalformedRow(UserError, ValueError):
 
 class EmptyRow(UserError, ValueError):
     """A record of the right shape with nothing in it to learn: no answer, or no messages."""
+
+
+class UnwantedRow(UserError, ValueError):
+    """A record that says itself that it is not to be trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,9 +297,11 @@ def conversation_of(messages: list[ChatMessage], record: Record) -> Conversation
     """Add the record's system turn and tools, and see that there is something in it.
 
     Raises:
-        MalformedRow: system or tools are not what they should be.
+        MalformedRow: system, tools or weight are not what they should be.
         EmptyRow: no message, or no answer.
+        UnwantedRow: it is marked as not to be trained.
     """
+    _check_marks(record)
     if media := next((key for key in MEDIA if record.get(key)), None):
         raise MalformedRow("row-media", media=media)
     messages = _with_system(messages, record)
@@ -301,6 +312,27 @@ def conversation_of(messages: list[ChatMessage], record: Record) -> Conversation
         raise EmptyRow("row-no-answer")
     context = frozenset(number for number, message in enumerate(messages) if message.pop(CONTEXT, False))
     return Conversation(messages=messages, tools=_tools(record), context=context)
+
+
+def _check_marks(record: Record) -> None:
+    """Source: `label` of trl's KTOTrainer. Supervised training on a bad answer would teach it."""
+    for key in LABELS:
+        if record.get(key) is False:
+            raise UnwantedRow("row-undesirable", key=key)
+    weight = record.get(WEIGHT)
+    if not isinstance(weight, (bool, int, float)):
+        return
+    if weight not in (0, 1):
+        raise MalformedRow("row-weight", key=WEIGHT, what=Message("part-row"), value=str(weight)[:40])
+    if not weight:
+        raise UnwantedRow("row-weight-zero")
+
+
+def unread_marks(record: Record) -> Iterator[str]:
+    """Of LABELS and WEIGHT, those that hold something else than such a mark: a class, a text."""
+    yield from (key for key in LABELS if record.get(key) is not None and not isinstance(record[key], bool))
+    if record.get(WEIGHT) is not None and not isinstance(record[WEIGHT], (bool, int, float)):
+        yield WEIGHT
 
 
 def _with_system(messages: list[ChatMessage], record: Record) -> list[ChatMessage]:

@@ -26,6 +26,7 @@ from megatron_patch.data.sft.rendering.fidelity import REASONING_KEYS, Dropped
 from megatron_patch.data.sft.rendering.sandbox import BoundedTemplate, Span, TooMuchWork
 from megatron_patch.data.sft.rendering.turns import TurnFinder, marked_turns
 from megatron_patch.data.sft.rendering.variants import variants
+from megatron_patch.data.tokenizers.chat import template_problem
 
 LLAMA3_1_TEMPLATE = Path(__file__).parents[2] / "llama3_1_chat.jinja"
 FIXED_DATE = "26 Jul 2024"
@@ -85,14 +86,10 @@ class ChatTemplate:
             TemplateError: it has none, and lacks the tokens that Llama 3.1's is made of.
         """
         texts, source = dict(tokenizer.chat_templates), Message("template-of", folder=tokenizer.path)
-        if texts and not texts.keys() & {"default", "tool_use"}:
-            raise TemplateError("template-no-default", folder=tokenizer.path, names=list(texts))
+        if problem := template_problem(tokenizer.path, texts, tokenizer.has):
+            raise TemplateError.of([problem])
         if not texts:
-            texts = {"default": LLAMA3_1_TEMPLATE.read_text(encoding="utf-8")}
-            source = Message("template-llama")
-            wanted = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-            if absent := [token for token in wanted if tokenizer.backend.token_to_id(token) is None]:
-                raise TemplateError("template-none", folder=tokenizer.path, tokens=absent)
+            texts, source = {"default": LLAMA3_1_TEMPLATE.read_text(encoding="utf-8")}, Message("template-llama")
         return cls(texts, source=source, named_tokens=tokenizer.named_tokens, special_tokens=tokenizer.special_tokens)
 
     @property
