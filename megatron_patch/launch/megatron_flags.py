@@ -18,17 +18,56 @@ from megatron_patch.common.values import nearest_word
 
 TABLE = Path(__file__).with_suffix(".txt")
 
-INERT = {
-    "--rampup-batch-size": Message("inert-rampup"),
-    "--reset-attention-mask": Message("inert-mask"),
-    "--reset-position-ids": Message("inert-positions"),
-    "--dataloader-inter-document-masking": Message("inert-documents"),
-    "--fim-data": Message("inert-fim"),
-    "--num-experts": Message("inert-experts"),
-    "--num-layers-per-virtual-pipeline-stage": Message("instead-vp"),
-    "--sft": Message("instead-sft"),
+REFUSED = {
+    "inert-rampup": "--rampup-batch-size",
+    "inert-mask": "--reset-attention-mask",
+    "inert-positions": "--reset-position-ids",
+    "inert-documents": "--dataloader-inter-document-masking",
+    "inert-experts": "--num-experts",
+    "instead-vp": "--num-layers-per-virtual-pipeline-stage",
+    "instead-sft": "--sft",
+    "instead-data": "--data-args-path --per-split-data-args-path",
+    "instead-start": "--override-ckpt-iteration --pretrained-checkpoint",
+    "instead-rates": "--use-checkpoint-opt-param-scheduler",
+    "instead-recompute": "--recompute-activations",
+    "instead-gradients": "--accumulate-allreduce-grads-in-fp32",
+    "instead-tokenizer": "--merge-file --vocab-file",
+    "instead-plan": "--yaml-cfg",
+    "instead-layers": "--decoder-num-layers",
+    "instead-length": "--decoder-seq-length",
+    "gone-batch": "--batch-size",
+    "gone-warmup": "--warmup",
+    "gone-tp": "--model-parallel-size",
+    "gone-recompute": "--checkpoint-activations",
+    "another-architecture": """
+        --activation-func-clamp-value --apply-layernorm-1p --apply-residual-connection-post-layernorm
+        --attention-output-gate --experimental-attention-variant --glu-linear-offset
+        --heterogeneous-layers-config-encoded-json --heterogeneous-layers-config-path --hybrid-layer-pattern
+        --hybrid-override-pattern --is-hybrid-model --linear-attention-freq --mrope-section --mtp-num-layers
+        --multi-latent-attention --no-position-embedding --no-rope-freq --openai-gelu --qk-l2-norm --quick-geglu
+        --rope-type --rotary-interleaved --rotary-percent --rotary-seq-len-interpolation-factor --softmax-type
+        --squared-relu --use-mup --use-rotary-position-embeddings --window-attn-skip-freq --window-size
+    """,
 }
-"""Flags that reach Megatron and do nothing in a run of ours, or something else than they say; with the reason."""
+"""Flags that reach Megatron and do nothing in a run of ours, or something else than the plan says; by the reason."""
+FAMILIES = {
+    "--bert-": "inert-model",
+    "--dino-": "inert-model",
+    "--dsa-": "inert-model",
+    "--expert-": "inert-experts",
+    "--fim-": "inert-fim",
+    "--grpo-": "inert-generation",
+    "--inference-": "inert-generation",
+    "--linear-": "inert-model",
+    "--mamba-": "inert-model",
+    "--moe-": "inert-experts",
+    "--mtp-": "inert-model",
+    "--mup-": "inert-model",
+    "--rl-": "inert-generation",
+    "--vision-": "inert-model",
+}
+"""The same for all flags that begin so: they belong to models and jobs that there are none of here."""
+INERT = {name: Message(code) for code, names in REFUSED.items() for name in names.split()}
 FULL_VALIDATION, MANY_SETS = "--full-validation", "--multiple-validation-sets"
 INERT_ON_CPU = {"--log-straggler": Message("inert-straggler")}
 
@@ -38,6 +77,8 @@ class MegatronFlag:
     """One row of the table."""
 
     name: str
+    names: tuple[str, ...]
+    """All spellings that fill the same argument, this one among them."""
     arity: str
     """0, 1, another number, `+` (one or more) or `*` (any)."""
     kind: str
@@ -69,8 +110,9 @@ def read_table() -> dict[str, MegatronFlag]:
     for line in TABLE.read_text(encoding="utf-8").splitlines():
         names, arity, kind, *rest = line.split(" ")
         choices = tuple(rest[0].split(",")) if rest and rest[0] != "unread" else ()
-        for name in names.split(","):
-            found[name] = MegatronFlag(name, arity, kind, choices, rest[-1:] == ["unread"])
+        spellings = tuple(names.split(","))
+        for name in spellings:
+            found[name] = MegatronFlag(name, spellings, arity, kind, choices, rest[-1:] == ["unread"])
     return found
 
 
@@ -83,14 +125,15 @@ def faults(words: Sequence[str], taken: frozenset[str]) -> Iterator[Message]:
     """
     table = read_table()
     for name, values in grouped(words):
+        spellings = table[name].names if name in table else (name,)
         if not name:
             yield Message("flag-none", value=repr(values[0]))
-        elif name in INERT:
-            yield Message("flag-inert", flag=name, why=INERT[name])
+        elif taken.intersection(spellings) and name not in INERT:
+            yield Message("flag-taken", flag=name)
+        elif why := _why_refused(spellings):
+            yield Message("flag-inert", flag=name, why=why)
         elif name == FULL_VALIDATION and MANY_SETS not in words:
             yield Message("flag-inert", flag=name, why=Message("fails-full-validation"))
-        elif name in taken:
-            yield Message("flag-taken", flag=name)
         elif name not in table:
             near = nearest_word(name, tuple(set(table) - taken - set(INERT)))
             yield (
@@ -102,6 +145,15 @@ def faults(words: Sequence[str], taken: frozenset[str]) -> Iterator[Message]:
             yield Message("flag-unread", flag=name)
         elif wrong := table[name].wrong(values):
             yield wrong
+
+
+def _why_refused(spellings: Sequence[str]) -> Message | None:
+    """Why a flag of the table is not taken, whichever of its spellings is written."""
+    for name in spellings:
+        if name in INERT:
+            return INERT[name]
+    family = next((code for prefix, code in FAMILIES.items() if spellings[0].startswith(prefix)), None)
+    return Message(family) if family else None
 
 
 def grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

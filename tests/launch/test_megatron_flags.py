@@ -13,7 +13,7 @@ import pytest
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.driver import make_plan
-from megatron_patch.launch.megatron_flags import INERT, INERT_ON_CPU, TABLE, faults, read_table
+from megatron_patch.launch.megatron_flags import FAMILIES, INERT, INERT_ON_CPU, TABLE, faults, read_table
 from megatron_patch.launch.variables import VARIABLES
 
 
@@ -35,6 +35,8 @@ def test_the_table_is_the_wheels() -> None:
 def test_every_flag_of_ours_is_in_it() -> None:
     table = set(read_table())
     assert table >= EMITTED | set(INERT) | set(INERT_ON_CPU)
+    assert all(any(name.startswith(prefix) for name in table) for prefix in FAMILIES)
+    assert not any(name.startswith(prefix) for name in EMITTED for prefix in FAMILIES)
     assert table >= {row.flag for row in VARIABLES if row.flag}
     unknown = FIXED - table
     assert unknown <= {"--encoder-num-layers"}, unknown
@@ -45,7 +47,8 @@ def test_every_flag_of_ours_is_in_it() -> None:
     [
         (["--log-params-norm", "--timing-log-level", "1"], ""),
         (["--tensorboard-queue-size=5"], ""),
-        (["--moe-aux-loss-coeff", "-1e-2"], ""),
+        (["--ddp-bucket-size", "-1"], ""),
+        (["--log-params-norm", "--lr-warmup-init", "-1e-2"], ""),
         (["--no-such-flag"], "knows no --no-such-flag"),
         (["--log-param-norm"], "nearest: --log-params-norm"),
         (["--log-params"], "knows no --log-params;"),  # its parser takes no abbreviations
@@ -55,7 +58,7 @@ def test_every_flag_of_ours_is_in_it() -> None:
         (["--timing-log-level"], "--timing-log-level takes 1 value, here 0"),
         (["--timing-log-level", "7"], "--timing-log-level takes 0, 1, 2, not '7'"),
         (["--tensorboard-queue-size", "many"], "takes a whole number, not 'many'"),
-        (["--moe-aux-loss-coeff", "much"], "takes a number, not 'much'"),
+        (["--lr-warmup-init", "much"], "takes a number, not 'much'"),
         (["--lr", "1"], "--lr: decided by the 25 values"),
         (["--lr=1"], "--lr: decided by the 25 values"),
         (["--rampup-batch-size", "8", "8", "1000"], "--rampup-batch-size is not taken"),
@@ -63,6 +66,23 @@ def test_every_flag_of_ours_is_in_it() -> None:
         (["--num-experts", "8"], "a dense model"),
         (["--full-validation"], "fails at the first validation"),
         (["--full-validation", "--multiple-validation-sets"], ""),
+        (
+            ["--persistent-save-interval", "9"],
+            "--persistent-save-interval: decided by",
+        ),  # another name of --save-interval
+        (["--override-opt_param-scheduler"], "--override-opt_param-scheduler: decided by"),
+        (["--use-checkpoint-opt_param-scheduler"], "not that of LR and MIN_LR"),
+        (["--data-args-path", "blend.txt"], '"$(cat FILE)"'),
+        (["--per-split-data-args-path", "blends.json"], '"$(cat FILE)"'),
+        (["--pretrained-checkpoint", "/x"], "starts from PRETRAIN_CHECKPOINT_PATH"),
+        (["--yaml-cfg", "x.yaml"], "replaces all that the plan says"),
+        (["--recompute-activations"], "it is AC=sel"),
+        (["--batch-size", "4"], "it is BATCH_SIZE"),
+        (["--rotary-percent", "1.0"], "the architecture is that of MODEL_SIZE"),
+        (["--window-size", "128,0"], "the architecture is that of MODEL_SIZE"),
+        (["--moe-router-topk", "2"], "a dense model"),
+        (["--no-rl-partial-rollouts"], "nothing is generated"),
+        (["--inference-max-seq-length", "9"], "nothing is generated"),
         (["--use-flash-attn"], "nothing in megatron-core 0.19.2 reads it"),
     ],
 )
