@@ -189,6 +189,24 @@ TOGETHER, APART = "--qkv-rope together", "--qkv-rope apart"
 
 DELAYED = {"MP_FP8_RECIPE": "delayed"}
 
+PASSES = replace(PLAIN, name="passes-bf16", steps=12, seconds=60)
+PASSES_FP8 = replace(PASSES, name="passes-fp8", pr="fp8")
+EXTRA = replace(FP8, name="extra-none", batch=4, start="random", steps=50, seconds=90)
+FP8_ATTENTION = {"NVTE_DPA_FP8_RECIPE": "DelayedScaling", "NVTE_DPA_FP8DS_REDUCE_AMAX": "0", "NVTE_FP8_DPA_BWD": "0"}
+"""cuDNN has attention in fp8 with present scales from sm100 on; on Hopper its scales are those of the last pass."""
+
+
+def _passes(case: Case, *names: str) -> Case:
+    """The same with these passes over memory left out."""
+    name = f"{case.name}-{'-'.join(names)}"
+    return replace(case, name=name, megatron=f"--fewer-passes {' '.join(names)}", reference=case.name)
+
+
+def _extra(name: str, env: Mapping[str, str] | None = None) -> Case:
+    """EXTRA with more of it in fewer bits."""
+    return replace(EXTRA, name=f"extra-{name}", megatron=f"--fp8-extra {name}", env=env or {}, reference=EXTRA.name)
+
+
 SUITES: dict[str, list[Case]] = {
     "logits": [  # 4 layers: a quarter of the LM head's share is 8B's; predicted from it
         replace(SFT, name="sft-all", env=ALL_LOGITS),
@@ -302,6 +320,22 @@ SUITES: dict[str, list[Case]] = {
         replace(PLAIN, name="fp8-50", pr="fp8", start="given", steps=50),
         replace(PLAIN, name="bf16-50", start="given", steps=50, reference="fp8-50"),
         replace(PLAIN, name="fp8-50-delayed", pr="fp8", start="given", steps=50, env=DELAYED, reference="fp8-50"),
+    ],
+    "passes": [  # passes over memory that can be left out: losses differ by rounding
+        PASSES,
+        _passes(PASSES, "residual"),
+        PASSES_FP8,
+        _passes(PASSES_FP8, "residual"),
+        _passes(PASSES_FP8, "projection"),
+        _passes(PASSES_FP8, "swiglu"),
+        _passes(PASSES_FP8, "residual", "projection", "swiglu"),
+    ],
+    "fp8-extra": [  # opt-ins that change numerics; bf16's row is the measure of their loss gaps
+        EXTRA,
+        replace(EXTRA, name="extra-bf16", pr="bf16", reference=EXTRA.name),
+        _extra("sums"),
+        _extra("head"),
+        _extra("attention", FP8_ATTENTION),
     ],
     "sft": [  # the last is the yardstick of the others
         replace(PLAIN, name="sft-raw-4096", size="8B", seq=4096, micro=2, batch=16, steps=6, sft="raw"),

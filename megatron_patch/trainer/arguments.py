@@ -54,6 +54,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="split queries, keys and values and rotate them in one kernel of ours, where it applies, or in several",
     )
     group.add_argument(
+        "--fewer-passes",
+        nargs="+",
+        choices=("residual", "swiglu", "projection"),
+        default=(),
+        help="passes over memory to leave out, on GPUs: see backend/gpu/residual.py and fp8_layers.py",
+    )
+    group.add_argument(
+        "--fp8-extra",
+        nargs="+",
+        choices=("sums", "head", "attention"),
+        default=(),
+        help="what fp8 also computes in fewer bits: sums of the backward pass, the LM head, attention's forward pass",
+    )
+    group.add_argument(
         "--on-spike", choices=("off", "skip", "stop", "rollback"), default="off", help="see docs/failures.md"
     )
     group.add_argument("--spike-factor", type=float, default=10.0, help="deviations above the median of the last steps")

@@ -36,6 +36,7 @@ def _problems(args: Any) -> Iterator[Message]:
     elif args.full_validation and not args.multiple_validation_sets:
         yield Message("flags-full-validation")
     yield from _adapter_problems(args)
+    yield from _fp8_problems(args)
     if args.load and args.hf_checkpoint and not args.lora_rank:
         yield Message("flags-two-starts")
     if args.async_save:
@@ -65,3 +66,20 @@ def _adapter_problems(args: Any) -> Iterator[Message]:
         yield Message("flags-adapter-alone")
     if adapters and args.finetune:
         yield Message("flags-finetune-lora")
+
+
+def _fp8_problems(args: Any) -> Iterator[Message]:
+    """Of what is tried on GPUs, beside the defaults."""
+    if not args.fp8_extra and not args.fewer_passes:
+        return
+    if args.transformer_impl != "transformer_engine":
+        yield Message("flags-passes-engine")
+    tensorwise = bool(args.fp8) and args.fp8_recipe == "tensorwise"
+    if not tensorwise and (args.fp8_extra or set(args.fewer_passes) - {"residual"}):
+        yield Message("flags-passes-tensorwise")
+    if "head" in args.fp8_extra and not args.untie_embeddings_and_output_weights:
+        yield Message("flags-head-tied")
+    if "head" in args.fp8_extra and args.tensor_model_parallel_size > 1:
+        yield Message("flags-head-tp")
+    if args.lora_rank is not None and {"swiglu"} & set(args.fewer_passes):
+        yield Message("flags-swiglu-lora")

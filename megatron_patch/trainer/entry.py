@@ -209,8 +209,27 @@ def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     fallback.fall_back(args, say)
     if args.z_loss:
         z_loss.keep_log_z()
+    _leave_out_passes(args)
     if HEART.is_judged_alone(os.environ):
         args.distributed_timeout_minutes = JUDGED_MINUTES
+
+
+def _leave_out_passes(args: Any) -> None:
+    """What --fewer-passes and --fp8-extra ask for; attention in fp8 is a field of Megatron's configuration."""
+    if not args.fewer_passes and not args.fp8_extra:
+        return
+    from megatron_patch.backend.gpu import fp8_layers, residual
+
+    apply: dict[str, Callable[[], None]] = {
+        "residual": residual.add_inside_the_norm,
+        "swiglu": fp8_layers.quantize_in_swiglu,
+        "projection": fp8_layers.cast_attention_output_once,
+        "sums": fp8_layers.sum_without_splitting,
+        "head": fp8_layers.head_in_fp8,
+    }
+    for name in (*args.fewer_passes, *args.fp8_extra):
+        if name != "attention":
+            apply[name]()
 
 
 def _model_config(args: Any, callbacks: Callbacks) -> Any:
@@ -220,6 +239,7 @@ def _model_config(args: Any, callbacks: Callbacks) -> Any:
     model_config = gpt_config_from_args(args)
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19.2 parses it and keeps 8.0
     model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
+    model_config.transformer.fp8_dot_product_attention = "attention" in args.fp8_extra
     # Packed rows of several samples travel between pipeline stages as [b x s, 1, h], not [s, b, h].
     model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
     # Weights that are read next need no random values first; fp8 weights take their scales from what is there.

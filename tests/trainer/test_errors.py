@@ -118,6 +118,20 @@ def test_sound_flags_pass() -> None:
     refuse_contradictions(Flags(load="a", eval_iters=3, valid_data_path=["b"]))
 
 
+def test_passes_that_cannot_be_left_out() -> None:
+    """On the processor, in bf16, with tied embeddings, with adapters."""
+    both = {"fewer_passes": ["swiglu"], "fp8_extra": ["head"]}
+    with pytest.raises(TrainerError) as caught:
+        refuse_contradictions(Flags(lora_rank=4, base_checkpoint="a", tensor_model_parallel_size=2, **both))
+    message = str(caught.value)
+    wanted = ("a GPU", "--fp8-recipe tensorwise", "tied embeddings", "above 1: not tried", "with --lora-rank")
+    assert all(words in message for words in wanted), message
+    gpu = {"transformer_impl": "transformer_engine", "fp8": "hybrid", "fp8_recipe": "tensorwise"}
+    alone = {"untie_embeddings_and_output_weights": True, "tensor_model_parallel_size": 1}
+    refuse_contradictions(Flags(**gpu, **alone, **both))
+    refuse_contradictions(Flags(transformer_impl="transformer_engine", fewer_passes=["residual"], fp8_extra=()))
+
+
 def test_a_killed_rank_is_named() -> None:
     """It could not say anything itself; others only lost their connection to it."""
     killed = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="none")

@@ -31,6 +31,14 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "flags-adapter-alone": "--lora-adapter without --lora-rank: give the rank that it has",
     "flags-finetune-lora": "--finetune with --lora-rank: --load is for adapters of this run; the base is "
     "--base-checkpoint",
+    "flags-passes-engine": "--fewer-passes and --fp8-extra need Transformer Engine's layers: a GPU",
+    "flags-passes-tensorwise": "--fewer-passes swiglu or projection, and --fp8-extra, need --fp8-format with "
+    "--fp8-recipe tensorwise",
+    "flags-head-tied": "--fp8-extra head with tied embeddings: the LM head in fp8 has weights of its own; leave out "
+    "head",
+    "flags-head-tp": "--fp8-extra head with --tensor-model-parallel-size above 1: not tried; leave out head",
+    "flags-swiglu-lora": "--fewer-passes swiglu with --lora-rank: adapters read SwiGLU's result in bf16; leave out "
+    "swiglu",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -57,4 +65,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "flags-base-alone": "--base-checkpoint 没有 --lora-rank：请给 --load",
     "flags-adapter-alone": "--lora-adapter 没有 --lora-rank：请给出它的秩",
     "flags-finetune-lora": "--finetune 与 --lora-rank：--load 用于本次运行的适配器；基座用 --base-checkpoint",
+    "flags-passes-engine": "--fewer-passes 与 --fp8-extra 需要 Transformer Engine 的层，即 GPU",
+    "flags-passes-tensorwise": "--fewer-passes 的 swiglu、projection 以及 --fp8-extra 需要 --fp8-format 与 "
+    "--fp8-recipe tensorwise",
+    "flags-head-tied": "--fp8-extra head 与共享的词嵌入：fp8 的 LM head 有自己的权重；请去掉 head",
+    "flags-head-tp": "--fp8-extra head 与大于 1 的 --tensor-model-parallel-size：没有试过；请去掉 head",
+    "flags-swiglu-lora": "--fewer-passes swiglu 与 --lora-rank：适配器要读 bf16 的 SwiGLU 结果；请去掉 swiglu",
 }
