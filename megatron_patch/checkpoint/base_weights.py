@@ -93,7 +93,7 @@ def open_base(path: Path) -> Base:
             vocab_size=folder.vocab_size,
         )
     iteration = look_for_megatron(path)
-    configuration = find_configuration(iteration)
+    configuration = find_configuration(iteration, called="--base")
     model = model_of(configuration.config, configuration.origin, AUTO)
     assert model.vocab_size is not None
     reader = open_megatron(iteration, tied=model.tie_embeddings)

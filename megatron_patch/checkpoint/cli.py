@@ -11,7 +11,7 @@ from pathlib import Path
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
 from megatron_patch.checkpoint.contents import look_for_megatron
 from megatron_patch.checkpoint.converter.job import Job, inspect, needed_bytes, precision_of
-from megatron_patch.checkpoint.converter.options import Usage, parse, refusal
+from megatron_patch.checkpoint.converter.options import Usage, parse, refusal, wording
 from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.converter.run_conversion import run_conversion, stored_precision, wrote
 from megatron_patch.checkpoint.errors import CheckpointError
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
                 return 0
             return _run(job)
         except CheckpointError as error:
-            raise refusal(error) from None
+            raise refusal(error, options) from None
     except Usage as usage:
         print(usage, file=sys.stderr if usage.status else sys.stdout)
         return usage.status
@@ -77,8 +77,9 @@ def _dry_run(job: Job) -> None:
         job.precision = stored_precision(open_megatron(job.iteration, tied=job.model.tie_embeddings))
     how = {"direction": options.direction, "precision": job.precision or Message("its-own-precision")}
     say("convert-plan", source=options.source, target=options.target, **how)
+    told = wording(named=options.named)
     for note in job.notes:
-        print(f"  {note.localized()}")
+        print(f"  {told.text(note)}")
     model = job.model
     say("convert-plan-model", layers=model.num_layers, hidden=model.hidden_size, vocabulary=job.vocab_size)
     if options.check_only:
@@ -111,8 +112,9 @@ def measure_disk(target: Path) -> float:
 
 
 def _run(job: Job) -> int:
+    told = wording(named=job.options.named)
     for note in job.notes:
-        print(note.localized(), flush=True)
+        print(told.text(note), flush=True)
     if not job.options.check_only:
         print(wrote(job, run_conversion(job)).localized(), flush=True)
     if job.options.check or job.options.check_only:

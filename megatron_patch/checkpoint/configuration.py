@@ -26,27 +26,35 @@ class Configuration:
     """The folder of tokenizer, chat template and generation config."""
 
 
-def find_configuration(iteration: Path, explicit: Path | None = None) -> Configuration:
+HF_PATH = "--hf-path"
+"""What names the folder of config.json and tokenizer, for whoever types flags."""
+
+
+def find_configuration(iteration: Path, explicit: Path | None = None, *, called: str = HF_PATH) -> Configuration:
     """The configuration of one iteration of a Megatron checkpoint.
 
-    Looked for in HF_CKPT_PATH if that is given; else beside the iteration, above it, and in the plan of the training
+    Looked for in the folder that is given; else beside the iteration, above it, and in the plan of the training
     run that wrote it.
 
     Args:
-        explicit: HF_CKPT_PATH.
+        explicit: the folder that was given for it.
+        called: the flag or position that gives it, for messages.
     Raises:
         CheckpointError: there is none.
     """
     if explicit is not None:
         return Configuration(config=read_config(explicit), origin=str(explicit / "config.json"), companions=explicit)
-    found = own_configuration(iteration)
+    found = own_configuration(iteration, called)
     if found is None:
-        raise CheckpointError("no-configuration", folder=iteration, plan=PLAN)
+        raise CheckpointError("no-configuration", folder=iteration, plan=PLAN, called=called)
     return found
 
 
-def own_configuration(iteration: Path) -> Configuration | None:
+def own_configuration(iteration: Path, called: str = HF_PATH) -> Configuration | None:
     """What lies with the checkpoint itself, None if nothing does.
+
+    Args:
+        called: see `find_configuration`.
 
     Raises:
         CheckpointError: it is not a configuration, or the run's tokenizer is gone.
@@ -58,7 +66,7 @@ def own_configuration(iteration: Path) -> Configuration | None:
         return Configuration(config=dict(found.config), origin=str(found.origin), companions=found.home)
     tokenizer = found.home
     if not tokenizer.is_dir():
-        raise CheckpointError.at(found.origin, "run-tokenizer-gone", tokenizer=tokenizer)
+        raise CheckpointError.at(found.origin, "run-tokenizer-gone", tokenizer=tokenizer, called=called)
     if (tokenizer / "config.json").is_file():  # the folder that the run started from: it knows more than the plan
         theirs = read_config(tokenizer)
         if _same_model(theirs, found.config):

@@ -5,6 +5,7 @@ The texts stand in `texts/`, by subject and code, each in English and in Chinese
 - `{layers}` is a value; lists are joined by commas, messages and errors inside of messages are written out too.
 - `{lines:/}` is a list with a line for each.
 - `{processes:process|processes}` is a count with its noun: `1 process`, `2 processes`; `{n:?is|are}` the word alone.
+- `{gpu:a}` is a value behind its article: `an H100`, `a B200`.
 - `{SAVE_INTERVAL}` is a position or variable as the reader's CLI calls it; `{SAVE_INTERVAL:@}` says its number too;
   `{AC:=full}` is that value given to it: `AC=full` for the driver, `--recompute_granularity full` for NeMo's scripts.
 
@@ -14,6 +15,7 @@ Standard library only: a refused command line takes a tenth of a second.
 from __future__ import annotations
 
 import os
+import re
 import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -140,6 +142,8 @@ class _Formatter(string.Formatter):
             one, many = format_spec.removeprefix("?").split("|")
             word = one if value == 1 else many
             return word if format_spec.startswith("?") else f"{value} {word}"
+        if format_spec == "a":
+            return f"{article(str(value))} {value}"
         if isinstance(value, Message):
             return self._wording.text(value)
         if isinstance(value, Exception):
@@ -163,6 +167,15 @@ class _Formatter(string.Formatter):
         if not numbered or number is None or name in self._wording.flags:
             return shown
         return self._wording.text(Message("numbered", name=shown, number=number))
+
+
+def article(word: str) -> str:
+    """`a` or `an`, by the sound that a word, a name of letters and digits (`H100`) or a number begins with."""
+    if digits := re.match(r"[\d,]+", word):
+        number = digits.group().replace(",", "")
+        return "an" if number[0] == "8" or (number[:2] in ("11", "18") and len(number) % 3 == 2) else "a"
+    spelled = re.match(r"[A-Z](?![a-z])", word) is not None
+    return "an" if word[:1] in ("AEFHILMNORSX" if spelled else "AEIOaeio") else "a"
 
 
 def as_json(value: object) -> Any:

@@ -132,7 +132,7 @@ def test_the_named_size_must_be_what_the_checkpoint_is(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(tmp_path, good / "hf", capsys, "--model-name", "tiny")
-    assert "hf/config.json: not the architecture of MODEL_SIZE tiny: hidden_size 64 (not 256), " in said
+    assert "hf/config.json: not the architecture of --model-name tiny: hidden_size 64 (not 256), " in said
     assert "head_dim 16 (not 32)" in said
 
 
@@ -178,9 +178,9 @@ def test_a_hugging_face_folder_of_ours_is_held_against_its_manifest(
 @pytest.mark.parametrize(
     ("tp", "pp", "said"),
     [
-        (3, 1, "TP is 3: 8 attention heads do not divide by it"),
-        (1, 5, "PP is 5: of 4 layers the last stage would get none"),
-        (16, 1, "TP is 16: 8 attention heads do not divide by it"),
+        (3, 1, "--tp is 3: 8 attention heads do not divide by it"),
+        (1, 5, "--pp is 5: of 4 layers the last stage would get none"),
+        (16, 1, "--tp is 16: 8 attention heads do not divide by it"),
     ],
 )
 def test_a_layout_that_megatron_cannot_have(

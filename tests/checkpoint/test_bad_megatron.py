@@ -46,7 +46,7 @@ BAD_MEGATRON: dict[str, tuple[Change, str]] = {
         "points to iter_0000012, which does not exist; complete: release",
     ),
     "the manifest is damaged": (lambda f: (f / "manifest.json").write_text("{}"), "not a manifest"),
-    "no configuration": (lambda f: (f / "config.json").unlink(), "give HF_CKPT_PATH"),
+    "no configuration": (lambda f: (f / "config.json").unlink(), "a folder that has one with --hf-path"),
     "a configuration of another model": (
         lambda f: edit(f / "config.json", lambda c: c.update(num_key_value_heads=4)),
         "linear_qkv.weight is [4, 192, 64], the configuration means [4, 256, 64]",

@@ -14,7 +14,7 @@ import pytest
 from megatron_patch.checkpoint import cli, random_model
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.converter import job
-from megatron_patch.checkpoint.converter.options import Usage, parse
+from megatron_patch.checkpoint.converter.options import FLAGS, Usage, parse
 from megatron_patch.checkpoint.converter.positions import POSITIONS
 
 from .models import SMALL, make_model, read_weights, same_bits
@@ -183,3 +183,30 @@ def test_a_new_model_replaces_a_checkpoint_alone(tmp_path: Path, monkeypatch: py
         with pytest.raises(SystemExit):
             random_model.main()
         assert file.exists()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_errors_call_values_as_they_were_typed(named: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flags for whoever types flags, the names of the positions for the others."""
+    source, bare, target = make_model(tmp_path / "hf", SMALL), tmp_path / "mcore", str(tmp_path / "out")
+    assert main(["--source", str(source), "--output-path", str(bare), "--direction", "hf2mcore"]) == 0
+    for name in ("config.json", "tokenizer_config.json"):
+        (bare / name).unlink(missing_ok=True)
+
+    def said(size: str, of: Path, *, tp: str = "1", back: bool = False, check_only: bool = False) -> str:
+        capsys.readouterr()
+        if named:
+            flags = ["--check-only"] if check_only else ["--check"]
+            direction = "mcore2hf" if back else "hf2mcore"
+            words = ["--model-name", size, "--source", str(of), "--output-path", target, "--tp", tp, *flags]
+            assert main([*words, "--direction", direction, "--no-verify"]) == 2
+        else:
+            answers = [str(back).lower(), "true", str(check_only).lower()]
+            assert main([size, str(of), target, tp, "1", *answers, "bf16", "--no-verify"]) == 2
+        return capsys.readouterr().err
+
+    spelled = FLAGS if named else {name: name for name in FLAGS}
+    assert f"one with {spelled['HF_CKPT_PATH']}\n" in said("auto", bare, back=True)
+    assert f"{spelled['TP']} is 3: " in said("auto", source, tp="3")
+    assert f"{spelled['CHECK_ONLY']} compares" in said("auto", source, check_only=True)
+    assert f"{spelled['MODEL_SIZE']} 8B" in said("8B", source)

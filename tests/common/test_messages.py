@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import string
 from collections import Counter
 from collections.abc import Iterator
@@ -250,3 +251,47 @@ def test_the_screen_speaks_the_users_language(
         monkeypatch.setenv("MP_LANG", language)
         say("generate-stopped", tokens=1)
         assert capsys.readouterr().out == f"{said}\n"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *(
+            "an H100",
+            "an H200",
+            "an A100",
+            "a B200",
+            "a GB200",
+            "an MI300X",
+            "an L40S",
+            "a V100",
+            "an RTX 6000",
+            "a T4",
+        ),
+        *(
+            "an 8B model",
+            "an 80 GB card",
+            "a 70B model",
+            "an 11 GB card",
+            "an 18B model",
+            "a 110B model",
+            "a 1,100 W card",
+        ),
+        *("an 11,000 GB disk", "an 800 GB disk", "a GPU", "an NVIDIA H100", "a Tesla", "an Instinct", "a unit"),
+    ],
+)
+def test_articles_are_as_a_word_sounds(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGLISH, "test-article", "{thing:a} has room")
+    assert str(Message("test-article", thing=told.partition(" ")[2])) == f"{told} has room"
+
+
+def test_no_text_has_an_article_before_a_name_that_is_filled_in() -> None:
+    """`a {gpu}` is `a H100` for some; a name of a flag or file needs none."""
+    values = re.compile(r"\b[Aa]n? \{(?!file\b|[A-Z])[^}]*\}")
+    found = [
+        code
+        for code, text in ENGLISH.items()
+        for part in ([text] if isinstance(text, str) else text)
+        if values.search(part)
+    ]
+    assert found == []

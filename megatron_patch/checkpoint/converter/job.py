@@ -144,9 +144,9 @@ def _inspect_megatron(options: Options) -> Job:
     iteration = look_for_megatron(options.source, options.iteration)
     if (iteration.parent / LORA).is_file():
         raise CheckpointError.at(iteration, "checkpoint-adapters")
-    configuration = find_configuration(iteration, options.hf_path)
+    configuration = find_configuration(iteration, options.hf_path, called=options.hf_path_called)
     model = model_of(configuration.config, configuration.origin, options.size)
-    own = own_configuration(iteration) if options.hf_path is not None else None
+    own = own_configuration(iteration, options.hf_path_called) if options.hf_path is not None else None
     if own is not None:
         both = {"one": configuration.origin, "other": own.origin}
         fields = unlike(model, model_of(own.config, own.origin, AUTO))

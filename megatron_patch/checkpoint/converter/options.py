@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,9 +22,19 @@ from megatron_patch.checkpoint.converter.positions import (
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError
-from megatron_patch.common.messages import Message, localized
+from megatron_patch.common.messages import Message, Wording, language_of
 from megatron_patch.common.values import Kind, ValueProblem, choice, whole
 from megatron_patch.models import AUTO, families, qualify, size_kind
+
+FLAGS = {
+    "MODEL_SIZE": "--model-name",
+    "TP": "--tp",
+    "PP": "--pp",
+    "CHECK": "--check",
+    "CHECK_ONLY": "--check-only",
+    "HF_CKPT_PATH": "--hf-path",
+}
+"""What the positions are called by those who type flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +64,13 @@ class Options:
     max_shard_size: int | None = None
     """Bytes."""
     workers: int | None = None
+    named: bool = field(default=True, compare=False)
+    """Typed as flags: messages call the values as they were typed."""
+
+    @property
+    def hf_path_called(self) -> str:
+        """What names a folder of config.json and tokenizer."""
+        return wording(named=self.named).name("HF_CKPT_PATH")
 
 
 class Usage(Exception):
@@ -76,7 +93,8 @@ def parse(argv: Sequence[str]) -> Options:
     first = _first_flag(argv)
     values, flags = list(argv[:first]), list(argv[first:])
     if family is not None and family not in families():
-        raise Usage(problem_text([Message("convert-family", family=repr(family), families=list(families()))]), 2)
+        problem = Message("convert-family", family=repr(family), families=list(families()))
+        raise Usage(problem_text([problem], named=True), 2)
     if "-h" in flags or "--help" in flags:
         raise Usage(help_text(family), 0)
     if values == ["list"]:
@@ -99,11 +117,11 @@ def parse(argv: Sequence[str]) -> Options:
     if named["no_verify"]:
         facts["verify"] = False
     if problems:
-        raise Usage(problem_text(problems), 2)
-    options = Options(**facts)
+        raise Usage(problem_text(problems, named=not values), 2)
+    options = Options(**facts, named=not values)
     problems = _contradictions(options)
     if problems:
-        raise Usage(problem_text(problems), 2)
+        raise Usage(problem_text(problems, named=options.named), 2)
     return options
 
 
@@ -219,12 +237,17 @@ def _from_flags(named: dict[str, Any], problems: list[Message]) -> dict[str, Any
     return {"size": size, "direction": direction}
 
 
-def problem_text(problems: Sequence[Message]) -> str:
+def wording(*, named: bool) -> Wording:
+    """The user's language, and the positions as they were typed."""
+    return Wording(language=language_of(os.environ), flags=FLAGS if named else {})
+
+
+def problem_text(problems: Sequence[Message], *, named: bool) -> str:
     """All problems, one line each, under a line that counts them, in the user's language."""
-    lines = [problem.localized() for problem in problems] + [localized("convert-see-help")]
-    return "\n  ".join([localized("convert-problems", count=len(problems)), *lines])
+    said = [Message("convert-problems", count=len(problems)), *problems, Message("convert-see-help")]
+    return "\n  ".join(map(wording(named=named).text, said))
 
 
-def refusal(error: CheckpointError) -> Usage:
+def refusal(error: CheckpointError, options: Options) -> Usage:
     """A refused checkpoint as a message with its status."""
-    return Usage(problem_text(error.messages), 2)
+    return Usage(problem_text(error.messages, named=options.named), 2)

@@ -63,9 +63,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "tensor-not-configured": "{tensor} {shape} is not in the configuration",
     "start-nothing-for": "has nothing for {tensor} {wanted}, which the model that is being trained has",
     "start-other-shape": "{tensor} would be {found}, the model that is being trained has {wanted}",
-    "no-configuration": "no config.json in {folder}, in the two folders above it and in a run's {plan}: give "
-    "HF_CKPT_PATH",
-    "run-tokenizer-gone": "the run's tokenizer {tokenizer} is no longer there: give HF_CKPT_PATH",
+    "no-configuration": "no config.json in {folder}, in the two folders above it and in a run's {plan}: name "
+    "a folder that has one with {called}",
+    "run-tokenizer-gone": "the run's tokenizer {tokenizer} is no longer there: name a folder of tokenizer and "
+    "config.json with {called}",
     "adapters-missing": "{tensor} is missing: not the adapters that its lora.json names",
     "adapters-other-base": "not the base that the adapters were trained over (another SHA-256)",
     "adapters-layers": "adapters of {found:layer|layers}, the base has {wanted}",
@@ -193,8 +194,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "tensor-not-configured": "{tensor} {shape} 不在配置中",
     "start-nothing-for": "没有 {tensor} {wanted}，而要训练的模型有它",
     "start-other-shape": "{tensor} 是 {found}，而要训练的模型中是 {wanted}",
-    "no-configuration": "{folder}、它上面的两级文件夹和训练的 {plan} 中都没有 config.json：请给出 HF_CKPT_PATH",
-    "run-tokenizer-gone": "训练所用的分词器 {tokenizer} 已经不在：请给出 HF_CKPT_PATH",
+    "no-configuration": "{folder}、它上面的两级文件夹和训练的 {plan} 中都没有 config.json："
+    "请用 {called} 指定有 config.json 的文件夹",
+    "run-tokenizer-gone": "训练所用的分词器 {tokenizer} 已经不在：请用 {called} 指定分词器和 config.json 所在的文件夹",
     "adapters-missing": "缺少 {tensor}：不是 lora.json 所说的适配器",
     "adapters-other-base": "不是训练适配器时的基座模型（SHA-256 不同）",
     "adapters-layers": "适配器有 {found} 层，基座模型有 {wanted} 层",

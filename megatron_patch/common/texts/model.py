@@ -30,8 +30,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "config-theta-whole": "a whole number: Megatron's --rotary-base takes no other",
     "config-only-whole": "a whole number",
     "config-no-such-number": "absent: {kind} has no such number in Megatron 0.19.2",
-    "model-differs": "not the architecture of MODEL_SIZE {size}: {differences}",
-    "model-is-another": "the architecture of {alike}, not of MODEL_SIZE {size}: {differences}",
+    "model-differs": "not the architecture of {MODEL_SIZE} {size}: {differences}",
+    "model-is-another": "the architecture of {alike}, not of {MODEL_SIZE} {size}: {differences}",
     "model-differs-in": "{field} {found} (not {wanted})",
 }
 
@@ -62,7 +62,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "config-theta-whole": "整数：Megatron 的 --rotary-base 只接受整数",
     "config-only-whole": "整数",
     "config-no-such-number": "空：Megatron 0.19.2 的 {kind} 没有这个参数",
-    "model-differs": "不是 MODEL_SIZE {size} 的结构：{differences}",
-    "model-is-another": "是 {alike} 的结构，不是 MODEL_SIZE {size} 的：{differences}",
+    "model-differs": "不是 {MODEL_SIZE} {size} 的结构：{differences}",
+    "model-is-another": "是 {alike} 的结构，不是 {MODEL_SIZE} {size} 的：{differences}",
     "model-differs-in": "{field} {found}（不是 {wanted}）",
 }

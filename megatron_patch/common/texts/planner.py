@@ -5,13 +5,13 @@ from __future__ import annotations
 ENGLISH: dict[str, str | tuple[str, str]] = {
     "planner-error": "planner: {error}",
     "planner-no-fit": "no layout fits: the smallest (TP {tp}, PP {pp}, CP {cp}, AC {ac}) needs {needed:.0f} GB a "
-    "rank, a {gpu} has {limit:.0f} to give",
+    "rank, {gpu:a} has {limit:.0f} to give",
     "planner-no-division": "no layout divides: {gpus:GPU|GPUs}, global batch {batch}, {length:token|tokens}. The "
     "global batch has to be a multiple of the micro batch times the data-parallel ranks, which are GPUs / (TP x PP x "
     "CP)",
     "planner-machines": "{gpus:GPU is|GPUs are} not whole machines of {each}",
     "planner-vocabulary": "{size} takes its vocabulary from the tokenizer: give --vocab-size",
-    "planner-no-fp8": "--precision fp8: a {gpu} has no FP8 units; valid: bf16",
+    "planner-no-fp8": "--precision fp8: {gpu:a} has no FP8 units; valid: bf16",
     "planner-too-long": "--seq {length}: {size} reads {most:token|tokens} at most",
     "planner-set-form": "--set {text}: has no value; valid: NAME=VALUE",
     "planner-set-name": "--set {name}: neither a position of the driver nor an MP_ variable",
