@@ -33,7 +33,6 @@ PLAIN = {
     "alpha_pattern": {},
     "layers_to_transform": None,
     "layers_pattern": None,
-    "exclude_modules": None,
     "fan_in_fan_out": False,
     "use_qalora": False,
     "trainable_token_indices": None,
@@ -42,6 +41,20 @@ PLAIN = {
     "lora_bias": False,
 }
 """What an adapter says besides rank, alpha, dropout and targets, if it is LoRA as it is computed here."""
+HARMLESS = frozenset(
+    (
+        *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+        *("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "use_rslora", "inference_mode"),
+        *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # see BASE_STAYS
+        *("megatron_config", "megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
+        *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # ms-swift's: of training alone
+    )
+)
+"""Keys that are read, or change nothing of what an adapter computes; any other that says something is refused."""
+BASE_STAYS = ("true", "false", "none", "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights. With the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) PEFT subtracts the first B A from
+the base's weights, when it makes the adapter and again when it loads it: beside the base as it is, it is another model.
+Source: `LoraLayer.update_layer` of peft 0.21."""
 
 
 def config_of(settings: LoraSettings, base: str) -> dict[str, Any]:
@@ -77,7 +90,7 @@ def settings_of(folder: Path) -> LoraSettings:
         problems = list(_problems(config))
         if problems:
             raise PeftError.of([at(folder / CONFIG, what) for what in problems])
-        modules = _modules_of(folder, config["target_modules"])
+        modules = _modules_of(folder, config)
         return LoraSettings(
             rank=int(config["r"]),
             alpha=float(config["lora_alpha"]),
@@ -95,14 +108,19 @@ def _problems(config: dict[str, Any]) -> list[Message]:
     for name, value in PLAIN.items():
         if name in config and (config[name] or value) and config[name] != value:
             found.append(Message("peft-value", name=name, found=repr(config[name]), value=repr(value)))
+    unknown = (name for name in config if name not in HARMLESS and name not in PLAIN)
+    found += [Message("peft-unknown", name=name, found=f"{config[name]!r:.80}") for name in unknown if config[name]]
+    if str(start := config.get("init_lora_weights")).lower() not in BASE_STAYS:
+        found.append(Message("peft-base-changed", found=repr(start)))
     if not isinstance(config["r"], int) or config["r"] < 1:
         found.append(Message("peft-rank", found=repr(config["r"])))
     return found
 
 
-def _modules_of(folder: Path, modules: Any) -> set[str]:
-    """Targets. `all-linear`, and regular expressions, are told by the weights."""
-    if isinstance(modules, str):
+def _modules_of(folder: Path, config: dict[str, Any]) -> set[str]:
+    """Targets. `all-linear`, regular expressions, and what is left of exclude_modules are told by the weights."""
+    modules = config["target_modules"]
+    if isinstance(modules, str) or config.get("exclude_modules"):
         names = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in _shapes(folder)}
     else:
         names = {name.rsplit(".", 1)[-1] for name in modules}

@@ -22,7 +22,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.hf_model import hf_model_of
 from megatron_patch.peft.base import BaseProblem, read_record
-from megatron_patch.peft.folder import WEIGHTS
+from megatron_patch.peft.folder import CONFIG, WEIGHTS, settings_of
 from megatron_patch.peft.settings import PeftError
 
 from ..trainer.harness import Run, read_checkpoint, train
@@ -184,3 +184,43 @@ def test_an_adapter_is_evaluated_with_its_base(world: World, ours: Run, exported
     assert torch.equal(logits(of_run.folder), logits(of_peft.folder))
     assert not torch.equal(logits(of_run.folder), logits(world.hf))
     assert hf_model_of(ours.output, cache=tmp_path) == of_run
+
+
+@pytest.mark.parametrize(
+    "options", [{"init_lora_weights": "orthogonal"}, {"target_modules": "all-linear", "exclude_modules": ["down_proj"]}]
+)
+def test_what_peft_computes_is_what_is_merged(world: World, tmp_path: Path, options: dict[str, object]) -> None:
+    make_adapter(tmp_path / "adapter", world.hf, **options)
+    merge(tmp_path / "adapter", tmp_path / "merged", base=world.hf)
+    assert (logits(world.hf, tmp_path / "adapter") - logits(tmp_path / "merged")).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_for_which_peft_changes_the_base_is_refused(world: World, tmp_path: Path, start: str) -> None:
+    """Merged into the base as it is, it would be another model than the one that was trained."""
+    make_adapter(tmp_path / "adapter", world.hf, init_lora_weights=start)
+    with pytest.raises(PeftError, match=f"init_lora_weights is '{start}'") as caught:
+        merge(tmp_path / "adapter", tmp_path / "merged", base=world.hf)
+    assert caught.value.messages[0].told.code == "peft-base-changed" and not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "codes"),
+    [
+        ({"alora_invocation_tokens": [1, 2]}, ["peft-unknown"]),  # adapters from those tokens on
+        ({"kasa_config": {"beta": 1.0}, "use_dora": True}, ["peft-unknown", "peft-value"]),
+        ({"lorap_emb_lr": 1e-6, "lora_dtype": "float32", "alora_invocation_tokens": None}, []),  # ms-swift's
+    ],
+)
+def test_what_an_adapter_says_and_nobody_here_knows(
+    world: World, tmp_path: Path, said: dict[str, object], codes: list[str]
+) -> None:
+    make_adapter(tmp_path / "adapter", world.hf)
+    config = tmp_path / "adapter" / CONFIG
+    config.write_text(json.dumps(json.loads(config.read_text()) | said))
+    if not codes:
+        settings_of(tmp_path / "adapter")
+        return
+    with pytest.raises(PeftError) as caught:
+        settings_of(tmp_path / "adapter")
+    assert sorted(message.told.code for message in caught.value.messages) == codes

@@ -11,6 +11,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "peft-not-adapter": "not an adapter of PEFT ({error})",
     "peft-type": "peft_type is {found}, not LORA",
     "peft-value": "{name} is {found}, here it can only be {value}",
+    "peft-unknown": "{name} is {found}, which is not known here; wanted an adapter without it",
+    "peft-base-changed": "init_lora_weights is {found}: PEFT changes the base's weights for it, so that beside "
+    "the base as it is the adapter is another model; save it with path_initial_model_for_weight_conversion",
     "peft-rank": "r is {found}, not a whole number >= 1",
     "peft-modules": "adapters on {modules}; possible: {known}",
     "peft-shape": "{tensor}: {found}, wanted {wanted}",
@@ -28,6 +31,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "peft-not-adapter": "不是 PEFT 适配器（{error}）",
     "peft-type": "peft_type 为 {found}，不是 LORA",
     "peft-value": "{name} 为 {found}，这里只能是 {value}",
+    "peft-unknown": "{name} 为 {found}，这里不认识它；需要不带它的适配器",
+    "peft-base-changed": "init_lora_weights 为 {found}：PEFT 会为它改动底座的权重，所以配上原样的底座就成了另一个模型；"
+    "请用 path_initial_model_for_weight_conversion 保存",
     "peft-rank": "r 为 {found}，不是不小于 1 的整数",
     "peft-modules": "适配器位于 {modules}；可以是：{known}",
     "peft-shape": "{tensor}：{found}，应为 {wanted}",
