@@ -11,8 +11,8 @@ CUT_SHAPES = {
     "8B-L4": ("8B", 4),
     "8B-L8": ("8B", 8),
     "8B-L16": ("8B", 16),
-    "70B-L2": ("70B", 2),
-    "70B-L8": ("70B", 8),
+    **{f"70B-L{count}": ("70B", count) for count in (2, 8, 16, 20, 22, 25, 42, 48)},
+    **{f"405B-L{count}": ("405B", count) for count in (5, 6, 10, 13)},
     "qwen3-8B-L4": ("qwen3-8B", 4),
     "qwen2_5-7B-L4": ("qwen2_5-7B", 4),
     "tiny-L8": ("tiny", 8),
@@ -209,10 +209,10 @@ def _extra(name: str, env: Mapping[str, str] | None = None) -> Case:
 
 SUITES: dict[str, list[Case]] = {
     "logits": [  # 4 layers: a quarter of the LM head's share is 8B's; predicted from it
-        replace(SFT, name="sft-all", env=ALL_LOGITS),
-        replace(SFT, name="sft-trained", reference="sft-all"),
-        replace(SFT, name="sft-fp8-all", pr="fp8", env=ALL_LOGITS),
-        replace(SFT, name="sft-fp8-trained", pr="fp8", reference="sft-fp8-all"),
+        replace(SFT, name="sft-L4-all", env=ALL_LOGITS),
+        replace(SFT, name="sft-L4-trained", reference="sft-L4-all"),
+        replace(SFT, name="sft-L4-fp8-all", pr="fp8", env=ALL_LOGITS),
+        replace(SFT, name="sft-L4-fp8-trained", pr="fp8", reference="sft-L4-fp8-all"),
     ],
     "logits-full": [
         replace(SFT, name="8B-sft", size="8B", steps=6, seconds=150),

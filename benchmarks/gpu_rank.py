@@ -41,6 +41,7 @@ def main() -> None:
         return  # the benchmark was stopped
     measured["go"] = time.time()
     watch_phases(measured)
+    watch_saves(measured)
     if os.environ.get("BENCH_PROFILE") and os.environ["RANK"] in os.environ.get("BENCH_PROFILE_RANKS", "0").split(","):
         profile_step(int(os.environ["BENCH_PROFILE"]), Path(report))
     sys.argv = ["pretrain_llama.py", *flags]
@@ -75,6 +76,36 @@ def watch_phases(measured: dict[str, Any]) -> None:
     for name in PHASES:
         if hasattr(training, name):
             setattr(training, name, _timed(getattr(training, name), name, measured))
+
+
+def watch_saves(measured: dict[str, Any]) -> None:
+    """Start and length of every call of what a checkpoint makes training wait for, and of the copy to RAM."""
+    from megatron.training import checkpointing, training
+
+    from megatron_patch.backend.saving import asynchronous, host_copies
+
+    calls = measured["saves"] = {}
+    for place, name in (
+        (training, "save_checkpoint_and_time"),  # the whole, in the step
+        (checkpointing, "generate_state_dict"),  # of it: which tensors there are
+        (checkpointing.dist_checkpointing, "save"),  # of it: all ranks agree who writes what
+        (asynchronous.Save, "wait_until_copied"),  # of the next step: its optimizer waits
+        (host_copies.Copier, "copy"),  # in a thread: to RAM
+    ):
+        calls[name] = []
+        setattr(place, name, _noted(getattr(place, name), calls[name], measured["go"]))
+
+
+def _noted(function: Any, calls: list[list[float]], go: float) -> Any:
+    @functools.wraps(function)
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        begin = time.time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            calls.append([round(begin - go, 4), round(time.time() - begin, 4)])
+
+    return noted
 
 
 def _timed(function: Any, name: str, measured: dict[str, Any]) -> Any:

@@ -25,8 +25,11 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from benchmarks.gpu_cases import CUT_SHAPES, SUITES, Case  # noqa: E402
+from benchmarks.gpu_cases import CUT_SHAPES, Case  # noqa: E402
+from benchmarks.gpu_cases import SUITES as CASES  # noqa: E402
 from benchmarks.gpu_table import add_share, compare, measure, table  # noqa: E402
+from benchmarks.gpu_targets import TARGETS  # noqa: E402
+from benchmarks.pretend import hollow_model, pretend_gpus  # noqa: E402
 from megatron_patch.models import model_of_size  # noqa: E402
 from megatron_patch.models.names import default_family  # noqa: E402
 
@@ -36,9 +39,11 @@ for _name, (_size, _layers) in CUT_SHAPES.items():  # before launch.config makes
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint, tokenizer_vocab_size  # noqa: E402
 from megatron_patch.launch.command import build_command  # noqa: E402
 from megatron_patch.launch.driver import make_plan  # noqa: E402
+from megatron_patch.launch.plan import Plan  # noqa: E402
 from megatron_patch.launch.problems import driver_wording, render  # noqa: E402
 from megatron_patch.launch.step_time import time_of_plan  # noqa: E402
 
+SUITES = CASES | TARGETS
 SAMPLE_TOKENS = 150
 """Mean of the packed conversations (docstrings of the standard library), for the prediction."""
 AHEAD = 1
@@ -73,9 +78,14 @@ def main() -> int:
     parser.add_argument("--scratch", type=Path, help="where runs write their checkpoints (default: OUT)")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no configuration after that long")
     parser.add_argument("--plan", action="store_true", help="print the plans and start nothing")
+    parser.add_argument("--gpus", metavar="4xH200", help="with --plan: as on a machine with these")
     parser.add_argument("--ceilings", type=Path, help="gpu_ceilings.py --sustained N --json, in this call")
     parser.add_argument("--small", action="store_true", help="every model is a tiny one of 8 layers, at 128 tokens")
     args = parser.parse_args()
+    if args.gpus and not args.plan:
+        parser.error("--gpus without --plan")
+    if args.gpus:
+        pretend_gpus(args.gpus)
     args.out.mkdir(parents=True, exist_ok=True)
     cases = chosen(args.suites)
     if args.small:
@@ -130,10 +140,11 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
     run = Running(case=case, folder=folder)
     data = {"": args.data, "raw": args.conversations, "idxmap": args.sft_data}[case.sft]
     start = str(args.start) if case.start == "given" else case.start
-    start = str(random_start(case.size, args.tokenizer, folder.parent)) if start == "random" else start
+    if start == "random" or (args.plan and start == "None"):
+        start = str(random_start(case.size, args.tokenizer, folder.parent, hollow=args.plan))
     values = replace(case, start=start).values(data=str(data), output=str(folder))
     environ = os.environ | {"MP_TOKENIZER_PATH": str(args.tokenizer)} | case.environment()
-    plan, environment, problems = make_plan(values, environ, dry_run=args.plan)
+    plan, environment, problems = make_plan(values, environ, dry_run=False)
     if plan is None or environment is None:
         run.refused = "refused: " + "; ".join(render(problem, {}, driver_wording()) for problem in problems)
         return run
@@ -146,18 +157,32 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
         where = flags.index("--save")
         del flags[where : where + 2]
     if args.plan:
-        run.refused = f"plan only: {plan.memory.total / 1e9:.1f} GB " + " ".join(flags)
+        run.refused = plan_only(plan, predicted.total if predicted else 0.0, case.steps, flags)
         return run
     run.ranks = start_ranks(folder, flags, command.environment(environ), case.processes)
     return run
 
 
-def random_start(size: str, tokenizer: Path, scratch: Path) -> Path:
-    """A Hugging Face folder of random weights, written once: 16 GB in a few seconds where it is RAM."""
+def plan_only(plan: Plan, step_seconds: float, steps: int, flags: Sequence[str]) -> str:
+    """One line: memory, time of all steps, and what Megatron's parser gets."""
+    limit = f" of {plan.memory_limit / 1e9:.1f}" if plan.memory_limit else ""
+    took = f", {steps} x {step_seconds:.2f} s" if step_seconds else ""
+    return f"plan only: {plan.memory.total / 1e9:.1f}{limit} GB{took} " + " ".join(flags)
+
+
+def random_start(size: str, tokenizer: Path, scratch: Path, *, hollow: bool = False) -> Path:
+    """A Hugging Face folder of random weights, written once: 16 GB in a few seconds where it is RAM.
+
+    Args:
+        hollow: without the weights.
+    """
     folder = scratch / f"random-{size}"
     if not folder.is_dir():
         model, workers = model_of_size(size), os.cpu_count() or 2
         vocab = model.vocab_size or tokenizer_vocab_size(tokenizer)
+        if hollow:
+            hollow_model(folder, model, vocab, tokenizer)
+            return folder
         make_hf_checkpoint(folder, model, vocab_size=vocab, tokenizer=tokenizer, workers=workers)
     return folder
 

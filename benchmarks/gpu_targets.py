@@ -1,0 +1,81 @@
+"""What train_gpu.py measures to hold speed, memory and the planner against their aims; each row has its question."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from benchmarks.gpu_cases import LORA_8B, NO_OVERLAP, PLAIN, SFT, TP2_PP2, Case
+
+DEFER = "--defer-embedding-wgrad-compute --wgrad-deferral-limit 8"
+"""On the last stage the LM head's weight gradient waits for the bubble: eight micro batches' logits are kept."""
+TP2_8B = replace(PLAIN, name="", size="8B", tp=2, sp=True, batch=8, steps=6, processes=2, seconds=75)
+DP4 = replace(PLAIN, name="", size="8B", batch=64, steps=5, processes=4)
+PIPELINE = replace(TP2_PP2, name="8B-tp2-pp2-default", steps=5)
+WIDE = replace(PLAIN, name="", tp=4, sp=True, batch=4, steps=6, processes=4, seconds=100)
+LORA_70B = replace(LORA_8B, tp=4, sp=True, processes=4, batch=16)
+RANKED = replace(PLAIN, size="8B-L8", batch=32, processes=4, seconds=60)
+SAVED = replace(PLAIN, size="8B-L16", steps=46, save_interval=15, processes=4, seconds=110)
+
+
+def _wide(name: str, layers: dict[tuple[str, str], int]) -> list[Case]:
+    """Models of this width with so many layers, by size and precision."""
+    return [
+        replace(WIDE, name=f"{name}-{size}-L{count}-{pr}", size=f"{size}-L{count}", pr=pr)
+        for (size, pr), count in layers.items()
+    ]
+
+
+TARGETS: dict[str, list[Case]] = {
+    "four-dp": [  # what data parallelism over four costs
+        replace(DP4, name="8B-dp4-bf16"),
+        replace(DP4, name="8B-dp4-fp8", pr="fp8", steps=6),
+    ],
+    "four-pipeline": [  # defaults, two chunks, and the LM head's weight gradient in the bubble
+        PIPELINE,
+        replace(PIPELINE, name="8B-tp2-pp2-chunks", env={"MP_VP_CHUNKS": "2"}),
+        replace(PIPELINE, name="8B-tp2-pp2-defer", megatron=DEFER, reference="8B-tp2-pp2-default"),
+    ],
+    "tp2-fp8": [  # two at a time on four GPUs: does overlapped communication pay in fp8 at 32 layers?
+        replace(TP2_8B, name="8B-tp2-fp8-none", pr="fp8", env=NO_OVERLAP),
+        replace(TP2_8B, name="8B-tp2-fp8", pr="fp8", reference="8B-tp2-fp8-none"),
+    ],
+    "wide-141": _wide(  # as many layers as the plan lets on 141 GB, less two of 70B and one of 405B
+        "wide", {("70B", "fp8"): 42, ("70B", "bf16"): 48, ("405B", "fp8"): 10, ("405B", "bf16"): 13}
+    ),
+    "wide-80": _wide(  # the same on 80 GB
+        "wide", {("70B", "fp8"): 22, ("70B", "bf16"): 25, ("405B", "fp8"): 5, ("405B", "bf16"): 6}
+    ),
+    "save-four": [  # three saves: in RAM that grows, then twice in RAM that is there
+        replace(SAVED, name="save-L16-dp4-thrice", env={"MP_KEEP_CHECKPOINTS": "1"}),
+        replace(SAVED, name="save-L16-tp2-pp2-thrice", tp=2, pp=2, sp=True, env={"MP_KEEP_CHECKPOINTS": "1"}),
+    ],
+    "lora-70B-four": [  # peak against plan under TP4; --scratch in /dev/shm: the bases have 38 and 141 GB
+        replace(LORA_70B, name="lora-70B-L20-tp4-bf16", size="70B-L20"),
+        replace(LORA_70B, name="lora-70B-L20-tp4-fp8", size="70B-L20", pr="fp8"),
+    ],
+    "lora-70B-whole": [replace(LORA_70B, name="lora-70B-tp4-bf16", size="70B", micro=1, steps=5, seconds=240)],
+    "lora-70B-80": [replace(LORA_8B, name="lora-70B-L16-bf16", size="70B-L16", batch=16)],  # most of one 80 GB card
+    "sft-cut": [  # 8 of 8B's layers, for cards that do not hold all
+        replace(SFT, name="sft-L8-bf16", size="8B-L8", steps=8),
+        replace(SFT, name="sft-L8-fp8", size="8B-L8", steps=8, pr="fp8"),
+    ],
+    "advice-80": [  # what the plan advises where 8B does not fit one card, or four under DP
+        replace(PLAIN, name="8B-advice-offload", size="8B", batch=16, offload="auto", steps=4, seconds=200),
+    ],
+    "advice-80-four": [
+        replace(DP4, name="8B-advice-tp2-dp2-bf16", tp=2, sp=True),
+        replace(DP4, name="8B-advice-tp2-dp2-fp8", tp=2, sp=True, pr="fp8"),
+    ],
+    "rank-four": [  # the same 32 sequences in every layout of four
+        replace(RANKED, name="rank4-dp4"),
+        replace(RANKED, name="rank4-dp2-tp2", tp=2, sp=True),
+        replace(RANKED, name="rank4-dp2-pp2", pp=2),
+        replace(RANKED, name="rank4-dp2-cp2", cp=2),
+        replace(RANKED, name="rank4-tp4", tp=4, sp=True),
+        replace(RANKED, name="rank4-tp2-pp2", tp=2, pp=2, sp=True),
+        replace(RANKED, name="rank4-pp4", pp=4),
+        replace(RANKED, name="rank4-dp4-fp8", pr="fp8"),
+        replace(RANKED, name="rank4-dp2-tp2-fp8", tp=2, sp=True, pr="fp8"),
+        replace(RANKED, name="rank4-tp4-fp8", tp=4, sp=True, pr="fp8"),
+    ],
+}
