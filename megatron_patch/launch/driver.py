@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, Wording, language_of, localized
 from megatron_patch.common.strict_json import read_json
@@ -27,7 +28,7 @@ from megatron_patch.launch.problems import Problem, driver_wording, quoted, rend
 from megatron_patch.launch.render import full_plan, help_text, short_plan, table, usage
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier, vp_as_when_it_began
-from megatron_patch.models import dropout_of, families, resolve_size
+from megatron_patch.models import AUTO, dropout_of, families, resolve_size
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.folder import COMMAND, set_misfits_aside, write_plan
 from megatron_patch.runs.restart import AGAIN, Again
@@ -186,7 +187,7 @@ def make_plan(
         run_status.wait_while_ending(Path(facts["output_basepath"]), lambda line: print(line, file=sys.stderr))
     plan = build_plan(facts, read_earlier(facts["output_basepath"]))
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
-    problems += _dropout_problems(plan)
+    problems += [*_dropout_problems(plan), *_weights_problems(plan)]
     if plan.earlier.weights_only and not plan.finished:
         code = "checkpoint-weights-only" if plan.variables.lora_rank is None else "checkpoint-adapters-only"
         problems.append(Problem(code, "OUTPUT_BASEPATH", step=plan.resume_iteration))
@@ -205,6 +206,22 @@ def _dropout_problems(plan: Plan) -> list[Problem]:
     names = ("PRETRAIN_CHECKPOINT_PATH",)
     found = dropout_of(plan.weights.config)
     return [Problem("dropout", *names, key=k, rate=v, file=plan.weights.origin) for k, v in found.items()]
+
+
+def _weights_problems(plan: Plan) -> list[Problem]:
+    """What headers of safetensors say of a Hugging Face folder that this start reads: names, sizes, element types.
+
+    Each rank looks again; but by then the ranks of all machines have come, and wait.
+    """
+    if plan.weights.kind != "hf" or (plan.resume_iteration is not None and plan.variables.lora_rank is None):
+        return []
+    from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder  # a start from elsewhere saves it
+
+    try:
+        open_hf_folder(Path(plan.weights.path), AUTO)
+    except CheckpointError as error:
+        return [Problem("hf-weights", "PRETRAIN_CHECKPOINT_PATH", what=what) for what in error.messages]
+    return []
 
 
 def _refusals(plan: Plan, environ: Mapping[str, str]) -> list[Problem]:

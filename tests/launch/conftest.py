@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from megatron_patch.checkpoint.formats.safetensors_io import ITEM_SIZES, header_bytes
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan
 from megatron_patch.models import model_of_size, model_to_hf_config
+from megatron_patch.models.weight_map import hf_shapes
 
 VALUES = (
     "dsw tiny 1 8 1e-3 1e-4 128 128 fp32 1 1 1 false false true false false false 100 text valid none 10240 1024 out"
@@ -57,16 +61,32 @@ def write_mcore(folder: Path, tracker: str = "1") -> None:
     (folder / "latest_checkpointed_iteration.txt").write_text(tracker)
 
 
-def write_hf(folder: Path, size: str) -> None:
-    """What a Hugging Face folder looks like from outside: config, index, two shards, tokenizer."""
+def write_hf(folder: Path, size: str, vocab_size: int | None = None, **changes: object) -> None:
+    """A Hugging Face folder: config, index, tokenizer, two shards: headers before holes on the disk.
+
+    Args:
+        changes: of config.json.
+    """
     write_tokenizer(folder)
-    config = model_to_hf_config(model_of_size(size), dtype="bfloat16", vocab_size=258 if size == "tiny" else None)
-    (folder / "config.json").write_text(json.dumps(config))
+    model = model_of_size(size)
+    vocab_size = vocab_size or model.vocab_size or 258
+    config = model_to_hf_config(model, dtype="bfloat16", vocab_size=vocab_size)
+    (folder / "config.json").write_text(json.dumps(config | changes))
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
-    index = {"weight_map": {"model.embed_tokens.weight": shards[0], "lm_head.weight": shards[1]}}
+    shapes = hf_shapes(model, vocab_size)
+    index = {"weight_map": {name: shards[number % 2] for number, name in enumerate(shapes)}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     for shard in shards:
-        (folder / shard).write_bytes(b"x")
+        write_shard(
+            folder / shard, {name: shapes[name] for name, where in index["weight_map"].items() if where == shard}
+        )
+
+
+def write_shard(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Safetensors in bf16 whose values are a hole on the disk."""
+    header = header_bytes({name: ("BF16", shape) for name, shape in shapes.items()})
+    file.write_bytes(header)
+    os.truncate(file, len(header) + sum(math.prod(shape) * ITEM_SIZES["BF16"] for shape in shapes.values()))
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +112,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def idxmap() -> Callable[..., Path]:
     """`write_idxmap`."""
     return write_idxmap
+
+
+@pytest.fixture
+def hugging_face() -> Callable[..., None]:
+    """`write_hf`."""
+    return write_hf
 
 
 @pytest.fixture

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from megatron_patch.checkpoint.contents import is_complete, iterations
+from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE, is_complete, iterations
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.weights import read_weights
-from megatron_patch.models import model_from_hf_config
+from megatron_patch.models import model_from_hf_config, model_of_size
+from megatron_patch.models.weight_map import hf_shapes
 from megatron_patch.runs.folder import write_plan
 
 
@@ -95,7 +100,7 @@ def test_an_earlier_run(tmp_path: Path, mcore: Callable[..., None], plan_of: Cal
 
 
 def hf_missing_shard(folder: Path, source: Path) -> None:
-    shutil.copytree(source / "hf-8B", folder, dirs_exist_ok=True)
+    shutil.copytree(source / "hf-tiny", folder, dirs_exist_ok=True)
     (folder / "model-00002-of-00002.safetensors").unlink()
 
 
@@ -122,7 +127,7 @@ def hf_index_of_nothing(folder: Path, source: Path) -> None:
 
 
 def hf_index_and_single(folder: Path, source: Path) -> None:
-    shutil.copytree(source / "hf-8B", folder, dirs_exist_ok=True)
+    shutil.copytree(source / "hf-tiny", folder, dirs_exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"x")
 
 
@@ -220,15 +225,13 @@ def test_what_is_not_trained_here_is_refused(
     size: str,
     changes: dict[str, object],
     named: set[str],
-    world: Path,
+    hugging_face: Callable[..., None],
     tmp_path: Path,
     values: Callable[..., list[str]],
     surroundings: Callable[..., dict[str, str]],
 ) -> None:
     """In the plan, by the key of config.json; not on a rank, 14 s later. Neither size sends people to the other."""
-    shutil.copytree(world / "hf-8B", tmp_path / "hf")
-    config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | changes))
+    hugging_face(tmp_path / "hf", "8B", **changes)
     typed = values(MODEL_SIZE=size, PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
     plan, _, problems = make_plan(typed, surroundings(), dry_run=True)
     assert plan is None and {problem.code for problem in problems} == {"config-refused"}
@@ -236,17 +239,17 @@ def test_what_is_not_trained_here_is_refused(
     assert {line.removeprefix(f"{tmp_path}/hf/config.json: ").split()[0] for line in found} == named
 
 
-def test_added_tokens_are_more_vocabulary(world: Path, tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
+def test_added_tokens_are_more_vocabulary(
+    hugging_face: Callable[..., None], tmp_path: Path, plan_of: Callable[..., Plan]
+) -> None:
     """A named size starts from a checkpoint with more rows than it has, and trains all of them."""
-    shutil.copytree(world / "hf-8B", tmp_path / "hf")
-    config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"vocab_size": 128300}))
+    hugging_face(tmp_path / "hf", "8B", vocab_size=128300)
     plan = plan_of(MODEL_SIZE="8B", PRETRAIN_CHECKPOINT_PATH=str(tmp_path / "hf"))
     assert (plan.model.name, plan.vocab_size, plan.vocab_rows) == ("8B", 128300, 128384)
 
 
 def test_dropout_is_refused_where_a_run_begins(
-    world: Path,
+    hugging_face: Callable[..., None],
     tmp_path: Path,
     mcore: Callable[..., None],
     values: Callable[..., list[str]],
@@ -254,13 +257,69 @@ def test_dropout_is_refused_where_a_run_begins(
     plan_of: Callable[..., Plan],
 ) -> None:
     """Training has none; a run that began before this was asked goes on."""
-    shutil.copytree(world / "hf-8B", tmp_path / "hf")
-    config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.1, "resid_pdrop": 0.2}))
+    hugging_face(tmp_path / "hf", "8B", attention_dropout=0.1, resid_pdrop=0.2)
     changes = {"MODEL_SIZE": "8B", "PRETRAIN_CHECKPOINT_PATH": str(tmp_path / "hf"), "OUTPUT_BASEPATH": str(tmp_path)}
     _, _, problems = make_plan(values(**changes), surroundings(), dry_run=True)
     assert [(one.code, one.message.values["key"]) for one in problems] == [
         ("dropout", "attention_dropout"), ("dropout", "resid_pdrop"),
     ]  # fmt: skip
     mcore(tmp_path / "checkpoints", "7")
+    assert plan_of(**changes).resume_iteration == 7
+
+
+def without_a_tensor(header: dict[str, Any]) -> None:
+    del header["model.layers.1.mlp.up_proj.weight"]
+
+
+def with_a_bias(header: dict[str, Any]) -> None:
+    header["model.layers.1.self_attn.q_proj.bias"] = {"dtype": "BF16", "shape": [256], "data_offsets": [0, 0]}
+
+
+def in_fp8(header: dict[str, Any]) -> None:
+    header["model.layers.1.mlp.up_proj.weight"]["dtype"] = "F8_E4M3"
+
+
+def of_another_width(header: dict[str, Any]) -> None:
+    header["model.layers.1.mlp.up_proj.weight"]["shape"].reverse()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_a_tensor, "model.layers.1.mlp.up_proj.weight is missing"),
+        (with_a_bias, "model.layers.1.self_attn.q_proj.bias is not a weight of this architecture"),
+        (in_fp8, "element type F8_E4M3"),
+        (of_another_width, "config.json means"),
+    ],
+)
+def test_tensors_of_a_hugging_face_folder_are_looked_at_before_the_start(
+    damage: Callable[[dict[str, Any]], None],
+    said: str,
+    hugging_face: Callable[..., None],
+    tmp_path: Path,
+    mcore: Callable[..., None],
+    values: Callable[..., list[str]],
+    surroundings: Callable[..., dict[str, str]],
+    plan_of: Callable[..., Plan],
+) -> None:
+    """By a dry run already; a run that goes on from its own checkpoint does not read the folder."""
+    hugging_face(tmp_path / "hf", "tiny")
+    (tmp_path / "hf" / INDEX).unlink()
+    for shard in (tmp_path / "hf").glob("*.safetensors"):
+        shard.unlink()
+    shapes = hf_shapes(model_of_size("tiny"), 258)
+    header = {name: {"dtype": "BF16", "shape": list(shape)} for name, shape in shapes.items()}
+    damage(header)
+    end = 0
+    for entry in header.values():
+        begin, end = end, end + math.prod(entry["shape"]) * (1 if entry["dtype"] == "F8_E4M3" else 2)
+        entry["data_offsets"] = [begin, end]
+    text = json.dumps(header).encode()
+    (tmp_path / "hf" / SINGLE_FILE).write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(tmp_path / "hf" / SINGLE_FILE, 8 + len(text) + end)
+    changes = {"PRETRAIN_CHECKPOINT_PATH": str(tmp_path / "hf"), "OUTPUT_BASEPATH": str(tmp_path / "run")}
+    _, _, problems = make_plan(values(**changes), surroundings(), dry_run=True)
+    assert [problem.code for problem in problems] == ["hf-weights"]
+    assert problems[0].names == ("PRETRAIN_CHECKPOINT_PATH",) and said in str(problems[0])
+    mcore(tmp_path / "run" / "checkpoints", "7")
     assert plan_of(**changes).resume_iteration == 7

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import JsonError, is_whole, parse_json
@@ -194,6 +192,8 @@ class FileCache:
         return fd
 
     def _map(self, file: Path) -> tuple[mmap.mmap, int]:
+        import numpy as np  # the launch reads headers alone, and is quick without it
+
         with self._lock:
             if file not in self._maps:
                 mapped = mmap.mmap(self._descriptor(file), 0, access=mmap.ACCESS_READ)

@@ -10,6 +10,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "{file} says {key} {rate}, and training here has no dropout",
         "a folder whose config.json says {key} 0",
     ),
+    "hf-weights": ("{what}", "the folder of a whole model, as its config.json says"),
     "size-is-another": ("{what}", "the checkpoint's size, or auto to take what it is"),
     "expect-weights": "`none`, a Hugging Face folder (config.json and *.safetensors), a Megatron folder "
     "(latest_checkpointed_iteration.txt and iter_NNNNNNN/ or release/), one iter_NNNNNNN/ of it, or the "
@@ -137,6 +138,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "auto-needs-config": ("auto 需要检查点里的 config.json", "{sizes}，或带 config.json 的检查点"),
     "config-refused": ("{what}", "这里能训练的模型的检查点"),
     "dropout": ("{file} 中 {key} 为 {rate}，而这里的训练没有 dropout", "config.json 中 {key} 为 0 的文件夹"),
+    "hf-weights": ("{what}", "完整模型的文件夹，与它的 config.json 一致"),
     "size-is-another": ("{what}", "检查点的规模，或用 auto 采用它的结构"),
     "expect-weights": "`none`、Hugging Face 文件夹（config.json 和 *.safetensors）、Megatron 文件夹"
     "（latest_checkpointed_iteration.txt 和 iter_NNNNNNN/ 或 release/）、其中一个 iter_NNNNNNN/，或之前运行的 "
