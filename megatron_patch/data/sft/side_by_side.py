@@ -22,7 +22,8 @@ from megatron_patch.data import rows
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Cut, Row
 from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, UnwantedRow, format_of
-from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, REASONING_KEYS, TOOL
+from megatron_patch.data.sft.formats.common import REASONING_KEYS
+from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, TOOL
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
 from megatron_patch.data.sft.tokenize import CHUNK_BYTES, ROW_KEYS
 

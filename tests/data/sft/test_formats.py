@@ -40,6 +40,10 @@ def convert(record: dict[str, Any]) -> tuple[str, Any]:
         ("messages", {"conversation": MESSAGES}),
         ("messages", {"messages": [{"role": "human", "content": "Why?"}, {"role": "gpt", "content": "Because."}]}),
         ("sharegpt", {"messages": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because."}]}),
+        ("messages", {"messages": [{"role": "User", "content": "Why?"}, {"role": "Assistant", "content": "Because."}]}),
+        ("messages", {"messages": [{"role": "user", "value": "Why?"}, {"role": "bot", "value": "Because."}]}),
+        ("sharegpt", {"conversations": [{"from": "Human", "value": "Why?"}, {"from": " GPT", "value": "Because."}]}),
+        ("sharegpt", {"conversations": [{"from": "human", "content": "Why?"}, {"from": "ai", "content": "Because."}]}),
         ("prompt-completion", {"prompt": "Why?", "completion": "Because.", "response": "Another."}),
         ("prompt-completion", {"prompt": "Why?", "completion": "Because."}),
         ("prompt-completion", {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}),
@@ -116,6 +120,27 @@ def test_turns_that_are_not_trained(flag: dict[str, Any]) -> None:
     _, conversation = convert({"conversations": [share | flag, {"from": "human", "value": "?"}, share | {"weight": 1}]})
     assert conversation.context == {0}
     assert convert({"messages": [MESSAGES[0] | flag, answer | {"train": True}]})[1].context == frozenset()
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_beside_an_answer_is_its_reasoning_in_every_format(key: str) -> None:
+    said = {key: "It is so."}
+    shares = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "Because.", **said}]
+    calls = [
+        {"from": "human", "value": "When?"},
+        {"from": "function_call", "value": json.dumps(CALL["function"]), **said},
+    ]
+    records: list[dict[str, Any]] = [{"messages": [MESSAGES[0], MESSAGES[1] | said]}]
+    records += [{"conversations": shares}, {"conversations": calls}, {"messages": shares}]
+    records += [{"input": "Why?", "content": "Because.", **said}] if key == "reasoning_content" else []
+    for record in records:
+        assert convert(record)[1].messages[1][key] == "It is so.", record
+
+
+def test_calls_under_a_speaker_in_capitals_are_calls() -> None:
+    call = {"role": "Tool_Call", "content": json.dumps(CALL["function"])}
+    messages = convert({"messages": [MESSAGES[0], {"role": "Assistant", "content": "I look."}, call]})[1].messages
+    assert messages[1] == {"role": "assistant", "content": "I look.", "tool_calls": [CALL]}
 
 
 def test_a_prompt_of_several_turns_is_context() -> None:

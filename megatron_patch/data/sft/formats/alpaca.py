@@ -19,6 +19,8 @@ from megatron_patch.data.sft.formats.common import (
 INSTRUCTION_KEYS = ("instruction", "query", "prompt", "question", "input")
 """In the order of preference; `input` alone is NeMo's form."""
 OUTPUT_KEYS = ("output", "content", "response", "answer")
+REASONING = "reasoning_content"
+"""Of the answer, as data that were written by a reasoning model have it."""
 
 
 def _is_alpaca(record: Record) -> bool:
@@ -53,10 +55,11 @@ def _from_alpaca(record: Record) -> Conversation:
         raise EmptyRow("row-empty", key="input") if question == "input" else EmptyRow("row-both-empty", key=question)
     if not reply.strip():
         raise EmptyRow("row-empty", key=answer)
+    answered: ChatMessage = {"role": "assistant", "content": reply}
+    if record.get(REASONING) is not None:
+        answered[REASONING] = record[REASONING]
     turns = _history(record.get("history"))
-    return conversation_of(
-        [*turns, {"role": "user", "content": prompt}, {"role": "assistant", "content": reply}], record
-    )
+    return conversation_of([*turns, {"role": "user", "content": prompt}, answered], record)
 
 
 def _history(pairs: object) -> list[ChatMessage]:
@@ -76,7 +79,7 @@ def _history(pairs: object) -> list[ChatMessage]:
 FORMAT = Format(
     name="alpaca",
     wanted="instruction|query|prompt|question|input + output|content|response|answer",
-    keys=COMMON | {*INSTRUCTION_KEYS, *OUTPUT_KEYS, "history"},
+    keys=COMMON | {*INSTRUCTION_KEYS, *OUTPUT_KEYS, REASONING, "history"},
     matches=_is_alpaca,
     convert=_from_alpaca,
     others=_others,

@@ -10,7 +10,7 @@ from typing import Any
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import DataError, json_kind, loads
-from megatron_patch.data.sft.formats.speakers import CALLS, CONTEXT, ROLES, joined
+from megatron_patch.data.sft.formats.speakers import CALLS, CONTEXT, ROLES, joined, speaker_of
 
 Record = Mapping[str, Any]
 ChatMessage = dict[str, Any]
@@ -34,6 +34,10 @@ MESSAGE = frozenset(("role", "content", "tool_calls", "function_call", *WEIGHTS)
 """Keys of a message that are read here; the others are the chat template's to read."""
 TEXT_TYPES = ("text", "input_text", "output_text")
 """Types of content parts that hold text, in OpenAI's interfaces."""
+
+
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Names for a message's reasoning, the one that counts first. Source: transformers' `_REASONING_FIELDS`."""
 
 
 class MalformedRow(UserError, ValueError):
@@ -135,9 +139,9 @@ def message_of(turn: object, number: int) -> ChatMessage:
         raise MalformedRow("row-message-kind", number=number, kind=json_kind(turn))
     if "role" not in turn:
         raise MalformedRow("row-message-no-role", number=number, keys=[str(key)[:40] for key in turn])
-    role = turn["role"]
-    if not isinstance(role, str) or role not in ROLES:
-        raise MalformedRow("row-message-role", number=number, role=str(role)[:40], valid=tuple(ROLES))
+    role = speaker_of(turn["role"])
+    if role is None:
+        raise MalformedRow("row-message-role", number=number, role=str(turn["role"])[:40], valid=tuple(ROLES))
     message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHTS}
     message["role"] = ROLES[role]
     if role in CALLS:
@@ -157,7 +161,18 @@ def messages_of(turns: list[Any]) -> list[ChatMessage]:
         MalformedRow: one of them is none.
     """
     messages = [message_of(turn, number) for number, turn in enumerate(turns, start=1)]
-    return joined(messages, [turn["role"] for turn in turns])
+    return joined(messages, [speaker_of(turn["role"]) for turn in turns])
+
+
+def with_text(turns: list[Any], speaker: str, key: str, other: str) -> list[Any]:
+    """Turns with their text under `key`, also those that have `speaker` and their text under `other`, as ms-swift
+    takes them: OpenAI's `role` beside ShareGPT's `value`, and the reverse."""
+    return [
+        {key if name == other else name: value for name, value in turn.items()}
+        if isinstance(turn, Mapping) and speaker in turn and other in turn and turn.get(key) is None
+        else turn
+        for turn in turns
+    ]
 
 
 def calls_in(text: str, speaker: str, number: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from megatron_patch.data.sft.formats.common import (
     messages_of,
     others_of,
     turns_of,
+    with_text,
 )
 
 KEYS = ("messages", "conversations", "conversation")
@@ -27,7 +28,7 @@ def _is_messages(record: Record) -> bool:
 
 
 def _turns(record: Record) -> list[Any]:
-    return turns_of(record, *KEYS) or []
+    return with_text(turns_of(record, *KEYS) or [], "role", "content", "value")
 
 
 def _from_messages(record: Record) -> Conversation:

@@ -17,7 +17,7 @@ from megatron_patch.data.sft.formats.common import (
     messages_of,
     text_of,
 )
-from megatron_patch.data.sft.formats.speakers import ROLES
+from megatron_patch.data.sft.formats.speakers import ROLES, speaker_of
 
 
 def _is_prompt_completion(record: Record) -> bool:
@@ -44,7 +44,7 @@ def _as_context(turn: Any) -> Any:
     """A turn of the prompt: what the assistant says there is not trained, unless the turn asks for it."""
     if not isinstance(turn, Mapping) or any(turn.get(key) is not None for key in WEIGHTS):
         return turn
-    return {**turn, "weight": 0} if ROLES.get(str(turn.get("role"))) == "assistant" else turn
+    return {**turn, "weight": 0} if ROLES.get(str(speaker_of(turn.get("role")))) == "assistant" else turn
 
 
 FORMAT = Format(

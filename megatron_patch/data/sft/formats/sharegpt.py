@@ -9,6 +9,7 @@ from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
+    REASONING_KEYS,
     WEIGHTS,
     ChatMessage,
     Conversation,
@@ -22,8 +23,9 @@ from megatron_patch.data.sft.formats.common import (
     text_of,
     turns_of,
     weighted,
+    with_text,
 )
-from megatron_patch.data.sft.formats.speakers import CALLS, ROLES, joined
+from megatron_patch.data.sft.formats.speakers import CALLS, ROLES, joined, speaker_of
 
 KEYS = ("conversations", "conversation")
 
@@ -36,25 +38,26 @@ def _is_sharegpt(record: Record) -> bool:
 
 def _turns(record: Record) -> list[Any]:
     keys = ("messages",) if first_turn_has(record, ("messages",), "from") else KEYS
-    return turns_of(record, *keys) or []
+    return with_text(turns_of(record, *keys) or [], "from", "value", "content")
 
 
 def _from_sharegpt(record: Record) -> Conversation:
     turns = _turns(record)
     messages = [_turn(turn, number) for number, turn in enumerate(turns, start=1)]
-    return conversation_of(joined(messages, [turn["from"] for turn in turns]), record)
+    return conversation_of(joined(messages, [speaker_of(turn["from"]) for turn in turns]), record)
 
 
 def _turn(turn: object, number: int) -> ChatMessage:
     if not isinstance(turn, Mapping):
         raise MalformedRow("row-turn-kind", number=number, kind=json_kind(turn))
-    speaker = turn.get("from")
-    if not isinstance(speaker, str) or speaker not in ROLES:
-        raise MalformedRow("row-turn-from", number=number, speaker=speaker, valid=tuple(ROLES))
+    speaker = speaker_of(turn.get("from"))
+    if speaker is None:
+        raise MalformedRow("row-turn-from", number=number, speaker=turn.get("from"), valid=tuple(ROLES))
     value = text_of(turn.get("value"), Message("part-value", number=number, speaker=speaker))
     message: ChatMessage = {"role": ROLES[speaker], "content": value}
     if speaker in CALLS:
         message = {"role": "assistant", "tool_calls": calls_in(value, speaker, number)}
+    message |= {key: turn[key] for key in REASONING_KEYS if turn.get(key) is not None}
     return weighted(message, turn, Message("part-turn", number=number))
 
 
@@ -66,5 +69,5 @@ FORMAT = Format(
     convert=_from_sharegpt,
     others=lambda record: others_of(record, ("messages", *KEYS)),
     turns=_turns,
-    turn_keys=frozenset(("from", "value", *WEIGHTS)),
+    turn_keys=frozenset(("from", "value", *REASONING_KEYS, *WEIGHTS)),
 )

@@ -15,6 +15,8 @@ ROLES = {
     "bard": "assistant",
     "bing": "assistant",
     "model": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
     "tool": "tool",
@@ -25,6 +27,15 @@ ROLES = {
     "tool_response": "tool",
 }
 """The role in a chat template: OpenAI's names of today and before, ShareGPT's, LLaMA-Factory's, ms-swift's."""
+
+
+def speaker_of(name: object) -> str | None:
+    """Who speaks, as ROLES has it: `Assistant` is the assistant; None for anybody else."""
+    if not isinstance(name, str):
+        return None
+    return next((said for said in (name, name.strip().lower()) if said in ROLES), None)
+
+
 PARALLEL = "tool_call"
 """ms-swift's: a turn is one call, and continues the turn of the assistant's in front of it."""
 CONTEXT = "__context__"
@@ -33,11 +44,11 @@ CALLS = ("function_call", PARALLEL)
 """Turns whose text is a call as JSON, or a list of them."""
 
 
-def joined(messages: list[dict[str, Any]], speakers: list[Any]) -> list[dict[str, Any]]:
+def joined(messages: list[dict[str, Any]], speakers: list[str | None]) -> list[dict[str, Any]]:
     """Each `tool_call` as part of the assistant's turn that it follows, where both are trained or neither is.
 
     Args:
-        speakers: of each message, as the row says it.
+        speakers: of each message, as ROLES has them.
     """
     found: list[dict[str, Any]] = []
     for message, speaker in zip(messages, speakers, strict=True):

@@ -14,6 +14,7 @@ from typing import Any
 
 from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.formats import ChatMessage
+from megatron_patch.data.sft.formats.common import REASONING_KEYS
 
 TEXT, REASONING, CALL, ARGUMENTS, TOOL = "text", "reasoning", "tool call", "arguments", "tool"
 SYSTEM, USER, RESULT = "system prompt", "user's text", "tool result"
@@ -30,8 +31,6 @@ PARTS = {
 """What each is called."""
 CONTEXT = {"system": SYSTEM, "developer": SYSTEM, "user": USER, "tool": RESULT, "ipython": RESULT}
 """By role of a message."""
-REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
-"""Names for a message's reasoning, the one that counts first. Source: transformers' `_REASONING_FIELDS`."""
 _THINK = re.compile(r"(</?think>)")
 
 

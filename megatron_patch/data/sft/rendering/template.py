@@ -21,8 +21,9 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.formats import ChatMessage, Conversation, MalformedRow
+from megatron_patch.data.sft.formats.common import REASONING_KEYS
 from megatron_patch.data.sft.rendering.dropped import RenderingComparison
-from megatron_patch.data.sft.rendering.fidelity import REASONING_KEYS, Dropped
+from megatron_patch.data.sft.rendering.fidelity import Dropped
 from megatron_patch.data.sft.rendering.sandbox import BoundedTemplate, Span, TooMuchWork
 from megatron_patch.data.sft.rendering.turns import TurnFinder, marked_turns
 from megatron_patch.data.sft.rendering.variants import variants

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from megatron_patch.data.sft.formats import ChatMessage, Conversation, MalformedRow
-from megatron_patch.data.sft.rendering.fidelity import REASONING_KEYS, reasoning_of
+from megatron_patch.data.sft.formats.common import REASONING_KEYS
+from megatron_patch.data.sft.rendering.fidelity import reasoning_of
 from megatron_patch.data.sft.rendering.sandbox import Span
 
 OTHER_WORDS = "\ue0f0\ue0f1"
