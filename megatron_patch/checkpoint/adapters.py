@@ -34,7 +34,7 @@ from megatron_patch.common.strict_json import read_object
 from megatron_patch.common.terminal import guard
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
-from megatron_patch.peft.folder import CONFIG, read_folder, settings_of, write_folder
+from megatron_patch.peft.folder import CONFIG, other_base, read_folder, settings_of, write_folder
 from megatron_patch.peft.settings import HF_MODULES, LINEARS, SUFFIX, LoraSettings, target_shapes
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
     """
     adapter = read_adapter(path, base)
     under = open_base(adapter.base)
+    if (path / CONFIG).is_file() and (other := other_base(path, adapter.base, under.folder)) is not None:
+        print(other.localized(), flush=True)
     problems = [*check_target(target, overwrite=overwrite, sources=[path, under.folder]), *_misfits(adapter, under)]
     if problems:
         raise CheckpointError.of(problems)

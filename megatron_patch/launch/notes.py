@@ -24,7 +24,7 @@ from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
-from megatron_patch.peft.folder import settings_of
+from megatron_patch.peft.folder import other_base, settings_of
 from megatron_patch.runs import status as run_status
 
 
@@ -134,7 +134,10 @@ def _adapter_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     settings = [Message("setting", name=Name(name), value=value) for name, value in values.items()]
     if settings:
         yield Message("adapter-brings", settings=settings)
-    theirs, mine = settings_of(Path(plan.variables.lora_adapter)).dropout, plan.variables.lora_dropout
+    adapter = Path(plan.variables.lora_adapter)
+    if (other := other_base(adapter, plan.weights.path, plan.weights.folder)) is not None:
+        yield other
+    theirs, mine = settings_of(adapter).dropout, plan.variables.lora_dropout
     if theirs != mine:
         yield Message("adapter-dropout", theirs=shown(theirs), mine=shown(mine))
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +102,25 @@ def settings_of(folder: Path) -> LoraSettings:
         )
     except (OSError, KeyError, TypeError, AttributeError, JsonError) as error:
         raise PeftError.at(folder, "peft-not-adapter", error=error) from error
+
+
+def other_base(folder: Path, *bases: str | Path) -> Message | None:
+    """That adapter_config.json names another base than the one that is given; None where it is the same, or none.
+
+    A name of the hub (`meta-llama/Llama-3.1-8B`) is that of a copy whose path has the model's name in it.
+
+    Args:
+        bases: the folder that is given, and others under which it may be known.
+    """
+    told = read_object(folder / CONFIG).get("base_model_name_or_path")
+    if not isinstance(told, str) or not told or {os.path.realpath(told)} & set(map(os.path.realpath, bases)):
+        return None
+    owner, _, name = told.partition("/")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", told) and not Path(told).exists():
+        copies = {name.lower(), f"models--{owner}--{name}".lower()}
+        if any(part.lower() in copies for base in bases for part in Path(base).parts):
+            return None
+    return Message("peft-other-base", config=folder / CONFIG, told=told, base=str(bases[0]))
 
 
 def _problems(config: dict[str, Any]) -> list[Message]:

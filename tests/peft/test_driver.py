@@ -91,6 +91,7 @@ def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer:
     shutil.copytree(world.adapter, theirs)
     config = json.loads((theirs / "adapter_config.json").read_text())
     config |= {"target_modules": ["v_proj", "q_proj"], "use_rslora": True, "lora_alpha": 12, "lora_dropout": 0.25}
+    config |= {"base_model_name_or_path": "somebody/another"}
     (theirs / "adapter_config.json").write_text(json.dumps(config))
     weights = load_file(theirs / "adapter_model.safetensors")
     left = {name: tensor for name, tensor in weights.items() if "v_proj" in name or "q_proj" in name}
@@ -106,6 +107,8 @@ def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer:
     assert [str(one) for one in notes["adapter-brings"]["settings"]] == [
         f"MP_LORA_RANK={RANK}", "MP_LORA_ALPHA=12.0", "MP_LORA_TARGETS=q,v", "MP_LORA_RSLORA=true"
     ]  # fmt: skip
+    (named,) = [note.values["told"] for note in alone.notes if note.code == "peft-other-base"]
+    assert named == "somebody/another"
     assert notes["adapter-dropout"] == {"theirs": "0.25", "mine": "0.0"}
     assert "adapter-brings" not in {note.code for note in spelled.notes}
     others = {"MP_LORA_RANK": "8", "MP_LORA_ALPHA": "8", "MP_LORA_TARGETS": "all-linear", "MP_LORA_RSLORA": "0"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.hf_model import hf_model_of
 from megatron_patch.peft.base import BaseProblem, read_record
-from megatron_patch.peft.folder import CONFIG, WEIGHTS, settings_of
+from megatron_patch.peft.folder import CONFIG, WEIGHTS, other_base, settings_of
 from megatron_patch.peft.settings import PeftError
 
 from ..trainer.harness import Run, read_checkpoint, train
@@ -87,6 +88,37 @@ def test_another_base_is_refused(world: World, ours: Run, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="not the base"):
         merge(ours.output, tmp_path / "merged", base=tmp_path / "other")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_base_of_another_name_is_told(
+    world: World, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PEFT writes no checksum: a base that is named otherwise is taken, and said."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(exported, theirs)
+    merge(theirs, tmp_path / "same", base=world.hf)
+    assert "names" not in capsys.readouterr().out
+    config = json.loads((theirs / "adapter_config.json").read_text())
+    (theirs / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "somebody/another"}))
+    merge(theirs, tmp_path / "merged", base=world.hf)
+    assert f"adapter_config.json names somebody/another as its base, and {world.hf} is given" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("told", "base", "differs"),
+    [
+        ("meta-llama/Llama-3.1-8B", "/models/llama-3.1-8b", False),
+        ("meta-llama/Llama-3.1-8B", "/cache/models--meta-llama--Llama-3.1-8B/snapshots/0e9e39f", False),
+        ("meta-llama/Llama-3.1-8B", "/models/Llama-3.1-8B-Instruct", True),
+        ("/runs/a/hf", "/runs/b/hf", True),
+        ("/runs/a/../b/hf", "/runs/b/hf", False),
+        (None, "/models/any", False),
+        ("", "/models/any", False),
+    ],
+)
+def test_which_names_of_a_base_are_the_same(told: str | None, base: str, differs: bool, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": told}))
+    assert (other_base(tmp_path, base) is not None) is differs
 
 
 def test_a_run_without_adapters(tmp_path: Path) -> None:
