@@ -1,6 +1,6 @@
 """lm_eval's Hugging Face backend, scoring multiple choice faster.
 
-Three ways, from slowest to fastest:
+Three ways, from slowest to fastest (and `graphs`, for benchmarks/evaluate.py: `exact` by a CUDA graph for each shape):
 
 `plain`   lm_eval 0.4.13 as it is.
 `exact`   the same batches through the same layers, so the same floats; but the log-softmax is taken only where a
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from megatron_patch.common.messages import localized, say
 from megatron_patch.evaluation.contexts import ChoiceScores, Context, Request, contexts_of, pad_right, scored_positions
+from megatron_patch.evaluation.forward import Forward, ShapeGraphs, never_packed
 from megatron_patch.evaluation.prefix import score_shared
 from megatron_patch.models import by_model_type
 
@@ -67,7 +68,7 @@ class FastHFLM(HFLM):
             plain: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
             return plain
         encoded = self._encode_pairs([request.args for request in requests])
-        if self.scoring == "exact":
+        if self.scoring in ("exact", "graphs"):
             return self._loglikelihood_tokens(encoded, disable_tqdm)
         tasks = [request.task_name for request in requests]
         scores = score_shared(
@@ -106,14 +107,18 @@ class FastHFLM(HFLM):
             return plain
         contexts = contexts_of(requests, self.max_length)
         scores = ChoiceScores()
-        with _bar(requests, self.rank, disable_tqdm) as bar:
+        forward: Forward = ShapeGraphs(self._logits) if self.scoring == "graphs" else self._logits
+        with _bar(requests, self.rank, disable_tqdm) as bar, never_packed():
             for batch in _chunks(contexts, override_bs or self.batch_size):
-                inputs = pad_right([context.tokens for context in batch], self.device)
-                with torch.no_grad(), self.autocast():
-                    logits = self.model(inputs, use_cache=False).logits
+                logits = forward(pad_right([context.tokens for context in batch], self.device))
                 scores.add(batch, logits[scored_positions(batch, self.device)], self.softmax_dtype)
                 bar.update(sum(len(context.choices) for context in batch))
         return self._finish(requests, scores)
+
+    def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), self.autocast():
+            logits: torch.Tensor = self.model(tokens, use_cache=False).logits
+        return logits
 
     def autocast(self) -> torch.autocast:
         dtype = self.mixed_precision_dtype

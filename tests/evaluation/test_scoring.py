@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_patch.evaluation.benchmarks import BENCHMARKS
 from megatron_patch.evaluation.data import find_all
@@ -61,6 +63,28 @@ def test_exact_gives_the_same_floats(model: Path, requests: dict[int, list[Insta
     plain = scores(model, requests[shots], "plain", dtype=dtype)
     assert len({score for score, _ in plain}) > len(plain) // 3, "the model answers everything alike"
     assert scores(model, requests[shots], "exact", dtype=dtype) == plain
+
+
+class Reads(TorchDispatchMode):
+    """How often the processor asks for a value: on a GPU it waits for all that is under way."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_exact_waits_for_nothing_between_batches(model: Path, requests: dict[int, list[Instance]]) -> None:
+    """As many values are asked for of several batches as of one: those of the answers, at the end."""
+    lm = FastHFLM(pretrained=str(model), device="cpu", scoring="exact", batch_size=4)
+    counts = []
+    for size in (64, 4):
+        lm.batch_size_per_gpu = size
+        with Reads() as reads:
+            lm.loglikelihood(requests[0], disable_tqdm=True)
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_exact_follows_the_softmax_precision(model: Path, requests: dict[int, list[Instance]]) -> None:
