@@ -36,21 +36,14 @@ class _Scale:
     """Of one bar."""
 
 
-def bar_chart(
-    bars: Sequence[Bar],
-    *,
-    names: Sequence[Words] = (),
-    reference: tuple[float, Words] | None = GUESSING,
-    standalone: bool = False,
-) -> str:
-    """Horizontal bars in percent, with whiskers of one standard error.
+def bar_chart(bars: Sequence[Bar], *, names: Sequence[Words] = (), standalone: bool = False) -> str:
+    """Horizontal bars in percent, with whiskers of one standard error, and a mark where guessing is.
 
     Args:
         names: of the things compared; drawn into a standalone picture, as a page has a legend of its own.
-        reference: a share to mark, and its name.
     """
     highest = max((value + (error or 0.0) for bar in bars for value, error in bar.values), default=0.0)
-    full = min(1.0, 1.02 * max(highest, reference[0] if reference else 0.0))
+    full = min(1.0, 1.02 * max(highest, GUESSING[0]))
     count = max((len(bar.values) for bar in bars), default=1)
     scale = _Scale(left=190, unit=(WIDTH - 290) / full, thick=15 if count < 3 else 13)
     parts: list[str] = []
@@ -59,7 +52,7 @@ def bar_chart(
         for number, name in enumerate(names):
             parts += [svg.rectangle(number, 8, y, 9, 9, 2), svg.text(22, y + 9, name)]
             y += 18
-    top = y = y + (20 if reference else 0)
+    top = y = y + 20
     for bar in bars:
         y += 14 if bar.strong and y > top else 0
         middle = y + scale.thick * len(bar.values) / 2 + 4
@@ -67,10 +60,9 @@ def bar_chart(
         for number, (value, error) in enumerate(bar.values):
             parts += _bar(scale, y + number * scale.thick, number, value, error)
         y += scale.thick * len(bar.values) + 8
-    if reference:
-        share, name = reference
-        x = scale.left + share * scale.unit
-        parts += [svg.line("reference", x, top - 6, x, y - 4), svg.text(x, top - 10, name, "muted", "middle")]
+    share, name = GUESSING
+    x = scale.left + share * scale.unit
+    parts += [svg.line("reference", x, top - 6, x, y - 4), svg.text(x, top - 10, name, "muted", "middle")]
     return svg.picture(parts, WIDTH, y + 4, Text("accuracy", "准确率"), 'class="bars"', standalone=standalone)
 
 

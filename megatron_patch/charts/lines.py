@@ -137,11 +137,11 @@ def _drawn(axes: Axes, one: Series) -> str:
     return f'<polyline class="series {one.kind} s{one.color}" {label} points="{where}"/>'
 
 
-def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most about `most` points; the lowest and the highest of each stretch stay, so that no spike is lost."""
-    if len(points) <= most:
+def thin(points: Sequence[Point]) -> list[Point]:
+    """At most about MOST_POINTS; the lowest and the highest of each stretch stay, so that no spike is lost."""
+    if len(points) <= MOST_POINTS:
         return list(points)
-    size = math.ceil(2 * len(points) / most)
+    size = math.ceil(2 * len(points) / MOST_POINTS)
     stretches = [points[begin : begin + size] for begin in range(0, len(points), size)]
     return [p for part in stretches for p in sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})]
 

@@ -18,7 +18,7 @@ from megatron_patch.checkpoint.formats.hf_folder import model_of, open_hf_folder
 from megatron_patch.checkpoint.formats.per_rank_reader import open_megatron
 from megatron_patch.checkpoint.formats.sources import MegatronReader, SafetensorsSource, Source
 from megatron_patch.models import AUTO, ModelConfig
-from megatron_patch.models.weight_map import Span, Tensor, hf_shapes, invert
+from megatron_patch.models.weight_map import Tensor, hf_tensors, invert
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,7 @@ class Base:
 
     def tensors(self) -> list[Tensor]:
         """All of them, as they are, in the order in which they lie in a folder."""
-        shapes = hf_shapes(self.model, self.vocab_size)
-        return [
-            Tensor(name=name, rows=rows, row_shape=tuple(rest), spans=(Span(name=name, start=0, rows=rows),))
-            for name, (rows, *rest) in shapes.items()
-        ]
+        return hf_tensors(self.model, self.vocab_size)
 
     def element_type(self) -> str:
         """F32, F16 or BF16.

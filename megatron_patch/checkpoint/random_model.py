@@ -18,7 +18,7 @@ import torch
 from megatron_patch.checkpoint.configuration import special_token_ids
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.formats.hf_folder import DTYPES, SAFETENSORS_DTYPES, companions, copy_companions
-from megatron_patch.checkpoint.formats.hf_writer import Advance, write_safetensors
+from megatron_patch.checkpoint.formats.hf_writer import write_safetensors
 from megatron_patch.checkpoint.formats.sources import BlockMaker, Source
 from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.checkpoint.store import check_target, staged
@@ -27,7 +27,7 @@ from megatron_patch.common.messages import localized, say
 from megatron_patch.common.terminal import guard
 from megatron_patch.data.tokenizers.folder import count_ids_of
 from megatron_patch.models import AUTO, ModelConfig, model_of_size, model_to_hf_config, resolve_size, sizes
-from megatron_patch.models.weight_map import Span, Tensor, hf_shapes
+from megatron_patch.models.weight_map import hf_tensors
 
 PERIOD = 1_000_003
 """Numbers drawn for a block before they repeat: a prime, so that no two rows are alike. Drawing is slow."""
@@ -63,7 +63,6 @@ def make_hf_checkpoint(
     seed: int = 1234,
     shard_bytes: int | None = None,
     workers: int = 2,
-    progress: Advance = lambda nbytes: None,
 ) -> None:
     """Write a model folder that transformers loads.
 
@@ -75,15 +74,12 @@ def make_hf_checkpoint(
     vocab = vocab_size or model.vocab_size
     if vocab is None:
         raise ValueError(f"{model.name} takes its vocabulary from the tokenizer: pass vocab_size")
-    tensors = [
-        Tensor(name=name, rows=size[0], row_shape=size[1:], spans=(Span(name=name, start=0, rows=size[0]),))
-        for name, size in hf_shapes(model, vocab).items()
-    ]
+    tensors = hf_tensors(model, vocab)
     element_type = SAFETENSORS_DTYPES[precision]
     source = _RandomSource(model.init_method_std, element_type, seed)
     maker = BlockMaker(source, TORCH_DTYPES[element_type], target)
     with staged(target, {"format": "huggingface", "precision": precision, "random_seed": seed}) as stage:
-        write_safetensors(stage, tensors, maker, workers, progress, shard_bytes)
+        write_safetensors(stage, tensors, maker, workers, lambda nbytes: None, shard_bytes)
         config = model_to_hf_config(model, dtype=DTYPES[precision], vocab_size=vocab)
         if tokenizer is not None:
             config |= special_token_ids(tokenizer)

@@ -27,7 +27,7 @@ import numpy as np
 from megatron_patch.checkpoint.contents import TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
-from megatron_patch.common.files import real_path
+from megatron_patch.common.files import real_path, sync
 from megatron_patch.common.messages import Message, at, say
 
 INTEGRITY = "integrity.json"
@@ -236,16 +236,8 @@ def _write_manifest(stage: StagedFolder, facts: dict[str, Any]) -> None:
 
 def _sync_tree(path: Path) -> None:
     """Flush every file and folder. Together: one after another each would wait for the journal."""
-
-    def flush(found: Path) -> None:
-        fd = os.open(found, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(flush, [*path.rglob("*"), path]))
+        list(pool.map(sync, [*path.rglob("*"), path]))
 
 
 def _put_in_place(path: Path, target: Path) -> None:

@@ -29,11 +29,6 @@ class Kind:
     expects: Message
     """What would be right, as shown in errors and in the tables."""
 
-    @property
-    def valid(self) -> str:
-        """The same in English."""
-        return str(self.expects)
-
 
 def choice(*names: str) -> Kind:
     """One of a few words."""

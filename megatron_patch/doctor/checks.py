@@ -37,10 +37,10 @@ INTERNALS = {"torch", "megatron-core", "transformer-engine"}
 """`backend/` touches their internals: another version is refused."""
 
 
-def examine(environ: Mapping[str, str] = os.environ) -> list[Finding]:
+def examine() -> list[Finding]:
     """Look at everything. Takes some 20 s on a GPU machine, most of it imports."""
     gpus = installed_gpus()
-    visible = visible_gpus(gpus, environ.get("CUDA_VISIBLE_DEVICES"))
+    visible = visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
     facts = probe()
     return [
         *check_python(),
@@ -48,7 +48,7 @@ def examine(environ: Mapping[str, str] = os.environ) -> list[Finding]:
         *check_gpus(gpus, visible, facts),
         *check_torch(facts, on_gpu=bool(visible)),
         *check_engine(facts, on_gpu=bool(visible)),
-        *check_links(visible, facts, environ),
+        *check_links(visible, facts, os.environ),
         *check_machine(),
     ]
 

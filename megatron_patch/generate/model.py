@@ -123,19 +123,19 @@ class AnsweringModel:
         told = self.model.generation_config.eos_token_id
         return set(told if isinstance(told, list) else [] if told is None else [told])
 
-    def continued(self, text: str, sampling: Sampling, show: Show = ignore) -> Answer:
+    def continued(self, text: str, sampling: Sampling) -> Answer:
         """Go on with a text, as in pretraining: the tokenizer adds what it adds (BOS).
 
-        Args:
-            show: gets each piece of text as it is written.
         Raises:
             GenerateError: as `_write`.
         """
-        return self._write(self.tokenizer.encode(text).ids, self.ends, sampling, show)
+        return self._write(self.tokenizer.encode(text).ids, self.ends, sampling, ignore)
 
     def answered(self, messages: list[ChatMessage], sampling: Sampling, show: Show = ignore) -> Answer:
         """Answer a conversation that ends with a turn of the user's.
 
+        Args:
+            show: gets each piece of text as it is written.
         Raises:
             GenerateError: the template refuses the conversation; else as `_write`.
             TemplateError: there is no template.

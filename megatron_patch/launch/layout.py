@@ -40,13 +40,13 @@ class Layout:
         inner = self.tp * self.cp
         lines = []
         if self.tp > 1:
-            lines.append(Message("group-tp", size=self.tp, ranks=_span(0, self.tp, 1)))
+            lines.append(Message("group-tp", size=self.tp, ranks=_span(self.tp, 1)))
         if self.cp > 1:
-            lines.append(Message("group-cp", size=self.cp, ranks=_span(0, self.cp, self.tp)))
+            lines.append(Message("group-cp", size=self.cp, ranks=_span(self.cp, self.tp)))
         if self.dp > 1:
-            lines.append(Message("group-dp", size=self.dp, ranks=_span(0, self.dp, inner)))
+            lines.append(Message("group-dp", size=self.dp, ranks=_span(self.dp, inner)))
         if self.pp > 1:
-            stages = {"ranks": _span(0, self.pp, inner * self.dp), "layers": ", ".join(map(str, self.stage_layers))}
+            stages = {"ranks": _span(self.pp, inner * self.dp), "layers": ", ".join(map(str, self.stage_layers))}
             lines.append(Message("group-pp", size=self.pp, **stages))
         if self.chunks > 1:
             sizes = self.chunk_layers()
@@ -62,9 +62,10 @@ class Layout:
         return deal_layers(self.stage_layers, self.chunks)
 
 
-def _span(start: int, count: int, step: int) -> str:
-    ranks = [str(start + index * step) for index in range(min(count, 8))]
-    return ", ".join(ranks if count <= 8 else [*ranks[:3], "...", str(start + (count - 1) * step)])
+def _span(count: int, step: int) -> str:
+    """The first group of so many ranks: `0, 8, 16, ..., 120`."""
+    ranks = [str(index * step) for index in range(min(count, 8))]
+    return ", ".join(ranks if count <= 8 else [*ranks[:3], "...", str((count - 1) * step)])
 
 
 def split_layers(num_layers: int, pp: int, chunks: int) -> tuple[tuple[int, ...], bool] | None:

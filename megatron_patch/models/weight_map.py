@@ -175,6 +175,14 @@ def hf_shapes(model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]
     return ends | {f"{HF_LAYER}{i}.{name}": size for i in layers for name, size in sizes.items() if name in held}
 
 
+def hf_tensors(model: ModelConfig, vocab_size: int) -> list[Tensor]:
+    """The same as tensors to be made, each from its own rows: for folders whose weights stay as they are."""
+    return [
+        Tensor(name=name, rows=rows, row_shape=tuple(rest), spans=(Span(name=name, start=0, rows=rows),))
+        for name, (rows, *rest) in hf_shapes(model, vocab_size).items()
+    ]
+
+
 def megatron_tensors(model: ModelConfig, vocab_size: int) -> list[Tensor]:
     """Every Megatron tensor of a model, each made of Hugging Face spans, in the order of a forward pass.
 

@@ -12,7 +12,7 @@ from megatron_patch.common.machine import installed_gpus, visible_gpus
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.values import shown
-from megatron_patch.launch.cluster.place import SlurmError, has_option
+from megatron_patch.launch.cluster.place import SlurmError, has_pyxis
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.inputs import CorpusError, read_blend
 from megatron_patch.launch.problems import Problem
@@ -131,7 +131,7 @@ def _container(asked: Translation) -> None:
         asked.variable("MP_SLURM_IMAGE", asked.get("container_image"))
         return
     try:
-        pyxis = has_option("srun", "--container-image")
+        pyxis = has_pyxis()
     except SlurmError:
         pyxis = False  # the driver says what is wrong with Slurm
     asked.variable("MP_SLURM_IMAGE", asked.get("container_image") if pyxis else "none")

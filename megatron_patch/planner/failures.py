@@ -28,20 +28,16 @@ class Outlook:
     """Part of the time in which steps are made that count."""
 
 
-def outlook(
-    gpus: int, gpu_hours_between_failures: float, *, stall: float = SAVE_STALL, restart: float = RESTART
-) -> Outlook:
+def outlook(gpus: int, gpu_hours_between_failures: float) -> Outlook:
     """Expected effective time.
 
     Args:
         gpu_hours_between_failures: of one GPU; Llama 3's 405B saw 419 unexpected interruptions in 54 days of 16,384
             GPUs: about 50,000.
-        stall: seconds a save takes from training.
-        restart: seconds from noticing a failure to the next step.
     """
     mean = gpu_hours_between_failures * 3600 / gpus
-    interval = optimum_interval(stall, mean)
-    lost = expected_time(1.0, interval, stall, restart + NOTICED, mean)
+    interval = optimum_interval(SAVE_STALL, mean)
+    lost = expected_time(1.0, interval, SAVE_STALL, RESTART + NOTICED, mean)
     return Outlook(between_failures=mean, save_interval=interval, effective=1 / lost)
 
 

@@ -158,7 +158,7 @@ def note_stopping(folder: Path, descriptor: int, name: str) -> None:
         write_holder(descriptor, replace(holder, stopping=name))
 
 
-def take_as_rank(folder: Path, say: Callable[[str], None], seconds: float = PATIENCE) -> None:
+def take_as_rank(folder: Path, say: Callable[[str], None]) -> None:
     """Be the only run whose ranks write into a folder, until this process ends; its forks do not count.
 
     Raises:
@@ -166,12 +166,12 @@ def take_as_rank(folder: Path, say: Callable[[str], None], seconds: float = PATI
     """
     descriptor = os.open(folder / RANKS, os.O_RDWR | os.O_CREAT, 0o644)  # stays open
     os.register_at_fork(after_in_child=lambda: os.close(descriptor))  # data loaders outlive this process by seconds
-    deadline, told = time.monotonic() + seconds, False
+    deadline, told = time.monotonic() + PATIENCE, False
     while not _lock(descriptor):
         if time.monotonic() > deadline:
             raise Occupied(folder, None, ending=False)
         if not told:
-            say(localized("waiting-for-ranks", folder=folder, seconds=seconds))
+            say(localized("waiting-for-ranks", folder=folder, seconds=PATIENCE))
             told = True
     (folder / ENDED).unlink(missing_ok=True)  # of an earlier run, where torchrun was started by hand
 

@@ -241,13 +241,11 @@ def find_damage(
     *,
     files: Sequence[str] | None = None,
     threads: int = 1,
-    progress: Callable[[int], object] | None = None,
 ) -> Iterator[Message]:
     """Read chunks again and hold them against their SHA-256.
 
     Args:
         files: only the chunks of these; all, and the index, if None.
-        progress: told the bytes of each chunk that has been read.
     Returns:
         A sentence for each damaged one.
     """
@@ -257,9 +255,6 @@ def find_damage(
             check_chunk(folder, checksums, chunk.file, chunk.offset, chunk.length)
         except (ChunkError, OSError) as error:
             return messages_of(error)
-        finally:
-            if progress:
-                progress(chunk.length)
         return ()
 
     if files is None:

@@ -389,5 +389,5 @@ def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     for position in POSITIONS:
         assert f"{position.number:>2}  {position.name}" in shown
         assert position.meaning in shown
-        assert f"valid: {position.kind.valid}; e.g. {position.example}" in shown
+        assert f"valid: {position.kind.expects}; e.g. {position.example}" in shown
     assert all(variable.name in shown for variable in VARIABLES)

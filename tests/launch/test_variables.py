@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.launch.command import REPOSITORY
-from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variables, read_variables
+from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable, Variables, read_variables
 
 
 def test_defaults() -> None:
@@ -35,17 +35,15 @@ def test_a_wrong_variable_hides_no_other() -> None:
 
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.name)
-def test_every_variable_is_read(variable: object) -> None:
+def test_every_variable_is_read(variable: Variable) -> None:
     """A value that differs from the default arrives in its field."""
-    name = variable.name  # type: ignore[attr-defined]
-    samples = (*variable.kind.valid.split(", "), "3", "30", "0.25", "0:4,1e6:8", "2-3", "some text")  # type: ignore[attr-defined]
-    default = variable.default  # type: ignore[attr-defined]
+    samples = (*str(variable.kind.expects).split(", "), "3", "30", "0.25", "0:4,1e6:8", "2-3", "some text")
     for sample in samples:
-        values, problems = read_variables({name: sample})
-        field = name.removeprefix("MP_").lower()
-        if not problems and values[field] != default:
+        values, problems = read_variables({variable.name: sample})
+        field = variable.name.removeprefix("MP_").lower()
+        if not problems and values[field] != variable.default:
             return
-    raise AssertionError(f"{name} takes none of {samples}")
+    raise AssertionError(f"{variable.name} takes none of {samples}")
 
 
 def test_every_variable_is_used() -> None:

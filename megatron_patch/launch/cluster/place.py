@@ -181,6 +181,6 @@ def first_address(nodelist: str) -> str:
     return found.group(1) if found else first
 
 
-def has_option(command: str, option: str) -> bool:
-    """Whether a command knows an option: plug-ins such as pyxis add theirs to `--help`."""
-    return option in ask(command, "--help")
+def has_pyxis() -> bool:
+    """Whether srun can start containers: the plug-in adds its option to `--help`."""
+    return "--container-image" in ask("srun", "--help")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, localized, say
-from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_option, slurm_port
+from megatron_patch.launch.cluster.place import SlurmError, ask, first_address, has_pyxis, slurm_port
 from megatron_patch.launch.command import REPOSITORY, SECRETS, script_of
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.problems import Problem
@@ -89,7 +89,7 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
     if asks and shutil.which("sbatch") is None:
         return [*found, Problem("slurm-not-installed", "ENV", command="sbatch", expected=Message("expect-other-env"))]
     try:
-        if asks and image and not has_option("srun", "--container-image"):
+        if asks and image and not has_pyxis():
             found.append(Problem("slurm-no-pyxis", "MP_SLURM_IMAGE"))
     except SlurmError as error:
         found += Problem.of(error, "ENV", expected=Message("expect-other-env"))

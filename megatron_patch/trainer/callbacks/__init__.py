@@ -18,11 +18,11 @@ from megatron_patch.trainer.callbacks.base import Callback, End, Rank
 __all__ = ["Callback", "Callbacks", "End", "Rank", "Step", "make_all"]
 
 
-def make_all(rank: Rank, folders: Iterable[str] = __path__, package: str = __name__) -> Callbacks:
-    """The callbacks of every file in a folder."""
+def make_all(rank: Rank) -> Callbacks:
+    """The callbacks of every file in this folder."""
     found = []
-    for module in pkgutil.iter_modules(folders):
-        make = getattr(importlib.import_module(f"{package}.{module.name}"), "make", None)
+    for module in pkgutil.iter_modules(__path__):
+        make = getattr(importlib.import_module(f"{__name__}.{module.name}"), "make", None)
         callback = make(rank) if make is not None else None
         found += [callback] if callback is not None else []
     return Callbacks(found)
