@@ -191,7 +191,6 @@ def make_plan(
     if plan.earlier.weights_only and not plan.finished:
         code = "checkpoint-weights-only" if plan.variables.lora_rank is None else "checkpoint-adapters-only"
         problems.append(Problem(code, "OUTPUT_BASEPATH", step=plan.resume_iteration))
-    problems += kubernetes.problems_of(plan) if emit else []
     if not environment.dry_run and not emit:
         problems += _refusals(plan, environ)
     if plan.config.env == "slurm" and slurm_stage(environ) == SUBMIT:

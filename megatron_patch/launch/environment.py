@@ -46,6 +46,8 @@ class Environment:
     shared_memory_bytes: int
     """Of /dev/shm."""
     dry_run: bool
+    emits: bool
+    """The job is written down for Kubernetes: `--emit k8s`."""
     elsewhere: bool
     """The run is only prepared here (submitted to Slurm, written down for Kubernetes): GPUs here do not count."""
     wandb_key: bool
@@ -112,6 +114,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         memory_total_bytes=total_memory(),
         shared_memory_bytes=shared_memory(),
         dry_run=dry_run in ("1", "true"),
+        emits=False,
         elsewhere=False,
         wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",
         wandb_installed=find_spec("wandb") is not None,
@@ -150,7 +153,9 @@ def facts_from_outside(
     variables, problems = read_variables(environ)
     elsewhere = emit or (env == "slurm" and slurm_stage(environ) != RANK)
     environment, more = read_environment(environ, device="cpu" if elsewhere else variables.get("device", "auto"))
-    environment = dataclasses.replace(environment, dry_run=environment.dry_run or dry_run, elsewhere=elsewhere)
+    environment = dataclasses.replace(
+        environment, dry_run=environment.dry_run or dry_run, emits=emit, elsewhere=elsewhere
+    )
     facts = {f"mp_{name}": value for name, value in variables.items()} | {"environment": environment}
     problems += more
     if env == "dsw":

@@ -185,3 +185,15 @@ def test_keys_of_loggers_come_from_secrets(emit: Callable[..., str]) -> None:
     assert "k3y" not in said
     first, _ = yaml.safe_load_all(said)
     assert "SWANLAB_API_KEY" in str(first) and "'key': 'api-key'" in str(first)
+
+
+def test_all_that_is_wrong_is_said_at_once(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a pod lacks stands beside whatever else is wrong, in a value or among several."""
+    monkeypatch.chdir(world)
+    values = VALUES.replace("dlc 8B 1 128 1e-5", "dsw 8B one 127 1e-5").replace("bf16 4 2 1", "bf16 3 2 1")
+    bad = {"MP_K8S_IMAGE": "", "MP_K8S_NAME": "8B_run", "MP_K8S_VOLUMES": "data", "MP_NPROC": "8"}
+    assert main([*values.split(), "--emit", "k8s"], POD | bad) == 2
+    codes = set(re.findall(r"\[([a-z0-9-]+)\]$", capsys.readouterr().err, re.MULTILINE))
+    assert {"not-whole", "k8s-env", "k8s-image", "k8s-name", "k8s-volume"} < codes

@@ -11,6 +11,7 @@ import pytest
 
 from megatron_patch.launch.cluster.slurm import srun
 from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan
 from megatron_patch.runs import status as run_status
 
@@ -76,3 +77,12 @@ def test_a_job_on_a_machine_without_srun(world: Path, tmp_path: Path) -> None:
     assert status == 1
     assert "srun is not installed here" in said
     assert "Traceback" not in said
+
+
+def test_what_no_batch_script_can_say_stands_beside_the_rest(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
+    bad = surroundings(MP_SLURM_ARGS="--comment='open", MP_SLURM_TIME='1:00"', MP_SLURM_NODES="1", MP_SLURM_GPUS="8")
+    plan, _, problems = make_plan(values(ENV="slurm", TP="three"), bad, dry_run=True)
+    assert plan is None
+    assert {"not-whole", "slurm-args-form", "slurm-path"} <= {problem.code for problem in problems}

@@ -20,6 +20,12 @@ from megatron_patch.launch.checks.data import (
     check_sft_tokenizer,
     check_split,
 )
+from megatron_patch.launch.checks.jobs import (
+    check_batch_script,
+    check_kubernetes,
+    check_kubernetes_env,
+    check_kubernetes_name,
+)
 from megatron_patch.launch.checks.layout import (
     check_chunks,
     check_interleaving,
@@ -102,5 +108,9 @@ CHECKS = in_order(
     check_megatron_args,
     check_flags_on_cpu,
     check_output,
+    check_kubernetes_env,
+    check_kubernetes,
+    check_kubernetes_name,
+    check_batch_script,
     known=found_by(STEPS),
 )

@@ -18,7 +18,6 @@ from megatron_patch.launch.cluster.place import GPUS_VARIABLE
 from megatron_patch.launch.command import REPOSITORY, script_of
 from megatron_patch.launch.environment import read_by_libraries
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.problems import Problem
 
 GRACE_SECONDS = 630
 """Between SIGTERM, on which a run saves within torchrun.GRACE, 600 s, and SIGKILL. Kubernetes gives 30 by itself."""
@@ -26,23 +25,14 @@ NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 VOLUME = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?):(/\S+)")
 
 
-def problems_of(plan: Plan) -> list[Problem]:
-    """What the two operators would refuse, or a pod could not do."""
-    found = []
-    if plan.config.env != "dlc":
-        found.append(Problem("k8s-env", "ENV"))
-    if plan.variables.k8s_image is None:
-        found.append(Problem("k8s-image", "MP_K8S_IMAGE"))
-    name = job_name(plan)
-    if not NAME.fullmatch(name) or len(name) > 63:
-        found.append(Problem("k8s-name", "MP_K8S_NAME", name=name))
-    wrong = [word for word in _words(plan) if not VOLUME.fullmatch(word)]
-    return [*found, *(Problem("k8s-volume", "MP_K8S_VOLUMES", word=word) for word in wrong)]
-
-
 def job_name(plan: Plan) -> str:
     """MP_K8S_NAME, or the output folder's name made into a label."""
-    return plan.variables.k8s_name or re.sub("[^a-z0-9]+", "-", Path(plan.output).name.lower()).strip("-")
+    return plan.variables.k8s_name or label_of(Path(plan.output))
+
+
+def label_of(output: Path) -> str:
+    """An output folder's name, made into a label."""
+    return re.sub("[^a-z0-9]+", "-", output.name.lower()).strip("-")
 
 
 def manifests(plan: Plan, values: Sequence[str], environ: Mapping[str, str]) -> str:

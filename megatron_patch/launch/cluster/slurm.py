@@ -57,16 +57,16 @@ def _options(plan: Plan) -> list[str]:
         f"--output={_quoted(plan.output.replace('%', '%%') + f'/{SLURM}/%j.log')}",
         f"--chdir={_quoted(str(Path.cwd()))}",
     ]
-    return options + [_quoted(word) for word in _more_options(variables)]
+    return options + [_quoted(word) for word in words_of(variables.slurm_args)]
 
 
-def _more_options(variables: Variables) -> list[str]:
+def words_of(slurm_args: str | None) -> list[str]:
     """MP_SLURM_ARGS as words.
 
     Raises:
         ValueError: a quotation mark is never closed.
     """
-    return shlex.split(variables.slurm_args or "")
+    return shlex.split(slurm_args or "")
 
 
 PLAIN = re.compile(r"[\w@%+=:,./-]*")
@@ -79,13 +79,15 @@ def _quoted(value: str) -> str:
 
 
 def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
-    """What a batch script cannot say, or this cluster cannot do.
+    """What a container cannot mount, or this cluster cannot do.
 
     Args:
         asks: whether Slurm is here to be asked; a dry run works without.
     """
-    found = _unwritable(plan)
-    image = container_image(plan.variables)
+    image, found = container_image(plan.variables), []
+    if image:
+        folders = [str(folder) for folder in _folders(plan) if re.search("[:,]", str(folder))]
+        found += [Problem("slurm-mount", "MP_SLURM_IMAGE", folder=folder) for folder in folders]
     if asks and shutil.which("sbatch") is None:
         return [*found, Problem("slurm-not-installed", "ENV", command="sbatch", expected=Message("expect-other-env"))]
     try:
@@ -93,27 +95,6 @@ def problems_of(plan: Plan, *, asks: bool) -> list[Problem]:
             found.append(Problem("slurm-no-pyxis", "MP_SLURM_IMAGE"))
     except SlurmError as error:
         found += Problem.of(error, "ENV", expected=Message("expect-other-env"))
-    return found
-
-
-def _unwritable(plan: Plan) -> list[Problem]:
-    """Values that no #SBATCH line can hold: what follows a line end in them would be another line of the script."""
-    variables, found = plan.variables, []
-    values = {
-        "OUTPUT_BASEPATH": plan.output,
-        "the working directory": str(Path.cwd()),
-        "MP_SLURM_ACCOUNT": variables.slurm_account or "",
-        "MP_SLURM_PARTITION": variables.slurm_partition or "",
-        "MP_SLURM_TIME": variables.slurm_time or "",
-    }
-    try:
-        values["MP_SLURM_ARGS"] = " ".join(_more_options(variables))
-    except ValueError as error:
-        found.append(Problem("slurm-args-form", "MP_SLURM_ARGS", error=error))
-    found += [Problem("slurm-path", name) for name, value in values.items() if UNQUOTABLE.search(value)]
-    if container_image(variables):
-        folders = [str(folder) for folder in _folders(plan) if re.search("[:,]", str(folder))]
-        found += [Problem("slurm-mount", "MP_SLURM_IMAGE", folder=folder) for folder in folders]
     return found
 
 
