@@ -7,6 +7,7 @@ file of a Hugging Face cache is a link into `blobs/`, where neither its name nor
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,10 @@ BELOW = ("*", "checkpoint/*")
 """Where other layouts of a run's folder have checkpoints; the second is Pai-Megatron-Patch's."""
 
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""A repository on the Hugging Face hub; a relative path of two folders looks the same."""
+
+
 def look(path: str | Path, iteration: int | None = None) -> Contents:
     """Find out what a path holds: a Hugging Face folder, an iteration, a folder of iterations, or a run's output.
 
@@ -65,9 +70,13 @@ def look(path: str | Path, iteration: int | None = None) -> Contents:
     """
     folder = Path(os.path.abspath(path))  # noqa: PTH100  # Path.absolute keeps `..`
     if not folder.exists():
+        if HUB_NAME.fullmatch(str(path)):
+            raise CheckpointError.at(path, "no-such-folder-hub", path=path)
         raise CheckpointError.at(path, "no-such-folder")
     if not folder.is_dir():
-        raise CheckpointError.at(path, "file-not-folder")
+        raise CheckpointError.at(path, "file-of-nemo" if folder.suffix == ".nemo" else "file-not-folder")
+    if nemo := _nemos(folder):
+        raise CheckpointError.at(path, "checkpoint-nemo", folder=nemo)
     if iteration is None and _holds_iteration(folder):
         return _one_iteration(folder)
     for root in (folder, folder / CHECKPOINTS):
@@ -87,6 +96,15 @@ def look(path: str | Path, iteration: int | None = None) -> Contents:
     if found:
         raise CheckpointError.at(path, "no-checkpoint", found=found)
     raise CheckpointError.at(path, "no-checkpoint-empty")
+
+
+def _nemos(folder: Path) -> Path | None:
+    """The checkpoint of NeMo 2 that a folder is, or is the `weights` of."""
+    return next((one for one in (folder, folder.parent) if _is_nemos(one) and folder in (one, one / "weights")), None)
+
+
+def _is_nemos(folder: Path) -> bool:
+    return (folder / "context").is_dir() and (folder / "weights").is_dir()
 
 
 def look_for_megatron(path: str | Path, iteration: int | None = None) -> Path:
@@ -154,6 +172,7 @@ def _one_iteration(folder: Path) -> Contents:
     if is_per_rank(target):
         return Contents(kind=PER_RANK, path=target, tracked=tracked)
     if not is_complete(target):
+        _check_backend(target)
         raise CheckpointError.at(target, "checkpoint-torn")
     return Contents(kind=TORCH_DIST, path=target, tracked=tracked)
 
@@ -173,11 +192,26 @@ def _one_of(root: Path, iteration: int | None) -> Contents:
     else:
         target = root / RELEASE
     if not _is_usable(target):
+        _check_backend(target)
         whole = [*map(str, usable), *([RELEASE] if _is_usable(root / RELEASE) else [])]
         code = UNUSABLE[iteration is None and bool(said), target.exists()]
         raise CheckpointError.at(root, code, folder=target.name, others=whole or Message("none"))
     tracked = said is not None and said in (target.name, str(number_of(target.name)))
     return Contents(kind=PER_RANK if is_per_rank(target) else TORCH_DIST, path=target, tracked=tracked)
+
+
+def _check_backend(iteration: Path) -> None:
+    """Megatron writes several formats, and says which in metadata.json.
+
+    Raises:
+        CheckpointError: another one than torch_dist.
+    """
+    try:
+        backend = read_json(iteration / "metadata.json").get("sharded_backend")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return
+    if isinstance(backend, str) and backend != TORCH_DIST:
+        raise CheckpointError.at(iteration, "checkpoint-backend", backend=repr(backend))
 
 
 UNUSABLE = {

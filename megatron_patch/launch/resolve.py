@@ -36,7 +36,7 @@ from megatron_patch.models import (
     disagreement,
     model_from_hf_config,
     model_of_size,
-    sizes,
+    size_names,
 )
 
 Findings = Iterator[Problem | tuple[str, Any]]
@@ -137,7 +137,7 @@ def find_auto_model(*, model_size: str, weights: Weights) -> Findings:
     if model_size != AUTO:
         return
     if weights.config is None:
-        yield Problem("auto-needs-config", *SIZE_AND_WEIGHTS, sizes=sizes())
+        yield Problem("auto-needs-config", *SIZE_AND_WEIGHTS, sizes=[name for name in size_names() if name != AUTO])
         return
     try:
         yield "model", model_from_hf_config(weights.config, AUTO, weights.origin)

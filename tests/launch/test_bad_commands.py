@@ -11,6 +11,7 @@ from megatron_patch.common.messages import Message
 from megatron_patch.launch.config import POSITIONS, Position
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.problems import NUMBERS
+from megatron_patch.models import size_names
 
 POSITION_NAMES = {position.name for position in POSITIONS}
 
@@ -164,7 +165,12 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
     ({"PR": "fp8"}, ("PR",), "fp8-on-cpu", {}),
     ({**CUDA, "PR": "fp32", "CP": "2"}, ("PR", "CP"), "fp32-cp", {}),
     ({**CUDA, "PR": "fp8", "SEQ_LEN": "24", "PAD_LEN": "24"}, ("SEQ_LEN", "PR"), "fp8-rows", {"rows": 24}),
-    ({"MODEL_SIZE": "auto"}, ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"), "auto-needs-config", {}),
+    (
+        {"MODEL_SIZE": "auto"},
+        ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"),
+        "auto-needs-config",
+        {"sizes": [name for name in size_names() if name != "auto"]},
+    ),
     (
         {"MODEL_SIZE": "8B", "PRETRAIN_CHECKPOINT_PATH": "hf-1B"},
         ("MODEL_SIZE", "PRETRAIN_CHECKPOINT_PATH"),

@@ -152,6 +152,16 @@ def mcore_old_format(folder: Path, source: Path) -> None:
     (folder / "latest_checkpointed_iteration.txt").write_text("5")
 
 
+def mcore_of_another_backend(folder: Path, source: Path) -> None:
+    shutil.copytree(source / "mcore-tp4-pp2", folder, dirs_exist_ok=True)
+    (folder / "iter_0000001" / "metadata.json").write_text('{"sharded_backend": "fsdp_dtensor"}')
+
+
+def nemo_2(folder: Path, source: Path) -> None:
+    (folder / "context").mkdir()
+    shutil.copytree(source / "mcore-tp4-pp2" / "iter_0000001", folder / "weights")
+
+
 def mcore_renamed(folder: Path, source: Path) -> None:
     shutil.copytree(source / "mcore-tp4-pp2" / "iter_0000001", folder, dirs_exist_ok=True)
 
@@ -170,6 +180,8 @@ def mcore_renamed(folder: Path, source: Path) -> None:
         (mcore_elsewhere, "tracker-absent", {"folder": "iter_0000002", "others": ["1"]}),
         (mcore_bad_tracker, "tracker-wrong", {"pointed": "''"}),
         (mcore_old_format, "checkpoint-per-rank", {}),
+        (mcore_of_another_backend, "checkpoint-backend", {"backend": "'fsdp_dtensor'"}),
+        (nemo_2, "checkpoint-nemo", {}),
         (mcore_renamed, "checkpoint-name", {}),
     ],
 )
@@ -182,6 +194,26 @@ def test_what_is_wrong_is_said(
     (message,) = error.value.messages
     assert error.value.code == code, message
     assert message.told.values == message.told.values | told
+
+
+def test_what_people_type_in_the_place_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NeMo's archive, the weights inside of NeMo 2's folder, a name of the hub; a folder below may have such a name."""
+    monkeypatch.chdir(tmp_path)
+    Path("llama.nemo").touch()
+    Path("run/context").mkdir(parents=True)
+    Path("run/weights").mkdir()
+    codes = {
+        "llama.nemo": "file-of-nemo",
+        "run/weights": "checkpoint-nemo",
+        "meta-llama/Llama-3.1-8B": "no-such-folder-hub",
+        "./meta-llama/Llama-3.1-8B": "no-such-folder",
+        "/no/such": "no-such-folder",
+        "run/context": "no-checkpoint-empty",
+    }
+    for typed, code in codes.items():
+        with pytest.raises(CheckpointError) as error:
+            read_weights(typed)
+        assert error.value.code == code, typed
 
 
 def test_complete_is_what_megatron_finished(tmp_path: Path, mcore: Callable[..., None]) -> None:

@@ -16,7 +16,14 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "(latest_checkpointed_iteration.txt and iter_NNNNNNN/ or release/), one iter_NNNNNNN/ of it, or the "
     "{OUTPUT_BASEPATH} of an earlier run",
     "no-such-folder": "no such folder",
+    "no-such-folder-hub": "no such folder; a model on the Hugging Face hub is downloaded first, with "
+    "`hf download {path} --local-dir FOLDER`",
     "file-not-folder": "a file, not a folder",
+    "file-of-nemo": "an archive of NeMo 1: NeMo's own convert_llama_nemo_to_hf.py makes a Hugging Face folder of it",
+    "checkpoint-nemo": "a checkpoint of NeMo 2: there, `nemo llm export -y path={folder} output_path=FOLDER target=hf` "
+    "makes a Hugging Face folder of it",
+    "checkpoint-backend": "metadata.json says that the format is {backend}, and torch_dist is the one that is read: "
+    "save it with Megatron's --ckpt-format torch_dist",
     "no-checkpoint": "no checkpoint: it holds {found}",
     "checkpoint-below": "not a checkpoint itself; what lies below it is: {below}",
     "run-without-checkpoint": "a run that has not saved a checkpoint yet",
@@ -144,7 +151,13 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "（latest_checkpointed_iteration.txt 和 iter_NNNNNNN/ 或 release/）、其中一个 iter_NNNNNNN/，或之前运行的 "
     "{OUTPUT_BASEPATH}",
     "no-such-folder": "没有这个文件夹",
+    "no-such-folder-hub": "没有这个文件夹；Hugging Face hub 上的模型要先下载：`hf download {path} --local-dir FOLDER`",
     "file-not-folder": "是文件，不是文件夹",
+    "file-of-nemo": "NeMo 1 的归档：用 NeMo 自己的 convert_llama_nemo_to_hf.py 转成 Hugging Face 文件夹",
+    "checkpoint-nemo": "NeMo 2 的检查点：用 NeMo 运行 `nemo llm export -y path={folder} output_path=FOLDER target=hf`，"
+    "得到 Hugging Face 文件夹",
+    "checkpoint-backend": "metadata.json 说格式是 {backend}，这里只读 torch_dist："
+    "用 Megatron 的 --ckpt-format torch_dist 保存",
     "no-checkpoint": "不是检查点：里面有 {found}",
     "checkpoint-below": "它本身不是检查点；它下面的才是：{below}",
     "run-without-checkpoint": "该运行还没有保存过检查点",
