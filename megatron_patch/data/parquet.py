@@ -33,7 +33,7 @@ def batches(
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow, columns)
+            check_columns(path, file.schema_arrow, columns)
             rows = file.metadata.num_rows
             first, last = max(start, -int(-rows * part[0] // 1)), -int(-rows * part[1] // 1)
             groups = range(file.metadata.num_row_groups)
@@ -49,7 +49,7 @@ def batches(
         raise DataError("data-parquet-unreadable", file=path, error=error) from None
 
 
-def _check_columns(path: Path, schema: Any, columns: list[str] | None) -> None:
+def check_columns(path: Path, schema: Any, columns: list[str] | None) -> None:
     """Columns that are asked for by name hold text."""
     for column in columns or []:
         if column not in schema.names:

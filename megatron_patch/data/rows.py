@@ -1,11 +1,11 @@
-"""Rows of JSON, JSON Lines and Parquet files: the one reader of pretraining and SFT.
+"""Rows of JSON, JSON Lines, Parquet and Arrow files: the one reader of pretraining and SFT.
 
 The cutting process makes chunks (cheap), workers parse them. What a file is its content says, not its name:
 
     lines    one JSON value a line; a list on a line is opened: its elements are rows
     values   anything else: lists over several lines or several in one file, objects over several lines or several
              on one, and one object around a list of rows, `{"data": [...]}`
-    parquet  each row an object of its columns
+    parquet  each row an object of its columns; Arrow files too
 
 A row that cannot be read is a Row with an error, and the others are not harmed; a file of which not even the ends of
 its rows can be told is a DataError.
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from megatron_patch.common.messages import Message, named
-from megatron_patch.data import parquet
+from megatron_patch.data import arrow, parquet
 from megatron_patch.data.compressed import ReadErrors, open_binary
 from megatron_patch.data.jsonl import DataError, loads
 from megatron_patch.data.jsonl import parse as parse_line
@@ -109,6 +109,8 @@ def chunks(
     try:
         if plain_suffix(path) == ".parquet":
             yield from _parquet(path, cut, at, part)
+        elif plain_suffix(path) == ".arrow":
+            yield from _arrow(path, cut, at) if not part[0] else ()
         elif not _is_lines(path, cut):
             yield from _values(path, cut, at) if not part[0] else ()
         elif path.suffix == plain_suffix(path) and not cut.numbered:
@@ -329,6 +331,11 @@ class _Values:
 
 def _parquet(path: Path, cut: Cut, at: ReadPosition, part: tuple[float, float]) -> Iterator[Chunk]:
     for first, batch, size in parquet.batches(path, cut.columns, cut.chunk_bytes, at.offset, part):
+        yield Chunk(ReadPosition(at.file, first), ReadPosition(at.file, first + batch.num_rows), "parquet", batch, size)
+
+
+def _arrow(path: Path, cut: Cut, at: ReadPosition) -> Iterator[Chunk]:
+    for first, batch, size in arrow.batches(path, cut.columns, cut.chunk_bytes, at.offset):
         yield Chunk(ReadPosition(at.file, first), ReadPosition(at.file, first + batch.num_rows), "parquet", batch, size)
 
 

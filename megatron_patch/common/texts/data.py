@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
     "left-out-hidden": "{files:hidden file|hidden files} in {folder} {files:?is|are} not read: {names}",
+    "all-splits-read": "{folder} holds files of {splits}, and all of them are read; one of them alone: give its path",
     "left-out-other": "{files:file|files} in {folder} {files:?is|are} not read, by the name not data: {names}",
     "data-missing": "{source} does not exist",
     "data-no-file": "{source} does not hold a file that ends in .jsonl or .json (also .gz, .zst), or .parquet",
@@ -17,6 +18,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "data-bzip2": "{file} is compressed with bzip2, which is not read: `bzip2 -dk` unpacks it",
     "data-zip": "{file} is a ZIP archive (as .xlsx and .docx are); wanted JSON Lines",
     "data-parquet": "{file} is a Parquet file: its name has to end in .parquet",
+    "data-arrow-unreadable": "{file} is not a readable Arrow file: {error}",
     "data-parquet-unreadable": "{file} is not a readable Parquet file: {error}",
     "data-no-column": "{file}: no column {column}; its columns: {columns}",
     "data-column-type": "{file}: column {column} holds {type}; wanted string",
@@ -45,6 +47,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 
 CHINESE: dict[str, str | tuple[str, str]] = {
     "left-out-hidden": "{folder} 中有 {files} 个隐藏文件不会被读取：{names}",
+    "all-splits-read": "{folder} 中有 {splits} 的文件，全部都会被读取；只读其中一个：给出它的路径",
     "left-out-other": "{folder} 中有 {files} 个文件不会被读取，从文件名看不是数据：{names}",
     "data-missing": "{source} 不存在",
     "data-no-file": "{source} 中没有以 .jsonl、.json（也可以是 .gz、.zst）或 .parquet 结尾的文件",
@@ -57,6 +60,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "data-bzip2": "{file} 是 bzip2 压缩文件，不能直接读取：用 `bzip2 -dk` 解压",
     "data-zip": "{file} 是 ZIP 压缩包（.xlsx 和 .docx 也是）；需要 JSON Lines",
     "data-parquet": "{file} 是 Parquet 文件：文件名必须以 .parquet 结尾",
+    "data-arrow-unreadable": "{file} 不是可以读取的 Arrow 文件：{error}",
     "data-parquet-unreadable": "{file} 不是可以读取的 Parquet 文件：{error}",
     "data-no-column": "{file}：没有列 {column}；现有的列：{columns}",
     "data-column-type": "{file}：列 {column} 的类型是 {type}；需要 string",

@@ -92,6 +92,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "boundaries} do not make {size} bytes",
     "data-cut": "{file} has {size} bytes, its index says {expected_size}: not from one run, or cut",
     "raw-no-file": "{path} is not, and does not hold, a file that ends in {suffixes} (before {packed} too)",
+    "folder-of-splits": "{folder} holds the splits {splits}; wanted one of them, as {first}",
     "not-parquet": "{file} is not a Parquet file",
     "not-json-rows": "{file} is not JSON: it begins with neither [ nor {{",
     "raw-without-sft": (
@@ -221,6 +222,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "index-damaged": "{file} 已损坏：{sequences} 个序列和 {boundaries} 个文档边界不会是 {size} 字节",
     "data-cut": "{file} 有 {size} 字节，索引说是 {expected_size}：不是同一次生成的，或不完整",
     "raw-no-file": "{path} 不是、也不包含以 {suffixes} 结尾的文件（其后可有 {packed}）",
+    "folder-of-splits": "{folder} 里有多个划分：{splits}；需要其中一个，例如 {first}",
     "not-parquet": "{file} 不是 Parquet 文件",
     "not-json-rows": "{file} 不是 JSON：既不以 [ 也不以 {{ 开头",
     "raw-without-sft": (

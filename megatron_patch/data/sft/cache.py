@@ -49,7 +49,7 @@ from megatron_patch.data.tokenizers.engines import EngineError
 
 HERE = Path(__file__).parent
 CODE = [HERE / f"{name}.py" for name in ("encoder", "loss_mask", "report", "tokenize")]
-CODE += [HERE.parent / f"{name}.py" for name in ("jsonl", "parquet", "rows")]
+CODE += [HERE.parent / f"{name}.py" for name in ("arrow", "jsonl", "parquet", "rows")]
 CODE += sorted([*(HERE / "formats").glob("*.py"), *(HERE / "rendering").glob("*.py")])
 """What turns rows into tokens: a change of any of it makes other caches."""
 DTYPES: dict[str, type[np.generic]] = {
