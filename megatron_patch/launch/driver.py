@@ -18,7 +18,7 @@ from megatron_patch.launch.cluster import kubernetes, slurm
 from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, kind_of, missing_positions, read_values, typed_values
-from megatron_patch.launch.environment import KEPT_IF_SET, Environment, facts_from_outside
+from megatron_patch.launch.environment import KEPT_IF_SET, Environment, environment_facts
 from megatron_patch.launch.from_pai import extra_values
 from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
@@ -176,7 +176,7 @@ def make_plan(
         if position.name in wrong
         for problem in Problem.of(wrong[position.name], position.name, expected=kind_of(position, family).expects)
     ]
-    outside, more = facts_from_outside(environ, facts.get("env"), dry_run, emit)
+    outside, more = environment_facts(environ, facts.get("env"), dry_run, emit)
     facts |= outside
     facts |= vp_as_when_it_began(facts)
     environment: Environment = facts["environment"]

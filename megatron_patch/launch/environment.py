@@ -139,8 +139,8 @@ ANY_PLACE = {"RANK": "0", "MASTER_ADDR": "FIRST_MACHINE_OF_THE_JOB", "MASTER_POR
 """What a job that is only written down cannot know."""
 
 
-def facts_from_outside(
-    environ: Mapping[str, str], env: str | None, dry_run: bool, emit: bool = False
+def environment_facts(
+    environ: Mapping[str, str], env: str | None, dry_run: bool, emit: bool
 ) -> tuple[dict[str, Any], list[Problem]]:
     """By name, as `resolve.py` wants them (`mp_...`, `environment`, `cluster`), and what is wrong.
 

@@ -69,7 +69,7 @@ class Adapters(torch.nn.Module):
         Args:
             x: what the base weight multiplies, [s, b, columns]; of column-parallel modules under sequence
                 parallelism this rank's tokens only, [s / TP, b, columns].
-            base: the base weight's product, [s, b, rows]; of row-parallel ones under sequence parallelism
+            base: the base module's output, [s, b, rows]; of row-parallel ones under sequence parallelism
                 [s / TP, b, rows].
         """
         return self.add(base, self._down(x))

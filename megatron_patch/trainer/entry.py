@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def status_of(error: BaseException) -> int:
-    """What a rank ends with: of `common.recovery.Status`, or what Megatron asked for."""
+    """What a rank ends with: of `runs.recovery.Status`, or what Megatron asked for."""
     if isinstance(error, SpikeError):
         return error.status
     if isinstance(error, EXPLAINED):

@@ -1,6 +1,6 @@
 """Small models for the tests, and what Megatron must hold of them, written down a second time by hand.
 
-Nothing here uses `weights.py`: that is what it is compared with.
+Nothing here uses `weight_map.py`: that is what it is compared with.
 """
 
 from __future__ import annotations

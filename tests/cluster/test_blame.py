@@ -21,12 +21,13 @@ from megatron_patch.runs.status import read_end
 NODE = """
 import os, socket, sys
 from pathlib import Path
-from megatron_patch.launch.cluster.connection import Link
+from megatron_patch.launch.cluster.connection import Connection
 from megatron_patch.launch.cluster.rendezvous import Peer
 from megatron_patch.launch.cluster.supervise import Supervisor
 node, count, output, command, *sockets = sys.argv[1:]
 others = [number for number in range(int(count)) if number != int(node)] if node == "0" else [0]
-peers = [Peer(node=n, host=f"host{n}", link=Link(socket.socket(fileno=int(fd)))) for n, fd in zip(others, sockets)]
+connections = [Connection(socket.socket(fileno=int(fd))) for fd in sockets]
+peers = [Peer(node=n, host=f"host{n}", connection=one) for n, one in zip(others, connections)]
 supervisor = Supervisor(node=int(node), peers=peers, silence=300.0, output=Path(output), lock=None)
 sys.exit(supervisor.run(["sh", "-c", command], os.environ))
 """

@@ -36,7 +36,7 @@ OF_FAMILIES = {
     "DP2+DO": "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather",
 }
 QUICK = (("qwen2_5", "TP2"), ("qwen3", "PP2+VPP"))
-"""Biases that are cut over ranks; tied embeddings, whose gradient travels between the first and the last stage."""
+"""Biases that are sharded; tied embeddings, whose gradient travels between the first and the last stage."""
 PAIRS = [
     pytest.param(family, layout, marks=[] if (family, layout) in QUICK else pytest.mark.slow)
     for family in OTHERS

@@ -63,7 +63,7 @@ def inspect(options: Options) -> Job:
     """Look at both folders without reading weights.
 
     Raises:
-        CheckpointError: with every reason found why the command cannot be carried out.
+        CheckpointError: with every reason found why the command cannot run.
     """
     job = _inspect_hf(options) if options.direction == TO_MEGATRON else _inspect_megatron(options)
     checks = options.check or options.check_only

@@ -1,4 +1,4 @@
-"""A job carried out: the conversion, its source held against its manifest meanwhile. torch is imported late."""
+"""The conversion as it runs, its source held against its manifest meanwhile. torch is imported late."""
 
 from __future__ import annotations
 

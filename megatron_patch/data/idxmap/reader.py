@@ -1,6 +1,6 @@
 """Megatron's `.idx`: the one reader. Only the whole index needs numpy, so the launcher may look at the head.
 
-Source: `megatron/core/datasets/indexed_dataset.py` of megatron-core 0.19.2; the layout is written down in idxmap.py.
+Source: `megatron/core/datasets/indexed_dataset.py` of megatron-core 0.19.2; the layout is written down in writer.py.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class SFTData:
     cache: Path
     """Folder of tokenized caches; only `raw` uses it."""
     loss: str = "assistant"
-    """Which tokens are trained on: see `template.trained`. An idxmap has that settled in it."""
+    """Which tokens are trained on: see `loss_mask.trained`. An idxmap has that settled in it."""
     overlong: str = "truncate"
     """See `selection.select`."""
     dropped: str = "lose"

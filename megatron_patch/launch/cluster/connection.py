@@ -23,15 +23,15 @@ IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 """A line for each address of this machine: the address in hexadecimal digits, four numbers, the interface."""
 
 
-class LinkError(UserError):
+class PeerError(UserError):
     """The other end closed, sent what is not a line of ours, or said nothing in time."""
 
 
-class Link:
+class Connection:
     """One end. Lines that were received are kept until they are asked for."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
+    def __init__(self, stream: socket.socket) -> None:
+        self._socket = stream
         self._received = b""
         self.closed = False
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -57,21 +57,21 @@ class Link:
         """Wait for one object.
 
         Raises:
-            LinkError: nothing whole came in time, or the other end closed.
+            PeerError: nothing whole came in time, or the other end closed.
         """
         deadline = time.monotonic() + seconds
         while (message := self.poll(max(0.0, min(1.0, deadline - time.monotonic())))) is None:
             if self.closed:
-                raise LinkError("link-closed")
+                raise PeerError("link-closed")
             if time.monotonic() >= deadline:
-                raise LinkError("link-silent", seconds=seconds)
+                raise PeerError("link-silent", seconds=seconds)
         return message
 
     def poll(self, seconds: float = 0.0) -> dict[str, Any] | None:
         """The next object if it is there within `seconds`. Sets `closed` when there will be no more.
 
         Raises:
-            LinkError: what came is not an object of ours.
+            PeerError: what came is not an object of ours.
         """
         if b"\n" not in self._received and not self.closed:
             self._read(seconds)
@@ -81,9 +81,9 @@ class Link:
         try:
             message = parse_json(line)
         except (ValueError, RecursionError) as error:
-            raise LinkError("link-stranger", line=repr(line[:40])) from error
+            raise PeerError("link-stranger", line=repr(line[:40])) from error
         if not isinstance(message, dict):
-            raise LinkError("link-stranger", line=repr(line[:40]))
+            raise PeerError("link-stranger", line=repr(line[:40]))
         return message
 
     def _read(self, seconds: float) -> None:
@@ -97,7 +97,7 @@ class Link:
         self.closed = not data
         self._received += data
         if len(self._received) > LONGEST_LINE:
-            raise LinkError("link-endless")
+            raise PeerError("link-endless")
 
     def close(self) -> None:
         """Close this end."""

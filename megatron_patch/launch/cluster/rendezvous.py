@@ -26,7 +26,7 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message, as_json, named, read_message, say
 from megatron_patch.common.values import shown
 from megatron_patch.launch.argv import megatron_argv
-from megatron_patch.launch.cluster.connection import Link, LinkError, interface_of, is_local, listen
+from megatron_patch.launch.cluster.connection import Connection, PeerError, interface_of, is_local, listen
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.environment import read_by_libraries
@@ -53,7 +53,7 @@ class Peer:
 
     node: int
     host: str
-    link: Link
+    connection: Connection
 
     @property
     def name(self) -> Message:
@@ -81,7 +81,7 @@ def meet(plan: Plan, environ: Mapping[str, str]) -> tuple[Peer, ...]:
 
 def interface(peers: tuple[Peer, ...]) -> str | None:
     """The network interface that the other machines are reached through."""
-    return interface_of(peers[0].link.local_address) if peers else None
+    return interface_of(peers[0].connection.local_address) if peers else None
 
 
 def this_node(node: int) -> Message:
@@ -117,8 +117,8 @@ class _Host:
             word = time.monotonic() + WORD_EVERY
             while len(self._peers) < self._place.nodes - 1 and not self._reasons and time.monotonic() < self._deadline:
                 with contextlib.suppress(TimeoutError):
-                    connection, address = server.accept()
-                    threading.Thread(target=self._greet, args=(connection, address[0]), daemon=True).start()
+                    stream, address = server.accept()
+                    threading.Thread(target=self._greet, args=(stream, address[0]), daemon=True).start()
                 if time.monotonic() > word:
                     say("meet-waiting", missing=self._missing(), nodes=self._place.nodes)
                     word += WORD_EVERY
@@ -130,7 +130,7 @@ class _Host:
         if not reasons and len(peers) < self._place.nodes - 1:
             reasons = [self._nobody_came(peers)]
         for peer in peers.values():
-            peer.link.send({"go": not reasons, "reasons": as_json(reasons)})
+            peer.connection.send({"go": not reasons, "reasons": as_json(reasons)})
         if reasons:
             raise RendezvousError.of(reasons)
         return tuple(peers[node] for node in sorted(peers))
@@ -147,21 +147,21 @@ class _Host:
     def _missing(self) -> list[Message]:
         return [Message("node-alone", node=node) for node in range(1, self._place.nodes) if node not in self._peers]
 
-    def _greet(self, connection: socket.socket, address: str) -> None:
+    def _greet(self, stream: socket.socket, address: str) -> None:
         """One machine: who is it, does it agree, does it see our file? In a thread of its own."""
-        link = Link(connection)
+        connection = Connection(stream)
         try:
-            theirs = link.receive(ANSWERS_SECONDS)
+            theirs = connection.receive(ANSWERS_SECONDS)
             if theirs.get("protocol") != PROTOCOL:
-                raise LinkError("link-other")
-            link.send({"probe": str(self._probe), "identity": self._mine, "host": socket.gethostname()})
-            seen = link.receive(SHARED_SECONDS + ANSWERS_SECONDS)
-            peer = Peer(node=int(theirs["node"]), host=str(theirs["host"]), link=link)
+                raise PeerError("link-other")
+            connection.send({"probe": str(self._probe), "identity": self._mine, "host": socket.gethostname()})
+            seen = connection.receive(SHARED_SECONDS + ANSWERS_SECONDS)
+            peer = Peer(node=int(theirs["node"]), host=str(theirs["host"]), connection=connection)
             different = [*differences(self._mine, theirs["identity"])]
             uneven = [*_compare(self._mine["environment"], theirs["identity"]["environment"])]
-        except (LinkError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (PeerError, KeyError, TypeError, ValueError, AttributeError) as error:
             say("meet-stranger", me=self._me, address=address, error=error)
-            link.close()
+            connection.close()
             return
         reasons = [Message("meet-differ", peer=peer.name, me=self._me, what=what) for what in different]
         for what in uneven:  # an interface may well have another name there, so nothing is refused
@@ -170,21 +170,21 @@ class _Host:
             reasons.append(Message("meet-folder", peer=peer.name, me=self._me, folder=self._plan.output))
         with self._lock:
             other = self._peers.get(peer.node)
-            if other is not None and _has_closed(other.link):  # started a second time while node 0 waited
+            if other is not None and _has_closed(other.connection):  # started a second time while node 0 waited
                 other = None
             if other is not None or not 0 < peer.node < self._place.nodes:
                 twin = other.name if other else self._me
                 reasons.append(Message("meet-same-rank", peer=peer.name, other=twin, rank=peer.node))
-                link.send({"go": False, "reasons": as_json(reasons)})
+                connection.send({"go": False, "reasons": as_json(reasons)})
             else:
                 self._peers[peer.node] = peer
             self._reasons += reasons
 
 
-def _has_closed(link: Link) -> bool:
-    with contextlib.suppress(LinkError):
-        link.poll()
-    return link.closed
+def _has_closed(connection: Connection) -> bool:
+    with contextlib.suppress(PeerError):
+        connection.poll()
+    return connection.closed
 
 
 @contextlib.contextmanager
@@ -203,28 +203,28 @@ def _join(place: Cluster, mine: dict[str, Any], seconds: float) -> Peer:
     """Any other node: find node 0, say what it is about to do, wait for the verdict."""
     deadline = time.monotonic() + seconds
     me = this_node(place.node_rank)
-    link = _connect(place, me, seconds, deadline)
+    connection = _connect(place, me, seconds, deadline)
     try:
-        link.send({"protocol": PROTOCOL, "node": place.node_rank, "host": socket.gethostname(), "identity": mine})
-        answer = link.receive(min(ANSWERS_SECONDS, seconds))
+        connection.send({"protocol": PROTOCOL, "node": place.node_rank, "host": socket.gethostname(), "identity": mine})
+        answer = connection.receive(min(ANSWERS_SECONDS, seconds))
         probe = Path(answer["probe"])
-        link.send({"probe": probe.name if _appears(probe) else None})
-        verdict = link.receive(max(0.0, deadline - time.monotonic()) + SHARED_SECONDS + ANSWERS_SECONDS)
+        connection.send({"probe": probe.name if _appears(probe) else None})
+        verdict = connection.receive(max(0.0, deadline - time.monotonic()) + SHARED_SECONDS + ANSWERS_SECONDS)
         if not verdict["go"]:
             raise RendezvousError.of([received(one) for one in verdict["reasons"]])
-    except (LinkError, KeyError) as error:
-        link.close()
+    except (PeerError, KeyError) as error:
+        connection.close()
         code, why = ("meet-wrong-answer", str(error)) if isinstance(error, KeyError) else ("meet-no-answer", error)
         where = f"{place.master_addr}:{place.master_port}"
         raise RendezvousError(code, me=me, where=where, error=why) from error
-    return Peer(node=0, host=str(answer["host"]), link=link)
+    return Peer(node=0, host=str(answer["host"]), connection=connection)
 
 
-def _connect(place: Cluster, me: Message, seconds: float, deadline: float) -> Link:
+def _connect(place: Cluster, me: Message, seconds: float, deadline: float) -> Connection:
     where, word = f"{place.master_addr}:{place.master_port}", time.monotonic() + WORD_EVERY
     while True:
         try:
-            return Link(socket.create_connection((place.master_addr, place.master_port), timeout=5))
+            return Connection(socket.create_connection((place.master_addr, place.master_port), timeout=5))
         except OSError as error:
             last = str(error.strerror or error)
         if time.monotonic() >= deadline:

@@ -20,7 +20,7 @@ from typing import Any
 
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, as_json, localized, say
-from megatron_patch.launch.cluster.connection import LinkError
+from megatron_patch.launch.cluster.connection import PeerError
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet, received, this_node
 from megatron_patch.launch.command import Command
 from megatron_patch.launch.plan import Plan
@@ -38,6 +38,8 @@ LAST_WORDS = 180.0
 """Seconds in which another machine may say why ranks lost a connection: its torchrun alone gives ranks 30 to end. Who
 is at fault does not depend on it: a machine whose ranks have a cause of their own says so at once."""
 NOBODY_KNOWS = Message("nobody-knows")
+LISTENS = 0.3
+"""Seconds for which it hears the other machines before it looks at its own ranks again."""
 PATIENCE = 20.0
 """Seconds that torchrun gets to kill its ranks."""
 
@@ -111,7 +113,7 @@ def _record(write: Callable[[], int], plan: Plan, peers: Sequence[Peer]) -> int:
     except (OSError, run_status.Occupied) as error:
         reason = Message("node-cannot-write", me=this_node(0), folder=plan.output, error=error)
         for peer in peers:
-            peer.link.send({"ended": Status.REFUSED, "reason": as_json(reason)})
+            peer.connection.send({"ended": Status.REFUSED, "reason": as_json(reason)})
         raise
 
 
@@ -128,7 +130,7 @@ class Supervisor:
             lock: of that folder, on node 0.
         """
         self._me, self._node = this_node(node), node
-        self._others = Others(peers, me=self._me, silence=silence)
+        self._peers = Peers(peers, me=self._me, silence=silence)
         self._output, self._lock = output, lock
         self._heard: list[int] = []
         """Signals that this launcher was sent."""
@@ -148,7 +150,7 @@ class Supervisor:
             reason = None
             while child.poll() is None and reason is None:
                 self._pass_on(child)
-                reason = self._others.trouble(0.3)
+                reason = self._peers.trouble()
             if reason is not None:
                 return self._failed_elsewhere(reason, child)
             return self._after(child)
@@ -164,13 +166,13 @@ class Supervisor:
         if stopped:  # unless the ranks have written how they ended
             name = signal.Signals(self._asked or 0).name
             run_status.record_end(self._output, "stopped", Message("stopped-before-ranks", signal=name))
-        self._others.tell({"ended": 0})
-        while self._node == 0 and not self._others.all_ended:
+        self._peers.tell({"ended": 0})
+        while self._node == 0 and not self._peers.all_ended:
             self._pass_on(child)
-            reason = self._others.trouble(0.3)
-            if reason is not None or self._others.only_lost:
+            reason = self._peers.trouble()
+            if reason is not None or self._peers.only_lost:
                 return self._failed_elsewhere(reason or NOBODY_KNOWS)
-        self._others.close()
+        self._peers.close()
         return 0 if self._asked is None or self._has_finished() else STOPPED + self._asked
 
     def _has_finished(self) -> bool:
@@ -179,10 +181,10 @@ class Supervisor:
         return ended is not None and ended.how == "finished"
 
     def _end(self, status: int, reason: Message | None) -> int:
-        self._others.tell({"ended": status, "reason": as_json(reason)})
+        self._peers.tell({"ended": status, "reason": as_json(reason)})
         if status not in (Status.REFUSED, Status.SPIKE):
             self._say(Message("node-again"))
-        self._others.close()
+        self._peers.close()
         return status
 
     def _lost(self, child: subprocess.Popen[bytes]) -> int:
@@ -190,13 +192,13 @@ class Supervisor:
 
         Node 0 hears everybody, and ends the waiting; the others wait for its word, its end or its silence.
         """
-        self._others.tell({"lost": True})
+        self._peers.tell({"lost": True})
         reason, deadline = None, time.monotonic() + LAST_WORDS
-        while reason is None and not self._others.are_gone:
-            if self._node == 0 and (self._others.have_none_left or time.monotonic() > deadline):
+        while reason is None and not self._peers.are_gone:
+            if self._node == 0 and (self._peers.have_none_left or time.monotonic() > deadline):
                 break
             self._pass_on(child)
-            reason = self._others.trouble(0.3)
+            reason = self._peers.trouble()
         return self._failed_elsewhere(reason or NOBODY_KNOWS)
 
     def _failed_elsewhere(self, reason: Message, child: subprocess.Popen[bytes] | None = None) -> int:
@@ -208,7 +210,7 @@ class Supervisor:
         run_status.record_end(self._output, "failed", reason)
         if child is not None:
             self._kill(child)
-        return self._end(self._others.status or Status.FAILED, reason)
+        return self._end(self._peers.status or Status.FAILED, reason)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -222,16 +224,16 @@ class Supervisor:
     def _pass_on(self, child: subprocess.Popen[bytes]) -> None:
         """What this machine or another was sent goes to torchrun, which has the ranks save and end; at once when it is
         sent again. The other machines hear of it: their ranks end too."""
-        times = max(len(self._heard), self._others.times)
+        times = max(len(self._heard), self._peers.times)
         if times == self._passed_on:
             return
         if self._asked is None:
-            self._asked = self._heard[0] if self._heard else self._others.asked
+            self._asked = self._heard[0] if self._heard else self._peers.asked
             name = signal.Signals(self._asked).name
             self._say(Message("node-asked" if self._heard else "node-asked-there", node=self._me, signal=name))
             if self._lock is not None:
                 run_status.note_stopping(self._output, self._lock, name)
-        self._others.tell({"asked": self._asked, "times": times})
+        self._peers.tell({"asked": self._asked, "times": times})
         for _ in range(times - self._passed_on):
             child.send_signal(ASKS_RANKS)
         self._passed_on = times
@@ -269,7 +271,7 @@ class _Watched:
         """When it said that its ranks lost a connection, and not why."""
 
 
-class Others:
+class Peers:
     """Those that this machine keeps a connection with: on node 0 all others, elsewhere node 0."""
 
     def __init__(self, peers: Sequence[Peer], *, me: Message, silence: float) -> None:
@@ -294,7 +296,7 @@ class Others:
     @property
     def are_gone(self) -> bool:
         """Whether nobody will say anything any more."""
-        return all(watched.peer.link.closed for watched in self._watched)
+        return all(watched.peer.connection.closed for watched in self._watched)
 
     @property
     def only_lost(self) -> bool:
@@ -309,17 +311,17 @@ class Others:
     def tell(self, message: dict[str, Any]) -> None:
         """Send all of them a message; one that is gone is noticed by `trouble`."""
         for watched in self._watched:
-            if not watched.peer.link.closed:
-                watched.peer.link.send(message)
+            if not watched.peer.connection.closed:
+                watched.peer.connection.send(message)
 
-    def trouble(self, seconds: float) -> Message | None:
-        """Hear what they say for up to `seconds`; a sentence if one of them is lost or has failed."""
+    def trouble(self) -> Message | None:
+        """Hear what they say for up to LISTENS; a sentence if one of them is lost or has failed."""
         self._beat()
-        open_links = [watched.peer.link for watched in self._watched if not watched.peer.link.closed]
-        if not open_links:
-            time.sleep(seconds)
+        still_open = [watched.peer.connection for watched in self._watched if not watched.peer.connection.closed]
+        if not still_open:
+            time.sleep(LISTENS)
         else:
-            select.select(open_links, [], [], seconds)
+            select.select(still_open, [], [], LISTENS)
         for watched in self._watched:
             reason = self._hear(watched)
             if reason is not None:
@@ -329,7 +331,7 @@ class Others:
     def close(self) -> None:
         """Close the connections."""
         for watched in self._watched:
-            watched.peer.link.close()
+            watched.peer.connection.close()
 
     def _beat(self) -> None:
         if time.monotonic() >= self._next_beat:
@@ -338,10 +340,10 @@ class Others:
 
     def _hear(self, watched: _Watched) -> Message | None:
         peer, node = watched.peer, watched.peer.name
-        if watched.ended is not None and (peer.node or peer.link.closed):
+        if watched.ended is not None and (peer.node or peer.connection.closed):
             return None  # node 0 alone stays until all have ended
         try:
-            while (message := peer.link.poll()) is not None:
+            while (message := peer.connection.poll()) is not None:
                 watched.heard = time.monotonic()
                 if "asked" in message:
                     self.asked, self.times = int(message["asked"]), max(self.times, int(message["times"]))
@@ -352,9 +354,9 @@ class Others:
                     if watched.ended:
                         reason = message.get("reason")
                         return received(reason) if reason else Message("node-ended", node=node, status=watched.ended)
-        except LinkError as error:
+        except PeerError as error:
             return Message("node-link", node=node, error=error)
-        if peer.link.closed:
+        if peer.connection.closed:
             return None if watched.ended is not None else Message("node-gone", node=node)
         now = time.monotonic()
         if watched.lost is not None and now - watched.lost > LAST_WORDS:
