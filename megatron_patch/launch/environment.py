@@ -71,8 +71,10 @@ class Environment:
         return self.dry_run or self.elsewhere
 
 
+THREADS = "OMP_NUM_THREADS"
+"""OpenMP takes all cores, with a line in a log, where it cannot read this one; an empty one counts as not set."""
 KEPT_IF_SET = (
-    "OMP_NUM_THREADS",
+    THREADS,
     "OMP_WAIT_POLICY",
     "PYTORCH_CUDA_ALLOC_CONF",
     "TORCH_NCCL_AVOID_RECORD_STREAMS",
@@ -106,6 +108,9 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
     dry_run, problems = environ.get("DRY_RUN", "").lower(), []
     if dry_run not in ("", "0", "1", "true", "false"):
         problems.append(Problem("dry-run-value", "DRY_RUN"))
+    threads = environ.get(THREADS, "")
+    if threads and not re.fullmatch("[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*", threads):
+        problems.append(Problem("omp-threads", THREADS))
     gpus = () if device == "cpu" else visible_gpus(installed_gpus(), environ.get("CUDA_VISIBLE_DEVICES"))
     environment = Environment(
         gpus=gpus,
@@ -118,7 +123,7 @@ def read_environment(environ: Mapping[str, str], *, device: str) -> tuple[Enviro
         elsewhere=False,
         wandb_key=bool(environ.get("WANDB_API_KEY")) or environ.get("WANDB_MODE") == "offline",
         wandb_installed=find_spec("wandb") is not None,
-        mine={name: environ[name] for name in KEPT_IF_SET if name in environ},
+        mine={name: environ[name] for name in KEPT_IF_SET if name in environ and (environ[name] or name != THREADS)},
         others={k: v for k, v in read_by_libraries(environ).items() if k not in KEPT_IF_SET},
         machines=_machines(environ),
         python_path=environ.get("PYTHONPATH", ""),

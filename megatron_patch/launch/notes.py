@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,10 +107,25 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
     if plan.tokenizer.ids < plan.vocab_size:
         yield Message("rows-unused", ids=plan.tokenizer.ids, rows=plan.vocab_size)
     yield from _left_out(plan)
-    if plan.valid_data is not None and plan.valid_data == plan.train_data:
-        yield Message("validates-on-training")
+    yield from _twice(plan)
+    shares = [float(share) for share in (plan.variables.split or "").split(",") if share]
+    if len(shares) == 3 and shares[2]:
+        yield Message("split-test", percent=100 * shares[2] / sum(shares))
     if plan.valid_data is None and plan.variables.split is None:
         yield Message("no-validation")
+
+
+def _twice(plan: Plan) -> Iterator[Message]:
+    """Data sets that are named more than once, in training, or in training and validation."""
+    counts = Counter(source.path for source in plan.train_data)
+    again = [path for path, count in counts.items() if count > 1]
+    if again:
+        yield Message("data-twice", paths=again[:3], count=len(again))
+    both = list(dict.fromkeys(source.path for source in plan.valid_data or () if source.path in counts))
+    if plan.valid_data is not None and plan.valid_data == plan.train_data:
+        yield Message("validates-on-training")
+    elif both:
+        yield Message("validates-partly", paths=both[:3], count=len(both))
 
 
 def _left_out(plan: Plan) -> Iterator[Message]:

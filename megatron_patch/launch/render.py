@@ -256,7 +256,8 @@ def _batch_rows(plan: Plan) -> Iterator[PlanRow]:
 
 
 def _data_rows(plan: Plan) -> Iterator[PlanRow]:
-    yield "row-data", _training_data(plan)
+    for number, line in enumerate(_training_data(plan)):
+        yield "" if number else "row-data", line
     if plan.valid_data is not None:
         yield "", Message("data-validation", data=describe_blend(plan.valid_data))
     elif plan.variables.split:
@@ -265,14 +266,33 @@ def _data_rows(plan: Plan) -> Iterator[PlanRow]:
     yield "row-tokenizer", Message("tokenizer", path=path, ids=plan.tokenizer.ids)
 
 
-def _training_data(plan: Plan) -> Message:
-    """With how often the data are read, where sets without weights say it."""
-    data = describe_blend(plan.train_data)
-    if plan.config.sft or any(one.tokens is None or one.weight is not None for one in plan.train_data):
-        return as_it_is(data)
-    tokens = sum(one.tokens or 0 for one in plan.train_data)
+MOST_SOURCES = 20
+"""Data sets of a blend that have a line each."""
+
+
+def _training_data(plan: Plan) -> Iterator[Message]:
+    """What is read, and how often: for each data set of a blend with weights."""
+    sources = plan.train_data
+    counts = [round(_training_share(plan) * one.tokens) for one in sources if one.tokens is not None]
+    if plan.config.sft or len(counts) < len(sources) or not all(counts):
+        yield as_it_is(describe_blend(sources))
+        return
     wanted = plan.schedule.samples * plan.config.seq_len
-    return Message("data-read", data=data, tokens=tokens, times=wanted / tokens)
+    if sources[0].weight is None:
+        yield Message("data-read", data=describe_blend(sources), tokens=sum(counts), times=wanted / sum(counts))
+        return
+    shares = [(one.weight or 0) / sum(other.weight or 0 for other in sources) for one in sources]
+    times = [wanted * share / tokens for share, tokens in zip(shares, counts, strict=True)]
+    for one, share, tokens, often in list(zip(sources, shares, counts, times, strict=True))[:MOST_SOURCES]:
+        yield Message("data-part", share=100 * share, data=one.path, tokens=tokens, times=often)
+    if rest := times[MOST_SOURCES:]:
+        yield Message("data-parts-more", count=len(rest), least=min(rest), most=max(rest))
+
+
+def _training_share(plan: Plan) -> float:
+    """The part of DATASET_PATH that MP_SPLIT leaves for training."""
+    shares = [float(share) for share in (plan.variables.split or "1").split(",")]
+    return shares[0] / sum(shares)
 
 
 MEMORY = {

@@ -226,6 +226,8 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
         {"flag": "--lr"},
     ),
     ({"MP_MEGATRON_ARGS": "--x 'open"}, ("MP_MEGATRON_ARGS",), "megatron-args-form", {}),
+    ({"OMP_NUM_THREADS": "0"}, ("OMP_NUM_THREADS",), "omp-threads", {}),
+    ({"OMP_NUM_THREADS": "all"}, ("OMP_NUM_THREADS",), "omp-threads", {}),
     ({"DRY_RUN": "maybe"}, ("DRY_RUN",), "dry-run-value", {}),
     # several machines
     ({**DLC, "ENV": "dlc", "WORLD_SIZE": None}, ("WORLD_SIZE",), "dlc-variable-missing", {}),

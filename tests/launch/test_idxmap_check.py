@@ -74,6 +74,18 @@ def test_structure(name: str, refused: Refused, tmp_path: Path, idxmap: Callable
     assert f"{prefix}.idx" in found and says in found
 
 
+def test_images_are_not_trained_as_text(refused: Refused, tmp_path: Path, idxmap: Callable[..., Path]) -> None:
+    """Multimodal data have a mode for each sequence: Megatron's GPT data set reads past it."""
+    prefix = idxmap(tmp_path / "text")
+    index = Path(f"{prefix}.idx")
+    whole = index.read_bytes()
+    index.write_bytes(whole + bytes(DOCUMENTS))
+    assert refused(prefix) == []
+    index.write_bytes(whole + bytes([0, 0, 1, *[0] * (DOCUMENTS - 3)]))
+    (found,) = refused(prefix)
+    assert found == f"{index}: sequence 2 has mode 1: it is not text, and would be trained as text"
+
+
 @pytest.mark.parametrize("tp", ["1", "2"])
 @pytest.mark.parametrize("at", [0, 777, DOCUMENTS * LENGTH - 1])
 @pytest.mark.parametrize(

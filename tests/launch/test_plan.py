@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from megatron_patch.launch.build_plan import validation
 from megatron_patch.launch.command import build_command
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import driver_wording
-from megatron_patch.launch.render import full_plan, short_plan, wrap
+from megatron_patch.launch.render import _training_data, full_plan, short_plan, wrap
 from megatron_patch.launch.schedule import constant, count_iterations
 from megatron_patch.runs.folder import PLAN, write_plan
 
@@ -46,6 +47,10 @@ def test_notes(plan_of: Callable[..., Plan]) -> None:
     says(plan_of(WARMUP_TOKENS_OR_ITERS="100"), "no-warmup")
     says(plan_of(VALID_DATASET_PATH="text"), "validates-on-training")
     says(plan_of(VALID_DATASET_PATH="none"), "no-validation")
+    text, valid = os.path.abspath("text"), os.path.abspath("valid")  # noqa: PTH100
+    says(plan_of(VALID_DATASET_PATH="text valid"), "validates-partly", paths=[text], count=1)
+    says(plan_of(DATASET_PATH="0.5 valid 0.5 text 2 valid"), "data-twice", paths=[valid], count=1)
+    says(plan_of(MP_SPLIT="12,6,2", VALID_DATASET_PATH="none"), "split-test", percent=10.0)
     says(plan_of(MODEL_SIZE="1B"), "rows-unused", ids=258, rows=128256)
     under = Message("setting", name="AC", value="false")
     says(plan_of(MP_AC_LAYERS="2"), "idle-under", name="MP_AC_LAYERS", value="2", under=under)
@@ -55,6 +60,22 @@ def test_notes(plan_of: Callable[..., Plan]) -> None:
     says(plan_of(MP_DEVICE="cuda", PR="bf16", MP_NPROC="8"), "gradients-bf16", micro_batches=1)
     says(plan_of(MP_DEVICE="cuda", PR="fp8"), "fp8-travel-do")
     says(plan_of(MP_DEVICE="cuda", PR="bf16", DO="true", OPTIMIZER_OFFLOAD="auto"), "offload-unknown")
+
+
+def test_each_part_of_a_blend_has_its_share_and_its_epochs(plan_of: Callable[..., Plan]) -> None:
+    """Weights need not sum to 1; MP_SPLIT leaves less for training, so that it is read more often."""
+
+    def lines(**changes: str) -> list[Message]:
+        return list(_training_data(plan_of(**changes)))
+
+    first, second = lines(DATASET_PATH="1 text 3 more")
+    assert (first.values["share"], second.values["share"]) == (25, 75)
+    assert first.values["times"] == 10240 / 4 / 2000 and second.values["times"] == 3 * 10240 / 4 / 2000
+    assert lines(VALID_DATASET_PATH="none", MP_SPLIT="1,1")[0].values["times"] == 10240 / 1000
+    assert lines(DATASET_PATH="text more")[0].values["times"] == 10240 / 4000
+    many = lines(DATASET_PATH=" ".join(f"{weight} text" for weight in range(1, 26)))
+    assert [line.code for line in many] == ["data-part"] * 20 + ["data-parts-more"]
+    assert many[-1].values["count"] == 5
 
 
 def test_hidden_data_of_a_folder_are_named(plan_of: Callable[..., Plan], tmp_path: Path, world: Path) -> None:

@@ -130,7 +130,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "both say where the validation data comes from",
         "one of them; {VALID_DATASET_PATH:=none}",
     ),
-    "split-form": ("not shares of training and validation", "such as 99,1"),
+    "split-form": ("not shares of training and validation, both above 0", "such as 99,1; unset, all is for training"),
     "split-empty-share": (
         "a share of {share} of the {documents:document|documents} in {path} is none",
         "larger shares, such as {suggested}, or more documents",
@@ -245,7 +245,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "最多 {most} 个词元",
     ),
     "split-and-data": ("两者都说明验证数据的来源", "只用其中一个；{VALID_DATASET_PATH:=none}"),
-    "split-form": ("不是训练和验证的比例", "例如 99,1"),
+    "split-form": ("不是训练和验证的比例（两者都要大于 0）", "例如 99,1；不设置时全部用于训练"),
     "split-empty-share": (
         "{path} 的 {documents} 个文档中，比例 {share} 不到一个文档",
         "更大的比例，例如 {suggested}，或更多文档",

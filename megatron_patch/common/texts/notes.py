@@ -48,6 +48,12 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "no-warmup": "no warm-up: fewer warm-up tokens than one iteration has",
     "rows-unused": "the tokenizer has {ids:id|ids}, the model {rows:row|rows}: the rest stays unused",
     "validates-on-training": "the validation data are the training data: their loss says nothing about other text",
+    "validates-partly": "{count:data set is|data sets are} training and validation data: {paths}; their loss says "
+    "nothing about other text",
+    "data-twice": "{count:data set stands|data sets stand} more than once in {DATASET_PATH}: {paths}; the same texts "
+    "are read again and again",
+    "split-test": "the third share of {MP_SPLIT}, {percent:.3g} % of the documents, is for a test, which there is none "
+    "of here: nothing reads it",
     "no-validation": "no validation: neither {VALID_DATASET_PATH} nor {MP_SPLIT} asks for one",
     "adapter-brings": "taken from {MP_LORA_ADAPTER}: {settings}",
     "adapter-dropout": "{MP_LORA_ADAPTER} was trained with dropout {theirs}, this run has {MP_LORA_DROPOUT:={mine}}",
@@ -150,6 +156,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "no-warmup": "没有预热：预热的词元不足一次迭代",
     "rows-unused": "分词器有 {ids} 个 id，模型有 {rows} 行：其余的不会用到",
     "validates-on-training": "验证数据就是训练数据：它的损失不能说明其他文本",
+    "validates-partly": "{count} 个数据集既是训练数据又是验证数据：{paths}；它们的损失不能说明其他文本",
+    "data-twice": "{DATASET_PATH} 中有 {count} 个数据集不止一次出现：{paths}；同样的文本会被反复读取",
+    "split-test": "{MP_SPLIT} 的第三份（文档的 {percent:.3g} %）是测试用的，这里没有测试：不会读取它",
     "no-validation": "没有验证：{VALID_DATASET_PATH} 和 {MP_SPLIT} 都没有要求",
     "adapter-brings": "取自 {MP_LORA_ADAPTER}：{settings}",
     "adapter-dropout": "{MP_LORA_ADAPTER} 训练时的 dropout 是 {theirs}，本次运行是 {MP_LORA_DROPOUT:={mine}}",

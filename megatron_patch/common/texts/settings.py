@@ -10,6 +10,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "one of the MP_ variables that --help lists",
     ),
     "dry-run-value": ("neither 0 nor 1", "0, 1"),
+    "omp-threads": (
+        "not a number of threads, and OpenMP would take one for each core",
+        "unset, or a whole number >= 1",
+    ),
     "master-port-twice": ("{env} takes MASTER_PORT", "unset, or {ENV:=dsw}"),
     "muon-not-installed": ("the package emerging_optimizers is not installed", "adam, or `pip install {pin}`"),
     "muon-shards": (
@@ -88,6 +92,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "unknown-variable": ("未知的变量", "--help 列出的 MP_ 变量"),
     "unknown-variable-nearest": ("未知的变量；最接近的是：{nearest}", "--help 列出的 MP_ 变量"),
     "dry-run-value": ("既不是 0 也不是 1", "0、1"),
+    "omp-threads": ("不是线程数，OpenMP 会改用每核一个线程", "不设置，或 >= 1 的整数"),
     "master-port-twice": ("{env} 使用 MASTER_PORT", "不设置，或 {ENV:=dsw}"),
     "muon-not-installed": ("没有安装 emerging_optimizers 包", "adam，或 `pip install {pin}`"),
     "muon-shards": (

@@ -127,6 +127,8 @@ class Index:
     """[sequences], bytes in the .bin."""
     documents: npt.NDArray[np.int64]
     """[documents + 1], first sequence of each, and the end."""
+    modes: npt.NDArray[np.int8]
+    """[sequences], 0 where a sequence is text; [0] where the index has none: all are."""
 
     @property
     def bytes(self) -> int:
@@ -153,12 +155,14 @@ def read_index(path: Path) -> Index:
     head = read_head(path)
     raw = np.memmap(path, np.uint8, mode="r", offset=HEAD.size)
     lengths, offsets = 4 * head.sequences, 12 * head.sequences
+    documents = offsets + 8 * head.boundaries
     return Index(
         path=path,
         dtype=np.dtype(head.token_type),
         lengths=raw[:lengths].view(np.int32),
         offsets=raw[lengths:offsets].view(np.int64),
-        documents=raw[offsets : offsets + 8 * head.boundaries].view(np.int64),
+        documents=raw[offsets:documents].view(np.int64),
+        modes=raw[documents:].view(np.int8),
     )
 
 
@@ -171,6 +175,8 @@ def problems_of(index: Index) -> list[Message]:
     ends, sequences = index.documents, len(index.lengths)
     if len(ends) < 2 or ends[0] != 0 or ends[-1] != sequences or bool((ends[1:] < ends[:-1]).any()):
         found.append(at(index.path, "index-boundaries", sequences=sequences))
+    if index.modes.any():
+        found.append(at(index.path, "index-modes", sequence=int(index.modes.argmax()), mode=int(index.modes.max())))
     return found
 
 
