@@ -11,6 +11,7 @@ from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import is_whole
 from megatron_patch.data.blend import parse_blend, words_of
+from megatron_patch.data.columns import told
 from megatron_patch.data.idxmap.reader import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sources import find_sources, visible
@@ -181,6 +182,7 @@ def _inspect_raw(path: str, weight: float | None) -> DataSource:
         raise CorpusError(code, files=path)
     try:
         known = find_sources([path])
+        list(told(known))
     except DataError as error:
         raise CorpusError.of(error.messages) from None
     for file in known:

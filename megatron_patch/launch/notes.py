@@ -12,7 +12,8 @@ from typing import Any
 from megatron_patch.common.machine import SHARED_MEMORY, free_disk
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
-from megatron_patch.data.sources import left_out
+from megatron_patch.data.columns import told
+from megatron_patch.data.sources import find_sources, left_out
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
 from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.command import DROPPED
@@ -133,6 +134,7 @@ def _left_out(plan: Plan) -> Iterator[Message]:
     if plan.variables.dataset_type == "raw":
         for path in dict.fromkeys(corpus.path for corpus in (*plan.train_data, *(plan.valid_data or ()))):
             yield from left_out(path)
+            yield from told(find_sources([path]))
         return
     typed = [plan.config.dataset_path] + ([plan.config.valid_dataset_path] if plan.valid_data is not None else [])
     for folder in dict.fromkeys(folder for text in typed for folder in folders_of(text)):

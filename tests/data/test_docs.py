@@ -96,7 +96,7 @@ def test_conversations(line: Line) -> None:
 
 
 def test_the_page_has_them_all() -> None:
-    assert len(FILES) == 2 * 16 and len(CONVERSATIONS) == 2 * 30
+    assert len(FILES) == 2 * 16 and len(CONVERSATIONS) == 2 * 31
 
 
 def test_the_chinese_page_has_the_same_examples() -> None:

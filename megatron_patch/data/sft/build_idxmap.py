@@ -12,6 +12,7 @@ from megatron_patch.common.command_line import ArgumentParser, as_variable
 from megatron_patch.common.errors import UsageError, UserError, print_error
 from megatron_patch.common.messages import Message, at, localized
 from megatron_patch.common.terminal import guard
+from megatron_patch.data.columns import told
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.cache import CacheSource
 from megatron_patch.data.sft.idxmap import write_idxmap
@@ -65,7 +66,7 @@ def check(request: FinetuningRequest) -> None:
     """
     problems: list[Message] = []
     try:
-        find_sources(request.sources)
+        list(told(find_sources(request.sources)))
     except DataError as error:
         problems += error.about("1 INPUT").messages
     if request.tokenizer_name not in PAI_NAMES:

@@ -36,6 +36,7 @@ import tokenizers
 from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.messages import Message, as_json, from_json
 from megatron_patch.common.strict_json import read_json
+from megatron_patch.data.columns import columns_of
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import tokenize
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
@@ -49,7 +50,7 @@ from megatron_patch.data.tokenizers.engines import EngineError
 
 HERE = Path(__file__).parent
 CODE = [HERE / f"{name}.py" for name in ("encoder", "loss_mask", "report", "tokenize")]
-CODE += [HERE.parent / f"{name}.py" for name in ("arrow", "jsonl", "parquet", "rows")]
+CODE += [HERE.parent / f"{name}.py" for name in ("arrow", "columns", "jsonl", "parquet", "rows")]
 CODE += sorted([*(HERE / "formats").glob("*.py"), *(HERE / "rendering").glob("*.py")])
 """What turns rows into tokens: a change of any of it makes other caches."""
 DTYPES: dict[str, type[np.generic]] = {
@@ -130,6 +131,7 @@ class CacheSource:
         parts = {
             "files": [file_sha256(path) for path in self.files],
             "suffixes": [path.suffix for path in self.files],
+            "columns": [columns and asdict(columns) for columns in map(columns_of, self.files)],
             "tokenizer": self.tokenizer.files_sha256,
             "vocabulary": self.tokenizer.vocab_size,
             "named tokens": dict(self.tokenizer.named_tokens),

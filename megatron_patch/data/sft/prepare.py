@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.data.blend import parse_blend
+from megatron_patch.data.columns import told
 from megatron_patch.data.sft.cache import CacheSource, Say, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
 from megatron_patch.data.sft.idxmap import IdxmapSamples, open_idxmap
@@ -14,7 +15,7 @@ from megatron_patch.data.sft.loss_mask import LOSSES
 from megatron_patch.data.sft.report import DataReport
 from megatron_patch.data.sft.selection import MAX_LOST, OVERLONG, Samples, SelectedRows, select
 from megatron_patch.data.sft.tokenize import LEAVING_OUT, TURNS, Rules
-from megatron_patch.data.sources import left_out
+from megatron_patch.data.sources import find_sources, left_out
 
 KINDS = ("raw", "idxmap")
 
@@ -97,6 +98,8 @@ def _open(
 ) -> tuple[SelectedRows | IdxmapSamples, DataReport]:
     if data.kind == "raw":
         for message in (message for path in paths for message in left_out(path)):
+            say(message)
+        for message in told(find_sources(paths)):
             say(message)
         cache = open_cache(
             CacheSource.of(paths, data.tokenizer, Rules(dropped=data.dropped, turns=data.turns)),

@@ -19,13 +19,14 @@ from rich.text import Text
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.values import printable
 from megatron_patch.data import rows
+from megatron_patch.data.columns import columns_of
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.rows import Cut, Row
+from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, UnwantedRow, format_of
 from megatron_patch.data.sft.formats.common import REASONING_KEYS
 from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, TOOL
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
-from megatron_patch.data.sft.tokenize import CHUNK_BYTES, ROW_KEYS
+from megatron_patch.data.sft.tokenize import by_columns, cut_of
 
 LEAST_WIDTH = 20
 """Cells of a column; a Chinese character takes two."""
@@ -40,8 +41,7 @@ def row_at(path: Path, line: int) -> Row:
     Raises:
         DataError: there is none.
     """
-    cut = Cut(chunk_bytes=CHUNK_BYTES, row_keys=ROW_KEYS, numbered=True)
-    for chunk in rows.chunks(0, path, cut):
+    for chunk in rows.chunks(0, path, cut_of(columns_of(path))):
         for row in rows.parse(chunk, path).rows:
             if line == (row.row or row.line):  # of a list, which may be on one line, the number of the row
                 return row
@@ -61,7 +61,8 @@ def compare(path: Path, line: int, template: ChatTemplate, width: int, *, colour
     row = row_at(path, line)
     head = rows.place(path, row.line, row.row)
     try:
-        conversation = format_of(row).convert(row.record)
+        named, _ = by_columns(row, columns_of(path))
+        conversation = format_of(named).convert(named.record)
         rendered = template.render(conversation)
     except (MalformedRow, EmptyRow, UnwantedRow) as error:
         return "\n".join([printable(localized("side-lost", place=head, why=error)), *_as_it_stands(row)])

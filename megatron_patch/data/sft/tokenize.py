@@ -14,6 +14,7 @@ import numpy.typing as npt
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.data import rows
+from megatron_patch.data.columns import Columns, columns_of
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import (
@@ -39,7 +40,7 @@ LEAVING_OUT = ("lose", "keep")
 """What becomes of a row of which the chat template leaves out what is to be trained."""
 TURNS = ("together", "one-by-one")
 """Samples of a conversation: one, or one for each trained turn."""
-ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON
+ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON - {"content"}  # a turn has that too
 """Keys of which every row has one."""
 
 
@@ -107,7 +108,12 @@ def _left_out(dropped: list[Dropped]) -> LeftOut:
 
 
 def tokenize_chunk(
-    chunk: Chunk, path: Path, encoder: Encoder, template: ChatTemplate, rules: Rules = AS_IT_COMES
+    chunk: Chunk,
+    path: Path,
+    encoder: Encoder,
+    template: ChatTemplate,
+    rules: Rules = AS_IT_COMES,
+    columns: Columns | None = None,
 ) -> TokenizedRows:
     """Parse, recognise, render and tokenize the rows of one chunk.
 
@@ -127,6 +133,8 @@ def tokenize_chunk(
     for row in parsed:
         count += 1
         try:
+            row, others = by_columns(row, columns)
+            unused.update(others)
             kind = format_of(row)
             conversation = _conversation(kind, row, formats, unused)
             for key in _unread_keys(kind, row.record, template):
@@ -167,6 +175,24 @@ def tokenize_chunk(
         special_rows=special,
         noted=noted,
     )
+
+
+def by_columns(row: Row, columns: Columns | None) -> tuple[Row, list[str]]:
+    """The row under the names that formats know, and its keys that are then not read.
+
+    Raises:
+        MalformedRow: it lacks a column that dataset_info.json names.
+    """
+    if columns is None or not isinstance(row.record, Mapping):
+        return row, []
+    record, unread = columns.read(row.record)
+    return row._replace(record=record), unread
+
+
+def cut_of(columns: Columns | None) -> Cut:
+    """How a file with such columns is cut."""
+    keys = frozenset(columns.row) if columns and columns.row else ROW_KEYS
+    return Cut(chunk_bytes=CHUNK_BYTES, row_keys=keys, numbered=True)
 
 
 def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Message]]) -> Rendered:
@@ -217,14 +243,16 @@ def tokenize_files(
     Args:
         workers: processes; 1 works in this one.
     Raises:
-        DataError: a file that cannot be read to its end.
+        DataError: a file that cannot be read to its end, or a dataset_info.json that cannot be followed.
         TemplateError, EngineError: see `tokenize_chunk`.
         WorkerKilled: it was.
     """
 
-    def work(chunk: Chunk) -> TokenizedRows:
-        return tokenize_chunk(chunk, files[chunk.start.file], encoder, template, rules)
+    columns = list(map(columns_of, files))
 
-    cut = Cut(chunk_bytes=CHUNK_BYTES, row_keys=ROW_KEYS, numbered=True)
-    every = (chunk for number, path in enumerate(files) for chunk in rows.chunks(number, path, cut))
+    def work(chunk: Chunk) -> TokenizedRows:
+        number = chunk.start.file
+        return tokenize_chunk(chunk, files[number], encoder, template, rules, columns[number])
+
+    every = (chunk for number, path in enumerate(files) for chunk in rows.chunks(number, path, cut_of(columns[number])))
     return in_order(work, every, workers)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from megatron_patch.common.files import write_json
 from megatron_patch.common.strict_json import read_json
+from megatron_patch.data.columns import columns_of
 from megatron_patch.data.content import file_identity, idxmap_identity
 from megatron_patch.data.sources import find_sources
 from megatron_patch.trainer.errors import DatasetError
@@ -26,6 +27,8 @@ def _raw_identity(path: str) -> str:
     digest = hashlib.sha256()
     for file in find_sources([path]):
         digest.update(file_identity(file))
+        if columns := columns_of(file):
+            digest.update(repr(columns).encode())
     return digest.hexdigest()
 
 

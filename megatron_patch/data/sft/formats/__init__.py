@@ -43,6 +43,8 @@ __all__ = [
     "unread_marks",
 ]
 
+PREFERENCES = ("chosen", "rejected")
+"""Keys of two answers to be compared, as in DPO."""
 FORMATS = (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)
 """In the order they are tried."""
 
@@ -75,6 +77,8 @@ def describe(record: object) -> Message:
     for key in ("messages", "conversations", "conversation"):
         if key in record:
             return Message("row-turns", key=key, found=_unusable(record[key]))
+    if preferred := [key for key in PREFERENCES if key in record]:
+        return Message("row-preference", keys=preferred)
     keys = [repr(str(key)[:40]) for key in record] or Message("none")
     return Message("row-no-format", keys=keys, formats=[kind.wanted for kind in FORMATS])
 
