@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import re
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -19,12 +21,34 @@ CAUSES = (
     errno.ESTALE,  # NFS: what was open is gone from the server
 )
 """What a disk, a quota, a limit or a mount says; anything else is an error of a program."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Those of them that are said of writing alone."""
 RUST = re.compile(r"\(os error (\d+)\)$")
 """How libraries written in Rust end such an error (tokenizers)."""
 
 
-def explain(error: BaseException) -> Message | None:
-    """`PATH cannot be written: ...` for an error of a disk; None for any other."""
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """The kernel names no file where a write fails: say which one is written here."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, a quota or a limit takes no more, or the disk cannot be written at all."""
+    return _errno_of(error) in FULL
+
+
+def explain(error: BaseException, *, needed: int | None = None, written: int = 0) -> Message | None:
+    """`PATH cannot be written: ...` for an error of a disk; None for any other.
+
+    Args:
+        needed: bytes that were to be written on that disk, where it is known: what is missing is then said.
+        written: of these, what lies there.
+    """
     number = _errno_of(error)
     if number == errno.ENAMETOOLONG and isinstance(error, OSError):  # pathlib asks about no such name: it raises
         name = os.fsdecode(error.filename) if error.filename else Message("disk-a-name")
@@ -36,7 +60,9 @@ def explain(error: BaseException) -> Message | None:
     filename = error.filename if isinstance(error, OSError) and error.filename is not None else None
     path = Path(os.fsdecode(filename)) if filename is not None else _file_of(error.__traceback__)
     what = path if path is not None else Message("disk-a-file")
-    return Message("disk-cannot-write", what=what, error=named(os.strerror(number)), room=_room(number, path))
+    return Message(
+        "disk-cannot-write", what=what, error=named(os.strerror(number)), room=_room(number, path, needed, written)
+    )
 
 
 def _is_without_folder() -> bool:
@@ -55,7 +81,7 @@ def _errno_of(error: BaseException) -> int:
     return int(found[1]) if found else 0
 
 
-def _room(number: int, path: Path | None) -> Message | str:
+def _room(number: int, path: Path | None, needed: int | None, written: int) -> Message | str:
     if number == errno.EFBIG:
         limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
         return Message("disk-limit", limit=limit) if limit != resource.RLIM_INFINITY else ""
@@ -64,9 +90,12 @@ def _room(number: int, path: Path | None) -> Message | str:
     place = path.absolute() if path is not None else Path.cwd()
     while not place.exists() and place != place.parent:
         place = place.parent
-    free = os.statvfs(place)
+    disk = os.statvfs(place)
+    free = disk.f_bavail * disk.f_frsize
+    if needed is not None and (missing := needed - written - free) > 0:
+        return Message("disk-missing", needed=needed, free=free + written, missing=missing)
     code = "disk-free" if path is None or path.exists() else "disk-free-removed"
-    return Message(code, free=free.f_bavail * free.f_frsize)
+    return Message(code, free=free)
 
 
 def _file_of(trace: TracebackType | None) -> Path | None:

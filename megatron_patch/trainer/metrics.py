@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.disk import naming
 from megatron_patch.common.files import write_text
 from megatron_patch.common.strict_json import parse_json
 
@@ -24,17 +25,20 @@ class MetricsFile:
         """
         kept = _lines_until(path, resumed_iteration)
         write_text(path, "".join(kept))
+        self._path = path
         self._file = path.open("a", buffering=1)
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one object; NaN and infinity, which JSON does not have, become null."""
-        self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        with naming(self._path):
+            self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Put the file on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with naming(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
 
 def _finite(value: Any) -> Any:

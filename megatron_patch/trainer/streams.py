@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from megatron_patch.backend import BackendError
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.disk import explain, is_full, naming
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import Guarded
 from megatron_patch.runs import status as run_status
@@ -22,6 +24,18 @@ EXPLAINED = (TrainerError, BackendError, CheckpointError, run_status.Occupied)
 
 SHOWN_LINES = 12
 """How much of a traceback or of a log is repeated on the screen."""
+
+
+class _Log(io.FileIO):
+    """A rank's log, which an error of its disk names."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._path = path
+
+    def write(self, data: Any) -> int:
+        with naming(self._path):
+            return super().write(data)
 
 
 class Streams:
@@ -41,13 +55,17 @@ class Streams:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        sys.stdout = self._log(1)
+        sys.stderr = self._log(2)
         faulthandler.enable(self.stderr)  # a crash in a library shows where
+
+    def _log(self, descriptor: int) -> TextIO:
+        raw = io.BufferedWriter(_Log(descriptor, self.log_path))
+        return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
     def report(self, error: BaseException) -> None:
         """Say on the real standard error what ended this rank, and note it for `watch` if it is the first one."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _close_log(error)
         message, lines, cause = self._told(error)
         if cause is not None:
             run_status.record_end(self._output_dir, "failed", cause)
@@ -62,6 +80,9 @@ class Streams:
             return Message("rank-interrupted", rank=where), [], None
         if isinstance(error, EXPLAINED):
             return Message("rank-error", rank=where, error=error), [], Message("rank-says", rank=where, error=error)
+        if is_full(error):
+            told = explain(error)
+            return Message("rank-error", rank=where, error=told), [], Message("rank-says", rank=where, error=told)
         if echo_of(error) == "connection":
             return Message("rank-lost-connection", rank=where), [], None
         if isinstance(error, SystemExit):
@@ -74,6 +95,19 @@ class Streams:
         with self.log_path.open(errors="replace") as log:
             log.seek(self._begin)
             return _tail(log.read())
+
+
+def _close_log(error: BaseException) -> None:
+    """Put what is still said into the log, and where only one sentence reaches the screen, where it comes from."""
+    try:
+        if is_full(error):
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # it is what cannot be written: what is left goes nowhere, so that Python ends as it should
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
 
 
 def _tail(text: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -35,6 +36,16 @@ def test_the_file_that_a_function_had_in_hand_is_named(tmp_path: Path) -> None:
             _fail(tmp_path / "written")
         except OSError as error:
             assert str(explain(error)).startswith(f"{tmp_path}/written cannot be written")
+
+
+def test_what_is_missing_is_counted(tmp_path: Path) -> None:
+    """Of a checkpoint it is known how large it is; with what was written of it."""
+    full = str(explain(OSError(errno.ENOSPC, "no", str(tmp_path / "x")), needed=10**18, written=10**17))
+    found = re.search(r"to be written, its disk had room for ([\d,]+): ([\d,]+) are missing$", full)
+    assert found, full
+    room, missing = (int(number.replace(",", "")) for number in found.groups())
+    assert room + missing == 10**18 and room > 10**17
+    assert "free on its disk" in str(explain(OSError(errno.ENOSPC, "no", str(tmp_path)), needed=1))
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from megatron_patch.runs.status import read_end
 from megatron_patch.torchrun import describe
 from megatron_patch.trainer.checks import refuse_contradictions
 from megatron_patch.trainer.errors import TrainerError
 
+from . import harness
 from .harness import Run, launch
 
 
@@ -140,3 +144,24 @@ def test_a_killed_rank_is_named() -> None:
         assert str(describe({4: echo, 5: killed})).startswith("rank 5 was killed by SIGKILL: the kernel does that")
     killed.timestamp, echo.timestamp = 130, 100  # by torchrun, as it did not end
     assert str(describe({4: echo, 5: killed})).startswith("rank 4 failed first")
+
+
+@pytest.mark.parametrize(
+    ("limit", "flags", "file"),
+    [
+        (30_000, "", "logs/rank_0.log"),
+        (500_000, "--background-save", "checkpoints/.incomplete_iter_0000002/__0_0.distcp"),
+    ],
+)
+def test_a_file_that_may_not_grow(tmp_path: Path, data: Path, limit: int, flags: str, file: str) -> None:
+    """As on a full disk: which file, and how much it may have; no traceback stands for it."""
+    output = tmp_path / "run"
+    saving = f"--save {output}/checkpoints --save-interval 2 --train-iters 4 {flags}"
+    done = subprocess.run(
+        harness.command(output, data, saving), env=harness.environment(), capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    said = f"{output}/{file} cannot be written: File too large; a file may have {limit:,} bytes here (ulimit -f)"
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert said in str(read_end(output))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from megatron_patch.backend.hooks import Step
+from megatron_patch.common.disk import explain
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.trainer.callbacks.base import Rank
 from megatron_patch.trainer.callbacks.progress import Progress
@@ -231,3 +233,19 @@ def test_weights_and_biases_hear_of_the_last_save(
     (offline,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert b"iter_0000003" in offline.read_bytes()
     assert b"lm loss" in offline.read_bytes()
+
+
+def test_a_full_disk_is_said_of_the_file(tmp_path: Path) -> None:
+    """The kernel names none where a write fails. No file may grow here, as on a full disk."""
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            file.write({"iteration": 1})
+        sentence = str(explain(error.value))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sentence.startswith(
+        f"{tmp_path / 'metrics.jsonl'} cannot be written: File too large; a file may have 0 bytes"
+    )

@@ -26,7 +26,8 @@ from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.backend.saving.folders import final_of
 from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
 from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
-from megatron_patch.common.messages import Message, named
+from megatron_patch.common.disk import explain, naming
+from megatron_patch.common.messages import Message, as_json, from_json, named
 from megatron_patch.runs.heartbeat import HEART
 from megatron_patch.runs.stored_chunks import iteration_of
 
@@ -137,17 +138,23 @@ class Save:
                 ]
                 results = [result for job in jobs for result in job.result()]
         except Exception as error:
-            results = f"rank {rank}: {type(error).__name__}: {error}"
+            results = as_json(Message("save-of-rank", rank=rank, error=self._why(error)))
         note(WAITING)
         everybodys = [None] * torch.distributed.get_world_size() if rank == 0 else None
         torch.distributed.gather_object(results, everybodys, dst=0, group=thread_group())
-        failures = [found for found in everybodys or () if isinstance(found, str)]
+        failures = [found for found in everybodys or () if isinstance(found, dict)]
         if rank == 0 and not failures:
             self._finish(everybodys or [])
         verdict: list[Any] = [failures]
         torch.distributed.broadcast_object_list(verdict, src=0, group=thread_group())
         if verdict[0]:
-            raise BackendError("save-failed", failures=verdict[0])
+            raise BackendError("save-failed", failures=list(map(from_json, verdict[0])))
+
+    def _why(self, error: Exception) -> Message | str:
+        """What this rank could not do; of a full disk, how much it lacks."""
+        needed = sum(_nbytes(content) for file in self._writer.write_buckets for _, content in file)
+        written = sum(file.stat().st_size for file in self._folder.glob(f"__{torch.distributed.get_rank()}_*"))
+        return explain(error, needed=needed, written=written) or f"{type(error).__name__}: {error}"
 
     def _finish(self, by_rank: list[Any]) -> None:
         self._writer.finish(self._metadata, by_rank)
@@ -297,12 +304,18 @@ def _write_file(path: Path, items: list[tuple[Any, Callable[[], Content]]], note
             note(f"{WRITING}{path.name}")
             yield item
 
-    with path.open("wb") as stream:
+    with naming(path), path.open("wb") as stream:
         results = write_items(stream, path.name, noted())
         stream.flush()
         os.fsync(stream.fileno())
         os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # nobody reads it soon
     return results
+
+
+def _nbytes(content: Content) -> int:
+    if isinstance(content, Remainders):
+        return content.low.numel() * torch.float32.itemsize
+    return content.nbytes if isinstance(content, torch.Tensor) else len(content.getbuffer())
 
 
 def _told(doing: str) -> Message:

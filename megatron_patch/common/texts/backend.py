@@ -27,6 +27,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     # saving and loading a run's checkpoints
     "save-stuck": "{path} is not written: {doing} for {seconds} s. The disk or the network file system does not "
     "answer; the newest checkpoint is the one before",
+    "save-of-rank": "rank {rank}: {error}",
     "save-failed": "a checkpoint was not written: {failures}",
     "load-failed": "the checkpoint cannot be loaded; the reason is in the last lines of the log",
     "load-nothing": "{folder} holds no checkpoint: latest_checkpointed_iteration.txt is missing",
@@ -69,6 +70,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "optimizer-scaled": "优化器以缩放形式保存 {names}：请用 fp32 或 bf16",
     # saving and loading a run's checkpoints
     "save-stuck": "{path} 没有写成：{doing} 已持续 {seconds} 秒。磁盘或网络文件系统没有响应；最新的检查点是前一个",
+    "save-of-rank": "rank {rank}：{error}",
     "save-failed": "检查点没有写成：{failures}",
     "load-failed": "无法加载检查点；原因在日志的最后几行",
     "load-nothing": "{folder} 中没有检查点：缺少 latest_checkpointed_iteration.txt",

@@ -10,6 +10,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "disk-a-name": "a name",
     "disk-limit": "; a file may have {limit:,} bytes here (ulimit -f)",
     "disk-free": "; {free:,} bytes are free on its disk",
+    "disk-missing": "; {needed:,} bytes are to be written, its disk had room for {free:,}: {missing:,} are missing",
     "disk-free-removed": "; {free:,} bytes are free on its disk, now that what was written of it is removed",
     "stream-lost": "{stream} cannot be written, the rest of it is lost: {error}",
     # a run's folder
@@ -53,6 +54,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "disk-a-name": "文件名",
     "disk-limit": "；这里每个文件最多 {limit:,} 字节（ulimit -f）",
     "disk-free": "；所在磁盘剩余 {free:,} 字节",
+    "disk-missing": "；要写 {needed:,} 字节，所在磁盘原有 {free:,} 字节的空间：还缺 {missing:,} 字节",
     "disk-free-removed": "；删除已写入的部分后，所在磁盘剩余 {free:,} 字节",
     "stream-lost": "无法写入 {stream}，其余输出已丢失：{error}",
     # a run's folder
