@@ -78,7 +78,7 @@ def test_the_kernel_that_adds() -> None:
 
 
 def test_swiglu_gives_what_a_cast_gives() -> None:
-    """Both passes, at 8B's width; the transposed copy survives as_matrix, which a reshape would drop."""
+    """Both passes, at 8B's width; the transposed copy survives as_matrix."""
     import transformer_engine.pytorch  # noqa: F401
     import transformer_engine_torch as tex
     from transformer_engine.pytorch.constants import DType

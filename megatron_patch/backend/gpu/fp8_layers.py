@@ -78,9 +78,10 @@ def quantize_in_swiglu() -> None:
             x.update_usage(rowwise_usage=False, columnwise_usage=True)  # the backward pass reads the transposed copy
         return found
 
-    @wrap(TransformerEngineBaseModule, "grad_output_preprocess", why="TE 2.20 loses the transposed copy in a reshape")
+    @wrap(TransformerEngineBaseModule, "grad_output_preprocess", why="TE 2.20 reshapes the transposed copy wrongly")
     def preprocess(original: Callable[..., Any], ctx: Any, grad: Any, *rest: Any) -> Any:
-        return original(ctx, as_matrix(grad) if isinstance(grad, Float8Tensor) else grad, *rest)
+        """The gradient of the first matmul of the MLP, which has no bias and gathers nothing."""
+        return (as_matrix(grad), None) if isinstance(grad, Float8Tensor) else original(ctx, grad, *rest)
 
 
 class QuantizedSwiGLU(torch.autograd.Function):
@@ -128,7 +129,7 @@ def _quantizer(kind: Any, device: torch.device, transposes: bool) -> Any:
 
 
 def as_matrix(tensor: Any) -> Any:
-    """A Float8Tensor [..., n] as [tokens, n], its transposed copy with it, which `reshape` would drop."""
+    """A Float8Tensor [..., n] as [tokens, n], its transposed copy with it, which 2.20's `reshape` drops or turns."""
     from transformer_engine.pytorch.tensor.float8_tensor import Float8Tensor
 
     width = tensor.shape[-1]
