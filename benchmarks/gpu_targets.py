@@ -30,6 +30,10 @@ TARGETS: dict[str, list[Case]] = {
         replace(DP4, name="8B-dp4-bf16"),
         replace(DP4, name="8B-dp4-fp8", pr="fp8", steps=6),
     ],
+    "beside-bridge": [  # with the batch that benchmarks/bridge.py takes beside it
+        replace(DP4, name="8B-dp4-b32-bf16", batch=32, steps=6),
+        replace(DP4, name="8B-dp4-b32-fp8", batch=32, steps=6, pr="fp8"),
+    ],
     "four-pipeline": [  # defaults, two chunks, and the LM head's weight gradient in the bubble
         PIPELINE,
         replace(PIPELINE, name="8B-tp2-pp2-chunks", env={"MP_VP_CHUNKS": "2"}),
@@ -76,6 +80,5 @@ TARGETS: dict[str, list[Case]] = {
         replace(RANKED, name="rank4-pp4", pp=4),
         replace(RANKED, name="rank4-dp4-fp8", pr="fp8"),
         replace(RANKED, name="rank4-dp2-tp2-fp8", tp=2, sp=True, pr="fp8"),
-        replace(RANKED, name="rank4-tp4-fp8", tp=4, sp=True, pr="fp8"),
     ],
 }

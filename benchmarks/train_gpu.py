@@ -30,6 +30,7 @@ from benchmarks.gpu_cases import SUITES as CASES  # noqa: E402
 from benchmarks.gpu_table import add_share, compare, measure, table  # noqa: E402
 from benchmarks.gpu_targets import TARGETS  # noqa: E402
 from benchmarks.pretend import hollow_model, pretend_gpus  # noqa: E402
+from benchmarks.record_runs import row_of  # noqa: E402
 from megatron_patch.models import model_of_size  # noqa: E402
 from megatron_patch.models.names import default_family  # noqa: E402
 
@@ -60,6 +61,8 @@ class Running:
     """By the memory plan."""
     expected_seconds: float | None = None
     """Of a step, by the planner."""
+    row: dict[str, Any] = field(default_factory=dict)
+    """Of measured_runs.csv."""
     refused: str = ""
     """Why the driver does not start it."""
     ranks: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -148,7 +151,7 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
     if plan is None or environment is None:
         run.refused = "refused: " + "; ".join(render(problem, {}, driver_wording()) for problem in problems)
         return run
-    run.expected_bytes = plan.memory.total
+    run.expected_bytes, run.row = plan.memory.total, row_of(plan)
     predicted = time_of_plan(plan, SAMPLE_TOKENS if case.sft else None)
     run.expected_seconds = predicted.total if predicted else None
     command = build_command(plan, environment)
@@ -234,7 +237,7 @@ def execute(run: Running, args: argparse.Namespace) -> dict[str, Any]:
             pass  # it died while importing; its status says so below
     status = wait(run, run.case.seconds)
     (run.folder / "console_0.txt").open("a").write(stdout.read() or "")
-    result = {"name": run.case.name, "status": status, "waited_s": round(waited, 1)}
+    result = {"name": run.case.name, "status": status, "row": run.row, "waited_s": round(waited, 1)}
     result |= {"seconds": round(time.monotonic() - begin, 1)} | measure(
         run.folder, run.expected_bytes, run.expected_seconds
     )

@@ -1,0 +1,295 @@
+"""What train_gpu.py has measured in one call, into the project's records.
+
+    sh toolkits/python.sh benchmarks/record_runs.py FOLDER [FOLDER ...] [--date 2026-11-28] [--write]
+    sh toolkits/python.sh benchmarks/plan_accuracy.py --write
+
+FOLDER holds the results.json of calls, under any name, and perhaps ceilings.json and bridge-*.json. Prints the tables
+of docs/performance.md, and with --write puts them between its marks (before the section on where a step goes, if it
+has none yet), adds the runs to docs/performance/DATE.json, and those that the planner predicts to measured_runs.csv,
+each once; from there plan_accuracy.py makes docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megatron_patch.launch.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RECORDS = ROOT / "docs" / "performance"
+OWN = Path(__file__).with_name("measured_runs.csv")
+MARKS = "<!-- record_runs.py: begin -->\n", "<!-- record_runs.py: end -->\n"
+BEFORE = "## Where a step goes\n"
+NOTED = 0.02
+"""Two predictions nearer to each other than this are a tie."""
+Run = dict[str, Any]
+
+TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
+    "Llama 3.1 8B in full": [
+        ("one GPU: bf16; fp8", ("8B-bf16", "8B-fp8")),
+        ("DP4: bf16; fp8", ("8B-dp4-bf16", "8B-dp4-fp8")),
+        ("TP2 SP, bf16", ("8B-tp2-sp",)),
+        ("TP2 SP, fp8; without overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-none")),
+        ("CP2, bf16", ("8B-cp2",)),
+        ("TP2 PP2 SP, bf16; in two chunks", ("8B-tp2-pp2-default", "8B-tp2-pp2-chunks")),
+        ("the first, LM head's weight gradient in the bubble", ("8B-tp2-pp2-defer",)),
+        ("finetuning at 4096, packed: bf16; fp8", ("sft-bf16", "sft-fp8")),
+        ("LoRA at 4096, packed: bf16; fp8, micro batch 3", ("lora-8B-bf16", "lora-8B-fp8-micro3")),
+        ("what the plan advises on 80 GB: one GPU, optimizer in RAM", ("8B-advice-offload",)),
+        ("the same on four, TP2 DP2: bf16; fp8", ("8B-advice-tp2-dp2-bf16", "8B-advice-tp2-dp2-fp8")),
+    ],
+    "Widths of 70B and 405B, as many layers as fit": [
+        ("70B, TP4 SP: fp8, 42 layers; bf16, 48", ("wide-70B-L42-fp8", "wide-70B-L48-bf16")),
+        ("405B, TP4 SP: fp8, 10 layers; bf16, 13", ("wide-405B-L10-fp8", "wide-405B-L13-bf16")),
+        ("70B on 80 GB, TP4 SP: fp8, 22 layers; bf16, 25", ("wide-70B-L22-fp8", "wide-70B-L25-bf16")),
+        ("405B on 80 GB, TP4 SP: fp8, 5 layers; bf16, 6", ("wide-405B-L5-fp8", "wide-405B-L6-bf16")),
+        ("LoRA, 70B, 8 layers, one GPU: bf16; fp8", ("lora-70B-L8-bf16", "lora-70B-L8-fp8")),
+        ("LoRA, 70B, 16 layers, one GPU: bf16", ("lora-70B-L16-bf16",)),
+        ("LoRA, 70B, 20 layers, TP4 SP: bf16; fp8", ("lora-70B-L20-tp4-bf16", "lora-70B-L20-tp4-fp8")),
+        ("LoRA, 70B in full, TP4 SP: bf16", ("lora-70B-tp4-bf16",)),
+    ],
+    "Parts of a layer, 8 or fewer layers": [
+        ("8B, 8 layers: bf16; fp8", ("one-L8-bf16", "one-L8-fp8")),
+        ("70B, 2 layers: bf16; fp8", ("one-70B-L2-bf16", "one-70B-L2-fp8")),
+        ("finetuning at 4096, packed, 8 layers: bf16; fp8", ("sft-L8-bf16", "sft-L8-fp8")),
+        ("fewer passes, bf16: none; residual", ("passes-bf16", "passes-bf16-residual")),
+        (
+            "fewer passes, fp8: none; residual; projection; swiglu; all",
+            (
+                "passes-fp8",
+                *(f"passes-fp8-{name}" for name in ("residual", "projection", "swiglu", "residual-projection-swiglu")),
+            ),
+        ),
+        (
+            "more in fp8: none; sums; head; attention",
+            ("extra-none", "extra-sums", "extra-head", "extra-attention"),
+        ),
+    ],
+}
+"""By title: rows, each of runs whose cells stand beside each other."""
+
+
+def row_of(plan: Plan) -> dict[str, Any]:
+    """What makes a run one of measured_runs.csv; `predicts`: whether the planner's page can predict it from these."""
+    config, layout, variables = plan.config, plan.layout, plan.variables
+    plain = not config.sft and config.ac == "false" and variables.lora_rank is None and not variables.megatron_args
+    adam = plan.precision.adam.bytes
+    return {
+        "kind": plan.gpu.name.split()[1].upper() if plan.gpu and " " in plan.gpu.name else "",
+        "model": re.sub("-L[0-9]+$", "", config.model_size),
+        "layers": plan.model.num_layers if re.search("-L[0-9]+$", config.model_size) else "",
+        "precision": config.pr,
+        "tp": layout.tp,
+        "pp": layout.pp,
+        "vpp": layout.chunks,
+        "cp": layout.cp,
+        "dp": layout.dp,
+        "mbs": config.batch_size,
+        "gbs": config.global_batch_size,
+        "seq": config.seq_len,
+        "tp_overlap": "" if layout.tp == 1 else str(plan.tp_overlap is not None).lower(),
+        "adam_bytes": "" if adam == 12 else adam,
+        "predicts": plain and plan.offload_fraction == 0,
+    }
+
+
+def read_calls(folders: Sequence[Path]) -> tuple[dict[str, Run], dict[str, float], list[Run]]:
+    """Runs that went well by name (the last of a name counts), the sustained rates, and Bridge's runs."""
+    runs: dict[str, Run] = {}
+    ceilings: dict[str, float] = {}
+    bridge: list[Run] = []
+    for file in sorted(path for folder in folders for path in folder.glob("*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, list):
+            runs |= {run["name"]: run for run in content if isinstance(run, dict) and run.get("step_ms")}
+        elif file.name == "ceilings.json":
+            ceilings |= content
+        elif "tokens_per_second_per_gpu" in content:
+            bridge.append(content)
+    return runs, ceilings, bridge
+
+
+def page(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequence[Run], date: str) -> str:
+    """The section of docs/performance.md."""
+    kinds = sorted({run.get("row", {}).get("kind") or "GPU" for run in runs.values()})
+    lines = [f"## Measured on {date}", f"By `benchmarks/train_gpu.py` on {' and '.join(kinds)}s."]
+    if ceilings:
+        rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in ceilings.items())
+        lines += ["", f"Sustained there, TFLOP/s: {rates}."]
+    for title, rows in TABLES.items():
+        found = [cells for label, names in rows if (cells := _cells(label, [runs.get(n) for n in names], ceilings))]
+        if found:
+            head = [title, "s a step", "tokens/s per GPU", "TFLOP/s", "of the mix", "peak; plan GB"]
+            lines += ["", _line(head), _line(["---"] * len(head)), *map(_line, found)]
+    for part in (_saves(runs), _beside(runs, bridge), _ranking(runs)):
+        lines += ["", *part] if part else []
+    return "\n".join(lines) + "\n"
+
+
+def _cells(label: str, runs: Sequence[Run | None], ceilings: Mapping[str, float]) -> list[str] | None:
+    if not any(runs):
+        return None
+    shares = [run and _share(run, ceilings) for run in runs]
+    return [
+        label,
+        _beside_each_other(runs, lambda run: f"{run['step_ms'] / 1e3:.3f}"),
+        _beside_each_other(runs, lambda run: f"**{run['tokens_per_s_per_gpu']:,}**"),
+        _beside_each_other(runs, lambda run: f"{run['tflops_per_gpu']:.0f}"),
+        "; ".join(f"{share:.2f}" if share else "-" for share in shares) if any(shares) else "",
+        ", ".join(f"{run['peak_gb']:.2f}; {run['expected_gb']:.2f}" if run else "-" for run in runs),
+    ]
+
+
+def _beside_each_other(runs: Sequence[Run | None], shown: Any) -> str:
+    return "; ".join(shown(run) if run else "-" for run in runs)
+
+
+def _share(run: Run, ceilings: Mapping[str, float]) -> float | None:
+    mix = ceilings.get(f"{run.get('row', {}).get('precision')} mix")
+    return run["tflops_per_gpu"] / mix if mix else run.get("of_mix")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+SAVE_PARTS = {
+    "save_checkpoint_and_time": "in the step",
+    "generate_state_dict": "of it naming tensors",
+    "save": "of it agreeing who writes what",
+    "wait_until_copied": "the next optimizer's wait",
+    "copy": "the copy to RAM, in threads",
+}
+
+
+def _saves(runs: Mapping[str, Run]) -> list[str]:
+    """What each save cost: the stall is what steps took over the median, from the save to the next."""
+    lines = []
+    for run in (run for name, run in runs.items() if name.startswith("save-")):
+        parts = run.get("phases", {}).get("saves", {})
+        told = [
+            f"{words} {', '.join(f'{seconds:.2f}' for _, seconds in parts[name] if seconds >= 0.005) or '0'} s"
+            for name, words in SAVE_PARTS.items()
+            if parts.get(name)
+        ]
+        stall = (run["slowest_ms"] - run["step_ms"]) / 1e3
+        lines.append(f"Saves of `{run['name']}`: slowest step {stall:.2f} s over the median; {'; '.join(told)}.")
+    return lines
+
+
+def _beside(runs: Mapping[str, Run], bridge: Sequence[Run]) -> list[str]:
+    lines = []
+    for other in bridge:
+        ours = runs.get(f"8B-dp4-b32-{other['precision']}")
+        if ours:
+            mine, theirs = ours["tokens_per_s_per_gpu"], other["tokens_per_second_per_gpu"]
+            lines.append(
+                _line(
+                    [
+                        f"{other['precision']}, Bridge's performance recipe ({other['how']}), DP4, batch 32",
+                        f"**{mine:,}** ({ours['peak_gb']:.1f} GB)",
+                        f"{theirs:,} ({other['peak_gb']:.1f} GB)",
+                        f"{mine / theirs:.2f}",
+                    ]
+                )
+            )
+    head = ["tokens/s per GPU", "ours", "Bridge", "ours / Bridge"]
+    return [_line(head), _line(["---"] * 4), *lines] if lines else []
+
+
+def _ranking(runs: Mapping[str, Run]) -> list[str]:
+    """Whether layouts that were predicted apart came out in that order."""
+    ranked = [run for name, run in runs.items() if name.startswith("rank4-") and run.get("predicted_ms")]
+    if len(ranked) < 2:
+        return []
+    pairs = [
+        sorted(pair, key=lambda run: run["predicted_ms"])
+        for pair in combinations(ranked, 2)
+        if pair[0]["row"]["precision"] == pair[1]["row"]["precision"]
+    ]
+    apart = [(a, b) for a, b in pairs if b["predicted_ms"] > (1 + NOTED) * a["predicted_ms"]]
+    wrong = [f"{a['name'][6:]} before {b['name'][6:]}" for a, b in apart if a["step_ms"] > b["step_ms"]]
+    worst = max(ranked, key=lambda run: abs(run["time_ratio"] - 1))
+    return [
+        f"Ranking (suite `rank-four`, {len(ranked)} layouts): {len(apart) - len(wrong)} of {len(apart)} pairs that "
+        f"were predicted more than 2 % apart came out in that order{'; not ' + ', '.join(wrong) if wrong else ''}. "
+        f"Times within {abs(worst['time_ratio'] - 1):.1%} ({worst['name'][6:]})."
+    ]
+
+
+def new_rows(runs: Mapping[str, Run], date: str, known: str) -> str:
+    """Lines for measured_runs.csv.
+
+    Args:
+        known: what it holds.
+    """
+    columns = known.splitlines()[0].split(",")
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
+    for run in runs.values():
+        row = run.get("row", {})
+        if row.get("predicts") and run.get("predicted_ms"):
+            times = {
+                "step_s": round(run["step_ms"] / 1e3, 4),
+                "predicted_before_s": round(run["predicted_ms"] / 1e3, 4),
+            }
+            writer.writerow({"date": date, **row, **times})
+    return "".join(line for line in out.getvalue().splitlines(keepends=True) if line not in known)
+
+
+def inserted(text: str, section: str) -> str:
+    """docs/performance.md with the section between its marks."""
+    begin, end = MARKS
+    block = f"{begin}{section}{end}"
+    if begin in text and end in text:
+        return text[: text.index(begin)] + block + text[text.index(end) + len(end) :]
+    assert BEFORE in text, f"{PAGE} has no {BEFORE!r}"
+    return text.replace(BEFORE, f"{block}\n{BEFORE}", 1)
+
+
+def write(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequence[Run], date: str) -> Iterator[Path]:
+    """Change the records; yields each file."""
+    PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), page(runs, ceilings, bridge, date)), encoding="utf-8")
+    yield PAGE
+    record = RECORDS / f"{date}.json"
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"runs": [], "bridge": []}
+    kept = [run for run in before["runs"] if run["name"] not in runs]
+    theirs = [{key: value for key, value in run.items() if key != "settings"} for run in bridge] or before.get("bridge")
+    content = before | {"runs": [*kept, *runs.values()], "bridge": theirs}
+    content |= {"sustained": ceilings} if ceilings else {}
+    record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    yield record
+    known = OWN.read_text(encoding="utf-8")
+    OWN.write_text(known + new_rows(runs, date, known), encoding="utf-8")
+    yield OWN
+
+
+def main() -> None:
+    """Print the section, or change the records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", help="$OUT of each call, the oldest first")
+    parser.add_argument("--date", default=datetime.datetime.now(tz=datetime.UTC).date().isoformat())
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    runs, ceilings, bridge = read_calls(options.folders)
+    if not runs:
+        parser.error("no results there")
+    print(page(runs, ceilings, bridge, options.date))
+    if options.write:
+        for file in write(runs, ceilings, bridge, options.date):
+            print(f"wrote {file}")
+
+
+if __name__ == "__main__":
+    main()
