@@ -22,7 +22,7 @@ becomes the driver again where the policy says so, and keeps the folder's lock m
 
 When a rank fails, torch.distributed.run prints its own traceback and the rank's once more, up to 150 lines below the
 sentence that says what to change. Here the rank's own words stay last. And it leaves a folder `torchelastic_*` in /tmp
-after each run, where ranks note how they failed: here it goes with the run.
+after each run, where ranks note how they failed: here it goes with the run, or with the next start after a SIGKILL.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -45,6 +44,7 @@ from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.runs import status as run_status
+from megatron_patch.runs.rank_notes import folder_of_ranks
 from megatron_patch.runs.recovery import Event, Failure, Status, note_event
 from megatron_patch.runs.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, StepCounter, read_again, start_again
 from megatron_patch.runs.watchdog import Watchdog
@@ -99,9 +99,9 @@ def _run(arguments: list[str], stop: Stop) -> int:
     stop.watch(folder, lock)
     again = read_again(os.environ.pop(AGAIN, ""))
     try:
-        with TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
-            parsed.log_dir = parsed.log_dir or logs
-            watchdog = _watch(Path(logs) / "heartbeats", parsed.training_script_args, is_alone=is_alone)
+        with folder_of_ranks() as notes:
+            parsed.log_dir = parsed.log_dir or str(notes)
+            watchdog = _watch(notes / "heartbeats", parsed.training_script_args, is_alone=is_alone)
             start = _Start(folder=folder, watchdog=watchdog, is_alone=is_alone)
             run(parsed)
     except RuntimeError as error:  # before there are ranks, the first machine's torchrun is gone
