@@ -152,6 +152,8 @@ def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[
         problems.append(at(target, "target-dead-link"))
     elif target.exists() and not target.is_dir():
         problems.append(at(target, "target-is-file"))
+    elif os.path.ismount(target):
+        problems.append(at(target, "target-is-mount"))
     elif target.is_dir() and any(target.iterdir()):
         if not overwrite:
             problems.append(at(target, "target-not-empty"))
@@ -161,7 +163,7 @@ def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[
 
 
 def _existing_parent(path: Path) -> Path:
-    path = path.absolute().parent
+    path = real_path(path).parent
     while not path.exists():
         path = path.parent
     return path
@@ -182,7 +184,7 @@ def staged(
         facts: what the manifest says besides the checksums.
         before_publishing: called when everything is written; what it raises keeps the folder from appearing.
     """
-    target = target.absolute()
+    target = real_path(target)  # beside the folder that a link leads to: on its disk, and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.partial-"
     with _locked(target.parent):

@@ -67,7 +67,10 @@ def remove_leftovers(checkpoints: Path) -> None:
 
     for leftover in checkpoints.glob(PARTIAL_PREFIX + "*"):
         ours = re.fullmatch(r"(old_)?(iter_[0-9]{7,}|release)", leftover.name.removeprefix(PARTIAL_PREFIX))
-        if ours and leftover.is_dir() and not leftover.is_symlink():
+        if ours and leftover.is_symlink():  # what it leads to stays
+            say("leftover-removed", path=leftover)
+            leftover.unlink()
+        elif ours and leftover.is_dir():
             say("leftover-removed", path=leftover)
             shutil.rmtree(leftover)
 

@@ -91,6 +91,24 @@ def test_an_error_while_writing_leaves_the_old_one(tmp_path: Path, monkeypatch: 
     assert verify(target) > 0 and leftovers(tmp_path) == []
 
 
+def test_a_link_to_a_folder_stays_a_link(sources: tuple[Path, Path], tmp_path: Path) -> None:
+    """The folder that it leads to is filled, then exchanged: a link ended in a traceback when all had been written."""
+    disk, link = tmp_path / "disk" / "checkpoint", tmp_path / "link"
+    disk.mkdir(parents=True)
+    link.symlink_to(disk)
+    for source in sources:
+        assert main(["--source", str(source), "--output-path", str(link), "--overwrite"]) == 0
+        assert link.is_symlink() and verify(link) == verify(disk) > 0
+    assert leftovers(tmp_path) == leftovers(disk.parent) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_mount(), reason="no mount point that a test may name")
+def test_a_mount_point_is_refused_before_anything_is_written() -> None:
+    """A volume of a container: what is written beside it cannot be moved to it."""
+    found = store.check_target(Path("/proc"), overwrite=True, sources=[])
+    assert "target-is-mount" in [message.told.code for message in found]
+
+
 def test_overwrite_replaces_checkpoints_only(
     sources: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,14 +37,22 @@ def publish(partial: Path, final: Path) -> None:
     partial.rename(final)
     sync(final.parent)
     if old.exists():
-        shutil.rmtree(old)
+        _delete(old)
 
 
 def remove(folder: Path) -> None:
     """Remove a checkpoint. It loses its name first, so that a kill in between leaves no half of one."""
     nameless = folder.with_name(f"{PARTIAL_PREFIX}old_{folder.name}")
     folder.rename(nameless)
-    shutil.rmtree(nameless)
+    _delete(nameless)
+
+
+def _delete(folder: Path) -> None:
+    """A link to a checkpoint that somebody keeps elsewhere goes alone: what it leads to is not this run's."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def set_aside(folder: Path) -> Path:
