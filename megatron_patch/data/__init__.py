@@ -2,6 +2,7 @@
 
 rows.py            rows of JSON, Parquet, Arrow: the one reader; jsonl.py, parquet.py, arrow.py, compressed.py below it
 sources.py         which files of a folder are data
+first_rows.py      whether files begin with conversations, before a start
 columns.py         which columns a file has, where a dataset_info.json says so
 tokenizers/        a Hugging Face tokenizer folder: what is in it, and text to ids
 idxmap/            Megatron's .bin and .idx: writer, reader, merged, resumed

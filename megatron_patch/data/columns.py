@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megatron_patch.common.messages import Message, at
+from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import JsonError, read_object
 from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats.common import LABELS, MEDIA, WEIGHT, MalformedRow, turns_of
 
 NAME = "dataset_info.json"
@@ -94,6 +95,18 @@ class Columns:
         return named
 
 
+def by_columns(row: Row, columns: Columns | None) -> tuple[Row, list[str]]:
+    """The row under the names that formats know, and its keys that are then not read.
+
+    Raises:
+        MalformedRow: it lacks a column that dataset_info.json names.
+    """
+    if columns is None or not isinstance(row.record, Mapping):
+        return row, []
+    record, unread = columns.read(row.record)
+    return row._replace(record=record), unread
+
+
 def columns_of(file: Path) -> Columns | None:
     """What a dataset_info.json beside a file, or in the folder above, says of its columns; None where it says nothing.
 
@@ -153,7 +166,7 @@ def _columns(info: Path, name: str, entry: dict[str, Any]) -> Columns:
         DataError: all that cannot be followed.
     """
     if problems := list(_problems(entry)):
-        raise DataError.of([at(info, at(Message("info-entry", entry=name), problem)) for problem in problems])
+        raise DataError.of([Message("info-entry", info=info, entry=name, problem=problem) for problem in problems])
     kind, columns, tags = entry.get("formatting", KINDS[0]), entry.get("columns") or {}, entry.get("tags") or {}
     return Columns(
         entry=name,

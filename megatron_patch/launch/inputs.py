@@ -12,6 +12,7 @@ from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import is_whole
 from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.columns import told
+from megatron_patch.data.first_rows import unusable
 from megatron_patch.data.idxmap.reader import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sources import find_sources, visible
@@ -182,11 +183,17 @@ def _inspect_raw(path: str, weight: float | None) -> DataSource:
         raise CorpusError(code, files=path)
     try:
         known = find_sources([path])
-        list(told(known))
     except DataError as error:
         raise CorpusError.of(error.messages) from None
     for file in known:
         _look_into(file)
+    try:
+        list(told(known))
+        reason = unusable(known)
+    except DataError as error:
+        raise CorpusError.of(error.messages) from None
+    if reason:
+        raise CorpusError.of([reason])
     return DataSource(path=str(Path(path).absolute()), weight=weight, tokens=None)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from megatron_patch.data import first_rows
 from megatron_patch.data.idxmap.reader import HEAD, MAGIC, count
 from megatron_patch.launch.inputs import CorpusError, read_blend
 
@@ -62,6 +64,44 @@ def test_raw_json(here: Path, tmp_path: Path) -> None:
 
 
 DOCUMENTS, LENGTH = 20, 100
+
+
+UNKNOWN, CONVERSATION = ({"Question": "q", "Answer": "a"}, {"query": "q", "response": "a"})
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a.jsonl": [UNKNOWN] * 200}, r"a\.jsonl:1: no known format: its keys are 'Question', 'Answer'"),
+        ({"a.json": [{"messages": [{"role": "robot", "content": "q"}]}]}, "message 1 has role 'robot'"),
+        ({"a.jsonl": [{"prompt": "q", "chosen": "a", "rejected": "b"}]}, "answers to be compared"),
+        ({"a.jsonl": [UNKNOWN] * 2, "b.jsonl": [UNKNOWN]}, "no known format"),
+        ({"a.jsonl": [UNKNOWN] * 99 + [CONVERSATION]}, None),
+        ({"a.jsonl": [UNKNOWN] * 2, "b.jsonl": [CONVERSATION]}, None),
+        ({"a.jsonl": [{**CONVERSATION, "response": ""}]}, None),  # what is empty is counted when all are read
+    ],
+)
+def test_files_without_conversations_are_refused_before_a_start(
+    tmp_path: Path, files: dict[str, list[object]], says: str | None
+) -> None:
+    for name, rows in files.items():
+        text = json.dumps(rows) if name.endswith(".json") else "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / name).write_text(text)
+    if says is None:
+        read_blend(str(tmp_path), raw=True)
+        return
+    with pytest.raises(CorpusError, match=says):
+        read_blend(str(tmp_path), raw=True)
+
+
+def test_a_large_list_is_left_to_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And large JSON Lines are not read beyond their first rows."""
+    monkeypatch.setattr(first_rows, "WHOLE", 1000)
+    (tmp_path / "list.json").write_text(json.dumps([UNKNOWN] * 100))
+    read_blend(str(tmp_path / "list.json"), raw=True)
+    (tmp_path / "lines.jsonl").write_text(f"{json.dumps(UNKNOWN)}\n" * 20_000)
+    with pytest.raises(CorpusError, match="no known format"):
+        read_blend(str(tmp_path / "lines.jsonl"), raw=True)
 
 
 def cut_data(prefix: Path) -> None:

@@ -19,14 +19,14 @@ from rich.text import Text
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.values import printable
 from megatron_patch.data import rows
-from megatron_patch.data.columns import columns_of
+from megatron_patch.data.columns import by_columns, columns_of
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, UnwantedRow, format_of
 from megatron_patch.data.sft.formats.common import REASONING_KEYS
 from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, TOOL
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
-from megatron_patch.data.sft.tokenize import by_columns, cut_of
+from megatron_patch.data.sft.tokenize import cut_of
 
 LEAST_WIDTH = 20
 """Cells of a column; a Chinese character takes two."""

@@ -14,20 +14,19 @@ import numpy.typing as npt
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
 from megatron_patch.data import rows
-from megatron_patch.data.columns import Columns, columns_of
+from megatron_patch.data.columns import Columns, by_columns, columns_of
 from megatron_patch.data.rows import Chunk, Cut, Row
 from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.formats import (
-    FORMATS,
     Conversation,
     EmptyRow,
     Format,
     MalformedRow,
     UnwantedRow,
     format_of,
+    row_keys_of,
     unread_marks,
 )
-from megatron_patch.data.sft.formats.common import COMMON
 from megatron_patch.data.sft.loss_mask import Tokens, Turns, one_by_one
 from megatron_patch.data.sft.rendering.fidelity import Dropped
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered, TemplateError
@@ -40,8 +39,6 @@ LEAVING_OUT = ("lose", "keep")
 """What becomes of a row of which the chat template leaves out what is to be trained."""
 TURNS = ("together", "one-by-one")
 """Samples of a conversation: one, or one for each trained turn."""
-ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON - {"content"}  # a turn has that too
-"""Keys of which every row has one."""
 
 
 Unused = tuple[str, int, int, Message]
@@ -177,22 +174,9 @@ def tokenize_chunk(
     )
 
 
-def by_columns(row: Row, columns: Columns | None) -> tuple[Row, list[str]]:
-    """The row under the names that formats know, and its keys that are then not read.
-
-    Raises:
-        MalformedRow: it lacks a column that dataset_info.json names.
-    """
-    if columns is None or not isinstance(row.record, Mapping):
-        return row, []
-    record, unread = columns.read(row.record)
-    return row._replace(record=record), unread
-
-
 def cut_of(columns: Columns | None) -> Cut:
     """How a file with such columns is cut."""
-    keys = frozenset(columns.row) if columns and columns.row else ROW_KEYS
-    return Cut(chunk_bytes=CHUNK_BYTES, row_keys=keys, numbered=True)
+    return Cut(chunk_bytes=CHUNK_BYTES, row_keys=row_keys_of(columns.row if columns else None), numbered=True)
 
 
 def _checked(rendered: Rendered, rules: Rules, notes: list[tuple[str, Message]]) -> Rendered:

@@ -123,7 +123,8 @@ def test_an_entry_that_cannot_be_followed_is_refused_in_the_plan(
     info(tmp_path, **entry)
     with pytest.raises(DataError) as caught:
         columns_of(file)
-    assert [message.told.code for message in caught.value.messages] == codes
+    assert [message.values["problem"].code for message in caught.value.messages] == codes
+    assert all("entry mine: " in problem and NAME in problem for problem in caught.value.problems)
     with pytest.raises(CorpusError):
         read_blend(str(file), raw=True)
 

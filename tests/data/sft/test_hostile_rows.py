@@ -23,12 +23,13 @@ from megatron_patch.data.rows import Cut, ReadPosition
 from megatron_patch.data.sft.cache import CacheSource, TokenizedCache, open_cache
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer
 from megatron_patch.data.sft.encoder import Encoder
+from megatron_patch.data.sft.formats import ROW_KEYS
 from megatron_patch.data.sft.loss_mask import EARLIER_TURN
 from megatron_patch.data.sft.rendering.template import ChatTemplate, TemplateError
 from megatron_patch.data.sft.report import DataReport, TooMuchLost
 from megatron_patch.data.sft.selection import select
 from megatron_patch.data.sft.side_by_side import compare
-from megatron_patch.data.sft.tokenize import ROW_KEYS, TokenizedRows, tokenize_chunk
+from megatron_patch.data.sft.tokenize import TokenizedRows, tokenize_chunk
 
 Write = Callable[[Path, list[Any]], Path]
 GOOD = {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}

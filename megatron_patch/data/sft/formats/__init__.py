@@ -13,13 +13,14 @@ Each is a file; another one is a file more, and an entry in FORMATS.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import alpaca, messages, prompt_completion, sharegpt
 from megatron_patch.data.sft.formats.common import (
+    COMMON,
     ChatMessage,
     Conversation,
     EmptyRow,
@@ -40,6 +41,7 @@ __all__ = [
     "describe",
     "format_of",
     "recognise",
+    "row_keys_of",
     "unread_marks",
 ]
 
@@ -47,6 +49,17 @@ PREFERENCES = ("chosen", "rejected")
 """Keys of two answers to be compared, as in DPO."""
 FORMATS = (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)
 """In the order they are tried."""
+ROW_KEYS = frozenset().union(*(kind.keys for kind in FORMATS)) - COMMON - {"content"}  # a turn has that too
+"""Keys of which every row has one."""
+
+
+def row_keys_of(columns: Collection[str] | None) -> Collection[str]:
+    """Keys of which every row of a file has one, by which an object around all rows is told from a row.
+
+    Args:
+        columns: those of the file, where they have other names.
+    """
+    return columns or ROW_KEYS
 
 
 def recognise(record: object) -> Format | None:
