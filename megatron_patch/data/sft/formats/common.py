@@ -30,6 +30,7 @@ ARGUMENTS = ("arguments", "parameters", "args", "input")
 """What the arguments of a call are called: by OpenAI, by Llama's own format, by others."""
 WEIGHTS = (WEIGHT, "loss", "train", "training", "loss_scale")
 """Keys of a turn that say whether it is trained; the last two are Axolotl's and ms-swift's."""
+WEIGHT_KEYS = frozenset(WEIGHTS)
 MESSAGE = frozenset(("role", "content", "tool_calls", "function_call", *WEIGHTS))
 """Keys of a message that are read here; the others are the chat template's to read."""
 TEXT_TYPES = ("text", "input_text", "output_text")
@@ -142,7 +143,7 @@ def message_of(turn: object, number: int) -> ChatMessage:
     role = speaker_of(turn["role"])
     if role is None:
         raise MalformedRow("row-message-role", number=number, role=str(turn["role"])[:40], valid=tuple(ROLES))
-    message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHTS}
+    message = {str(key): value for key, value in turn.items() if value is not None and key not in WEIGHT_KEYS}
     message["role"] = ROLES[role]
     if role in CALLS:
         text = text_of(message.pop("content", None), Message("part-content", number=number, role=role))
@@ -150,8 +151,10 @@ def message_of(turn: object, number: int) -> ChatMessage:
     if calls := _calls_of(message, number):
         message["tool_calls"] = calls
     if not calls or "content" in message:
-        message["content"] = text_of(turn.get("content"), Message("part-content", number=number, role=role))
-    return weighted(message, turn, Message("part-message", number=number))
+        content = turn.get("content")
+        is_text = isinstance(content, str)  # nearly always: what a message would be called is not needed
+        message["content"] = content if is_text else text_of(content, Message("part-content", number=number, role=role))
+    return message if WEIGHT_KEYS.isdisjoint(turn) else weighted(message, turn, Message("part-message", number=number))
 
 
 def messages_of(turns: list[Any]) -> list[ChatMessage]:
@@ -206,8 +209,6 @@ def weighted(message: ChatMessage, turn: Mapping[str, Any], what: Message) -> Ch
     Raises:
         MalformedRow: another value, several that differ, or a turn to be trained that is not the assistant's.
     """
-    if not any(key in turn for key in WEIGHTS):
-        return message
     flags = {key: turn[key] for key in WEIGHTS if turn.get(key) is not None}
     for key, value in flags.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):

@@ -10,6 +10,7 @@ from megatron_patch.data.jsonl import json_kind
 from megatron_patch.data.sft.formats.common import (
     COMMON,
     REASONING_KEYS,
+    WEIGHT_KEYS,
     WEIGHTS,
     ChatMessage,
     Conversation,
@@ -53,12 +54,14 @@ def _turn(turn: object, number: int) -> ChatMessage:
     speaker = speaker_of(turn.get("from"))
     if speaker is None:
         raise MalformedRow("row-turn-from", number=number, speaker=turn.get("from"), valid=tuple(ROLES))
-    value = text_of(turn.get("value"), Message("part-value", number=number, speaker=speaker))
+    value = turn.get("value")
+    if not isinstance(value, str):
+        value = text_of(value, Message("part-value", number=number, speaker=speaker))
     message: ChatMessage = {"role": ROLES[speaker], "content": value}
     if speaker in CALLS:
         message = {"role": "assistant", "tool_calls": calls_in(value, speaker, number)}
     message |= {key: turn[key] for key in REASONING_KEYS if turn.get(key) is not None}
-    return weighted(message, turn, Message("part-turn", number=number))
+    return message if WEIGHT_KEYS.isdisjoint(turn) else weighted(message, turn, Message("part-turn", number=number))
 
 
 FORMAT = Format(

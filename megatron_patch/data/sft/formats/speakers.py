@@ -33,7 +33,9 @@ def speaker_of(name: object) -> str | None:
     """Who speaks, as ROLES has it: `Assistant` is the assistant; None for anybody else."""
     if not isinstance(name, str):
         return None
-    return next((said for said in (name, name.strip().lower()) if said in ROLES), None)
+    if name in ROLES:
+        return name
+    return said if (said := name.strip().lower()) in ROLES else None
 
 
 PARALLEL = "tool_call"
