@@ -157,8 +157,8 @@ def warm_up(lm: Any, ways: list[str], args: argparse.Namespace) -> None:
 
 
 def report(timings: dict[str, Timing], tokens: float) -> dict[str, Any]:
-    """Print the table; the same as a dictionary."""
-    plain = timings["plain"]
+    """Print the table, against the first way; the same as a dictionary."""
+    first, plain = next(iter(timings.items()))
     requests = sum(map(len, plain.scores))
     print(f"\n{len(plain.scores)} questions, {requests} requests, {tokens:.0f} tokens a prompt on average")
     parts = list(plain.seconds)
@@ -178,14 +178,14 @@ def report(timings: dict[str, Timing], tokens: float) -> dict[str, Any]:
             "scoring_ratio": ratios[0],
             "total_ratio": ratios[1],
         }
-        if way != "plain":
+        if way != first:
             summary[way] |= difference(plain.scores, timing.scores)
             print(f"{'':>8} {summary[way]['said']}")
     return summary
 
 
 def difference(plain: list[list[float]], other: list[list[float]]) -> dict[str, Any]:
-    """Answers and log-likelihoods that are not plain's."""
+    """Answers and log-likelihoods that are not the reference's."""
     best = [(a.index(max(a)), b.index(max(b))) for a, b in zip(plain, other, strict=True)]
     changed = sum(a != b for a, b in best)
     gaps = [abs(x - y) for a, b in zip(plain, other, strict=True) for x, y in zip(a, b, strict=True)]
@@ -207,7 +207,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--num-fewshot", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--tokens-per-batch", type=int, help="of shared; default: as evaluate.sh")
-    parser.add_argument("--ways", default="plain,exact,shared", help="which, in this order; plain is the reference")
+    parser.add_argument("--ways", default="plain,exact,shared", help="which, in this order; the first is the reference")
     parser.add_argument("--noise", action="store_true", help="also plain at twice the batch size")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmark_evaluate"), help="gets everything made")
     parser.add_argument("--json", type=Path, help="write the figures here too")

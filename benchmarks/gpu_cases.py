@@ -329,6 +329,7 @@ SUITES: dict[str, list[Case]] = {
         _passes(PASSES_FP8, "projection"),
         _passes(PASSES_FP8, "swiglu"),
         _passes(PASSES_FP8, "residual", "projection", "swiglu"),
+        replace(_passes(PASSES_FP8, "residual", "projection", "swiglu"), name="passes-fp8-profile", env=PROFILED),
     ],
     "fp8-extra": [  # opt-ins that change numerics; bf16's row is the measure of their loss gaps
         EXTRA,
