@@ -84,7 +84,7 @@ def after_readme(copy: Path) -> Path:
 
 
 @pytest.mark.timeout(3000)
-def test_readme(after_readme: Path) -> None:
+def test_the_readmes_commands_leave_a_whole_report(after_readme: Path) -> None:
     quickstart = after_readme / "runs" / "quickstart"
     for name in ("loss.png", "summary.md", "tokenizer/tokenizer.json", "pretrain/metrics.jsonl"):
         assert (quickstart / name).stat().st_size > 0

@@ -43,7 +43,9 @@ def ends_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("generation", ['{"eos_token_id": 256, "temperature": 0.6}', None])
-def test_after_finetuning(tmp_path: Path, generation: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_finetuning_the_folder_has_the_chat_template_and_ends_turns(
+    tmp_path: Path, generation: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     hf = base_model(tmp_path)
     (hf / "generation_config.json").unlink()
     if generation is not None:
@@ -69,7 +71,7 @@ def test_a_model_that_says_it_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("plan", ['{"version": 2, "values": {"SFT": false}}', "no JSON"])
-def test_after_pretraining(tmp_path: Path, plan: str) -> None:
+def test_after_pretraining_generation_config_stays_and_no_template_comes(tmp_path: Path, plan: str) -> None:
     hf = base_model(tmp_path)
     back = exported(tmp_path, hf, plan)
     assert not (back / "chat_template.jinja").exists()

@@ -70,7 +70,7 @@ def test_a_tracker_that_says_nothing_usable(run: Path) -> None:
     assert "says 'latest'; a number or 'release' is needed" in refused_by_both(run)
 
 
-def test_a_release(good: Path) -> None:
+def test_a_release_is_found_from_its_folder_and_from_above(good: Path) -> None:
     for typed in (good / "megatron", good / "megatron" / "release"):
         assert both(typed) == good / "megatron" / "release"
     assert look(good / "megatron").kind == TORCH_DIST and look(good / "hf").kind == HUGGING_FACE

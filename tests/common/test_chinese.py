@@ -44,7 +44,7 @@ SAYS = {
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_in_chinese(tmp_path: Path, name: str) -> None:
+def test_what_stops_a_tool_is_said_in_chinese(tmp_path: Path, name: str) -> None:
     program, said = SAYS[name]
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -51,7 +51,7 @@ def test_a_long_name_has_room_for_its_partial(tmp_path: Path) -> None:
     assert [len(path.name) for path in tmp_path.iterdir()] == [255]
 
 
-def test_json(tmp_path: Path) -> None:
+def test_json_keeps_half_a_surrogate_and_a_refused_nan_leaves_the_file(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": "北京 \ud83e"})
     assert "北京 \\ud83e" in (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"a": "北京 \ud83e"}

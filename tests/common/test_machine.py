@@ -39,7 +39,7 @@ def test_gpus_are_those_of_torch() -> None:
         assert gpu.memory_bytes == pytest.approx(properties.total_memory, rel=0.05)
 
 
-def test_machine() -> None:
+def test_cores_and_memory_are_those_of_the_kernel() -> None:
     assert usable_cores() == len(os.sched_getaffinity(0))
     total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text()).group(1)) * 1024  # type: ignore[union-attr]
     assert 0 < available_memory() < total

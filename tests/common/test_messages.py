@@ -151,7 +151,7 @@ def test_both_languages_have_the_same_placeholders(code: str) -> None:
     assert isinstance(CHINESE[code], str) == isinstance(ENGLISH[code], str)
 
 
-def test_placeholders() -> None:
+def test_names_are_those_that_the_user_typed() -> None:
     driver = Wording(numbers={"SAVE_INTERVAL": 19, "AC": 17})
     nemo = Wording(
         flags={"SAVE_INTERVAL": "--save_interval", "SP": "-SP"},

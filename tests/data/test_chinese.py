@@ -109,7 +109,7 @@ def test_a_tokenizer_that_cannot_be_used(rows: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", ["preprocess", "sft.build_idxmap", "sft.inspection", "verify"])
-def test_help(tool: str) -> None:
+def test_help_is_chinese_for_every_flag(tool: str) -> None:
     done = run(tool, "--help")
     assert done.returncode == 0 and done.stdout.startswith("用法：")
     flags = re.findall(r"^  (--[a-z-]+.*(?:\n {6,}.*)*)", done.stdout, re.MULTILINE)

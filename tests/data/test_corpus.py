@@ -72,7 +72,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, says
         texts_of(TextCorpus(files=[tmp_path / name], key="text"))
 
 
-def test_parquet_columns(tmp_path: Path) -> None:
+def test_a_parquet_column_must_be_there_and_hold_text(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", ["one", None])
     for key, says in (
         ("body", "no column 'body'; its columns: n, text"),

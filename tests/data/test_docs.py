@@ -60,7 +60,7 @@ def texts(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("line", FILES, ids=[f"{line.language} {line.what}" for line in FILES])
-def test_files(line: Line, tmp_path: Path) -> None:
+def test_each_file_of_the_page_is_read_or_refused_as_it_says(line: Line, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(line.example.replace("⏎", "\n"), encoding="utf-8")
     if line.result not in ("refused", "bad row"):
@@ -79,7 +79,7 @@ def test_files(line: Line, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", CONVERSATIONS, ids=[f"{line.language} {line.what}" for line in CONVERSATIONS])
-def test_conversations(line: Line) -> None:
+def test_each_conversation_of_the_page_is_used_or_refused_as_it_says(line: Line) -> None:
     record = json.loads(line.example)
     kind = recognise(record)
     if line.result == "used":

@@ -74,7 +74,7 @@ def test_a_folder_in_order_with_counts(shell: str, tokenizer_folder: Path, tmp_p
     assert documents_of(Path(f"{prefix}_body_document")) == wanted
 
 
-def test_without_eod(tokenizer_folder: Path, tmp_path: Path) -> None:
+def test_without_eod_a_document_is_one_token_shorter(tokenizer_folder: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", '{"text": "one two"}')
     assert run(source, tokenizer_folder, tmp_path / "with").returncode == 0
     assert run(source, tokenizer_folder, tmp_path / "without", "--no-append-eod").returncode == 0
@@ -123,7 +123,7 @@ def test_all_wrong_values_at_once(tmp_path: Path) -> None:
         assert name in done.stderr
 
 
-def test_usage(tmp_path: Path) -> None:
+def test_help_names_every_value_and_missing_ones_are_named(tmp_path: Path) -> None:
     done = run("--help")
     assert done.returncode == 0
     for word in ("INPUT", "TOKENIZER", "OUTPUT_PREFIX", "--json-key", "--no-append-eod", "--workers", "example:"):

@@ -345,7 +345,7 @@ def test_a_line_of_another_form_is_shown(tmp_path: Path) -> None:
     ]
 
 
-def test_in_chinese(tmp_path: Path) -> None:
+def test_a_gzip_file_is_refused_in_chinese(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(gzip.compress(LINES))
     with pytest.raises(DataError) as error:
         as_corpus(tmp_path / "a.jsonl")

@@ -234,7 +234,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
     assert peaks[1] < 400
 
 
-def test_sentencepiece_models(tmp_path: Path, capsys: Any) -> None:
+def test_sentencepiece_models_give_megatrons_bytes(tmp_path: Path, capsys: Any) -> None:
     import sentencepiece
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 

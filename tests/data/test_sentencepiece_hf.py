@@ -59,7 +59,7 @@ def test_kinds_that_cannot_be_said(tmp_path: Path) -> None:
         build(read_model(train(tmp_path, model_type="word", vocab_size=400, byte_fallback=False)))
 
 
-def test_no_model(tmp_path: Path) -> None:
+def test_text_is_not_a_sentencepiece_model(tmp_path: Path) -> None:
     (tmp_path / "m.model").write_bytes(b"text")
     with pytest.raises(TokenizerError, match="is not a SentencePiece model"):
         read_model(tmp_path / "m.model")

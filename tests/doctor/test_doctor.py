@@ -43,7 +43,7 @@ def changed(part: str, **values: Any) -> dict[str, Any]:
     return HEALTHY | {part: HEALTHY[part] | values}
 
 
-def test_healthy_machine() -> None:
+def test_a_healthy_machine_has_nothing_wrong() -> None:
     findings = findings_of(HEALTHY)
     assert not is_wrong(findings)
     assert {"GPUs", "CUDA", "NCCL", "Transformer Engine", "cuDNN", "attention", "links"} <= {f.name for f in findings}
@@ -75,7 +75,7 @@ def test_slow_links_are_a_note() -> None:
     assert "no peer access" in report(findings)
 
 
-def test_hidden_gpus() -> None:
+def test_gpus_hidden_by_cuda_visible_devices_are_named() -> None:
     (finding,) = checks.check_gpus((H200,), (), {})
     assert finding.level == "wrong" and "CUDA_VISIBLE_DEVICES" in str(finding.advice)
 

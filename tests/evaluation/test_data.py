@@ -26,7 +26,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_published_totals() -> None:
+def test_subjects_and_questions_add_up_to_the_published_totals() -> None:
     assert len(CMMLU.subjects) == 67
     assert sum(subject.rows["test"] for subject in CMMLU.subjects) == 11582
     assert len(CEVAL.subjects) == 52
@@ -129,7 +129,7 @@ def test_a_byte_order_mark_is_not_part_of_a_column(tmp_path: Path, questions: Pa
     assert verify(CEVAL, tmp_path / "ceval").questions == verify(CEVAL, questions / "ceval").questions
 
 
-def test_bad_archives(tmp_path: Path) -> None:
+def test_a_torn_or_climbing_archive_is_refused_by_name(tmp_path: Path) -> None:
     torn, evil, text = tmp_path / "cmmlu.tgz", tmp_path / "evil.tar", tmp_path / "cmmlu.txt"
     torn.write_bytes(b"\x1f\x8b not gzip")
     text.write_text("")

@@ -284,7 +284,7 @@ def test_compare_and_its_refusal(both, tmp_path: Path) -> None:
     assert sh("compare.sh", tmp_path, second, cwd=tmp_path).returncode == 2
 
 
-def test_data_scripts(tmp_path: Path) -> None:
+def test_the_data_scripts_write_data_or_exit_with_2(tmp_path: Path) -> None:
     done = sh("make_synthetic_data.sh", "made", "--questions", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made/cmmlu/test/agronomy.csv").is_file()

@@ -104,7 +104,7 @@ def test_our_table_is_lm_evals() -> None:
             assert all(f"{{{{{column}" in config["doc_to_text"] for column in benchmark.columns[:-1])
 
 
-def test_names() -> None:
+def test_unknown_and_doubled_task_names_are_told() -> None:
     assert task_owner("ceval-valid_law") == (CEVAL, CEVAL.subject("law"))
     assert task_owner("cmmlu") is None
     assert task_problems(["cmmlu", "ceval-valid_law"]) == []

@@ -63,7 +63,7 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_four_stages(workspace: Path) -> None:
+def test_the_tutorials_four_stages_run_one_after_the_other(workspace: Path) -> None:
     run(workspace, EXAMPLES / "convert_from_hf_to_nemo2.py", f"--source {MODEL} --output_path nemo_ckpt/{MODEL}")
 
     preprocess = "--input=data/custom_dataset/json/wikinews-zhtw.jsonl --json-keys=text --dataset-impl mmap "

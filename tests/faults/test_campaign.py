@@ -51,7 +51,7 @@ def short_cases() -> list[tuple[str, Case]]:
 @pytest.mark.parametrize(
     ("part", "case"), [pytest.param(*pair, id=f"{pair[0]}: {pair[1].name}") for pair in short_cases()]
 )
-def test_short_form(part: str, case: Case, tmp_path: Path) -> None:
+def test_each_case_of_the_short_form_has_no_problem(part: str, case: Case, tmp_path: Path) -> None:
     assert case.run(tmp_path).problem == ""
 
 

@@ -20,7 +20,7 @@ def run(module: str, *arguments: object, stdin: str = "") -> subprocess.Complete
     return subprocess.run(command, cwd=ROOT, env=environ, input=stdin, capture_output=True, text=True, check=False)
 
 
-def test_wrong_values(tmp_path: Path) -> None:
+def test_each_wrong_value_is_a_chinese_line(tmp_path: Path) -> None:
     done = run("generate", tmp_path / "none", "--top-p", 2, "--seed", "x", "--prompt", "a")
     lines = done.stderr.splitlines()
     assert done.returncode == 2 and len(lines) == 3, done.stderr
@@ -38,7 +38,7 @@ def test_two_models_side_by_side(model: Path, untrained: Path) -> None:
     assert [row["model"].split(":")[0] for row in rows] == ["before", "after"]
 
 
-def test_chat(model: Path) -> None:
+def test_chat_answers_its_commands_in_chinese(model: Path) -> None:
     done = run("generate.chat", model, "--max-new-tokens", 2, stdin="/what\n/reset\n2+2?\n")
     assert done.returncode == 0, done.stderr
     assert "[/what 不是命令；可用：" in done.stderr and "[新对话]" in done.stderr

@@ -180,7 +180,7 @@ def test_what_cannot_be_asked(model: Path, tmp_path: Path, capsys: pytest.Captur
     assert "--" not in said, "no flag would help"
 
 
-def test_damaged_models(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torn_weights_and_nan_are_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torn = shutil.copytree(model, tmp_path / "torn")
     (torn / "model.safetensors").write_bytes(b"torn")
     assert chat([str(torn), "--prompt", "x"]) == 2

@@ -303,7 +303,7 @@ def test_a_value_that_is_wrong_is_shown_with_what_is_right(
     assert line in capsys.readouterr().err
 
 
-def test_in_chinese(
+def test_problems_and_their_positions_are_chinese(
     values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(values(TP="three", MIN_LR="1"), surroundings(LANG="zh_CN.UTF-8")) == 2
@@ -389,7 +389,7 @@ def test_dry_run_in_place_of_a_value(values: Callable[..., list[str]], capsys: p
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_every_position_and_variable(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     from megatron_patch.launch.variables import VARIABLES
 
     assert main([flag], {}) == 0

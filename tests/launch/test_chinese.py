@@ -44,7 +44,9 @@ def test_english_is_found() -> None:
     assert not english("sh run.sh dsw tiny one two three")
 
 
-def test_the_plan(values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]) -> None:
+def test_the_plan_has_no_english_line(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
     for changes in ({}, {"TP": "2", "SP": "true"}, {"PRETRAIN_CHECKPOINT_PATH": "hf-tiny", "SFT": "false"}):
         assert english(run("launch", *values(**changes), "--dry-run", **surroundings())) == []
 
@@ -76,7 +78,7 @@ def test_what_is_wrong_with_a_command_line(
         ("doctor", "", 0),
     ],
 )
-def test_tools(module: str, words: str, status: int) -> None:
+def test_no_tool_has_an_english_line(module: str, words: str, status: int) -> None:
     assert english(run(module, *words.split(), status=status)) == []
 
 

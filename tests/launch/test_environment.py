@@ -6,7 +6,7 @@ from megatron_patch.launch.cluster.place import Cluster, read_cluster
 from megatron_patch.launch.environment import read_environment
 
 
-def test_cluster() -> None:
+def test_a_cluster_is_read_and_each_missing_variable_is_a_problem() -> None:
     environ = {"WORLD_SIZE": "4", "RANK": "3", "MASTER_ADDR": "head", "MASTER_PORT": "29500"}
     cluster, problems = read_cluster({**environ, "KUBERNETES_CONTAINER_RESOURCE_GPU": "8"}, nproc=None)
     assert not problems

@@ -65,7 +65,9 @@ STRUCTURE = {
 
 
 @pytest.mark.parametrize("name", STRUCTURE)
-def test_structure(name: str, refused: Refused, tmp_path: Path, idxmap: Callable[..., Path]) -> None:
+def test_a_damaged_index_is_refused_by_file_and_damage(
+    name: str, refused: Refused, tmp_path: Path, idxmap: Callable[..., Path]
+) -> None:
     damage, says = STRUCTURE[name]
     prefix = idxmap(tmp_path / "text")
     assert refused(prefix) == []
@@ -96,7 +98,7 @@ def test_images_are_not_trained_as_text(refused: Refused, tmp_path: Path, idxmap
         (1 << 30, f"the vocabulary has {VOCABULARY} ids"),
     ],
 )
-def test_tokens(
+def test_a_token_outside_the_vocabulary_is_refused_by_its_byte(
     tp: str, at: int, token: int, says: str, refused: Refused, tmp_path: Path, idxmap: Callable[..., Path]
 ) -> None:
     prefix = idxmap(tmp_path / "text")

@@ -33,7 +33,7 @@ def here(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("./text", [(None, "text")]),
     ],
 )
-def test_blends(typed: str, expected: list[tuple[float | None, str]], here: Path) -> None:
+def test_each_spelling_of_a_blend_is_read(typed: str, expected: list[tuple[float | None, str]], here: Path) -> None:
     corpora = read_blend(typed, raw=False)
     assert [(one.weight, one.path) for one in corpora] == [(weight, str(here / name)) for weight, name in expected]
     assert all(one.tokens == 2000 for one in corpora)
@@ -49,7 +49,7 @@ def test_all_wrong_paths_are_named(here: Path) -> None:
         read_blend("0.5 a 0.5 b", raw=False)
 
 
-def test_raw_json(here: Path, tmp_path: Path) -> None:
+def test_empty_and_foreign_files_are_not_conversations(here: Path, tmp_path: Path) -> None:
     assert read_blend("chat.json", raw=True)[0].tokens is None
     for content, found in ((b"", "is empty"), (b"  \n", "is empty"), (b"PAR1", "not JSON")):
         (tmp_path / "data.json").write_bytes(content)

@@ -167,7 +167,9 @@ def test_what_cannot_be_emitted(
     assert [line for line in lines if line.startswith(f"  {name}: ") and line.endswith(f"[{code}]")], lines
 
 
-def test_only_dlc(world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_dlc_is_written_for_kubernetes(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(world)
     assert main([*VALUES.replace("dlc", "dsw").split(), "--emit", "k8s"], POD | {"MP_NPROC": "8"}) == 2
     assert "[k8s-env]" in capsys.readouterr().err

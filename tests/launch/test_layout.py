@@ -35,7 +35,7 @@ def layout(
     )
 
 
-def test_split_layers() -> None:
+def test_ends_count_as_layers_only_where_layers_alone_do_not_divide() -> None:
     assert split_layers(32, 1, 1) == ((32,), False)
     assert split_layers(32, 4, 2) == ((8, 8, 8, 8), False)
     assert split_layers(126, 16, 1) == ((7, *(8,) * 14, 7), True)
@@ -81,7 +81,7 @@ def test_chunks_of_uneven_stages() -> None:
     assert deal_layers((3, 2, 2), 2) == (2, 1, 1, 1, 1, 1)
 
 
-def test_valid_sizes() -> None:
+def test_every_tp_and_pp_that_a_model_allows() -> None:
     assert valid_tensor_parallel(MODELS["8B"]) == [1, 2, 4, 8, 16, 32]
     assert valid_tensor_parallel(MODELS["3B"]) == [1, 2, 4, 8]
     assert valid_tensor_parallel(MODELS["tiny"]) == [1, 2, 4, 8]

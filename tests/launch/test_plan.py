@@ -39,7 +39,7 @@ def says(plan: Plan, code: str, **values: object) -> None:
     assert Message(code, **values) in plan.notes, plan.notes
 
 
-def test_notes(plan_of: Callable[..., Plan]) -> None:
+def test_each_thing_to_know_is_a_note(plan_of: Callable[..., Plan]) -> None:
     says(plan_of(SP="true"), "sp-alone")
     says(plan_of(), "processes-of-layout", processes=1)
     says(plan_of(TP="4", MP_NPROC="4"), "kv-heads-shared", groups=2)
@@ -121,7 +121,7 @@ def test_checkpoints_that_the_disk_does_not_hold(plan_of: Callable[..., Plan], m
     assert "--keep-checkpoints 2" in " ".join(megatron_argv(plan_of(**saves, MP_KEEP_CHECKPOINTS="2")))
 
 
-def test_validation(plan_of: Callable[..., Plan]) -> None:
+def test_validation_takes_a_tenth_unless_asked_otherwise(plan_of: Callable[..., Plan]) -> None:
     assert (plan_of().schedule.eval_interval, plan_of().schedule.eval_iters) == (4, 1)
     assert plan_of(VALID_DATASET_PATH="none").schedule.eval_iters == 0
     assert plan_of(VALID_DATASET_PATH="none", MP_SPLIT="9,1").schedule.eval_iters == 1

@@ -191,7 +191,7 @@ def test_what_is_not_a_batch_schedule(text: str, code: str) -> None:
         ({"MP_MEGATRON_ARGS": "--step-batch-size-schedule 0:8"}, ["flag-taken"]),
     ],
 )
-def test_refused(
+def test_what_a_schedule_cannot_be_is_refused_by_code(
     changes: dict[str, str],
     codes: list[str],
     values: Callable[..., list[str]],

@@ -98,7 +98,9 @@ def test_a_wrong_command_starts_nothing(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_without_values(shell: str, run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_without_values_the_first_missing_one_is_named(
+    shell: str, run: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     result = run(shell, [])
     assert result.returncode == 2
     assert "0 of 25 values are given; missing: position 1 ENV" in result.stderr

@@ -17,7 +17,7 @@ from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable, Variables, read_variables
 
 
-def test_defaults() -> None:
+def test_nothing_set_is_the_defaults() -> None:
     values, problems = read_variables({})
     assert not problems
     assert Variables(**values) == Variables()

@@ -23,11 +23,11 @@ from megatron_patch.models.weight_map import hf_shapes
 from megatron_patch.runs.folder import write_plan
 
 
-def test_none() -> None:
+def test_none_is_no_weights() -> None:
     assert read_weights("none").kind == "none"
 
 
-def test_hugging_face(world: Path) -> None:
+def test_a_hugging_face_folder_is_known_by_its_config(world: Path) -> None:
     weights = read_weights(str(world / "hf-8B"))
     assert (weights.kind, weights.path, weights.step) == ("hf", str(world / "hf-8B"), None)
     assert weights.config is not None
@@ -41,7 +41,9 @@ def test_hugging_face_in_one_file(tmp_path: Path) -> None:
     assert read_weights(str(tmp_path)).kind == "hf"
 
 
-def test_megatron_folders(world: Path, tmp_path: Path, mcore: Callable[..., None]) -> None:
+def test_a_megatron_checkpoint_is_found_from_every_spelling(
+    world: Path, tmp_path: Path, mcore: Callable[..., None]
+) -> None:
     parent = str(world / "mcore-tp4-pp2")
     for typed in (parent, f"{parent}/iter_0000001", f"{parent}/"):
         weights = read_weights(typed)

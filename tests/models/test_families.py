@@ -64,7 +64,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
-def test_published_numbers(size: str) -> None:
+def test_each_size_has_its_published_numbers(size: str) -> None:
     layers, hidden, ffn, heads, groups, head, vocabulary, tied, theta, epsilon, parameters = PUBLISHED[size]
     model = model_of_size(size)
     assert (model.num_layers, model.hidden_size, model.ffn_hidden_size) == (layers, hidden, ffn)
@@ -74,7 +74,7 @@ def test_published_numbers(size: str) -> None:
     assert model.num_parameters() == parameters
 
 
-def test_llamas_rope() -> None:
+def test_llama_3_2_scales_rope_by_32_and_3_1_by_8() -> None:
     factors = {size: model_of_size(size).rope_scaling for size in ("1B", "3B", "8B", "70B", "405B")}
     assert {size: one.factor for size, one in factors.items() if one} == {
         "1B": 32.0, "3B": 32.0, "8B": 8.0, "70B": 8.0, "405B": 8.0,
@@ -156,7 +156,7 @@ def test_tiny_has_what_the_large_ones_have(family: Any) -> None:
         tiny.num_parameters()
 
 
-def test_padding() -> None:
+def test_the_vocabulary_is_padded_to_a_multiple() -> None:
     assert padded_vocab_size(128256) == 128256
     assert padded_vocab_size(258) == 384
     assert padded_vocab_size(1, 8) == 8
@@ -206,7 +206,9 @@ def test_families_of_one_model_type_differ_in_their_sizes_only() -> None:
         ("", None, None),
     ],
 )
-def test_size_names(typed: str, family: str | None, name: str | None) -> None:
+def test_a_bare_size_belongs_to_its_family_a_qualified_one_to_all(
+    typed: str, family: str | None, name: str | None
+) -> None:
     assert resolve_size(typed, family) == name
 
 

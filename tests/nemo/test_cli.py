@@ -163,7 +163,7 @@ def test_notes_name_flags_as_typed(folders: Path, capsys: pytest.CaptureFixture[
     assert "position" not in said.split(" command ")[0]
 
 
-def test_in_chinese(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_name_nemos_flags_in_chinese(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(f"{TINY} -mbs 3".split(), {"DRY_RUN": "1", "MP_DEVICE": "cpu", "LANG": "zh_CN.UTF-8"}, PRETRAIN) == 2
     assert "  -g 与 -mbs：不是 -mbs x 数据并行数 = 3 x 1 的倍数" in capsys.readouterr().err
 

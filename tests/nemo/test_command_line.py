@@ -62,7 +62,7 @@ def test_every_spelling_of_the_texts_is_known(word: str) -> None:
         assert not [one for one in line.problems if one.code.startswith("flag-unknown") and one.names[0] == spelling]
 
 
-def test_documented_defaults() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     asked = Translation(given={}, environ={}, stage=PRETRAIN)
     assert {name: asked.get(name) for name in DOCUMENTED} == DOCUMENTED
     assert not any(asked.get(flag.name) for flag in FLAGS if flag.kind is None)

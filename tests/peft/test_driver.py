@@ -73,7 +73,7 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_FREEZE": "layers.0"}, {"do": "false"}, "freeze-needs-do", "MP_FREEZE"),
     ],
 )
-def test_refused(
+def test_what_adapters_and_freezing_cannot_do_is_refused_by_code(
     world: World, tmp_path: Path, tokenizer: Path, mp: dict[str, str], changed: dict[str, object], code: str, name: str
 ) -> None:
     (tmp_path / "adapter").symlink_to(world.adapter)

@@ -13,7 +13,7 @@ from .world import STEPS, Compared
 FIRST_LOSS, EVERY_LOSS, LAYOUT = 2e-6, 1e-4, 2e-6
 
 
-def test_losses(compared: Compared) -> None:
+def test_losses_and_gradient_norms_are_pefts(compared: Compared) -> None:
     ours, theirs = compared.ours, compared.theirs
     gaps = [abs(mine - other["loss"]) for mine, other in zip(ours.losses, theirs, strict=True)]
     print(f"loss {ours.losses[0]:.4f} to {ours.losses[-1]:.4f}; first gap {gaps[0]:.1e}, largest {max(gaps):.1e}")
@@ -56,7 +56,9 @@ TP2, PP2, CP2 = "--tensor-model-parallel-size 2 ", "--pipeline-model-parallel-si
         ),
     ],
 )
-def test_layouts(compared: Compared, processes: int, flags: str, request: pytest.FixtureRequest) -> None:
+def test_every_layout_loses_as_one_process_does(
+    compared: Compared, processes: int, flags: str, request: pytest.FixtureRequest
+) -> None:
     run = compared.world.train(request.node.callspec.id, flags, processes=processes)
     gap = max(abs(a - b) for a, b in zip(run.losses, compared.ours.losses, strict=True))
     print(f"{flags}: {gap:.1e}")

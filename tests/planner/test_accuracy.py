@@ -18,7 +18,7 @@ def published() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_published_runs() -> None:
+def test_no_published_run_is_predicted_beyond_the_bound() -> None:
     judged = [row for row in plan_accuracy.rows() if row.judged]
     assert len(judged) == sum(facts["judged"] == "yes" for facts in published())
     errors = plan_accuracy.of_layouts(judged)

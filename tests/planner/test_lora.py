@@ -38,7 +38,7 @@ def predicted(precision: str, *, lora: bool, dp: int = 1, recompute: str = "none
 
 
 @pytest.mark.parametrize(("precision", "lora"), MEASURED)
-def test_measured_runs(precision: str, lora: bool) -> None:
+def test_measured_runs_are_predicted_within_5_percent(precision: str, lora: bool) -> None:
     assert predicted(precision, lora=lora).total == pytest.approx(MEASURED[precision, lora], rel=0.05)
 
 

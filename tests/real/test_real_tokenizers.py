@@ -144,7 +144,7 @@ def test_llama_3s_first_template_does_not_teach_the_next_header(real: Fetch, tmp
 
 
 @pytest.mark.parametrize("reasoning", ["", "inline", "field"])
-def test_qwen3(reasoning: str, real: Fetch) -> None:
+def test_qwen3_is_masked_as_the_marked_template_says(reasoning: str, real: Fetch) -> None:
     folder = real("qwen3")
     text = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     state = random.Random(3)
@@ -171,13 +171,13 @@ def test_qwen3_leaves_out_earlier_reasoning_by_design(real: Fetch) -> None:
         assert sample.messages[-1]["reasoning_content"].strip() in rendered.text[start:end]
 
 
-def test_gemma_3(real: Fetch) -> None:
+def test_gemma_3_is_masked_as_the_marked_template_says(real: Fetch) -> None:
     folder = real("gemma3")
     text = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     compare(folder, templates.marked_gemma3(text), plain_chats(6))
 
 
-def test_deepseek(real: Fetch) -> None:
+def test_deepseek_is_masked_as_the_marked_template_says(real: Fetch) -> None:
     folder = real("deepseek_v3")
     text = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
     compare(folder, templates.marked_deepseek(text), plain_chats(7))
@@ -210,7 +210,7 @@ def test_sentencepiece_models_export_with_their_ids(sentencepiece_models: list[P
         assert [ours(text, add_special_tokens=False).input_ids for text in texts] == theirs.encode(texts)
 
 
-def test_mistral_v1(mistral: Fetch, tmp_path: Path) -> None:
+def test_mistral_v1_is_masked_as_the_marked_template_says(mistral: Fetch, tmp_path: Path) -> None:
     folder = folder_with(mistral("v1"), tmp_path / "t", templates.MISTRAL_V1)
     compare(folder, templates.marked_mistral_v1(), plain_chats(10, system=False))
 

@@ -165,7 +165,7 @@ def test_the_value_is_named(folder: Path, tmp_path: Path) -> None:
 
 @settings(BASE, max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 2**53), st.floats(-1e30, 1e30)), min_size=1, max_size=30), st.booleans())
-def test_any_points(points: list[tuple[float, float]], log_y: bool) -> None:
+def test_any_points_give_a_chart_with_a_finite_range(points: list[tuple[float, float]], log_y: bool) -> None:
     chart = line_chart([Series(label="a", points=sorted(points))], title="t", x_label="x", log_y=log_y)
     assert chart.startswith("<svg")
     assert "nan" not in chart
@@ -177,5 +177,5 @@ def test_any_points(points: list[tuple[float, float]], log_y: bool) -> None:
 
 @settings(BASE, max_examples=100)
 @given(st.floats(-1e30, 1e30))
-def test_any_number(value: float) -> None:
+def test_any_number_is_short(value: float) -> None:
     assert len(compact(value)) < 12

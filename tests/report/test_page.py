@@ -212,7 +212,7 @@ def test_files_that_cannot_be_used_are_named(copy: Path) -> None:
     assert "start-mcore/check.json" in text
 
 
-def test_command_line(copy: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_page_or_says_what_is_missing(copy: Path, tmp_path: Path) -> None:
     done = report(copy)
     assert done.returncode == 0, done.stderr
     assert f"{copy}/report.html: 2 runs, 1 check, 2 evaluations" in done.stdout
@@ -240,7 +240,7 @@ def test_smoothing_is_centred() -> None:
     assert smooth([(1.0, 3.0)], 5) == [(1.0, 3.0)]
 
 
-def test_axes() -> None:
+def test_axes_have_round_ticks_and_a_range() -> None:
     assert round_ticks(0, 600, 6) == [0, 100, 200, 300, 400, 500, 600]
     assert value_range([3.0, 3.0 + 1e-15], False) == pytest.approx((2.7, 3.3))
     assert value_range([0.5, 20.0], True) == (0.1, 100.0)

@@ -130,7 +130,7 @@ def test_more_patience_goes_on(world: Path, early: Path, tmp_path: Path) -> None
     assert checkpoints(output)[-1] == expected_end(losses(output), 4) > ended
 
 
-def test_weights_alone(world: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_weights_alone_are_small_and_cannot_be_resumed(world: Path, tmp_path: Path) -> None:  # noqa: F811
     output = tmp_path / "run"
     done = drive(world, output, {"MP_SAVE_OPTIMIZER": "false"}, steps=6)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -168,7 +168,7 @@ def test_a_run_that_starts_from_weights_alone(world: Path, tmp_path: Path) -> No
         ({"MP_SAVE_OPTIMIZER": "0", "MP_MAX_RESTARTS": "2"}, True, "weights-only-restarts", "MP_SAVE_OPTIMIZER"),
     ],
 )
-def test_refused(
+def test_what_best_and_early_stop_cannot_do_is_refused_by_code(
     world: Path,  # noqa: F811
     tmp_path: Path,
     mp: dict[str, str],

@@ -36,7 +36,7 @@ def test_identity_is_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_exchanged_data(tmp_path: Path, raw: bool) -> None:
+def test_data_that_was_exchanged_is_named_at_the_next_start(tmp_path: Path, raw: bool) -> None:
     path = tmp_path / "chat.jsonl" if raw else build_idxmap(tmp_path / "text", seed=1)
     if raw:
         path.write_text("{}\n")

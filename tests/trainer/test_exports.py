@@ -190,7 +190,7 @@ def test_a_failed_export_is_said_and_ends_with_a_status(world: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_adapters_too(world: Path, tmp_path: Path) -> None:
+def test_adapters_are_exported_with_each_checkpoint(world: Path, tmp_path: Path) -> None:
     from peft import PeftModel
 
     done = drive(world, tmp_path / "run", {"MP_EXPORT_HF": "every", "MP_LORA_RANK": "4"})

@@ -110,7 +110,7 @@ def compare(mine: list[dict], theirs: list[dict]) -> None:
 
 
 @OTHERS_TOO
-def test_one_process(world: Path, ours: list[dict]) -> None:
+def test_one_process_trains_as_hugging_face_does(world: Path, ours: list[dict]) -> None:
     compare(ours, theirs(world, "mcore-tp1-pp1"))
 
 

@@ -66,7 +66,7 @@ def test_close(tmp_path: Path, data: Path, start: str, reference: Run, processes
 
 
 @pytest.mark.parametrize(("family", "layout"), PAIRS)
-def test_other_families(
+def test_every_family_is_close_in_every_layout(
     tmp_path: Path,
     data: Path,
     start_of: Callable[[str], str],

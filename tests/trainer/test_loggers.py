@@ -72,7 +72,7 @@ def test_a_server_that_is_not_there_ends_the_run_before_its_first_step(
 
 
 @installed("swanlab")
-def test_swanlab_offline(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swanlab_has_the_metrics_offline(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
     run(tmp_path / "run", data, "swanlab", 2)
     (file,) = (tmp_path / "run" / "swanlab").glob("run-*/*.swanlab")
@@ -80,7 +80,7 @@ def test_swanlab_offline(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyP
 
 
 @installed("trackio")
-def test_trackio_database(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackio_has_the_metrics_in_its_database(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run(tmp_path / "run", data, "trackio", 2)
     (database,) = (tmp_path / "trackio").glob("*.db")
@@ -91,7 +91,9 @@ def test_trackio_database(tmp_path: Path, data: Path, monkeypatch: pytest.Monkey
 
 
 @installed("comet")
-def test_comet_offline(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comet_has_the_metrics_and_not_the_command_line(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COMET_MODE", "offline")
     run(tmp_path / "run", data, "comet", 2)
     (archive,) = (tmp_path / "run" / "comet").glob("*.zip")

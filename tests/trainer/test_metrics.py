@@ -201,7 +201,7 @@ def test_skipped_step_is_said() -> None:
         ("CPU process", None),
     ],
 )
-def test_peaks(name: str, peak: float | None) -> None:
+def test_each_gpu_has_its_peak(name: str, peak: float | None) -> None:
     assert peak_tflops(name) == peak
 
 

@@ -142,7 +142,7 @@ def test_packed_equals_unpacked(tmp_path: Path, conversations: Path, begin: str,
         ),
     ],
 )
-def test_packed_layouts(
+def test_packed_rows_lose_the_same_in_every_layout(
     tmp_path: Path, conversations: Path, begin: str, rows: int, packed: Run, processes: int, layout: str
 ) -> None:
     extra = f"{begin} --sft-packing --global-batch-size {rows} {layout}"

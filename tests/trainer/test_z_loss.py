@@ -24,7 +24,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory, data: Path, start: str) -> l
         pytest.param("--pipeline-model-parallel-size 2", 2, id="PP2", marks=pytest.mark.slow),
     ],
 )
-def test_layouts(layout: str, processes: int, tmp_path: Path, data: Path, start: str, alone: list[dict]) -> None:
+def test_z_loss_is_the_same_in_every_layout(
+    layout: str, processes: int, tmp_path: Path, data: Path, start: str, alone: list[dict]
+) -> None:
     compare(train(tmp_path, data, f"{start} {STEPS} {layout}", processes=processes).metrics, alone)
 
 

@@ -85,7 +85,7 @@ def test_a_frame(run: Path) -> None:
     assert "nothing of interest" not in said
 
 
-def test_a_sparkline() -> None:
+def test_a_sparkline_goes_from_its_lowest_to_its_highest() -> None:
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
     assert sparkline([0, 0, 7, 7], 2) == "▁█"
     assert sparkline([3, 3], 9) == "▁▁"
@@ -206,7 +206,7 @@ def test_without_a_terminal(run: Path) -> None:
         assert "\x1b" not in done.stdout
 
 
-def test_no_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_exits_with_2(tmp_path: Path) -> None:
     done = watch(tmp_path / "absent")
     assert done.returncode == 2
     assert "neither plan.json nor metrics.jsonl is there" in done.stderr

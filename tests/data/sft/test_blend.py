@@ -10,7 +10,7 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.blend import interleave
 
 
-def test_parse() -> None:
+def test_weights_and_paths_alternate_or_no_path_has_a_weight() -> None:
     assert [(part.paths, part.weight) for part in parse_blend(["0.3", "a", "0.7", "b"])] == [
         (("a",), 0.3),
         (("b",), 0.7),

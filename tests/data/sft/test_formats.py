@@ -203,7 +203,7 @@ def test_sharegpt_function_calls_and_tools_as_json_text() -> None:
         ({"messages": [MESSAGES[0], {"role": "assistant", "content": " "}]}, "every assistant turn is empty"),
     ],
 )
-def test_empty_rows(record: dict[str, Any], says: str) -> None:
+def test_rows_with_nothing_to_train_say_so(record: dict[str, Any], says: str) -> None:
     with pytest.raises(EmptyRow, match=says):
         convert(record)
 

@@ -109,7 +109,7 @@ def test_rows_that_say_they_are_not_to_be_trained(
         select(cache, seq_length=LENGTH, loss="assistant")
 
 
-def test_overlong_rows(mixed: TokenizedCache) -> None:
+def test_overlong_rows_are_dropped_and_counted_or_an_error(mixed: TokenizedCache) -> None:
     _, report = select(mixed, seq_length=LENGTH, loss="assistant", overlong="drop", max_lost=0.3)
     assert report.lost["too long"].count == 2 and report.samples == 15 and report.truncated.count == 0
     with pytest.raises(TooMuchLost, match=r"OVERLONG is error[\s\S]*rows\.jsonl:15: \d+ tokens; a row holds 121"):

@@ -56,7 +56,7 @@ def test_a_row_that_is_lost_is_shown_as_it_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 40, 200])
-def test_any_width(width: int, tmp_path: Path) -> None:
+def test_no_line_is_wider_than_the_terminal(width: int, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"messages": [SYSTEM, *chat("2+2?", "4")]}) + "\n")
     assert all(cell_len(line) <= max(width, 43) for line in compare(path, 1, template(CHATML), width).splitlines()[2:5])

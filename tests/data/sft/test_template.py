@@ -79,7 +79,7 @@ def test_marked_and_derived_masks_agree(
         assert marked.render(Conversation(messages=messages)) == template.render(Conversation(messages=messages))
 
 
-def test_losses(tokenizer: ChatTokenizer, template: ChatTemplate) -> None:
+def test_each_loss_trains_its_own_turns(tokenizer: ChatTokenizer, template: ChatTemplate) -> None:
     messages = [{"role": "system", "content": "S"}, *chat("first question", "first answer", "second", "last answer")]
     ((tokens, turns),) = Encoder(tokenizer).encode([template.render(Conversation(messages=messages))])
 
