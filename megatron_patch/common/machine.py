@@ -120,6 +120,22 @@ SHARED_MEMORY = 1 << 30
 """Bytes of /dev/shm that data loaders and NCCL want on one machine; a container has 64 MB unless it asks for more."""
 
 
+MOST_OPEN_FILES = 65536
+
+
+def raise_open_files() -> None:
+    """Let this process and its children open as many files as the hard limit allows: login shells have 1024.
+
+    A rank needs two of them for each data set of a blend, and some for every rank that it talks to.
+    """
+    import resource  # an extension that no dry run pays for
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def shared_memory() -> int:
     """Bytes of /dev/shm; 0 where there is none."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.files import write_text
+from megatron_patch.common.machine import raise_open_files
 from megatron_patch.common.messages import Message, Wording, language_of, localized
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
@@ -259,6 +260,7 @@ def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
 
 
 def _start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
+    raise_open_files()
     if plan.cluster is not None:
         # sockets and threads: 20 ms that one machine saves
         from megatron_patch.launch.cluster.supervise import start_node

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,17 @@ def test_cores_and_memory_are_those_of_the_kernel() -> None:
     assert usable_cores() == len(os.sched_getaffinity(0))
     total = int(re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text()).group(1)) * 1024  # type: ignore[union-attr]
     assert 0 < available_memory() < total
+
+
+def test_children_may_open_what_the_hard_limit_allows() -> None:
+    """A soft limit of 64 ended Gloo in a traceback."""
+    show = "import resource; print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    code = f"""
+import resource, subprocess, sys
+from megatron_patch.common.machine import raise_open_files
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 500))
+raise_open_files()
+subprocess.run([sys.executable, "-c", {show!r}], check=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout.split() == ["500", "500"]

@@ -57,6 +57,26 @@ def test_the_same_command_goes_on(again: Callable[..., tuple[Plan | None, list[P
     assert not [note for note in plan.notes if note.code.startswith("changed")]
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_a_branch_begins_from_a_linked_or_copied_checkpoint(
+    link: bool, again: Callable[..., tuple[Plan | None, list[Problem]]], tmp_path: Path
+) -> None:
+    """As examples/llama3_1/README.md says: the other run's optimizer and place, other data, its own folder."""
+    run, branch = tmp_path / "out", tmp_path / "branch"
+    (branch / "checkpoints").mkdir(parents=True)
+    source, target = run / "checkpoints" / "iter_0000004", branch / "checkpoints" / "iter_0000004"
+    if link:
+        target.symlink_to(source)
+    else:
+        shutil.copytree(source, target)
+    shutil.copy(run / "plan.json", branch)
+    plan, problems = again(OUTPUT_BASEPATH=str(branch), DATASET_PATH="more", MP_LR_DECAY_STYLE="WSD")
+    assert plan is not None, problems
+    argv = megatron_argv(plan)
+    assert (plan.resume_iteration, argv[argv.index("--load") + 1]) == (4, str(branch / "checkpoints"))
+    assert {note.values["name"] for note in plan.notes if note.code.startswith("changed")} >= {"DATASET_PATH"}
+
+
 def test_first_weights_are_not_loaded_again(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:
     plan, problems = again(PRETRAIN_CHECKPOINT_PATH="hf-tiny")
     assert plan is not None, problems
