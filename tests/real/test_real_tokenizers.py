@@ -202,7 +202,7 @@ def test_sentencepiece_models_export_with_their_ids(sentencepiece_models: list[P
     for model in sentencepiece_models:
         (tmp_path / model.name).mkdir()
         said = write_hf_tokenizer(model, tmp_path / model.name)
-        assert re.search(r"same ids on (\d+) of \1 texts", said)
+        assert re.search(r"same ids on (\d+) of \1 texts", str(said))
         ours = AutoTokenizer.from_pretrained(tmp_path / model.name)
         theirs = SentencePieceProcessor(model_file=str(model))
         state = random.Random(9)
