@@ -39,7 +39,7 @@ def again(
     def second(**changes: str) -> tuple[Plan | None, list[Problem]]:
         environ = {name: changes.pop(name) for name in list(changes) if name.startswith("MP_")}
         plan, _, problems = make_plan(
-            values(OUTPUT_BASEPATH=str(output), **changes), surroundings(**environ), dry_run=True
+            values(**{"OUTPUT_BASEPATH": str(output)} | changes), surroundings(**environ), dry_run=True
         )
         return plan, problems
 
