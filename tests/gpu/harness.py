@@ -42,9 +42,3 @@ def train(output: Path, data: Path, extra: str = "", *, processes: int = 1) -> R
 def recorded(output: Path) -> Run:
     """A run that ended well, from what it recorded."""
     return Run(returncode=0, stdout="", stderr="", output=output, metrics=read_metrics(output))
-
-
-def worst(run: Run, reference: Run) -> float:
-    """Largest difference of a loss, in nats."""
-    assert len(run.losses) == len(reference.losses) == 20
-    return max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..trainer.harness import Run
+from ..trainer.harness import Run, worst
 from .conftest import Once
-from .harness import BF16, FP8, recorded, train, worst
+from .harness import BF16, FP8, recorded, train
 
 TENSORWISE = FP8 + "--fp8-recipe tensorwise"
 ROUNDING = 4e-3

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ..trainer.harness import Run
+from ..trainer.harness import Run, worst
 from .conftest import Once
-from .harness import BF16, FP8, launch, recorded, train, worst
+from .harness import BF16, FP8, launch, recorded, train
 
 FP32_TOLERANCE = 1e-4
 """Nats over 20 iterations, GPU against CPU: other sums, other order."""

@@ -75,6 +75,12 @@ class Run:
         return (self.output / "logs" / f"rank_{rank}.log").read_text()
 
 
+def worst(run: Run, reference: Run) -> float:
+    """Largest difference of a loss over SCHEDULE's 20 steps, in nats."""
+    assert len(run.losses) == len(reference.losses) == 20
+    return max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
+
+
 OTHERS = [name for name, family in families().items() if not family.bare_names and "tiny" in family.sizes]
 """Families beside Llama: a new file in models/ is one more parameter of the tests that read this."""
 

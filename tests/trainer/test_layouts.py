@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import OTHERS, REPOSITORY, Run, launch, train
+from .harness import OTHERS, REPOSITORY, Run, launch, train, worst
 
 TOLERANCE = 2e-6
 """In nats. A broken causal mask under CP shows 3e-5 at iteration 1 and 1e-2 at iteration 20."""
@@ -43,12 +43,6 @@ PAIRS = [
     for layout in OF_FAMILIES
 ]
 BROKEN_CP, BROKEN_TIES = (REPOSITORY / "tests" / "trainer" / f"broken_{what}.py" for what in ("cp", "ties"))
-
-
-def worst(run: Run, reference: Run) -> float:
-    """Largest difference of a loss."""
-    assert len(run.losses) == len(reference.losses) == 20
-    return max(abs(a - b) for a, b in zip(run.losses, reference.losses, strict=True))
 
 
 @pytest.mark.parametrize(("processes", "flags"), EXACT)

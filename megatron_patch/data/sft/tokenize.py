@@ -90,6 +90,10 @@ class Rules:
 AS_IT_COMES = Rules()
 
 
+CAUSE_OF: dict[type[UserError], str] = {EmptyRow: EMPTY, UnwantedRow: UNWANTED, MalformedRow: MALFORMED}
+"""Under which the report counts a row that its format refuses."""
+
+
 class LeftOut(UserError, ValueError):
     """The chat template leaves out what is to be trained, and such rows are lost."""
 
@@ -146,12 +150,8 @@ def tokenize_chunk(
             noted += [(cause, row.line, row.row, why) for cause, why in notes]
         except LeftOut as error:
             lost.append((error.cause, row.line, row.row, error.messages[0]))
-        except EmptyRow as error:
-            lost.append((EMPTY, row.line, row.row, error.messages[0]))
-        except UnwantedRow as error:
-            lost.append((UNWANTED, row.line, row.row, error.messages[0]))
-        except MalformedRow as error:
-            lost.append((MALFORMED, row.line, row.row, error.messages[0]))
+        except (EmptyRow, UnwantedRow, MalformedRow) as error:
+            lost.append((CAUSE_OF[type(error)], row.line, row.row, error.messages[0]))
         except RecursionError:
             lost.append((MALFORMED, row.line, row.row, Message("row-too-deep")))
         except TemplateError as error:
