@@ -35,7 +35,7 @@ class Validations:
     best_loss: float = math.inf
 
     def add(self, iteration: int, loss: float, *, saved: bool) -> None:
-        """One more. A loss that is NaN is no improvement.
+        """One more. A loss that is NaN is not an improvement.
 
         Args:
             saved: a checkpoint of this iteration is written.

@@ -69,7 +69,7 @@ def test_a_bad_folder(
 
 
 def test_a_conversion_and_what_is_said_of_it(good: Path, tmp_path: Path) -> None:
-    """There and back as processes, then verify of a whole and of a damaged folder, and merge of what is no adapter."""
+    """There and back as processes, then verify of a whole and a damaged folder, and merge of what is not an adapter."""
     shutil.copytree(good / "hf", tmp_path / "hf")
     shutil.copytree(good / "megatron", tmp_path / "megatron")
     convert = ("megatron_patch.checkpoint", "--source", tmp_path / "megatron", "--output-path")

@@ -199,7 +199,7 @@ def test_torn_weights_and_nan_are_refused(model: Path, tmp_path: Path, capsys: p
 
 
 def test_pieces_make_the_whole(model: Path) -> None:
-    """Characters of several tokens come whole; bytes that are no character do not stop it."""
+    """Characters of several tokens come whole; bytes that are not a character do not stop it."""
     tokenizer = load_tokenizer(model).backend
     for text in (PONG, ENDLESS, "  two\n\n\tlines 🙂🙂漢 ", "é" * 50):
         ids = tokenizer.encode(text, add_special_tokens=False).ids

@@ -154,7 +154,7 @@ def test_every_value_arrives_in_a_pod_as_it_is(
 
 
 def test_a_text_is_one_line_of_utf_8() -> None:
-    """Control characters of every kind, and bytes that are no text."""
+    """Control characters of every kind, and bytes that are not text."""
     kind = text("expect-name")
     for mark in [*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), "\u2028", "\u2029", "\udc80"]:
         with pytest.raises(ValueProblem):

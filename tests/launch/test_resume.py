@@ -174,7 +174,7 @@ def over_adapters(
 def test_adapters_go_on_as_adapters(
     over_adapters: Callable[..., list[Problem]], environ: dict[str, str], changes: dict[str, str], name: str
 ) -> None:
-    """Not as PRETRAIN_CHECKPOINT_PATH, which refuses them: they are no whole model."""
+    """Not as PRETRAIN_CHECKPOINT_PATH, which refuses them: they are not a whole model."""
     (problem,) = over_adapters(environ, **changes)
     assert (problem.code, problem.names) == ("fixed-by-adapters", (name,))
     for language in ("en", "zh"):

@@ -171,7 +171,7 @@ def test_the_rule() -> None:
     said = str(rule.judge(2.5, 1.0))
     assert said == "the loss is 2.5, above 2.406 (median 2.005 + 10 x 0.0401 of 8 steps)"
     assert rule.judge(2.0, 3.1) is not None and rule.judge(2.0, 2.9) is None
-    assert rule.judge(1.0, 0.1) is None, "falling is no spike"
+    assert rule.judge(1.0, 0.1) is None, "falling is not a spike"
 
 
 def test_the_rule_takes_over_what_was_recorded() -> None:

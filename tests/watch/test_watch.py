@@ -181,7 +181,7 @@ def watch(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_metrics_that_cannot_be_read_are_named(run: Path) -> None:
-    """A line that nobody goes on writing, and what is no file."""
+    """A line that nobody goes on writing, and what is not a file."""
     path = run / "metrics.jsonl"
     record_end(run, "stopped", Message("uncoded", text="SIGTERM"))
     with path.open("a") as file:

@@ -20,7 +20,7 @@ import torch
 from megatron_patch.checkpoint.check.hf import HFSide
 from megatron_patch.checkpoint.check.megatron import LAYER_PARTS, MegatronSide
 from megatron_patch.checkpoint.formats.hf_folder import SAFETENSORS_DTYPES, HFFolder
-from megatron_patch.checkpoint.formats.hf_writer import Advance
+from megatron_patch.checkpoint.formats.hf_writer import OnBytes
 from megatron_patch.checkpoint.formats.sources import open_source
 from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.models import ModelConfig
@@ -103,7 +103,7 @@ def open_sides(folder: HFFolder, megatron: Path, model: ModelConfig, precision: 
 
 
 @torch.no_grad()
-def compare(sides: Sides, tokens: torch.Tensor, progress: Advance) -> list[PartComparison]:
+def compare(sides: Sides, tokens: torch.Tensor, progress: OnBytes) -> list[PartComparison]:
     """Run both models over tokens [batch, sequence]; collective over all ranks.
 
     Args:

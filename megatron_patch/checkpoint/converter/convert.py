@@ -24,7 +24,7 @@ from megatron_patch.checkpoint.contents import RELEASE, TRACKER
 from megatron_patch.checkpoint.converter.conversion import Conversion
 from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.formats.hf_folder import HFFolder, copy_companions
-from megatron_patch.checkpoint.formats.hf_writer import Advance, write_safetensors
+from megatron_patch.checkpoint.formats.hf_writer import OnBytes, write_safetensors
 from megatron_patch.checkpoint.formats.per_rank_writer import write_per_rank
 from megatron_patch.checkpoint.formats.sources import (
     BLOCK_BYTES,
@@ -77,7 +77,7 @@ def megatron_side(reader: MegatronReader, configuration: Configuration, conversi
     return Side(maker=maker, tensors=tensors, companions=configuration.companions, config=configuration.config)
 
 
-def to_megatron(side: Side, target: Path, conversion: Conversion, progress: Advance) -> None:
+def to_megatron(side: Side, target: Path, conversion: Conversion, progress: OnBytes) -> None:
     """Write `target` as a Megatron checkpoint folder.
 
     Raises:
@@ -94,7 +94,7 @@ def to_megatron(side: Side, target: Path, conversion: Conversion, progress: Adva
         _finish(stage, side, conversion)
 
 
-def to_per_rank(side: Side, target: Path, conversion: Conversion, tp: int, pp: int, progress: Advance) -> None:
+def to_per_rank(side: Side, target: Path, conversion: Conversion, tp: int, pp: int, progress: OnBytes) -> None:
     """Write `target` as a checkpoint folder of Megatron's old format, for one TP and PP.
 
     Raises:
@@ -127,7 +127,7 @@ def _integrity(stage: StagedFolder) -> str:
     return json.dumps({"algorithm": "sha256", "files": files}, indent=2)
 
 
-def _megatron_blocks(conversion: Conversion, side: Side, progress: Advance) -> dict[Block, Callable[[], torch.Tensor]]:
+def _megatron_blocks(conversion: Conversion, side: Side, progress: OnBytes) -> dict[Block, Callable[[], torch.Tensor]]:
     """Every block of the checkpoint. The norms of all layers are one block, large tensors are several."""
     layers = conversion.model.num_layers
     norms: dict[str, list[Tensor]] = {}
@@ -215,7 +215,7 @@ def to_hf(
     configuration: Configuration,
     target: Path,
     conversion: Conversion,
-    progress: Advance,
+    progress: OnBytes,
     shard_bytes: int | None = None,
 ) -> None:
     """Write `target` as a Hugging Face folder.

@@ -19,7 +19,7 @@ LARGEST_SHARD = 5_000_000_000
 SMALLEST_SHARD = 256_000_000
 """Below this a model is not cut into more files for the sake of more workers."""
 
-Advance = Callable[[int], None]
+OnBytes = Callable[[int], None]
 """Told the bytes of each block that was made."""
 
 
@@ -28,7 +28,7 @@ def write_safetensors(
     tensors: list[Tensor],
     maker: BlockMaker,
     workers: int,
-    progress: Advance,
+    progress: OnBytes,
     shard_bytes: int | None = None,
 ) -> None:
     """Write the tensors into the stage, one file per worker at a time, and an index if there are several files.
@@ -77,7 +77,7 @@ def _cut(tensors: list[Tensor], itemsize: int, workers: int, shard_bytes: int | 
     return shards
 
 
-def _write_shard(file: Path, stage: StagedFolder, tensors: list[Tensor], maker: BlockMaker, progress: Advance) -> None:
+def _write_shard(file: Path, stage: StagedFolder, tensors: list[Tensor], maker: BlockMaker, progress: OnBytes) -> None:
     with HashingFile(file, stage) as out:
         out.write(header_bytes({tensor.name: (maker.element_type, tensor.shape) for tensor in tensors}))
         blocks = [

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from megatron_patch.backend.saving.torch_archive import ArchiveWriter, Promised
 from megatron_patch.checkpoint.contents import PER_RANK_FILE
 from megatron_patch.checkpoint.converter.conversion import Conversion
-from megatron_patch.checkpoint.formats.hf_writer import Advance
+from megatron_patch.checkpoint.formats.hf_writer import OnBytes
 from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.layout import stage_layers
 from megatron_patch.checkpoint.store import HashingFile, StagedFolder
@@ -24,7 +25,7 @@ from megatron_patch.models.weight_map import COLUMNS, HALVES, MEGATRON_LAYER, WH
 
 def write_per_rank(
     stage: StagedFolder, release: Path, conversion: Conversion, tensors: list[Tensor], maker: BlockMaker,
-    tp: int, pp: int, progress: Advance,
+    tp: int, pp: int, progress: OnBytes,
 ) -> None:  # fmt: skip
     """Write one file for each rank below `release`, the files of one pipeline stage side by side.
 
@@ -65,7 +66,7 @@ def _of_stage(conversion: Conversion, tensors: list[Tensor], pp: int, stage: int
 
 
 def _write_stage(
-    stage: StagedFolder, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: Advance
+    stage: StagedFolder, folders: list[Path], tensors: dict[str, Tensor], maker: BlockMaker, progress: OnBytes
 ) -> None:
     tp = len(folders)
     promised = {
@@ -82,10 +83,15 @@ def _write_stage(
         for name, tensor in tensors.items():
             with ExitStack() as records:
                 streams = [records.enter_context(archive.storage(promised[name])) for archive in archives]
-                for ranks, block in _blocks(tensor, maker, tp):
-                    for rank, part in zip(ranks, block, strict=True):
-                        streams[rank].write(bytes_of(part))
-                        progress(part.nbytes)
+                _write_tensor(streams, tensor, maker, progress)
+
+
+def _write_tensor(streams: list[Any], tensor: Tensor, maker: BlockMaker, progress: OnBytes) -> None:
+    """Each rank's part of a tensor into that rank's stream."""
+    for ranks, block in _blocks(tensor, maker, len(streams)):
+        for rank, part in zip(ranks, block, strict=True):
+            streams[rank].write(bytes_of(part))
+            progress(part.nbytes)
 
 
 def _rank_shape(tensor: Tensor, tp: int) -> tuple[int, ...]:

@@ -162,7 +162,7 @@ def _left_out(rendered: Rendered) -> Iterator[Message]:
 
 
 def _as_it_stands(row: Row) -> Iterator[str]:
-    """The beginning of a row that is no conversation."""
+    """The beginning of a row that is not a conversation."""
     if row.record is not None:
         text = shown(row.record)
         yield from _visible(text[:MOST_SHOWN] + ("..." if len(text) > MOST_SHOWN else "")).split("\n")

@@ -77,7 +77,7 @@ class BestCheckpoint(Callback):
 
 
 def _of_all_ranks(loss: float | None) -> float:
-    """The loss that ranks with the last pipeline stage know; NaN as infinity, which is no improvement either."""
+    """The loss that ranks with the last pipeline stage know; NaN as infinity, which is not an improvement either."""
     mine = -math.inf if loss is None else math.inf if math.isnan(loss) else loss
     found = torch.tensor([mine], dtype=torch.float64, device="cuda")
     torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
