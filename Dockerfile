@@ -13,7 +13,7 @@ ENV VIRTUAL_ENV=/opt/venv
 WORKDIR /workspace/megatron-patch
 
 COPY requirements.txt requirements-gpu.txt ./
-COPY toolkits/container_setup.sh toolkits/find_python.sh toolkits/
+COPY toolkits/container_setup.sh toolkits/find_python.sh toolkits/language.sh toolkits/
 RUN sh toolkits/container_setup.sh "${TRANSFORMER_ENGINE}"
 
 COPY . .

@@ -3,7 +3,7 @@
 .PHONY: help setup setup-dev quickstart test test-all test-gpu faults check format clean clean-runs clean-venv
 
 ifdef PYTHON
-SETUP = @echo "make: PYTHON=$(PYTHON) is used as it is; nothing is installed" \#
+SETUP = @. toolkits/language.sh; either "make: PYTHON=$(PYTHON) is used as it is; nothing is installed" "make：直接使用 PYTHON=$(PYTHON)；不安装任何东西" \#
 else
 PYTHON := .venv/bin/python
 SETUP := @sh toolkits/setup.sh

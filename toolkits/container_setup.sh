@@ -7,9 +7,11 @@
 # takes nvcc, the cuDNN headers and a quarter of an hour.
 set -eu
 
+. toolkits/language.sh
 engine=${1:-}
 case $engine in none | compile) ;; *)
-    echo "container_setup: TRANSFORMER_ENGINE is '$engine'; valid: none, compile" >&2
+    either "container_setup: TRANSFORMER_ENGINE is '$engine'; valid: none, compile" \
+        "container_setup: TRANSFORMER_ENGINE 是 '$engine'；可用：none、compile" >&2
     exit 2
     ;;
 esac
@@ -19,15 +21,17 @@ wanted=$(sed -n 's/^torch==//p' requirements.txt)
 
 if has=$("$base" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null); then
     case $has in "$wanted"*) ;; *)
-        echo "container_setup: the base has torch $has, and this project is made for $wanted: another base, please" >&2
+        either "container_setup: the base has torch $has, and this project is made for $wanted: another base, please" \
+            "container_setup: 基础镜像里是 torch $has，而本项目用的是 $wanted：请换一个基础镜像" >&2
         exit 1
         ;;
     esac
-    [ "$engine" = none ] || echo "container_setup: torch $has of the base is kept, with its Transformer Engine; nothing is compiled" >&2
+    [ "$engine" = none ] || either "container_setup: torch $has of the base is kept, with its Transformer Engine; \
+nothing is compiled" "container_setup: 保留基础镜像里的 torch $has 和 Transformer Engine；不做编译" >&2
     engine=none
     "$base" -m venv --system-site-packages "$VIRTUAL_ENV"
     grep -v '^torch==' requirements.txt >"$VIRTUAL_ENV/requirements.txt"
-    echo "container_setup: torch $has of the base is kept"
+    either "container_setup: torch $has of the base is kept" "container_setup: 保留基础镜像里的 torch $has"
 else
     "$base" -m venv "$VIRTUAL_ENV"
     cp requirements.txt "$VIRTUAL_ENV/requirements.txt"

@@ -5,7 +5,8 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 python=${PYTHON:-${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}}
 python=${python:-$root/.venv/bin/python}
 if ! command -v "$python" >/dev/null 2>&1; then
-    echo "no Python at $python; 'make setup' in $root makes one" >&2
+    . "$root/toolkits/language.sh"
+    either "no Python at $python; 'make setup' in $root makes one" "$python 没有 Python；在 $root 里运行 make setup 可以建立" >&2
     exit 1
 fi
 # A json.py in the working folder, or beside a script, is not Python's: neither is searched for modules. An empty part
@@ -20,10 +21,9 @@ saved=${IFS-unset}
 IFS=:
 for part in ${PYTHONPATH-}; do
     if [ -n "$part" ] && other_megatron "$part"; then
-        case ${MP_LANG:-${LC_ALL:-${LANG:-}}} in
-            zh*) echo "PYTHONPATH：$part 是另一份 Megatron 的源码，不使用它" >&2 ;;
-            *) echo "PYTHONPATH: $part holds the source of another Megatron, which is left out" >&2 ;;
-        esac
+        . "$root/toolkits/language.sh"
+        either "PYTHONPATH: $part holds the source of another Megatron, which is left out" \
+            "PYTHONPATH：$part 是另一份 Megatron 的源码，不使用它" >&2
     else
         path=$path${part:+:$part}
     fi

@@ -1,6 +1,8 @@
 # shellcheck shell=sh
 # What the three scripts share: the list of options of Tanuki's scripts, as values of the driver. Sourced by them, under sh.
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd -P)
+# shellcheck source=toolkits/language.sh
+. "$here/../../toolkits/language.sh"
 
 # A variable that you have set goes first; an empty one counts as not set.
 export MP_TOKENIZER_PATH="${MP_TOKENIZER_PATH:-$here/tokenizer}" # a SentencePiece model lies there
@@ -17,8 +19,8 @@ whole() { # NAME VALUE LEAST
         '' | *[!0-9]* | 0?*) ;;
         *) [ ${#2} -gt 9 ] || [ "$2" -lt "$3" ] || return 0 ;;
     esac
-    printf '%s: is "%s"; valid: whole number from %s to 999999999\n' \
-        "$1" "$(printf %s "$2" | LC_ALL=C tr -c ' -~' '?')" "$3" >&2
+    typed=$(printf %s "$2" | LC_ALL=C tr -c ' -~' '?')
+    either "$1: is \"$typed\"; valid: whole number from $3 to 999999999" "$1：是 \"$typed\"；可用：$3 到 999999999 的整数" >&2
     wrong=1
 }
 
@@ -32,7 +34,8 @@ train() {
     whole LR_WARMUP_STEPS "$warmup" 0
     [ -z "$wrong" ] || exit 2
     if [ $((${#steps} + ${#batch} + ${#length})) -gt 18 ] || [ $((${#warmup} + ${#batch} + ${#length})) -gt 18 ]; then
-        echo "TRAIN_STEPS, LR_WARMUP_STEPS, GLOBAL_BATCH_SIZE, SEQ_LENGTH: too many tokens to be counted" >&2
+        either "TRAIN_STEPS, LR_WARMUP_STEPS, GLOBAL_BATCH_SIZE, SEQ_LENGTH: too many tokens to be counted" \
+            "TRAIN_STEPS、LR_WARMUP_STEPS、GLOBAL_BATCH_SIZE、SEQ_LENGTH：token 太多，无法计数" >&2
         exit 2
     fi
     export MP_CLIP_GRAD="${MP_CLIP_GRAD:-$CLIP}" MP_NPROC="${MP_NPROC:-$GPUS}"

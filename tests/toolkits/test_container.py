@@ -52,7 +52,8 @@ def test_what_kubernetes_starts_is_in_the_image() -> None:
 
 def run_setup(folder: Path, *words: str, torch: str | None) -> subprocess.CompletedProcess[str]:
     """container_setup.sh on a base whose Python 3.12 says that it has this torch; its pip is not reached."""
-    for name in ("toolkits/container_setup.sh", "toolkits/find_python.sh", "requirements.txt", "requirements-gpu.txt"):
+    scripts = (f"toolkits/{name}.sh" for name in ("container_setup", "find_python", "language"))
+    for name in (*scripts, "requirements.txt", "requirements-gpu.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, folder / name)
     base = folder / "bin"

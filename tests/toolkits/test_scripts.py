@@ -14,7 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOMS = ("toolkits", "examples", "LM-Evaluation-Harness")
-NOT_STARTED = ("find_python.sh", "python.sh", "facts.sh", "container_setup.sh")
+NOT_STARTED = ("find_python.sh", "python.sh", "facts.sh", "container_setup.sh", "language.sh")
 """Used by other scripts."""
 NO_HELP = {"quickstart.sh", "quickstart_summary.py"} | {
     path.name for path in (REPOSITORY / "examples" / "tanuki_8b").glob("8B-*.sh")

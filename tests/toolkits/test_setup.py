@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from megatron_patch.common.messages import language_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SH = shutil.which("sh") or "/bin/sh"
@@ -159,6 +162,42 @@ def test_a_package_nobody_asked_for_is_found(tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and "stranger" in done.stderr
     assert "torch" not in done.stderr.split(":")[-1].replace(" ", "").split(",")
+
+
+@pytest.mark.parametrize(
+    ("variables", "chinese"),
+    [
+        ({"MP_LANG": "zh"}, True),
+        ({"LANG": "zh_CN.UTF-8"}, True),
+        ({"LANG": "en_US.UTF-8", "LC_MESSAGES": "zh_TW"}, True),
+        ({"MP_LANG": "fr", "LC_ALL": "zh"}, True),
+        ({"LANG": "zh_CN.UTF-8", "MP_LANG": "en"}, False),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, False),
+        ({}, False),
+    ],
+)
+def test_scripts_speak_the_language_that_python_would(tmp_path: Path, variables: dict[str, str], chinese: bool) -> None:
+    """As `language_of`; before there is a Python."""
+    assert (language_of(variables) == "zh") is chinese
+    setup = [SH, str(ROOT / "toolkits/setup.sh"), "--gpus"]
+    said = [
+        find_python(tmp_path, **variables).stderr,
+        subprocess.run(setup, env={"PATH": "/usr/bin:/bin", **variables}, capture_output=True, text=True).stderr,
+    ]
+    for text in said:
+        sentence = text.splitlines()[0]
+        assert bool(re.search("[\u4e00-\u9fff]", sentence)) is chinese, text
+        assert bool(re.search("no working Python|unknown option", sentence)) is not chinese, text
+
+
+def test_every_sentence_of_a_script_is_there_in_both_languages() -> None:
+    """What setup says goes through `either`, `say` or `fail`, each with an English and a Chinese text."""
+    calls = re.compile(r"(?<![\w-])(?:either|say|fail) (\"(?:[^\"\\]|\\.)*\"|'[^']*')((?:\s|\\\n)+(?:\"|'))?")
+    for name in ("setup", "find_python", "container_setup", "python"):
+        text = (ROOT / "toolkits" / f"{name}.sh").read_text(encoding="utf-8")
+        found = [call for call in calls.finditer(text) if call[1] not in ('"$1"',)]
+        assert found and all(call[2] for call in found), (name, [call[0] for call in found if not call[2]])
+        assert not re.search(r"^\s*echo [\"'][^$]", text, re.MULTILINE), name
 
 
 @pytest.mark.slow
