@@ -16,6 +16,9 @@ LORA_70B = replace(LORA_8B, tp=4, sp=True, processes=4, batch=16)
 RANKED = replace(PLAIN, size="8B-L8", batch=32, processes=4, seconds=60)
 SAVED = replace(PLAIN, size="8B-L16", steps=46, save_interval=15, processes=4, seconds=110)
 
+KEEPS_ONE = {"MP_KEEP_CHECKPOINTS": "1", "MP_BACKGROUND_SAVE": "true"}
+"""Asked for: a machine whose RAM grows while it is used looks too small for copies of a checkpoint."""
+
 
 def _wide(name: str, layers: dict[tuple[str, str], int]) -> list[Case]:
     """Models of this width with so many layers, by size and precision."""
@@ -50,8 +53,8 @@ TARGETS: dict[str, list[Case]] = {
         "wide", {("70B", "fp8"): 22, ("70B", "bf16"): 25, ("405B", "fp8"): 5, ("405B", "bf16"): 6}
     ),
     "save-four": [  # three saves: in RAM that grows, then twice in RAM that is there
-        replace(SAVED, name="save-L16-dp4-thrice", env={"MP_KEEP_CHECKPOINTS": "1"}),
-        replace(SAVED, name="save-L16-tp2-pp2-thrice", tp=2, pp=2, sp=True, env={"MP_KEEP_CHECKPOINTS": "1"}),
+        replace(SAVED, name="save-L16-dp4-thrice", env=KEEPS_ONE),
+        replace(SAVED, name="save-L16-tp2-pp2-thrice", tp=2, pp=2, sp=True, env=KEEPS_ONE),
     ],
     "lora-70B-four": [  # peak against plan under TP4; --scratch in /dev/shm: the bases have 38 and 141 GB
         replace(LORA_70B, name="lora-70B-L20-tp4-bf16", size="70B-L20"),
