@@ -61,7 +61,10 @@ TARGETS: dict[str, list[Case]] = {
         replace(LORA_70B, name="lora-70B-L20-tp4-fp8", size="70B-L20", pr="fp8"),
     ],
     "lora-70B-whole": [replace(LORA_70B, name="lora-70B-tp4-bf16", size="70B", micro=1, steps=5, seconds=240)],
-    "lora-70B-80": [replace(LORA_8B, name="lora-70B-L16-bf16", size="70B-L16", batch=16)],  # most of one 80 GB card
+    "lora-70B-80": [  # most of one 80 GB card; the base has 32 GB
+        replace(LORA_8B, name="lora-70B-L16-bf16", size="70B-L16", batch=16, steps=5),
+        replace(LORA_8B, name="lora-70B-L16-fp8", size="70B-L16", batch=16, steps=5, pr="fp8"),
+    ],
     "sft-cut": [  # 8 of 8B's layers, for cards that do not hold all
         replace(SFT, name="sft-L8-bf16", size="8B-L8", steps=8),
         replace(SFT, name="sft-L8-fp8", size="8B-L8", steps=8, pr="fp8"),

@@ -55,7 +55,7 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("70B on 80 GB, TP4 SP: fp8, 22 layers; bf16, 25", ("wide-70B-L22-fp8", "wide-70B-L25-bf16")),
         ("405B on 80 GB, TP4 SP: fp8, 5 layers; bf16, 6", ("wide-405B-L5-fp8", "wide-405B-L6-bf16")),
         ("LoRA, 70B, 8 layers, one GPU: bf16; fp8", ("lora-70B-L8-bf16", "lora-70B-L8-fp8")),
-        ("LoRA, 70B, 16 layers, one GPU: bf16", ("lora-70B-L16-bf16",)),
+        ("LoRA, 70B, 16 layers, one GPU: bf16; fp8", ("lora-70B-L16-bf16", "lora-70B-L16-fp8")),
         ("LoRA, 70B, 20 layers, TP4 SP: bf16; fp8", ("lora-70B-L20-tp4-bf16", "lora-70B-L20-tp4-fp8")),
         ("LoRA, 70B in full, TP4 SP: bf16", ("lora-70B-tp4-bf16",)),
     ],
