@@ -21,9 +21,20 @@ from .models import SMALL, make_model, read_weights, same_bits
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh"
-SEED = Path("/mnt/llama3-ckpts/Meta-Llama-3.1-8B")
-TO_MEGATRON = ["8B", str(SEED), f"{SEED}/mcore-tp4-pp2", "4", "2", "false", "true", "false", "bf16"]
-TO_HF = ["8B", f"{SEED}/mcore-tp4-pp2", f"{SEED}/hf-from-mg", "4", "2", "true", "true", "false", "bf16", str(SEED)]
+FOLDER = Path("/mnt/llama3-ckpts/Meta-Llama-3.1-8B")
+TO_MEGATRON = ["8B", str(FOLDER), f"{FOLDER}/mcore-tp4-pp2", "4", "2", "false", "true", "false", "bf16"]
+TO_HF = [
+    "8B",
+    f"{FOLDER}/mcore-tp4-pp2",
+    f"{FOLDER}/hf-from-mg",
+    "4",
+    "2",
+    "true",
+    "true",
+    "false",
+    "bf16",
+    str(FOLDER),
+]
 
 
 def shell(shell_name: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -32,16 +43,16 @@ def shell(shell_name: str, *words: str, cwd: Path) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_commands_of_the_seed_are_understood_as_they_stand() -> None:
+def test_pais_commands_are_understood_as_they_stand() -> None:
     there, back = parse(TO_MEGATRON), parse(TO_HF)
     assert (there.direction, there.size, there.tp, there.pp, there.check, there.check_only, there.precision) == (
         ("hf2mcore", "8B", 4, 2, True, False, "bf16")
     )
-    assert (back.direction, back.hf_path, back.source) == ("mcore2hf", SEED, SEED / "mcore-tp4-pp2")
+    assert (back.direction, back.hf_path, back.source) == ("mcore2hf", FOLDER, FOLDER / "mcore-tp4-pp2")
 
 
 def test_named_flags_mean_the_same_as_positions() -> None:
-    words = ["--source", str(SEED), "--output-path", f"{SEED}/mcore-tp4-pp2", "--model-name", "8B", "--check"]
+    words = ["--source", str(FOLDER), "--output-path", f"{FOLDER}/mcore-tp4-pp2", "--model-name", "8B", "--check"]
     assert parse([*words, "--tp", "4", "--pp", "2", "--precision", "bf16"]) == parse(TO_MEGATRON)
     assert parse([*TO_MEGATRON, "--overwrite", "--dry-run"]).overwrite
     assert parse([*TO_MEGATRON, "--check-only"]).check_only, "as `megatron-patch check` adds it"

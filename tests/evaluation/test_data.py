@@ -84,8 +84,10 @@ def test_archives_are_unpacked_once(
     assert not list(cache.glob("unpacked/.partial-*"))
 
 
-def test_usual_places(tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the seed: unpacked beside the checkout, which holds LM-Evaluation-Harness."""
+def test_questions_beside_the_checkout_are_found(
+    tmp_path: Path, questions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in Pai-Megatron-Patch's tutorial: unpacked beside the checkout, which holds LM-Evaluation-Harness."""
     monkeypatch.setattr(data, "HARNESS", tmp_path / "workspace/Pai-Megatron-Patch/LM-Evaluation-Harness")
     shutil.copytree(questions / "cmmlu", tmp_path / "workspace/cmmlu")
     monkeypatch.chdir(tmp_path)

@@ -92,18 +92,18 @@ def test_an_export_is_made_once(both, converted: Path, model: Path, capfd: pytes
     assert again.identity != hf_model_of(model).identity
 
 
-def test_the_seeds_command(model: Path, questions: Path, tmp_path: Path) -> None:
+def test_pais_command(model: Path, questions: Path, tmp_path: Path) -> None:
     """`accelerate launch -m lm_eval` inside LM-Evaluation-Harness, unmodified, with no network; two subjects."""
-    seeds_command(model, questions, tmp_path, "cmmlu_agronomy,ceval-valid_law")
+    pais_command(model, questions, tmp_path, "cmmlu_agronomy,ceval-valid_law")
 
 
 @pytest.mark.slow
-def test_the_seeds_command_in_full(model: Path, questions: Path, tmp_path: Path) -> None:
-    """With both groups, as in the seed."""
-    seeds_command(model, questions, tmp_path, "cmmlu,ceval-valid")
+def test_pais_command_in_full(model: Path, questions: Path, tmp_path: Path) -> None:
+    """With both groups, as Pai-Megatron-Patch has it."""
+    pais_command(model, questions, tmp_path, "cmmlu,ceval-valid")
 
 
-def seeds_command(model: Path, questions: Path, tmp_path: Path, tasks: str) -> None:
+def pais_command(model: Path, questions: Path, tmp_path: Path, tasks: str) -> None:
     harness = tmp_path / "LM-Evaluation-Harness"
     listed = subprocess.run(["git", "ls-files", "LM-Evaluation-Harness"], cwd=ROOT, capture_output=True, text=True)
     for name in listed.stdout.split():

@@ -24,7 +24,7 @@ TEST, INITIAL, CONTINUE = (
     "8B-A100_4_pretraining_initial_v2.sh",
     "8B-A100_4_pretraining_continue_v2.sh",
 )
-SEED = """
+TANUKIS = """
 --tensor-model-parallel-size 1 --pipeline-model-parallel-size 2 --context-parallel-size 1 --num-layers 32
 --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 --group-query-attention --num-query-groups 8
 --seq-length 2048 --max-position-embeddings 2048 --micro-batch-size 1 --global-batch-size 1536 --train-iters 300000
@@ -95,9 +95,9 @@ def flags(said: str) -> dict[str, str]:
     return {word: "" if value.startswith("--") else value for word, value in pairs if word.startswith("--")}
 
 
-def test_every_option_of_the_seed_reaches_megatron(root: Path, long_documents: str) -> None:
+def test_every_option_of_tanukis_script_reaches_megatron(root: Path, long_documents: str) -> None:
     found = flags(run(root, f"./training/{INITIAL}", DRY_RUN="1", MP_DEVICE="cuda", TRAIN_DATA_PATH=long_documents))
-    wanted = flags(f"pretrain_llama.py {SEED}")
+    wanted = flags(f"pretrain_llama.py {TANUKIS}")
     assert {name: found.get(name, "absent") for name in wanted} == wanted
     assert found["--tokenizer-model"] == str(root / "examples/tanuki_8b/tokenizer/tokenizer_scale200.model")
     assert found["--padded-vocab-size"] == "640"
@@ -174,7 +174,7 @@ def test_what_is_missing_is_said(root: Path, tmp_path: Path) -> None:
 
 
 def test_the_super_light_model_on_a_cpu(root: Path) -> None:
-    """As the seed starts it; shorter than it would be."""
+    """As Tanuki's script starts it; shorter than it would be."""
     few = {"TRAIN_STEPS": "4", "LR_WARMUP_STEPS": "1", "MP_EVAL_ITERS": "2", "SEQ_LENGTH": "32"}
     run(root, f"./training/{TEST}", MP_DEVICE="cpu", **few)
     lines = (root / "training" / "checkpoints" / "test" / "metrics.jsonl").read_text().splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from megatron_patch.common.messages import Message
-from megatron_patch.launch.config import POSITIONS, Position
+from megatron_patch.launch.config import POSITIONS, Position, missing_positions
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.problems import NUMBERS
 from megatron_patch.models import size_names
@@ -16,7 +16,7 @@ from megatron_patch.models import size_names
 POSITION_NAMES = {position.name for position in POSITIONS}
 
 CUDA = {"MP_DEVICE": "cuda", "DRY_RUN": "1"}
-SEED = "dsw 8B 1 8 1e-5 1e-6 128 128 bf16 4 2 1 true true true false false false 100000 A B C 10000 100 out"
+PAIS = "dsw 8B 1 8 1e-5 1e-6 128 128 bf16 4 2 1 true true true false false false 100000 A B C 10000 100 out"
 DLC = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "MP_NPROC": "1"}
 CHAT = {"SFT": "true", "MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json", "VALID_DATASET_PATH": "none"}
 CHAT |= {"TRAIN_TOKENS_OR_ITERS": "10", "WARMUP_TOKENS_OR_ITERS": "2"}
@@ -358,17 +358,15 @@ def test_control_characters_do_not_reach_the_terminal(
 
 @pytest.mark.parametrize("position", POSITIONS, ids=lambda position: position.name)
 def test_one_value_too_few_names_the_missing_one(
-    position: object, values: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+    position: Position, values: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Pai's values in order, one left out: the place is found, or a run of neighbours that it is one of."""
-    seed = SEED.split()
-    index = position.number - 1  # type: ignore[attr-defined]
-    assert main(seed[:index] + seed[index + 1 :], {}) == 2
+    words = PAIS.split()
+    del words[position.number - 1]
+    assert main(words, {}) == 2
     shown = capsys.readouterr().err
     assert "24 of 25 values are given; missing: position" in shown
-    from megatron_patch.launch.config import missing_positions
-
-    assert position in missing_positions(seed[:index] + seed[index + 1 :])
+    assert position in missing_positions(words)
 
 
 def test_no_values_at_all(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "commands"
 
 CUDA = {"MP_DEVICE": "cuda"}
 DLC = {**CUDA, "ENV": "dlc", "RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
-SEED = {
+PAIS = {
     **CUDA,
     "MODEL_SIZE": "8B",
     "LR": "1e-5",
@@ -47,10 +47,10 @@ LARGE = {"BATCH_SIZE": "1", "GLOBAL_BATCH_SIZE": "128", "SEQ_LEN": "8192", "PAD_
 LARGE |= {"DO": "true", "SP": "true", "TRAIN_TOKENS_OR_ITERS": "1048576000", "WARMUP_TOKENS_OR_ITERS": "10485760"}
 
 COMMANDS: dict[str, dict[str, str]] = {
-    "seed_pretrain": SEED,
-    "seed_sft_idxmap": {**SEED, "SFT": "true", "DATASET_PATH": "sft-128", "VALID_DATASET_PATH": "sft-128"},
+    "seed_pretrain": PAIS,
+    "seed_sft_idxmap": {**PAIS, "SFT": "true", "DATASET_PATH": "sft-128", "VALID_DATASET_PATH": "sft-128"},
     "seed_sft_raw": {
-        **SEED,
+        **PAIS,
         "SFT": "true",
         "MP_DATASET_TYPE": "raw",
         "DATASET_PATH": "chat.json",
@@ -193,15 +193,15 @@ def test_megatron_understands_every_command(parsed: dict[str, Any], world: Path)
     def expect(name: str, **wanted: Any) -> None:
         assert {key: parsed[name][key] for key in wanted} == wanted, name
 
-    seed = {"num_layers": 32, "hidden_size": 4096, "ffn_hidden_size": 14336, "num_attention_heads": 32}
-    seed |= {"num_query_groups": 8, "kv_channels": 128, "padded_vocab_size": 128256, "rope_scaling_factor": 8.0}
-    seed |= {"tensor_model_parallel_size": 4, "pipeline_model_parallel_size": 2, "data_parallel_size": 1}
-    seed |= {"sequence_parallel": True, "use_distributed_optimizer": True, "bf16": True, "fp16": False, "fp8": None}
-    seed |= {"load": str(world / "mcore-tp4-pp2"), "finetune": True, "ckpt_step": 1, "lr": 1e-5, "min_lr": 1e-6}
-    expect("seed_pretrain", **seed, train_iters=9, lr_warmup_iters=0, sft_data=None, save_interval=100000)
-    expect("seed_sft_idxmap", **seed, train_iters=10000, lr_warmup_iters=100, sft_data="idxmap")
+    pais = {"num_layers": 32, "hidden_size": 4096, "ffn_hidden_size": 14336, "num_attention_heads": 32}
+    pais |= {"num_query_groups": 8, "kv_channels": 128, "padded_vocab_size": 128256, "rope_scaling_factor": 8.0}
+    pais |= {"tensor_model_parallel_size": 4, "pipeline_model_parallel_size": 2, "data_parallel_size": 1}
+    pais |= {"sequence_parallel": True, "use_distributed_optimizer": True, "bf16": True, "fp16": False, "fp8": None}
+    pais |= {"load": str(world / "mcore-tp4-pp2"), "finetune": True, "ckpt_step": 1, "lr": 1e-5, "min_lr": 1e-6}
+    expect("seed_pretrain", **pais, train_iters=9, lr_warmup_iters=0, sft_data=None, save_interval=100000)
+    expect("seed_sft_idxmap", **pais, train_iters=10000, lr_warmup_iters=100, sft_data="idxmap")
     raw = [str(world / "chat.json")]
-    expect("seed_sft_raw", **seed, train_iters=10000, sft_data="raw", train_data_path=raw, valid_data_path=raw)
+    expect("seed_sft_raw", **pais, train_iters=10000, sft_data="raw", train_data_path=raw, valid_data_path=raw)
 
     expect("cpu_one_process", num_layers=4, padded_vocab_size=384, bf16=False, fp16=False, attention_backend="flash")
     expect("cpu_one_process", spec=["megatron_patch.backend.cpu.layers", "local_layer_spec"], transformer_impl="local")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Pai-Megatron-Patch's way, as somebody types it: a Hugging Face folder of 8B's architecture (random weights, LAYERS of them) ->
 # pretraining, killed and resumed -> finetuning on raw JSON and on idxmap -> Hugging Face, checked layer by layer.
-#   sh benchmarks/gpu_seed.sh FOLDER LAYERS TP PP TOKENIZER DATA CONVERSATIONS
+#   sh benchmarks/pai_run.sh FOLDER LAYERS TP PP TOKENIZER DATA CONVERSATIONS
 # SIZE=tiny PR=fp32 tries it on a CPU; STEPS leaves some of them out. Where the disk holds one checkpoint of 8B and not
 # two, STEPS="make pretrain again weights check layers" needs one.
 set -u
@@ -14,7 +14,7 @@ mkdir -p "$folder"
 begin=$(date +%s)
 say() { printf '== %s s: %s\n' $(($(date +%s) - begin)) "$*"; }
 asked() { case " $steps " in *" $1 "*) return 0 ;; *) return 1 ;; esac }
-driver() { # SFT SAVE_INTERVAL DATA CHECKPOINT OUTPUT: everything else as the seed has it
+driver() { # SFT SAVE_INTERVAL DATA CHECKPOINT OUTPUT: everything else as in its documented command
     sh examples/llama3_1/run_mcore_llama3_1.sh dsw auto 1 8 1e-5 1e-6 128 128 "$precision" "$tp" "$pp" 1 "$sp" true true \
         "$1" false false "$2" "$3" "$3" "$4" 10000 100 "$5"
 }
