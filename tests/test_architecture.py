@@ -92,6 +92,16 @@ def test_no_import_circle() -> None:
     assert len(order) == len(modules())
 
 
+def test_a_class_name_is_used_once() -> None:
+    """A reader who meets `Report` or `Row` knows which one without looking at the imports."""
+    homes: dict[str, list[str]] = {}
+    for module, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(module)
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
 def named_files(text: str) -> set[str]:
     """`a/b.py` and `a/` in a map."""
     return set(re.findall(r"[\w/-]+(?:\.py|/)(?=[\s,:;.)`|]|$)", text))
