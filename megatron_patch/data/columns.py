@@ -12,13 +12,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import JsonError, read_object
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats.common import LABELS, MEDIA, WEIGHT, MalformedRow, turns_of
+
+if TYPE_CHECKING:
+    from megatron_patch.data.rows import Row  # and its libraries, which the launcher does without
 
 NAME = "dataset_info.json"
 KINDS = ("alpaca", "sharegpt", "openai")

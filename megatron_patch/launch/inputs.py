@@ -12,7 +12,6 @@ from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import is_whole
 from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.columns import told
-from megatron_patch.data.first_rows import unusable
 from megatron_patch.data.idxmap.reader import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sources import find_sources, visible
@@ -178,6 +177,8 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> DataSource:
 
 
 def _inspect_raw(path: str, weight: float | None) -> DataSource:
+    from megatron_patch.data.first_rows import unusable  # and its libraries, which only conversations need
+
     if not Path(path).exists():
         code = "no-such-file-but-idxmap" if prefix_exists(path) else "no-such-file"
         raise CorpusError(code, files=path)

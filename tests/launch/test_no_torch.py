@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_patch.launch.command import REPOSITORY
 
 HEAVY = {"torch", "megatron", "transformers", "tokenizers", "safetensors", "numpy", "omegaconf", "rich", "argparse"}
+HEAVY |= {"zstandard", "pyarrow", "jinja2"}
 
 MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)

@@ -14,10 +14,10 @@ Each is a file; another one is a file more, and an entry in FORMATS.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from megatron_patch.common.messages import Message
 from megatron_patch.data.jsonl import json_kind
-from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import alpaca, messages, prompt_completion, sharegpt
 from megatron_patch.data.sft.formats.common import (
     COMMON,
@@ -29,6 +29,9 @@ from megatron_patch.data.sft.formats.common import (
     UnwantedRow,
     unread_marks,
 )
+
+if TYPE_CHECKING:
+    from megatron_patch.data.rows import Row
 
 __all__ = [
     "FORMATS",
