@@ -291,7 +291,7 @@ def offloads_modules(plan: Plan) -> bool:
 
 @emits(
     "--calculate-per-token-loss --data-cache-path --data-path --no-create-attention-mask-in-dataloader --num-workers "
-    "--sft-data --split --train-data-path --trained-logits --valid-data-path",
+    "--sft-data --sft-split --split --train-data-path --trained-logits --valid-data-path",
     passes=("sft_loss", "sft_average", "sft_overlong", "sft_max_lost", "sft_packing", "sft_dropped", "sft_turns"),
 )
 def data_flags(plan: Plan) -> Flags:
@@ -299,7 +299,7 @@ def data_flags(plan: Plan) -> Flags:
     workers = plan.variables.num_workers
     if workers is None:
         workers = 2 if plan.device == "cuda" else 0
-    if plan.variables.split:
+    if plan.variables.split and not plan.config.sft:
         shares = plan.variables.split if plan.variables.split.count(",") == 2 else f"{plan.variables.split},0"
         flags = ["--data-path", *_blend(plan.train_data, sft=plan.config.sft), "--split", shares]
     else:
@@ -309,6 +309,7 @@ def data_flags(plan: Plan) -> Flags:
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
         flags += ["--sft-data", plan.variables.dataset_type]
+        flags += ["--sft-split", plan.variables.split] if plan.variables.split else []
         flags += passed(plan, "sft_loss", "sft_average", "sft_overlong", "sft_max_lost")
         flags += ["--calculate-per-token-loss"]  # else each micro batch weighs the same, however few its labels
         flags += passed(plan, "sft_packing", "sft_dropped", "sft_turns")

@@ -106,6 +106,9 @@ def add_sft_arguments(group: argparse._ArgumentGroup) -> None:
         "--sft-dropped", choices=("lose", "keep"), default="lose", help="rows of which the chat template drops a part"
     )
     group.add_argument(
+        "--sft-split", metavar="SHARES", help="hold conversations out for validation: shares such as 95,5"
+    )
+    group.add_argument(
         "--sft-turns", choices=("together", "one-by-one"), default="together", help="samples of a conversation"
     )
     group.add_argument(

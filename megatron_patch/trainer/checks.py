@@ -42,7 +42,7 @@ def _problems(args: Any) -> Iterator[Message]:
     if args.async_save:
         yield Message("flags-async")
     has_validation = args.mock_data or args.data_path or args.valid_data_path or args.per_split_data_args_path
-    if args.eval_iters and not has_validation:
+    if args.eval_iters and not has_validation and not args.sft_split:
         yield Message("flags-no-validation", iterations=args.eval_iters)
     if args.create_attention_mask_in_dataloader and args.transformer_impl == "local":
         yield Message("flags-mask")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.data.sft.held_out import hold_out
 from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.train_tokenizer import save
@@ -196,6 +197,24 @@ def test_killed_in_the_middle_of_an_epoch(tmp_path: Path, conversations: Path, b
     fresh = begin.split(" --load ")[0]
     resumed = train(output, conversations, f"{fresh} {shape} {save} --load {output}/checkpoints")
     assert resumed.losses == whole.losses
+
+
+def test_what_is_held_out_is_as_if_it_were_a_file_of_its_own(
+    tmp_path: Path, conversations: Path, tokenizer_folder: Path, cache: Path, begin: str
+) -> None:
+    """Losses of training and validation, bit for bit."""
+    data = SFTData(tokenizer=tokenizer_folder, seq_length=SEQ_LENGTH, cache=cache, workers=1)
+    (whole,) = open_components([str(conversations)], data, say=print)
+    files, lines = [], conversations.read_text().splitlines(keepends=True)
+    for name, part in zip(("train", "valid"), hold_out(whole, "75,25"), strict=True):
+        chosen = [int(str(part.samples.origin(at)).rpartition(":")[2]) for at in range(len(part.samples.lengths))]
+        files.append(tmp_path / f"{name}.jsonl")
+        files[-1].write_text("".join(lines[line - 1] for line in chosen))
+    extra = f"{begin} --micro-batch-size 2 --global-batch-size 6 --eval-interval 2 --eval-iters 1"
+    split = train(tmp_path / "split", conversations, f"{extra} --sft-split 75,25")
+    apart = train(tmp_path / "apart", files[0], f"{extra} --valid-data-path {files[1]}")
+    values = [[(record.get("loss"), record.get("validation_loss")) for record in run.metrics] for run in (split, apart)]
+    assert values[0] == values[1] and sum(one[1] is not None for one in values[0]) == 2
 
 
 def test_a_run_with_validation_is_extended(tmp_path: Path, conversations: Path, flags: str) -> None:

@@ -88,6 +88,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "sft-template": "chat template: {source}; trained on: {loss}",
     "sft-rows": "{samples:,} samples in {rows:,} rows of {length:,}, {filled:.1%} filled; {taken:,} rows are "
     "{epochs:.2f} epochs",
+    "sft-epoch": "an epoch is {iterations:.1f} iterations",
+    "sft-held-out": "{samples:,} samples of {name} are held out ({MP_SPLIT} {split})",
+    "sft-split-empty": "{name} has {count:conversation|conversations}, of which {MP_SPLIT} {split} leaves none for "
+    "training or validation",
     "sft-shares": "{shares}",
     "sft-share": "{taken:,} rows of {rows:,} an epoch",
     # the report on conversations
@@ -217,6 +221,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "sft-template": "对话模板：{source}；参与训练的：{loss}",
     "sft-rows": "{samples:,} 个样本排成 {rows:,} 行，每行 {length:,} 个位置，填充率 {filled:.1%}；"
     "{taken:,} 行是 {epochs:.2f} 个轮次",
+    "sft-epoch": "一个轮次是 {iterations:.1f} 次迭代",
+    "sft-held-out": "留出 {name} 的 {samples:,} 个样本（{MP_SPLIT} {split}）",
+    "sft-split-empty": "{name} 有 {count} 个对话，按 {MP_SPLIT} {split} 划分后，训练或验证会没有对话",
     "sft-shares": "{shares}",
     "sft-share": "{taken:,} 行（一个轮次 {rows:,} 行）",
     "sft-used": "使用 {rows:,} 行中的 {samples:,} 行：{tokens:,} 个词元，其中 {trained:,} 个参与训练",

@@ -122,7 +122,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "{found}",
         "whole data: toolkits/sft_data_preprocessing/verify.py says more; make them again",
     ),
-    "split-under-sft": ("no splitting under SFT", "unset, and {VALID_DATASET_PATH}"),
+    "split-under-sft": (
+        "under SFT only conversations as JSON are split",
+        "{MP_DATASET_TYPE:=raw}, or unset and {VALID_DATASET_PATH}",
+    ),
     "index-memory": (
         "{path} would be read {epochs} times, and the index of that takes {needed} of RAM; there are {ram}",
         "up to {most} tokens",
@@ -241,7 +244,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "toolkits/sft_data_preprocessing/verify.py 接受的数据",
     ),
     "idxmap-damaged": ("{found}", "完整的数据：toolkits/sft_data_preprocessing/verify.py 说明更多；请重新生成"),
-    "split-under-sft": ("SFT 下不能划分", "不设置，并使用 {VALID_DATASET_PATH}"),
+    "split-under-sft": (
+        "SFT 下只能划分 JSON 形式的对话",
+        "{MP_DATASET_TYPE:=raw}，或者不设置并使用 {VALID_DATASET_PATH}",
+    ),
     "index-memory": (
         "{path} 将被读取 {epochs} 遍，其索引需要 {needed} 内存；现有 {ram}",
         "最多 {most} 个词元",

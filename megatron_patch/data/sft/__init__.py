@@ -5,6 +5,7 @@ rendering/           Conversation -> text, by the tokenizer's chat template, and
 encoder.py           text -> token ids, and the turn of each
 tokenize.py, cache.py    all rows, in parallel, once per data set and machine
 selection.py, loss_mask.py    which rows and which tokens are trained (MP_SFT_LOSS, MP_SFT_OVERLONG)
+held_out.py          a share of them for validation (MP_SPLIT)
 packing.py, layout.py    several conversations in one row
 dataset.py           rows as torch tensors: the only importer of torch here
 

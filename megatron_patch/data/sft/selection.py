@@ -48,6 +48,12 @@ class SelectedRows:
     loss: str
     """Of `loss_mask.LOSSES`."""
 
+    @property
+    def conversations(self) -> npt.NDArray[np.int64]:
+        """[samples], the conversation that each comes from, numbered from 0."""
+        places = self.cache.origins[self.rows]
+        return np.unique(places, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
     def sample(self, number: int) -> tuple[Tokens, Tokens, Mask]:
         """See `Samples`."""
         tokens, turns = self.cache.row(int(self.rows[number]))

@@ -74,9 +74,9 @@ def check_pretraining_idxmap(
             yield Problem("pretraining-idxmap", name, found=what)
 
 
-def check_sft_split(*, sft: bool, mp_split: str | None) -> Findings:
-    """Conversations for validation are named, not split off."""
-    if sft and mp_split is not None:
+def check_sft_split(*, sft: bool, mp_split: str | None, mp_dataset_type: str) -> Findings:
+    """An idxmap does not say which of its samples are of one conversation."""
+    if sft and mp_split is not None and mp_dataset_type != "raw":
         yield Problem("split-under-sft", "MP_SPLIT", "SFT")
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from megatron.core import mpu
 
-from megatron_patch.common.messages import localized, named
+from megatron_patch.common.messages import Message, localized, named
 from megatron_patch.data.blend import parse_blend
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft.chat_tokenizer import load_chat_tokenizer
-from megatron_patch.data.sft.dataset import ValidationRows, training_rows
+from megatron_patch.data.sft.dataset import RowDataset, ValidationRows, training_rows
+from megatron_patch.data.sft.held_out import hold_out
 from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.rendering.template import TemplateError
@@ -55,7 +56,11 @@ def sft_provider(args: Any, say: Say) -> Any:
     )
     loud = say if _first_here() else print
     training = _open("training", args.train_data_path, data, args.output_dir, loud)
-    validation = _open("validation", args.valid_data_path, data, args.output_dir, loud) if args.eval_iters else []
+    validation: list[Component] = []
+    if args.sft_split:
+        training, validation = _split(training, args.sft_split, loud)
+    elif args.eval_iters:
+        validation = _open("validation", args.valid_data_path, data, args.output_dir, loud)
     args.validation_names = [component.name for component in validation]
     layout = RowLayout(
         seq_length=args.seq_length,
@@ -87,6 +92,17 @@ def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Sa
     return components
 
 
+def _split(training: list[Component], split: str, say: Say) -> tuple[list[Component], list[Component]]:
+    try:
+        pairs = [hold_out(component, split) for component in training]
+    except DataError as error:
+        raise DatasetError("split-data", split=named("validation"), problem=error) from error
+    for _, part in pairs:
+        line = Message("sft-held-out", samples=len(part.samples.lengths), name=part.name, split=split)
+        say(localized("split-says", split=named("validation"), line=line))
+    return [part for part, _ in pairs], [part for _, part in pairs]
+
+
 def _provide(
     args: Any,
     layout: RowLayout,
@@ -103,6 +119,9 @@ def _provide(
     batch_origin.keep(rows)
     if os.environ.get("RANK", "0") == "0" and not vp_stage:
         say(localized("split-says", split=named("training"), line=rows.describe()))
+        if isinstance(rows, RowDataset):
+            line = Message("sft-epoch", iterations=rows.rows_per_epoch / args.global_batch_size)
+            say(localized("split-says", split=named("training"), line=line))
         _remember(args)
     if args.eval_iters and validation:
         per_evaluation = args.eval_iters * args.eval_global_batch_size
@@ -113,5 +132,6 @@ def _provide(
 
 def _remember(args: Any) -> None:
     words = [args.train_data_path, args.valid_data_path] if args.eval_iters else [args.train_data_path]
+    words = [args.train_data_path] if args.sft_split else words
     paths = [path for blend in words if blend for part in parse_blend(blend) for path in part.paths]
     remember(args.output_dir, identities(paths, raw=args.sft_data == "raw"), resumed=bool(args.iteration))
