@@ -6,7 +6,13 @@ python=${PYTHON:-${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}}
 python=${python:-$root/.venv/bin/python}
 if ! command -v "$python" >/dev/null 2>&1; then
     . "$root/toolkits/language.sh"
-    either "no Python at $python; 'make setup' in $root makes one" "$python 没有 Python；在 $root 里运行 make setup 可以建立" >&2
+    if led=$(readlink "$python"); then # a virtual environment that somebody else made, over an interpreter in his home
+        led=$(readlink -m "$python")
+        either "$python leads to $led, which $(id -un) cannot run; PYTHON=... names another" \
+            "$python 指向 $led，用户 $(id -un) 不能运行它；请用 PYTHON=... 指定另一个" >&2
+    else
+        either "no Python at $python; 'make setup' in $root makes one" "$python 没有 Python；在 $root 里运行 make setup 可以建立" >&2
+    fi
     exit 1
 fi
 # A json.py in the working folder, or beside a script, is not Python's: neither is searched for modules. An empty part

@@ -28,6 +28,7 @@ REFUSED = {
     "instead-sft": "--sft",
     "instead-data": "--data-args-path --per-split-data-args-path",
     "instead-start": "--override-ckpt-iteration --pretrained-checkpoint",
+    "instead-ranks": "--fake-process-group",
     "instead-rates": "--use-checkpoint-opt-param-scheduler",
     "instead-recompute": "--recompute-activations",
     "instead-gradients": "--accumulate-allreduce-grads-in-fp32",
@@ -63,6 +64,7 @@ FAMILIES = {
     "--moe-": "inert-experts",
     "--mtp-": "inert-model",
     "--mup-": "inert-model",
+    "--non-persistent-": "instead-saves",
     "--rl-": "inert-generation",
     "--vision-": "inert-model",
 }

@@ -105,6 +105,8 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
         yield Message("stages-unused", stages=[stages[number] for number in unused], last=plan.schedule.train_iters)
     if plan.schedule.warmup_iters == 0 and plan.config.warmup_tokens_or_iters > 0:
         yield Message("no-warmup")
+    if plan.schedule.wsd_iters == 1 and plan.schedule.decay_iters >= plan.schedule.train_iters:
+        yield Message("wsd-unseen", last=plan.schedule.train_iters)
     if plan.tokenizer.ids < plan.vocab_size:
         yield Message("rows-unused", ids=plan.tokenizer.ids, rows=plan.vocab_size)
     yield from _left_out(plan)

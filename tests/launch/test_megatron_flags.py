@@ -75,6 +75,8 @@ def test_every_flag_of_ours_is_in_it() -> None:
         (["--data-args-path", "blend.txt"], '"$(cat FILE)"'),
         (["--per-split-data-args-path", "blends.json"], '"$(cat FILE)"'),
         (["--pretrained-checkpoint", "/x"], "starts from PRETRAIN_CHECKPOINT_PATH"),
+        (["--non-persistent-save-interval", "5"], "the checkpoints that SAVE_INTERVAL asks for"),
+        (["--fake-process-group"], "the ranks talk to each other"),
         (["--yaml-cfg", "x.yaml"], "replaces all that the plan says"),
         (["--recompute-activations"], "it is AC=sel"),
         (["--batch-size", "4"], "it is BATCH_SIZE"),

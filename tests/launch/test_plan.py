@@ -51,6 +51,8 @@ def test_each_thing_to_know_is_a_note(plan_of: Callable[..., Plan]) -> None:
     says(plan_of(VALID_DATASET_PATH="text valid"), "validates-partly", paths=[text], count=1)
     says(plan_of(DATASET_PATH="0.5 valid 0.5 text 2 valid"), "data-twice", paths=[valid], count=1)
     says(plan_of(MP_SPLIT="12,6,2", VALID_DATASET_PATH="none"), "split-test", percent=10.0)
+    says(plan_of(MP_LR_DECAY_STYLE="WSD"), "wsd-unseen", last=10)
+    assert "wsd-unseen" not in {note.code for note in plan_of(MP_LR_DECAY_STYLE="WSD", MP_LR_WSD_DECAY_ITERS="2").notes}
     says(plan_of(MODEL_SIZE="1B"), "rows-unused", ids=258, rows=128256)
     under = Message("setting", name="AC", value="false")
     says(plan_of(MP_AC_LAYERS="2"), "idle-under", name="MP_AC_LAYERS", value="2", under=under)

@@ -231,6 +231,14 @@ def test_which_python_runs(run: Callable[..., subprocess.CompletedProcess[str]],
     missing = run("sh", ["--help"], PYTHON=str(tmp_path / "absent"))
     assert missing.returncode != 0
     assert "make setup" in missing.stderr
+    unreadable = tmp_path / "home" / "python3.12"  # of whoever made the environment
+    unreadable.parent.mkdir()
+    unreadable.touch(0o600)
+    (environment / "python").unlink()
+    (environment / "python").symlink_to(unreadable)
+    for language, told in (("en", f"leads to {unreadable}, which "), ("zh", f"指向 {unreadable}，用户")):
+        found = run("sh", ["--help"], PYTHON="", VIRTUAL_ENV=str(environment.parent), MP_LANG=language)
+        assert found.returncode != 0 and told in found.stderr, found.stderr
 
 
 def test_an_empty_output_folder_name_with_a_dash(

@@ -46,6 +46,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "fp16-slow": "fp16 has no fast kernels on a CPU: expect a tenth of the speed of fp32",
     # data
     "no-warmup": "no warm-up: fewer warm-up tokens than one iteration has",
+    "wsd-unseen": "WSD's decay of 1 iteration ends with iteration {last}, which still has the rate before it: "
+    "{MP_LR_WSD_DECAY_ITERS:=2} is the shortest that is seen",
     "rows-unused": "the tokenizer has {ids:id|ids}, the model {rows:row|rows}: the rest stays unused",
     "validates-on-training": "the validation data are the training data: their loss says nothing about other text",
     "validates-partly": "{count:data set is|data sets are} training and validation data: {paths}; their loss says "
@@ -154,6 +156,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "fp16-slow": "CPU 上没有快速的 fp16 内核：速度约为 fp32 的十分之一",
     # data
     "no-warmup": "没有预热：预热的词元不足一次迭代",
+    "wsd-unseen": "WSD 只有 1 次迭代的衰减在第 {last} 次迭代结束，而这次迭代用的仍是衰减前的学习率："
+    "至少 {MP_LR_WSD_DECAY_ITERS:=2} 才看得到",
     "rows-unused": "分词器有 {ids} 个 id，模型有 {rows} 行：其余的不会用到",
     "validates-on-training": "验证数据就是训练数据：它的损失不能说明其他文本",
     "validates-partly": "{count} 个数据集既是训练数据又是验证数据：{paths}；它们的损失不能说明其他文本",
