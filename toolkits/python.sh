@@ -4,7 +4,7 @@
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 python=${PYTHON:-${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}}
 python=${python:-$root/.venv/bin/python}
-if ! command -v "$python" >/dev/null 2>&1; then
+if ! found=$(command -v "$python") || [ ! -x "$found" ]; then
     . "$root/toolkits/language.sh"
     if led=$(readlink "$python"); then # a virtual environment that somebody else made, over an interpreter in his home
         led=$(readlink -m "$python")
