@@ -140,7 +140,7 @@ def peft_losses(world: World, cache: Path) -> list[dict]:
     }  # fmt: skip
     (world.folder / "settings.json").write_text(json.dumps(settings))
     out = world.folder / "theirs"
-    out.mkdir()
+    out.mkdir(exist_ok=True)  # pytest makes it once more where it runs other parameters in between
     command = [sys.executable, str(Path(__file__).with_name("peft_loop.py")), str(world.folder / "settings.json")]
     subprocess.run([*command, str(out)], env=environment(), check=True)
     return json.loads((out / "losses.json").read_text())
