@@ -309,11 +309,9 @@ def describe(failures: dict[int, Any]) -> Message:
 
 
 def _ended_with(failure: Any) -> int:
-    """The exit status of a rank, or what it would have been: see `trainer/process.py:note_failure`."""
+    """The exit status of a rank; where it noted one before it ended (`trainer/process.py:note_failure`), that one."""
     noted = failure.error_file_data.get("message")
-    if failure.exitcode < 0 and isinstance(noted, dict) and isinstance(noted.get("errorCode"), int):
-        return int(noted["errorCode"])
-    return int(failure.exitcode)
+    return int(noted.get("errorCode", failure.exitcode) if isinstance(noted, dict) else failure.exitcode)
 
 
 class _Distance(IntEnum):

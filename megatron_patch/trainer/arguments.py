@@ -38,6 +38,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--early-stop-patience", type=int, default=None, help="end after so many validations without improvement"
     )
     group.add_argument(
+        "--on-spike", choices=("off", "skip", "stop", "rollback"), default="off", help="see docs/failures.md"
+    )
+    group.add_argument("--spike-factor", type=float, default=10.0, help="deviations above the median of the last steps")
+    group.add_argument("--spike-window", type=int, default=64, help="how many steps these are")
+    group.add_argument("--trace-iterations", default=None, help="FIRST-LAST, recorded by torch's profiler")
+    group.add_argument("--trace-ranks", default="0", help="ranks that are recorded, as 0,3")
+    group.add_argument("--loggers", default="", help="callbacks that log elsewhere, as mlflow,swanlab")
+    group.add_argument("--z-loss", type=float, default=0.0, help="weight of the mean of log(sum(exp(logits)))^2")
+    add_backend_arguments(parser.add_argument_group(title="megatron_patch, how GPUs compute"))
+    add_lora_arguments(parser.add_argument_group(title="megatron_patch, adapters"))
+    add_sft_arguments(parser.add_argument_group(title="megatron_patch, finetuning on conversations"))
+    return parser
+
+
+def add_backend_arguments(group: argparse._ArgumentGroup) -> None:
+    """What is computed in which kernels, and in how many bits."""
+    group.add_argument(
         "--allow-unfused-attention",
         action="store_true",
         help="train on even if Transformer Engine falls back to S x S attention at 2048 tokens or more",
@@ -67,18 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         default=(),
         help="what fp8 also computes in fewer bits: sums of the backward pass, the LM head, attention's forward pass",
     )
-    group.add_argument(
-        "--on-spike", choices=("off", "skip", "stop", "rollback"), default="off", help="see docs/failures.md"
-    )
-    group.add_argument("--spike-factor", type=float, default=10.0, help="deviations above the median of the last steps")
-    group.add_argument("--spike-window", type=int, default=64, help="how many steps these are")
-    group.add_argument("--trace-iterations", default=None, help="FIRST-LAST, recorded by torch's profiler")
-    group.add_argument("--trace-ranks", default="0", help="ranks that are recorded, as 0,3")
-    group.add_argument("--loggers", default="", help="callbacks that log elsewhere, as mlflow,swanlab")
-    group.add_argument("--z-loss", type=float, default=0.0, help="weight of the mean of log(sum(exp(logits)))^2")
-    add_lora_arguments(parser.add_argument_group(title="megatron_patch, adapters"))
-    add_sft_arguments(parser.add_argument_group(title="megatron_patch, finetuning on conversations"))
-    return parser
 
 
 def add_lora_arguments(group: argparse._ArgumentGroup) -> None:

@@ -50,7 +50,7 @@ def main() -> None:
     except BaseException as error:
         streams.report(error)
         if isinstance(error, StuckSave):  # a thread that never returns is waited for by Python
-            os._exit(Status.HUNG)
+            os._exit(status_of(error))
         sys.exit(status_of(error))
 
 
@@ -58,6 +58,8 @@ def status_of(error: BaseException) -> int:
     """What a rank ends with: of `runs.recovery.Status`, or what Megatron asked for."""
     if isinstance(error, SpikeError):
         return error.status
+    if isinstance(error, StuckSave):
+        return Status.HUNG
     if isinstance(error, EXPLAINED):
         return Status.NOT_AGAIN
     if echo_of(error) is not None:

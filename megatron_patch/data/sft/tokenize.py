@@ -130,8 +130,7 @@ def tokenize_chunk(
     rendered: list[Rendered] = []
     places: list[tuple[int, int]] = []
     special = count = 0
-    parsed = rows.parse(chunk, path).rows
-    for row in parsed:
+    for row in rows.parse(chunk, path).rows:
         count += 1
         try:
             row, others = by_columns(row, columns)
@@ -140,10 +139,8 @@ def tokenize_chunk(
             conversation = _conversation(kind, row, formats, unused)
             for key in _unread_keys(kind, row.record, template):
                 unread.setdefault(key, Unread(line=row.line, row=row.row)).count += 1
-            samples = one_by_one(conversation) if rules.turns == "one-by-one" else [conversation]
-            count += max(0, len(samples) - 1)
-            notes: list[tuple[str, Message]] = []
-            texts = [_checked(_encodable(template.render(sample)), rules, notes) for sample in samples]
+            texts, notes = _samples_of(conversation, template, rules)
+            count += max(0, len(texts) - 1)
             rendered += texts
             special += template.spells_special_tokens(conversation)
             places += [(row.line, row.row)] * len(texts)
@@ -172,6 +169,20 @@ def tokenize_chunk(
         special_rows=special,
         noted=noted,
     )
+
+
+def _samples_of(
+    conversation: Conversation, template: ChatTemplate, rules: Rules
+) -> tuple[list[Rendered], list[tuple[str, Message]]]:
+    """A conversation as text, one for each sample; and what is noted of it, a cause and a sentence each.
+
+    Raises:
+        LeftOut: see `_checked`.
+        TemplateError: the template cannot be masked.
+    """
+    notes: list[tuple[str, Message]] = []
+    samples = one_by_one(conversation) if rules.turns == "one-by-one" else [conversation]
+    return [_checked(_encodable(template.render(sample)), rules, notes) for sample in samples], notes
 
 
 def cut_of(columns: Columns | None) -> Cut:
