@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_patch.trainer.passes import FEWER
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Declare our flags; Megatron's `parse_and_validate_args` takes this as `extra_args_provider`.
@@ -72,10 +74,9 @@ def add_backend_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--fewer-passes",
-        nargs="+",
-        choices=("residual", "swiglu", "projection"),
-        default=(),
-        help="passes over memory to leave out, on GPUs: see backend/gpu/residual.py and fp8_layers.py",
+        nargs="*",
+        choices=FEWER,
+        help="passes over memory to leave out, on GPUs: what applies, where not given; after no name, none",
     )
     group.add_argument(
         "--fp8-extra",

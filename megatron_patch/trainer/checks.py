@@ -7,6 +7,7 @@ from typing import Any
 
 from megatron_patch.common.messages import Message
 from megatron_patch.trainer.errors import TrainerError
+from megatron_patch.trainer.passes import scales_tensorwise
 
 
 def refuse_contradictions(args: Any) -> None:
@@ -69,17 +70,17 @@ def _adapter_problems(args: Any) -> Iterator[Message]:
 
 
 def _fp8_problems(args: Any) -> Iterator[Message]:
-    """Of what is tried on GPUs, beside the defaults."""
-    if not args.fp8_extra and not args.fewer_passes:
+    """Of what is asked for by name; what is left out by default fits."""
+    fewer = set(args.fewer_passes or ())
+    if not args.fp8_extra and not fewer:
         return
     if args.transformer_impl != "transformer_engine":
         yield Message("flags-passes-engine")
-    tensorwise = bool(args.fp8) and args.fp8_recipe == "tensorwise"
-    if not tensorwise and (args.fp8_extra or set(args.fewer_passes) - {"residual"}):
+    if not scales_tensorwise(args) and (args.fp8_extra or fewer - {"residual"}):
         yield Message("flags-passes-tensorwise")
     if "head" in args.fp8_extra and not args.untie_embeddings_and_output_weights:
         yield Message("flags-head-tied")
     if "head" in args.fp8_extra and args.tensor_model_parallel_size > 1:
         yield Message("flags-head-tp")
-    if args.lora_rank is not None and {"swiglu"} & set(args.fewer_passes):
+    if args.lora_rank is not None and "swiglu" in fewer:
         yield Message("flags-swiglu-lora")

@@ -203,6 +203,7 @@ def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     """What these arguments want of it."""
     from megatron_patch.backend import z_loss
     from megatron_patch.backend.saving import asynchronous, fallback, retention
+    from megatron_patch.trainer import passes
 
     if args.background_save:
         asynchronous.save_in_the_background(args)
@@ -211,27 +212,9 @@ def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     fallback.fall_back(args, say)
     if args.z_loss:
         z_loss.keep_log_z()
-    _leave_out_passes(args)
+    passes.leave_out(args)
     if HEART.is_judged_alone(os.environ):
         args.distributed_timeout_minutes = JUDGED_MINUTES
-
-
-def _leave_out_passes(args: Any) -> None:
-    """What --fewer-passes and --fp8-extra ask for; attention in fp8 is a field of Megatron's configuration."""
-    if not args.fewer_passes and not args.fp8_extra:
-        return
-    from megatron_patch.backend.gpu import fp8_layers, residual
-
-    apply: dict[str, Callable[[], None]] = {
-        "residual": residual.add_inside_the_norm,
-        "swiglu": fp8_layers.quantize_in_swiglu,
-        "projection": fp8_layers.cast_attention_output_once,
-        "sums": fp8_layers.sum_without_splitting,
-        "head": fp8_layers.head_in_fp8,
-    }
-    for name in (*args.fewer_passes, *args.fp8_extra):
-        if name != "attention":
-            apply[name]()
 
 
 def _model_config(args: Any, callbacks: Callbacks) -> Any:
