@@ -71,6 +71,7 @@ FAMILIES = {
 """The same for all flags that begin so: they belong to models and jobs that there are none of here."""
 INERT = {name: Message(code) for code, names in REFUSED.items() for name in names.split()}
 FULL_VALIDATION, MANY_SETS = "--full-validation", "--multiple-validation-sets"
+SKIP = "--iterations-to-skip"
 INERT_ON_CPU = {"--log-straggler": Message("inert-straggler")}
 
 
@@ -156,6 +157,16 @@ def _why_refused(spellings: Sequence[str]) -> Message | None:
             return INERT[name]
     family = next((code for prefix, code in FAMILIES.items() if spellings[0].startswith(prefix)), None)
     return Message(family) if family else None
+
+
+def skipped_iterations(words: Sequence[str]) -> list[int]:
+    """What `--iterations-to-skip` names, in order; as in argparse the last one counts.
+
+    Args:
+        words: MP_MEGATRON_ARGS, split; what is not a number is another's to refuse.
+    """
+    given = [values for name, values in grouped(words) if name == SKIP]
+    return sorted({int(value) for value in (given or [[]])[-1] if re.fullmatch(NUMBERS["int"], value)})
 
 
 def grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import folders_of
 from megatron_patch.launch.layout import Layout, cut_layers
+from megatron_patch.launch.megatron_flags import skipped_iterations
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
@@ -41,6 +43,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Pl
         *changes,
         *_layout_notes(plan, environment),
         *_data_notes(plan),
+        *_skip_notes(plan),
         *_adapter_notes(plan, environment),
         *_idle_notes(plan, environment),
         *_optimizer_notes(plan),
@@ -116,6 +119,16 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
         yield Message("split-test", percent=100 * shares[2] / sum(shares))
     if plan.valid_data is None and plan.variables.split is None:
         yield Message("no-validation")
+
+
+def _skip_notes(plan: Plan) -> Iterator[Message]:
+    """What Megatron's loop leaves out together with an iteration that it skips."""
+    schedule, done = plan.schedule, plan.resume_iteration or 0
+    ahead = [one for one in skipped_iterations(shlex.split(plan.variables.megatron_args or "")) if one > done]
+    if unsaved := [one for one in ahead if one % schedule.save_interval == 0]:
+        yield Message("skip-saves", unsaved=unsaved)
+    if schedule.eval_iters and (untried := [one for one in ahead if one % schedule.eval_interval == 0]):
+        yield Message("skip-validations", untried=untried)
 
 
 def _twice(plan: Plan) -> Iterator[Message]:

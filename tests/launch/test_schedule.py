@@ -189,6 +189,9 @@ def test_what_is_not_a_batch_schedule(text: str, code: str) -> None:
         ({"MP_PROFILE": "2", "MP_PROFILE_RANKS": "0,1"}, ["profile-no-rank"]),
         ({"MP_PROFILE_RANKS": "all"}, ["not-numbers"]),
         ({"MP_MEGATRON_ARGS": "--step-batch-size-schedule 0:8"}, ["flag-taken"]),
+        ({"MP_MEGATRON_ARGS": "--iterations-to-skip 0 3 11"}, ["skip-beyond"]),
+        ({"MP_MEGATRON_ARGS": "--iterations-to-skip 10", "SAVE_INTERVAL": "5"}, ["skip-last"]),
+        ({"MP_MEGATRON_ARGS": "--iterations-to-skip ten"}, ["flag-whole"]),
     ],
 )
 def test_what_a_schedule_cannot_be_is_refused_by_code(
@@ -235,6 +238,15 @@ def test_muon_in_the_plan(plan_of: Callable[..., Plan]) -> None:
     assert value_of(argv, "--muon-tp-mode") == "duplicated" and "--muon-nesterov" not in argv
     assert "--adam-beta2" in argv
     assert not [word for word in megatron_argv(adam) if word.startswith("--muon")]
+
+
+def test_what_goes_with_an_iteration_that_is_skipped_is_noted(plan_of: Callable[..., Plan]) -> None:
+    """Megatron's loop neither saves nor validates there; the end of a run is saved unless an interval ends with it."""
+    plan = plan_of(MP_MEGATRON_ARGS="--iterations-to-skip 3 4 6 10", SAVE_INTERVAL="4", MP_EVAL_INTERVAL="3")
+    noted = {note.code: note.values for note in plan.notes if note.code.startswith("skip-")}
+    assert noted == {"skip-saves": {"unsaved": [4]}, "skip-validations": {"untried": [3, 6]}}
+    plan = plan_of(MP_MEGATRON_ARGS="--iterations-to-skip=5", SAVE_INTERVAL="4", MP_EVAL_INTERVAL="3")
+    assert not [note for note in plan.notes if note.code.startswith("skip-")]
 
 
 def test_variables_that_do_nothing(plan_of: Callable[..., Plan]) -> None:

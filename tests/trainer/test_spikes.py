@@ -145,6 +145,8 @@ def test_stop_and_rollback(tmp_path: Path, poisoned: Path, skipped: Run) -> None
     )
     second = run(back, poisoned, f"{flags} --load {back}/checkpoints --ckpt-step {AT - 1}")
     assert f"rolled back: iterations {AT} to {AT} are passed over with their data" in second.stdout
+    assert f"no checkpoint is saved at {AT}: Megatron saves nothing" in second.stdout
+    assert complete_iterations(back / "checkpoints") == [number for number in range(1, 13) if number != AT]
     assert [record["iteration"] for record in second.metrics] == [number for number in range(1, 13) if number != AT]
     profile = json.loads((back / "profile" / "rank_0.json").read_text())
     assert (profile["iterations"], profile["steps"], profile["skipped"]) == ([AT + 1, AT + 1], 1, [])

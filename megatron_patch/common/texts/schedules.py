@@ -35,6 +35,18 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     ),
     "rate-jumps": "the learning rate of iteration {iteration} is {now:.3g}; by the last start's values it would be "
     "{before:.3g}",
+    "skip-beyond": (
+        "--iterations-to-skip {beyond}: the run has the iterations 1 to {last}",
+        "iterations of the run",
+    ),
+    "skip-last": (
+        "--iterations-to-skip {last}: the last checkpoint is due at this iteration, and Megatron saves nothing at one "
+        "that it skips",
+        "without the last iteration, or a {SAVE_INTERVAL} that does not divide {last}: then the end is saved",
+    ),
+    "skip-saves": "no checkpoint is saved at {unsaved}, where {SAVE_INTERVAL} asks for one: --iterations-to-skip "
+    "leaves it out together with the iteration",
+    "skip-validations": "no validation at {untried}: --iterations-to-skip leaves it out together with the iteration",
     "count-tokens-stages": "{value:token|tokens} = {iterations:iteration|iterations} of {length:token|tokens} a "
     "sequence and the batches below, {left:token|tokens} left over",
     "curve-cosine": "a cosine to {min_lr:g} at iteration {end}",
@@ -67,6 +79,14 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "与之相同；此后可以增大，用 {MP_BATCH_SCHEDULE:={grown}}",
     ),
     "rate-jumps": "第 {iteration} 次迭代的学习率是 {now:.3g}；按上次启动的值是 {before:.3g}",
+    "skip-beyond": ("--iterations-to-skip {beyond}：本次运行只有第 1 到 {last} 次迭代", "本次运行中的迭代"),
+    "skip-last": (
+        "--iterations-to-skip {last}：最后一个检查点应在这次迭代保存，而 Megatron 在跳过的迭代不保存",
+        "不含最后一次迭代；或取不能整除 {last} 的 {SAVE_INTERVAL}，此时结束时会保存",
+    ),
+    "skip-saves": "第 {unsaved} 次迭代不保存检查点（{SAVE_INTERVAL} 要求在此保存）：--iterations-to-skip 把它连同迭代"
+    "一起跳过",
+    "skip-validations": "第 {untried} 次迭代不做验证：--iterations-to-skip 把它连同迭代一起跳过",
     "count-tokens-stages": "{value} 个词元 = {iterations} 次迭代（每个序列 {length} 个词元，批次见下），"
     "余 {left} 个词元",
     "curve-cosine": "按余弦降到 {min_lr:g}，第 {end} 次迭代为止",

@@ -53,6 +53,7 @@ from megatron_patch.launch.checks.schedule import (
     check_profile,
     check_rates,
     check_schedule,
+    check_skipped,
     find_batches,
 )
 from megatron_patch.launch.checks.surroundings import (
@@ -107,6 +108,7 @@ CHECKS = in_order(
     check_loggers,
     check_megatron_args,
     check_flags_on_cpu,
+    check_skipped,
     check_output,
     check_kubernetes_env,
     check_kubernetes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_patch.launch.megatron_flags import skipped_iterations
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.schedule import Batches, constant, count_iterations, read_stages, wsd_iterations
@@ -107,3 +108,13 @@ def check_profile(
     ranks = nodes * processes
     if max(map(int, mp_profile_ranks.split(","))) >= ranks:
         yield Problem("profile-no-rank", "MP_PROFILE_RANKS", ranks=ranks, last=ranks - 1)
+
+
+def check_skipped(*, megatron_args: tuple[str, ...], train_iters: int, save_interval: int) -> Findings:
+    """Iterations that there are; and the last one saves, where nothing is saved after it."""
+    skipped = skipped_iterations(megatron_args)
+    beyond = [iteration for iteration in skipped if not 1 <= iteration <= train_iters]
+    if beyond:
+        yield Problem("skip-beyond", "MP_MEGATRON_ARGS", "TRAIN_TOKENS_OR_ITERS", beyond=beyond, last=train_iters)
+    if train_iters in skipped and train_iters % save_interval == 0:
+        yield Problem("skip-last", "MP_MEGATRON_ARGS", "SAVE_INTERVAL", last=train_iters)

@@ -75,6 +75,8 @@ class Spikes(Callback):
         if found[0]:
             first, last = found[0][0], found[0][-1]
             self._rank.screen.say(localized("spike-passed-over", first=first, last=last))
+            if unsaved := [one for one in found[0] if args.save and not one % (args.save_interval or one + 1)]:
+                self._rank.screen.say(localized("spike-unsaved", unsaved=unsaved))
 
     def end(self, end: End) -> None:
         if self._rank.speaks:
