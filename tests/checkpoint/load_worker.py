@@ -1,6 +1,6 @@
 """One of four processes: Megatron's GPTModel at many layouts, from one converted checkpoint and straight from HF.
 
-usage: torchrun --nproc-per-node 4 load_worker.py FOLDER...
+usage: load_worker.py FOLDER..., in each of four ranks
 
 Each folder holds `hf` and `megatron`. Every parameter of every rank is compared, bit for bit, with the slice cut by
 hand from the Hugging Face tensors. Then each layout saves, through Megatron, into `saved/<layout>`, for the way back.

@@ -15,6 +15,7 @@ import pytest
 
 from megatron_patch.checkpoint.cli import main
 
+from ..trainer import warm
 from .models import DTYPES, FAMILIES, MODELS, SMALL, make_model
 from .mutations import BY_FEATURE, CONFIGURATIONS, WEIGHTS, change_config, mutated, one_tensor_by_one_percent
 
@@ -31,6 +32,8 @@ OF_FAMILIES = [
     for mutation in mutations
     if getattr(shape, feature)
 ]
+WRITTEN = ("good fp16", "zero_final_norm")
+"""Those whose report is written into files too."""
 QUIET = os.environ | {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
 
 
@@ -71,11 +74,19 @@ def found(hf: Path, expected: dict, tmp_path_factory: pytest.TempPathFactory) ->
             asked |= others(folder, name, expected)
         except Exception:
             broken |= {key: {"broken": traceback.format_exc()} for key in pairs_of(name)}
-    (folder / "jobs.json").write_text(json.dumps(asked))
-    command = [sys.executable, str(WORKER), str(folder / "jobs.json"), str(folder / "found.json")]
-    done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return Found({**json.loads((folder / "found.json").read_text()), **broken})
+    for name in WRITTEN:
+        asked[name]["written"] = True
+    return Found(worked(folder, asked) | broken)
+
+
+def worked(folder: Path, jobs: dict[str, dict], *, processes: int = 1) -> dict[str, dict]:
+    """What check_worker.py finds."""
+    folder.mkdir(exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    files = [str(folder / "jobs.json"), str(folder / "found.json")]
+    status = warm.run(WORKER, files, processes=processes, environ=QUIET, screen=folder / "screen", timeout=500)
+    assert status == 0, (folder / "screen.err").read_text()[-3000:]
+    return json.loads((folder / "found.json").read_text())
 
 
 class Found(dict):
@@ -152,19 +163,24 @@ def test_report_is_json_and_a_picture(found: dict[str, dict]) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 10_000
 
 
-def by_the_command(source: Path, target: Path, tp: int, pp: int, *, check_only: bool) -> subprocess.CompletedProcess:
-    flags = ["false", "true", str(check_only).lower()]
-    command = ["sh", str(DOOR), "auto", str(source), str(target), str(tp), str(pp), *flags, "bf16"]
-    return subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300, check=False)
-
-
 @pytest.mark.parametrize(("tp", "pp"), [(2, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
 def test_processes_by_the_command(hf: Path, tmp_path: Path, tp: int, pp: int) -> None:
-    """Exit 0 for the right checkpoint in several processes, and 1 for a wrong one."""
-    done = by_the_command(hf, tmp_path / "good", tp, pp, check_only=False)
+    """Exit 0 for the right checkpoint in several processes."""
+    flags = [str(tp), str(pp), "false", "true", "false", "bf16"]
+    command = ["sh", str(DOOR), "auto", str(hf), str(tmp_path / "good"), *flags]
+    done = subprocess.run(command, env=QUIET, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "check passed" in done.stdout and f"{tp * pp} processes" in done.stdout
+
+
+def test_a_wrong_one_in_two_processes_and_by_the_command(hf: Path, tmp_path: Path) -> None:
+    """Both ranks find the layer; the command ends with 1."""
+    good = converted(hf, tmp_path / "good")
     layer, part = mutated(hf, tmp_path / "wrong", one_tensor_by_one_percent)
-    done = by_the_command(tmp_path / "wrong", tmp_path / "good", tp, 1, check_only=True)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"first out of tolerance: layer {layer} {part}" in done.stdout
+    pair = {"hf": str(tmp_path / "wrong"), "megatron": str(good), "precision": "bf16", "tp": 2}
+    two = worked(tmp_path / "two", {"wrong": pair}, processes=2)["wrong"]
+    assert not two["passed"] and (two["first"]["layer"], two["first"]["part"]) == (layer, part), two
+    argv = ["auto", str(tmp_path / "wrong"), str(good), "1", "1", "false", "true", "true", "bf16"]
+    one = worked(tmp_path / "one", {"wrong": {"argv": argv}})["wrong"]
+    assert one["status"] == 1, one
+    assert f"first out of tolerance: layer {layer} {part}" in one["said"]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from megatron_patch.checkpoint.cli import main
 
+from ..trainer import warm
+from ..trainer.harness import environment
 from .models import FAMILIES, MODELS, make_model, read_weights, same_bits
 
 WORKER = Path(__file__).with_name("load_worker.py")
@@ -31,18 +30,16 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         assert main(["--source", str(hf), "--output-path", str(folder / model / "megatron")]) == 0
         if model in FAMILIES:
             (folder / model / "product layouts only").touch()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4"]
-    rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    done = subprocess.run(
-        [*torchrun, *rendezvous, str(WORKER), *(str(folder / model) for model in NAMES)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-        capture_output=True,
-        text=True,
+    status = warm.run(
+        WORKER,
+        [str(folder / model) for model in NAMES],
+        processes=4,
+        environ=environment(),
+        screen=folder / "screen",
         timeout=500,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    assert status == 0, (folder / "screen.err").read_text()[-3000:]
+    return folder, (folder / "screen.out").read_text()
 
 
 @pytest.mark.parametrize(("model", "layout"), PAIRS)

@@ -20,6 +20,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -88,12 +89,26 @@ class Starter:
             self._server = start_server("warm_start")
         return self._server
 
-    def start(self, values: Sequence[object], environ: Mapping[str, str], screen: Path) -> Started:
-        """Start the driver; nothing of an earlier start may live."""
+    def start(
+        self,
+        values: Sequence[object],
+        environ: Mapping[str, str],
+        screen: Path,
+        *,
+        errors: Path | None = None,
+        cwd: str = "",
+    ) -> Started:
+        """Start the driver; nothing of an earlier start may live.
+
+        Args:
+            errors: for standard error, where it is not to be on the screen too.
+            cwd: the folder that it is started from; this process's if empty.
+        """
         server = self.begin()
         assert server.stdin and server.stdout
         screen.parent.mkdir(parents=True, exist_ok=True)
         request = {"values": [str(value) for value in values], "environ": dict(environ), "screen": str(screen)}
+        request |= {"errors": str(errors or screen), "cwd": cwd or str(Path.cwd())}
         server.stdin.write(json.dumps(request).encode() + b"\n")
         pid = server.stdout.readline()
         assert pid, "the server of warm starts has ended"
@@ -145,8 +160,10 @@ def serve() -> None:
 def _drive(request: Mapping[str, Any]) -> int:
     """Be the driver."""
     default_signals((signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1))
-    speak_into(request["screen"])
+    speak_into(request["screen"], request["errors"])
     set_environment(request["environ"])
+    os.chdir(request["cwd"])
+    tempfile.tempdir = None  # TMPDIR is looked up again
     os.execve = _become  # type: ignore[assignment]
     from megatron_patch.launch import command
     from megatron_patch.launch.driver import main

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from ..faults.warm_start import STARTER
 from .harness import REPOSITORY, children, environment
 
 DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
@@ -32,9 +33,30 @@ def run(words: list[str], environ: dict[str, str]) -> subprocess.CompletedProces
     return subprocess.run(words, env=environ, cwd=os.sep, capture_output=True, text=True, timeout=400, check=False)
 
 
-def train(values: Iterable[object], **variables: str) -> subprocess.CompletedProcess[str]:
-    """Train to the end; fail with what the driver said."""
-    done = run(command(values), user_environment(**variables))
+def run_warm(values: Iterable[object], environ: dict[str, str], screen: Path) -> subprocess.CompletedProcess[str]:
+    """The same without the time that imports take (faults/warm_start.py): for what is computed, not how it starts.
+
+    Args:
+        screen: file name; `.out` and `.err` are added for what is said.
+    """
+    out, err = (Path(f"{screen}.{time.monotonic_ns()}.{ending}") for ending in ("out", "err"))
+    started = STARTER.start(list(values), environ, out, errors=err, cwd=os.sep)
+    try:
+        status = started.wait(400)
+    finally:
+        started.end()
+    assert status is not None, f"it does not end:\n{started.said()}"
+    return subprocess.CompletedProcess([], status, out.read_text(), err.read_text())
+
+
+def train(values: Iterable[object], *, warm: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Train to the end; fail with what the driver said.
+
+    Args:
+        warm: as `screen` of run_warm; in a shell if None.
+    """
+    environ = user_environment(**variables)
+    done = run_warm(values, environ, warm) if warm else run(command(values), environ)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done
 

@@ -57,7 +57,8 @@ def surroundings(world: Path, mp: dict[str, str]) -> dict[str, str]:
 
 
 def drive(world: Path, output: Path, mp: dict[str, str], **values: object) -> subprocess.CompletedProcess[str]:
-    return driver.run(command(world, output, **values), surroundings(world, mp))  # type: ignore[arg-type]
+    words = command(world, output, **values)  # type: ignore[arg-type]
+    return driver.run_warm(words[2:], surroundings(world, mp), world / f"{output.name}.screen")
 
 
 def exported(output: Path) -> list[str]:

@@ -74,7 +74,8 @@ def drive(world: Path, checkpoint: str, tp: int, pp: int, sp: str = "false") -> 
         "dsw", "auto", MICRO, BATCH, PEAK, LOW, SEQ, SEQ, "fp32", tp, pp, 1, sp, "false", "true", "false", "false",
         "false", STEPS, world / "data", "none", world / checkpoint, STEPS * tokens, WARMUP * tokens, output,
     ]  # fmt: skip
-    driver.train(values, MP_NPROC=str(tp * pp), MP_TOKENIZER_PATH=str(world / "tokenizer"), MP_EXPORT_HF="1")
+    mp = {"MP_NPROC": str(tp * pp), "MP_TOKENIZER_PATH": str(world / "tokenizer"), "MP_EXPORT_HF": "1"}
+    driver.train(values, warm=output.with_name(f"{output.name}.screen"), **mp)
     return [record for record in read_metrics(output) if "loss" in record]
 
 
