@@ -6,6 +6,7 @@ megatron-patch adapters merge --adapter RUN_OR_PEFT --output-path FOLDER [--base
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ from megatron_patch.common.terminal import guard
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.base import base_sha256, read_record, settings_of_record
 from megatron_patch.peft.folder import CONFIG, other_base, read_folder, settings_of, write_folder
-from megatron_patch.peft.settings import HF_MODULES, LINEARS, SUFFIX, LoraSettings, target_shapes
+from megatron_patch.peft.settings import LINEARS, SUFFIX, LoraSettings, module_name, of_layer, target_shapes
 
 if TYPE_CHECKING:
     from megatron_patch.peft.settings import Whole
@@ -97,20 +98,29 @@ def _read_iteration(iteration: Path, settings: LoraSettings) -> Whole:
     found: Whole = {}
     for linear in LINEARS:
         for target in (target for target in linear.targets if target in settings.targets):
-            names = [f"decoder.layers.{linear.path}{SUFFIX}.{part}.{target}" for part in "ab"]
-            for name in names:
-                if name not in reader.shapes:
-                    raise CheckpointError.at(iteration, "adapters-missing", tensor=name)
-            for layer in range(reader.shapes[names[0]][0]):
-                a, b = (_read(reader, name, layer) for name in names)
-                found.setdefault(layer, {})[target] = (a, b)
+            a, b = (f"decoder.layers.{linear.path}{SUFFIX}.{part}.{target}" for part in "ab")
+            for layer in _layers_of(reader, a):
+                found.setdefault(layer, {})[target] = (_read(reader, a, layer), _read(reader, b, layer))
     return found
 
 
+def _layers_of(reader: TorchDistReader, name: str) -> range:
+    """Layers of which the checkpoint has this tensor: in one, or each in one of its own."""
+    if name in reader.shapes:
+        return range(reader.shapes[name][0])
+    count = next(layer for layer in itertools.count() if of_layer(name, layer) not in reader.shapes)
+    if not count:
+        raise CheckpointError.at(reader.folder, "adapters-missing", tensor=name)
+    return range(count)
+
+
 def _read(reader: TorchDistReader, name: str, layer: int) -> torch.Tensor:
-    _, *shape = reader.shapes[name]
-    out = torch.empty(shape, dtype=TORCH_DTYPES[reader.element_type(name)])
-    reader.read_rows(name, layer, 0, out)
+    within = name in reader.shapes
+    stored = name if within else of_layer(name, layer)
+    if stored not in reader.shapes:
+        raise CheckpointError.at(reader.folder, "adapters-missing", tensor=stored)
+    out = torch.empty(reader.shapes[stored][1 if within else 0 :], dtype=TORCH_DTYPES[reader.element_type(stored)])
+    reader.read_rows(stored, layer if within else None, 0, out)
     return out.float()
 
 
@@ -133,9 +143,8 @@ class MergedSource(Source):
 
     def __init__(self, base: Source, adapter: Adapter) -> None:
         self._base = base
-        self._scale = adapter.settings.scale
         self._pairs = {
-            f"model.layers.{layer}.{HF_MODULES[target]}.weight": pair
+            f"{module_name(layer, target)}.weight": (*pair, adapter.settings.scale_of(layer, target))
             for layer, targets in adapter.whole.items()
             for target, pair in targets.items()
         }
@@ -148,8 +157,8 @@ class MergedSource(Source):
         """Fill `out`."""
         self._base.read_rows(name, layer, start, out)
         if name in self._pairs:
-            a, b = self._pairs[name]
-            out.copy_(torch.addmm(out.float(), b[start : start + out.shape[0]], a, alpha=self._scale))
+            a, b, scale = self._pairs[name]
+            out.copy_(torch.addmm(out.float(), b[start : start + out.shape[0]], a, alpha=scale))
 
     def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
         """The file has the bytes of what is not adapted only."""
@@ -186,7 +195,7 @@ def check(path: Path, merged: Path, *, base: Path | None = None) -> bool:
     from megatron_patch.checkpoint.check.merged import check_merged
 
     adapter = read_adapter(path, base)
-    report = check_merged(open_base(adapter.base), adapter.whole, adapter.settings.scale, open_base(merged))
+    report = check_merged(open_base(adapter.base), adapter.whole, adapter.settings, open_base(merged))
     report.about["adapter"] = str(path)
     return report.show(merged)
 

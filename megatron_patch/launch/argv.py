@@ -55,7 +55,10 @@ def megatron_argv(plan: Plan) -> Flags:
     return [word for group in GROUPS for word in group(plan)]
 
 
-ADAPTERS = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_adapter", "freeze")
+ADAPTERS = (
+    *("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_rslora", "lora_rank_pattern"),
+    *("lora_alpha_pattern", "lora_adapter", "freeze"),
+)
 
 
 @emits(

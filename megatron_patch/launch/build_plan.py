@@ -32,6 +32,7 @@ from megatron_patch.launch.plan import Earlier, Plan
 from megatron_patch.launch.schedule import Schedule, count_iterations, make_rate, wsd_iterations
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
+from megatron_patch.peft.patterns import parse_pattern
 from megatron_patch.peft.settings import LoraSettings, default_alpha, parse_targets
 
 
@@ -99,13 +100,15 @@ def adapters_of(variables: Variables) -> LoraSettings | None:
         dropout=variables.lora_dropout,
         targets=parse_targets(variables.lora_targets),
         rslora=variables.lora_rslora,
+        rank_pattern=parse_pattern(variables.lora_rank_pattern),
+        alpha_pattern=parse_pattern(variables.lora_alpha_pattern),
     )
 
 
 def _saved_parameters(variables: Variables, model: ModelConfig, rows: int) -> int:
     """What a checkpoint holds: all weights, or the adapters."""
     adapters = adapters_of(variables)
-    return model.num_layers * adapter_parameters(adapters, model, 1) if adapters else model.num_parameters(rows)
+    return adapter_parameters(adapters, model, 1, range(model.num_layers)) if adapters else model.num_parameters(rows)
 
 
 def _export_bytes(variables: Variables, model: ModelConfig, rows: int, precision: Precision) -> int:

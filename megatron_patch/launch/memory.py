@@ -176,18 +176,20 @@ def trained_parameters(load: Load, stage: int) -> int:
     """Of one rank: adapters alone, or all that MP_FREEZE does not name."""
     model, layout = load.model, load.layout
     if load.adapters is not None:
-        return layout.stage_layers[stage] * adapter_parameters(load.adapters, model, layout.tp)
+        first = sum(layout.stage_layers[:stage])
+        return adapter_parameters(load.adapters, model, layout.tp, range(first, first + layout.stage_layers[stage]))
     total = stage_parameters(model, load.vocab_rows, layout, stage)
     return total - _frozen_parameters(load, stage) if load.frozen else total
 
 
-def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int) -> int:
-    """Of one layer on one rank: of each pair the matrix on the sharded side is sharded over TP."""
+def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int, layers: range) -> int:
+    """Of these layers on one rank: of each pair the matrix on the sharded side is sharded over TP."""
     shapes, total = target_shapes(model), 0
     for linear in LINEARS:
         for target in (target for target in linear.targets if target in adapters.targets):
             rows, columns = shapes[target]
-            total += adapters.rank * ((columns // tp + rows) if linear.row_parallel else (columns + rows // tp))
+            width = (columns // tp + rows) if linear.row_parallel else (columns + rows // tp)
+            total += width * sum(adapters.rank_of(layer, target) for layer in layers)
     return total
 
 
@@ -308,8 +310,15 @@ def layer_bytes(load: Load) -> int:
     normed = q + k if load.model.qk_norm else 0
     second = q if fp8 and not load.adapters else 0
     inside = load.tokens * ((2 * q + 2 * k + 2 * f + normed) * size + f * linear + second)
-    narrow = load.tokens * len(load.adapters.targets) * load.adapters.rank * size if load.adapters else 0
+    narrow = load.tokens * _ranks(load.adapters, load.model) * size if load.adapters else 0
     return _cut_by_sequence(outside, load.layout) + inside // load.layout.tp + narrow
+
+
+def _ranks(adapters: LoraSettings, model: ModelConfig) -> int:
+    """Of all adapters of a layer; their mean, where layers differ."""
+    layers = range(model.num_layers)
+    total = sum(adapters.rank_of(layer, target) for layer in layers for target in adapters.targets)
+    return -(-total // model.num_layers)
 
 
 def _residual_bytes(load: Load) -> int:

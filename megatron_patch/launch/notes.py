@@ -29,6 +29,7 @@ from megatron_patch.launch.resume import warm_start
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
 from megatron_patch.models.megatron import tensor_parallel_problem
 from megatron_patch.peft.folder import other_base, settings_of
+from megatron_patch.peft.settings import FIXED
 from megatron_patch.runs import status as run_status
 
 
@@ -160,9 +161,11 @@ def _adapter_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     """What MP_LORA_ADAPTER brings."""
     if plan.variables.lora_adapter is None or plan.resume_iteration is not None:
         return
-    brought = [BY_FIELD[f"lora_{name}"] for name in ("rank", "alpha", "targets", "rslora")]
+    brought = [BY_FIELD[f"lora_{name}"] for name in FIXED]
     values = {
-        one.name: shown(getattr(plan.variables, one.field)) for one in brought if one.name not in environment.given
+        one.name: shown(value)
+        for one in brought
+        if one.name not in environment.given and (value := getattr(plan.variables, one.field)) is not None
     }
     settings = [Message("setting", name=Name(name), value=value) for name, value in values.items()]
     if settings:

@@ -35,9 +35,14 @@ FIXED = {
     "MP_LORA_ALPHA": Message("fixed-trained"),
     "MP_LORA_TARGETS": Message("fixed-trained"),
     "MP_LORA_RSLORA": Message("fixed-trained"),
+    "MP_LORA_RANK_PATTERN": Message("fixed-trained"),
+    "MP_LORA_ALPHA_PATTERN": Message("fixed-trained"),
     "MP_FREEZE": Message("fixed-trained"),
 }
 """Values that a checkpoint of this run has fixed, and why."""
+
+EVER = {"MP_OPTIMIZER": "adam", "MP_LORA_RANK_PATTERN": None, "MP_LORA_ALPHA_PATTERN": None}
+"""What a run had before there was a choice."""
 
 REMARKS = {
     "TRAIN_TOKENS_OR_ITERS": Message("changed-train"),
@@ -135,7 +140,7 @@ def compare_values(
         return [], [Message("no-earlier-plan", why=why)]
     problems = _compare_model(earlier.plan, model, vocab_rows)
     notes = []
-    before: Mapping[str, Any] = {"MP_OPTIMIZER": "adam", **earlier.plan.values}  # what it was before there was a choice
+    before: Mapping[str, Any] = {**EVER, **earlier.plan.values}
     if before.get("MP_LORA_RANK") == values["MP_LORA_RANK"]:
         before, values = _with_adapters_spelled_out(before), _with_adapters_spelled_out(values)
     for name, value in values.items():

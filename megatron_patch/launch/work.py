@@ -60,7 +60,9 @@ def trained_weights(work: Work, layout: Layout) -> float:
     """Of one rank of the fullest stage: all, or those of adapters."""
     if work.adapters is None:
         return stage_weights(work, layout)
-    return float(max(layout.stage_layers) * adapter_parameters(work.adapters, work.model, layout.tp))
+    layers = range(work.model.num_layers)
+    share = max(layout.stage_layers) / work.model.num_layers
+    return share * adapter_parameters(work.adapters, work.model, layout.tp, layers)
 
 
 def stage_weights(work: Work, layout: Layout) -> float:

@@ -16,7 +16,7 @@ from megatron_patch.common.checksum import file_sha256
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
 from megatron_patch.common.strict_json import read_object
-from megatron_patch.peft.settings import LoraSettings
+from megatron_patch.peft.settings import FIXED, LoraSettings, settings_from
 
 FILE = "lora.json"
 """In the folder of a run's checkpoints: the settings, the base's path and SHA-256."""
@@ -52,9 +52,10 @@ def record_base(checkpoints: Path, settings: LoraSettings, base: Path, *, resumi
     if before["base_sha256"] != told["base_sha256"]:
         sums = {"before": before["base_sha256"][:16], "now": told["base_sha256"][:16]}
         raise BaseProblem.at(base, "base-other", base=before["base"], **sums)
-    for name in ("rank", "alpha", "targets", "rslora"):
-        if before["settings"][name] != told["settings"][name]:
-            now, old = told["settings"][name], before["settings"][name]
+    trained = settings_of_record(before)
+    for name in FIXED:
+        old, now = getattr(trained, name), getattr(settings, name)
+        if old != now:
             raise BaseProblem.at(checkpoints, "adapters-other-setting", name=name, before=old, now=now)
 
 
@@ -68,7 +69,7 @@ def read_record(checkpoints: Path) -> dict[str, Any]:
         raise BaseProblem.at(checkpoints, "no-adapters", file=FILE)
     try:
         found: dict[str, Any] = read_object(checkpoints / FILE)
-        LoraSettings(**found["settings"] | {"targets": tuple(found["settings"]["targets"])})
+        settings_from(found["settings"])
         found["base"], found["base_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BaseProblem.at(checkpoints / FILE, "adapters-record", error=error) from error
@@ -77,4 +78,4 @@ def read_record(checkpoints: Path) -> dict[str, Any]:
 
 def settings_of_record(record: dict[str, Any]) -> LoraSettings:
     """The settings in lora.json."""
-    return LoraSettings(**record["settings"] | {"targets": tuple(record["settings"]["targets"])})
+    return settings_from(record["settings"])

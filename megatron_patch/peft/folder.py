@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import JsonError, parse_json, read_object
 from megatron_patch.models import ModelConfig
+from megatron_patch.peft.patterns import pattern_of, pattern_problems
 from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, target_shapes
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ PLAIN = {
     "use_dora": False,
     "bias": "none",
     "modules_to_save": None,
-    "rank_pattern": {},
-    "alpha_pattern": {},
     "layers_to_transform": None,
     "layers_pattern": None,
     "fan_in_fan_out": False,
@@ -47,6 +46,7 @@ HARMLESS = frozenset(
     (
         *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
         *("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "use_rslora", "inference_mode"),
+        *("rank_pattern", "alpha_pattern"),
         *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # see BASE_STAYS
         *("megatron_config", "megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
         *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # ms-swift's: of training alone
@@ -70,7 +70,9 @@ def config_of(settings: LoraSettings, base: str) -> dict[str, Any]:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": settings.rank,
+        "rank_pattern": dict(settings.rank_pattern),
         "lora_alpha": settings.alpha,
+        "alpha_pattern": dict(settings.alpha_pattern),
         "lora_dropout": settings.dropout,
         "use_rslora": settings.rslora,
         "target_modules": [HF_MODULES[target].split(".")[-1] for target in settings.targets],
@@ -99,6 +101,8 @@ def settings_of(folder: Path) -> LoraSettings:
             dropout=float(config.get("lora_dropout") or 0.0),
             targets=tuple(target for target in TARGETS if target in modules),
             rslora=bool(config.get("use_rslora", False)),
+            rank_pattern=pattern_of(config.get("rank_pattern")),
+            alpha_pattern=pattern_of(config.get("alpha_pattern")),
         )
     except (OSError, KeyError, TypeError, AttributeError, JsonError) as error:
         raise PeftError.at(folder, "peft-not-adapter", error=error) from error
@@ -135,6 +139,8 @@ def _problems(config: dict[str, Any]) -> list[Message]:
         found.append(Message("peft-base-changed", found=repr(start)))
     if not isinstance(config["r"], int) or config["r"] < 1:
         found.append(Message("peft-rank", found=repr(config["r"])))
+    for name in ("rank_pattern", "alpha_pattern"):
+        found += pattern_problems(name, config.get(name) or {}, whole=name == "rank_pattern")
     return found
 
 
@@ -201,8 +207,8 @@ def check_shapes(folder: Path, model: ModelConfig) -> None:
     settings, found, shapes = settings_of(folder), _shapes(folder), target_shapes(model)
     problems: list[Message] = []
     for layer, target in itertools.product(range(model.num_layers), settings.targets):
-        rows, columns = shapes[target]
-        for part, wanted in (("A", (settings.rank, columns)), ("B", (rows, settings.rank))):
+        (rows, columns), rank = shapes[target], settings.rank_of(layer, target)
+        for part, wanted in (("A", (rank, columns)), ("B", (rows, rank))):
             name = key(layer, target, part)
             shape = found.pop(name, None)
             if shape != wanted:

@@ -65,6 +65,8 @@ def _add(
     adapters = Adapters(
         linear,
         settings,
+        layer=layer.layer_number - 1,
+        layers=model.num_layers,
         rows={target: shapes[target][0] // tp for target in linear.targets},
         columns=local_columns,
         groups=model.num_query_groups // tp if linear.by_group else 1,

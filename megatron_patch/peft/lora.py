@@ -14,6 +14,7 @@ Tensor parallelism, h = A x being [tokens, ranks of all its targets]:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch.nn import functional
 
-from megatron_patch.peft.settings import Linear, LoraSettings
+from megatron_patch.peft.settings import Linear, LoraSettings, of_layer
 
 
 class Adapters(torch.nn.Module):
@@ -30,7 +31,9 @@ class Adapters(torch.nn.Module):
 
     Args:
         linear: which module, and what it fuses.
-        settings: rank, scale, dropout, targets.
+        settings: ranks, scales, dropout, targets.
+        layer: its number in the model.
+        layers: of the model.
         rows: by target of the module, whether it has an adapter or not: rows of its matrix on this rank.
         columns: of the module's weight on this rank.
         groups: KV groups on this rank, in whose order the rows alternate; 1 where they do not.
@@ -43,6 +46,8 @@ class Adapters(torch.nn.Module):
         linear: Linear,
         settings: LoraSettings,
         *,
+        layer: int,
+        layers: int,
         rows: dict[str, int],
         columns: int,
         groups: int,
@@ -55,9 +60,12 @@ class Adapters(torch.nn.Module):
         self.forked: torch.Tensor | None = None
         """A x, from before the base's matmul until after it."""
         self.held = [target for target in linear.targets if target in settings.targets]
+        self.ranks = {target: settings.rank_of(layer, target) for target in self.held}
+        self.scales = {target: settings.scale_of(layer, target) for target in self.held}
+        self.layer, self.varying = layer, {target for target in self.held if settings.varies(target, layers)}
         kind = {"device": device, "dtype": config.params_dtype}
-        self.a = torch.nn.ParameterDict({t: torch.empty(settings.rank, columns, **kind) for t in self.held})
-        self.b = torch.nn.ParameterDict({t: torch.empty(rows[t], settings.rank, **kind) for t in self.held})
+        self.a = torch.nn.ParameterDict({t: torch.empty(self.ranks[t], columns, **kind) for t in self.held})
+        self.b = torch.nn.ParameterDict({t: torch.empty(rows[t], self.ranks[t], **kind) for t in self.held})
         for parameter in self.a.values():
             _mark(parameter, axis=1 if linear.row_parallel else None, config=config)
         for parameter in self.b.values():
@@ -80,7 +88,7 @@ class Adapters(torch.nn.Module):
         Args:
             h: A x of all targets beside each other, [s, b, ranks], before it is reduced.
         """
-        sum_: torch.Tensor = _AddInPlace.apply(base, self._reduced(h), self._up(), self.settings.scale)  # type: ignore[no-untyped-call]
+        sum_: torch.Tensor = _AddInPlace.apply(base, self._reduced(h), self._up(), self._scale)  # type: ignore[no-untyped-call]
         return sum_
 
     def fork(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,21 +129,27 @@ class Adapters(torch.nn.Module):
             return tensor_parallel.gather_from_sequence_parallel_region(h, tensor_parallel_output_grad=True)
         return tensor_parallel.copy_to_tensor_model_parallel_region(h)
 
+    @property
+    def _scale(self) -> float:
+        """Of all targets; 1 where they differ, and `_up` has them."""
+        first, *others = self.scales.values()
+        return first if all(other == first for other in others) else 1.0
+
     def _up(self) -> torch.Tensor:
         """All B as one block matrix in the order of the fused rows, [rows, ranks of all targets]."""
         if len(self.linear.targets) == 1:
             return self.b[self.held[0]]  # type: ignore[no-any-return]
-        rank = self.settings.rank
-        blocks = []
+        total, before, blocks = sum(self.ranks.values()), 0, []
         for target in self.linear.targets:
             rows = self.rows[target] // self.groups
             if target in self.held:
-                before = self.held.index(target) * rank
-                after = (len(self.held) - 1) * rank - before
-                blocks.append(functional.pad(self.b[target].view(self.groups, rows, rank), (before, after)))
+                rank = self.ranks[target]
+                b = self.b[target] if self._scale == self.scales[target] else self.b[target] * self.scales[target]
+                blocks.append(functional.pad(b.view(self.groups, rows, rank), (before, total - before - rank)))
+                before += rank
             else:
                 some = next(iter(self.b.values()))
-                blocks.append(some.new_zeros(self.groups, rows, len(self.held) * rank))
+                blocks.append(some.new_zeros(self.groups, rows, total))
         return torch.cat(blocks, dim=1).flatten(0, 1)
 
     def fill(self, whole: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -155,10 +169,18 @@ class Adapters(torch.nn.Module):
                 self.b[target].copy_(b)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: Any = (), metadata: Any = None) -> dict[str, Any]:
-        """What Megatron's checkpoints hold: `a.q` [layers, rank, in], `b.q` [layers, out, rank], and so on."""
+        """What Megatron's checkpoints hold: `a.q` [layers, rank, in], `b.q` [layers, out, rank], and so on.
+
+        Where layers differ in the rank, each has tensors of its own: `a.q.layer3` [rank, in].
+        """
         axes = {f"a.{t}": 1 for t in self.held} if self.linear.row_parallel else {f"b.{t}": 0 for t in self.held}
         state = self.state_dict(prefix="", keep_vars=True)
-        return make_sharded_tensors_for_checkpoint(state, prefix, axes, sharded_offsets)  # type: ignore[no-any-return]
+        alike = {name: tensor for name, tensor in state.items() if name[2:] not in self.varying}
+        found = make_sharded_tensors_for_checkpoint(alike, prefix, axes, sharded_offsets)
+        own = {name: tensor for name, tensor in state.items() if name not in alike}
+        for name, sharded in make_sharded_tensors_for_checkpoint(own, prefix, axes).items():
+            found[name] = replace(sharded, key=of_layer(sharded.key, self.layer))
+        return found  # type: ignore[no-any-return]
 
 
 class _AddInPlace(torch.autograd.Function):
@@ -218,5 +240,6 @@ def fresh(settings: LoraSettings, shapes: dict[str, tuple[int, int]], layer: int
         rows, columns = shapes[target]
         generator = torch.Generator().manual_seed(seed * 1_000_003 + layer * 101 + number)
         bound = columns**-0.5
-        a = torch.empty(settings.rank, columns).uniform_(-bound, bound, generator=generator)
-        yield target, (a, torch.zeros(rows, settings.rank))
+        rank = settings.rank_of(layer, target)
+        a = torch.empty(rank, columns).uniform_(-bound, bound, generator=generator)
+        yield target, (a, torch.zeros(rows, rank))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_patch.common.errors import UserError
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.weight_map import COLUMNS, FUSED_QKV, LAYER_WEIGHTS, WHOLE, hf_shapes
+from megatron_patch.peft.patterns import Pattern, parse_pattern, value_of
 
 if TYPE_CHECKING:
     import torch
@@ -80,10 +81,48 @@ class LoraSettings:
     rslora: bool = False
     """Divide alpha by sqrt(rank), not by rank: Kalajdzievski 2023 (arXiv:2312.03732)."""
 
-    @property
-    def scale(self) -> float:
-        """Of B A x."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+    rank_pattern: Pattern = ()
+    """Modules with a rank of their own."""
+    alpha_pattern: Pattern = ()
+    """Modules with an alpha of their own."""
+
+    def rank_of(self, layer: int, target: str) -> int:
+        """The rank of one adapter."""
+        own = value_of(self.rank_pattern, module_name(layer, target))
+        return self.rank if own is None else int(own)
+
+    def scale_of(self, layer: int, target: str) -> float:
+        """What B A x is multiplied with."""
+        own, rank = value_of(self.alpha_pattern, module_name(layer, target)), self.rank_of(layer, target)
+        return (self.alpha if own is None else own) / (math.sqrt(rank) if self.rslora else rank)
+
+    def varies(self, target: str, num_layers: int) -> bool:
+        """Whether layers differ in the rank of this target."""
+        return len({self.rank_of(layer, target) for layer in range(num_layers)}) > 1
+
+
+FIXED = ("rank", "alpha", "targets", "rslora", "rank_pattern", "alpha_pattern")
+"""Settings that trained adapters cannot change."""
+
+
+def module_name(layer: int, target: str) -> str:
+    """As transformers and PEFT call it."""
+    return f"model.layers.{layer}.{HF_MODULES[target]}"
+
+
+def of_layer(key: str, layer: int) -> str:
+    """The name in a checkpoint of one layer's tensor, where layers differ in its shape."""
+    return f"{key}.layer{layer}"
+
+
+def settings_from(told: dict[str, Any]) -> LoraSettings:
+    """Settings that were written as JSON; older ones have no patterns.
+
+    Raises:
+        KeyError, TypeError: they are not those.
+    """
+    patterns = {name: tuple((key, value) for key, value in told.get(name, ())) for name in FIXED[-2:]}
+    return LoraSettings(**told | patterns | {"targets": tuple(told["targets"])})
 
 
 def settings_of_arguments(args: Any) -> LoraSettings | None:
@@ -96,6 +135,8 @@ def settings_of_arguments(args: Any) -> LoraSettings | None:
         dropout=args.lora_dropout,
         targets=parse_targets(args.lora_targets),
         rslora=args.lora_rslora,
+        rank_pattern=parse_pattern(args.lora_rank_pattern),
+        alpha_pattern=parse_pattern(args.lora_alpha_pattern),
     )
 
 

@@ -14,7 +14,7 @@ from megatron_patch.models.megatron import model_of_arguments
 from megatron_patch.peft.base import record_base
 from megatron_patch.peft.folder import read_folder, settings_of
 from megatron_patch.peft.insert import add_adapters, freeze
-from megatron_patch.peft.settings import LoraSettings, PeftError, settings_of_arguments
+from megatron_patch.peft.settings import FIXED, LoraSettings, PeftError, settings_of_arguments
 
 
 def prepare(args: Any, model_chunks: list[Any]) -> None:
@@ -61,7 +61,7 @@ def _record(args: Any, settings: LoraSettings) -> None:
 def _refuse_other(settings: LoraSettings, folder: Path) -> None:
     """The adapter's own rank, alpha and targets are those of the run: launch takes them from it."""
     theirs = settings_of(folder)
-    for name in ("rank", "alpha", "targets", "rslora"):
+    for name in FIXED:
         mine, other = getattr(settings, name), getattr(theirs, name)
         if mine != other:
             raise PeftError("adapter-differs", path=folder, name=name, theirs=other, ours=mine)

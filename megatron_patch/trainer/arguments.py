@@ -91,6 +91,8 @@ def add_lora_arguments(group: argparse._ArgumentGroup) -> None:
     """The base comes from --hf-checkpoint at every start, or from --base-checkpoint; --load is a resume's."""
     group.add_argument("--lora-rank", type=int, default=None, help="train adapters of this rank beside frozen weights")
     group.add_argument("--lora-alpha", type=float, default=None, help="divided by the rank: scale; else twice the rank")
+    group.add_argument("--lora-rank-pattern", default=None, help="ranks of some modules, as JSON like PEFT's")
+    group.add_argument("--lora-alpha-pattern", default=None, help="alphas of some modules, as JSON like PEFT's")
     group.add_argument("--lora-dropout", type=float, default=0.0, help="of the adapters' inputs")
     group.add_argument("--lora-targets", default="all-linear", help="q,k,v,o,gate,up,down or some of them")
     group.add_argument("--lora-rslora", action="store_true", help="divide alpha by the square root of the rank")

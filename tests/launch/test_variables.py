@@ -37,7 +37,16 @@ def test_a_wrong_variable_hides_no_other() -> None:
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.name)
 def test_every_variable_is_read(variable: Variable) -> None:
     """A value that differs from the default arrives in its field."""
-    samples = (*str(variable.kind.expects).split(", "), "3", "30", "0.25", "0:4,1e6:8", "2-3", "some text")
+    samples = (
+        *str(variable.kind.expects).split(", "),
+        "3",
+        "30",
+        "0.25",
+        "0:4,1e6:8",
+        "2-3",
+        '{"q_proj": 8}',
+        "some text",
+    )
     for sample in samples:
         values, problems = read_variables({variable.name: sample})
         field = variable.name.removeprefix("MP_").lower()

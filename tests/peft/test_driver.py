@@ -56,6 +56,27 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_LORA_RANK": "0"}, {}, "out-of-range", "MP_LORA_RANK"),
         ({"MP_LORA_RANK": "8", "MP_LORA_TARGETS": "q,w"}, {}, "lora-target", "MP_LORA_TARGETS"),
         ({"MP_LORA_ALPHA": "8"}, {}, "lora-without-rank", "MP_LORA_ALPHA"),
+        ({"MP_LORA_RANK_PATTERN": '{"q_proj": 8}'}, {}, "lora-without-rank", "MP_LORA_RANK_PATTERN"),
+        ({"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": "q_proj=8"}, {}, "json-syntax", "MP_LORA_RANK_PATTERN"),
+        (
+            {"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": '{"q_proj": 1.5}'},
+            {},
+            "peft-pattern-whole",
+            "MP_LORA_RANK_PATTERN",
+        ),
+        (
+            {"MP_LORA_RANK": "8", "MP_LORA_ALPHA_PATTERN": '{"q_proj": 0}'},
+            {},
+            "peft-pattern-real",
+            "MP_LORA_ALPHA_PATTERN",
+        ),
+        ({"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": '{"(q": 8}'}, {}, "peft-pattern-key", "MP_LORA_RANK_PATTERN"),
+        (
+            {"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": '{"layers.4.*": 8}'},
+            {},
+            "lora-pattern-idle",
+            "MP_LORA_RANK_PATTERN",
+        ),
         ({"MP_LORA_RANK": "8"}, {"start": "none", "size": "tiny"}, "lora-base", "PRETRAIN_CHECKPOINT_PATH"),
         ({"MP_LORA_RANK": "8"}, {"tp": 4}, "lora-kv-heads", "TP"),
         ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "/nowhere"}, {}, "lora-adapter", "MP_LORA_ADAPTER"),
@@ -96,22 +117,28 @@ def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer:
     weights = load_file(theirs / "adapter_model.safetensors")
     left = {name: tensor for name, tensor in weights.items() if "v_proj" in name or "q_proj" in name}
     save_file(left, theirs / "adapter_model.safetensors")
+    config |= {"alpha_pattern": {"v_proj": 3}}
+    (theirs / "adapter_config.json").write_text(json.dumps(config))
     adapter = {"MP_LORA_ADAPTER": str(theirs)}
     given = {"MP_LORA_RANK": str(RANK), "MP_LORA_ALPHA": "12", "MP_LORA_TARGETS": "v,q", "MP_LORA_RSLORA": "1"}
+    given |= {"MP_LORA_ALPHA_PATTERN": '{"v_proj":3}'}
     alone = plan(world, tmp_path / "out", tokenizer, adapter)
     spelled = plan(world, tmp_path / "out", tokenizer, adapter | given)
     assert isinstance(alone, Plan) and isinstance(spelled, Plan)
-    assert adapters_of(alone.variables) == LoraSettings(rank=RANK, alpha=12, targets=("q", "v"), rslora=True)
+    its = LoraSettings(rank=RANK, alpha=12, targets=("q", "v"), rslora=True, alpha_pattern=(("v_proj", 3),))
+    assert adapters_of(alone.variables) == its
     assert megatron_argv(alone) == megatron_argv(spelled)
     notes = {note.code: note.values for note in alone.notes if note.code.startswith("adapter")}
     assert [str(one) for one in notes["adapter-brings"]["settings"]] == [
-        f"MP_LORA_RANK={RANK}", "MP_LORA_ALPHA=12.0", "MP_LORA_TARGETS=q,v", "MP_LORA_RSLORA=true"
+        f"MP_LORA_RANK={RANK}", "MP_LORA_ALPHA=12.0", "MP_LORA_TARGETS=q,v", "MP_LORA_RSLORA=true",
+        'MP_LORA_ALPHA_PATTERN={"v_proj": 3}',
     ]  # fmt: skip
     (named,) = [note.values["told"] for note in alone.notes if note.code == "peft-other-base"]
     assert named == "somebody/another"
     assert notes["adapter-dropout"] == {"theirs": "0.25", "mine": "0.0"}
     assert "adapter-brings" not in {note.code for note in spelled.notes}
     others = {"MP_LORA_RANK": "8", "MP_LORA_ALPHA": "8", "MP_LORA_TARGETS": "all-linear", "MP_LORA_RSLORA": "0"}
+    others |= {"MP_LORA_RANK_PATTERN": '{"v_proj": 3}', "MP_LORA_ALPHA_PATTERN": '{"v_proj": 4}'}
     problems = plan(world, tmp_path / "out", tokenizer, adapter | others)
     assert isinstance(problems, list)
     assert [(one.code, one.names) for one in problems] == [
@@ -120,14 +147,15 @@ def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer:
 
 
 def test_the_plan_counts_no_state_of_frozen_weights(world: World, tmp_path: Path, tokenizer: Path) -> None:
-    full, lora, frozen = (
-        plan(world, tmp_path / "out", tokenizer, mp) for mp in ({}, {"MP_LORA_RANK": "4"}, {"MP_FREEZE": "layers.0-1"})
-    )
+    ranks = {"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": '{"layers\\\\.[0-2].*": 4, "layers.3.*": 4}'}
+    given = ({}, {"MP_LORA_RANK": "4"}, {"MP_FREEZE": "layers.0-1"}, ranks)
+    full, lora, frozen, each = (plan(world, tmp_path / "out", tokenizer, mp) for mp in given)
     assert isinstance(full, Plan) and isinstance(lora, Plan) and isinstance(frozen, Plan)
     widths = {"q": (64, 64), "k": (32, 64), "v": (32, 64), "o": (64, 64)}
     widths |= {"gate": (128, 64), "up": (128, 64), "down": (64, 128)}
     adapters = 4 * 4 * sum(map(sum, widths.values()))
     assert lora.memory.gradients == 4 * adapters and lora.memory.optimizer == 8 * adapters
+    assert isinstance(each, Plan) and each.memory == lora.memory
     assert lora.memory.weights == full.memory.weights + 4 * adapters
     assert lora.checkpoint_bytes == 12 * adapters < full.checkpoint_bytes / 5
     layers = 2 * full.model.parameters_per_layer()

@@ -67,6 +67,7 @@ class World:
     folder: Path
     data: Path
     family: str = "llama"
+    flags: str = FLAGS
 
     @property
     def hf(self) -> Path:
@@ -76,9 +77,9 @@ class World:
     def adapter(self) -> Path:
         return self.folder / "adapter"
 
-    def start(self, flags: str = FLAGS) -> str:
+    def start(self) -> str:
         """Flags of a run over this base, from this adapter."""
-        return f"--hf-checkpoint {self.hf} --lora-adapter {self.adapter} {flags}"
+        return f"--hf-checkpoint {self.hf} --lora-adapter {self.adapter} {self.flags}"
 
     def train(self, name: str, extra: str = "", *, processes: int = 1) -> Run:
         """20 steps that end in a checkpoint."""

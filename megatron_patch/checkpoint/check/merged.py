@@ -18,7 +18,7 @@ from megatron_patch.checkpoint.check.report import CheckReport
 from megatron_patch.checkpoint.check.text_sample import sample_tokens
 from megatron_patch.checkpoint.formats.torch_dist import TORCH_DTYPES
 from megatron_patch.common.progress import WorkBar
-from megatron_patch.peft.settings import HF_MODULES
+from megatron_patch.peft.settings import HF_MODULES, LoraSettings
 
 if TYPE_CHECKING:
     from megatron_patch.peft.settings import Whole
@@ -30,27 +30,28 @@ ROUNDED_TOLERANCE = 2e-4
 class _AdaptedSide(HFSide):
     """The base, with the adapters added to each layer's matrices as it is loaded."""
 
-    def __init__(self, base: Base, whole: Whole, scale: float, stored: torch.dtype) -> None:
+    def __init__(self, base: Base, whole: Whole, settings: LoraSettings, stored: torch.dtype) -> None:
         super().__init__(base.model, base.config, base.source, stored)
-        self._whole, self._scale, self._stored = whole, scale, stored
+        self._whole, self._settings, self._stored = whole, settings, stored
 
     def _load(self, module: torch.nn.Module, prefix: str, dtype: torch.dtype) -> Any:
         loaded = super()._load(module, prefix, dtype)
         if prefix.startswith("model.layers."):
-            for target, (a, b) in self._whole[int(prefix.split(".")[2])].items():
+            layer = int(prefix.split(".")[2])
+            for target, (a, b) in self._whole[layer].items():
                 weight = loaded.get_submodule(HF_MODULES[target]).weight
-                merged = weight.double() + self._scale * (b.double() @ a.double())
+                merged = weight.double() + self._settings.scale_of(layer, target) * (b.double() @ a.double())
                 weight.data.copy_(merged.to(self._stored))
         return loaded
 
 
 @torch.no_grad()
-def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> CheckReport:
+def check_merged(base: Base, whole: Whole, settings: LoraSettings, merged: Base) -> CheckReport:
     """Run both over real tokens, on the CPU, one layer in memory at a time.
 
     Args:
         whole: A and B of every layer.
-        scale: of B A.
+        settings: of which the scale of each is taken.
     Raises:
         CheckpointError: the tokenizer has tokens that the model has not.
     """
@@ -58,7 +59,7 @@ def check_merged(base: Base, whole: Whole, scale: float, merged: Base) -> CheckR
     tolerance = FP32_TOLERANCE if stored == torch.float32 else ROUNDED_TOLERANCE
     sample, what = sample_tokens(base.companions, base.vocab_size)
     print(what.localized(), flush=True)
-    reference = _AdaptedSide(base, whole, scale, stored)
+    reference = _AdaptedSide(base, whole, settings, stored)
     found = HFSide(merged.model, merged.config, merged.source, stored)
     rows = _compare(reference, found, torch.tensor(sample), base.model.num_layers, tolerance)
     about = {"base": str(base.folder), "merged": str(merged.folder), "tokens": str(what)}

@@ -15,6 +15,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "peft-base-changed": "init_lora_weights is {found}: PEFT changes the base's weights for it, so that beside "
     "the base as it is the adapter is another model; save it with path_initial_model_for_weight_conversion",
     "peft-rank": "r is {found}, not a whole number >= 1",
+    "peft-pattern": "{name} is {found}, not a JSON object of modules and numbers",
+    "peft-pattern-whole": "{name}: {key} has {found}, not a whole number >= 1",
+    "peft-pattern-real": "{name}: {key} has {found}, not a number > 0",
+    "peft-pattern-key": "{name}: {key} is not a regular expression",
     "peft-modules": "adapters on {modules}; possible: {known}",
     "peft-shape": "{tensor}: {found}, wanted {wanted}",
     "peft-foreign": "{tensor}: not of this model's {layers} layers and these targets",
@@ -36,6 +40,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "peft-base-changed": "init_lora_weights 为 {found}：PEFT 会为它改动底座的权重，所以配上原样的底座就成了另一个模型；"
     "请用 path_initial_model_for_weight_conversion 保存",
     "peft-rank": "r 为 {found}，不是不小于 1 的整数",
+    "peft-pattern": "{name} 为 {found}，不是由模块和数值组成的 JSON 对象",
+    "peft-pattern-whole": "{name}：{key} 的值 {found} 不是不小于 1 的整数",
+    "peft-pattern-real": "{name}：{key} 的值 {found} 不是大于 0 的数",
+    "peft-pattern-key": "{name}：{key} 不是正则表达式",
     "peft-modules": "适配器位于 {modules}；可以是：{known}",
     "peft-shape": "{tensor}：{found}，应为 {wanted}",
     "peft-foreign": "{tensor}：不属于这个模型的 {layers} 层和这些目标模块",

@@ -9,6 +9,7 @@ from megatron_patch.launch.checks.adapters import (
     check_adapters,
     check_adapters_asked_for,
     check_freeze,
+    check_patterns,
     find_first_adapter,
 )
 from megatron_patch.launch.checks.data import (
@@ -90,7 +91,9 @@ CHECKS = in_order(
     find_first_adapter,
     check_adapters,
     check_adapters_asked_for,
+    check_patterns,
     check_freeze,
+    check_patterns,
     check_gradient_precision,
     check_tp_overlap,
     check_data_form,

@@ -12,11 +12,21 @@ from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.folder import CONFIG, check_shapes, settings_of
-from megatron_patch.peft.settings import ALL, PeftError, freeze_problem, frozen_layers, parse_targets, shown_targets
+from megatron_patch.peft.patterns import parse_pattern, typed_pattern, value_of
+from megatron_patch.peft.settings import (
+    ALL,
+    FIXED,
+    PeftError,
+    freeze_problem,
+    frozen_layers,
+    module_name,
+    parse_targets,
+    shown_targets,
+)
 from megatron_patch.runs.folder import ADAPTER
 
 
-@finds("mp_lora_rank", "mp_lora_alpha", "mp_lora_targets", "mp_lora_rslora")
+@finds(*(f"mp_lora_{name}" for name in FIXED))
 def find_first_adapter(
     *,
     mp_lora_adapter: str | None,
@@ -24,6 +34,8 @@ def find_first_adapter(
     mp_lora_alpha: float | None,
     mp_lora_targets: str,
     mp_lora_rslora: bool,
+    mp_lora_rank_pattern: str | None,
+    mp_lora_alpha_pattern: str | None,
     environment: Environment,
 ) -> Findings:
     """An adapter that is continued is one of PEFT's, and brings its settings; what is given beside it is the same."""
@@ -46,6 +58,8 @@ def find_first_adapter(
         ("MP_LORA_ALPHA", mp_lora_alpha, theirs.alpha),
         ("MP_LORA_TARGETS", shown_targets(targets), shown_targets(theirs.targets)),
         ("MP_LORA_RSLORA", mp_lora_rslora, theirs.rslora),
+        ("MP_LORA_RANK_PATTERN", mp_lora_rank_pattern, typed_pattern(theirs.rank_pattern)),
+        ("MP_LORA_ALPHA_PATTERN", mp_lora_alpha_pattern, typed_pattern(theirs.alpha_pattern)),
     ):
         if name in environment.given and mine != other:
             yield Problem("lora-adapter-differs", name, "MP_LORA_ADAPTER", folder=mp_lora_adapter, theirs=shown(other))
@@ -80,6 +94,30 @@ def check_adapters(
         yield Problem("lora-kv-heads", "TP", "MP_LORA_TARGETS", groups=model.num_query_groups)
 
 
+def check_patterns(
+    *,
+    mp_lora_rank: int | None,
+    mp_lora_targets: str,
+    mp_lora_rank_pattern: str | None,
+    mp_lora_alpha_pattern: str | None,
+    model: ModelConfig,
+    environment: Environment,
+) -> Findings:
+    """Each expression that is typed fits an adapter of this model; one in an adapter_config.json may fit none."""
+    try:
+        targets = parse_targets(mp_lora_targets)
+    except ValueError:
+        return  # said elsewhere
+    modules = [module_name(layer, target) for layer in range(model.num_layers) for target in targets]
+    typed = {"MP_LORA_RANK_PATTERN": mp_lora_rank_pattern, "MP_LORA_ALPHA_PATTERN": mp_lora_alpha_pattern}
+    for name, text in typed.items():
+        if name not in environment.given or mp_lora_rank is None:
+            continue
+        for one in parse_pattern(text):
+            if all(value_of((one,), module) is None for module in modules):
+                yield Problem("lora-pattern-idle", name, "MP_LORA_TARGETS", key=one[0], example=modules[-1])
+
+
 def check_adapters_asked_for(
     *,
     mp_lora_rank: int | None,
@@ -87,6 +125,8 @@ def check_adapters_asked_for(
     mp_lora_dropout: float,
     mp_lora_targets: str,
     mp_lora_rslora: bool,
+    mp_lora_rank_pattern: str | None,
+    mp_lora_alpha_pattern: str | None,
     mp_lora_adapter: str | None,
 ) -> Findings:
     """Settings of adapters that nobody asked for would do nothing."""
@@ -97,6 +137,8 @@ def check_adapters_asked_for(
         "DROPOUT": bool(mp_lora_dropout),
         "TARGETS": mp_lora_targets != ALL,
         "RSLORA": mp_lora_rslora,
+        "RANK_PATTERN": mp_lora_rank_pattern is not None,
+        "ALPHA_PATTERN": mp_lora_alpha_pattern is not None,
     }
     yield from (Problem("lora-without-rank", f"MP_LORA_{name}") for name, there in given.items() if there)
 

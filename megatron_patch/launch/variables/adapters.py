@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from megatron_patch.common.values import real, switch, text, whole
 from megatron_patch.launch.variables.row import row
+from megatron_patch.peft.patterns import typed_patterns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,13 @@ class AdaptersVariables:
         "LoRA：alpha，除以 rank 后乘到适配器的输出上；默认为 rank 的两倍",
         flag="--lora-alpha",
     )
+    lora_alpha_pattern: str | None = row(
+        None,
+        typed_patterns(whole=False),
+        "LoRA: modules with an alpha of their own, as PEFT's alpha_pattern",
+        "LoRA：使用单独 alpha 的模块，写法同 PEFT 的 alpha_pattern",
+        flag="--lora-alpha-pattern",
+    )
     lora_dropout: float = row(
         0.0,
         real(0, 0.99),
@@ -47,6 +55,13 @@ class AdaptersVariables:
         "train LoRA adapters of this rank; the weights of PRETRAIN_CHECKPOINT_PATH stay as they are",
         "训练此 rank 的 LoRA 适配器；PRETRAIN_CHECKPOINT_PATH 的权重保持不变",
         flag="--lora-rank",
+    )
+    lora_rank_pattern: str | None = row(
+        None,
+        typed_patterns(whole=True),
+        "LoRA: modules with a rank of their own, as PEFT's rank_pattern; alpha stays MP_LORA_ALPHA for all",
+        "LoRA：使用单独秩的模块，写法同 PEFT 的 rank_pattern；alpha 仍是 MP_LORA_ALPHA",
+        flag="--lora-rank-pattern",
     )
     lora_rslora: bool = row(
         False,
