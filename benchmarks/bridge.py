@@ -35,6 +35,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.models import model_of_size, model_to_hf_config
 
 CUT = {
@@ -131,7 +132,7 @@ def now() -> float:
 
 def main() -> None:
     """One run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--how", choices=("shipped", "retuned"), required=True)
     parser.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
     parser.add_argument("--size", default="8B", help="a size of Llama 3.1; another than 8B only to try this script")

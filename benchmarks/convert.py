@@ -28,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.models import AUTO, model_of_size, size_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,7 +143,7 @@ def measure(folder: Path, rounds: int, warm: bool, workers: int | None) -> dict[
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("size", nargs="?", choices=[name for name in size_names() if name != AUTO], default="1B")
     parser.add_argument("--folder", type=Path, help="where to work; needs three times the model's size")
     parser.add_argument("--rounds", type=int, default=3)

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, replace  # noqa: E402
 from typing import Any  # noqa: E402
 
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint  # noqa: E402
+from megatron_patch.common.command_line import ArgumentParser  # noqa: E402
 from megatron_patch.data.train_tokenizer import save, train  # noqa: E402
 from megatron_patch.evaluation import cards, synthetic  # noqa: E402
 from megatron_patch.evaluation.benchmarks import BENCHMARKS  # noqa: E402
@@ -198,7 +199,7 @@ def difference(plain: list[list[float]], other: list[list[float]]) -> dict[str, 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="tiny", choices=[name for name in size_names() if name != AUTO])
     parser.add_argument("--layers", type=int, help="default: the size's own")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16", "fp16"))

@@ -23,6 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from megatron_patch.backend.gpu.libraries import use_torchs_libraries
+from megatron_patch.common.command_line import ArgumentParser
 
 TOKENS = 8192
 LINEARS = {
@@ -38,7 +39,7 @@ COUNTS = {"qkv": 32, "proj": 32, "fc1": 32, "fc2": 32, "head": 1}
 
 def main() -> None:
     """Print one line for each measurement, and the sum over a micro batch of 8B."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.4, help="how long each matmul runs")
     parser.add_argument("--sustained", type=float, help="only: seconds of each sustained measurement")
     parser.add_argument("--json", type=Path, help="--sustained: write the rates here, for train_gpu.py --ceilings")

@@ -8,13 +8,13 @@ that sources and software versions give for that layout. Rows that are not judge
 
 from __future__ import annotations
 
-import argparse
 import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, KINDS, NETWORKS, GpuKind
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
@@ -410,7 +410,7 @@ def _weak() -> Iterator[str]:
 
 def main() -> None:
     """Print the page, or write it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     content = "\n".join(page()) + "\n"
     if parser.parse_args().write:

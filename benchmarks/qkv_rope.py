@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.gpu_ceilings import timed
 from megatron_patch.backend.gpu import qkv_rope
 from megatron_patch.backend.gpu.libraries import use_torchs_libraries
+from megatron_patch.common.command_line import ArgumentParser
 
 SHAPES = {"8B": (8, 4), "8B TP2": (4, 4), "70B TP4": (2, 8), "Qwen2.5-7B": (4, 7)}
 """Groups and queries of each, of 128 columns, 8192 tokens."""
@@ -30,7 +31,7 @@ Split = Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
 def main() -> None:
     """A line for each shape and way: forward and backward."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true")
     options = parser.parse_args()
     use_torchs_libraries()

@@ -17,15 +17,20 @@ import datetime
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from megatron_patch.common.command_line import ArgumentParser  # noqa: E402
+
 if TYPE_CHECKING:
     from megatron_patch.launch.plan import Plan
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RECORDS = ROOT / "docs" / "performance"
 OWN = Path(__file__).with_name("measured_runs.csv")
@@ -277,7 +282,7 @@ def write(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequen
 
 def main() -> None:
     """Print the section, or change the records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", help="$OUT of each call, the oldest first")
     parser.add_argument("--date", default=datetime.datetime.now(tz=datetime.UTC).date().isoformat())
     parser.add_argument("--write", action="store_true")

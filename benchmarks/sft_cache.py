@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tokenization_methods import standard_library  # noqa: E402
+from megatron_patch.common.command_line import ArgumentParser  # noqa: E402
 
 BUILD = """
 import sys
@@ -57,7 +58,7 @@ MARKED = (
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmarks" / "sft", help="for files")
     parser.add_argument("--megabytes", type=float, default=16, help="of conversations (%(default)s)")
     parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout of this project")

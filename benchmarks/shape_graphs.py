@@ -22,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.evaluation.forward import Forward, ShapeGraphs, never_packed
 
 WIDEST = 136
@@ -36,7 +37,7 @@ ROWS, SCORED = 16, 64
 
 def main() -> None:
     """Each way over the same batches."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=int, default=4, help="take every so many-th width")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--json", type=Path)

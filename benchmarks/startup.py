@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.data.idxmap.writer import IdxmapWriter
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
@@ -89,7 +90,7 @@ def measure_first_step(folder: Path, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="runs of each short command")
     parser.add_argument("--no-training", action="store_true", help="leave out the way to the first step")
     parser.add_argument("--json", type=Path, default=None, help="write the figures there too")

@@ -25,11 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.tokenization_methods import METHODS, VOCABULARY, make_tokenizer, write_corpus  # noqa: E402
+from megatron_patch.common.command_line import ArgumentParser  # noqa: E402
 
 
 def main() -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", type=Path, help="a Hugging Face folder (a 128,256 tokenizer is trained)")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmarks" / "tokenize", help="for files")
     parser.add_argument("--megabytes", type=float, default=120, help="of text in the large corpus (%(default)s)")

@@ -31,6 +31,7 @@ from benchmarks.gpu_table import add_share, compare, measure, table  # noqa: E40
 from benchmarks.gpu_targets import TARGETS  # noqa: E402
 from benchmarks.pretend import hollow_model, pretend_gpus  # noqa: E402
 from benchmarks.record_runs import row_of  # noqa: E402
+from megatron_patch.common.command_line import ArgumentParser  # noqa: E402
 from megatron_patch.models import model_of_size  # noqa: E402
 from megatron_patch.models.names import default_family  # noqa: E402
 
@@ -70,7 +71,7 @@ class Running:
 
 def main() -> int:
     """Run the suites; 1 if a configuration failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suites", help=f"comma-separated: {', '.join(SUITES)}; or names of single configurations")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="prefix of .bin and .idx")

@@ -220,7 +220,7 @@ def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[Message]:
 def main(argv: Sequence[str]) -> int:
     """`export` or `merge`; 0, 1 where the check failed, or 2 with what is wrong."""
     about = localized("adapters-about")
-    parser = ArgumentParser(prog="megatron-patch adapters", description=about, allow_abbrev=False)
+    parser = ArgumentParser(prog="megatron-patch adapters", description=about)
     parser.add_argument("what", choices=("export", "merge"), help=localized("adapters-help-what"))
     parser.add_argument("--adapter", type=Path, required=True, help=localized("adapters-help-adapter"))
     parser.add_argument("--base", type=Path, default=None, help=localized("adapters-help-base"))

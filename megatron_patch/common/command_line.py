@@ -1,16 +1,17 @@
-"""argparse's parser, in the user's language; its errors show no secrets: a misspelt flag is named, what was given to it
-is masked."""
+"""argparse's parser, in the user's language; flags are written out; its errors show no secrets: a misspelt flag is
+named and the nearest one, what was given to it is masked."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import SECRET, masked
 from megatron_patch.common.texts import command_lines
+from megatron_patch.common.values import nearest_word
 
 CODES = {text: code for code, text in command_lines.ENGLISH.items()}
 
@@ -25,7 +26,11 @@ vars(argparse).update(_=translated, ngettext=lambda one, many, count: translated
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """What every command line of this package is read with."""
+    """What every command line of this package is read with. It takes no abbreviations: `--iter` would become another
+    flag's, or ambiguous, as soon as there is one that begins so."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -33,13 +38,19 @@ class ArgumentParser(argparse.ArgumentParser):
         """As argparse's, which prints `unrecognized arguments: --wandb_tokn hf_...` with the token."""
         known, left = self.parse_known_args(args, namespace)
         if left:
-            self.error(translated("unrecognized arguments: %s") % " ".join(mask_values(left)))
+            said = translated("unrecognized arguments: %s") % " ".join(mask_values(left))
+            near = self._nearest(left)
+            self.error(localized("unknown-nearest", said=said, nearest=near) if near else said)
         return known
 
+    def _nearest(self, words: Iterable[str]) -> list[str]:
+        """Flags of ours that are most like those that nobody knows."""
+        known = tuple(name for name in self._option_string_actions if name.startswith("--"))
+        names = [word.partition("=")[0] for word in words if word.startswith("--")]
+        return list(dict.fromkeys(near for name in names if (near := nearest_word(name, known)) is not None))
+
     def error(self, message: str) -> NoReturn:
-        """As argparse's; what follows an ambiguous flag is masked, and a value that looks like a secret."""
-        ambiguous = translated("ambiguous option: %(option)s could match %(matches)s").partition("%")[0]
-        message = re.sub(rf"({ambiguous}[^\s=]+=)(\S+)", lambda found: found[1] + masked(found[2]), message)
+        """As argparse's; a value that looks like a secret is masked."""
         super().error(re.sub(r"'([^']*)'", lambda found: f"'{hidden(found[1])}'", message))
 
 

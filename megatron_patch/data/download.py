@@ -161,7 +161,7 @@ EXAMPLES = {
 def main(name: str, argv: list[str]) -> int:
     """The command for one of EXAMPLES; 0 done, 1 not readable, or files are there already."""
     example = EXAMPLES[name]
-    parser = ArgumentParser(description=localized("download-about", repository=example.repository), allow_abbrev=False)
+    parser = ArgumentParser(description=localized("download-about", repository=example.repository))
     parser.add_argument("--output", type=Path, default=Path(example.folder), help=localized("download-help-output"))
     parser.add_argument("--input", type=Path, help=localized("download-help-input"))
     parser.add_argument("--overwrite", action="store_true", help=localized("download-help-overwrite"))

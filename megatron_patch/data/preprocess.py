@@ -63,7 +63,6 @@ def parse(argv: list[str]) -> tuple[PretrainingRequest, int]:
         epilog=localized(
             "help-example", command="sh run_make_pretraining_dataset.sh corpus/ Llama-3.1-8B/ data/corpus --workers 8"
         ),
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("source", type=Path, metavar="INPUT", help=localized("preprocess-help-source"))

@@ -140,7 +140,7 @@ def write_sums(prefix: str) -> Path:
 
 def main(argv: list[str]) -> int:
     """The command; 0 all whole, 1 something is wrong, 2 wrong values."""
-    parser = ArgumentParser(prog="verify.py", description=localized("verify-about"), allow_abbrev=False)
+    parser = ArgumentParser(prog="verify.py", description=localized("verify-about"))
     parser.add_argument("prefixes", nargs="+", metavar="PREFIX", help=localized("verify-help-prefix"))
     parser.add_argument("--tokenizer", type=Path, help=localized("verify-help-tokenizer"))
     parser.add_argument("--vocab-size", type=int, help=localized("verify-help-vocabulary"))

@@ -120,7 +120,6 @@ def _parser() -> argparse.ArgumentParser:
         description=localized("eval-about-tool"),
         epilog=localized("eval-epilog", examples=EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add(

@@ -102,7 +102,6 @@ def _parser() -> argparse.ArgumentParser:
         description=localized("generate-about"),
         epilog=localized("generate-epilog", examples=EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_flags(parser)
     add = parser.add_argument

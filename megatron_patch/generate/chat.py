@@ -116,7 +116,6 @@ def main(argv: Sequence[str]) -> int:
         description=localized("chat-about"),
         epilog=localized("chat-epilog", examples=EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add_flags(parser)
     parser.add_argument("--system", metavar="TEXT", help=localized("chat-help-system"))

@@ -20,7 +20,6 @@ def preprocess_data(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="preprocess_data.sh",
         description=localized("nemo-data-about"),
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--hf-tokenizer",
@@ -57,7 +56,6 @@ def preprocess_data_for_megatron(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="preprocess_data_for_megatron.py",
         description=localized("nemo-data-about-megatron"),
-        allow_abbrev=False,
     )
     parser.add_argument("--input", required=True, type=Path, help=localized("nemo-data-help-input"))
     parser.add_argument("--json-keys", nargs="+", default=["text"], help=localized("nemo-data-help-keys"))

@@ -42,6 +42,16 @@ def test_the_flag_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognized arguments: --wandb_tokn hf_..." in capsys.readouterr().err
 
 
+def test_no_flag_is_taken_from_its_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser(prog="tool")
+    parser.add_argument("--iterations", type=int)
+    assert parser.parse_args(["--iterations", "5"]).iterations == 5
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["--iter", "5"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --iter 5; nearest: --iterations" in capsys.readouterr().err
+
+
 def test_what_is_no_secret_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ArgumentParser(prog="tool").parse_args(["--size", "8B", "/data/a", "12345678901"])
@@ -51,9 +61,11 @@ def test_what_is_no_secret_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_tool_reads_its_command_line_so() -> None:
     """Megatron's flags are read twice, by its own parser the second time."""
     allowed = {"megatron_patch/common/command_line.py", "megatron_patch/trainer/arguments.py"}
+    rooms = ("megatron_patch", "benchmarks", "tests/faults", "toolkits", "examples")
     made = {
         str(path.relative_to(REPOSITORY))
-        for path in (REPOSITORY / "megatron_patch").rglob("*.py")
-        if re.search(r"argparse\.ArgumentParser\((?!argparse)", path.read_text())
+        for room in rooms
+        for path in (REPOSITORY / room).rglob("*.py")
+        if re.search(r"argparse\.ArgumentParser\((?!argparse)|allow_abbrev=True", path.read_text())
     }
     assert made <= allowed

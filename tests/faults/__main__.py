@@ -7,13 +7,14 @@ with PYTHONPATH=tests. A part that was stopped goes on where it was. Exit status
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+
+from megatron_patch.common.command_line import ArgumentParser
 
 from .campaign import RESULTS, read_results, run_part, total
 from .page import page
@@ -22,7 +23,7 @@ from .parts import PARTS
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="faults", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="faults", description=__doc__.splitlines()[0])
     names = [part.name for part in PARTS]
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(names)}; all if none is given")
     parser.add_argument("--most", type=int, metavar="N", help="so many cases of each part, spread over it")

@@ -165,7 +165,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def _parse_flags(flags: list[str], problems: list[Message]) -> dict[str, Any]:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _Parser(add_help=False)
     parser.add_argument("--source", type=Path)
     parser.add_argument("--output-path", "--output_path", dest="target", type=Path)
     parser.add_argument("--model-name", dest="size")

@@ -138,7 +138,6 @@ def parse(argv: list[str]) -> FinetuningRequest:
         prog="run_build_idxmap_sft_dataset.sh",
         description=localized("sft-about"),
         epilog=localized("help-example", command=EXAMPLE),
-        allow_abbrev=False,
     )
     parser.add_argument("input", metavar="INPUT", help=localized("sft-help-input"))
     parser.add_argument("name", metavar="TOKENIZER_NAME", help=localized("sft-help-name", names=PAI_NAMES))

@@ -114,7 +114,7 @@ def draw(lengths: npt.NDArray[np.int64], seq_length: int, path: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the command line; a bad one exits with status 2."""
-    parser = ArgumentParser(prog="inspect.py", description=localized("inspect-about"), allow_abbrev=False)
+    parser = ArgumentParser(prog="inspect.py", description=localized("inspect-about"))
     parser.add_argument("paths", nargs="+", metavar="PATH", help=localized("inspect-help-paths"))
     parser.add_argument("--tokenizer", type=Path, required=True, help=localized("help-tokenizer"))
     parser.add_argument("--kind", default="raw", choices=KINDS, help=as_variable("MP_DATASET_TYPE"))
