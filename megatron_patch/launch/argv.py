@@ -304,10 +304,10 @@ def data_flags(plan: Plan) -> Flags:
         workers = 2 if plan.device == "cuda" else 0
     if plan.variables.split and not plan.config.sft:
         shares = plan.variables.split if plan.variables.split.count(",") == 2 else f"{plan.variables.split},0"
-        flags = ["--data-path", *_blend(plan.train_data, sft=plan.config.sft), "--split", shares]
+        flags = ["--data-path", *blend_words(plan.train_data, sft=plan.config.sft), "--split", shares]
     else:
-        flags = ["--train-data-path", *_blend(plan.train_data, sft=plan.config.sft)]
-        flags += ["--valid-data-path", *_blend(plan.valid_data, sft=plan.config.sft)] if plan.valid_data else []
+        flags = ["--train-data-path", *blend_words(plan.train_data, sft=plan.config.sft)]
+        flags += ["--valid-data-path", *blend_words(plan.valid_data, sft=plan.config.sft)] if plan.valid_data else []
     flags += ["--data-cache-path", f"{plan.output}/{CACHE}", "--num-workers", str(workers)]
     flags += ["--no-create-attention-mask-in-dataloader"]  # causal is what the kernels do anyway
     if plan.config.sft:
@@ -329,7 +329,7 @@ def trained_logits(plan: Plan) -> bool:
     return plan.config.sft and wanted == "trained"
 
 
-def _blend(corpora: tuple[DataSource, ...], *, sft: bool) -> list[str]:
+def blend_words(corpora: tuple[DataSource, ...], *, sft: bool) -> list[str]:
     """Weights and paths. Text without weights is weighted by its tokens: Megatron 0.19.2 reads a blend without weights
     once, and ends with StopIteration where training or validation wants more."""
     words = []

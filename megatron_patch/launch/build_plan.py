@@ -29,7 +29,7 @@ from megatron_patch.launch.memory import (
     save_bytes,
 )
 from megatron_patch.launch.plan import Earlier, Plan
-from megatron_patch.launch.schedule import Schedule, count_iterations, make_rate, wsd_iterations
+from megatron_patch.launch.schedule import EpochCount, Schedule, count_iterations, make_rate, wsd_iterations
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
 from megatron_patch.peft.patterns import parse_pattern
@@ -67,6 +67,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         gpu=gpu,
         layout=layout,
         schedule=_schedule(config, variables, facts),
+        epochs=facts["epochs"],
         train_data=facts["train_data"],
         valid_data=facts["valid_data"],
         precision=fit.precision,
@@ -162,6 +163,11 @@ def _schedule(config: RunConfig, variables: Variables, facts: Mapping[str, Any])
     batch = (config.sft, facts["batches"], config.seq_len)
     train, train_words = count_iterations(config.train_tokens_or_iters, *batch)
     warmup, warmup_words = count_iterations(config.warmup_tokens_or_iters, *batch)
+    epochs: EpochCount | None = facts["epochs"]
+    if epochs is not None:
+        told = {"sft": config.sft, "batches": facts["batches"]}
+        train_words = epochs.words("TRAIN_TOKENS_OR_ITERS", train, train_words, **told)
+        warmup_words = epochs.words("WARMUP_TOKENS_OR_ITERS", warmup, warmup_words, **told)
     decay = variables.lr_decay_iters or train
     validates = facts["valid_data"] is not None or variables.split is not None
     interval, evaluations = validation(train, variables.eval_interval, variables.eval_iters)

@@ -8,6 +8,7 @@ from typing import Any
 
 from megatron_patch.common.values import Kind, ValueProblem, boolean, choice, real, text, whole, words
 from megatron_patch.launch.from_pai import offload_kind
+from megatron_patch.launch.schedule import length
 from megatron_patch.models import size_kind
 
 
@@ -152,15 +153,15 @@ class RunConfig:
         "none",
     )
     train_tokens_or_iters: int = _position(
-        "tokens to train on; under SFT, iterations",
-        "训练的词元数；SFT 时为迭代数",
-        whole(1),
+        "tokens to train on; under SFT, iterations; or epochs",
+        "训练的词元数；SFT 时为迭代数；也可以是轮次",
+        length(1),
         "10000",
     )
     warmup_tokens_or_iters: int = _position(
-        "tokens of linear warm-up; under SFT, iterations",
-        "线性预热的词元数；SFT 时为迭代数",
-        whole(0),
+        "tokens of linear warm-up; under SFT, iterations; or epochs",
+        "线性预热的词元数；SFT 时为迭代数；也可以是轮次",
+        length(0),
         "100",
     )
     output_basepath: str = _position(

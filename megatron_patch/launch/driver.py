@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.files import write_text
@@ -20,15 +21,17 @@ from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, kind_of, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import KEPT_IF_SET, Environment, environment_facts
+from megatron_patch.launch.epochs import BEYOND, count_rows, rows_before, settle_rows, settle_tokens, take_epochs
 from megatron_patch.launch.from_pai import extra_values
 from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
 from megatron_patch.launch.notes import annotate, cheapest_change
-from megatron_patch.launch.plan import Plan, content_of, values_of
+from megatron_patch.launch.plan import Earlier, Plan, content_of, values_of
 from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
 from megatron_patch.launch.render import full_plan, help_text, short_plan, table, usage
 from megatron_patch.launch.resolve import STEPS, run_steps
 from megatron_patch.launch.resume import compare_values, read_earlier, vp_as_when_it_began
+from megatron_patch.launch.schedule import Epochs
 from megatron_patch.models import AUTO, dropout_of, families, resolve_size
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.folder import COMMAND, set_misfits_aside, write_plan
@@ -181,22 +184,53 @@ def make_plan(
     facts |= outside
     facts |= vp_as_when_it_began(facts)
     environment: Environment = facts["environment"]
-    problems += [*more, *run_steps(STEPS, facts), *run_steps(CHECKS, facts)]
+    asked = take_epochs(facts)
+    problems += [*more, *run_steps(STEPS, facts), *settle_tokens(facts, asked), *run_steps(CHECKS, facts)]
     if problems:
         return None, environment, problems
     if not environment.dry_run and not emit:  # before looking for its newest checkpoint
         run_status.wait_while_ending(Path(facts["output_basepath"]), lambda line: print(line, file=sys.stderr))
-    plan = build_plan(facts, read_earlier(facts["output_basepath"]))
+    earlier = read_earlier(facts["output_basepath"])
+    if asked and facts["epochs"] is None:
+        problems = _count_epochs(facts, asked, earlier, environ)
+        if problems:
+            return None, environment, problems
+    plan, changes, problems = _look(facts, earlier, environ)
+    return (None if problems else annotate(plan, environment, changes)), environment, problems
+
+
+def _count_epochs(
+    facts: dict[str, Any], asked: Mapping[str, Epochs], earlier: Earlier, environ: Mapping[str, str]
+) -> list[Problem]:
+    """Put iterations in the place of epochs of conversations, which are tokenized only where nothing else is wrong."""
+    plan, _, problems = _look(facts | dict.fromkeys(asked, BEYOND), earlier, environ)
+    environment: Environment = facts["environment"]
+    rows = rows_before(plan)
+    if rows is None:
+        keep = not environment.dry_run and not environment.emits
+        rows, problems = (0, problems) if problems else count_rows(plan, keep=keep)
+        if problems:
+            return problems
+    settle_rows(facts, asked, rows)
+    return run_steps(CHECKS, facts)
+
+
+def _look(
+    facts: Mapping[str, Any], earlier: Earlier, environ: Mapping[str, str]
+) -> tuple[Plan, list[Message], list[Problem]]:
+    """The plan, what is another than at the last start, and what is wrong."""
+    environment: Environment = facts["environment"]
+    plan = build_plan(facts, earlier)
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
     problems += [*_dropout_problems(plan), *_weights_problems(plan)]
     if plan.earlier.weights_only and not plan.finished:
         code = "checkpoint-weights-only" if plan.variables.lora_rank is None else "checkpoint-adapters-only"
         problems.append(Problem(code, "OUTPUT_BASEPATH", step=plan.resume_iteration))
-    if not environment.dry_run and not emit:
+    if not environment.dry_run and not environment.emits:
         problems += _refusals(plan, environ)
     if plan.config.env == "slurm" and slurm_stage(environ) == SUBMIT:
         problems += slurm.problems_of(plan, asks=not environment.dry_run)
-    return (None if problems else annotate(plan, environment, changes)), environment, problems
+    return plan, changes, problems
 
 
 def _dropout_problems(plan: Plan) -> list[Problem]:

@@ -16,7 +16,7 @@ from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import Memory, Precision
 from megatron_patch.launch.problems import driver_wording
-from megatron_patch.launch.schedule import Schedule
+from megatron_patch.launch.schedule import EpochCount, Schedule
 from megatron_patch.launch.variables import Variables
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
@@ -71,6 +71,8 @@ class Plan:
     """The GPU with the least memory; None on the CPU, and in a dry run without a GPU."""
     layout: Layout
     schedule: Schedule
+    epochs: EpochCount | None = None
+    """How long an epoch is, where a length was typed in epochs."""
     train_data: tuple[DataSource, ...]
     valid_data: tuple[DataSource, ...] | None
     precision: Precision

@@ -7,13 +7,14 @@ Source: optimizer_param_scheduler.py and num_microbatches_calculator.py of megat
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from megatron_patch.common.messages import Message
-from megatron_patch.common.values import Kind, ValueProblem
+from megatron_patch.common.values import Kind, ValueProblem, whole
 
 DECAY_STYLES = ("cosine", "linear", "constant", "inverse-square-root", "WSD")
 WSD_STYLES = ("exponential", "linear", "cosine", "minus_sqrt")
@@ -195,6 +196,76 @@ def count_iterations(value: int, sft: bool, batches: Batches, seq_len: int) -> t
         return iterations, Message("count-tokens-stages", **values, left=left)
     values = {**values, "batch": batches.stages[0].batch}
     return iterations, Message("count-tokens-left", **values, left=left) if left else Message("count-tokens", **values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """A length as somebody typed it: passes over the data, exact."""
+
+    number: str
+    """Without the word behind it: `0.5`."""
+    times: int
+    over: int
+    """`number` = times / over."""
+
+    def of(self, size: int, batches: Batches) -> int:
+        """Iterations, rounded up: no row is left out. Batches run on over the end of an epoch.
+
+        Args:
+            size: rows of one epoch.
+        """
+        samples = -(-self.times * size // self.over)
+        found = batches.iterations(samples)
+        return found + (batches.samples(found) < samples)
+
+    def tokens_of(self, size: int) -> int:
+        """Whole tokens.
+
+        Args:
+            size: tokens of one epoch.
+        """
+        return self.times * size // self.over
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochCount:
+    """How long an epoch is, and which lengths came from it."""
+
+    asked: Mapping[str, str]
+    """Epochs, by position: `{"TRAIN_TOKENS_OR_ITERS": "3"}`."""
+    size: int
+    """Rows under SFT, packed ones under packing; else tokens."""
+
+    def words(self, name: str, iterations: int, arithmetic: Message, *, sft: bool, batches: Batches) -> Message:
+        """How the iterations of a position came about; `arithmetic` where nobody typed epochs there."""
+        if name not in self.asked:
+            return arithmetic
+        number = self.asked[name]
+        values = {"epochs": float(number) if "." in number else int(number), "size": self.size}
+        if not sft:
+            return Message("count-epochs-tokens", **values, arithmetic=arithmetic)
+        if len(batches.stages) > 1:
+            return Message("count-epochs-stages", **values, iterations=iterations)
+        return Message("count-epochs", **values, iterations=iterations, batch=batches.stages[0].batch)
+
+
+def length(minimum: int) -> Kind:
+    """A whole number, or epochs: `3epochs`, `0.5epochs`."""
+
+    def parse(text: str) -> int | Epochs:
+        if "epoch" not in text.lower():
+            found: int = whole(minimum).parse(text)
+            return found
+        parts = re.fullmatch(r"([0-9]{1,6})(?:\.([0-9]{1,6}))?epochs?", text)
+        if not parts:
+            raise ValueProblem("epochs-form")
+        decimals = parts[2] or ""
+        times = int(parts[1] + decimals)
+        if not times:
+            raise ValueProblem("epochs-none")
+        return Epochs(number=text.partition("epoch")[0], times=times, over=10 ** len(decimals))
+
+    return Kind(parse=parse, expects=Message("expect-length", minimum=minimum))
 
 
 def wsd_iterations(style: str, asked: int | None, end: int) -> int:

@@ -171,6 +171,8 @@ class PlanRecord:
     """Parsed values by position and variable name; a text, a number, true, false or None each."""
     layout: PlannedLayout
     schedule: PlannedSchedule
+    epochs: Mapping[str, Any] | None = None
+    """Where a length was typed in epochs: `size`, the rows of one (under pretraining its tokens), and `asked`."""
     tokenizer: PlannedTokenizer
     device: str
     """`cuda` or `cpu`."""

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
+    "expect-length": "whole number >= {minimum}, or epochs, as 3epochs or 0.5epochs",
+    "epochs-form": "epochs are a number and the word, in one: 3epochs, 0.5epochs, 1epoch",
+    "epochs-none": "0 epochs",
+    "epochs-weights": (
+        "a blend with weights has no epoch: its data sets are read at different rates",
+        "tokens, under SFT iterations; or the blend without weights",
+    ),
+    "epochs-split": ("how many tokens of an epoch {MP_SPLIT} leaves for training is not known here", "tokens"),
+    "epochs-count-fails": ("the rows of an epoch cannot be counted: {why}", "data that can be read, or iterations"),
+    "epochs-counting": "counting the rows of an epoch: the conversations are tokenized, for the run too",
+    "epochs-counting-dry": "counting the rows of an epoch: the conversations are tokenized, and nothing is kept",
+    "count-epochs": "{epochs:epoch|epochs} x {size:row|rows} / {batch}, rounded up: {iterations:iteration|iterations}",
+    "count-epochs-stages": "{epochs:epoch|epochs} x {size:row|rows} in the batches below, rounded up: "
+    "{iterations:iteration|iterations}",
+    "count-epochs-tokens": "{epochs:epoch|epochs} of {size:token|tokens}: {arithmetic}",
     "expect-stages": "START:BATCH,START:BATCH from 0 on, as 0:64,1e9:128",
     "stages-begin": "does not begin at 0",
     "stages-order": "a stage begins before the one in front of it",
@@ -60,6 +75,17 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
+    "expect-length": ">= {minimum} 的整数，或轮次，如 3epochs、0.5epochs",
+    "epochs-form": "轮次写作数字与单词相连：3epochs、0.5epochs、1epoch",
+    "epochs-none": "0 个轮次",
+    "epochs-weights": ("带权重的混合没有轮次：各数据集的读取速度不同", "词元数，SFT 时为迭代数；或不带权重的混合"),
+    "epochs-split": ("{MP_SPLIT} 把一个轮次的多少词元留给训练，此处尚不可知", "词元数"),
+    "epochs-count-fails": ("无法数出一个轮次的行数：{why}", "可读取的数据，或迭代数"),
+    "epochs-counting": "正在数一个轮次的行数：对话现在分词，训练也会使用",
+    "epochs-counting-dry": "正在数一个轮次的行数：对话现在分词，不保留结果",
+    "count-epochs": "{epochs} 个轮次 x {size} 行 / {batch}，向上取整：{iterations} 次迭代",
+    "count-epochs-stages": "{epochs} 个轮次 x {size} 行，按下列批次向上取整：{iterations} 次迭代",
+    "count-epochs-tokens": "{epochs} 个轮次，每个 {size} 个词元：{arithmetic}",
     "expect-stages": "从 0 开始的 START:BATCH,START:BATCH，如 0:64,1e9:128",
     "stages-begin": "不是从 0 开始",
     "stages-order": "有一个阶段的起点不在前一个之后",

@@ -5,7 +5,14 @@ from __future__ import annotations
 from megatron_patch.launch.megatron_flags import skipped_iterations
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Findings, finds
-from megatron_patch.launch.schedule import Batches, constant, count_iterations, read_stages, wsd_iterations
+from megatron_patch.launch.schedule import (
+    Batches,
+    EpochCount,
+    constant,
+    count_iterations,
+    read_stages,
+    wsd_iterations,
+)
 from megatron_patch.models import ModelConfig
 
 
@@ -70,10 +77,14 @@ def check_schedule(
     batches: Batches,
     seq_len: int,
     mp_lr_decay_iters: int | None,
+    epochs: EpochCount | None,
 ) -> Findings:
     """At least one iteration, and the warm-up inside."""
     train, words = count_iterations(train_tokens_or_iters, sft, batches, seq_len)
     warmup, warmup_words = count_iterations(warmup_tokens_or_iters, sft, batches, seq_len)
+    if epochs is not None:
+        words = epochs.words("TRAIN_TOKENS_OR_ITERS", train, words, sft=sft, batches=batches)
+        warmup_words = epochs.words("WARMUP_TOKENS_OR_ITERS", warmup, warmup_words, sft=sft, batches=batches)
     if train == 0:
         names = ("TRAIN_TOKENS_OR_ITERS", "GLOBAL_BATCH_SIZE", "SEQ_LEN")
         yield Problem("no-iteration", *names, arithmetic=words, tokens=batches.stages[0].batch * seq_len)

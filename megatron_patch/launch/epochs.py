@@ -1,0 +1,139 @@
+"""A length typed in epochs: `3epochs`. What it is in iterations is settled before the plan is made.
+
+Under pretraining the `.idx` files say how many tokens an epoch has. Under SFT it is rows that count, packed ones under
+packing, and nobody knows them before the conversations are tokenized: a process that may import numpy tokenizes them
+into the run's own cache, which the ranks then find there. A run that goes on keeps the count it began with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from megatron_patch.common.messages import Message, from_json
+from megatron_patch.common.strict_json import is_whole
+from megatron_patch.launch.argv import blend_words
+from megatron_patch.launch.command import REPOSITORY
+from megatron_patch.launch.plan import Plan, values_of
+from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.schedule import EpochCount, Epochs
+from megatron_patch.runs.folder import CACHE
+
+LENGTHS = ("train_tokens_or_iters", "warmup_tokens_or_iters")
+BEYOND = 10**12
+"""Iterations that stand for a length before it is counted, in the plan that is looked at for other errors."""
+DECIDING = (
+    "DATASET_PATH",
+    "SEQ_LEN",
+    "MP_DATASET_TYPE",
+    "MP_SPLIT",
+    "MP_SFT_PACKING",
+    "MP_SFT_LOSS",
+    "MP_SFT_OVERLONG",
+    "MP_SFT_DROPPED",
+    "MP_SFT_TURNS",
+)
+"""Values that decide how many rows an epoch has: where one is another than before, a run that goes on counts anew."""
+
+
+def take_epochs(facts: dict[str, Any]) -> dict[str, Epochs]:
+    """Take the lengths in epochs out of the facts: steps that ask for iterations wait until they are settled."""
+    facts["epochs"] = None
+    return {name: facts.pop(name) for name in LENGTHS if isinstance(facts.get(name), Epochs)}
+
+
+def settle_tokens(facts: dict[str, Any], asked: Mapping[str, Epochs]) -> list[Problem]:
+    """Under pretraining put tokens in the place of epochs.
+
+    Returns:
+        What is wrong with epochs of these data, under SFT too.
+    """
+    if not asked or "train_data" not in facts or "sft" not in facts:
+        return []
+    sources, name = facts["train_data"], next(iter(asked)).upper()
+    if any(source.weight is not None for source in sources):
+        return [Problem("epochs-weights", name, "DATASET_PATH")]
+    if facts["sft"] or any(source.tokens is None for source in sources):
+        return []
+    if facts.get("mp_split"):
+        return [Problem("epochs-split", name, "MP_SPLIT")]
+    tokens = sum(source.tokens for source in sources)
+    facts |= {position: epochs.tokens_of(tokens) for position, epochs in asked.items()}
+    facts["epochs"] = _count(asked, tokens)
+    return []
+
+
+def settle_rows(facts: dict[str, Any], asked: Mapping[str, Epochs], rows: int) -> None:
+    """Under SFT put iterations in the place of epochs.
+
+    Args:
+        rows: of one epoch.
+    """
+    facts |= {position: epochs.of(rows, facts["batches"]) for position, epochs in asked.items()}
+    facts["epochs"] = _count(asked, rows)
+
+
+def _count(asked: Mapping[str, Epochs], size: int) -> EpochCount:
+    return EpochCount(asked={name.upper(): epochs.number for name, epochs in asked.items()}, size=size)
+
+
+def rows_before(plan: Plan) -> int | None:
+    """The rows of an epoch that a run which goes on has counted when it began; None where it has to count."""
+    before = plan.earlier.plan
+    if plan.resume_iteration is None or before is None or before.epochs is None:
+        return None
+    now = values_of(plan)
+    if any(before.values.get(name) != now[name] for name in DECIDING):
+        return None
+    rows = before.epochs.get("size")
+    return rows if is_whole(rows, 1, 2**63) else None
+
+
+def count_rows(plan: Plan, *, keep: bool) -> tuple[int, list[Problem]]:
+    """Rows of one epoch, by `data/sft/count_rows.py`, whose progress is seen on stderr.
+
+    Args:
+        keep: the tokenized data stay in the run's cache; else they are thrown away, unless they lie there already.
+    Returns:
+        The rows, and what is wrong with the data.
+    """
+    import subprocess  # 10 ms that other starts save
+
+    settings = plan.variables
+    asked = {
+        "words": blend_words(plan.train_data, sft=True),
+        "data": {
+            "tokenizer": plan.tokenizer.path,
+            "seq_length": plan.config.seq_len,
+            "kind": settings.dataset_type,
+            "cache": f"{plan.output}/{CACHE}",
+            "loss": settings.sft_loss,
+            "overlong": settings.sft_overlong,
+            "dropped": settings.sft_dropped,
+            "turns": settings.sft_turns,
+            "max_lost": settings.sft_max_lost,
+        },
+        "split": settings.split,
+        "packing": settings.sft_packing,
+        "context_parallel_size": plan.layout.cp,
+        "keep": keep,
+    }
+    sys.stdout.flush()
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "megatron_patch.data.sft.count_rows"],
+        input=json.dumps(asked),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        why = Message("ended-status", status=done.returncode)
+        return 0, [Problem("epochs-count-fails", "DATASET_PATH", why=why)]
+    answer = json.loads(done.stdout)
+    problems = [Problem("epochs-count-fails", "DATASET_PATH", why=from_json(why)) for why in answer["wrong"]]
+    problems += [Problem("epochs-count-fails", "OUTPUT_BASEPATH", why=why) for why in answer["unwritable"]]
+    return answer["rows"], problems
