@@ -5,16 +5,16 @@ Source: `LoraConfig` and `get_peft_model_state_dict` of peft 0.21. torch is impo
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_patch.common.messages import Message, at
-from megatron_patch.common.strict_json import JsonError, parse_json, read_object
+from megatron_patch.common.strict_json import JsonError, is_whole, parse_json, read_object
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.patterns import pattern_of, pattern_problems
 from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, target_shapes
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from megatron_patch.peft.settings import Whole
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+MOST_RANK = 1 << 16
+FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 PREFIX = "base_model.model.model.layers."
 _MODULES = {module.split(".")[-1]: target for target, module in HF_MODULES.items()}
 """`q_proj` -> `q`."""
@@ -137,11 +139,21 @@ def _problems(config: dict[str, Any]) -> list[Message]:
     found += [Message("peft-unknown", name=name, found=f"{config[name]!r:.80}") for name in unknown if config[name]]
     if str(start := config.get("init_lora_weights")).lower() not in BASE_STAYS:
         found.append(Message("peft-base-changed", found=repr(start)))
-    if not isinstance(config["r"], int) or config["r"] < 1:
+    if not is_whole(config["r"], 1, MOST_RANK):
         found.append(Message("peft-rank", found=repr(config["r"])))
+    if not _is_real(alpha := config["lora_alpha"]) or alpha <= 0:
+        found.append(Message("peft-alpha", found=repr(alpha)))
+    if not _is_real(dropout := config.get("lora_dropout") or 0) or not 0 <= dropout < 1:
+        found.append(Message("peft-dropout", found=repr(dropout)))
+    if not config["target_modules"]:
+        found.append(Message("peft-targets", found=repr(config["target_modules"])))
     for name in ("rank_pattern", "alpha_pattern"):
         found += pattern_problems(name, config.get(name) or {}, whole=name == "rank_pattern")
     return found
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _modules_of(folder: Path, config: dict[str, Any]) -> set[str]:
@@ -158,12 +170,24 @@ def _modules_of(folder: Path, config: dict[str, Any]) -> set[str]:
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Of the tensors, by name, from the head of the file: its length in eight bytes, then JSON."""
+    path = folder / WEIGHTS
+    if not path.exists() and (folder / PICKLED).exists():
+        raise PeftError.at(folder / PICKLED, "peft-pickled", wanted=WEIGHTS)
     try:
-        with (folder / WEIGHTS).open("rb") as file:
-            header = parse_json(file.read(struct.unpack("<Q", file.read(8))[0]))
-        return {name: tuple(about["shape"]) for name, about in header.items() if not name.startswith("__")}
+        with path.open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            header = parse_json(file.read(length))
+        tensors = {name: about for name, about in header.items() if not name.startswith("__")}
+        end = 8 + length + max(about["data_offsets"][1] for about in tensors.values())
+        odd = {about["dtype"] for about in tensors.values()} - FLOATS
+        shapes = {name: tuple(about["shape"]) for name, about in tensors.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error, MemoryError) as error:
-        raise PeftError.at(folder / WEIGHTS, "cannot-be-read", error=error) from error
+        raise PeftError.at(path, "cannot-be-read", error=error) from error
+    if path.stat().st_size != end:
+        raise PeftError.at(path, "peft-length", size=path.stat().st_size, end=end)
+    if odd:
+        raise PeftError.at(path, "peft-types", types=sorted(odd), wanted=sorted(FLOATS))
+    return shapes
 
 
 def _open(folder: Path) -> dict[str, torch.Tensor]:
@@ -187,8 +211,11 @@ def read_folder(folder: Path, model: ModelConfig) -> Whole:
     Raises:
         PeftError: not an adapter of this model: tensors that are missing, left over, or of other shapes.
     """
-    settings, tensors = settings_of(folder), _open(folder)
+    settings = settings_of(folder)
     check_shapes(folder, model)
+    tensors = _open(folder)
+    if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise PeftError.at(folder / WEIGHTS, "peft-not-finite", tensor=wrong[0], count=len(wrong))
     return {
         layer: {
             target: (tensors[key(layer, target, "A")].float(), tensors[key(layer, target, "B")].float())
@@ -206,18 +233,30 @@ def check_shapes(folder: Path, model: ModelConfig) -> None:
     """
     settings, found, shapes = settings_of(folder), _shapes(folder), target_shapes(model)
     problems: list[Message] = []
-    for layer, target in itertools.product(range(model.num_layers), settings.targets):
-        (rows, columns), rank = shapes[target], settings.rank_of(layer, target)
-        for part, wanted in (("A", (rank, columns)), ("B", (rows, rank))):
-            name = key(layer, target, part)
-            shape = found.pop(name, None)
-            if shape != wanted:
-                told = Message("missing") if shape is None else str(list(shape))
-                problems.append(Message("peft-shape", tensor=name, found=told, wanted=str(list(wanted))))
+    for target in settings.targets:
+        layers = range(model.num_layers)
+        absent = {layer for layer in layers if not {key(layer, target, part) for part in "AB"} & found.keys()}
+        if absent:
+            told = {"count": len(absent), "first": min(absent), "layers": model.num_layers}
+            problems.append(Message("peft-some-layers", module=HF_MODULES[target], **told))
+        for layer in (layer for layer in layers if layer not in absent):
+            problems += _other_shapes(found, layer, target, settings.rank_of(layer, target), shapes[target])
     problems += [Message("peft-foreign", tensor=name, layers=model.num_layers) for name in found]
     if problems:
         shown = [*problems[:4], Message("peft-in-all", count=len(problems))]
         raise PeftError.of([at(folder, what) for what in shown])
+
+
+def _other_shapes(
+    found: dict[str, tuple[int, ...]], layer: int, target: str, rank: int, sizes: tuple[int, int]
+) -> Iterator[Message]:
+    """Take the two tensors of a module out of `found`."""
+    for part, wanted in (("A", (rank, sizes[1])), ("B", (sizes[0], rank))):
+        name = key(layer, target, part)
+        shape = found.pop(name, None)
+        if shape != wanted:
+            told = Message("missing") if shape is None else str(list(shape))
+            yield Message("peft-shape", tensor=name, found=told, wanted=str(list(wanted)))
 
 
 def write_folder(folder: Path, settings: LoraSettings, whole: Whole, base: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.hf_model import hf_model_of
 from megatron_patch.peft.base import BaseProblem, read_record
-from megatron_patch.peft.folder import CONFIG, WEIGHTS, other_base, settings_of
+from megatron_patch.peft.folder import CONFIG, PICKLED, WEIGHTS, key, other_base, settings_of
 from megatron_patch.peft.settings import PeftError
 
 from ..trainer.harness import Run, read_checkpoint, train
@@ -219,7 +220,13 @@ def test_an_adapter_is_evaluated_with_its_base(world: World, ours: Run, exported
 
 
 @pytest.mark.parametrize(
-    "options", [{"init_lora_weights": "orthogonal"}, {"target_modules": "all-linear", "exclude_modules": ["down_proj"]}]
+    "options",
+    [
+        {"init_lora_weights": "orthogonal"},
+        {"target_modules": "all-linear", "exclude_modules": ["down_proj"]},
+        {"target_modules": r".*\.(q|v)_proj"},
+        {"use_rslora": True, "rank_pattern": {"q_proj": 9}, "alpha_pattern": {"k_proj": 3}},
+    ],
 )
 def test_what_peft_computes_is_what_is_merged(world: World, tmp_path: Path, options: dict[str, object]) -> None:
     make_adapter(tmp_path / "adapter", world.hf, **options)
@@ -256,3 +263,69 @@ def test_what_an_adapter_says_and_nobody_here_knows(
     with pytest.raises(PeftError) as caught:
         settings_of(tmp_path / "adapter")
     assert sorted(message.told.code for message in caught.value.messages) == codes
+
+
+Tensors = dict[str, torch.Tensor]
+ONE = key(1, "q", "A")
+
+
+def rewrite(change: Callable[[Tensors], Tensors]) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        tensors = change(load_file(folder / WEIGHTS))
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+    return act
+
+
+def say(**told: object) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        (folder / CONFIG).write_text(json.dumps(json.loads((folder / CONFIG).read_text()) | told))
+
+    return act
+
+
+def cut(folder: Path) -> None:
+    os.truncate(folder / WEIGHTS, (folder / WEIGHTS).stat().st_size - 8)
+
+
+def pickle(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / PICKLED)
+    (folder / WEIGHTS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "broken", "code"),
+    [
+        ({}, rewrite(lambda all_: {n: t for n, t in all_.items() if n != ONE}), "peft-shape"),
+        ({}, rewrite(lambda all_: all_ | {ONE: all_[ONE].t()}), "peft-shape"),
+        ({}, rewrite(lambda all_: all_ | {"base_model.model.lm_head.weight": torch.zeros(256, 64)}), "peft-foreign"),
+        ({}, rewrite(lambda all_: {n: t for n, t in all_.items() if "layers.3." not in n}), "peft-some-layers"),
+        ({"target_modules": r".*layers\.[01]\.self_attn\.q_proj"}, None, "peft-some-layers"),
+        ({"exclude_modules": r".*layers\.0\..*"}, None, "peft-some-layers"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 1]}, None, "peft-value"),
+        ({"target_modules": ["q_proj", "lm_head"]}, None, "peft-modules"),
+        ({"modules_to_save": ["lm_head"]}, None, "peft-value"),
+        ({"bias": "all"}, None, "peft-value"),
+        ({}, rewrite(lambda all_: all_ | {ONE: all_[ONE] / 0}), "peft-not-finite"),
+        ({}, rewrite(lambda all_: {n: t.to(torch.int8) for n, t in all_.items()}), "peft-types"),
+        ({}, cut, "peft-length"),
+        ({}, pickle, "peft-pickled"),
+        ({}, say(r=True), "peft-rank"),
+        ({}, say(lora_alpha="12"), "peft-alpha"),
+        ({}, say(lora_alpha=0), "peft-alpha"),
+        ({}, say(lora_dropout=2), "peft-dropout"),
+        ({}, say(target_modules=None), "peft-targets"),
+        ({}, say(rank_pattern={"q_proj": [True, False]}), "peft-pattern-whole"),
+        ({}, say(rank_pattern={"q_proj": 3}), "peft-shape"),
+    ],
+)
+def test_what_is_not_an_adapter_of_this_kind_is_refused(
+    world: World, tmp_path: Path, options: dict[str, object], broken: Callable[[Path], None] | None, code: str
+) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(world.adapter, folder) if not options else make_adapter(folder, world.hf, **options)
+    if broken:
+        broken(folder)
+    with pytest.raises(PeftError) as caught:
+        merge(folder, tmp_path / "merged", base=world.hf)
+    assert caught.value.code == code and not (tmp_path / "merged").exists()
