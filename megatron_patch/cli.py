@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch import __version__
+from megatron_patch.common import tools
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 
@@ -75,7 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "train" and (problem := _needs_checkout(rest)):
         print(problem, file=sys.stderr)
         return USAGE_ERROR
-    return run(COMMANDS[name], rest)
+    tools.started_as = f"megatron-patch {name}"
+    try:
+        return run(COMMANDS[name], rest)
+    finally:
+        tools.started_as = None
 
 
 def run(command: Subcommand, words: Sequence[str]) -> int:

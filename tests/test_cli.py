@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,12 @@ import pytest
 
 from megatron_patch import __version__
 from megatron_patch.cli import COMMANDS, completion, main
+from megatron_patch.common.messages import Message
+from megatron_patch.common.texts import LANGUAGES
+from megatron_patch.common.tools import SCRIPTS, tool
 
 ROOT = Path(__file__).resolve().parents[1]
+TOOL = re.compile(r"\{tool:([a-z ]+)\}")
 FLAGS = ("train", "--dry-run"), ("plan", "--gpus"), ("convert", "--per-rank-files"), ("data pretrain", "--overwrite")
 
 
@@ -52,8 +57,16 @@ def test_wheel_has_its_files_and_its_command_runs(tmp_path: Path) -> None:
 
     assert said("--version") == f"megatron-patch {__version__}\n"
     assert "tokens/s" in said("plan", "8B", "--gpus", "8", "--global-batch", "128")
-    assert "--json" in said("doctor", "--help")
-    assert "OUTPUT_BASEPATH" in said("train", "--help")
+    assert "usage: megatron-patch doctor" in said("doctor", "--help")
+    assert said("train", "--help").startswith("megatron-patch train ENV MODEL_SIZE")
+    assert "usage: megatron-patch convert POSITIONS" in said("convert", "--help")
+    old = tmp_path / "old" / "iter_0000001" / "mp_rank_00"
+    old.mkdir(parents=True)
+    (old / "model_optim_rng.pt").write_bytes(b"")
+    (old.parents[1] / "latest_checkpointed_iteration.txt").write_text("1")
+    shape, rest = "1 8 1e-5 1e-6 128 128 bf16 1 1 1", "false false true false false false 100 x x old 9 1 out"
+    refused = said("train", "dsw", "1B", *shape.split(), *rest.split(), "--dry-run", status=2)
+    assert "with `megatron-patch convert --direction mcore2mcore`" in refused and ".sh" not in refused, refused
     assert "from a checkout" in said("train", "slurm", status=2)
 
 
@@ -61,6 +74,15 @@ def test_wheel_has_its_files_and_its_command_runs(tmp_path: Path) -> None:
 def test_every_command_has_its_module(name: str) -> None:
     base = ROOT / "megatron_patch" / COMMANDS[name].module.replace(".", "/")
     assert base.with_suffix(".py").is_file() or (base / "__main__.py").is_file()
+
+
+def test_tools_are_called_what_this_installation_has(tmp_path: Path) -> None:
+    named = {tool for texts in LANGUAGES.values() for text in texts.values() for tool in TOOL.findall(str(text))}
+    assert named == set(SCRIPTS) and named <= set(COMMANDS)
+    for name, script in SCRIPTS.items():
+        assert all((ROOT / word).is_file() for word in script.split() if "/" in word)
+        assert tool(name) == f"sh {script}" and tool(name, tmp_path) == f"megatron-patch {name}"
+    assert "`sh toolkits/model_checkpoints_convertor" in str(Message("checkpoint-per-rank", folder="old"))
 
 
 @pytest.mark.parametrize("words", [["tain"], ["data"], ["data", "sfd"], []])

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from megatron_patch.common import tools
 from megatron_patch.common.messages import localized
 from megatron_patch.common.terminal import SECRET, masked
 from megatron_patch.common.texts import command_lines
@@ -31,6 +32,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self.prog = tools.started_as or self.prog
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None

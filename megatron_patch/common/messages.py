@@ -8,6 +8,7 @@ The texts stand in `texts/`, by subject and code, each in English and in Chinese
 - `{gpu:a}` is a value behind its article: `an H100`, `a B200`.
 - `{SAVE_INTERVAL}` is a position or variable as the reader's CLI calls it; `{SAVE_INTERVAL:@}` says its number too;
   `{AC:=full}` is that value given to it: `AC=full` for the driver, `--recompute_granularity full` for NeMo's scripts.
+- `{tool:convert}` is the command of a tool, as this installation has it (`common/tools.py`).
 
 Standard library only: a refused command line takes a tenth of a second.
 """
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_patch.common.texts import ENGLISH, LANGUAGES
+from megatron_patch.common.tools import tool
 
 
 class Message:
@@ -124,6 +126,10 @@ class Wording:
         return _Formatter(self).vformat(template, (), values)
 
 
+class _Tool:
+    """Stands for `{tool:...}` until its name is read."""
+
+
 class _Formatter(string.Formatter):
     """Python's format strings with the placeholders that are described above."""
 
@@ -133,11 +139,15 @@ class _Formatter(string.Formatter):
     def get_value(self, key: int | str, args: Any, kwargs: Mapping[str, Any]) -> Any:
         if isinstance(key, str) and key not in kwargs and key.isupper():
             return Name(key)
+        if key == "tool" and key not in kwargs:
+            return _Tool()
         return super().get_value(key, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if isinstance(value, Name):
             return self._name(value, format_spec)
+        if isinstance(value, _Tool):
+            return tool(format_spec)
         if "|" in format_spec:
             one, many = format_spec.removeprefix("?").split("|")
             word = one if value == 1 else many

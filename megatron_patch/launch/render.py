@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from megatron_patch.common import tools
 from megatron_patch.common.messages import Message, Wording
 from megatron_patch.common.terminal import padded, width_of
 from megatron_patch.common.values import meaning_of, shown
@@ -33,18 +34,19 @@ from megatron_patch.runs.folder import (
 )
 
 
-def script_name(family: str | None = None) -> str:
-    """The file that a person starts.
+def _command(family: str | None) -> str:
+    """What a person types before the 25 values.
 
     Args:
         family: whose script is running.
     """
-    return (families()[family] if family is not None else default_family()).driver.rpartition("/")[2]
+    script = (families()[family] if family is not None else default_family()).driver.rpartition("/")[2]
+    return tools.started_as or f"sh {script}"
 
 
 def usage(wording: Wording, family: str | None = None) -> str:
     """One line."""
-    return wording.text(Message("driver-usage", script=script_name(family)))
+    return wording.text(Message("driver-usage", command=_command(family)))
 
 
 def help_text(wording: Wording, family: str | None = None) -> str:
@@ -80,7 +82,7 @@ def example(family: str | None = None) -> str:
     """A command line of the examples of all positions, with a size of the family."""
     typed = examples(family)
     folder = "Llama-3.1-8B" if family is None else sizes(family)[typed["MODEL_SIZE"]].name
-    return f"MP_TOKENIZER_PATH=/models/{folder} sh {script_name(family)} {' '.join(typed.values())}"
+    return f"MP_TOKENIZER_PATH=/models/{folder} {_command(family)} {' '.join(typed.values())}"
 
 
 PlanRow = tuple[str, Message]

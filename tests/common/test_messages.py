@@ -33,7 +33,7 @@ from megatron_patch.common.messages import (
 from megatron_patch.common.texts import CHINESE, ENGLISH, SUBJECTS, libraries
 
 PACKAGE = Path(texts.__file__).parents[2]
-LATER = {"expected", "fits"}
+LATER = {"expected", "fits", "tool"}
 """Values that are added where an error becomes a problem of the command line."""
 SAYS = ("Message", "Problem", "UserError", "localized", "wrong", "say", "at", "idle")
 SAYS += ("MalformedRow", "EmptyRow", "TooMuchLost", "TooMuchWork", "BrokenIndex", "NoData", "NotComparable")

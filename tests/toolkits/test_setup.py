@@ -128,8 +128,8 @@ def test_python_door_says_what_is_missing(tmp_path: Path) -> None:
         subprocess.run(command, env=environment | chosen, check=True)
 
 
-def make(*arguments: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "MAKEFLAGS", "MAKELEVEL")}
+def make(*arguments: str, **more: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHON", "MAKEFLAGS", "MAKELEVEL")} | more
     return subprocess.run(
         ["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     ).stdout
@@ -140,6 +140,17 @@ def test_make_has_every_target() -> None:
     for target in ("setup", "quickstart", "test", "test-all", "test-gpu", "check", "clean"):
         assert f"make {target} " in listed
         assert make("-n", target)
+
+
+def test_make_help_is_in_the_users_language() -> None:
+    english, chinese = (
+        make("help", MP_LANG="en").splitlines(),
+        make("help", LC_ALL="zh_CN.UTF-8", MP_LANG="").splitlines(),
+    )
+    assert [line.split()[:2] for line in english] == [line.split()[:2] for line in chinese]
+    assert len(english) == len(re.findall(r"^[a-z-]+:.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert all(line.isascii() for line in english), english
+    assert all(re.search("[\u4e00-\u9fff]", line) or "ruff" in line for line in chinese), chinese
 
 
 @pytest.mark.parametrize("target", ["setup", "quickstart", "test", "check"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_patch.common import tools
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.values import Kind, boolean, choice, text, whole
 from megatron_patch.models import ModelConfig, default_family, families, size_kind
@@ -106,7 +107,7 @@ def help_text(family: str | None = None) -> str:
     Args:
         family: whose script is running.
     """
-    script = f"hf2mcore_convertor_{family or default_family().name}.sh"
+    script = tools.started_as or f"hf2mcore_convertor_{family or default_family().name}.sh"
     rows = [
         f"  {number:2} {position.name:17} {localized(position.meaning)}\n     {'':17} "
         + localized("convert-position", valid=position.kind.expects, example=position.example)

@@ -13,7 +13,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "torch-no-gpu": "--device cuda, but torch sees no GPU; take --device cpu or check the driver",
     "no-helpers": "megatron-core has no megatron/core/datasets/helpers_cpp*.so: install the PyPI wheel",
     "attention-unfused": "Transformer Engine would run unfused attention at {tokens} tokens: 15 times slower, and S "
-    "x S memory\n{reasons:/}\ntake bf16, fp16 or fp8; `python -m megatron_patch.doctor` checks the "
+    "x S memory\n{reasons:/}\ntake bf16, fp16 or fp8; `{tool:doctor}` checks the "
     "libraries;\nMP_ALLOW_UNFUSED_ATTENTION=1 (--allow-unfused-attention) trains with it all the same",
     "attention-cudnn": "  torch runs cuDNN {torch}, Transformer Engine {engine}: they must be the same (CUDNN_HOME)",
     "attention-kernel": "attention {name}",
@@ -57,7 +57,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "torch-no-gpu": "给出了 --device cuda，但 torch 看不到 GPU；请用 --device cpu，或检查驱动",
     "no-helpers": "megatron-core 中没有 megatron/core/datasets/helpers_cpp*.so：请安装 PyPI 的 wheel",
     "attention-unfused": "序列长 {tokens} 个词元时，Transformer Engine 会使用未融合的注意力：慢 15 倍，且显存占用为 "
-    "S x S\n{reasons:/}\n请用 bf16、fp16 或 fp8；`python -m megatron_patch.doctor` 检查各个库；"
+    "S x S\n{reasons:/}\n请用 bf16、fp16 或 fp8；`{tool:doctor}` 检查各个库；"
     "\nMP_ALLOW_UNFUSED_ATTENTION=1（--allow-unfused-attention）可以照样训练",
     "attention-cudnn": "  torch 使用 cuDNN {torch}，Transformer Engine 使用 {engine}：两者必须相同（CUDNN_HOME）",
     "attention-kernel": "注意力 {name}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
-    "driver-usage": "sh {script} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)",
+    "driver-usage": "{command} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      (25 values, in this order)",
     "driver-environment": "Environment:",
     "driver-dry-run": "  DRY_RUN=1 (or --dry-run after the 25 values) shows the plan and the command, and starts "
     "nothing.",
@@ -113,7 +113,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
-    "driver-usage": "sh {script} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      （25 个值，按此顺序）",
+    "driver-usage": "{command} ENV MODEL_SIZE ... OUTPUT_BASEPATH [--dry-run]      （25 个值，按此顺序）",
     "driver-environment": "环境变量：",
     "driver-dry-run": "  DRY_RUN=1（或在 25 个值之后加 --dry-run）只显示计划和命令，不启动任何任务。",
     "driver-variable": "  {name} {meaning}{default}：{valid}",

@@ -84,7 +84,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "eval-tasks-compared": "| Task | Metric | {first} | {second} | Difference |",
     "eval-acc-norm": "acc_norm is left out: all choices have one letter, so it equals acc.",
     "eval-speed": "{choices} choices in {seconds:.1f} s, {rate:.0f} a second, after the model was loaded",
-    "results-foreign": "not what evaluate.sh wrote: {error}",
+    "results-foreign": "not what `{tool:evaluate}` wrote: {error}",
     "results-kept": "what was to be written is in {folder}",
     # two evaluations
     "eval-against": "{second} against {first}",
@@ -177,7 +177,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "eval-tasks-compared": "| 任务 | 指标 | {first} | {second} | 差值 |",
     "eval-acc-norm": "略去 acc_norm：所有选项都是一个字母，所以它等于 acc。",
     "eval-speed": "{seconds:.1f} 秒内完成 {choices} 个选项，每秒 {rate:.0f} 个（不含加载模型）",
-    "results-foreign": "不是 evaluate.sh 写的结果：{error}",
+    "results-foreign": "不是 `{tool:evaluate}` 写的结果：{error}",
     "results-kept": "本来要写入的内容在 {folder}",
     "eval-against": "{second} 与 {first} 的比较",
     "compare-answers": "{first} 个回答对 {second} 个，其中 {alone} 个对应的题目只问了一方",

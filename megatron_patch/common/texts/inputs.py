@@ -41,9 +41,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "checkpoint-tracker": "Megatron loads {folder} only if ../latest_checkpointed_iteration.txt says {pointed}",
     "tracker-wrong": "latest_checkpointed_iteration.txt says {pointed}; a number or 'release' is needed",
     "checkpoint-per-rank": "{folder} is in Megatron's old per-rank format: convert it to torch_dist, with "
-    "hf2mcore_convertor_llama3_1.sh --direction mcore2mcore",
+    "`{tool:convert} --direction mcore2mcore`",
     "checkpoint-adapters": "LoRA adapters alone, without the weights they belong to: "
-    "`python -m megatron_patch.checkpoint.adapters merge` makes a whole model of both, its `export` a folder of PEFT's "
+    "`{tool:adapters} merge` makes a whole model of both, its `export` a folder of PEFT's "
     "(MP_LORA_ADAPTER goes on from that, beside the base)",
     "checkpoint-unfinished": "{folder} was not written to its end; complete: {others}",
     "checkpoint-absent": "{folder} does not exist; complete: {others}",
@@ -98,7 +98,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "not-json-rows": "{file} is not JSON: it begins with neither [ nor {{",
     "raw-without-sft": (
         "raw JSON holds conversations; text for pretraining has to be tokenized first",
-        "idxmap (make it with toolkits/pretrain_data_preprocessing), or {SFT:=true}",
+        "idxmap (`{tool:data pretrain}` makes it), or {SFT:=true}",
     ),
     "packing-without-sft": ("packing is for SFT", "false, or {SFT:=true}"),
     "sft-sentencepiece": (
@@ -108,19 +108,19 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "sft-tokenizer": ("{found}", "the folder of an instruct model's tokenizer, or one with a chat_template.jinja"),
     "sft-idxmap": (
         "{found}",
-        "an idxmap that toolkits/sft_data_preprocessing built for this {SEQ_LEN} and tokenizer",
+        "an idxmap that `{tool:data sft}` built for this {SEQ_LEN} and tokenizer",
     ),
     "pretraining-idxmap": (
         "{found}",
-        "an idxmap that toolkits/pretrain_data_preprocessing made with this tokenizer",
+        "an idxmap that `{tool:data pretrain}` made with this tokenizer",
     ),
     "idxmap-check-fails": (
         "the check of the data ended with status {status}: {last}",
-        "data that toolkits/sft_data_preprocessing/verify.py takes",
+        "data that `{tool:data verify}` takes",
     ),
     "idxmap-damaged": (
         "{found}",
-        "whole data: toolkits/sft_data_preprocessing/verify.py says more; make them again",
+        "whole data: `{tool:data verify}` says more; make them again",
     ),
     "split-under-sft": (
         "under SFT only conversations as JSON are split",
@@ -179,10 +179,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "checkpoint-name": "torch_dist 检查点的名称不是 Megatron 要求的 iter_NNNNNNN 或 release",
     "checkpoint-tracker": "只有 ../latest_checkpointed_iteration.txt 写着 {pointed} 时，Megatron 才读取 {folder}",
     "tracker-wrong": "latest_checkpointed_iteration.txt 的内容是 {pointed}；应为数字或 'release'",
-    "checkpoint-per-rank": "{folder} 是 Megatron 旧的逐进程格式：请用 hf2mcore_convertor_llama3_1.sh --direction "
-    "mcore2mcore 转换为 torch_dist",
+    "checkpoint-per-rank": "{folder} 是 Megatron 旧的逐进程格式：请用 "
+    "`{tool:convert} --direction mcore2mcore` 转换为 torch_dist",
     "checkpoint-adapters": "只有 LoRA 适配器，没有它们所属的权重："
-    "`python -m megatron_patch.checkpoint.adapters merge` 把两者合并成完整的模型，它的 `export` 写出 PEFT 的文件夹"
+    "`{tool:adapters} merge` 把两者合并成完整的模型，它的 `export` 写出 PEFT 的文件夹"
     "（MP_LORA_ADAPTER 与基础模型一起从它继续训练）",
     "checkpoint-unfinished": "{folder} 没有写完；完整的有：{others}",
     "checkpoint-absent": "{folder} 不存在；完整的有：{others}",
@@ -232,18 +232,18 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "not-json-rows": "{file} 不是 JSON：既不以 [ 也不以 {{ 开头",
     "raw-without-sft": (
         "原始 JSON 是对话数据；预训练文本要先分词",
-        "idxmap（用 toolkits/pretrain_data_preprocessing 生成），或 {SFT:=true}",
+        "idxmap（用 `{tool:data pretrain}` 生成），或 {SFT:=true}",
     ),
     "packing-without-sft": ("序列打包只用于 SFT", "false，或 {SFT:=true}"),
     "sft-sentencepiece": ("SentencePiece 模型没有对话模板", "含 tokenizer.json 和对话模板的文件夹"),
     "sft-tokenizer": ("{found}", "instruct 模型的分词器文件夹，或带有 chat_template.jinja 的文件夹"),
-    "sft-idxmap": ("{found}", "用 toolkits/sft_data_preprocessing 为这个 {SEQ_LEN} 和分词器生成的 idxmap"),
-    "pretraining-idxmap": ("{found}", "用 toolkits/pretrain_data_preprocessing 以这个分词器生成的 idxmap"),
+    "sft-idxmap": ("{found}", "用 `{tool:data sft}` 为这个 {SEQ_LEN} 和分词器生成的 idxmap"),
+    "pretraining-idxmap": ("{found}", "用 `{tool:data pretrain}` 以这个分词器生成的 idxmap"),
     "idxmap-check-fails": (
         "数据检查以状态 {status} 结束：{last}",
-        "toolkits/sft_data_preprocessing/verify.py 接受的数据",
+        "`{tool:data verify}` 接受的数据",
     ),
-    "idxmap-damaged": ("{found}", "完整的数据：toolkits/sft_data_preprocessing/verify.py 说明更多；请重新生成"),
+    "idxmap-damaged": ("{found}", "完整的数据：`{tool:data verify}` 说明更多；请重新生成"),
     "split-under-sft": (
         "SFT 下只能划分 JSON 形式的对话",
         "{MP_DATASET_TYPE:=raw}，或者不设置并使用 {VALID_DATASET_PATH}",

@@ -22,7 +22,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "fixed-by-adapters": (
         "the adapters in {OUTPUT_BASEPATH} were trained with {before}: {why}",
         "the old value; or a new {OUTPUT_BASEPATH} over the same base, with these adapters as {MP_LORA_ADAPTER} "
-        "(`python -m megatron_patch.checkpoint.adapters export`), or over base and adapters in one (its `merge`)",
+        "(`{tool:adapters} export`), or over base and adapters in one (its `merge`)",
     ),
     "fixed-model": "the checkpoint holds another model",
     "fixed-count": "schedule and data position count in it",
@@ -49,8 +49,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "checkpoint-adapters-only": (
         "its newest checkpoint, of iteration {step}, holds adapters without the optimizer's state "
         "(MP_SAVE_OPTIMIZER=false): no run goes on from it",
-        "a new {OUTPUT_BASEPATH}, with these adapters as {MP_LORA_ADAPTER} "
-        "(`python -m megatron_patch.checkpoint.adapters export`)",
+        "a new {OUTPUT_BASEPATH}, with these adapters as {MP_LORA_ADAPTER} (`{tool:adapters} export`)",
     ),
     "best-without-validation": ("nothing is validated", "with validation data, and not 0 iterations of them"),
     "best-interval": (
@@ -74,7 +73,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "fixed-by-adapters": (
         "{OUTPUT_BASEPATH} 中的适配器训练时用的是 {before}：{why}",
         "原来的值；或新的 {OUTPUT_BASEPATH}：用同一基础模型，并把这些适配器作为 {MP_LORA_ADAPTER}"
-        "（`python -m megatron_patch.checkpoint.adapters export`），或用两者合并后的模型（其 `merge`）",
+        "（`{tool:adapters} export`），或用两者合并后的模型（其 `merge`）",
     ),
     "fixed-model": "检查点里是另一个模型",
     "fixed-count": "学习率计划和数据位置以它计数",
@@ -99,8 +98,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     ),
     "checkpoint-adapters-only": (
         "最新的检查点（第 {step} 次迭代）只有适配器，没有优化器状态（MP_SAVE_OPTIMIZER=false），无法从它继续",
-        "新的 {OUTPUT_BASEPATH}，并把这些适配器作为 {MP_LORA_ADAPTER}"
-        "（`python -m megatron_patch.checkpoint.adapters export`）",
+        "新的 {OUTPUT_BASEPATH}，并把这些适配器作为 {MP_LORA_ADAPTER}（`{tool:adapters} export`）",
     ),
     "best-without-validation": ("没有任何验证", "带验证数据，且验证迭代数不为 0"),
     "best-interval": ("每 {save} 次迭代保存一个检查点，并非每个都在验证之后", "{save} 的约数，或不设置"),
