@@ -30,6 +30,7 @@ from typing import Any, NoReturn
 
 from .forked import become, default_signals, set_environment, speak_into, start_server
 
+LAUNCHER = ["-m", "megatron_patch.torchrun"]
 DEAD = 255
 """Exit status of a start whose server has ended."""
 
@@ -98,9 +99,10 @@ class Starter:
         errors: Path | None = None,
         cwd: str = "",
     ) -> Started:
-        """Start the driver; nothing of an earlier start may live.
+        """Start the driver, or torchrun; nothing of an earlier start may live.
 
         Args:
+            values: the driver's; or torchrun's whole command line, from the interpreter on.
             errors: for standard error, where it is not to be on the screen too.
             cwd: the folder that it is started from; this process's if empty.
         """
@@ -116,6 +118,24 @@ class Starter:
 
 
 STARTER = Starter()
+
+
+def run(
+    values: Sequence[object], environ: Mapping[str, str], screen: Path, *, cwd: str = "", timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Start it as Starter.start does, and wait for its end.
+
+    Args:
+        screen: file name; `.out` and `.err` are added for what is said.
+    """
+    out, err = (Path(f"{screen}.{time.monotonic_ns()}.{ending}") for ending in ("out", "err"))
+    started = STARTER.start(values, environ, out, errors=err, cwd=cwd)
+    try:
+        status = started.wait(timeout)
+    finally:
+        started.end()
+    assert status is not None, f"it does not end:\n{started.said()}"
+    return subprocess.CompletedProcess([], status, out.read_text(), err.read_text())
 
 
 def children(pid: int) -> list[int]:
@@ -158,7 +178,7 @@ def serve() -> None:
 
 
 def _drive(request: Mapping[str, Any]) -> int:
-    """Be the driver."""
+    """Be the driver, or torchrun."""
     default_signals((signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1))
     speak_into(request["screen"], request["errors"])
     set_environment(request["environ"])
@@ -168,6 +188,8 @@ def _drive(request: Mapping[str, Any]) -> int:
     from megatron_patch.launch import command
     from megatron_patch.launch.driver import main
 
+    if list(request["values"][1:3]) == LAUNCHER:
+        _become(request["values"][0], request["values"], request["environ"])
     command.IMPORTED = time.time()
     return main(request["values"], os.environ)
 
@@ -180,7 +202,7 @@ def _become(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoRet
 
     subprocess_handler.SubprocessHandler._popen = lambda self, args, env: Rank(args, env)
     set_environment(environ)
-    assert list(argv[1:3]) == ["-m", "megatron_patch.torchrun"], argv
+    assert list(argv[1:3]) == LAUNCHER, argv
     sys.argv = ["torchrun.py", *argv[3:]]
     sys.exit(main(list(argv[3:])))
 

@@ -203,7 +203,8 @@ def test_a_run_and_its_adapter_in_peft(world: World, tmp_path: Path, tokenizer: 
     """The driver with MP_LORA_RANK and MP_EXPORT_HF: new adapters, exported, learned something."""
     output = tmp_path / "out"
     variables = {"MP_LORA_RANK": "4", "MP_LORA_TARGETS": "q,v,down", "MP_EXPORT_HF": "1", "MP_DEVICE": "cpu"}
-    driver.train(values(world, output, lr=2e-2, min_lr=1e-3), MP_TOKENIZER_PATH=str(tokenizer), **variables)
+    variables |= {"MP_TOKENIZER_PATH": str(tokenizer)}
+    driver.train(values(world, output, lr=2e-2, min_lr=1e-3), warm=tmp_path / "screen", **variables)
     losses = [record["loss"] for record in read_metrics(output) if "loss" in record]
     base = AutoModelForCausalLM.from_pretrained(world.hf, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, output / "adapter")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from ..faults.warm_start import STARTER
+from ..faults import warm_start
 from .harness import REPOSITORY, children, environment
 
 DRIVER = REPOSITORY / "examples" / "llama3_1" / "run_mcore_llama3_1.sh"
@@ -39,14 +39,7 @@ def run_warm(values: Iterable[object], environ: dict[str, str], screen: Path) ->
     Args:
         screen: file name; `.out` and `.err` are added for what is said.
     """
-    out, err = (Path(f"{screen}.{time.monotonic_ns()}.{ending}") for ending in ("out", "err"))
-    started = STARTER.start(list(values), environ, out, errors=err, cwd=os.sep)
-    try:
-        status = started.wait(400)
-    finally:
-        started.end()
-    assert status is not None, f"it does not end:\n{started.said()}"
-    return subprocess.CompletedProcess([], status, out.read_text(), err.read_text())
+    return warm_start.run(list(values), environ, screen, cwd=os.sep, timeout=400)
 
 
 def train(values: Iterable[object], *, warm: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:

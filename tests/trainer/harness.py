@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from megatron_patch.models import families
 from megatron_patch.models.megatron import architecture_flags
 
+from ..faults import warm_start
 from . import warm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,6 +133,16 @@ def launch_warm(
     status = warm.run(script, started, processes=processes, environ=environment(), screen=screen, timeout=timeout)
     said = {name: Path(f"{screen}.{ending}").read_text() for name, ending in (("stdout", "out"), ("stderr", "err"))}
     return Run(returncode=status, **said, output=output, metrics=read_metrics(output))
+
+
+def launch_by_torchrun(
+    output: Path, data: Path, extra: str = "", *, processes: int = 1, script: Path = SCRIPT, timeout: float = 300
+) -> Run:
+    """The same with what torchrun says and answers: see faults/warm_start.py."""
+    started = command(output, data, extra, processes=processes, script=script)
+    done = warm_start.run(started, environment(), output.parent / f"{output.name}.screen", timeout=timeout)
+    said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+    return Run(**said, output=output, metrics=read_metrics(output))
 
 
 def launch_and_signal(

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_patch.trainer import callbacks
 from megatron_patch.trainer.callbacks import Callback, Callbacks, End
 
-from .harness import complete_iterations, launch
+from .harness import complete_iterations, launch_warm
 
 LOGGER = '''
 """A logger as a stranger would write it."""
@@ -79,7 +79,7 @@ def test_a_file_is_a_logger(tmp_path: Path, data: Path) -> None:
     script.write_text(SCRIPT)
     flags = f"--train-iters 3 --valid-data-path {data} --eval-interval 2 --eval-iters 1"
     flags += f" --save {tmp_path}/out/checkpoints --save-interval 3"
-    run = launch(tmp_path / "out", data, flags, script=script)
+    run = launch_warm(tmp_path / "out", data, flags, script=script)
     assert run.returncode == 0, run.stderr
     told = [json.loads(line) for line in (tmp_path / "out" / "account.jsonl").read_text().splitlines()]
     assert [words[0] for words in told if words[0] != "built"] == [

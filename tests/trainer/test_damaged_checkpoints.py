@@ -24,7 +24,7 @@ from megatron_patch.runs.recovery import read_events
 from megatron_patch.runs.stored_chunks import find_damage, find_structural_damage, read_checksums
 
 from ..checkpoint.damage import Attack, fill, flip
-from .harness import REPOSITORY, Run, environment, launch, read_checkpoint, train
+from .harness import REPOSITORY, Run, environment, launch_warm, read_checkpoint, train
 
 WORKER = REPOSITORY / "tests" / "trainer" / "load_worker.py"
 RESHARDABLE = "--use-distributed-optimizer --dist-ckpt-optim-fully-reshardable"
@@ -241,6 +241,6 @@ def test_none_left(run: Run, data: Path, tmp_path: Path) -> None:
     for folder in (tmp_path / "checkpoints").glob("iter_*"):
         flip(*of_largest_tensor(folder))
     source = f"--load {tmp_path}/checkpoints --ckpt-step 6"
-    stopped = launch(tmp_path, data, f"{saving(tmp_path, until=8)} {source}")
+    stopped = launch_warm(tmp_path, data, f"{saving(tmp_path, until=8)} {source}")
     assert stopped.returncode != 0 and stopped.losses == []
     assert "No other checkpoint in" in stopped.stderr

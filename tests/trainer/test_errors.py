@@ -20,7 +20,7 @@ from megatron_patch.trainer.checks import refuse_contradictions
 from megatron_patch.trainer.errors import TrainerError
 
 from . import harness
-from .harness import Run, launch
+from .harness import Run, launch, launch_by_torchrun
 
 
 class Flags(SimpleNamespace):
@@ -42,7 +42,7 @@ def assert_explained(run: Run, *messages: str) -> None:
 def test_missing_checkpoint(tmp_path: Path, data: Path) -> None:
     """Megatron would train from random weights."""
     (tmp_path / "empty").mkdir()
-    run = launch(tmp_path, data, f"--load {tmp_path}/empty")
+    run = launch_by_torchrun(tmp_path, data, f"--load {tmp_path}/empty")
     assert_explained(run, "empty holds no checkpoint")
     assert run.losses == []
 
@@ -63,7 +63,9 @@ def test_token_outside_the_vocabulary(tmp_path: Path, data: Path, monkeypatch: p
 def test_the_cause_is_blamed_however_late_its_rank_ends(tmp_path: Path, data: Path) -> None:
     """The other rank has ended long before, with a lost connection; torchrun then ends this one by a signal."""
     script = Path(__file__).with_name("slow_to_end.py")
-    run = launch(tmp_path, data, "--vocab-size 96 --tensor-model-parallel-size 2", processes=2, script=script)
+    run = launch_by_torchrun(
+        tmp_path, data, "--vocab-size 96 --tensor-model-parallel-size 2", processes=2, script=script
+    )
     assert_explained(run, "error on rank 0 of 2", "rank 0 failed first, with status 6")
 
 
@@ -105,7 +107,7 @@ def test_explained(tmp_path: Path, data: Path, first: Run, extra: str, messages:
     os.truncate(cut / "iter_0000003" / "__0_1.distcp", 1000)
     torn.mkdir()
     (torn / "latest_checkpointed_iteration.txt").write_text("")
-    run = launch(tmp_path, data, extra.format(first=first.output / "checkpoints", torn=torn, cut=cut))
+    run = launch_by_torchrun(tmp_path, data, extra.format(first=first.output / "checkpoints", torn=torn, cut=cut))
     assert_explained(run, *messages)
 
 

@@ -26,6 +26,7 @@ from .harness import (
     is_alive,
     launch,
     launch_and_signal,
+    launch_warm,
     read_checkpoint,
     read_metrics,
     train,
@@ -48,7 +49,7 @@ def resume(output: Path, data: Path, extra: str, *, processes: int) -> tuple[Run
     """Start the run again as the launcher does: from the newest complete checkpoint."""
     step = complete_iterations(output / "checkpoints")[-1]
     source = f"--load {output}/checkpoints --ckpt-step {step}"
-    run = train(output, data, f"{flags(output, data, extra)} {source}", processes=processes, torchrun=processes > 1)
+    run = train(output, data, f"{flags(output, data, extra)} {source}", processes=processes)
     assert f"resuming from iteration {step}" in run.stdout
     return run, step
 
@@ -75,7 +76,7 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
     whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, DROPOUT))
     killed = tmp_path / "killed"
     monkeypatch.setenv("KILL_AT", moment)
-    dead = launch(killed, data, flags(killed, data, DROPOUT), script=DYING)
+    dead = launch_warm(killed, data, flags(killed, data, DROPOUT), script=DYING)
     assert dead.returncode != 0
     assert 10 <= len(dead.losses) <= 15  # written while training goes on, to the next save
     assert complete_iterations(killed / "checkpoints") == ([5] if moment == "publish" else [5, 10])
@@ -98,7 +99,7 @@ def test_disk_full(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, 
     extra = flags(output, data, f"{RESHARDABLE} --keep-checkpoints 1").replace(
         "--background-save", "--background-save" if beside else ""
     )
-    full = launch(output, data, extra, processes=2, script=DYING)
+    full = launch_warm(output, data, extra, processes=2, script=DYING)
     assert full.returncode != 0
     said = re.search(
         r"a checkpoint was not written: rank 1: (\S+) cannot be written: No space left on device", full.stderr

@@ -78,6 +78,7 @@ def test_first_loss(world: Path, average: str, tmp_path: Path) -> None:
         "dsw", "auto", 2, SAMPLES, 1e-4, 1e-5, SEQ, SEQ, "fp32", 1, 1, 1, "false", "true", "true", "true", "false",
         "false", 10, world / "train.jsonl", "none", world / "hf", 1, 0, tmp_path / "out",
     ]  # fmt: skip
-    driver.train(values, MP_NPROC="2", MP_DATASET_TYPE="raw", MP_SFT_AVERAGE=average)
+    mp = {"MP_NPROC": "2", "MP_DATASET_TYPE": "raw", "MP_SFT_AVERAGE": average}
+    driver.train(values, warm=tmp_path / "screen", **mp)
     (record,) = (one for one in read_metrics(tmp_path / "out") if "loss" in one)
     assert record["loss"] == pytest.approx(hugging_face_loss(world, average), abs=TOLERANCE)

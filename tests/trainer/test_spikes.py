@@ -13,7 +13,7 @@ import torch
 from megatron_patch.runs.recovery import Event, note_event, passed_over, read_events, refuse_rollback
 from megatron_patch.trainer.spikes import LEAST, SpikeRule
 
-from .harness import REPOSITORY, VOCAB_SIZE, Run, complete_iterations, launch, read_checkpoint, train
+from .harness import REPOSITORY, VOCAB_SIZE, Run, complete_iterations, launch_by_torchrun, read_checkpoint, train
 from .poisoned import POISON
 
 SCRIPT = Path(__file__).with_name("poisoned.py")
@@ -44,7 +44,7 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(output: Path, data: Path, extra: str, *, processes: int = 1, torchrun: bool = False) -> Run:
     flags = f"--train-iters 12 --save {output}/checkpoints --save-interval 1 {extra}"
     if torchrun:
-        return launch(output, data, flags, processes=processes, script=SCRIPT)
+        return launch_by_torchrun(output, data, flags, processes=processes, script=SCRIPT)
     return train(output, data, flags, processes=processes, script=SCRIPT)
 
 
@@ -155,7 +155,7 @@ def test_stop_and_rollback(tmp_path: Path, poisoned: Path, skipped: Run) -> None
 
 def test_skips_without_end_stop(tmp_path: Path, poisoned: Path) -> None:
     """A model that is NaN itself is not trained on by skipping all its batches."""
-    found = launch(tmp_path, poisoned, "--train-iters 30 --on-spike skip --lr 1e30 --lr-warmup-iters 0")
+    found = launch_by_torchrun(tmp_path, poisoned, "--train-iters 30 --on-spike skip --lr 1e30 --lr-warmup-iters 0")
     assert found.returncode == 3, found.stderr
     assert "as in the 4 steps before: it is not the data of one batch" in found.stderr
     assert len([event for event in read_events(tmp_path) if event.kind == "skip"]) == 4

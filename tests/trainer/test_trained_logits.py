@@ -13,7 +13,7 @@ from megatron_patch.backend.trained_positions import TakeRows, chosen_rows
 from megatron_patch.data.train_tokenizer import save
 from megatron_patch.data.train_tokenizer import train as train_tokenizer
 
-from .harness import Run, launch, train
+from .harness import Run, launch_warm, train
 
 TOLERANCE = 1e-6
 WORDS = ["import", "return", "lambda", "yield", "class", "raise", "with", "assert", "global", "while"]
@@ -79,7 +79,7 @@ def _values(run: Run, name: str) -> list[float]:
 
 
 def test_pretraining_is_refused(tmp_path: Path, conversations: Path) -> None:
-    run = launch(tmp_path, conversations, FEW)
+    run = launch_warm(tmp_path, conversations, FEW)
     assert run.returncode and "--trained-logits 8: takes a number of rows above 0, and --sft-data" in run.stderr
 
 
