@@ -15,11 +15,13 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.disk import explain, is_full, naming
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import Guarded
+from megatron_patch.peft.base import BaseProblem
+from megatron_patch.peft.settings import PeftError
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.folder import LOGS, rank_log
 from megatron_patch.trainer.errors import TrainerError, echo_of
 
-EXPLAINED = (TrainerError, BackendError, CheckpointError, run_status.Occupied)
+EXPLAINED = (TrainerError, BackendError, CheckpointError, PeftError, BaseProblem, run_status.Occupied)
 """Errors whose message says what to change: shown without a traceback."""
 
 SHOWN_LINES = 12
