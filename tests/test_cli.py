@@ -56,7 +56,8 @@ def test_wheel_has_its_files_and_its_command_runs(tmp_path: Path) -> None:
         return done.stdout + done.stderr
 
     assert said("--version") == f"megatron-patch {__version__}\n"
-    assert "tokens/s" in said("plan", "8B", "--gpus", "8", "--global-batch", "128")
+    predicted = said("plan", "qwen3-8B", "--gpus", "8", "--global-batch", "128")
+    assert "tokens/s" in predicted and "megatron-patch train dsw qwen3-8B" in predicted and ".sh" not in predicted
     assert "usage: megatron-patch doctor" in said("doctor", "--help")
     assert said("train", "--help").startswith("megatron-patch train ENV MODEL_SIZE")
     assert "usage: megatron-patch convert POSITIONS" in said("convert", "--help")

@@ -34,6 +34,11 @@ def script_of(model: ModelConfig) -> Path:
     return REPOSITORY / family_of(model).driver
 
 
+def words_before_values(script: Path) -> list[str]:
+    """What a person types before the 25 values: a wheel has no script."""
+    return ["sh", str(script)] if (REPOSITORY / script).is_file() else ["megatron-patch", "train"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A process to become: its arguments, and what changes in its environment."""

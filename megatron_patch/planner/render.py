@@ -10,7 +10,7 @@ from typing import Any
 from megatron_patch.charts.parts import parts_of_a_step
 from megatron_patch.common.messages import Message, localized, named
 from megatron_patch.launch.cluster.place import GPUS_VARIABLE
-from megatron_patch.launch.command import script_of
+from megatron_patch.launch.command import script_of, words_before_values
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import checkpoint_bytes, gigabytes
@@ -204,9 +204,8 @@ def command(
     typed |= {"slurm": {"ENV": "slurm"}, "k8s": {"ENV": "dlc"}}.get(way or "", {})
     variables = variables_of(prediction.candidate) | _surroundings(layout, way)
     variables |= {name: value for name, value in given.items() if name not in positions}
-    script = script_of(job.model)
     assignments = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
-    words = ["sh", str(script), *values_of(job, prediction.candidate, **typed)]
+    words = [*words_before_values(script_of(job.model)), *values_of(job, prediction.candidate, **typed)]
     return " ".join([*assignments, shlex.join([*words, *(["--emit", "k8s"] if way == "k8s" else [])])])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from megatron_patch.charts.bars import stacked_bar
@@ -13,6 +14,7 @@ from megatron_patch.charts.svg import COLORS
 from megatron_patch.charts.text import Text, Words, both, compact, gigabytes
 from megatron_patch.common.hardware import peak_tflops
 from megatron_patch.common.messages import Message, named
+from megatron_patch.launch.command import words_before_values
 from megatron_patch.launch.memory import PROCESS_BYTES
 from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import by_model_type, default_family, family_of
@@ -219,7 +221,7 @@ def driver_command(run: Run) -> str:
     model = run.plan.model.config() if run.plan else None
     known = model is not None and isinstance(model.model_type, str) and model.model_type in by_model_type()
     script = (family_of(model) if model is not None and known else default_family()).driver
-    return " ".join([*variables, f"sh {script}", *positions]) if positions else ""
+    return " ".join([*variables, *words_before_values(Path(script)), *positions]) if positions else ""
 
 
 def curves(runs: Sequence[Run]) -> Figure:
