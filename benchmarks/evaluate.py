@@ -10,7 +10,6 @@ warm-up each:
              its templates, its `hf` backend
     exact    ours, the default of evaluate.sh: the same floats
     shared   ours, common beginnings once: the floats' last bits differ
-    graphs   exact, by a CUDA graph for each shape: the same floats; only where --ways names it
 
 and prints seconds by part, requests a second (one for each choice, as lm_eval counts; of scoring alone, and of
 everything after the model is loaded), the ratios, and how many answers and log-likelihoods differ from plain.

@@ -1,6 +1,6 @@
 """lm_eval's Hugging Face backend, scoring multiple choice faster.
 
-Three ways, from slowest to fastest (and `graphs`, for benchmarks/evaluate.py: `exact` by a CUDA graph for each shape):
+Three ways, from slowest to fastest:
 
 `plain`   lm_eval 0.4.13 as it is.
 `exact`   the same batches through the same layers, so the same floats; but the log-softmax is taken only where a
@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import has_bos_prefix
 from tqdm import tqdm
+from transformers import masking_utils
 
 from megatron_patch.common.messages import localized, say
 from megatron_patch.evaluation.contexts import ChoiceScores, Context, Request, contexts_of, pad_right, scored_positions
-from megatron_patch.evaluation.forward import Forward, ShapeGraphs, never_packed
 from megatron_patch.evaluation.prefix import score_shared
 from megatron_patch.models import by_model_type
 
@@ -68,7 +69,7 @@ class FastHFLM(HFLM):
             plain: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm)
             return plain
         encoded = self._encode_pairs([request.args for request in requests])
-        if self.scoring in ("exact", "graphs"):
+        if self.scoring == "exact":
             return self._loglikelihood_tokens(encoded, disable_tqdm)
         tasks = [request.task_name for request in requests]
         scores = score_shared(
@@ -107,10 +108,9 @@ class FastHFLM(HFLM):
             return plain
         contexts = contexts_of(requests, self.max_length)
         scores = ChoiceScores()
-        forward: Forward = ShapeGraphs(self._logits) if self.scoring == "graphs" else self._logits
         with _bar(requests, self.rank, disable_tqdm) as bar, never_packed():
             for batch in _chunks(contexts, override_bs or self.batch_size):
-                logits = forward(pad_right([context.tokens for context in batch], self.device))
+                logits = self._logits(pad_right([context.tokens for context in batch], self.device))
                 scores.add(batch, logits[scored_positions(batch, self.device)], self.softmax_dtype)
                 bar.update(sum(len(context.choices) for context in batch))
         return self._finish(requests, scores)
@@ -130,6 +130,21 @@ class FastHFLM(HFLM):
             if texts is not None:
                 self.cache_hook.add_partial("loglikelihood", texts, answer)
         return answers
+
+
+@contextmanager
+def never_packed() -> Iterator[None]:
+    """While inside, transformers does not look whether positions start again within a row.
+
+    It looks in each forward pass without a cache, and waits for the GPU to know; where a model counts the positions
+    itself, as ours do, they never start again.
+    """
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
 
 
 def _chunks(contexts: list[Context], size: int) -> Iterator[list[Context]]:
