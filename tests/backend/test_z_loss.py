@@ -9,18 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from ..trainer import harness, warm
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_equals_the_plain_formula_in_place(ranks: int) -> None:
-    script = Path(__file__).with_name("z_loss_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["--nproc-per-node", str(ranks), str(script)]
-    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split() for line in done.stdout.splitlines()]
+def test_equals_the_plain_formula_in_place(ranks: int, tmp_path: Path) -> None:
+    script, environ = Path(__file__).with_name("z_loss_worker.py"), harness.environment()
+    status = warm.run(script, [], processes=ranks, environ=environ, screen=tmp_path / "screen", timeout=300)
+    assert status == 0, (tmp_path / "screen.err").read_text()
+    lines = [line.split() for line in (tmp_path / "screen.out").read_text().splitlines()]
     differences = [float(word) for line in lines if line[0] == "differences" for word in line[1:]]
     assert len(differences) == 3 * ranks
     assert max(differences) < 1e-5, "losses near 30, fp32"

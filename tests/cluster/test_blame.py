@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -69,31 +70,76 @@ def finish(started: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
     return [one.returncode for one in started], said
 
 
+CASES = {
+    "node 0 knows": (SLOW + FAILED, LOST),
+    "node 1 knows": (LOST, SLOW + FAILED),
+    "node 2 knows": (LOST, LOST, f"{SLOW}exit {Status.HUNG}"),
+    "node 1 is slow": (LOST, SLOW + LOST),
+    "node 0 is slow": (SLOW + LOST, LOST),
+    "node 0 has finished": ("exit 0", SLOW + LOST),
+    "both finish": ("exit 0", f'{SLOW}touch "$DONE"; exit 0'),
+}
+"""What stands for torchrun on each machine."""
+
+
+@dataclass(kw_only=True)
+class Finished:
+    """What the supervisors of a case did."""
+
+    output: Path
+    statuses: list[int]
+    said: list[str]
+    done_before: bool
+    """Whether node 1 of "both finish" was done when node 0 ended."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
+    """All cases at the same time, as each of them sleeps."""
+    folder = tmp_path_factory.mktemp("blame")
+    marker = folder / "done"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DONE", str(marker))
+        started = {name: start(folder / name, *commands) for name, commands in CASES.items()}
+    started["both finish"][0].wait(300)
+    done = marker.exists()
+    found = {}
+    for name, supervisors in started.items():
+        statuses, said = finish(supervisors)
+        found[name] = Finished(output=folder / name, statuses=statuses, said=said, done_before=done)
+    return found
+
+
 @pytest.mark.parametrize("guilty", [0, 1])
-def test_a_cause_is_waited_for(tmp_path: Path, guilty: int) -> None:
+def test_a_cause_is_waited_for(finished: dict[str, Finished], guilty: int) -> None:
     """The machine that only lost a connection has ended seconds before the one that knows why."""
-    commands = [LOST, LOST]
-    commands[guilty] = SLOW + FAILED
-    statuses, said = finish(start(tmp_path, *commands))
-    assert statuses == [1, 1]
-    assert all(f"node {guilty} (" in text and "its ranks ended with status 1" in text for text in said), said
-    assert not any(f"node {1 - guilty} (" in text for text in said), said
-    ended = read_end(tmp_path)
+    found = finished[f"node {guilty} knows"]
+    assert found.statuses == [1, 1]
+    assert all(f"node {guilty} (" in text and "its ranks ended with status 1" in text for text in found.said), found
+    assert not any(f"node {1 - guilty} (" in text for text in found.said), found
+    ended = read_end(found.output)
     assert ended is None or f"node {guilty} (" in ended.cause
 
 
-def test_a_status_of_its_own_reaches_those_that_only_hear_of_it(tmp_path: Path) -> None:
+def test_a_status_of_its_own_reaches_those_that_only_hear_of_it(finished: dict[str, Finished]) -> None:
     """Node 1 and node 2 have no connection: node 0 passes the reason on, and the status."""
-    statuses, said = finish(start(tmp_path, LOST, LOST, f"{SLOW}exit {Status.HUNG}"))
-    assert statuses == [Status.HUNG] * 3
-    assert all("node 2 (" in text and f"its ranks ended with status {Status.HUNG}" in text for text in said), said
+    found = finished["node 2 knows"]
+    assert found.statuses == [Status.HUNG] * 3
+    words = f"its ranks ended with status {Status.HUNG}"
+    assert all("node 2 (" in text and words in text for text in found.said), found
 
 
-@pytest.mark.parametrize("commands", [(LOST, SLOW + LOST), (SLOW + LOST, LOST), ("exit 0", SLOW + LOST)])
-def test_nobody_is_blamed_where_nobody_knows(tmp_path: Path, commands: tuple[str, str]) -> None:
+@pytest.mark.parametrize("name", ["node 1 is slow", "node 0 is slow", "node 0 has finished"])
+def test_nobody_is_blamed_where_nobody_knows(finished: dict[str, Finished], name: str) -> None:
     """All have lost each other, or one has finished: no machine is named, and none waits for ever."""
-    statuses, said = finish(start(tmp_path, *commands))
-    assert statuses == [1, 1] and all(str(NOBODY_KNOWS) in text and "node 0 (" not in text for text in said), said
+    found = finished[name]
+    assert found.statuses == [1, 1]
+    assert all(str(NOBODY_KNOWS) in text and "node 0 (" not in text for text in found.said), found
+
+
+def test_a_machine_that_has_finished_waits_for_the_others(finished: dict[str, Finished]) -> None:
+    """However long they take: node 0 does not say that all is done before all have."""
+    assert finished["both finish"].statuses == [0, 0] and finished["both finish"].done_before
 
 
 def test_a_machine_that_is_gone_explains_a_lost_connection(tmp_path: Path) -> None:
@@ -102,11 +148,3 @@ def test_a_machine_that_is_gone_explains_a_lost_connection(tmp_path: Path) -> No
     assert finish([survivor, gone])[0] == [1, -signal.SIGKILL]
     ended = read_end(tmp_path)
     assert ended is not None and "node 1 (host1) is gone: its connection closed without a word" in ended.cause
-
-
-def test_a_machine_that_has_finished_waits_for_the_others(tmp_path: Path) -> None:
-    """However long they take: node 0 does not say that all is done before all have."""
-    marker = tmp_path / "done"
-    first, second = start(tmp_path, "exit 0", f"{SLOW}touch {marker}; exit 0")
-    assert first.wait(300) == 0 and marker.exists()
-    assert finish([first, second])[0] == [0, 0]

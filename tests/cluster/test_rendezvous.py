@@ -44,22 +44,17 @@ def outcome(pair: Pair, typed: list[list[str]], environs: list[dict[str, str]], 
     return said
 
 
-def test_a_machine_that_does_not_come(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
-    first, _ = pair
-    tokenizer = str(world / "tokenizer")
-    run = first.start(values(tmp_path / "out"), soon(0, first.address, MP_TOKENIZER_PATH=tokenizer))
-    assert run.wait(PATIENCE) == 1
-    assert f"node 0 ({first.name}): node 1 of 2 did not come within 5 s" in run.said()
-    assert not list((tmp_path / "out").glob(".rendezvous_*"))
-    assert not (tmp_path / "out" / "plan.json").exists()
-
-
-def test_a_first_machine_that_does_not_answer(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+def test_machines_that_meet_nobody(pair: Pair, values: Values, world: Path, tmp_path: Path) -> None:
+    """At the same time: a first one whose second does not come, and a second one that asks at another port."""
     first, second = pair
-    tokenizer = str(world / "tokenizer")
-    run = second.start(values(tmp_path / "out"), soon(1, first.address, MP_TOKENIZER_PATH=tokenizer))
-    assert run.wait(PATIENCE) == 1
-    assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT 10.77.0.1:29511 for 5 s" in run.said()
+    tokenizer, outputs = str(world / "tokenizer"), [tmp_path / "first", tmp_path / "second"]
+    waits = first.start(values(outputs[0]), soon(0, first.address, MP_TOKENIZER_PATH=tokenizer))
+    asks = second.start(values(outputs[1]), soon(1, first.address, MP_TOKENIZER_PATH=tokenizer, MASTER_PORT="29512"))
+    assert [run.wait(PATIENCE) for run in (waits, asks)] == [1, 1]
+    assert f"node 0 ({first.name}): node 1 of 2 did not come within 5 s" in waits.said()
+    assert not list(outputs[0].glob(".rendezvous_*"))
+    assert not (outputs[0] / "plan.json").exists()
+    assert f"node 1 ({second.name}): nobody answers at MASTER_ADDR:MASTER_PORT 10.77.0.1:29512 for 5 s" in asks.said()
 
 
 @pytest.mark.slow

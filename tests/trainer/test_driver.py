@@ -55,8 +55,9 @@ def variables(world: Path) -> dict[str, str]:
     return {"MP_NPROC": "1", "MP_EVAL_INTERVAL": "6", "MP_EVAL_ITERS": "1"} | tokenizer
 
 
-def drive(world: Path, output: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return driver.train(values(world, output), **variables(world) | more)
+def drive(world: Path, output: Path, *, warm: bool = True, **more: str) -> subprocess.CompletedProcess[str]:
+    screen = output.with_name(f"{output.name}.screen") if warm else None
+    return driver.train(values(world, output), warm=screen, **variables(world) | more)
 
 
 def long_run(world: Path, output: Path, lr: float = 1e-3) -> tuple[list[str], dict[str, str]]:
@@ -128,7 +129,7 @@ def repeatable(output: Path) -> list[dict]:
 def test_from_text_to_a_resumed_run(world: Path, tmp_path: Path) -> None:
     """It learns; the same command goes on from the newest checkpoint, bitwise; at the end it has nothing to do."""
     output = tmp_path / "out"
-    first = drive(world, output)
+    first = drive(world, output, warm=False)
     losses = [record["loss"] for record in read_metrics(output) if "loss" in record]
     assert len(losses) == ITERATIONS
     assert losses[-1] < losses[0] - 0.5
