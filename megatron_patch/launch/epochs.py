@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from megatron_patch.common.messages import Message, from_json
+from megatron_patch.common.messages import Message, from_json, localized
 from megatron_patch.common.strict_json import is_whole
 from megatron_patch.launch.argv import blend_words
 from megatron_patch.launch.command import REPOSITORY
@@ -25,6 +25,8 @@ from megatron_patch.runs.folder import CACHE
 LENGTHS = ("train_tokens_or_iters", "warmup_tokens_or_iters")
 BEYOND = 10**12
 """Iterations that stand for a length before it is counted, in the plan that is looked at for other errors."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell's."""
 DECIDING = (
     "DATASET_PATH",
     "SEQ_LEN",
@@ -99,6 +101,8 @@ def count_rows(plan: Plan, *, keep: bool) -> tuple[int, list[Problem]]:
         keep: the tokenized data stay in the run's cache; else they are thrown away, unless they lie there already.
     Returns:
         The rows, and what is wrong with the data.
+    Raises:
+        SystemExit: Ctrl-C.
     """
     import subprocess  # 10 ms that other starts save
 
@@ -122,14 +126,18 @@ def count_rows(plan: Plan, *, keep: bool) -> tuple[int, list[Problem]]:
         "keep": keep,
     }
     sys.stdout.flush()
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "megatron_patch.data.sft.count_rows"],
-        input=json.dumps(asked),
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "megatron_patch.data.sft.count_rows"],
+            input=json.dumps(asked),
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    except KeyboardInterrupt:
+        print(localized("epochs-interrupted"), file=sys.stderr)
+        sys.exit(INTERRUPTED)
     if done.returncode:
         why = Message("ended-status", status=done.returncode)
         return 0, [Problem("epochs-count-fails", "DATASET_PATH", why=why)]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +17,12 @@ from typing import NamedTuple
 import pytest
 
 from megatron_patch.common.values import ValueProblem
+from megatron_patch.data.sft.cache import CacheSource
 from megatron_patch.data.sft.held_out import hold_out
 from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.epochs import count_rows
 from megatron_patch.launch.plan import Plan, content_of
@@ -274,3 +281,26 @@ def test_a_process_that_dies_is_told(start: Start, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     _, problems = count_rows(plan, keep=False)
     assert [problem.code for problem in problems] == ["epochs-count-fails"]
+
+
+def test_ctrl_c_while_it_is_counted_is_one_sentence(
+    start: Start, values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]]
+) -> None:
+    """Which waits here for another process that tokenizes the same data."""
+    source = CacheSource.of([start.data], "tokenizer")
+    cache = start.output / "cache"
+    cache.mkdir(parents=True)
+    typed = {"SFT": "true", "DATASET_PATH": str(start.data), "VALID_DATASET_PATH": "none"}
+    typed |= {"TRAIN_TOKENS_OR_ITERS": "3epochs", "WARMUP_TOKENS_OR_ITERS": "0", "OUTPUT_BASEPATH": str(start.output)}
+    command = [sys.executable, "-m", "megatron_patch.launch", *values(**typed)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MP_")}
+    environ |= surroundings(**RAW) | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    with (cache / f"sft-{source.key()[:20]}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        job = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        assert job.stderr is not None
+        assert [job.stderr.readline().partition(" ")[0] for _ in range(2)] == ["counting", "waiting"]
+        os.killpg(job.pid, signal.SIGINT)
+        assert job.stderr.read().startswith("interrupted while")
+        assert job.wait(60) == 130
+    assert {path.name for path in start.output.iterdir()} == {"cache"}

@@ -14,6 +14,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "epochs-count-fails": ("the rows of an epoch cannot be counted: {why}", "data that can be read"),
     "epochs-counting": "counting the rows of an epoch: the conversations are tokenized, for the run too",
     "epochs-counting-dry": "counting the rows of an epoch: the conversations are tokenized, and nothing is kept",
+    "epochs-interrupted": "interrupted while the rows of an epoch were counted; nothing was started",
     "count-epochs": "{epochs:epoch|epochs} x {size:row|rows} / {batch}, rounded up: {iterations:iteration|iterations}",
     "count-epochs-stages": "{epochs:epoch|epochs} x {size:row|rows} in the batches below, rounded up: "
     "{iterations:iteration|iterations}",
@@ -83,6 +84,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "epochs-count-fails": ("无法数出一个轮次的行数：{why}", "可读取的数据"),
     "epochs-counting": "正在数一个轮次的行数：对话现在分词，训练也会使用",
     "epochs-counting-dry": "正在数一个轮次的行数：对话现在分词，不保留结果",
+    "epochs-interrupted": "数一个轮次的行数时被中断；没有启动任何东西",
     "count-epochs": "{epochs} 个轮次 x {size} 行 / {batch}，向上取整：{iterations} 次迭代",
     "count-epochs-stages": "{epochs} 个轮次 x {size} 行，按下列批次向上取整：{iterations} 次迭代",
     "count-epochs-tokens": "{epochs} 个轮次，每个 {size} 个词元：{arithmetic}",

@@ -6,6 +6,7 @@ What `cache.open_cache` runs when its own process must not fork. The caller hold
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -49,5 +50,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # who started this says that it was interrupted
     guard()
     sys.exit(main(sys.argv[1:]))

@@ -21,6 +21,9 @@ from megatron_patch.data.sft.held_out import hold_out
 from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import SFTData, open_components
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as a shell's."""
+
 
 def count(asked: dict[str, Any], cache: Path) -> int:
     """Rows in which every sample for training lies once: those of `trainer/data/sft.py`.
@@ -71,6 +74,8 @@ def main() -> int:
         answer["wrong"] = [as_json(message) for message in error.messages]
     except OSError as error:
         answer["unwritable"] = [str(error)]
+    except KeyboardInterrupt:  # the driver says so; here the folder of a dry run is gone now
+        return INTERRUPTED
     print(json.dumps(answer))
     return 0
 
