@@ -91,6 +91,7 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_FREEZE": "layers.2-4"}, {}, "freeze-word", "MP_FREEZE"),
         ({"MP_FREEZE": "tail"}, {}, "freeze-word", "MP_FREEZE"),
         ({"MP_FREEZE": "embedding,layers.0-1"}, {"pp": 2}, "freeze-stage", "MP_FREEZE"),
+        ({"MP_FREEZE": "embedding, head, norms, layers.0-3"}, {}, "freeze-stage", "MP_FREEZE"),
         ({"MP_FREEZE": "layers.0"}, {"do": "false"}, "freeze-needs-do", "MP_FREEZE"),
     ],
 )

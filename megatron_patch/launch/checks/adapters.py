@@ -161,9 +161,9 @@ def check_freeze(
     if frozen_layers(mp_freeze) and not do:
         yield Problem("freeze-needs-do", "MP_FREEZE", "DO")
     cut = split_layers(model.num_layers, pp, 1)
-    words, frozen, first = mp_freeze.split(","), frozen_layers(mp_freeze), 0
+    frozen, first = frozen_layers(mp_freeze), 0
     for stage, count in enumerate(cut[0] if cut else ()):
-        ends = (stage == 0 and "embedding" not in words) or (stage == pp - 1 and not {"head", "norms"} <= set(words))
+        ends = (stage == 0 and "embedding" not in named) or (stage == pp - 1 and not {"head", "norms"} <= named)
         if frozen >= set(range(first, first + count)) and not ends:
             yield Problem("freeze-stage", "MP_FREEZE", "PP", stage=stage)
             return
