@@ -16,6 +16,7 @@ from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
+from megatron_patch.launch.checks.adapters import frozen_stage
 from megatron_patch.launch.cluster import kubernetes, slurm
 from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
@@ -222,7 +223,7 @@ def _look(
     environment: Environment = facts["environment"]
     plan = build_plan(facts, earlier)
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
-    problems += [*_dropout_problems(plan), *_weights_problems(plan)]
+    problems += [*_dropout_problems(plan), *_freeze_problems(plan), *_weights_problems(plan)]
     if plan.earlier.weights_only and not plan.finished:
         code = "checkpoint-weights-only" if plan.variables.lora_rank is None else "checkpoint-adapters-only"
         problems.append(Problem(code, "OUTPUT_BASEPATH", step=plan.resume_iteration))
@@ -240,6 +241,12 @@ def _dropout_problems(plan: Plan) -> list[Problem]:
     names = ("PRETRAIN_CHECKPOINT_PATH",)
     found = dropout_of(plan.weights.config)
     return [Problem("dropout", *names, key=k, rate=v, file=plan.weights.origin) for k, v in found.items()]
+
+
+def _freeze_problems(plan: Plan) -> list[Problem]:
+    """Something to train on every pipeline stage."""
+    stage = frozen_stage(plan.variables.freeze, plan.layout) if plan.variables.freeze else None
+    return [] if stage is None else [Problem("freeze-stage", "MP_FREEZE", "PP", stage=stage)]
 
 
 def _weights_problems(plan: Plan) -> list[Problem]:

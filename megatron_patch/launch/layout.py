@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -60,6 +61,12 @@ class Layout:
             each = (sum(self.stage_layers) + 2) // (self.pp * self.chunks)
             return (each - 1, *(each,) * (self.pp * self.chunks - 2), each - 1)
         return deal_layers(self.stage_layers, self.chunks)
+
+    def layers_of(self, stage: int) -> list[int]:
+        """Numbers of the layers that a pipeline rank holds, in all of its chunks."""
+        ends = [0, *itertools.accumulate(self.chunk_layers())]
+        chunks = range(stage, self.pp * self.chunks, self.pp)
+        return [number for chunk in chunks for number in range(ends[chunk], ends[chunk + 1])]
 
 
 def _span(count: int, step: int) -> str:

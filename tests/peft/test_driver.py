@@ -92,6 +92,7 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_FREEZE": "tail"}, {}, "freeze-word", "MP_FREEZE"),
         ({"MP_FREEZE": "embedding,layers.0-1"}, {"pp": 2}, "freeze-stage", "MP_FREEZE"),
         ({"MP_FREEZE": "embedding, head, norms, layers.0-3"}, {}, "freeze-stage", "MP_FREEZE"),
+        ({"MP_FREEZE": "embedding,layers.0,layers.2", "MP_VP": "1"}, {"pp": 2}, "freeze-stage", "MP_FREEZE"),
         ({"MP_FREEZE": "layers.0"}, {"do": "false"}, "freeze-needs-do", "MP_FREEZE"),
     ],
 )
@@ -161,6 +162,13 @@ def test_the_plan_counts_no_state_of_frozen_weights(world: World, tmp_path: Path
     assert lora.checkpoint_bytes == 12 * adapters < full.checkpoint_bytes / 5
     layers = 2 * full.model.parameters_per_layer()
     assert full.memory.gradients - frozen.memory.gradients == 4 * layers
+
+
+def test_a_stage_whose_chunks_alternate_with_others_is_not_taken_for_frozen(
+    world: World, tmp_path: Path, tokenizer: Path
+) -> None:
+    made = plan(world, tmp_path / "out", tokenizer, {"MP_FREEZE": "embedding,layers.0-1", "MP_VP": "1"}, pp=2)
+    assert isinstance(made, Plan) and [made.layout.layers_of(stage) for stage in (0, 1)] == [[0, 2], [1, 3]]
 
 
 def planned_bytes(

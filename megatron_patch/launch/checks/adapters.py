@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron_patch.common.values import shown
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.layout import split_layers
+from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.weights import Weights
@@ -143,10 +143,8 @@ def check_adapters_asked_for(
     yield from (Problem("lora-without-rank", f"MP_LORA_{name}") for name, there in given.items() if there)
 
 
-def check_freeze(
-    *, do: bool, mp_freeze: str | None, mp_lora_rank: int | None, model: ModelConfig, pp: int, layers_divide: bool
-) -> Findings:
-    """Parts that the model has; and something to train on every pipeline stage."""
+def check_freeze(*, do: bool, mp_freeze: str | None, mp_lora_rank: int | None, model: ModelConfig, pp: int) -> Findings:
+    """Parts that the model has, whole."""
     if mp_freeze is None:
         return
     if mp_lora_rank is not None:
@@ -160,11 +158,14 @@ def check_freeze(
         yield Problem("freeze-tied", "MP_FREEZE", "MODEL_SIZE")
     if frozen_layers(mp_freeze) and not do:
         yield Problem("freeze-needs-do", "MP_FREEZE", "DO")
-    cut = split_layers(model.num_layers, pp, 1)
-    frozen, first = frozen_layers(mp_freeze), 0
-    for stage, count in enumerate(cut[0] if cut else ()):
-        ends = (stage == 0 and "embedding" not in named) or (stage == pp - 1 and not {"head", "norms"} <= named)
-        if frozen >= set(range(first, first + count)) and not ends:
-            yield Problem("freeze-stage", "MP_FREEZE", "PP", stage=stage)
-            return
-        first += count
+
+
+def frozen_stage(text: str, layout: Layout) -> int | None:
+    """The first pipeline stage of which MP_FREEZE leaves nothing to train, which no optimizer can be saved of."""
+    named, frozen = {word.strip() for word in text.split(",")}, frozen_layers(text)
+    for stage in range(layout.pp):
+        first, last = stage == 0, stage == layout.pp - 1
+        ends = (first and "embedding" not in named) or (last and not {"head", "norms"} <= named)
+        if frozen.issuperset(layout.layers_of(stage)) and not ends:
+            return stage
+    return None
