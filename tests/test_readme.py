@@ -149,3 +149,21 @@ def test_both_languages_show_the_same_commands_and_figures(folder: str) -> None:
     assert code(english) == code(chinese)
     assert figures(english) == figures(chinese)
     assert flags(english) == flags(chinese)
+
+
+TRANSLATED = sorted(ROOT.glob("docs/*.zh-CN.md")) + sorted(ROOT.glob("LM-Evaluation-Harness/*.zh-CN.md"))
+
+
+@pytest.mark.parametrize("chinese", TRANSLATED, ids=lambda path: path.name)
+def test_a_page_in_chinese_has_the_parts_of_the_english_one(chinese: Path) -> None:
+    """Headings, rows of tables and commands; comments in commands are translated."""
+    english = chinese.with_name(chinese.name.replace(".zh-CN", ""))
+
+    def parts(page: Path) -> tuple[list[str], int, list[str]]:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        rows = len(re.findall(r"^\|", prose, re.MULTILINE))
+        return re.findall(r"^#+ ", prose, re.MULTILINE), rows, [re.sub(r" +#.*", "", block) for block in blocks]
+
+    assert parts(english) == parts(chinese)
