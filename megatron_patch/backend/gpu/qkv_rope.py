@@ -41,8 +41,7 @@ def _split_kernel(  # type: ignore[no-untyped-def]
     token = tl.program_id(0) * BLOCK_TOKENS + tl.arange(0, BLOCK_TOKENS)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
     lane = tl.arange(0, HALF)
-    group, part = head // (RATIO + 2), head % (RATIO + 2)
-    groups = heads // (RATIO + 2)
+    groups, group, part = heads // (RATIO + 2), head // (RATIO + 2), head % (RATIO + 2)
     here = token < tokens
     inside = here[:, None, None] & (head < heads)[None, :, None]
     of_query = inside & (part < RATIO)[None, :, None]

@@ -145,12 +145,9 @@ def tokenize_chunk(
             special += template.spells_special_tokens(conversation)
             places += [(row.line, row.row)] * len(texts)
             noted += [(cause, row.line, row.row, why) for cause, why in notes]
-        except LeftOut as error:
-            lost.append((error.cause, row.line, row.row, error.messages[0]))
-        except (EmptyRow, UnwantedRow, MalformedRow) as error:
-            lost.append((CAUSE_OF[type(error)], row.line, row.row, error.messages[0]))
-        except RecursionError:
-            lost.append((MALFORMED, row.line, row.row, Message("row-too-deep")))
+        except (LeftOut, EmptyRow, UnwantedRow, MalformedRow, RecursionError) as error:
+            cause, why = _why_lost(error)
+            lost.append((cause, row.line, row.row, why))
         except TemplateError as error:
             raise error.about(rows.place(path, row.line, row.row)) from None
     encoded = encoder.encode(rendered)
@@ -169,6 +166,14 @@ def tokenize_chunk(
         special_rows=special,
         noted=noted,
     )
+
+
+def _why_lost(error: UserError | RecursionError) -> tuple[str, Message]:
+    """The cause under which the report counts a row that cannot be used, and the reason."""
+    if isinstance(error, RecursionError):
+        return MALFORMED, Message("row-too-deep")
+    cause = error.cause if isinstance(error, LeftOut) else CAUSE_OF[type(error)]
+    return cause, error.messages[0]
 
 
 def _samples_of(
