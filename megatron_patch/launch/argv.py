@@ -210,8 +210,8 @@ def overlaps(plan: Plan) -> bool:
 
 
 @emits(
-    "--bf16 --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-format --fp8-param-gather --fp8-recipe "
-    "--grad-reduce-in-bf16 --initial-loss-scale",
+    "--bf16 --fp16 --fp8-amax-compute-algo --fp8-amax-history-len --fp8-extra --fp8-format --fp8-param-gather "
+    "--fp8-recipe --grad-reduce-in-bf16 --initial-loss-scale",
 )
 def precision_flags(plan: Plan) -> Flags:
     """PR."""
@@ -227,6 +227,8 @@ def precision_flags(plan: Plan) -> Flags:
             flags += ["--fp8-amax-history-len", "1024", "--fp8-amax-compute-algo", "max"]
         if gathers_fp8(plan):
             flags += ["--fp8-param-gather"]
+        if plan.variables.fp8_extra not in (None, "none"):
+            flags += ["--fp8-extra", *plan.variables.fp8_extra.split(",")]
     return flags
 
 

@@ -122,6 +122,8 @@ class Load:
     """LoRA; all other weights are frozen."""
     frozen: str = ""
     """MP_FREEZE."""
+    head_fp8: bool = False
+    """MP_FP8_EXTRA has head."""
     deterministic: bool = False
     """Attention's backward pass on a GPU adds in one order."""
 
@@ -333,13 +335,15 @@ def _cut_by_sequence(count: int, layout: Layout) -> int:
 def logits_bytes(load: Load) -> int:
     """Logits, whose gradient takes their place, and the last hidden states (three times: raw, normed, their gradient).
 
-    On the CPU there is also a softmax in fp32. The vocabulary is sharded over TP.
+    On the CPU there is also a softmax in fp32. The vocabulary is sharded over TP. A head in fp8 has its weights and the
+    logits' gradient in one byte beside these, twice: as they are and transposed (8B on an H200: 3.05 GB, 3.15 counted).
     Source: backend/gpu/cross_entropy.py; `cross_entropy.py` of megatron-core 0.19.2.
     """
     precision = load.precision
     hidden = _cut_by_sequence(3 * load.tokens * load.model.hidden_size * precision.activation, load.layout)
     each = precision.activation + (0 if precision.gpu else 4)
-    return hidden + load.tokens * load.vocab_rows // load.layout.tp * each
+    narrow = 2 * (load.tokens + load.model.hidden_size) * load.vocab_rows if load.head_fp8 else 0
+    return hidden + load.tokens * load.vocab_rows // load.layout.tp * each + narrow
 
 
 def workspace_bytes(load: Load, *, first: bool, last: bool) -> int:

@@ -81,9 +81,9 @@ def add_backend_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--fp8-extra",
         nargs="+",
-        choices=("sums", "head", "attention"),
+        choices=("sums", "head"),
         default=(),
-        help="what fp8 also computes in fewer bits: sums of the backward pass, the LM head, attention's forward pass",
+        help="what fp8 also computes in fewer bits: sums of the backward pass, the LM head",
     )
 
 

@@ -224,7 +224,6 @@ def _model_config(args: Any, callbacks: Callbacks) -> Any:
     model_config = gpt_config_from_args(args)
     model_config.rope_scaling_factor = args.rope_scaling_factor  # 0.19.2 parses it and keeps 8.0
     model_config.transformer.fused_single_qkv_rope = args.fused_single_qkv_rope
-    model_config.transformer.fp8_dot_product_attention = "attention" in args.fp8_extra
     # Packed rows of several samples travel between pipeline stages as [b x s, 1, h], not [s, b, h].
     model_config.transformer.variable_seq_lengths |= args.sft_packing and args.micro_batch_size > 1
     # Weights that are read next need no random values first; fp8 weights take their scales from what is there.

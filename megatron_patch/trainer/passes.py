@@ -24,8 +24,7 @@ def leave_out(args: Any) -> None:
         "head": fp8_layers.head_in_fp8,
     }
     for name in names:
-        if name != "attention":  # a field of Megatron's configuration
-            apply[name]()
+        apply[name]()
 
 
 def fewer_passes(args: Any) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from megatron_patch.models import size_names
 POSITION_NAMES = {position.name for position in POSITIONS}
 
 CUDA = {"MP_DEVICE": "cuda", "DRY_RUN": "1"}
+FP8 = {"PR": "fp8", **CUDA}
 PAIS = "dsw 8B 1 8 1e-5 1e-6 128 128 bf16 4 2 1 true true true false false false 100000 A B C 10000 100 out"
 DLC = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "MP_NPROC": "1"}
 CHAT = {"SFT": "true", "MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json", "VALID_DATASET_PATH": "none"}
@@ -211,6 +212,16 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
         "overlap-recipe",
         {},
     ),
+    ({"MP_FP8_EXTRA": "sums,none", **FP8}, ("MP_FP8_EXTRA",), "none-and-more", {}),
+    ({"MP_FP8_EXTRA": "attention", **FP8}, ("MP_FP8_EXTRA",), "unknown-value", {}),
+    (
+        {"MP_FP8_EXTRA": "sums", "MP_FP8_RECIPE": "delayed", **FP8},
+        ("MP_FP8_EXTRA", "MP_FP8_RECIPE"),
+        "fp8-extra-recipe",
+        {},
+    ),
+    ({"MP_FP8_EXTRA": "head", "TP": "2", **FP8}, ("MP_FP8_EXTRA", "TP"), "fp8-head-untried", {}),
+    ({"MP_FP8_EXTRA": "sums,head", "MODEL_SIZE": "qwen3-0.6B", **FP8}, ("MP_FP8_EXTRA", "MODEL_SIZE"), "fp8-head-tied", {}),
     ({"MP_TP_OVERLAP": "nvls"}, ("MP_TP_OVERLAP",), "unknown-value", {}),
     ({"MP_GRAD_REDUCE": "bf16"}, ("MP_GRAD_REDUCE", "PR"), "gradient-bf16", {}),
     ({"MP_WANDB_PROJECT": "mine"}, ("MP_WANDB_PROJECT",), "wandb-no-key", {}),

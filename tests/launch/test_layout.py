@@ -129,7 +129,7 @@ PEAKS = [
     pytest.param(42.34, 4, 1, replace(BF16, fp8=True), "none", id="fp8"),
     pytest.param(120.74, 32, 1, Precision(weight=2, gradient=2, activation=2, adam=SMALL), "none", id="8B bf16"),
     # since Adam reads gradients summed in bf16 where they lie
-    pytest.param(38.49, 4, 1, replace(BF16, gradient=2, fp8=True), "none", id="fp8, sums in bf16"),
+    pytest.param(38.63, 4, 1, replace(BF16, gradient=2, fp8=True), "none", id="fp8, sums in bf16"),
 ]
 
 
@@ -143,6 +143,14 @@ LOAD = Load(
     micro_batches=8,
     distributed_optimizer=True,
 )
+
+
+def test_a_head_in_fp8_takes_what_was_measured() -> None:
+    """41.68 GB on an H200, 38.63 without."""
+    fp8 = replace(BF16, gradient=2, fp8=True)
+    four = replace(LOAD, model=replace(MODELS["8B"], num_layers=4), layout=layout(layers=4), precision=fp8)
+    more = estimate(replace(four, head_fp8=True)).total - estimate(four).total
+    assert more / 1e9 == pytest.approx(41.68 - 38.63, rel=0.05)
 
 
 @pytest.mark.parametrize(("measured", "layers", "micro_batch", "precision", "recompute"), PEAKS)

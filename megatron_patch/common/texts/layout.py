@@ -73,6 +73,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "optimizer-on-cpu": ("the optimizer is already on the CPU", "false on the CPU"),
     "fp8-no-units": ("{gpu} has no FP8 units", "bf16"),
     "fp8-on-cpu": ("needs a GPU with FP8 units and Transformer Engine", "fp32, bf16 on the CPU"),
+    "fp8-extra-recipe": ("fewer bits were tried with tensorwise scaling only", "{MP_FP8_RECIPE:=tensorwise}, or none"),
+    "fp8-head-tied": ("tied embeddings: the LM head in fp8 has weights of its own", "sums, or none"),
+    "fp8-head-untried": ("the LM head in fp8 was not tried with this value", "sums, or none"),
     "fp8-rows": (
         "FP8 needs a multiple of 16 tokens per rank, here {BATCH_SIZE} x {SEQ_LEN} / {CP} / {TP} = {rows}",
         "a multiple of 16 per rank, or another {PR}",
@@ -185,6 +188,9 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "optimizer-on-cpu": ("优化器已经在 CPU 上", "CPU 上为 false"),
     "fp8-no-units": ("{gpu} 没有 FP8 计算单元", "bf16"),
     "fp8-on-cpu": ("需要有 FP8 计算单元的 GPU 和 Transformer Engine", "CPU 上可用 fp32、bf16"),
+    "fp8-extra-recipe": ("更少的位数只在 tensorwise 缩放下试过", "{MP_FP8_RECIPE:=tensorwise}，或 none"),
+    "fp8-head-tied": ("词嵌入共享：fp8 的 LM head 有自己的权重", "sums，或 none"),
+    "fp8-head-untried": ("没有在这个值下试过 fp8 的 LM head", "sums，或 none"),
     "fp8-rows": (
         "FP8 要求每个进程的词元数是 16 的倍数，这里 {BATCH_SIZE} x {SEQ_LEN} / {CP} / {TP} = {rows}",
         "每个进程 16 的倍数，或另一种 {PR}",

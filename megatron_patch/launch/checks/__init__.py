@@ -39,6 +39,7 @@ from megatron_patch.launch.checks.layout import (
 from megatron_patch.launch.checks.precision import (
     check_activations,
     check_attention,
+    check_fp8_extra,
     check_fp8_shape,
     check_gradient_precision,
     check_muon,
@@ -87,6 +88,7 @@ CHECKS = in_order(
     check_muon,
     check_precision,
     check_fp8_shape,
+    check_fp8_extra,
     check_attention,
     find_first_adapter,
     check_adapters,

@@ -91,6 +91,30 @@ def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int,
         yield Problem("fp8-rows", "SEQ_LEN", "PR", rows=rows)
 
 
+def check_fp8_extra(
+    *,
+    mp_fp8_extra: str | None,
+    mp_fp8_recipe: str,
+    pr: str,
+    tp: int,
+    sft: bool,
+    mp_lora_rank: int | None,
+    model: ModelConfig,
+) -> Findings:
+    """Fewer bits than fp8's: where it was measured, with one scale for a tensor and without TP over the LM head."""
+    if pr != "fp8" or mp_fp8_extra in (None, "none"):
+        return
+    if mp_fp8_recipe != "tensorwise":
+        yield Problem("fp8-extra-recipe", "MP_FP8_EXTRA", "MP_FP8_RECIPE")
+    if "head" not in (mp_fp8_extra or ""):
+        return
+    if model.tie_embeddings:
+        yield Problem("fp8-head-tied", "MP_FP8_EXTRA", "MODEL_SIZE")
+    wrong = {"TP": tp > 1, "SFT": sft, "MP_LORA_RANK": mp_lora_rank is not None}
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        yield Problem("fp8-head-untried", "MP_FP8_EXTRA", name)
+
+
 def check_attention(*, mp_attention_backend: str | None, device: str) -> Findings:
     """cuDNN's kernels exist on GPUs only."""
     if mp_attention_backend == "fused" and device == "cpu":
