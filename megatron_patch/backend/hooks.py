@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -207,12 +208,7 @@ def _measure(
     loss = float(loss_dict[LOSS_KEY]) if LOSS_KEY in loss_dict else None  # waits for the device
     seconds = time.perf_counter() - watch.started
     batch_samples = args.micro_batch_size * args.data_parallel_size * training.get_num_microbatches()
-    flops = training.num_floating_point_operations(
-        args,
-        batch_samples,
-        seqlen_squared_sum_in_batch=seqlen_squared_sum_in_batch,
-        total_real_tokens_in_batch=total_real_tokens_in_batch,
-    )
+    flops = _flops(training, args, batch_samples, seqlen_squared_sum_in_batch, total_real_tokens_in_batch)
     return Step(
         iteration=iteration,
         loss=loss,
@@ -223,10 +219,24 @@ def _measure(
         consumed_samples=args.consumed_train_samples,
         batch_samples=batch_samples,
         seconds=seconds,
-        flops=float(flops),
+        flops=flops,
         z_loss=float(loss_dict[Z_LOSS_KEY]) if Z_LOSS_KEY in loss_dict else None,
         **watch.memory_of_all_ranks(),
     )
+
+
+def _flops(training: Any, args: Any, samples: int, squares: float | None, tokens: float | None) -> float:
+    """Megatron's count for a global batch; beside adapters without the weights' gradients, a third of the matmuls.
+
+    Args:
+        squares: sum of the squared lengths of packed sequences; None: samples of the sequence length.
+        tokens: sum of their lengths.
+    """
+    count = partial(training.num_floating_point_operations, args, samples, total_real_tokens_in_batch=tokens)
+    flops = float(count(seqlen_squared_sum_in_batch=squares))
+    if args.lora_rank is None:
+        return flops
+    return flops - float(count(seqlen_squared_sum_in_batch=0)) / 3
 
 
 def count_packed_tokens(ends: torch.Tensor) -> None:

@@ -221,7 +221,12 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
         {},
     ),
     ({"MP_FP8_EXTRA": "head", "TP": "2", **FP8}, ("MP_FP8_EXTRA", "TP"), "fp8-head-untried", {}),
-    ({"MP_FP8_EXTRA": "sums,head", "MODEL_SIZE": "qwen3-0.6B", **FP8}, ("MP_FP8_EXTRA", "MODEL_SIZE"), "fp8-head-tied", {}),
+    (
+        {"MP_FP8_EXTRA": "sums,head", "MODEL_SIZE": "qwen3-0.6B", **FP8},
+        ("MP_FP8_EXTRA", "MODEL_SIZE"),
+        "fp8-head-tied",
+        {},
+    ),
     ({"MP_TP_OVERLAP": "nvls"}, ("MP_TP_OVERLAP",), "unknown-value", {}),
     ({"MP_GRAD_REDUCE": "bf16"}, ("MP_GRAD_REDUCE", "PR"), "gradient-bf16", {}),
     ({"MP_WANDB_PROJECT": "mine"}, ("MP_WANDB_PROJECT",), "wandb-no-key", {}),

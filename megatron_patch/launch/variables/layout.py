@@ -47,9 +47,9 @@ class LayoutVariables:
         None,
         several("sums", "head", none="none"),
         "what fp8 also computes in fewer bits: sums = of the backward pass, not split over fp32 (1.5 % of a step, "
-        "losses of 50 steps within 0.005); head = the LM head's matmuls (15 ms a micro batch of 8192 tokens, within 0.025)",
+        "losses of 50 steps within 0.005); head = the LM head's matmuls (15 ms for 8192 tokens, within 0.025)",
         "fp8 还用更少的位数计算什么：sums = 反向传播的求和，不拆分到 fp32（一步的 1.5 %，50 步损失相差不超过 0.005）；"
-        "head = LM head 的矩阵乘法（8192 个词元的微批次 15 ms，相差不超过 0.025）",
+        "head = LM head 的矩阵乘法（8192 个词元 15 ms，相差不超过 0.025）",
         matters=("PR", "fp8"),
     )
     fp8_recipe: str = row(
