@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -33,17 +34,27 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
         self.prog = tools.started_as or self.prog
+        self._strangers: list[str] = []
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """As argparse's, which prints `unrecognized arguments: --wandb_tokn hf_...` with the token."""
+        words = sys.argv[1:] if args is None else list(args)
+        self._strangers = [word for word in words if word.startswith("--") and self._is_unknown(word)]
         known, left = self.parse_known_args(args, namespace)
+        self._strangers = []
         if left:
-            said = translated("unrecognized arguments: %s") % " ".join(mask_values(left))
-            near = self._nearest(left)
-            self.error(localized("unknown-nearest", said=said, nearest=near) if near else said)
+            self.error(self._unrecognized(left))
         return known
+
+    def _is_unknown(self, word: str) -> bool:
+        return word != "--" and word.partition("=")[0] not in self._option_string_actions
+
+    def _unrecognized(self, left: Iterable[str]) -> str:
+        said = translated("unrecognized arguments: %s") % " ".join(mask_values(left))
+        near = self._nearest(left)
+        return localized("unknown-nearest", said=said, nearest=near) if near else said
 
     def _nearest(self, words: Iterable[str]) -> list[str]:
         """Flags of ours that are most like those that nobody knows."""
@@ -52,7 +63,10 @@ class ArgumentParser(argparse.ArgumentParser):
         return list(dict.fromkeys(near for name in names if (near := nearest_word(name, known)) is not None))
 
     def error(self, message: str) -> NoReturn:
-        """As argparse's; a value that looks like a secret is masked."""
+        """As argparse's, and flags that nobody knows: the one that is missing may be among them. A value that looks
+        like a secret is masked."""
+        if self._strangers:
+            message = localized("also", first=message, second=self._unrecognized(self._strangers))
         super().error(re.sub(r"'([^']*)'", lambda found: f"'{hidden(found[1])}'", message))
 
 

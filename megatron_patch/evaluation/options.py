@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common import tools
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UsageError
 from megatron_patch.common.messages import Message, at, localized
@@ -31,9 +32,9 @@ VALUES: dict[str, tuple[Kind, str | None, str]] = {
 }
 """Flags with a checked value: how it is read, default, meaning."""
 EXAMPLES = """\
-  sh evaluate.sh /mnt/llama3-ckpts/Meta-Llama-3.1-8B
-  sh evaluate.sh OUTPUT_BASEPATH hellaswag,arc_easy,gsm8k /data/hub
-  sh evaluate.sh OUTPUT_BASEPATH cmmlu /workspace/cmmlu.tgz --against /mnt/llama3-ckpts/Meta-Llama-3.1-8B"""
+  {command} /mnt/llama3-ckpts/Meta-Llama-3.1-8B
+  {command} OUTPUT_BASEPATH hellaswag,arc_easy,gsm8k /data/hub
+  {command} OUTPUT_BASEPATH cmmlu /workspace/cmmlu.tgz --against /mnt/llama3-ckpts/Meta-Llama-3.1-8B"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="evaluate.sh",
         description=localized("eval-about-tool"),
-        epilog=localized("eval-epilog", examples=EXAMPLES),
+        epilog=localized("eval-epilog", examples=EXAMPLES.format(command=tools.started_as or "sh evaluate.sh")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

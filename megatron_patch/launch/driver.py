@@ -137,6 +137,13 @@ def export_is_due(plan: Plan) -> bool:
     return bool(source != f"iter_{plan.resume_iteration:07d}")
 
 
+def _one_of(names: list[str]) -> object:
+    said: object = names[0]
+    for name in names[1:]:
+        said = Message("either", first=said, second=name)
+    return said
+
+
 def _wrong_number(values: list[str], wording: Wording, family: str | None) -> int:
     given, wanted = len(values), len(POSITIONS)
     experts = extra_values(values, wanted)
@@ -144,10 +151,9 @@ def _wrong_number(values: list[str], wording: Wording, family: str | None) -> in
         print(wording.text(experts), file=sys.stderr)
         return USAGE_ERROR
     if given < wanted:
-        missing: object = wording.heading(missing_positions(values)[0].name)
-        for position in missing_positions(values)[1:3]:
-            missing = Message("either", first=missing, second=wording.heading(position.name))
-        code = "values-missing" if given == wanted - 1 else "values-missing-and-more"
+        names = [wording.heading(position.name) for position in missing_positions(values)[:3]]
+        missing = [_one_of(names)] if given == wanted - 1 else names
+        code = "values-missing-and-more" if given < wanted - 3 else "values-missing"
         said = Message(code, given=given, wanted=wanted, missing=missing)
     else:
         said = Message("values-left-over", wanted=wanted, left=[quoted(one, wording) for one in values[wanted:]])

@@ -186,7 +186,10 @@ def _size(asked: Translation, checkpoint: str | None) -> str:
     name = asked.get("hf_model_id") or ""
     size = size_of_hub_name(name) or size_of_config(_config(asked.environ.get("MP_TOKENIZER_PATH", "")) or {})
     if size is None:
-        asked.wrong("nemo-size-not-told", "model_size", model=name)
+        if name:
+            asked.wrong("nemo-size-not-told", "model_size", model=name)
+        else:
+            asked.wrong("nemo-size-needed", "model_size")
         return "auto"
     asked.say("nemo-size-told", name=name, size=size)
     return size

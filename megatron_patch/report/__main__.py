@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help=localized("report-help-output"))
     args = parser.parse_args()
     if missing := [run for run in args.runs if not run.is_dir()]:
-        print(*(printable(localized("report-not-folder", path=run)) for run in missing), sep="\n", file=sys.stderr)
+        print(*(_error("report-not-folder", path=run) for run in missing), sep="\n", file=sys.stderr)
         return 2
     material = collect(args.runs)
     if not (material.runs or material.checks or material.evaluations):
-        print(printable(localized("report-nothing", where=args.runs)), file=sys.stderr)
+        print(_error("report-nothing", where=args.runs), file=sys.stderr)
         print(*_problems(material), sep="", end="", file=sys.stderr)
         return 2
     output = args.output or args.runs[0] / "report.html"
@@ -36,12 +36,16 @@ def main() -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, render(material), errors="replace")
     except OSError as error:
-        print(printable(localized("report-not-written", path=output, error=error)), file=sys.stderr)
+        print(_error("report-not-written", path=output, error=error), file=sys.stderr)
         return 1
     found = {"runs": len(material.runs), "checks": len(material.checks), "evaluations": len(material.evaluations)}
     print(printable(localized("report-written", path=output, **found, kilobytes=output.stat().st_size / 1e3)))
     print(*_problems(material), sep="", end="", file=sys.stderr)
     return 0
+
+
+def _error(code: str, **values: object) -> str:
+    return printable(localized("error", text=Message(code, **values)))
 
 
 def _problems(material: Material) -> list[str]:

@@ -52,6 +52,15 @@ def test_no_flag_is_taken_from_its_beginning(capsys: pytest.CaptureFixture[str])
     assert "unrecognized arguments: --iter 5; nearest: --iterations" in capsys.readouterr().err
 
 
+def test_a_flag_that_is_missing_may_be_the_one_that_is_misspelt(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser(prog="tool")
+    parser.add_argument("--gpus", required=True)
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--gpu={SECRET}"])
+    said = capsys.readouterr().err
+    assert "required: --gpus; unrecognized arguments: --gpu=hf_...; nearest: --gpus" in said
+
+
 def test_what_is_no_secret_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         ArgumentParser(prog="tool").parse_args(["--size", "8B", "/data/a", "12345678901"])

@@ -385,6 +385,19 @@ def test_one_value_too_few_names_the_missing_one(
     assert position in missing_positions(words)
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (23, "missing: position 24 WARMUP_TOKENS_OR_ITERS, position 25 OUTPUT_BASEPATH"),
+        (21, "missing: position 22 PRETRAIN_CHECKPOINT_PATH, position 23 TRAIN_TOKENS_OR_ITERS, "
+         "position 24 WARMUP_TOKENS_OR_ITERS, and what follows it"),
+    ],
+)  # fmt: skip
+def test_several_values_too_few(given: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(PAIS.split()[:given], {}) == 2
+    assert capsys.readouterr().err.rstrip().endswith(said)
+
+
 def test_no_values_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([], {}) == 2
     shown = capsys.readouterr().err

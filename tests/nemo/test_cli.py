@@ -93,6 +93,7 @@ BAD = [
     ("--hf_model_id tokenizer --dataset_path data --model-name llama31", "--model-name", "nemo-size-unknown-nearest"),
     ("--hf_model_id tokenizer --dataset_path data -M zzz", "-M", "nemo-size-unknown"),
     ("--hf_model_id tokenizer --dataset_path data", "--model_size", "nemo-size-not-told"),
+    ("--dataset_path data", "--model_size", "nemo-size-needed"),
     ("--hf_model_id nobody/nothing --dataset_path data -M tiny", "--hf_model_id", "hub-not-cached"),
     ("--hf_model_id nothing --dataset_path data -M tiny", "--hf_model_id", "hub-nowhere"),
     (f"{TINY} --nemo_model absent", "--nemo_model", "no-such-folder"),

@@ -28,6 +28,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "nemo-size-unknown-nearest": "unknown model; nearest: {nearest}",
     "nemo-size-llama3": "this is Llama 3, not 3.1: auto takes its architecture, without RoPE scaling, from a "
     "checkpoint",
+    "nemo-size-needed": ("not given, and no model or checkpoint that tells it", "a name that --list shows"),
     "nemo-size-not-told": ("neither {model} nor a config.json tells it", "a name that --list shows"),
     "nemo-peft-pretrain": ("the tutorials have adapters in finetune_llm", "finetune_llm.py; or MP_LORA_RANK"),
     "nemo-offload-weights": (
@@ -134,6 +135,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "nemo-size-unknown": "未知的模型",
     "nemo-size-unknown-nearest": "未知的模型；最接近的是 {nearest}",
     "nemo-size-llama3": "这是 Llama 3，不是 3.1：auto 会从检查点读取它的结构（没有 RoPE 缩放）",
+    "nemo-size-needed": ("没有给出，也没有能说明它的模型或检查点", "--list 显示的名称"),
     "nemo-size-not-told": ("从 {model} 和 config.json 都看不出来", "--list 显示的名称"),
     "nemo-peft-pretrain": ("教程里只有 finetune_llm 有适配器", "finetune_llm.py；或 MP_LORA_RANK"),
     "nemo-offload-weights": (
