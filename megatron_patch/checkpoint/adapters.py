@@ -57,11 +57,12 @@ class Adapter:
     """Where the run lies that trained them, if one did."""
 
 
-def read_adapter(path: Path, base: Path | None = None) -> Adapter:
+def read_adapter(path: Path, base: Path | None = None, *, every_layer: bool = False) -> Adapter:
     """Read the adapters of a run (its output folder, `checkpoints` or one iteration) or of a folder of PEFT.
 
     Args:
         base: another place of the base than the one that is written down.
+        every_layer: a folder of PEFT has an adapter of its matrices in every layer, as what is exported.
     Raises:
         CheckpointError, PeftError, BaseProblem: there are none, or they are damaged.
     """
@@ -70,7 +71,7 @@ def read_adapter(path: Path, base: Path | None = None) -> Adapter:
         model = open_base(told).model
         return Adapter(
             settings=settings_of(path),
-            whole=read_folder(path, model),
+            whole=read_folder(path, model, every_layer=every_layer),
             base=told,
             base_sha256="",
             source=path.name,
@@ -130,7 +131,7 @@ def export_adapter(run: Path, target: Path, *, overwrite: bool = False) -> None:
     Raises:
         CheckpointError: the folder is there already; or what `read_adapter` raises.
     """
-    adapter = read_adapter(run)
+    adapter = read_adapter(run, every_layer=True)
     if problems := check_target(target, overwrite=overwrite, sources=[run]):
         raise CheckpointError.of(problems)
     facts = {"format": "peft", "source": adapter.source, "base_sha256": adapter.base_sha256}
@@ -212,7 +213,7 @@ def _other_shapes(adapter: Adapter, model: ModelConfig) -> list[Message]:
         return [Message("adapters-layers", found=len(adapter.whole), wanted=model.num_layers)]
     return [
         Message("adapters-shape", target=target, found=sizes((b.shape[0], a.shape[1])), wanted=sizes(shapes[target]))
-        for target, (a, b) in adapter.whole[0].items()
+        for target, (a, b) in {target: pair for each in adapter.whole.values() for target, pair in each.items()}.items()
         if (b.shape[0], a.shape[1]) != shapes[target]
     ]
 

@@ -5,6 +5,7 @@ Source: `LoraConfig` and `get_peft_model_state_dict` of peft 0.21. torch is impo
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import JsonError, is_whole, parse_json, read_object
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.patterns import pattern_of, pattern_problems
-from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, target_shapes
+from megatron_patch.peft.selection import LAYERS, selection_problems, selects
+from megatron_patch.peft.settings import HF_MODULES, TARGETS, LoraSettings, PeftError, module_name, target_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +36,6 @@ PLAIN = {
     "use_dora": False,
     "bias": "none",
     "modules_to_save": None,
-    "layers_to_transform": None,
-    "layers_pattern": None,
     "fan_in_fan_out": False,
     "use_qalora": False,
     "trainable_token_indices": None,
@@ -48,7 +48,7 @@ HARMLESS = frozenset(
     (
         *("peft_type", "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
         *("r", "target_modules", "exclude_modules", "lora_alpha", "lora_dropout", "use_rslora", "inference_mode"),
-        *("rank_pattern", "alpha_pattern"),
+        *("rank_pattern", "alpha_pattern", LAYERS, "layers_pattern"),
         *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # see BASE_STAYS
         *("megatron_config", "megatron_core", "runtime_config", "qalora_group_size", "ensure_weight_tying"),
         *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # ms-swift's: of training alone
@@ -139,14 +139,13 @@ def _problems(config: dict[str, Any]) -> list[Message]:
     found += [Message("peft-unknown", name=name, found=f"{config[name]!r:.80}") for name in unknown if config[name]]
     if str(start := config.get("init_lora_weights")).lower() not in BASE_STAYS:
         found.append(Message("peft-base-changed", found=repr(start)))
-    if not is_whole(config["r"], 1, MOST_RANK):
-        found.append(Message("peft-rank", found=repr(config["r"])))
-    if not _is_real(alpha := config["lora_alpha"]) or alpha <= 0:
+    if not is_whole(config.get("r"), 1, MOST_RANK):
+        found.append(Message("peft-rank", found=repr(config.get("r"))))
+    if not _is_real(alpha := config.get("lora_alpha")) or alpha <= 0:
         found.append(Message("peft-alpha", found=repr(alpha)))
     if not _is_real(dropout := config.get("lora_dropout") or 0) or not 0 <= dropout < 1:
         found.append(Message("peft-dropout", found=repr(dropout)))
-    if not config["target_modules"]:
-        found.append(Message("peft-targets", found=repr(config["target_modules"])))
+    found += selection_problems(config)
     for name in ("rank_pattern", "alpha_pattern"):
         found += pattern_problems(name, config.get(name) or {}, whole=name == "rank_pattern")
     return found
@@ -205,43 +204,49 @@ def key(layer: int, target: str, part: str) -> str:
     return f"{PREFIX}{layer}.{HF_MODULES[target]}.lora_{part}.weight"
 
 
-def read_folder(folder: Path, model: ModelConfig) -> Whole:
+def read_folder(folder: Path, model: ModelConfig, *, every_layer: bool = True) -> Whole:
     """A and B of every layer in fp32.
 
+    Args:
+        every_layer: see check_shapes.
     Raises:
-        PeftError: not an adapter of this model: tensors that are missing, left over, or of other shapes.
+        PeftError: not an adapter of this model: tensors that are missing, left over, of other shapes, NaN or inf.
     """
-    settings = settings_of(folder)
-    check_shapes(folder, model)
+    check_shapes(folder, model, every_layer=every_layer)
     tensors = _open(folder)
     if wrong := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise PeftError.at(folder / WEIGHTS, "peft-not-finite", tensor=wrong[0], count=len(wrong))
-    return {
-        layer: {
-            target: (tensors[key(layer, target, "A")].float(), tensors[key(layer, target, "B")].float())
-            for target in settings.targets
-        }
-        for layer in range(model.num_layers)
-    }
+    found: Whole = {layer: {} for layer in range(model.num_layers)}
+    for layer, target in _adapted(folder, model):
+        found[layer][target] = (tensors[key(layer, target, "A")].float(), tensors[key(layer, target, "B")].float())
+    return found
 
 
-def check_shapes(folder: Path, model: ModelConfig) -> None:
+def _adapted(folder: Path, model: ModelConfig) -> list[tuple[int, str]]:
+    """Layers and targets that have an adapter, by adapter_config.json."""
+    config, targets = read_object(folder / CONFIG), settings_of(folder).targets
+    each = itertools.product(range(model.num_layers), targets)
+    return [(layer, target) for layer, target in each if selects(config, module_name(layer, target))]
+
+
+def check_shapes(folder: Path, model: ModelConfig, *, every_layer: bool = True) -> None:
     """That an adapter is one of this model, by the head of its file.
 
+    Args:
+        every_layer: a matrix that has an adapter has it in every layer, as it is trained here.
     Raises:
         PeftError: tensors that are missing, left over, or of other shapes.
     """
     settings, found, shapes = settings_of(folder), _shapes(folder), target_shapes(model)
+    adapted = _adapted(folder, model)
     problems: list[Message] = []
-    for target in settings.targets:
-        layers = range(model.num_layers)
-        absent = {layer for layer in layers if not {key(layer, target, part) for part in "AB"} & found.keys()}
-        if absent:
-            told = {"count": len(absent), "first": min(absent), "layers": model.num_layers}
-            problems.append(Message("peft-some-layers", module=HF_MODULES[target], **told))
-        for layer in (layer for layer in layers if layer not in absent):
-            problems += _other_shapes(found, layer, target, settings.rank_of(layer, target), shapes[target])
+    for layer, target in adapted:
+        problems += _other_shapes(found, layer, target, settings.rank_of(layer, target), shapes[target])
     problems += [Message("peft-foreign", tensor=name, layers=model.num_layers) for name in found]
+    counts = {target: sum(target == other for _, other in adapted) for target in settings.targets}
+    for target in (target for target in counts if every_layer and counts[target] < model.num_layers):
+        told = {"count": counts[target], "layers": model.num_layers}
+        problems.append(Message("peft-some-layers", module=HF_MODULES[target], **told))
     if problems:
         shown = [*problems[:4], Message("peft-in-all", count=len(problems))]
         raise PeftError.of([at(folder, what) for what in shown])

@@ -26,7 +26,7 @@ from megatron_patch.peft.settings import LoraSettings
 from ..trainer import driver
 from ..trainer.driver import write_word_tokenizer
 from ..trainer.harness import read_metrics
-from .world import RANK, World
+from .world import RANK, World, make_adapter
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,7 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
         ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "ITS"}, {}, "lora-adapter-differs", "MP_LORA_RANK"),
         ({"MP_LORA_ADAPTER": "ITS"}, {"start": "none", "size": "tiny"}, "lora-adapter-model", "MP_LORA_ADAPTER"),
         ({"MP_LORA_ADAPTER": "RUN"}, {}, "lora-adapter-inside", "MP_LORA_ADAPTER"),
+        ({"MP_LORA_ADAPTER": "SOME"}, {}, "lora-adapter-model", "MP_LORA_ADAPTER"),
         ({"MP_FREEZE": "head"}, {"start": "none", "size": "1B"}, "freeze-tied", "MP_FREEZE"),
         ({"MP_FREEZE": "embedding"}, {"start": "none", "size": "1B", "pp": 2}, "freeze-tied", "MP_FREEZE"),
         ({"MP_LORA_RANK": "8", "MP_FREEZE": "head"}, {}, "freeze-and-lora", "MP_FREEZE"),
@@ -100,7 +101,9 @@ def test_what_adapters_and_freezing_cannot_do_is_refused_by_code(
     world: World, tmp_path: Path, tokenizer: Path, mp: dict[str, str], changed: dict[str, object], code: str, name: str
 ) -> None:
     (tmp_path / "adapter").symlink_to(world.adapter)
-    places = {"ITS": str(world.adapter), "RUN": str(tmp_path)}
+    places = {"ITS": str(world.adapter), "RUN": str(tmp_path), "SOME": str(tmp_path / "some")}
+    if mp.get("MP_LORA_ADAPTER") == "SOME":
+        make_adapter(tmp_path / "some", world.hf, target_modules=["q_proj"], layers_to_transform=[0])
     mp = {key: places.get(value, value) for key, value in mp.items()}
     problems = plan(world, tmp_path / "out", tokenizer, mp, **changed)
     assert isinstance(problems, list), "not refused"

@@ -30,6 +30,7 @@ from megatron_patch.peft.settings import PeftError
 from ..trainer.harness import Run, read_checkpoint, train
 from .world import CONFIGS, FLAGS, World, make_adapter, make_model
 
+SOME_LAYERS = {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [0, 1]}
 TOKENS = torch.arange(48).view(2, 24) * 5 % 256
 
 
@@ -225,6 +226,11 @@ def test_an_adapter_is_evaluated_with_its_base(world: World, ours: Run, exported
         {"init_lora_weights": "orthogonal"},
         {"target_modules": "all-linear", "exclude_modules": ["down_proj"]},
         {"target_modules": r".*\.(q|v)_proj"},
+        SOME_LAYERS,
+        {"target_modules": ["q_proj"], "layers_to_transform": 0},
+        {"target_modules": r".*(layers\.[01]\.self_attn\.q_proj|v_proj)"},
+        {"target_modules": ["layers.0.self_attn.q_proj", "layers.2.mlp.up_proj", "v_proj"]},
+        {"exclude_modules": r".*layers\.0\..*"},
         {"use_rslora": True, "rank_pattern": {"q_proj": 9}, "alpha_pattern": {"k_proj": 3}},
     ],
 )
@@ -299,10 +305,12 @@ def pickle(folder: Path) -> None:
         ({}, rewrite(lambda all_: {n: t for n, t in all_.items() if n != ONE}), "peft-shape"),
         ({}, rewrite(lambda all_: all_ | {ONE: all_[ONE].t()}), "peft-shape"),
         ({}, rewrite(lambda all_: all_ | {"base_model.model.lm_head.weight": torch.zeros(256, 64)}), "peft-foreign"),
-        ({}, rewrite(lambda all_: {n: t for n, t in all_.items() if "layers.3." not in n}), "peft-some-layers"),
-        ({"target_modules": r".*layers\.[01]\.self_attn\.q_proj"}, None, "peft-some-layers"),
-        ({"exclude_modules": r".*layers\.0\..*"}, None, "peft-some-layers"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 1]}, None, "peft-value"),
+        ({}, rewrite(lambda all_: {n: t for n, t in all_.items() if "layers.3." not in n}), "peft-shape"),
+        (SOME_LAYERS, rewrite(lambda all_: {n: t for n, t in all_.items() if "layers.1." not in n}), "peft-shape"),
+        (SOME_LAYERS, say(layers_to_transform=[0]), "peft-foreign"),
+        (SOME_LAYERS, say(layers_to_transform=["0"]), "peft-layers"),
+        ({}, say(target_modules=".*(q_proj"), "peft-expression"),
+        ({}, say(exclude_modules=[1]), "peft-names"),
         ({"target_modules": ["q_proj", "lm_head"]}, None, "peft-modules"),
         ({"modules_to_save": ["lm_head"]}, None, "peft-value"),
         ({"bias": "all"}, None, "peft-value"),
