@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from megatron_patch.common.messages import Message, at
 from megatron_patch.common.strict_json import JsonError, is_whole, parse_json, read_object
@@ -151,7 +151,7 @@ def _problems(config: dict[str, Any]) -> list[Message]:
     return found
 
 
-def _is_real(value: object) -> bool:
+def _is_real(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
