@@ -31,7 +31,8 @@ SAYS = {
     ),
     "adapters of another kind": (
         "from pathlib import Path; from megatron_patch.peft.folder import *\n"
-        'Path(CONFIG).write_text(\'{"peft_type": "LORA", "r": 0, "use_dora": true}\')\n'
+        'known = \'"peft_type": "LORA", "lora_alpha": 8, "target_modules": ["q_proj"]\'\n'
+        'Path(CONFIG).write_text(\'{"r": 0, "use_dora": true, \' + known + "}")\n'
         "try: settings_of(Path())\nexcept PeftError as error: print(error.localized())",
         "adapter_config.json：use_dora 为 True，这里只能是 False；adapter_config.json：r 为 0，不是不小于 1 的整数",
     ),
