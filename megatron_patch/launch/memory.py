@@ -7,6 +7,7 @@ per process.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from megatron_patch.launch.layout import Layout
@@ -178,13 +179,12 @@ def trained_parameters(load: Load, stage: int) -> int:
     """Of one rank: adapters alone, or all that MP_FREEZE does not name."""
     model, layout = load.model, load.layout
     if load.adapters is not None:
-        first = sum(layout.stage_layers[:stage])
-        return adapter_parameters(load.adapters, model, layout.tp, range(first, first + layout.stage_layers[stage]))
+        return adapter_parameters(load.adapters, model, layout.tp, layout.layers_of(stage))
     total = stage_parameters(model, load.vocab_rows, layout, stage)
     return total - _frozen_parameters(load, stage) if load.frozen else total
 
 
-def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int, layers: range) -> int:
+def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int, layers: Sequence[int]) -> int:
     """Of these layers on one rank: of each pair the matrix on the sharded side is sharded over TP."""
     shapes, total = target_shapes(model), 0
     for linear in LINEARS:
@@ -197,8 +197,7 @@ def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int, laye
 
 def _frozen_parameters(load: Load, stage: int) -> int:
     model, layout = load.model, load.layout
-    first = sum(layout.stage_layers[:stage])
-    inside = sum(first <= number < first + layout.stage_layers[stage] for number in frozen_layers(load.frozen))
+    inside = len(frozen_layers(load.frozen).intersection(layout.layers_of(stage)))
     norms = model.norms_per_layer()
     layer = (model.parameters_per_layer() - norms) // layout.tp + norms
     table = load.vocab_rows * model.hidden_size // layout.tp
