@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -153,7 +153,7 @@ def is_alive(pid: int) -> bool:
 
 
 def serve() -> None:
-    """Import what launchers and ranks import, then fork for each line of standard input."""
+    """Import what launchers and ranks import, and fork for each line of standard input; learn what else they import."""
     from megatron_patch.backend import enable
 
     enable("cpu")
@@ -167,14 +167,40 @@ def serve() -> None:
     gc.freeze()  # no collection in a fork touches, and so copies, what all share
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    for line in sys.stdin.buffer.raw:  # type: ignore[attr-defined]
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            answers.close()
-            become(partial(_drive, request))
-        print(pid, file=answers)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers)
+    with tempfile.NamedTemporaryFile() as file:
+        for line in sys.stdin.buffer.raw:  # type: ignore[attr-defined]
+            _import_all(Path(file.name))
+            _serve_one(json.loads(line) | {"imported": file.name}, answers)
+
+
+def _import_all(names: Path) -> None:
+    """What processes have noted that they had to import."""
+    for name in dict.fromkeys(names.read_text().split()):
+        if name not in sys.modules:
+            with contextlib.suppress(Exception):
+                import_module(name)
+    names.write_text("")
+    gc.freeze()
+
+
+@contextlib.contextmanager
+def _noted(names: str) -> Iterator[None]:
+    """Note what is imported meanwhile: a later fork need not."""
+    known = set(sys.modules)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError), Path(names).open("a") as file:
+            file.write("\n".join([*(set(sys.modules) - known), ""]))
+
+
+def _serve_one(request: Mapping[str, Any], answers: Any) -> None:
+    pid = os.fork()
+    if pid == 0:
+        answers.close()
+        become(partial(_drive, request))
+    print(pid, file=answers)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers)
 
 
 def _drive(request: Mapping[str, Any]) -> int:
@@ -184,39 +210,40 @@ def _drive(request: Mapping[str, Any]) -> int:
     set_environment(request["environ"])
     os.chdir(request["cwd"])
     tempfile.tempdir = None  # TMPDIR is looked up again
-    os.execve = _become  # type: ignore[assignment]
+    os.execve = partial(_become, request["imported"])  # type: ignore[assignment]
     from megatron_patch.launch import command
     from megatron_patch.launch.driver import main
 
     if list(request["values"][1:3]) == LAUNCHER:
-        _become(request["values"][0], request["values"], request["environ"])
+        os.execve(request["values"][0], request["values"], request["environ"])
     command.IMPORTED = time.time()
     return main(request["values"], os.environ)
 
 
-def _become(path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
+def _become(imported: str, path: str, argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     """What execve does with torchrun's command line."""
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
     from megatron_patch.torchrun import main
 
-    subprocess_handler.SubprocessHandler._popen = lambda self, args, env: Rank(args, env)
+    subprocess_handler.SubprocessHandler._popen = lambda self, args, env: Rank(args, env, imported)
     set_environment(environ)
     assert list(argv[1:3]) == LAUNCHER, argv
     sys.argv = ["torchrun.py", *argv[3:]]
-    sys.exit(main(list(argv[3:])))
+    with _noted(imported):
+        sys.exit(main(list(argv[3:])))
 
 
 class Rank:
     """A forked rank with the part of Popen that torchrun uses."""
 
-    def __init__(self, args: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, args: Sequence[str], environ: Mapping[str, str], imported: str) -> None:
         self.args, self.returncode = args, None
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            become(partial(self._run, environ))
+            become(partial(self._run, environ, imported))
 
     def poll(self) -> int | None:
         """As of Popen."""
@@ -246,7 +273,7 @@ class Rank:
             self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def _run(self, environ: Mapping[str, str]) -> None:
+    def _run(self, environ: Mapping[str, str], imported: str) -> None:
         default_signals((signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM))
         signal.setitimer(signal.ITIMER_REAL, 0)
         os.closerange(3, 256)
@@ -258,7 +285,8 @@ class Rank:
             from .injection import arm
 
             arm(os.environ["FAULTS_INJECT"])
-        runpy.run_path(script, run_name="__main__")
+        with _noted(imported):
+            runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":
