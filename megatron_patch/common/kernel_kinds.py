@@ -12,7 +12,7 @@ GPU_KINDS = (
     ("casts to fp8", ("cast_transpose", "amax", "dispatch::fp8", "scale_kernel")),
     ("SwiGLU", ("gated_act",)),
     ("norms", ("normalization",)),
-    ("RoPE, and copies around it", ("rope", "CatArray", "elementwise_kernel<128, 4")),
+    ("RoPE, and copies around it", ("rope", "_split_kernel", "CatArray", "elementwise_kernel<128, 4")),
     ("residuals", ("CUDAFunctor_add",)),
     ("optimizer", ("multi_tensor", "unrolled_elementwise", "bfloat16_copy", "FillFunctor")),
     ("cross-entropy", ("cross_entropy",)),
