@@ -30,7 +30,7 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 
-LONGEST = ("test_readme.py", "test_resume.py", "test_evaluate.py", "test_hf_parity.py", "test_check.py")
+LONGEST = ("test_readme.py", "test_campaign.py", "test_resume.py", "test_check.py", "test_evaluate.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

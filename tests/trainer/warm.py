@@ -1,7 +1,8 @@
 """Ranks without their imports: a server that has imported torch and Megatron once, and forks a process for each rank.
 
 A run of a few tiny steps takes a second; torchrun, and each rank's imports, take seven. Tests of what a rank computes
-start their ranks here; tests of starting, failing, being killed and of the screen go through torchrun.
+or says start their ranks here; those of what the driver or torchrun makes of it in faults/warm_start.py; tests of
+starting, being asked to stop, a full interpreter's end and of the screen as a user starts all of it.
 
 The ranks are processes of their own, joined by gloo and by a store in a process above them, as under torchrun.
 """
