@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(command: Subcommand, words: Sequence[str]) -> int:
     """Run a module as `python -m` would, and return its exit status."""
     wants_help = "-h" in words or "--help" in words
-    sys.argv[1:] = words if wants_help else [*command.before, *words, *command.after]
+    sys.argv[1:] = [*command.before, *words, *(() if wants_help else command.after)]
     try:
         runpy.run_module(f"megatron_patch.{command.module}", run_name="__main__", alter_sys=True)
     except SystemExit as end:

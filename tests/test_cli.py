@@ -109,6 +109,21 @@ def test_exit_status_is_the_command_s() -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["verify"], 2, "required: FOLDER"),
+        (["verify", "a", "b"], 2, "unrecognized arguments: b"),
+        (["verify", "--foo", "a"], 2, "unrecognized arguments: --foo"),
+        (["verify", "--help"], 0, "usage: megatron-patch verify [-h] FOLDER"),
+    ],
+)
+def test_verify_takes_one_folder(words: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == status
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+
+
 @pytest.mark.slow
 def test_completion_completes() -> None:
     script = subprocess.check_output([sys.executable, "-m", "megatron_patch.cli", "completion", "bash"], cwd=ROOT)

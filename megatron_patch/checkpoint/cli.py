@@ -19,7 +19,9 @@ from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.manifest import MANIFEST, verify
 from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
-from megatron_patch.common.messages import Message, say
+from megatron_patch.common import tools
+from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.messages import Message, localized, say
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -32,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
         the exit status: 0 done, 1 the check failed, 2 refused.
     """
     try:
-        if list(argv[:1]) == ["verify"] and len(argv) == 2:
-            return _verify(Path(argv[1]))
+        if list(argv[:1]) == ["verify"]:
+            return _verify(_folder_of(argv[1:]))
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads cost much beside another program
         options = parse(argv)
         try:
@@ -47,6 +49,15 @@ def main(argv: Sequence[str]) -> int:
     except Usage as usage:
         print(usage, file=sys.stderr if usage.status else sys.stdout)
         return usage.status
+
+
+def _folder_of(words: Sequence[str]) -> Path:
+    """What `verify` is asked to read again."""
+    parser = ArgumentParser(prog="verify", description=localized("cli-verify"))
+    parser.prog = "megatron-patch verify" if tools.started_as else parser.prog  # `convert verify` too
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    folder: Path = parser.parse_args(words).folder
+    return folder
 
 
 def _verify(folder: Path) -> int:
