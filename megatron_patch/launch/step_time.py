@@ -18,7 +18,7 @@ from megatron_patch.launch.work import Work, layer_parameters, tokens_of_rank, t
 from megatron_patch.peft.settings import LINEARS, target_shapes
 
 ROPE, CAST, ADAM = 0.62, 0.9, 0.88
-"""Part of the bandwidth that kernels of a kind reach, where they do not simply stream: RoPE with the copies around it,
+"""Part of the bandwidth that kernels of a kind reach, where they do not simply stream: RoPE, ours and Megatron's,
 casts to fp8 (a tensor is read for its largest value, read again, and written twice in one byte: 6 bytes an element),
 Adam."""
 POWER = 0.13
@@ -57,10 +57,10 @@ RING_START, RING_STEP, RING_STEP_BETWEEN = 8.4e-6, 3.4e-6, 14e-6
 NCCL's own model of itself (src/graph/tuning.cc: baseLat and hwLat of Ring, Simple, NVLink and Net)."""
 BUCKET_PARAMETERS, BUCKET_PARAMETERS_OF_SHARD = 40_000_000, 1_000_000
 """Gradients that travel together: Megatron's default, the larger of the first and the second for each shard."""
-FIXED = 0.03
-"""Seconds of a step that no kernel fills: batch, gradient norm's wait, Python."""
+FIXED, FIXED_ELSEWHERE = 0.005, 0.03
+"""Seconds of a step that no kernel fills: batch, Python; and where it waits for the gradient's norm, as ours did."""
 SPREAD = 0.005
-"""Standard deviation of the speed of machines of one kind (the lent ones differ by 1 to 2 % from best to worst)."""
+"""Standard deviation of the speed of machines of one kind (the lent ones differ by 1 to 3 % from best to worst)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,7 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
         "pipeline_parallel": _pipeline_parallel(work, layout, kind, network),
         "data_parallel": _data_parallel(work, layout, kind, network, slowest),
         "optimizer": _optimizer(work, layout, kind),
-        "fixed": FIXED,
+        "fixed": FIXED if work.own_kernels else FIXED_ELSEWHERE,
     }
     machines = max(1, layout.world_size // GPUS_PER_MACHINE)
     before = sum(times.values()) + sum(body.values())
@@ -273,14 +273,16 @@ def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:
     """Passes over activations: SwiGLU reads 2 and writes 1 columns, its gradient reads 3 and writes 2; and so on."""
     model, rows = work.model, 2 * tokens_of_rank(work, layout) / layout.tp
     queries, keys = widths(model)
+    fewer = work.own_kernels and work.adapters is None
     swiglu = 8 * rows * model.ffn_hidden_size
-    rope = 8 * rows * (queries + 2 * keys) / ROPE
-    norms = 24 * rows * model.hidden_size
+    rope = (4 if work.own_kernels and not model.qk_norm else 8) * rows * (queries + 2 * keys) / ROPE
+    norms = (20 if fewer else 24) * rows * model.hidden_size
     casts = 0.0
     if work.precision == "fp8":
         inputs = 2 * model.hidden_size + queries + model.ffn_hidden_size
         gradients = queries + 2 * keys + 2 * model.ffn_hidden_size + 2 * model.hidden_size
-        casts = (2.5 if work.adapters else 3) * rows * (inputs + gradients) / CAST  # frozen: one copy, not two
+        copies = (2.5 if work.adapters else 3) * (inputs + gradients)  # frozen: one copy, not two
+        casts = rows * (copies - (3 * model.ffn_hidden_size if fewer else 0)) / CAST
     return (swiglu + rope + norms + casts) / kind.bandwidth
 
 

@@ -36,6 +36,8 @@ class Work:
     adam_bytes: int = 12
     adapters: LoraSettings | None = None
     """LoRA: the weights are frozen, and have no gradients."""
+    own_kernels: bool = True
+    """One splits q, k, v and rotates, and passes over memory are left out (trainer/passes.py); else Megatron's."""
     bucket_parameters: int | None = None
     """Of a bucket of gradients (--ddp-bucket-size); None: Megatron's default."""
 

@@ -33,6 +33,7 @@ def predicted(precision: str, *, lora: bool, dp: int = 1, recompute: str = "none
         recompute=recompute,
         sample_tokens=150,
         adapters=LoraSettings(rank=16, alpha=32) if lora else None,
+        own_kernels=False,  # measured before there were any
     )
     return step_time(work, layout, H100, NETWORKS["400Gb"])
 
