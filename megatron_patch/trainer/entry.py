@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_patch.backend import APPLIED, enable
 from megatron_patch.backend.saving.errors import StuckSave
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.heartbeat import HEART
@@ -18,10 +19,10 @@ from megatron_patch.runs.recovery import Status
 from megatron_patch.runs.validations import stopped_early
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
-from megatron_patch.trainer.errors import SpikeError, TrainerError, echo_of
+from megatron_patch.trainer.errors import MAY_PASS, SpikeError, TrainerError, echo_of
 from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher, note_failure
 from megatron_patch.trainer.startup import Startup
-from megatron_patch.trainer.streams import EXPLAINED, Streams
+from megatron_patch.trainer.streams import Streams
 
 JUDGED_MINUTES = 7 * 24 * 60
 """Of a collective, where the launcher judges who hangs (runs/watchdog.py): a scheduler may suspend a whole job for
@@ -60,7 +61,7 @@ def status_of(error: BaseException) -> int:
         return error.status
     if isinstance(error, StuckSave):
         return Status.HUNG
-    if isinstance(error, EXPLAINED):
+    if isinstance(error, UserError) and not isinstance(error, MAY_PASS):
         return Status.NOT_AGAIN
     if echo_of(error) is not None:
         return Status.LOST

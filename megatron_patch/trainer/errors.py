@@ -6,6 +6,8 @@ from typing import Literal
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message
+from megatron_patch.common.network import NetworkError
+from megatron_patch.data.workers import WorkerKilled
 from megatron_patch.runs.recovery import Status
 
 Echo = Literal["connection", "time-out"]
@@ -41,6 +43,10 @@ def echo_of(error: BaseException) -> Echo | None:
         return None
     text = str(error)
     return next((kind for kind, words in LOST.items() if any(one in text for one in words)), None)
+
+
+MAY_PASS = (OSError, NetworkError, WorkerKilled)
+"""Errors that are told in a sentence, and after which the same start may end otherwise."""
 
 
 class TrainerError(UserError):

@@ -10,19 +10,13 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from megatron_patch.backend import BackendError
-from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.disk import explain, is_full, naming
+from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import Guarded
-from megatron_patch.peft.base import BaseProblem
-from megatron_patch.peft.settings import PeftError
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.folder import LOGS, rank_log
-from megatron_patch.trainer.errors import TrainerError, echo_of
-
-EXPLAINED = (TrainerError, BackendError, CheckpointError, PeftError, BaseProblem, run_status.Occupied)
-"""Errors whose message says what to change: shown without a traceback."""
+from megatron_patch.trainer.errors import echo_of
 
 SHOWN_LINES = 12
 """How much of a traceback or of a log is repeated on the screen."""
@@ -80,7 +74,7 @@ class Streams:
         where = Message("rank-of", rank=self.rank, size=self.world_size)
         if isinstance(error, KeyboardInterrupt):
             return Message("rank-interrupted", rank=where), [], None
-        if isinstance(error, EXPLAINED):
+        if isinstance(error, UserError):
             return Message("rank-error", rank=where, error=error), [], Message("rank-says", rank=where, error=error)
         if is_full(error):
             told = explain(error)

@@ -14,9 +14,15 @@ import numpy as np
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from megatron_patch.common.network import NetworkError
+from megatron_patch.data.workers import WorkerKilled
+from megatron_patch.models import ConfigError
+from megatron_patch.peft.settings import PeftError
+from megatron_patch.runs.recovery import Status
 from megatron_patch.runs.status import read_end
 from megatron_patch.torchrun import describe
 from megatron_patch.trainer.checks import refuse_contradictions
+from megatron_patch.trainer.entry import status_of
 from megatron_patch.trainer.errors import TrainerError
 
 from . import harness
@@ -136,6 +142,22 @@ def test_passes_that_cannot_be_left_out() -> None:
     alone = {"untie_embeddings_and_output_weights": True, "tensor_model_parallel_size": 1}
     refuse_contradictions(Flags(**gpu, **alone, **both))
     refuse_contradictions(Flags(transformer_impl="transformer_engine", fewer_passes=["residual"], fp8_extra=()))
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError.at(Path("model"), "config-absent"), Status.NOT_AGAIN),
+        (PeftError("peft-base-changed", found="pissa"), Status.NOT_AGAIN),
+        (WorkerKilled("worker-killed"), Status.FAILED),
+        (NetworkError("hub-unreachable", name="hub", host="host"), Status.FAILED),
+        (RuntimeError("Connection reset by peer"), Status.LOST),
+        (RuntimeError("shape"), Status.FAILED),
+    ],
+)
+def test_only_what_may_pass_is_started_again(error: Exception, status: Status) -> None:
+    """What a sentence says about a value ends the same at every start; a killed worker or a lost network may not."""
+    assert status_of(error) == status
 
 
 def test_a_killed_rank_is_named() -> None:

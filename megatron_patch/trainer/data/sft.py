@@ -21,7 +21,6 @@ from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.rendering.template import TemplateError
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
-from megatron_patch.data.workers import WorkerKilled
 from megatron_patch.trainer.data import batch_origin
 from megatron_patch.trainer.data.batch import reads_data
 from megatron_patch.trainer.data.content import identities, remember
@@ -81,7 +80,7 @@ def _first_here() -> bool:
 def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Say) -> list[Component]:
     try:
         components = open_components(words, data, say=lambda message: say(message.localized()))
-    except (DataError, TokenizerError, TemplateError, TooMuchLost, WorkerKilled) as error:
+    except (DataError, TokenizerError, TemplateError, TooMuchLost) as error:
         text = error if _first_here() else error.localized().splitlines()[0]  # every rank of the machine finds the same
         raise DatasetError("split-data", split=named(split), problem=text) from error
     for number, component in enumerate(components):
