@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from ..trainer.harness import MODEL, SCHEDULE, SCRIPT, Run, read_metrics
+from ..trainer.harness import INPUT, MODEL, SCHEDULE, SCRIPT, Run, read_metrics
 
 GPU = """
 --device cuda --distributed-backend nccl --transformer-impl transformer_engine --attention-backend auto
@@ -18,10 +18,15 @@ EXACT = {"NVIDIA_TF32_OVERRIDE": "0", "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0"}
 """fp32 products in fp32, and sums in one order."""
 
 
+def flags_of(output: Path, data: Path, extra: str = "") -> list[str]:
+    """What a rank is told; later flags win over earlier ones."""
+    flags = (MODEL + INPUT + GPU + SCHEDULE).split()
+    return [*flags, "--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
+
+
 def launch(output: Path, data: Path, extra: str = "", *, processes: int = 1, timeout: float = 240) -> Run:
-    """Train to the end, or to the error; later flags win over earlier ones."""
-    flags = (MODEL + GPU + SCHEDULE).split()
-    flags += ["--output-dir", str(output), "--train-data-path", str(data), *extra.split()]
+    """Train to the end, or to the error."""
+    flags = flags_of(output, data, extra)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     one_queue = "--tensor-model-parallel-size" in flags or "--context-parallel-size" in flags

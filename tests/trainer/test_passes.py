@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from megatron_patch.trainer.arguments import add_arguments
 from megatron_patch.trainer.passes import FEWER, fewer_passes
+
+from ..gpu.harness import flags_of
+from ..gpu.test_fewer_passes import ALL_PASSES, TENSORWISE
 
 BF16 = {"transformer_impl": "transformer_engine", "bf16": True, "normalization": "RMSNorm", "swiglu": True}
 FP8 = BF16 | {"fp8": "hybrid", "fp8_recipe": "tensorwise"}
@@ -48,3 +54,17 @@ OFF = {
 )
 def test_fewer_passes(flags: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert fewer_passes(SimpleNamespace(**(OFF | flags))) == expected
+
+
+@pytest.mark.parametrize(("extra", "expected"), [("", FEWER), (ALL_PASSES, ()), ("--fewer-passes swiglu", ("swiglu",))])
+def test_what_the_tests_on_gpus_ask_for_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: str, expected: tuple[str, ...]
+) -> None:
+    """By Megatron's parser; those tests run where there is a GPU, and nobody would see here that a flag is gone."""
+    from megatron.training.arguments import parse_args
+
+    flags = flags_of(tmp_path, tmp_path, f"{TENSORWISE} {extra}")
+    monkeypatch.setattr(sys, "argv", ["pretrain_llama.py", *flags])
+    args = parse_args(extra_args_provider=add_arguments)
+    assert args.seq_length and args.vocab_size and args.num_layers
+    assert fewer_passes(args) == expected
