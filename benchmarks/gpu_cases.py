@@ -275,6 +275,7 @@ SUITES: dict[str, list[Case]] = {
     "one": [
         replace(PLAIN, name="8B-bf16", size="8B", batch=16, steps=6, seconds=200, env=PROFILED),
         replace(FP8, name="8B-fp8", size="8B", batch=16, steps=6, seconds=200, env=PROFILED),
+        replace(FP8, name="8B-fp8-extra", size="8B", batch=16, steps=6, seconds=200, env={"MP_FP8_EXTRA": "sums,head"}),
     ],
     "two": [
         replace(PLAIN, name="8B-bf16-dp2", size="8B", batch=32, steps=5, processes=2, seconds=200),

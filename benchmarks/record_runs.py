@@ -42,7 +42,7 @@ Run = dict[str, Any]
 
 TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Llama 3.1 8B in full": [
-        ("one GPU: bf16; fp8", ("8B-bf16", "8B-fp8")),
+        ("one GPU: bf16; fp8; fp8 with MP_FP8_EXTRA=sums,head", ("8B-bf16", "8B-fp8", "8B-fp8-extra")),
         ("DP4: bf16; fp8", ("8B-dp4-bf16", "8B-dp4-fp8")),
         ("TP2 SP, bf16", ("8B-tp2-sp",)),
         ("TP2 SP, fp8; with overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-ring-all")),
