@@ -40,7 +40,7 @@ OFF = {
         (FP8 | {"normalization": "LayerNorm"}, ("projection", "swiglu")),
         (FP8 | {"swiglu": False}, ("residual", "projection")),
         (FP8 | {"recompute_granularity": "selective"}, FEWER),
-        (FP8 | {"recompute_granularity": "full"}, FEWER),
+        (FP8 | {"recompute_granularity": "full"}, ()),
         (FP8 | {"recompute_granularity": "selective", "recompute_modules": ["core_attn", "mlp"]}, ()),
         (FP8 | {"lora_rank": 16}, ()),
         (FP8 | {"cpu_offloading_num_layers": 4}, ()),
