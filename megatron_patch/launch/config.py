@@ -129,9 +129,9 @@ class RunConfig:
         "false",
     )
     save_interval: int = _position(
-        "iterations between two checkpoints; the last is saved anyway",
-        "两个检查点之间的迭代数；最后一次总会保存",
-        whole(1),
+        "iterations between two checkpoints, or epochs; the last is saved anyway",
+        "两个检查点之间的迭代数，也可以是轮次；最后一次总会保存",
+        length(1),
         "100000",
     )
     dataset_path: str = _position(

@@ -22,7 +22,7 @@ from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
 from megatron_patch.launch.config import POSITIONS, kind_of, missing_positions, read_values, typed_values
 from megatron_patch.launch.environment import KEPT_IF_SET, Environment, environment_facts
-from megatron_patch.launch.epochs import BEYOND, count_rows, rows_before, settle_rows, settle_tokens, take_epochs
+from megatron_patch.launch.epochs import UNCOUNTED, count_rows, rows_before, settle_rows, settle_tokens, take_epochs
 from megatron_patch.launch.from_pai import extra_values
 from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
@@ -210,7 +210,7 @@ def _count_epochs(
     facts: dict[str, Any], asked: Mapping[str, Epochs], earlier: Earlier, environ: Mapping[str, str]
 ) -> list[Problem]:
     """Put iterations in the place of epochs of conversations, which are tokenized only where nothing else is wrong."""
-    plan, _, problems = _look(facts | dict.fromkeys(asked, BEYOND), earlier, environ)
+    plan, _, problems = _look(facts | {name: UNCOUNTED[name] for name in asked}, earlier, environ)
     environment: Environment = facts["environment"]
     rows = rows_before(plan)
     if rows is None:

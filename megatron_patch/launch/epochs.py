@@ -1,8 +1,10 @@
-"""A length typed in epochs: `3epochs`. What it is in iterations is settled before the plan is made.
+"""A length or an interval typed in epochs: `3epochs`. What it is in iterations is settled before the plan is made.
 
 Under pretraining the `.idx` files say how many tokens an epoch has. Under SFT it is rows that count, packed ones under
 packing, and nobody knows them before the conversations are tokenized: a process that may import numpy tokenizes them
 into the run's own cache, which the ranks then find there. A run that goes on keeps the count it began with.
+
+An interval is the same number of iterations everywhere, rounded up: that is what Megatron's trainer knows.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from megatron_patch.launch.schedule import EpochCount, Epochs
 from megatron_patch.runs.folder import CACHE
 
 LENGTHS = ("train_tokens_or_iters", "warmup_tokens_or_iters")
+INTERVALS = ("save_interval", "mp_eval_interval")
 BEYOND = 10**12
-"""Iterations that stand for a length before it is counted, in the plan that is looked at for other errors."""
+UNCOUNTED = {**dict.fromkeys(LENGTHS, BEYOND), "save_interval": BEYOND, "mp_eval_interval": None}
+"""What stands for epochs before they are counted, in the plan that is looked at for other errors."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as a shell's."""
 DECIDING = (
@@ -42,30 +46,41 @@ DECIDING = (
 
 
 def take_epochs(facts: dict[str, Any]) -> dict[str, Epochs]:
-    """Take the lengths in epochs out of the facts: steps that ask for iterations wait until they are settled."""
+    """Take what is in epochs out of the facts: steps that ask for iterations wait until it is settled."""
     facts["epochs"] = None
-    return {name: facts.pop(name) for name in LENGTHS if isinstance(facts.get(name), Epochs)}
+    return {name: facts.pop(name) for name in (*LENGTHS, *INTERVALS) if isinstance(facts.get(name), Epochs)}
 
 
 def settle_tokens(facts: dict[str, Any], asked: Mapping[str, Epochs]) -> list[Problem]:
-    """Under pretraining put tokens in the place of epochs.
+    """Under pretraining put tokens in the place of epochs, iterations where they are an interval.
 
     Returns:
         What is wrong with epochs of these data, under SFT too.
     """
+    problems = _grown(facts, asked)
     if not asked or "train_data" not in facts or "sft" not in facts:
-        return []
-    sources, name = facts["train_data"], next(iter(asked)).upper()
+        return problems
+    sources, names = facts["train_data"], [name.upper() for name in asked]
     if any(source.weight is not None for source in sources):
-        return [Problem("epochs-weights", name, "DATASET_PATH")]
+        return [*problems, *(Problem("epochs-weights", name, "DATASET_PATH") for name in names)]
     if facts["sft"] or any(source.tokens is None for source in sources):
-        return []
+        return problems
     if facts.get("mp_split"):
-        return [Problem("epochs-split", name, "MP_SPLIT")]
+        return [*problems, *(Problem("epochs-split", name, "MP_SPLIT") for name in names)]
     tokens = sum(source.tokens for source in sources)
-    facts |= {position: epochs.tokens_of(tokens) for position, epochs in asked.items()}
+    facts |= {name: epochs.tokens_of(tokens) for name, epochs in asked.items() if name in LENGTHS}
+    if "global_batch_size" in facts and "seq_len" in facts:
+        each = facts["global_batch_size"] * facts["seq_len"]
+        facts |= {name: epochs.every(tokens, each) for name, epochs in asked.items() if name in INTERVALS}
     facts["epochs"] = _count(asked, tokens)
-    return []
+    return problems
+
+
+def _grown(facts: Mapping[str, Any], asked: Mapping[str, Epochs]) -> list[Problem]:
+    """While the batch grows an epoch takes fewer and fewer iterations, and an interval stays the same."""
+    if "," not in (facts.get("mp_batch_schedule") or ""):
+        return []
+    return [Problem("epochs-grown", name.upper(), "MP_BATCH_SCHEDULE") for name in asked if name in INTERVALS]
 
 
 def settle_rows(facts: dict[str, Any], asked: Mapping[str, Epochs], rows: int) -> None:

@@ -219,8 +219,19 @@ def _schedule_rows(plan: Plan) -> Iterator[PlanRow]:
     if schedule.eval_iters:
         values = {"iterations": schedule.eval_iters, "interval": schedule.eval_interval}
         yield "row-validation", Message("validation", **values)
+        yield from _epoch_rows(plan, "MP_EVAL_INTERVAL", schedule.eval_interval)
     grows = any(at < schedule.train_iters for at in schedule.batches.changes())
     yield "row-saving", Message("saving-grown" if grows else "saving", interval=schedule.save_interval)
+    yield from _epoch_rows(plan, "SAVE_INTERVAL", schedule.save_interval)
+
+
+def _epoch_rows(plan: Plan, name: str, iterations: int) -> Iterator[PlanRow]:
+    """How an interval in epochs came about."""
+    if plan.epochs is None:
+        return
+    batch, seq_len = plan.config.global_batch_size, None if plan.config.sft else plan.config.seq_len
+    for words in plan.epochs.interval_words(name, iterations, batch=batch, seq_len=seq_len):
+        yield "", words
 
 
 def _curve(plan: Plan) -> Message:

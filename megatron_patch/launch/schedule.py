@@ -200,7 +200,7 @@ def count_iterations(value: int, sft: bool, batches: Batches, seq_len: int) -> t
 
 @dataclass(frozen=True, kw_only=True)
 class Epochs:
-    """A length as somebody typed it: passes over the data, exact."""
+    """A length or an interval as somebody typed it: passes over the data, exact."""
 
     number: str
     """Without the word behind it: `0.5`."""
@@ -226,13 +226,22 @@ class Epochs:
         """
         return self.times * size // self.over
 
+    def every(self, size: int, each: int) -> int:
+        """Iterations of an interval, rounded up.
+
+        Args:
+            size: rows or tokens of one epoch.
+            each: of them in one iteration.
+        """
+        return -(-self.times * size // (self.over * each))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochCount:
-    """How long an epoch is, and which lengths came from it."""
+    """How long an epoch is, and which lengths and intervals came from it."""
 
     asked: Mapping[str, str]
-    """Epochs, by position: `{"TRAIN_TOKENS_OR_ITERS": "3"}`."""
+    """Epochs, by position or variable: `{"TRAIN_TOKENS_OR_ITERS": "3"}`."""
     size: int
     """Rows under SFT, packed ones under packing; else tokens."""
 
@@ -240,13 +249,29 @@ class EpochCount:
         """How the iterations of a position came about; `arithmetic` where nobody typed epochs there."""
         if name not in self.asked:
             return arithmetic
-        number = self.asked[name]
-        values = {"epochs": float(number) if "." in number else int(number), "size": self.size}
+        values = self._values(name)
         if not sft:
             return Message("count-epochs-tokens", **values, arithmetic=arithmetic)
         if len(batches.stages) > 1:
             return Message("count-epochs-stages", **values, iterations=iterations)
         return Message("count-epochs", **values, iterations=iterations, batch=batches.stages[0].batch)
+
+    def interval_words(self, name: str, iterations: int, *, batch: int, seq_len: int | None) -> list[Message]:
+        """How an interval came about; empty where nobody typed epochs there.
+
+        Args:
+            seq_len: None under SFT, where rows are counted.
+        """
+        if name not in self.asked:
+            return []
+        values = {**self._values(name), "batch": batch, "iterations": iterations}
+        if seq_len is None:
+            return [Message("count-epochs", **values)]
+        return [Message("count-epochs-interval", **values, length=seq_len)]
+
+    def _values(self, name: str) -> dict[str, object]:
+        number = self.asked[name]
+        return {"epochs": float(number) if "." in number else int(number), "size": self.size}
 
 
 def length(minimum: int) -> Kind:

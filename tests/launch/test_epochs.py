@@ -26,7 +26,8 @@ from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.epochs import count_rows
 from megatron_patch.launch.plan import Plan, content_of
-from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.problems import Problem, driver_wording
+from megatron_patch.launch.render import short_plan
 from megatron_patch.launch.schedule import Batches, BatchStage, Epochs, constant, length
 from megatron_patch.runs.folder import write_plan
 
@@ -75,6 +76,14 @@ def test_other_texts_are_refused(text: str, code: str) -> None:
     with pytest.raises(ValueProblem) as caught:
         length(1).parse(text)
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "each", "iterations"),
+    [("1epoch", 50, 8, 7), ("0.5epochs", 50, 8, 4), ("1.10epochs", 80, 8, 11), ("2epochs", 48, 8, 12)],
+)
+def test_intervals_are_rounded_up(text: str, size: int, each: int, iterations: int) -> None:
+    assert length(1).parse(text).every(size, each) == length(1).parse(text).of(size, constant(each)) == iterations
 
 
 class Start(NamedTuple):
@@ -183,6 +192,46 @@ def test_under_pretraining_the_tokens_of_the_idx_count(start: Start) -> None:
     assert [problem.code for problem in problems] == ["epochs-split"]
 
 
+INTERVALS = {"SAVE_INTERVAL": "1epoch", "MP_EVAL_INTERVAL": "0.5epochs", "MP_SPLIT": "90,10"}  # leaves 45 rows
+
+
+@pytest.mark.parametrize("train", ["3epochs", "17"])
+def test_intervals_in_epochs_are_iterations(start: Start, train: str) -> None:
+    plan = made(start.plan(**INTERVALS, TRAIN_TOKENS_OR_ITERS=train, WARMUP_TOKENS_OR_ITERS="2"))
+    assert (plan.schedule.save_interval, plan.schedule.eval_interval) == (6, 3)
+    assert (flag(plan, "--save-interval"), flag(plan, "--eval-interval")) == ("6", "3")
+    assert (plan.schedule.train_iters, plan.schedule.saves()) == (17, 3)
+    shown = short_plan(plan, driver_wording())
+    assert "1 epoch x 45 rows / 8, rounded up: 6 iterations" in shown
+    assert "0.5 epochs x 45 rows / 8, rounded up: 3 iterations" in shown
+    assert content_of(plan)["values"]["SAVE_INTERVAL"] == 6
+
+
+def test_intervals_under_pretraining_are_rounded_up(start: Start) -> None:
+    text = {"SFT": "false", "MP_DATASET_TYPE": "idxmap", "DATASET_PATH": "text", "VALID_DATASET_PATH": "text"}
+    text |= {"WARMUP_TOKENS_OR_ITERS": "0", "SAVE_INTERVAL": "1epoch", "MP_EVAL_INTERVAL": "2epochs"}
+    plan = made(start.plan(**text, TRAIN_TOKENS_OR_ITERS="9000"))  # 2000 tokens, 1024 in an iteration
+    assert (plan.schedule.save_interval, plan.schedule.eval_interval, plan.schedule.train_iters) == (2, 4, 8)
+    assert "1 epoch of 2000 tokens / (8 x 128), rounded up: 2 iterations" in short_plan(plan, driver_wording())
+
+
+def test_intervals_that_are_wrong_are_told(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    _, problems = start.plan(SAVE_INTERVAL="1 epoch", MP_EVAL_INTERVAL="0epochs")
+    assert [(one.code, one.names) for one in problems] == [
+        ("epochs-form", ("SAVE_INTERVAL",)),
+        ("epochs-none", ("MP_EVAL_INTERVAL",)),
+    ]
+    grown = {"MP_BATCH_SCHEDULE": "0:4 2:8", "SAVE_INTERVAL": "1epoch", "MP_EVAL_INTERVAL": "1epoch"}
+    _, problems = start.plan(**grown, MIN_LR="1")
+    assert [one.code for one in problems] == ["epochs-grown", "epochs-grown", "rates"]
+    _, problems = start.plan(**INTERVALS, DATASET_PATH=f"0.5 {start.data} 0.5 {start.data}")
+    assert [one.code for one in problems] == ["epochs-weights"] * 4
+    assert capfd.readouterr().err == ""
+    _, problems = start.plan(**INTERVALS | {"MP_EVAL_INTERVAL": "0.7epochs"}, MP_KEEP_BEST="1")  # 4 does not divide 6
+    assert [one.code for one in problems] == ["best-interval"]
+    assert made(start.plan(**INTERVALS, MP_KEEP_BEST="1")).schedule.eval_interval == 3
+
+
 def test_everything_wrong_is_said_at_once_and_nothing_is_tokenized(
     start: Start, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -242,6 +291,20 @@ def test_a_run_that_goes_on_keeps_its_count(saved: Saved, capfd: pytest.CaptureF
     longer = made(saved.start.plan(TRAIN_TOKENS_OR_ITERS="5epochs"))
     assert longer.schedule.train_iters == math.ceil(5 * ROWS / BATCH)
     assert "counting" not in capfd.readouterr().err
+
+
+def test_a_run_that_goes_on_keeps_its_intervals(saved: Saved, capfd: pytest.CaptureFixture[str]) -> None:
+    """Typed as iterations they are the same; epochs that came later are of the rows that were counted."""
+    write_conversations(saved.start.data, 2 * ROWS)
+    capfd.readouterr()
+    plan = made(saved.start.plan(SAVE_INTERVAL="1epoch"))
+    assert (plan.resume_iteration, plan.schedule.save_interval) == (4, 7)
+    assert "counting" not in capfd.readouterr().err
+    write_plan(saved.start.output, content_of(plan))
+    for same in ("1epoch", "7"):
+        again = made(saved.start.plan(SAVE_INTERVAL=same))
+        assert again.schedule == plan.schedule
+        assert not [note for note in again.notes if note.code.startswith("changed")]
 
 
 def test_a_finished_run_stays_finished(saved: Saved, mcore: Callable[..., None]) -> None:

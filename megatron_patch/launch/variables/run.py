@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from megatron_patch.common.loggers import LOGGERS
 from megatron_patch.common.values import choice, numbers, real, several, stretch, switch, text, whole, words
+from megatron_patch.launch.schedule import length
 from megatron_patch.launch.variables.row import row
 
 
@@ -36,9 +37,9 @@ class RunVariables:
     )
     eval_interval: int | None = row(
         None,
-        whole(1),
-        "iterations between two validations; else a tenth of the run, 4 to 1000",
-        "两次验证之间的迭代数；默认为全程的十分之一，4 到 1000",
+        length(1),
+        "iterations between two validations, or epochs; else a tenth of the run, 4 to 1000",
+        "两次验证之间的迭代数，也可以是轮次；默认为全程的十分之一，4 到 1000",
     )
     eval_iters: int | None = row(
         None,
