@@ -75,9 +75,11 @@ def in_order(*steps: Callable[..., Findings], known: frozenset[str] = FIRST) -> 
     """The steps, where each asks only for facts that somebody before it finds: a step that does not would never run.
 
     Raises:
-        NameError: when the module is imported.
+        NameError: when the module is imported; also where a step stands there twice, and would tell problems twice.
     """
     there = set(known)
+    if twice := [step.__name__ for step in steps if steps.count(step) > 1]:
+        raise NameError(f"{twice[0]} stands there twice")
     for step in steps:
         missing = [name for name in wanted_facts(step) if name not in there]
         if missing:

@@ -72,15 +72,19 @@ def typed_patterns(*, whole: bool) -> Kind:
 
 
 @cache
-def value_of(pattern: Pattern, module: str) -> float | None:
-    """The first that fits a module's name, `model.layers.0.self_attn.q_proj`.
+def key_of(pattern: Pattern, module: str) -> str | None:
+    """The first expression that fits a module's name, `model.layers.0.self_attn.q_proj`.
 
     Source: `get_pattern_key` of peft 0.21, utils/other.py.
     """
-    for key, value in pattern:
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return None
+    return next((key for key, _ in pattern if re.match(rf"(.*\.)?({key})$", module)), None)
+
+
+@cache
+def value_of(pattern: Pattern, module: str) -> float | None:
+    """What the pattern says of a module."""
+    key = key_of(pattern, module)
+    return None if key is None else dict(pattern)[key]
 
 
 def _compiles(key: str) -> bool:

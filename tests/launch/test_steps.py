@@ -34,6 +34,12 @@ def test_facts_are_passed_on() -> None:
     assert facts["length"] == 7
 
 
+def test_a_step_stands_there_once() -> None:
+    """A second one would tell each of its problems twice."""
+    with pytest.raises(NameError, match="find_length stands there twice"):
+        in_order(find_length, find_length)
+
+
 def test_a_misspelt_fact_is_refused() -> None:
     with pytest.raises(NameError, match="check_misspelt asks for lenght, which no step before it finds"):
         in_order(find_length, check_misspelt)

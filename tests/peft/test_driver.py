@@ -77,6 +77,12 @@ def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **chan
             "lora-pattern-idle",
             "MP_LORA_RANK_PATTERN",
         ),
+        (
+            {"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": '{"q_proj": 8, "layers.0.self_attn.q_proj": 4}'},
+            {},
+            "lora-pattern-late",
+            "MP_LORA_RANK_PATTERN",
+        ),
         ({"MP_LORA_RANK": "8"}, {"start": "none", "size": "tiny"}, "lora-base", "PRETRAIN_CHECKPOINT_PATH"),
         ({"MP_LORA_RANK": "8"}, {"tp": 4}, "lora-kv-heads", "TP"),
         ({"MP_LORA_RANK": "8", "MP_LORA_ADAPTER": "/nowhere"}, {}, "lora-adapter", "MP_LORA_ADAPTER"),

@@ -90,6 +90,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "{key} fits no adapter of this model",
         "the end of a name such as {example}, or more of {MP_LORA_TARGETS}",
     ),
+    "lora-pattern-late": (
+        "{key} decides nothing: {first} stands before it and fits the same modules; as in PEFT the first one decides",
+        "{key} before {first}",
+    ),
     "lora-without-rank": ("does nothing without {MP_LORA_RANK}", "{MP_LORA_RANK} 16, or not set"),
     "lora-base": ("adapters need weights that they belong to", "{PRETRAIN_CHECKPOINT_PATH} with weights"),
     "lora-kv-heads": (
@@ -202,6 +206,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "attention-on-cpu": ("cuDNN 需要 GPU", "CPU 上可用 auto、flash、unfused"),
     "lora-target": ("层中没有名为 {word} 的矩阵", "all-linear，或 q,k,v,o,gate,up,down 中的几个，用逗号分隔"),
     "lora-pattern-idle": ("{key} 不符合该模型的任何适配器", "{example} 这类名称的末尾，或更多的 {MP_LORA_TARGETS}"),
+    "lora-pattern-late": (
+        "{key} 不起作用：它之前的 {first} 符合同样的模块，而与 PEFT 一样，由第一个符合的决定",
+        "{key} 写在 {first} 之前",
+    ),
     "lora-without-rank": ("没有 {MP_LORA_RANK} 时不起作用", "{MP_LORA_RANK} 16，或不设置"),
     "lora-base": ("适配器需要它所属的权重", "带权重的 {PRETRAIN_CHECKPOINT_PATH}"),
     "lora-kv-heads": (

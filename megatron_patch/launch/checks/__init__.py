@@ -95,7 +95,6 @@ CHECKS = in_order(
     check_adapters_asked_for,
     check_patterns,
     check_freeze,
-    check_patterns,
     check_gradient_precision,
     check_tp_overlap,
     check_data_form,

@@ -12,7 +12,7 @@ from megatron_patch.launch.resolve import Findings, finds
 from megatron_patch.launch.weights import Weights
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.folder import CONFIG, check_shapes, settings_of
-from megatron_patch.peft.patterns import parse_pattern, typed_pattern, value_of
+from megatron_patch.peft.patterns import key_of, parse_pattern, typed_pattern
 from megatron_patch.peft.settings import (
     ALL,
     FIXED,
@@ -103,7 +103,7 @@ def check_patterns(
     model: ModelConfig,
     environment: Environment,
 ) -> Findings:
-    """Each expression that is typed fits an adapter of this model; one in an adapter_config.json may fit none."""
+    """Each expression that is typed decides for an adapter of this model; an adapter_config.json may have idle ones."""
     try:
         targets = parse_targets(mp_lora_targets)
     except ValueError:
@@ -113,9 +113,16 @@ def check_patterns(
     for name, text in typed.items():
         if name not in environment.given or mp_lora_rank is None:
             continue
-        for one in parse_pattern(text):
-            if all(value_of((one,), module) is None for module in modules):
-                yield Problem("lora-pattern-idle", name, "MP_LORA_TARGETS", key=one[0], example=modules[-1])
+        pattern = parse_pattern(text)
+        deciding = {key_of(pattern, module) for module in modules}
+        for key, value in pattern:
+            if key in deciding:
+                continue
+            fitting = [module for module in modules if key_of(((key, value),), module)]
+            if fitting:
+                yield Problem("lora-pattern-late", name, key=key, first=key_of(pattern, fitting[0]))
+            else:
+                yield Problem("lora-pattern-idle", name, "MP_LORA_TARGETS", key=key, example=modules[-1])
 
 
 def check_adapters_asked_for(

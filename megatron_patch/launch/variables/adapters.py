@@ -23,9 +23,9 @@ class AdaptersVariables:
     lora_adapter: str | None = row(
         None,
         text("expect-folder"),
-        "go on from this adapter of Hugging Face's PEFT; MP_LORA_RANK, ALPHA, TARGETS and RSLORA are those of its "
-        "adapter_config.json",
-        "从这个 Hugging Face PEFT 适配器继续；MP_LORA_RANK、ALPHA、TARGETS 和 RSLORA 取自其 adapter_config.json",
+        "go on from this adapter of Hugging Face's PEFT; MP_LORA_RANK, ALPHA, TARGETS, RSLORA and "
+        "both patterns are those of its adapter_config.json",
+        "从这个 Hugging Face PEFT 适配器继续；MP_LORA_RANK、ALPHA、TARGETS、RSLORA 和两个 PATTERN 取自其 adapter_config.json",
         flag="--lora-adapter",
     )
     lora_alpha: float | None = row(
