@@ -25,7 +25,8 @@ class AdaptersVariables:
         text("expect-folder"),
         "go on from this adapter of Hugging Face's PEFT; MP_LORA_RANK, ALPHA, TARGETS, RSLORA and "
         "both patterns are those of its adapter_config.json",
-        "从这个 Hugging Face PEFT 适配器继续；MP_LORA_RANK、ALPHA、TARGETS、RSLORA 和两个 PATTERN 取自其 adapter_config.json",
+        "从这个 Hugging Face PEFT 适配器继续；MP_LORA_RANK、ALPHA、TARGETS、RSLORA 和两个 PATTERN "
+        "取自其 adapter_config.json",
         flag="--lora-adapter",
     )
     lora_alpha: float | None = row(
