@@ -263,9 +263,14 @@ def _data(asked: Translation) -> None:
 
 def _schedule(asked: Translation) -> None:
     batch, length = asked.get("global_batch_size"), asked.get("seq_length")
-    steps = asked.get("max_steps") or _one_epoch(asked, batch, length)
-    warmup = asked.given.get("warmup_steps", min(2000, steps // 10))
     each = 1 if asked.stage == FINETUNE else batch * length
+    if "max_steps" not in asked.given and (deciding := _decide_rows(asked)):
+        asked.say("nemo-epoch-counted", deciding=deciding)
+        is_long = _count_lines(asked.values["DATASET_PATH"]) >= 10 * batch
+        train, warmup = "1epoch", str(asked.given.get("warmup_steps", "0.1epochs" if is_long else 0))
+    else:
+        steps = asked.get("max_steps") or _one_epoch(asked, batch, length)
+        train, warmup = str(steps * each), str(asked.given.get("warmup_steps", min(2000, steps // 10)) * each)
     lr = asked.get("lr")
     asked.values |= {
         "BATCH_SIZE": str(asked.get("micro_batch_size")),
@@ -274,10 +279,23 @@ def _schedule(asked: Translation) -> None:
         "PAD_LEN": str(length),
         "LR": repr(lr),
         "MIN_LR": repr(asked.given.get("min_lr", float(f"{lr / 10:.12g}"))),
-        "TRAIN_TOKENS_OR_ITERS": str(steps * each),
-        "WARMUP_TOKENS_OR_ITERS": str(warmup * each),
+        "TRAIN_TOKENS_OR_ITERS": train,
+        "WARMUP_TOKENS_OR_ITERS": warmup,
         "SAVE_INTERVAL": str(asked.get("save_interval")),
     }
+
+
+def _decide_rows(asked: Translation) -> list[str]:
+    """What makes other rows of JSON Lines than one a line: these are counted, after tokenizing, by the driver."""
+    environ = asked.environ
+    if environ.get("MP_DATASET_TYPE") != "raw":
+        return []
+    found = {
+        "MP_SFT_PACKING=true": environ.get("MP_SFT_PACKING", "").lower() in ("1", "true"),
+        "MP_SFT_OVERLONG=drop": environ.get("MP_SFT_OVERLONG") == "drop",
+        f"MP_SPLIT={environ.get('MP_SPLIT')}": bool(environ.get("MP_SPLIT")),
+    }
+    return [name for name, there in found.items() if there]
 
 
 def _one_epoch(asked: Translation, batch: int, length: int) -> int:

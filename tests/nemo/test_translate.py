@@ -101,6 +101,25 @@ def test_one_epoch(folders: Path) -> None:
     assert "--max_steps is not given: one epoch = 20 conversations / 4 = 5 steps" in map(str, asked.notes)
 
 
+@pytest.mark.parametrize(
+    ("words", "environ", "rows"),
+    [("", {"MP_SFT_PACKING": "true"}, 10), ("--split 90,10", {}, 18), ("", {"MP_SFT_OVERLONG": "drop"}, 20)],
+)
+def test_an_epoch_of_other_rows_than_lines_is_counted(
+    folders: Path, words: str, environ: dict[str, str], rows: int
+) -> None:
+    """Of 20 conversations; packed, 20 / 4 = 5 steps would have been several epochs."""
+    common = f"--hf_model_id tokenizer -M tiny -s 128 -g 4 --dataset_path alpaca --nemo_model hf-tiny {words}"
+    (folders / "alpaca" / "validation.jsonl").unlink()
+    asked = asked_for(common, FINETUNE, MP_DEVICE="cpu", **environ)
+    plan, _, wrong = make_plan(asked.command_line(), asked.environ, dry_run=True)
+    assert plan is not None, wrong
+    assert plan.epochs is not None
+    assert plan.epochs.size <= rows if "MP_SFT_PACKING" in environ else plan.epochs.size == rows
+    assert plan.schedule.train_iters == -(-plan.epochs.size // 4)
+    assert asked_for(f"{common} --max_steps 7", FINETUNE, **environ).values["TRAIN_TOKENS_OR_ITERS"] == "7"
+
+
 def test_adapters() -> None:
     """--peft lora is NeMo's LoRA, 32 and 32; pretraining has none."""
 
