@@ -158,5 +158,5 @@ def count_rows(plan: Plan, *, keep: bool) -> tuple[int, list[Problem]]:
         return 0, [Problem("epochs-count-fails", "DATASET_PATH", why=why)]
     answer = json.loads(done.stdout)
     problems = [Problem("epochs-count-fails", "DATASET_PATH", why=from_json(why)) for why in answer["wrong"]]
-    problems += [Problem("epochs-count-fails", "OUTPUT_BASEPATH", why=why) for why in answer["unwritable"]]
+    problems += [Problem("epochs-unwritable", "OUTPUT_BASEPATH", why=why) for why in answer["unwritable"]]
     return answer["rows"], problems

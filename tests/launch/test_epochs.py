@@ -263,7 +263,15 @@ def test_a_folder_that_cannot_be_written_is_told(start: Start) -> None:
     start.output.mkdir()
     (start.output / "cache").write_text("a file")
     _, problems = start.plan(real=True)
-    assert [(problem.code, problem.names) for problem in problems] == [("epochs-count-fails", ("OUTPUT_BASEPATH",))]
+    assert [(problem.code, problem.names) for problem in problems] == [("epochs-unwritable", ("OUTPUT_BASEPATH",))]
+
+
+def test_data_that_cannot_be_read_do_not_blame_the_output(start: Start) -> None:
+    """A file that is gone once its first rows were looked at."""
+    plan = made(start.plan(TRAIN_TOKENS_OR_ITERS="10", WARMUP_TOKENS_OR_ITERS="1"))
+    start.data.unlink()
+    _, problems = count_rows(plan, keep=True)
+    assert [(problem.code, problem.names) for problem in problems] == [("epochs-count-fails", ("DATASET_PATH",))]
 
 
 class Saved(NamedTuple):

@@ -19,6 +19,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "iterations",
     ),
     "epochs-count-fails": ("the rows of an epoch cannot be counted: {why}", "data that can be read"),
+    "epochs-unwritable": (
+        "the rows of an epoch cannot be counted, as their tokens cannot be written: {why}",
+        "a folder that can be written",
+    ),
     "epochs-counting": "counting the rows of an epoch: the conversations are tokenized, for the run too",
     "epochs-counting-dry": "counting the rows of an epoch: the conversations are tokenized, and nothing is kept",
     "epochs-interrupted": "interrupted while the rows of an epoch were counted; nothing was started",
@@ -95,6 +99,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "epochs-split": ("{MP_SPLIT} 把一个轮次的多少词元留给训练，此处尚不可知", "词元数；间隔为迭代数"),
     "epochs-grown": ("批次变大时一个轮次的迭代数变少，而间隔始终不变", "迭代数"),
     "epochs-count-fails": ("无法数出一个轮次的行数：{why}", "可读取的数据"),
+    "epochs-unwritable": ("无法数出一个轮次的行数，因为词元无法写入：{why}", "可写入的文件夹"),
     "epochs-counting": "正在数一个轮次的行数：对话现在分词，训练也会使用",
     "epochs-counting-dry": "正在数一个轮次的行数：对话现在分词，不保留结果",
     "epochs-interrupted": "数一个轮次的行数时被中断；没有启动任何东西",

@@ -73,7 +73,10 @@ def main() -> int:
     except UserError as error:
         answer["wrong"] = [as_json(message) for message in error.messages]
     except OSError as error:
-        answer["unwritable"] = [str(error)]
+        if asked["keep"] and Path(error.filename or cache).is_relative_to(cache.parent):
+            answer["unwritable"] = [str(error)]
+        else:
+            answer["wrong"] = [as_json(Message("uncoded", text=str(error)))]
     except KeyboardInterrupt:  # the driver says so; here the folder of a dry run is gone now
         return INTERRUPTED
     print(json.dumps(answer))
