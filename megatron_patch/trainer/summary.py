@@ -22,7 +22,7 @@ def summary(args: Any, device: str) -> list[Message]:
         Message("run-device", count=args.world_size, device=named(device)),
         Message("run-layout", parts=_layout(args)),
         _data(args),
-        Message("run-start", start=_start(args)),
+        Message("run-start", start=start_of(args)),
     ]
 
 
@@ -85,13 +85,15 @@ def total_iterations(args: Any) -> int:
     return int(args.train_iters or batches_of(args).iterations(args.train_samples))
 
 
-def _start(args: Any) -> Message:
-    """Where the weights come from."""
+def start_of(args: Any) -> Message:
+    """Where a run goes on, or else where its weights come from: adapters read their base at every start."""
+    step = Message("run-iteration", step=args.ckpt_step) if args.ckpt_step else Message("run-newest")
+    if args.load and not args.finetune:
+        return Message("run-resuming", step=step, path=Path(args.load))
     if args.hf_checkpoint:
         return Message("run-from-hf", path=args.hf_checkpoint)
-    if not args.load:
-        return Message("run-from-scratch", seed=args.seed)
-    step = Message("run-iteration", step=args.ckpt_step) if args.ckpt_step else Message("run-newest")
-    if args.finetune:
+    if args.base_checkpoint:
+        return Message("run-from-base", path=args.base_checkpoint)
+    if args.load:
         return Message("run-from-checkpoint", path=args.load, step=step)
-    return Message("run-resuming", step=step, path=Path(args.load))
+    return Message("run-from-scratch", seed=args.seed)
