@@ -293,6 +293,7 @@ def _decide_rows(asked: Translation) -> list[str]:
     found = {
         "MP_SFT_PACKING=true": environ.get("MP_SFT_PACKING", "").lower() in ("1", "true"),
         "MP_SFT_OVERLONG=drop": environ.get("MP_SFT_OVERLONG") == "drop",
+        "MP_SFT_TURNS=one-by-one": environ.get("MP_SFT_TURNS") == "one-by-one",
         f"MP_SPLIT={environ.get('MP_SPLIT')}": bool(environ.get("MP_SPLIT")),
     }
     return [name for name, there in found.items() if there]

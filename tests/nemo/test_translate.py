@@ -103,7 +103,12 @@ def test_one_epoch(folders: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "environ", "rows"),
-    [("", {"MP_SFT_PACKING": "true"}, 10), ("--split 90,10", {}, 18), ("", {"MP_SFT_OVERLONG": "drop"}, 20)],
+    [
+        ("", {"MP_SFT_PACKING": "true"}, 10),
+        ("--split 90,10", {}, 18),
+        ("", {"MP_SFT_OVERLONG": "drop"}, 20),
+        ("", {"MP_SFT_TURNS": "one-by-one"}, 20),
+    ],
 )
 def test_an_epoch_of_other_rows_than_lines_is_counted(
     folders: Path, words: str, environ: dict[str, str], rows: int
