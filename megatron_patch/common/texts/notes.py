@@ -75,6 +75,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "does not fit",
     "moments-bf16": "Adam's moments are kept in bf16, as in fp32 they do not fit "
     "({MP_MOMENTS:=fp32}; {OPTIMIZER_OFFLOAD:=auto})",
+    "fp8-extra": "computed in fewer bits than fp8 has by default: {what} ({MP_FP8_EXTRA})",
     "fp8-travel-do": "weights travel in bf16, not fp8: {DO:=false}",
     "fp8-travel-offload": "weights travel in bf16, not fp8: the optimizer is offloaded",
     "offload-unknown": "{OPTIMIZER_OFFLOAD:=auto}: the GPU's memory is not known here, so everything is planned to "
@@ -177,6 +178,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "compact-asked": "优化器只保存 fp32 权重中 bf16 权重缺少的位：由 {MP_MOMENTS:=bf16} 带来",
     "compact-needed": "优化器只保存 fp32 权重中 bf16 权重缺少的位：否则放不下",
     "moments-bf16": "Adam 的动量以 bf16 保存，fp32 放不下（{MP_MOMENTS:=fp32}；{OPTIMIZER_OFFLOAD:=auto}）",
+    "fp8-extra": "比 fp8 默认用更少位数计算：{what}（{MP_FP8_EXTRA}）",
     "fp8-travel-do": "权重以 bf16 而不是 fp8 传输：{DO:=false}",
     "fp8-travel-offload": "权重以 bf16 而不是 fp8 传输：优化器已卸载",
     "offload-unknown": "{OPTIMIZER_OFFLOAD:=auto}：这里不知道 GPU 的显存，按全部卸载计划",
