@@ -51,7 +51,9 @@ def test_scores(model: Path, tmp_path: Path) -> None:
     assert len(plain) == 1 and plain[0].startswith("| C-Eval (validation) | 2 |")
     (tmp_path / "out" / "results.json").write_text("{}")
     foreign = run("evaluation.compare", tmp_path / "out", tmp_path / "out", cwd=tmp_path)
-    assert foreign.returncode == 2 and foreign.stderr.startswith("错误：RESULTS：不是 evaluate.sh 写的结果："), foreign
+    assert foreign.returncode == 2 and foreign.stderr.startswith(
+        "错误：RESULTS：不是 `sh LM-Evaluation-Harness/evaluate.sh` 写的结果："
+    ), foreign
 
 
 def test_data_that_cannot_be_used(model: Path, tmp_path: Path) -> None:

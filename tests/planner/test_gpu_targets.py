@@ -47,7 +47,7 @@ def test_the_driver_takes_every_target(kind: str, tmp_path: Path) -> None:
     assert {name: said for name, said in found.items() if not said.startswith("plan only: ")} == {}
     widest = fits["wide-141" if kind == "h200" else "wide-80"]
     for words in (found[case.name].split() for case in widest):  # plan only: 136.3 of 144.2 GB ...
-        assert 0.87 * float(words[4]) < float(words[2]) <= float(words[4])
+        assert 0.86 * float(words[4]) < float(words[2]) <= float(words[4])
 
 
 @pytest.mark.slow
