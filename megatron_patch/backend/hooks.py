@@ -228,6 +228,8 @@ def _measure(
 def _flops(training: Any, args: Any, samples: int, squares: float | None, tokens: float | None) -> float:
     """Megatron's count for a global batch; beside adapters without the weights' gradients, a third of the matmuls.
 
+    Under MP_FREEZE it counts the gradients of frozen layers too.
+
     Args:
         squares: sum of the squared lengths of packed sequences; None: samples of the sequence length.
         tokens: sum of their lengths.

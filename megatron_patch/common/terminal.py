@@ -18,6 +18,8 @@ from typing import IO, Any
 from megatron_patch.common.disk import say_instead_of_a_traceback
 from megatron_patch.common.messages import localized, named
 
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as a shell's."""
 ORDERS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and line feed, DEL, C1
     "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"  # bidirectional and invisible marks

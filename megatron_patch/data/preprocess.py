@@ -12,7 +12,7 @@ from rich.console import Console
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UsageError, UserError, print_error
 from megatron_patch.common.messages import Message, at, localized, say
-from megatron_patch.common.terminal import guard, raw
+from megatron_patch.common.terminal import INTERRUPTED, guard, raw
 from megatron_patch.data.corpus import find_corpus
 from megatron_patch.data.idxmap.merge import merge
 from megatron_patch.data.jsonl import DataError
@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
     except BlockingIOError:
         return _fail(DataError("idxmap-locked", prefix=request.prefix), 1)
     except KeyboardInterrupt:
-        return _fail(DataError("tokenizing-interrupted"), 130)
+        return _fail(DataError("tokenizing-interrupted"), INTERRUPTED)
     print(*map(Message.localized, report), sep="\n")
     return 0
 

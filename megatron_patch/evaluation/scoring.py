@@ -108,7 +108,7 @@ class FastHFLM(HFLM):
             return plain
         contexts = contexts_of(requests, self.max_length)
         scores = ChoiceScores()
-        with _bar(requests, self.rank, disable_tqdm) as bar, never_packed():
+        with _bar(requests, self.rank, disable_tqdm) as bar, _never_packed():
             for batch in _chunks(contexts, override_bs or self.batch_size):
                 logits = self._logits(pad_right([context.tokens for context in batch], self.device))
                 scores.add(batch, logits[scored_positions(batch, self.device)], self.softmax_dtype)
@@ -133,7 +133,7 @@ class FastHFLM(HFLM):
 
 
 @contextmanager
-def never_packed() -> Iterator[None]:
+def _never_packed() -> Iterator[None]:
     """While inside, transformers does not look whether positions start again within a row.
 
     It looks in each forward pass without a cache, and waits for the GPU to know; where a model counts the positions

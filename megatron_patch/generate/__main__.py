@@ -15,7 +15,7 @@ from megatron_patch.checkpoint.hf_model import HFModel
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.terminal import guard, plain, raw
+from megatron_patch.common.terminal import INTERRUPTED, guard, plain, raw
 from megatron_patch.generate.errors import GenerateError
 from megatron_patch.generate.open import find, load, started_from, why_short
 from megatron_patch.generate.options import ModelFlags, add_flags, read_flags
@@ -147,7 +147,7 @@ def main(argv: Sequence[str]) -> int:
         print_error(error, os.environ)
         return 2
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     if given["json"]:
         print(*as_json(asked, columns), sep="\n")
     else:

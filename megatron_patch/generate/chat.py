@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Message, localized
-from megatron_patch.common.terminal import guard
+from megatron_patch.common.terminal import INTERRUPTED, guard
 from megatron_patch.generate.open import find, load, why_short
 from megatron_patch.generate.options import add_flags, read_flags
 
@@ -23,8 +23,6 @@ EXAMPLES = """\
   megatron-patch chat OUTPUT_BASEPATH --system 'You write docstrings.'
   megatron-patch chat meta-llama/Llama-3.1-8B-Instruct-folder --prompt 'Who are you?' --temperature 0"""
 ASKS = "> "
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as of a shell."""
 
 
 class ChatSession:

@@ -6,6 +6,7 @@
     environment.py             this machine, and its place among several
     resolve.py                 from values to facts, step by step; inputs.py and weights.py look at what the paths hold
     checks/                    values that are right alone and wrong together; problems.py says what is wrong
+    epochs.py                  a length in epochs, counted before the plan is made
     build_plan.py -> plan.py   the Plan, of layout.py, schedule.py, memory.py and resume.py
     notes.py, render.py        what a person hears before the start
     argv.py, command.py        flags of Megatron's parser, torchrun, the ranks' environment

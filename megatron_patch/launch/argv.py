@@ -227,7 +227,7 @@ def precision_flags(plan: Plan) -> Flags:
             flags += ["--fp8-amax-history-len", "1024", "--fp8-amax-compute-algo", "max"]
         if gathers_fp8(plan):
             flags += ["--fp8-param-gather"]
-        if plan.variables.fp8_extra not in (None, "none"):
+        if plan.variables.fp8_extra != "none":
             flags += ["--fp8-extra", *plan.variables.fp8_extra.split(",")]
     return flags
 

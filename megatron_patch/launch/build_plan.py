@@ -309,7 +309,7 @@ def fit_memory(
             recompute_layers=variables.ac_layers,
             adapters=adapters_of(variables),
             frozen=variables.freeze or "",
-            head_fp8=config.pr == "fp8" and "head" in (variables.fp8_extra or ""),
+            head_fp8=config.pr == "fp8" and "head" in variables.fp8_extra,
             deterministic=deterministic,
         )
         memory = estimate(load)

@@ -17,6 +17,7 @@ from typing import Any
 
 from megatron_patch.common.messages import Message, from_json, localized
 from megatron_patch.common.strict_json import is_whole
+from megatron_patch.common.terminal import INTERRUPTED
 from megatron_patch.launch.argv import blend_words
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan, values_of
@@ -29,8 +30,6 @@ INTERVALS = ("save_interval", "mp_eval_interval")
 BEYOND = 10**12
 UNCOUNTED = {**dict.fromkeys(LENGTHS, BEYOND), "save_interval": BEYOND, "mp_eval_interval": None}
 """What stands for epochs before they are counted, in the plan that is looked at for other errors."""
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell's."""
 DECIDING = (
     "DATASET_PATH",
     "SEQ_LEN",

@@ -231,7 +231,7 @@ def _optimizer_notes(plan: Plan) -> Iterator[Message]:
         yield Message("moments-bf16")
     if config.pr == "fp8" and not gathers_fp8(plan):
         yield Message("fp8-travel-offload" if config.do else "fp8-travel-do")
-    if config.pr == "fp8" and variables.fp8_extra not in (None, "none"):
+    if config.pr == "fp8" and variables.fp8_extra != "none":
         yield Message("fp8-extra", what=variables.fp8_extra)
     if config.optimizer_offload == "auto":
         yield _offload_note(plan)

@@ -37,7 +37,7 @@ class Work:
     adapters: LoraSettings | None = None
     """LoRA: the weights are frozen, and have no gradients."""
     own_kernels: bool = True
-    """One splits q, k, v and rotates, and passes over memory are left out (trainer/passes.py); else Megatron's."""
+    """Our kernel for RoPE, and fewer passes over memory (trainer/passes.py); else all of them are Megatron's."""
     bucket_parameters: int | None = None
     """Of a bucket of gradients (--ddp-bucket-size); None: Megatron's default."""
 

@@ -2,6 +2,7 @@
 
 entry.py                    the program: arguments -> backend -> data, model, callbacks -> pretrain
 arguments.py, checks.py     our own flags beside Megatron's, and what they cannot ask for together
+passes.py                   passes over memory that a GPU leaves out
 data/                       from files to the batch of a step
 step.py                     forward step and loss
 callbacks/                  what watches a run, one file each; loggers.py is the base of those that send elsewhere

@@ -9,6 +9,7 @@ held_out.py          a share of them for validation (MP_SPLIT)
 packing.py, layout.py    several conversations in one row
 dataset.py           rows as torch tensors: the only importer of torch here
 
-prepare.py is the way for the trainer and the commands; inspection.py and side_by_side.py show it to a person;
-idxmap.py, sidecar.py and build_idxmap.py keep conversations in .bin and .idx; report.py counts what is not used.
+prepare.py is the way for the trainer and the commands, count_rows.py for the driver where a length is in epochs;
+inspection.py and side_by_side.py show it to a person; idxmap.py, sidecar.py and build_idxmap.py keep conversations in
+.bin and .idx; report.py counts what is not used.
 """

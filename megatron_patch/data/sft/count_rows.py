@@ -15,14 +15,11 @@ from typing import Any
 
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message, as_json
-from megatron_patch.common.terminal import guard
+from megatron_patch.common.terminal import INTERRUPTED, guard
 from megatron_patch.data.sft.cache import defect
 from megatron_patch.data.sft.held_out import hold_out
 from megatron_patch.data.sft.layout import RowLayout
 from megatron_patch.data.sft.prepare import SFTData, open_components
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as a shell's."""
 
 
 def count(asked: dict[str, Any], cache: Path) -> int:

@@ -93,7 +93,7 @@ def check_fp8_shape(*, pr: str, batch_size: int, seq_len: int, cp: int, tp: int,
 
 def check_fp8_extra(
     *,
-    mp_fp8_extra: str | None,
+    mp_fp8_extra: str,
     mp_fp8_recipe: str,
     pr: str,
     tp: int,
@@ -102,11 +102,11 @@ def check_fp8_extra(
     model: ModelConfig,
 ) -> Findings:
     """Fewer bits than fp8's: where it was measured, with one scale for a tensor and without TP over the LM head."""
-    if pr != "fp8" or mp_fp8_extra in (None, "none"):
+    if pr != "fp8" or mp_fp8_extra == "none":
         return
     if mp_fp8_recipe != "tensorwise":
         yield Problem("fp8-extra-recipe", "MP_FP8_EXTRA", "MP_FP8_RECIPE")
-    if "head" not in (mp_fp8_extra or ""):
+    if "head" not in mp_fp8_extra:
         return
     if model.tie_embeddings:
         yield Problem("fp8-head-tied", "MP_FP8_EXTRA", "MODEL_SIZE")

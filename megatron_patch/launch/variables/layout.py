@@ -43,8 +43,8 @@ class LayoutVariables:
     device: str = row(
         "auto", choice("auto", "cpu", "cuda"), "auto takes GPUs where there are any", "auto = 有 GPU 就用 GPU"
     )
-    fp8_extra: str | None = row(
-        None,
+    fp8_extra: str = row(
+        "none",
         several("sums", "head", none="none"),
         "what fp8 also computes in fewer bits: sums = of the backward pass, not split over fp32 (1.5 % of a step, "
         "losses of 50 steps within 0.005); head = the LM head's matmuls (15 ms for 8192 tokens, within 0.025)",
