@@ -1,17 +1,21 @@
 """What one GPU can do at most for Llama 3.1 8B at 8192 tokens: its matmuls one by one, attention, memory.
 
-    python benchmarks/gpu_ceilings.py [--seconds 0.4] [--sustained 20]
+    python benchmarks/gpu_ceilings.py [--seconds 0.4] [--sustained 20 [--gpus 4]]
 
 Every matmul runs back to back for a while before it is measured, so that power and clocks are those of training. A
 burst of a second is not what a card sustains under its power limit: `--sustained` runs matmuls, attention, and both in
 turn as in a layer, in bf16 and fp8, for so many seconds each, and prints clock, power and why the clock is held back.
-The mix is the practical ceiling of a training step (train_gpu.py's column `of the mix`).
+The mix is the practical ceiling of a training step (train_gpu.py's column `of the mix`). Cards of one machine differ
+by a few percent and a parallel run goes at the pace of its slowest: `--gpus 4` measures four at once, and writes the
+slowest rate of each kind.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -43,11 +47,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="how long each matmul runs")
     parser.add_argument("--sustained", type=float, help="only: seconds of each sustained measurement")
     parser.add_argument("--json", type=Path, help="--sustained: write the rates here, for train_gpu.py --ceilings")
+    parser.add_argument("--gpus", type=int, default=1, help="--sustained: on so many at once")
     options = parser.parse_args()
     seconds = options.seconds
+    if options.gpus > 1 and not (options.sustained and options.json):
+        parser.error("--gpus needs --sustained and --json")
     use_torchs_libraries()
     if options.sustained:
-        rates = measure_sustained(options.sustained)
+        if options.gpus > 1:
+            rates = slowest(options.gpus, options.sustained, options.json)
+        else:
+            rates = measure_sustained(options.sustained)
         if options.json:
             options.json.write_text(json.dumps(rates, indent=1) + "\n")
         return
@@ -178,6 +188,22 @@ def measure_sustained(seconds: float) -> dict[str, float]:
     return rates
 
 
+def slowest(gpus: int, seconds: float, file: Path) -> dict[str, float]:
+    """The slowest rate of each kind while all of them work; `FILE.N` keeps those of GPU N."""
+    files = [file.with_name(f"{file.name}.{number}") for number in range(gpus)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+    command = [sys.executable, __file__, "--sustained", str(seconds), "--json"]
+    running = [
+        subprocess.Popen([*command, str(each)], env=os.environ | {"CUDA_VISIBLE_DEVICES": card})
+        for each, card in zip(files, visible, strict=True)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise SystemExit("a GPU's measurement failed")
+    each_gpu = [json.loads(each.read_text()) for each in files]
+    return {name: min(rates[name] for rates in each_gpu) for name in each_gpu[0]}
+
+
 LAYER = tuple(widths for name, widths in LINEARS.items() if name != "head")
 
 
@@ -213,7 +239,8 @@ def throttled() -> str:
         import pynvml
 
         pynvml.nvmlInit()
-        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(pynvml.nvmlDeviceGetHandleByIndex(0))
+        card = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(card)
     except Exception as error:  # nvidia-ml-py is not installed, or the container may not ask
         return f"throttling unknown ({error})"
     return ", ".join(word for bit, word in THROTTLE_REASONS.items() if reasons & bit) or "not held back"

@@ -84,10 +84,10 @@ class LayoutVariables:
         choice("auto", "none", *METHODS),
         "GPUs, TP > 1 with SP in bf16 or fp8: tensor-parallel communication overlaps the matmuls that need it, through "
         "Transformer Engine's userbuffers; pipeline = its own choice of methods, ring = copies also after the forward "
-        "matmuls, ring-all = after all; auto = that in bf16, from 4096 tokens a micro batch, without AC=offload",
+        "matmuls, ring-all = after all; auto = that, from 4096 tokens a micro batch, without AC=offload",
         "GPU，TP > 1 且 SP、bf16 或 fp8：张量并行通信与所需的矩阵乘法重叠，经由 Transformer Engine 的 userbuffers；"
         "pipeline = 由其自行选择方法，ring = 前向矩阵乘法之后也用复制，ring-all = 全部之后；"
-        "auto = bf16 下的 ring-all，微批次达到 4096 个词元且没有 AC=offload 时",
+        "auto = ring-all，微批次达到 4096 个词元且没有 AC=offload 时",
     )
     vp: int | None = row(
         None,
