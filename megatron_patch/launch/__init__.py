@@ -8,7 +8,7 @@
     checks/                    values that are right alone and wrong together; problems.py says what is wrong
     epochs.py                  a length in epochs, counted before the plan is made
     build_plan.py -> plan.py   the Plan, of layout.py, schedule.py, memory.py and resume.py
-    notes.py, render.py        what a person hears before the start
+    notes.py, render.py        what a person hears before the start; advice.py: what would fit, or be faster
     argv.py, command.py        flags of Megatron's parser, torchrun, the ranks' environment
     cluster/                   several machines
 

@@ -14,6 +14,7 @@ from megatron_patch.common.machine import raise_open_files
 from megatron_patch.common.messages import Message, Wording, language_of, localized
 from megatron_patch.common.strict_json import read_json
 from megatron_patch.common.terminal import raw
+from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.checks.adapters import frozen_stage
@@ -26,7 +27,7 @@ from megatron_patch.launch.epochs import UNCOUNTED, count_rows, rows_before, set
 from megatron_patch.launch.from_pai import extra_values
 from megatron_patch.launch.idxmap_check import idxmap_problems
 from megatron_patch.launch.memory import gigabytes
-from megatron_patch.launch.notes import annotate, cheapest_change
+from megatron_patch.launch.notes import annotate
 from megatron_patch.launch.plan import Earlier, Plan, content_of, values_of
 from megatron_patch.launch.problems import Problem, driver_wording, quoted, render_all
 from megatron_patch.launch.render import full_plan, help_text, short_plan, table, usage

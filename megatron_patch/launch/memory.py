@@ -154,7 +154,7 @@ def _stage(load: Load, stage: int) -> Memory:
     if precision.adam.muon:
         optimizer -= 4 * layers * model.parameters_per_layer() // layout.tp
     offloaders_gradients = 4 * trained // shards if load.offload_fraction > 0 else 0
-    activations = _activations(load, layers, passes=min(load.micro_batches, in_flight(layout, stage)))
+    activations = round(_activations(load, layers, passes=in_flight(layout, stage, load.micro_batches)))
     logits = logits_bytes(load) if last else 0
     attention = max(0, deterministic_attention_bytes(load) - logits)  # logits are gone by then
     in_layers = 0 if load.adapters else layers * model.parameters_per_layer() // layout.tp
@@ -248,20 +248,31 @@ def stage_parameters(model: ModelConfig, vocab_rows: int, layout: Layout, stage:
     return total + tables * table + (model.hidden_size if last else 0)
 
 
-def in_flight(layout: Layout, stage: int) -> int:
+def in_flight(layout: Layout, stage: int, micro_batches: int) -> float:
     """Micro batches whose activations a stage holds at once under 1F1B: PP of them on the first, one on the last.
 
-    With chunks the first stage warms up longer: `2 (PP - 1) + (VP - 1) PP + 1` chunk passes of 1 / VP of the layers.
-    Source: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; schedules.py, `get_pp_rank_microbatches`.
+    With chunks the first stage warms up longer, by passes of one chunk each, and of some chunks it holds one more.
+    Source: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; schedules.py, `get_pp_rank_microbatches` and
+    `get_schedule_table`: PP micro batches pass one chunk before they pass the next.
     """
-    if layout.chunks == 1:
-        return layout.pp - stage
-    chunk_passes = 2 * (layout.pp - stage - 1) + (layout.chunks - 1) * layout.pp + 1
-    return -(-chunk_passes // layout.chunks)
+    pp, chunks = layout.pp, layout.chunks
+    if chunks == 1:
+        return min(micro_batches, pp - stage)
+    layers = layout.chunk_layers()[stage::pp]
+    rounds = range(min(-(-micro_batches // pp), 6))  # warmed up after three, and all later ones are alike
+    forward = [chunk for _ in rounds for chunk in layers for _ in range(pp)]
+    backward = [chunk for _ in rounds for chunk in reversed(layers) for _ in range(pp)]
+    warm_up = min(2 * (pp - stage - 1) + (chunks - 1) * pp, len(forward) - 1)
+    held = sum(forward[:warm_up])
+    most = 0
+    for enters, leaves in zip(forward[warm_up:], backward, strict=False):
+        most = max(most, held + enters)
+        held += enters - leaves
+    return most / sum(layers)
 
 
-def _activations(load: Load, layers: int, *, passes: int) -> int:
-    """Of one stage: whole layers, or their inputs and one group that is being recomputed.
+def _activations(load: Load, layers: int, *, passes: float) -> float:
+    """Bytes of one stage: whole layers, or their inputs and one group that is being recomputed.
 
     Args:
         passes: micro batches in flight.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,16 @@ from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
 from megatron_patch.data.columns import told
 from megatron_patch.data.sources import find_sources, left_out
+from megatron_patch.launch.advice import cheapest_change, chunks_pay
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
-from megatron_patch.launch.build_plan import balances, fit_memory, overlap_of
 from megatron_patch.launch.command import DROPPED
-from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import folders_of
-from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.megatron_flags import skipped_iterations
-from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes, save_bytes
+from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
-from megatron_patch.models.megatron import tensor_parallel_problem
 from megatron_patch.peft.folder import other_base, settings_of
 from megatron_patch.peft.settings import FIXED
 from megatron_patch.runs import status as run_status
@@ -89,6 +85,9 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("ends-count")
     elif len(set(layout.stage_layers)) > 1:
         yield Message("stages-uneven", layers=layout.stage_layers)
+    faster = chunks_pay(plan)
+    if faster is not None:
+        yield faster
     if plan.vp_counts_chunks:
         yield Message("vp-counts-chunks", chunks=layout.chunks)
     if plan.tp_overlap is not None:
@@ -304,128 +303,3 @@ def _disk_warnings(plan: Plan) -> Iterator[Message]:
         fits = free // each - beside
         change = Message("disk-keep", fits=fits) if fits else Message("disk-interval")
         yield Message("disk-several", count=most, size=gigabytes(most * each), free=gigabytes(free), change=change)
-
-
-MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
-"""How many times the GPUs are tried."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """Other values, and how a person is told."""
-
-    words: Message
-    config: Mapping[str, Any] = field(default_factory=dict)
-    tp: int = 0
-    """0 leaves it."""
-    pp: int = 0
-    ranks: int = 1
-    """How many times as many."""
-
-
-def cheapest_change(plan: Plan) -> Message:
-    """What makes the run fit at the least cost in speed, with what it takes then.
-
-    Args:
-        plan: one whose `memory_limit` is known.
-    """
-    for change in _changes(plan):
-        figures = _figures(plan, change)
-        if figures is not None and figures[0] <= figures[1]:
-            return Message("change", change=change.words, size=gigabytes(figures[0]))
-    return Message("change-smaller-cpu" if plan.device == "cpu" else "change-smaller-gpu")
-
-
-def _changes(plan: Plan) -> Iterator[Change]:
-    """In the order of what they cost."""
-    config, layout = plan.config, plan.layout
-    gpu, several = plan.device == "cuda", layout.dp * layout.cp > 1
-    splits = several and not config.do
-    if splits:
-        yield Change(words=Message("change-do"), config={"do": True})
-    if config.batch_size > 1:
-        yield Change(words=Message("change-batch"), config={"batch_size": 1})
-    wider = [size for size in (2, 4, 8) if size > layout.tp and layout.dp % (size // layout.tp or 1) == 0]
-    for size in wider:
-        sp = {"sp": True} if gpu else {}
-        yield Change(words=Message("change-tp", tp=size), config=sp, tp=size)
-    recomputes = config.ac not in ("full", "offload")
-    if recomputes:
-        yield Change(words=Message("change-ac"), config={"ac": "full"})
-    if gpu and config.optimizer_offload == "false" and config.pr in ("bf16", "fp16", "fp8"):
-        offload = {"do": True, "optimizer_offload": "auto"}
-        yield Change(words=Message("change-offload"), config=offload)
-        if recomputes:
-            yield Change(words=Message("change-ac-offload"), config={**offload, "ac": "full"})
-    if recomputes:
-        for size in wider:
-            yield Change(words=Message("change-tp-ac", tp=size), config={"ac": "full", "sp": gpu or config.sp}, tp=size)
-    for times in MORE_RANKS:
-        for tp in (layout.tp, 2, 4, 8):
-            if tp >= layout.tp and layout.tp * times % tp == 0:
-                yield from _larger(plan, times, tp)
-
-
-def _larger(plan: Plan, times: int, tp: int) -> Iterator[Change]:
-    pp = plan.layout.pp * (plan.layout.tp * times // tp)
-    split = {"do": True, "sp": tp > 1}
-    values = {"tp": tp, "pp": pp, "ranks": plan.layout.world_size * times}
-    gpu = plan.device == "cuda"
-    words = Message("change-ranks-gpu" if gpu else "change-ranks-cpu", **values)
-    yield Change(words=words, config=split, tp=tp, pp=pp, ranks=times)
-    words = Message("change-ranks-ac-gpu" if gpu else "change-ranks-ac-cpu", **values)
-    yield Change(words=words, config={**split, "ac": "full"}, tp=tp, pp=pp, ranks=times)
-
-
-def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
-    """Bytes that a rank takes after a change, and that it may take then; None if the change cannot be made."""
-    config = replace(plan.config, **change.config)
-    layout = _layout(plan, change, sp=config.sp)
-    if layout is None or config.global_batch_size % (config.batch_size * layout.dp):
-        return None
-    if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
-        return None
-    limit = _limit(plan, config, layout)
-    fit = fit_memory(
-        config,
-        plan.variables,
-        plan.model,
-        plan.vocab_rows,
-        layout,
-        plan.device,
-        limit,
-        deterministic=plan.deterministic,
-    )
-    return fit.memory.total, limit
-
-
-def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:
-    """More processes on the CPU share the same RAM; on GPUs the buffers of overlapped communication come and go."""
-    assert plan.memory_limit is not None
-    if plan.device == "cpu":
-        ram = (plan.memory_limit + PROCESS_BYTES) * plan.layout.world_size
-        return ram // layout.world_size - PROCESS_BYTES
-    _, before = overlap_of(plan.config, plan.variables, plan.model, plan.layout, plan.device)
-    _, after = overlap_of(config, plan.variables, plan.model, layout, plan.device)
-    return plan.memory_limit + before - after
-
-
-def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
-    old = plan.layout
-    tp, pp = change.tp or old.tp, change.pp or old.pp
-    world = old.world_size * change.ranks
-    balance = balances(plan.variables, plan.device)
-    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, chunks=old.chunks, balance=balance)
-    if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.model, tp):
-        return None
-    return replace(
-        old,
-        nodes=1,
-        processes=world,
-        tp=tp,
-        pp=pp,
-        dp=world // (tp * pp * old.cp),
-        sequence_parallel=sp and tp > 1,
-        stage_layers=cut[0],
-        ends_count=cut[1],
-    )

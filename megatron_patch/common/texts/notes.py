@@ -38,6 +38,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "ends-count": "the layers alone do not divide by {PP}: embedding and loss count as one layer each, at the two ends",
     "stages-uneven": "pipeline stages of {layers} layers: the last has the LM head to do too "
     "({MP_PP_BALANCE:=false} splits evenly)",
+    "chunks-pay": "stages in two chunks would wait less: a step about {percent} % shorter, {size} a GPU "
+    "({MP_VP_CHUNKS:=2})",
     "vp-counts-chunks": "{MP_VP} counts chunks in this folder, as it did when the run began; elsewhere it counts the "
     "layers of one ({MP_VP_CHUNKS} {chunks} says the same outright)",
     "overlap": "communication of tensor parallelism overlaps with the matmuls: {method} ({MP_TP_OVERLAP:=none})",
@@ -149,6 +151,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "sp-alone": "{TP} 1 时 {SP:=true} 没有作用：没有第二个进程可以分担序列",
     "ends-count": "层数本身不能被 {PP} 整除：首尾的嵌入层和损失各算一层",
     "stages-uneven": "流水线各阶段为 {layers} 层：最后一个还要计算 LM head（{MP_PP_BALANCE:=false} 平均划分）",
+    "chunks-pay": "每个阶段分两块会少等待：一步约缩短 {percent} %，每个 GPU {size}（{MP_VP_CHUNKS:=2}）",
     "vp-counts-chunks": "在这个目录里 {MP_VP} 仍按运行开始时的含义表示块数；在别处它表示每块的层数"
     "（{MP_VP_CHUNKS} {chunks} 可以直接说明）",
     "overlap": "张量并行的通信与矩阵乘法重叠：{method}（{MP_TP_OVERLAP:=none}）",
