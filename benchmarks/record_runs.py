@@ -167,7 +167,7 @@ def _beside_each_other(runs: Sequence[Run | None], shown: Any) -> str:
 
 
 def _leaves_out(run: Run) -> bool:
-    """Megatron's count has what nobody computes: logits that are not trained, gradients of frozen weights."""
+    """Runs until 2026-11-27 have what nobody computed: logits that are not trained, gradients of frozen weights."""
     return str(run["name"]).startswith(("sft-", "lora-"))
 
 

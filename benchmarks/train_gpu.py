@@ -46,8 +46,8 @@ from megatron_patch.launch.problems import driver_wording, render  # noqa: E402
 from megatron_patch.launch.step_time import time_of_plan  # noqa: E402
 
 SUITES = CASES | TARGETS
-SAMPLE_TOKENS = 150
-"""Mean of the packed conversations (docstrings of the standard library), for the prediction."""
+SAMPLE_TOKENS, TRAINED_SHARE = 150, 0.5
+"""Of the packed conversations (docstrings of the standard library): mean, and part of positions, for the prediction."""
 AHEAD = 1
 """Configurations whose ranks are started before their turn."""
 
@@ -153,7 +153,7 @@ def prepare(case: Case, args: argparse.Namespace) -> Running:
         run.refused = "refused: " + "; ".join(render(problem, {}, driver_wording()) for problem in problems)
         return run
     run.expected_bytes, run.row = plan.memory.total, row_of(plan)
-    predicted = time_of_plan(plan, SAMPLE_TOKENS if case.sft else None)
+    predicted = time_of_plan(plan, SAMPLE_TOKENS if case.sft else None, TRAINED_SHARE)
     run.expected_seconds = predicted.total if predicted else None
     command = build_command(plan, environment)
     flags = list(command.argv[command.argv.index("--device") :])

@@ -5,6 +5,7 @@ of Megatron is imported.
 
     patching.py        the one tool for it: each patch says what upstream does, and fails if upstream has moved
     hooks.py           how the trainer hears of steps, evaluations and saves; step_gate.py may refuse a step
+    flops.py           what a step computes; trained_positions.py, z_loss.py: logits and losses
     saving/            how a run's checkpoint is written, read and resumed
     cpu/, gpu/         layers, device and kernels
     wheel_fixes.py     what the PyPI wheel lacks on every device

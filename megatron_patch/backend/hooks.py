@@ -10,11 +10,11 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 
+from megatron_patch.backend.flops import step_flops
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.step_gate import LOSS_KEY as LOSS_KEY
 from megatron_patch.backend.step_gate import last_refusal
@@ -53,7 +53,7 @@ class Step:
     seconds: float
     """Wall time of data, forward, backward and optimizer."""
     flops: float
-    """Floating-point operations of the whole step by Megatron's count, over all ranks."""
+    """Floating-point operations of the whole step, over all ranks: flops.py says what is counted."""
     z_loss: float | None = None
     """Mean of log(sum(exp(logits)))^2 over the loss tokens, before its weight; None without --z-loss."""
     peak_memory_bytes: int
@@ -208,7 +208,7 @@ def _measure(
     loss = float(loss_dict[LOSS_KEY]) if LOSS_KEY in loss_dict else None  # waits for the device
     seconds = time.perf_counter() - watch.started
     batch_samples = args.micro_batch_size * args.data_parallel_size * training.get_num_microbatches()
-    flops = _flops(training, args, batch_samples, seqlen_squared_sum_in_batch, total_real_tokens_in_batch)
+    flops = step_flops(training, args, batch_samples, seqlen_squared_sum_in_batch, total_real_tokens_in_batch)
     return Step(
         iteration=iteration,
         loss=loss,
@@ -223,34 +223,6 @@ def _measure(
         z_loss=float(loss_dict[Z_LOSS_KEY]) if Z_LOSS_KEY in loss_dict else None,
         **watch.memory_of_all_ranks(),
     )
-
-
-def _flops(training: Any, args: Any, samples: int, squares: float | None, tokens: float | None) -> float:
-    """Megatron's count for a global batch; beside adapters without the weights' gradients, a third of the matmuls.
-
-    Under MP_FREEZE it counts the gradients of frozen layers too.
-
-    Args:
-        squares: sum of the squared lengths of packed sequences; None: samples of the sequence length.
-        tokens: sum of their lengths.
-    """
-    count = partial(training.num_floating_point_operations, args, samples, total_real_tokens_in_batch=tokens)
-    flops = float(count(seqlen_squared_sum_in_batch=squares))
-    if args.lora_rank is None:
-        return flops
-    return flops - float(count(seqlen_squared_sum_in_batch=0)) / 3
-
-
-def count_packed_tokens(ends: torch.Tensor) -> None:
-    """Let Megatron's FLOP count of this step know the lengths of the packed sequences.
-
-    Args:
-        ends: cu_seqlens of one micro batch, int32 [sequences + 1].
-    """
-    from megatron.training import training
-
-    if torch.is_grad_enabled():  # validation would be counted into the next step
-        training.update_seqlen_stats_from_cu_seqlens(ends)
 
 
 def _observe_evaluation(training: Any, observer: Observer) -> None:

@@ -22,7 +22,6 @@ from megatron_patch.launch.memory import (
     Load,
     Memory,
     Precision,
-    adapter_parameters,
     checkpoint_bytes,
     estimate,
     export_bytes,
@@ -33,7 +32,7 @@ from megatron_patch.launch.schedule import EpochCount, Schedule, count_iteration
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
 from megatron_patch.peft.patterns import parse_pattern
-from megatron_patch.peft.settings import LoraSettings, default_alpha, parse_targets
+from megatron_patch.peft.settings import LoraSettings, adapter_parameters, default_alpha, parse_targets
 
 
 def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:

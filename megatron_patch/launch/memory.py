@@ -7,12 +7,11 @@ per process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from megatron_patch.launch.layout import Layout
 from megatron_patch.models import ModelConfig
-from megatron_patch.peft.settings import LINEARS, LoraSettings, frozen_layers, target_shapes
+from megatron_patch.peft.settings import LoraSettings, adapter_parameters, frozen_layers, frozen_words
 
 PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
@@ -184,24 +183,13 @@ def trained_parameters(load: Load, stage: int) -> int:
     return total - _frozen_parameters(load, stage) if load.frozen else total
 
 
-def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int, layers: Sequence[int]) -> int:
-    """Of these layers on one rank: of each pair the matrix on the sharded side is sharded over TP."""
-    shapes, total = target_shapes(model), 0
-    for linear in LINEARS:
-        for target in (target for target in linear.targets if target in adapters.targets):
-            rows, columns = shapes[target]
-            width = (columns // tp + rows) if linear.row_parallel else (columns + rows // tp)
-            total += width * sum(adapters.rank_of(layer, target) for layer in layers)
-    return total
-
-
 def _frozen_parameters(load: Load, stage: int) -> int:
     model, layout = load.model, load.layout
     inside = len(frozen_layers(load.frozen).intersection(layout.layers_of(stage)))
     norms = model.norms_per_layer()
     layer = (model.parameters_per_layer() - norms) // layout.tp + norms
     table = load.vocab_rows * model.hidden_size // layout.tp
-    words = {word.strip() for word in load.frozen.split(",")}
+    words = frozen_words(load.frozen)
     last = stage == layout.pp - 1
     total = inside * layer
     if "embedding" in words and (stage == 0 or (last and model.tie_embeddings)):

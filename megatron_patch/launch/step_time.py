@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from megatron_patch.launch.argv import trained_logits
 from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, NETWORKS, GpuKind, Network, kind_of
 from megatron_patch.launch.layout import Layout
@@ -147,13 +148,14 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
     return StepTime(**times, **body, stragglers=before * SPREAD * math.sqrt(2 * math.log(machines)))
 
 
-def time_of_plan(plan: Plan, sample_tokens: int | None = None) -> StepTime | None:
+def time_of_plan(plan: Plan, sample_tokens: int | None = None, trained_share: float = 1.0) -> StepTime | None:
     """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, for
     conversations whose lengths are not known, under MP_FREEZE or Muon, and where parts of the optimizer or of the
     activations move to RAM.
 
     Args:
         sample_tokens: mean tokens of a packed conversation.
+        trained_share: part of the positions that are trained.
     """
     config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
     on_gpu = config.ac != "offload" and plan.offload_fraction == 0 and plan.variables.optimizer == "adam"
@@ -175,6 +177,7 @@ def time_of_plan(plan: Plan, sample_tokens: int | None = None) -> StepTime | Non
             distributed_optimizer=config.do,
             tp_overlap=plan.tp_overlap is not None,
             sample_tokens=sample_tokens,
+            trained_share=trained_share if trained_logits(plan) else 1.0,
             adam_bytes=plan.precision.adam.bytes,
             adapters=adapters_of(plan.variables),
         ),
@@ -314,8 +317,9 @@ def _context_parallel(work: Work, layout: Layout, kind: GpuKind, network: Networ
 
 
 def _head(work: Work, layout: Layout, kind: GpuKind) -> _Pass:
-    """LM head, always in bf16, and cross-entropy over its logits."""
-    tokens, table = tokens_of_rank(work, layout), work.model.hidden_size * work.vocab_rows / layout.tp
+    """LM head, always in bf16, and cross-entropy over its logits, where there are any."""
+    tokens = work.trained_share * tokens_of_rank(work, layout)
+    table = work.model.hidden_size * work.vocab_rows / layout.tp
     traffic = _gradient_traffic(work, table) / kind.bandwidth
     logits = 8 * tokens * work.vocab_rows / layout.tp / kind.bandwidth
     arithmetic = _matmul_passes(work) * table * tokens / kind.matmul_bf16

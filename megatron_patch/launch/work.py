@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.memory import adapter_parameters
 from megatron_patch.models import ModelConfig
-from megatron_patch.peft.settings import LoraSettings
+from megatron_patch.peft.settings import LoraSettings, adapter_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,8 @@ class Work:
     tp_overlap: bool = True
     sample_tokens: int | None = None
     """Packed finetuning: mean tokens of a sample, which attention does not leave; None: whole sequences."""
+    trained_share: float = 1.0
+    """Part of the positions that have logits, in finetuning."""
     adam_bytes: int = 12
     adapters: LoraSettings | None = None
     """LoRA: the weights are frozen, and have no gradients."""

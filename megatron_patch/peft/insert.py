@@ -12,7 +12,16 @@ import torch
 
 from megatron_patch.models import ModelConfig
 from megatron_patch.peft.lora import Adapters, fresh
-from megatron_patch.peft.settings import LINEARS, SUFFIX, Linear, LoraSettings, PeftError, frozen_layers, target_shapes
+from megatron_patch.peft.settings import (
+    LINEARS,
+    SUFFIX,
+    Linear,
+    LoraSettings,
+    PeftError,
+    frozen_layers,
+    frozen_words,
+    target_shapes,
+)
 
 if TYPE_CHECKING:
     from megatron_patch.peft.settings import Whole
@@ -175,7 +184,7 @@ def freeze(chunks: list[Any], text: str) -> int:
         frozen elements on this rank.
     """
     layers = frozen_layers(text)
-    words = {word.strip() for word in text.split(",")}
+    words = frozen_words(text)
     frozen = 0
     for chunk in chunks:
         numbers = [layer.layer_number - 1 for layer in layers_of(chunk)]

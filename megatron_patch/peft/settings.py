@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,17 @@ def target_shapes(model: ModelConfig) -> dict[str, tuple[int, int]]:
     return found
 
 
+def adapter_parameters(adapters: LoraSettings, model: ModelConfig, tp: int, layers: Sequence[int]) -> int:
+    """Of these layers on one rank: of each pair the matrix on the sharded side is sharded over TP."""
+    shapes, total = target_shapes(model), 0
+    for linear in LINEARS:
+        for target in (target for target in linear.targets if target in adapters.targets):
+            rows, columns = shapes[target]
+            width = (columns // tp + rows) if linear.row_parallel else (columns + rows // tp)
+            total += width * sum(adapters.rank_of(layer, target) for layer in layers)
+    return total
+
+
 def freeze_problem(text: str, num_layers: int) -> str | None:
     """The word of MP_FREEZE that names no part of a model; None if all do."""
     for word in (word.strip() for word in text.split(",")):
@@ -191,10 +203,15 @@ def freeze_problem(text: str, num_layers: int) -> str | None:
     return None
 
 
+def frozen_words(text: str) -> set[str]:
+    """The words of MP_FREEZE: `embedding`, `head`, `norms`, `layers.N`, `layers.N-M`."""
+    return {word.strip() for word in text.split(",")}
+
+
 def frozen_layers(text: str) -> set[int]:
     """Numbers of the layers that MP_FREEZE names."""
     found: set[int] = set()
-    for word in (word.strip() for word in text.split(",")):
+    for word in frozen_words(text):
         kind, _, numbers = word.partition(".")
         if kind == "layers":
             first, _, last = numbers.partition("-")

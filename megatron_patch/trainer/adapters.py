@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from megatron_patch.backend.flops import count_frozen
 from megatron_patch.backend.gpu.quantized import in_high_precision
 from megatron_patch.backend.saving.checkpoint_fixes import allow_holes
 from megatron_patch.common.messages import localized
@@ -14,7 +15,15 @@ from megatron_patch.models.megatron import model_of_arguments
 from megatron_patch.peft.base import record_base
 from megatron_patch.peft.folder import read_folder, settings_of
 from megatron_patch.peft.insert import add_adapters, freeze
-from megatron_patch.peft.settings import FIXED, LoraSettings, PeftError, settings_of_arguments
+from megatron_patch.peft.settings import (
+    FIXED,
+    LoraSettings,
+    PeftError,
+    adapter_parameters,
+    frozen_layers,
+    frozen_words,
+    settings_of_arguments,
+)
 
 
 def prepare(args: Any, model_chunks: list[Any]) -> None:
@@ -29,6 +38,10 @@ def prepare(args: Any, model_chunks: list[Any]) -> None:
     settings = settings_of_arguments(args)
     if settings is None:
         allow_holes()
+        names = frozen_words(args.freeze)
+        tied = not args.untie_embeddings_and_output_weights
+        head = "head" in names or (tied and "embedding" in names)
+        count_frozen(layers=len(frozen_layers(args.freeze)), head=head)
         print(localized("adapters-frozen", parts=args.freeze, count=freeze(model_chunks, args.freeze)))
         return
     if args.base_checkpoint:
@@ -41,6 +54,8 @@ def prepare(args: Any, model_chunks: list[Any]) -> None:
         _refuse_other(settings, args.lora_adapter)
         start = read_folder(args.lora_adapter, model)
     trained = add_adapters(model_chunks, settings, model, seed=args.seed, start=start)
+    weights = adapter_parameters(settings, model, 1, range(model.num_layers))
+    count_frozen(layers=model.num_layers, head=True, adapters=weights)
     print(localized("adapters-trained", settings=settings, count=trained))
 
 

@@ -12,6 +12,7 @@ from megatron.core.utils import get_attr_wrapped_model
 from megatron.training import get_args
 
 from megatron_patch.backend import z_loss
+from megatron_patch.backend.flops import count_logits
 from megatron_patch.backend.hooks import LOSS_KEY, Z_LOSS_KEY
 from megatron_patch.backend.trained_positions import chosen_rows, losses_at_rows
 from megatron_patch.runs.heartbeat import HEART
@@ -51,7 +52,9 @@ def _logit_rows(batch: Batch) -> torch.Tensor | None:
     multiple = get_args().trained_logits
     if not multiple or batch.labels is None or batch.loss_mask is None:
         return None
-    return chosen_rows(batch.loss_mask, multiple)
+    rows = chosen_rows(batch.loss_mask, multiple)
+    count_logits(batch.loss_mask.numel() if rows is None else rows.numel())
+    return rows
 
 
 def loss_function(

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from ..trainer import harness
 from ..trainer.harness import read_checkpoint, train
-from .world import CONFIGS, MEGATRON, World, make_model
+from .world import CONFIGS, HEAD, LAYER, MEGATRON, World, flops, make_model
 
 PP2 = "--pipeline-model-parallel-size 2"
 DO = "--use-distributed-optimizer --dist-ckpt-optim-fully-reshardable "
@@ -18,20 +18,21 @@ AC = "--recompute-granularity full --recompute-method uniform --recompute-num-la
 
 
 @pytest.mark.parametrize(
-    ("processes", "flags"),
+    ("processes", "layout"),
     [
         pytest.param(1, DO + AC, id="AC"),
         pytest.param(2, DO + PP2, id="PP2", marks=pytest.mark.slow),
         pytest.param(2, DO, id="DO", marks=pytest.mark.slow),
     ],
 )
-def test_named_parts_do_not_move(world: World, tmp_path: Path, processes: int, flags: str) -> None:
+def test_named_parts_do_not_move(world: World, tmp_path: Path, processes: int, layout: str) -> None:
     save = f"--save {tmp_path}/checkpoints --save-interval 3 --train-iters 3 --lr 1e-2 --bf16"
     freeze = "--freeze embedding,norms,layers.0"
-    run = train(tmp_path, world.data, f"--hf-checkpoint {world.hf} {freeze} {save} {flags}", processes=processes)
+    run = train(tmp_path, world.data, f"--hf-checkpoint {world.hf} {freeze} {save} {layout}", processes=processes)
     assert len(run.losses) == 3
+    assert run.flops == pytest.approx([flops(3 * LAYER + HEAD, LAYER)] * 3)
     on = f" --load {tmp_path}/checkpoints --ckpt-step 3 --override-opt-param-scheduler --train-iters 4"
-    resume = f"{freeze} {save} {flags} {on}"
+    resume = f"{freeze} {save} {layout} {on}"
     assert len(train(tmp_path, world.data, resume, processes=processes).losses) == 4
     after = read_checkpoint(tmp_path / "checkpoints" / "iter_0000003")
 
@@ -58,8 +59,8 @@ def test_a_tied_matrix_stays_on_both_ends_of_a_pipeline(
     runs = {}
     for name, processes, layout in (("one", 1, ""), ("pp2", 2, PP2)):
         save = f"--save {tmp_path / name}/checkpoints --save-interval 4 --train-iters 4 --lr 1e-2"
-        flags = f"--hf-checkpoint {tmp_path / 'hf'} --freeze embedding,head,layers.0 {save} {DO} {layout}"
-        runs[name] = train(tmp_path / name, world.data, flags, processes=processes)
+        told = f"--hf-checkpoint {tmp_path / 'hf'} --freeze embedding,head,layers.0 {save} {DO} {layout}"
+        runs[name] = train(tmp_path / name, world.data, told, processes=processes)
         after = read_checkpoint(tmp_path / name / "checkpoints" / "iter_0000004")
         before = load_file(tmp_path / "hf" / "model.safetensors")["model.embed_tokens.weight"]
         ends = [value for key, value in after.items() if "word_embeddings" in key or "output_layer" in key]
@@ -68,6 +69,7 @@ def test_a_tied_matrix_stays_on_both_ends_of_a_pipeline(
         assert not torch.equal(
             moved, load_file(tmp_path / "hf" / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
         )
+    assert runs["pp2"].flops == runs["one"].flops == pytest.approx([flops(3 * LAYER, LAYER + HEAD)] * 4)
     assert runs["pp2"].losses == pytest.approx(runs["one"].losses, rel=1e-5)
     norms = [[line["grad_norm"] for line in run.metrics if "loss" in line] for run in runs.values()]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)

@@ -62,4 +62,5 @@ def test_every_layout_loses_as_one_process_does(
     run = compared.world.train(request.node.callspec.id, flags, processes=processes)
     gap = max(abs(a - b) for a, b in zip(run.losses, compared.ours.losses, strict=True))
     print(f"{flags}: {gap:.1e}")
+    assert run.flops == pytest.approx(compared.ours.flops)
     assert gap <= LAYOUT

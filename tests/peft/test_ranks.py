@@ -15,7 +15,7 @@ from ..trainer.harness import Run, train
 from .test_folder import logits
 from .test_parity import EVERY_LOSS, FIRST_LOSS, LAYOUT
 from .test_resume import ON
-from .world import CONFIGS, FLAGS, World, make_adapter, make_model, peft_losses
+from .world import CONFIGS, FLAGS, HEAD, LAYER, STEPS, World, flops, make_adapter, make_model, peft_losses
 
 RANKS = {"q_proj": 2, "layers.1.self_attn.k_proj": 8, "gate_proj": 3, r"layers\.[23]\.mlp\.down_proj": 1, "lm_head": 9}
 ALPHAS = {"v_proj": 5, "layers.0.mlp.up_proj": 24.5}
@@ -52,6 +52,8 @@ def test_trained_exported_and_merged_it_is_pefts(varied: World, trained: Run, tm
     assert config["rank_pattern"] == RANKS and config["alpha_pattern"] == ALPHAS
     before, after = load_file(varied.adapter / WEIGHTS), load_file(tmp_path / "back" / WEIGHTS)
     assert {name: one.shape for name, one in before.items()} == {name: one.shape for name, one in after.items()}
+    adapters = sum(one.numel() for one in after.values())
+    assert trained.flops == pytest.approx([flops(adapters, 4 * LAYER + HEAD)] * STEPS)
     merge(trained.output, tmp_path / "merged")
     theirs = logits(varied.hf, tmp_path / "back")
     assert (theirs - logits(tmp_path / "merged")).abs().max() < 1e-5

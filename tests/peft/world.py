@@ -30,6 +30,15 @@ SIZES = {
     "max_position_embeddings": 64,
 }
 """tests/trainer/harness.py MODEL."""
+LAYER, HEAD = 64 * (2 * 64 + 2 * 32 + 3 * 128), 64 * 256
+"""Weights of the matmuls of one layer, and of the LM head."""
+
+
+def flops(trained: int, frozen: int) -> float:
+    """Of a step: six operations of each trained weight and token, four of a frozen one, and attention."""
+    return (6 * trained + 4 * frozen) * BATCH * LENGTH + 3 * 2 * 4 * 64 * BATCH * LENGTH**2
+
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,

@@ -71,6 +71,13 @@ class Run:
         """Training losses in order."""
         return [record["loss"] for record in self.metrics if "loss" in record]
 
+    @property
+    def flops(self) -> list[float]:
+        """Of each step, over all processes."""
+        processes = len(list((self.output / "logs").glob("rank_*.log")))
+        steps = [record for record in self.metrics if "tflops_per_gpu" in record]
+        return [step["tflops_per_gpu"] * step["step_ms"] * 1e9 * processes for step in steps]
+
     def log(self, rank: int = 0) -> str:
         """Everything that Megatron printed on one rank."""
         return (self.output / "logs" / f"rank_{rank}.log").read_text()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from megatron_patch.backend.trained_positions import TakeRows, chosen_rows
+from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.data.train_tokenizer import save
 from megatron_patch.data.train_tokenizer import train as train_tokenizer
 
@@ -42,10 +44,19 @@ def begin(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> str:
     flags = (
         f"--sft-data raw --calculate-per-token-loss --tokenizer-type HuggingFaceTokenizer --z-loss 0.1 "
         f"--tokenizer-model {folder}/tokenizer --seq-length 256 --max-position-embeddings 4096 --data-cache-path "
-        f"{folder}/cache --train-iters 3 --lr-warmup-iters 0 --log-interval 1 --global-batch-size 4 "
+        f"{folder}/cache --train-iters 4 --lr-warmup-iters 0 --log-interval 1 --global-batch-size 4 "
     )
     train(folder, conversations, f"{flags} --init-method-std 0.1 --train-iters 1 --save {folder}/c --save-interval 1")
     return f"{flags} --load {folder}/c --finetune --no-load-optim --no-load-rng"
+
+
+@pytest.fixture(scope="module")
+def trained(conversations: Path, begin: str, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """Positions of all conversations that are trained."""
+    tokenizer = Path(begin.split("--tokenizer-model ")[1].split()[0])
+    data = SFTData(tokenizer=tokenizer, seq_length=256, cache=tmp_path_factory.mktemp("cache"))
+    (component,) = open_components([str(conversations)], data, say=print)
+    return sum(int(component.samples.sample(number)[2].sum()) for number in range(16))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,7 @@ def begin(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> str:
     [
         ("--micro-batch-size 2", 1),
         ("--micro-batch-size 2 --sft-packing --tensor-model-parallel-size 2 --sequence-parallel", 2),
-        pytest.param("--micro-batch-size 2 --tensor-model-parallel-size 2", 2, marks=pytest.mark.slow),
+        ("--micro-batch-size 2 --tensor-model-parallel-size 2", 2),
         pytest.param("--micro-batch-size 1 --sft-packing --context-parallel-size 2", 2, marks=pytest.mark.slow),
         pytest.param("--micro-batch-size 1 --context-parallel-size 2", 2, marks=pytest.mark.slow),
         pytest.param(
@@ -63,15 +74,28 @@ def begin(tmp_path_factory: pytest.TempPathFactory, conversations: Path) -> str:
         ),
     ],
 )
-def test_the_same_losses(layout: str, processes: int, tmp_path: Path, conversations: Path, begin: str) -> None:
+def test_the_same_losses(
+    layout: str, processes: int, tmp_path: Path, conversations: Path, begin: str, trained: int
+) -> None:
     everywhere, chosen = (
         train(tmp_path / name, conversations, f"{begin} {layout} {flag}", processes=processes)
         for name, flag in (("all", ""), ("few", FEW))
     )
+    if "packing" not in layout:  # four iterations are one epoch
+        passes = 16 // int(layout.split()[1]) * (2 if "context" in layout else 1)
+        assert 0 <= _positions(everywhere, chosen) - trained <= 7 * passes
     for name, tolerance in (("loss", TOLERANCE), ("z_loss", 1e-5), ("grad_norm", 1e-5)):
         pairs = list(zip(_values(everywhere, name), _values(chosen, name), strict=True))
-        assert len(pairs) == 3
+        assert len(pairs) == 4
         assert max(abs(a - b) for a, b in pairs) <= tolerance, (name, pairs)
+
+
+def _positions(everywhere: Run, chosen: Run) -> int:
+    """That had logits, by the FLOPs that they are counted with: six of each of the LM head's weights."""
+    rows = int(re.findall(r"vocabulary (\d+)", everywhere.stdout)[0])
+    left_out = (sum(everywhere.flops) - sum(chosen.flops)) / (6 * 64 * rows)
+    assert left_out == pytest.approx(round(left_out), abs=1e-3) and (16 * 256 - round(left_out)) % 8 == 0
+    return 16 * 256 - round(left_out)
 
 
 def _values(run: Run, name: str) -> list[float]:

@@ -19,6 +19,7 @@ from megatron_patch.peft.settings import (
     PeftError,
     freeze_problem,
     frozen_layers,
+    frozen_words,
     module_name,
     parse_targets,
     shown_targets,
@@ -159,7 +160,7 @@ def check_freeze(*, do: bool, mp_freeze: str | None, mp_lora_rank: int | None, m
     if (word := freeze_problem(mp_freeze, model.num_layers)) is not None:
         yield Problem("freeze-word", "MP_FREEZE", "MODEL_SIZE", word=word, last=model.num_layers - 1)
         return
-    named = {word.strip() for word in mp_freeze.split(",")}
+    named = frozen_words(mp_freeze)
     one_only = "head" in named if "embedding" not in named else pp > 1 and "head" not in named
     if model.tie_embeddings and one_only:
         yield Problem("freeze-tied", "MP_FREEZE", "MODEL_SIZE")
@@ -169,7 +170,7 @@ def check_freeze(*, do: bool, mp_freeze: str | None, mp_lora_rank: int | None, m
 
 def frozen_stage(text: str, layout: Layout) -> int | None:
     """The first pipeline stage of which MP_FREEZE leaves nothing to train, which no optimizer can be saved of."""
-    named, frozen = {word.strip() for word in text.split(",")}, frozen_layers(text)
+    named, frozen = frozen_words(text), frozen_layers(text)
     for stage in range(layout.pp):
         first, last = stage == 0, stage == layout.pp - 1
         ends = (first and "embedding" not in named) or (last and not {"head", "norms"} <= named)

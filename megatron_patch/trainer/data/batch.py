@@ -16,7 +16,7 @@ from megatron.core.utils import (
 from megatron.training import get_args
 
 from megatron_patch.backend.cpu.attention import rows_of_rank
-from megatron_patch.backend.hooks import count_packed_tokens
+from megatron_patch.backend.flops import count_packed_tokens
 from megatron_patch.trainer.data.id_check import check_ids
 from megatron_patch.trainer.errors import DatasetError
 
