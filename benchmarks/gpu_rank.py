@@ -63,6 +63,10 @@ def import_everything(flags: list[str]) -> None:
         from megatron.core.models.common.language_module import language_module as module
 
         module.fused_vocab_parallel_cross_entropy = module.fused_vocab_parallel_cross_entropy.__wrapped__
+    if os.environ.get("BENCH_HOLD_NOTHING"):
+        from megatron_patch.backend import gpu_memory
+
+        gpu_memory.KEPT_FREE = 1.0
     import megatron.training.training  # noqa: F401
     import rich.progress  # noqa: F401
     import transformers  # noqa: F401
@@ -89,6 +93,7 @@ def watch_saves(measured: dict[str, Any]) -> None:
         (training, "save_checkpoint_and_time"),  # the whole, in the step
         (checkpointing, "generate_state_dict"),  # of it: which tensors there are
         (checkpointing.dist_checkpointing, "save"),  # of it: all ranks agree who writes what
+        (asynchronous, "hold"),  # of it: copies on the GPU
         (asynchronous.Save, "wait_until_copied"),  # of the next step: its optimizer waits
         (host_copies.Copier, "copy"),  # in a thread: to RAM
     ):

@@ -18,10 +18,13 @@ WIDE = replace(PLAIN, name="", tp=4, sp=True, batch=4, steps=6, processes=4, sec
 LORA_70B = replace(LORA_8B, tp=4, sp=True, processes=4, batch=16)
 RANKED = replace(PLAIN, size="8B-L8", batch=32, processes=4, seconds=60)
 SAVED = replace(PLAIN, size="8B-L16", steps=31, save_interval=15, processes=4, seconds=110)
+SAVED_ONCE = replace(SAVED, steps=18, save_interval=9, seconds=60)
+"""Its last save counts for no step."""
 
 RING_ALL = {"MP_TP_OVERLAP": "ring-all"}
 NO_OVERLAP = {"MP_TP_OVERLAP": "none"}
-KEEPS_ONE = {"MP_KEEP_CHECKPOINTS": "1", "MP_BACKGROUND_SAVE": "true"}
+SAVES = {"MP_BACKGROUND_SAVE": "true"}
+KEEPS_ONE = {"MP_KEEP_CHECKPOINTS": "1", **SAVES}
 """Asked for: a machine whose RAM grows while it is used looks too small for copies of a checkpoint."""
 
 
@@ -66,6 +69,10 @@ TARGETS: dict[str, list[Case]] = {
     "wide-80": _wide(  # the same on 80 GB
         "wide", {("70B", "fp8"): 22, ("70B", "bf16"): 25, ("405B", "fp8"): 5, ("405B", "bf16"): 6}
     ),
+    "save-held": [  # one save each, in RAM that grows: with copies on the GPU first, and waiting for those in RAM
+        replace(SAVED_ONCE, name="save-L16-dp4-held", env=SAVES),
+        replace(SAVED_ONCE, name="save-L16-dp4-waits", env={**SAVES, "BENCH_HOLD_NOTHING": "1"}),
+    ],
     "save-four": [  # in RAM that grows, then in RAM that is there, and at the end
         replace(SAVED, name="save-L16-dp4-thrice", env=KEEPS_ONE),
         replace(SAVED, name="save-L16-tp2-pp2-thrice", tp=2, pp=2, sp=True, env=KEEPS_ONE),

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from megatron_patch.backend.flops import step_flops
+from megatron_patch.backend.gpu_memory import GPU_MEMORY
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.step_gate import LOSS_KEY as LOSS_KEY
 from megatron_patch.backend.step_gate import last_refusal
@@ -169,10 +170,9 @@ class _StepWatch:
     """Highest memory so far, of this rank."""
 
     def memory_of_all_ranks(self) -> dict[str, Any]:
-        """The fields of Step; torch's own peak begins anew with each step."""
+        """The fields of Step; the peak begins anew with each step, and is without what a save has borrowed."""
         if torch.cuda.is_available():
-            now = [torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()]
-            torch.cuda.reset_peak_memory_stats()
+            now = list(GPU_MEMORY.step_peak())
         else:
             now = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, 0]  # Linux counts it in KiB
         self.peak = max(self.peak, now[0])

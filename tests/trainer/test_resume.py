@@ -36,6 +36,7 @@ DROPOUT = "--hidden-dropout 0.1 --attention-dropout 0.1"
 DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"
 RESHARDABLE = DISTRIBUTED + " --dist-ckpt-optim-fully-reshardable"
 TP2PP2 = "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel"
+HOLDING = REPOSITORY / "tests" / "trainer" / "held_save.py"
 DYING = REPOSITORY / "tests" / "trainer" / "kill_while_saving.py"
 
 
@@ -86,6 +87,24 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
         *(f"iter_{step:07d}" for step in (15, 20)),
         "latest_checkpointed_iteration.txt",
     ]
+
+
+@pytest.mark.slow
+def test_what_is_held_has_the_bits_of_its_iteration(tmp_path: Path, data: Path) -> None:
+    """RAM stands for free GPU memory: the optimizer steps before anything of it is copied, and it changes nothing."""
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, RESHARDABLE), processes=2)
+    output = tmp_path / "held"
+    held = launch_warm(output, data, flags(output, data, RESHARDABLE), processes=2, script=HOLDING)
+    assert held.returncode == 0, held.stderr
+    assert held.losses == whole.losses
+    for rank in range(2):
+        said = re.findall(r"copied after (\d+) steps", held.log(rank))
+        assert said == ["2", "2", "2", "0"]  # after the last save there is no step
+        assert held.log(rank).count("GB held on the GPU") == 4
+    for step in (5, 10, 15, 20):
+        expected, found = (read_checkpoint(run.output / "checkpoints" / f"iter_{step:07d}") for run in (whole, held))
+        assert found.keys() == expected.keys()
+        assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("beside", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -1,7 +1,8 @@
 """Checkpoints that are written while training goes on.
 
-In the step everybody agrees on who writes what. Then threads copy this rank's part to RAM while the next forward and
-backward passes run; the optimizer waits for them, since it changes what they copy. Another thread writes, hears from
+After the step everybody agrees on who writes what. Then threads copy this rank's part to RAM while training goes on.
+What they have not copied the optimizer may not change: as much as there is room for is copied on the GPU before, and
+for the rest the optimizer waits, after the next forward and backward passes. Another thread writes, hears from
 all ranks, and rank 0 gives the checkpoint its name. Megatron 0.19.2 copies in the step, and writes in a process that
 imports all of torch.
 """
@@ -15,16 +16,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from megatron_patch.backend.gpu_memory import GPU_MEMORY
 from megatron_patch.backend.patching import BackendError, replace, wrap
 from megatron_patch.backend.saving.dcp_writer import note_checksums, without_crc32, write_items
 from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.backend.saving.folders import final_of
-from megatron_patch.backend.saving.host_copies import Content, Copier, constant, values_of
+from megatron_patch.backend.saving.gpu_copies import Content, Files, held_bytes, hold, values_of
+from megatron_patch.backend.saving.host_copies import Copier, constant
 from megatron_patch.backend.saving.optimizer_shards import REMAINDERS, Remainders, place_of
 from megatron_patch.common.disk import explain, naming
 from megatron_patch.common.messages import Message, as_json, from_json, named
@@ -41,6 +45,36 @@ OTHERS_LATER = 20.0
 """Seconds."""
 
 
+@dataclass
+class Times:
+    """What a save made training wait for, and how long it took itself: on the monotonic clock, in seconds."""
+
+    started: float = 0.0
+    prepared: float = 0.0
+    """Seconds from Megatron's call until the threads began, without waiting for the save before."""
+    waited: float = 0.0
+    """Seconds in which the optimizer waited."""
+    copied: float = 0.0
+    nbytes: int = 0
+    held: int = 0
+    """Bytes of them that were copied on the GPU first."""
+
+    def begin(self, files: Files, nbytes: int) -> None:
+        """The threads begin now with these."""
+        self.started = time.monotonic()
+        self.prepared = self.started - _state.get("asked", self.started) - _state.get("waited", 0.0)
+        self.nbytes, self.held = nbytes, held_bytes(files)
+
+    def told(self) -> str:
+        """One line, when it is over."""
+        held = f", {self.held / 1e9:.1f} of {self.nbytes / 1e9:.1f} GB held on the GPU" if self.held else ""
+        copied, written = self.copied - self.started, time.monotonic() - self.started
+        return (
+            f"asynchronous checkpoint: prepared in {self.prepared:.2f} s{held}, in RAM after {copied:.1f} s, "
+            f"written after {written:.1f} s; the optimizer waited {self.waited:.2f} s"
+        )
+
+
 class Save:
     """This rank's part of one checkpoint, planned and not yet written: what Megatron calls an AsyncRequest."""
 
@@ -51,7 +85,9 @@ class Save:
         """The optimizer may go on."""
         self._writer, self._metadata = writer, metadata
         self._folder = Path(writer.checkpoint_dir)
-        self._started = self._advanced = time.monotonic()
+        self._files: Files = []
+        self._times = Times()
+        self._advanced = time.monotonic()
         self._doing = "copying to RAM"
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -67,6 +103,10 @@ class Save:
 
     def start(self) -> None:
         """Copy and write in another thread."""
+        self._files = hold(self._writer.write_buckets)
+        self._times.begin(
+            self._files, sum(_nbytes(content) for file in self._writer.write_buckets for _, content in file)
+        )
         ready = torch.cuda.current_stream().record_event()
         self._thread = threading.Thread(target=self._run, args=(torch.cuda.current_device(), ready), daemon=True)
         self._thread.start()
@@ -90,8 +130,10 @@ class Save:
 
     def wait_until_copied(self) -> None:
         """Until the optimizer may go on. Raises StuckSave."""
+        began = time.monotonic()
         while not self.copied.wait(LOOKS_EVERY):
             self.refuse_to_wait_for_ever()
+        self._times.waited += time.monotonic() - began
 
     def refuse_to_wait_for_ever(self) -> None:
         """
@@ -110,15 +152,13 @@ class Save:
 
     def _run(self, device: int, ready: torch.cuda.Event) -> None:
         try:
-            copies = _copier().copy(self._writer.write_buckets, device, ready)
-            self.copied.set()
-            copied = time.monotonic() - self._started
+            copies = self._copies(device, ready)
+            self._times.copied = time.monotonic()
             self._write(copies, self._note)
             self._note("naming it")
             for function in self.finalize_fns:
                 function()
-            took = time.monotonic() - self._started
-            print(f"asynchronous checkpoint: in RAM after {copied:.1f} s, written after {took:.1f} s", flush=True)
+            print(self._times.told(), flush=True)
             self._note("reading it back")
             for follow_up in AFTERWARDS:
                 follow_up(final_of(self._folder))
@@ -126,6 +166,14 @@ class Save:
             self._error = error
         finally:
             self.copied.set()
+
+    def _copies(self, device: int, ready: torch.cuda.Event) -> list[list[tuple[Any, Callable[[], Content]]]]:
+        files, self._files = self._files, []  # nobody else has what is held on the GPU
+        try:
+            return _copier().copy(files, device, ready, self.copied.set)
+        finally:
+            del files
+            GPU_MEMORY.give_back()
 
     def _write(self, files: list[list[tuple[Any, Callable[[], Content]]]], note: Callable[[str], None]) -> None:
         rank = torch.distributed.get_rank()
@@ -190,7 +238,7 @@ class Errand:
 
 
 _state: dict[str, Any] = {}
-"""`save` under way, `group` of gloo, `copier`."""
+"""`save` under way, `group` of gloo, `copier`; when the newest was `asked` for, seconds it `waited` for the last."""
 AFTERWARDS: list[Callable[[Path], None]] = []
 """Called by all ranks' threads with the folder of each asynchronous checkpoint that is complete."""
 
@@ -205,11 +253,29 @@ def save_in_the_background(args: Any) -> None:
     replace(checkpointing, "is_empty_async_queue", lambda: True, why="0.19.2 warns of a save that waits for the last")
     replace(training, "maybe_finalize_async_save", _finalize, why="0.19.2 asks all ranks' processes after each step")
     _let_optimizers_wait()
+    _keep_cached_memory(training)
+
+    @wrap(training, "save_checkpoint", why="0.19.2 does not say what of a save training waits for")
+    def save(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        _state.update(asked=time.monotonic(), waited=0.0)
+        return original(*args, **kwargs)
 
     @wrap(training, "train", why="groups can be made only while torchrun lives, and the last save may come after")
     def train(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         thread_group()
         return original(*args, **kwargs)
+
+
+def _keep_cached_memory(training: Any) -> None:
+    why = "0.19.2 gives torch's cached memory back, for the process that saves; the next step has to get it again"
+
+    @wrap(training, "save_checkpoint_and_time", why=why)
+    def save(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        empty_cache, torch.cuda.empty_cache = torch.cuda.empty_cache, lambda: None
+        try:
+            return original(*args, **kwargs)
+        finally:
+            torch.cuda.empty_cache = empty_cache
 
 
 def use_own_writer() -> None:
@@ -256,9 +322,11 @@ def _start(save: Save) -> None:
 
 
 def _finalize(blocking: bool = False, terminate: bool = False) -> None:
-    save = _state.get("save")
+    save, began = _state.get("save"), time.monotonic()
     if save is not None and save.done(wait=blocking):
         del _state["save"]
+    if blocking:
+        _state["waited"] = _state.get("waited", 0.0) + time.monotonic() - began
 
 
 def _let_optimizers_wait() -> None:

@@ -6,12 +6,13 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 import torch
 
+from megatron_patch.backend.saving.gpu_copies import Content, Files, Held, values_of
 from megatron_patch.backend.saving.optimizer_shards import Remainders
 from megatron_patch.common.threads import own_cores
 
@@ -19,9 +20,6 @@ MOST_COPIERS = 8
 """Threads of each rank that copy from a GPU to RAM; half of its share of the cores, if that is less."""
 PIECE_BYTES = 32 << 20
 """Each of them has two pinned buffers of this size."""
-
-Content = Any
-"""What a WriteItem stands for: a tensor, Remainders of one, or a BytesIO."""
 
 
 class Copier:
@@ -33,16 +31,23 @@ class Copier:
         self._threads = ThreadPoolExecutor(max(1, min(MOST_COPIERS, own_cores() // 2)))
 
     def copy(
-        self, files: list[list[tuple[Any, Content]]], device: int, ready: torch.cuda.Event
+        self, files: Files, device: int, ready: torch.cuda.Event, may_change: Callable[[], None]
     ) -> list[list[tuple[Any, Callable[[], Content]]]]:
-        """Copies of all contents; `ready` is when the GPU has made them."""
-        jobs = [
-            [(item, self._threads.submit(self._copy, item, content, device, ready)) for item, content in items]
-            for items in files
-        ]
-        return [[(item, constant(job.result())) for item, job in items] for items in jobs]
+        """Copies of all contents.
+
+        Args:
+            ready: when the GPU has made them.
+            may_change: called when what is not Held has been copied; that comes first.
+        """
+        pairs = sorted((pair for items in files for pair in items), key=lambda pair: isinstance(pair[1], Held))
+        jobs = {item.index: self._threads.submit(self._copy, item, content, device, ready) for item, content in pairs}
+        wait(jobs[item.index] for item, content in pairs if not isinstance(content, Held))
+        may_change()
+        return [[(item, constant(jobs[item.index].result())) for item, _ in items] for items in files]
 
     def _copy(self, item: Any, content: Content, device: int, ready: torch.cuda.Event) -> Content:
+        if isinstance(content, Held):
+            content = content.content
         if not isinstance(content, (torch.Tensor, Remainders)):
             return content
         with self._stream(device, ready):
@@ -104,13 +109,6 @@ def _arrive(event: torch.cuda.Event, buffer: torch.Tensor, place: torch.Tensor) 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(-1).view(torch.uint8)
-
-
-def values_of(content: Content) -> torch.Tensor:
-    """The values of a tensor or Remainders, in a precision that torch.load knows."""
-    if isinstance(content, Remainders):
-        return content.in_fp32()
-    return content.dequantize() if "dequantize" in type(content).__dict__ else content.detach()
 
 
 def constant(content: Content) -> Callable[[], Content]:
