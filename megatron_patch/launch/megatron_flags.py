@@ -40,6 +40,7 @@ REFUSED = {
     "gone-warmup": "--warmup",
     "gone-tp": "--model-parallel-size",
     "gone-recompute": "--checkpoint-activations",
+    "fails-phases": "--phase-transition-iterations",
     "another-architecture": """
         --activation-func-clamp-value --apply-layernorm-1p --apply-residual-connection-post-layernorm
         --attention-output-gate --experimental-attention-variant --glu-linear-offset
@@ -71,7 +72,7 @@ FAMILIES = {
 """The same for all flags that begin so: they belong to models and jobs that there are none of here."""
 INERT = {name: Message(code) for code, names in REFUSED.items() for name in names.split()}
 FULL_VALIDATION, MANY_SETS = "--full-validation", "--multiple-validation-sets"
-SKIP = "--iterations-to-skip"
+SKIP, EXIT = "--iterations-to-skip", "--exit-interval"
 INERT_ON_CPU = {"--log-straggler": Message("inert-straggler")}
 
 
@@ -165,8 +166,22 @@ def skipped_iterations(words: Sequence[str]) -> list[int]:
     Args:
         words: MP_MEGATRON_ARGS, split; what is not a number is another's to refuse.
     """
-    given = [values for name, values in grouped(words) if name == SKIP]
-    return sorted({int(value) for value in (given or [[]])[-1] if re.fullmatch(NUMBERS["int"], value)})
+    return sorted(set(_numbers(words, SKIP)))
+
+
+def exit_interval(words: Sequence[str]) -> int | None:
+    """What `--exit-interval` asks for: the run ends at the first multiple; None where it does not.
+
+    Args:
+        words: MP_MEGATRON_ARGS, split.
+    """
+    given = _numbers(words, EXIT)
+    return given[0] if given and given[0] > 0 else None
+
+
+def _numbers(words: Sequence[str], flag: str) -> list[int]:
+    given = [values for name, values in grouped(words) if name == flag]
+    return [int(value) for value in (given or [[]])[-1] if re.fullmatch(NUMBERS["int"], value)]
 
 
 def grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:

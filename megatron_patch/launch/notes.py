@@ -19,7 +19,7 @@ from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_lo
 from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import folders_of
-from megatron_patch.launch.megatron_flags import skipped_iterations
+from megatron_patch.launch.megatron_flags import exit_interval, skipped_iterations
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
@@ -124,11 +124,17 @@ def _data_notes(plan: Plan) -> Iterator[Message]:
 def _skip_notes(plan: Plan) -> Iterator[Message]:
     """What Megatron's loop leaves out together with an iteration that it skips."""
     schedule, done = plan.schedule, plan.resume_iteration or 0
-    ahead = [one for one in skipped_iterations(shlex.split(plan.variables.megatron_args or "")) if one > done]
+    words = shlex.split(plan.variables.megatron_args or "")
+    ahead = [one for one in skipped_iterations(words) if one > done]
     if unsaved := [one for one in ahead if one % schedule.save_interval == 0]:
         yield Message("skip-saves", unsaved=unsaved)
     if schedule.eval_iters and (untried := [one for one in ahead if one % schedule.eval_interval == 0]):
         yield Message("skip-validations", untried=untried)
+    if interval := exit_interval(words):
+        first = interval * (done // interval + 1)
+        ends = [*(at for at in range(first, schedule.train_iters, interval) if at not in ahead), schedule.train_iters]
+        if first in ahead:
+            yield Message("skip-ends", missed=[at for at in ahead if at % interval == 0 and at < ends[0]], end=ends[0])
 
 
 def _twice(plan: Plan) -> Iterator[Message]:

@@ -245,8 +245,26 @@ def test_what_goes_with_an_iteration_that_is_skipped_is_noted(plan_of: Callable[
     plan = plan_of(MP_MEGATRON_ARGS="--iterations-to-skip 3 4 6 10", SAVE_INTERVAL="4", MP_EVAL_INTERVAL="3")
     noted = {note.code: note.values for note in plan.notes if note.code.startswith("skip-")}
     assert noted == {"skip-saves": {"unsaved": [4]}, "skip-validations": {"untried": [3, 6]}}
-    plan = plan_of(MP_MEGATRON_ARGS="--iterations-to-skip=5", SAVE_INTERVAL="4", MP_EVAL_INTERVAL="3")
+    plan = plan_of(MP_MEGATRON_ARGS="--iterations-to-skip=5 --exit-interval 7", SAVE_INTERVAL="4", MP_EVAL_INTERVAL="3")
     assert not [note for note in plan.notes if note.code.startswith("skip-")]
+
+
+@pytest.mark.parametrize(
+    ("skipped", "interval", "noted"),
+    [
+        ("4", 4, {"missed": [4], "end": 8}),
+        ("4 8 9", 4, {"missed": [4, 8], "end": 10}),
+        ("8", 4, None),
+        ("1 2 3", 5, None),
+        ("4", 0, None),
+    ],
+)
+def test_an_end_that_is_skipped_is_noted(
+    skipped: str, interval: int, noted: dict[str, object] | None, plan_of: Callable[..., Plan]
+) -> None:
+    """The run of ten iterations goes on to the next multiple, or to its own end."""
+    plan = plan_of(MP_MEGATRON_ARGS=f"--exit-interval {interval} --iterations-to-skip {skipped}", SAVE_INTERVAL="7")
+    assert [note.values for note in plan.notes if note.code == "skip-ends"] == ([noted] if noted else [])
 
 
 def test_variables_that_do_nothing(plan_of: Callable[..., Plan]) -> None:

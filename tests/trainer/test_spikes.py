@@ -151,6 +151,11 @@ def test_stop_and_rollback(tmp_path: Path, poisoned: Path, skipped: Run) -> None
     profile = json.loads((back / "profile" / "rank_0.json").read_text())
     assert (profile["iterations"], profile["steps"], profile["skipped"]) == ([AT + 1, AT + 1], 1, [])
     assert second.losses[AT - 1 :] == skipped.losses[AT:], "as if the step had been skipped: there was nothing between"
+    more = f"--exit-interval {AT} --valid-data-path {poisoned} --eval-interval {AT} --eval-iters 1"
+    third = run(back, poisoned, f"--on-spike rollback {more} --load {back}/checkpoints --ckpt-step {AT - 1}")
+    assert f"no validation at {AT}: Megatron does none" in third.stdout
+    assert f"the run does not end at {AT}, where --exit-interval asks for it" in third.stdout
+    assert third.metrics[-1]["iteration"] == 2 * AT
 
 
 def test_skips_without_end_stop(tmp_path: Path, poisoned: Path) -> None:

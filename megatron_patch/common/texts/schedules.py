@@ -76,6 +76,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "skip-saves": "no checkpoint is saved at {unsaved}, where {SAVE_INTERVAL} asks for one: --iterations-to-skip "
     "leaves it out together with the iteration",
     "skip-validations": "no validation at {untried}: --iterations-to-skip leaves it out together with the iteration",
+    "skip-ends": "the run does not end at {missed}, where --exit-interval asks for it, but at {end}: "
+    "--iterations-to-skip leaves it out together with the iteration",
     "count-tokens-stages": "{value:token|tokens} = {iterations:iteration|iterations} of {length:token|tokens} a "
     "sequence and the batches below, {left:token|tokens} left over",
     "curve-cosine": "a cosine to {min_lr:g} at iteration {end}",
@@ -135,6 +137,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "skip-saves": "第 {unsaved} 次迭代不保存检查点（{SAVE_INTERVAL} 要求在此保存）：--iterations-to-skip 把它连同迭代"
     "一起跳过",
     "skip-validations": "第 {untried} 次迭代不做验证：--iterations-to-skip 把它连同迭代一起跳过",
+    "skip-ends": "第 {missed} 次迭代不结束运行（--exit-interval 要求在此结束），而在第 {end} 次结束："
+    "--iterations-to-skip 把它连同迭代一起跳过",
     "count-tokens-stages": "{value} 个词元 = {iterations} 次迭代（每个序列 {length} 个词元，批次见下），"
     "余 {left} 个词元",
     "curve-cosine": "按余弦降到 {min_lr:g}，第 {end} 次迭代为止",

@@ -73,10 +73,18 @@ class Spikes(Callback):
         if self._rule is not None:
             self._in_a_row = self._rule.take_over(found[1])
         if found[0]:
-            first, last = found[0][0], found[0][-1]
-            self._rank.screen.say(localized("spike-passed-over", first=first, last=last))
-            if unsaved := [one for one in found[0] if args.save and not one % (args.save_interval or one + 1)]:
-                self._rank.screen.say(localized("spike-unsaved", unsaved=unsaved))
+            self._tell_what_goes_with(found[0], args)
+
+    def _tell_what_goes_with(self, passed: list[int], args: Any) -> None:
+        """What Megatron's loop leaves out together with iterations that it passes over."""
+        say = self._rank.screen.say
+        say(localized("spike-passed-over", first=passed[0], last=passed[-1]))
+        if args.save and (unsaved := _multiples(passed, args.save_interval)):
+            say(localized("spike-unsaved", unsaved=unsaved))
+        if args.do_valid and (untried := _multiples(passed, args.eval_interval)):
+            say(localized("spike-untried", untried=untried))
+        if missed := _multiples(passed, args.exit_interval):
+            say(localized("spike-no-end", missed=missed))
 
     def end(self, end: End) -> None:
         if self._rank.speaks:
@@ -162,6 +170,10 @@ class Spikes(Callback):
         found = sorted((pair for of_rank in everybodys for pair in of_rank), key=lambda pair: -pair[0])
         worst = [pair for pair in found if pair[0] == math.inf] or found
         return list(dict.fromkeys(place for _, places in worst for place in places))
+
+
+def _multiples(iterations: list[int], interval: int | None) -> list[int]:
+    return [one for one in iterations if interval and one % interval == 0]
 
 
 def _named(documents: list[batch_origin.Place]) -> Message | str:
