@@ -51,7 +51,9 @@ class Times:
 
     started: float = 0.0
     prepared: float = 0.0
-    """Seconds from Megatron's call until the threads began, without waiting for the save before."""
+    """Seconds from Megatron's call until the threads began, without `before`."""
+    before: float = 0.0
+    """Seconds in which training waited for the save before."""
     waited: float = 0.0
     """Seconds in which the optimizer waited."""
     copied: float = 0.0
@@ -62,15 +64,18 @@ class Times:
     def begin(self, files: Files, nbytes: int) -> None:
         """The threads begin now with these."""
         self.started = time.monotonic()
-        self.prepared = self.started - _state.get("asked", self.started) - _state.get("waited", 0.0)
+        self.before = _state.get("waited", 0.0)
+        self.prepared = self.started - _state.get("asked", self.started) - self.before
         self.nbytes, self.held = nbytes, held_bytes(files)
 
     def told(self) -> str:
         """One line, when it is over."""
-        held = f", {self.held / 1e9:.1f} of {self.nbytes / 1e9:.1f} GB held on the GPU" if self.held else ""
+        held = f", {self.held / 1e9:.1f} of {self.nbytes / 1e9:.1f} GB held on the GPU"
+        held = held if self.held or torch.cuda.is_available() else ""
+        before = f"waited {self.before:.1f} s for the save before, " if self.before >= 0.1 else ""
         copied, written = self.copied - self.started, time.monotonic() - self.started
         return (
-            f"asynchronous checkpoint: prepared in {self.prepared:.2f} s{held}, in RAM after {copied:.1f} s, "
+            f"asynchronous checkpoint: {before}prepared in {self.prepared:.2f} s{held}, in RAM after {copied:.1f} s, "
             f"written after {written:.1f} s; the optimizer waited {self.waited:.2f} s"
         )
 
