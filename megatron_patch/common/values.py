@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Protocol
 
 from megatron_patch.common.errors import UserError
@@ -75,12 +76,24 @@ def _switch(words: dict[str, Any]) -> Kind:
     return Kind(parse=parse, expects=Message("expect-choice", words=tuple(words)))
 
 
+def in_digits(text: str) -> str | None:
+    """A whole number that is written another way (`1e6`, `1_000`, `1,000`, `8.0`), in digits; None for anything else:
+    `8k` is 8000 to some and 8192 to others."""
+    if re.fullmatch(r"[+-]?[0-9]{1,3}([_,])[0-9]{3}(\1[0-9]{3}){0,4}", text):
+        return text.replace("_", "").replace(",", "")
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?([eE]\+?[0-9]{1,2})?", text):
+        return None
+    value = Decimal(text)
+    return f"{int(value)}" if value == value.to_integral_value() and abs(value) < 10**18 else None
+
+
 def whole(minimum: int, maximum: int | None = None) -> Kind:
     """A whole number; `1e6`, `1_000` and `8.0` are not."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            raise ValueProblem("not-whole")
+            digits = in_digits(text)
+            raise ValueProblem("not-whole-in-digits", digits=digits) if digits else ValueProblem("not-whole")
         if int(text) < minimum or (maximum is not None and int(text) > maximum):
             raise ValueProblem("out-of-range")
         return int(text)

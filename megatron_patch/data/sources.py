@@ -11,6 +11,7 @@ from pathlib import Path
 from megatron_patch.common.messages import Message
 from megatron_patch.common.strict_json import JsonError, read_object
 from megatron_patch.data.jsonl import DataError
+from megatron_patch.runs import folder as run_folder
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".arrow")
 PACKED = (".gz", ".zst")
@@ -54,15 +55,21 @@ def _splits_of(folder: Path) -> list[str]:
     return [str(name) for name in found] if isinstance(found, list) else []
 
 
+def of_a_run(folder: Path) -> bool:
+    """Whether training has written to this folder: its plan, metrics and reports are JSON, too."""
+    return all((folder / name).is_file() for name in (run_folder.PLAN, run_folder.COMMAND))
+
+
 def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
-    """Files in a folder and below it, by path, without hidden ones: `.ipynb_checkpoints` holds copies of the others.
+    """Files in a folder and below it, by path, without hidden ones (`.ipynb_checkpoints` holds copies of the others)
+    and without the folders of runs.
 
     Raises:
         DataError: more than MOST_ENTRIES files and folders, as in /usr.
     """
     found, entries = [], 0
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not of_a_run(Path(place, name))]
         entries += len(folders) + len(names)
         if entries > MOST_ENTRIES:
             raise DataError("folder-too-large", folder=folder, most=MOST_ENTRIES)
@@ -71,16 +78,19 @@ def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
 
 
 def left_out(path: str | Path, *, idxmap: bool = False) -> list[Message]:
-    """What a folder of data files holds and nobody reads: hidden data files, and files of other kinds; and that
-    several splits are read as one.
+    """What a folder of data files holds and nobody reads: hidden data files, files of other kinds, and runs; and
+    that several splits are read as one.
 
     Nothing for a file. Looks at MOST_ENTRIES files and folders at most.
 
     Args:
         idxmap: the data are pairs of .bin and .idx; beside them lie many other files, which are not told.
     """
-    hidden, other, read, entries = [], [], [], 0
-    for place, _, names in os.walk(path):
+    hidden, other, read, runs, entries = [], [], [], [], 0
+    for place, folders, names in os.walk(path):
+        ours = [name for name in sorted(folders) if of_a_run(Path(place, name))]
+        folders[:] = [name for name in folders if name not in ours]
+        runs += [str(Path(place, name).relative_to(path)) for name in ours]
         entries += 1 + len(names)
         if entries > MOST_ENTRIES:
             break
@@ -94,7 +104,7 @@ def left_out(path: str | Path, *, idxmap: bool = False) -> list[Message]:
                 read.append(name)
             elif not idxmap and not is_hidden and not is_data and Path(place, name).is_file():
                 other.append(str(below / name))
-    told = (("left-out-hidden", hidden), ("left-out-other", other))
+    told = (("left-out-hidden", hidden), ("left-out-other", other), ("left-out-runs", runs))
     found = [Message(code, folder=path, files=len(names), names=_first(names)) for code, names in told if names]
     splits = sorted({match[0].lower() for match in map(SPLIT.match, read) if match})
     return found + ([Message("all-splits-read", folder=path, splits=splits)] if len(splits) > 1 else [])
@@ -126,6 +136,8 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
             wrong.append(Message("folder-of-splits", folder=path, splits=splits, first=path / splits[0]))
         elif path.is_dir() and not any(path.iterdir()):
             wrong.append(Message("folder-empty", folder=path))
+        elif path.is_dir() and of_a_run(path):
+            wrong.append(Message("folder-of-a-run", folder=path))
         elif not inside or not is_source(inside[0]):
             wrong.append(Message("raw-no-file", path=path, suffixes=SUFFIXES, packed=PACKED))
         found += inside

@@ -14,7 +14,7 @@ from megatron_patch.data.blend import parse_blend, words_of
 from megatron_patch.data.columns import told
 from megatron_patch.data.idxmap.reader import BrokenIndex, count  # standard library only
 from megatron_patch.data.jsonl import DataError
-from megatron_patch.data.sources import find_sources, visible
+from megatron_patch.data.sources import find_sources, is_source, visible
 from megatron_patch.data.tokenizers.folder import count_ids_of  # standard library only
 from megatron_patch.data.tokenizers.sentencepiece import (  # standard library only
     PiecesError,
@@ -153,9 +153,14 @@ def _prefixes_in(word: str) -> list[str]:
         return [word]
     found = [str(path.with_suffix("")) for path in visible(folder, "*.idx")]
     if not found:
-        code = "folder-without-idx" if any(folder.iterdir()) else "folder-empty"
-        raise CorpusError(code, folder=word)
+        raise CorpusError(_why_without_idx(folder), folder=word)
     return found
+
+
+def _why_without_idx(folder: Path) -> str:
+    if not any(folder.iterdir()):
+        return "folder-empty"
+    return "folder-of-json" if any(map(is_source, visible(folder))) else "folder-without-idx"
 
 
 def _inspect_idxmap(prefix: str, weight: float | None) -> DataSource:
@@ -167,8 +172,7 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> DataSource:
         raise CorpusError("prefix-white-space", prefix=repr(prefix))
     missing = [prefix + suffix for suffix in (".bin", ".idx") if not _is_file(prefix + suffix)]
     if missing:
-        code = "no-such-file-commas" if "," in prefix else "no-such-file"
-        raise CorpusError(code, files=missing)
+        raise CorpusError(_why_absent(prefix), files=missing)
     try:
         tokens, documents = count(prefix)
     except BrokenIndex as error:
@@ -176,12 +180,22 @@ def _inspect_idxmap(prefix: str, weight: float | None) -> DataSource:
     return DataSource(path=str(Path(prefix).absolute()), weight=weight, tokens=tokens, documents=documents)
 
 
+def _why_absent(path: str) -> str:
+    """The code of a path that does not lie there as what it is wanted for."""
+    if path.startswith("~"):
+        return "no-such-file-tilde"
+    if Path(path).exists():
+        return "no-such-file-but-json" if is_source(Path(path)) else "no-such-file"
+    if prefix_exists(path):
+        return "no-such-file-but-idxmap"
+    return "no-such-file-commas" if "," in path else "no-such-file"
+
+
 def _inspect_raw(path: str, weight: float | None) -> DataSource:
     from megatron_patch.data.first_rows import unusable  # and its libraries, which only conversations need
 
     if not Path(path).exists():
-        code = "no-such-file-but-idxmap" if prefix_exists(path) else "no-such-file"
-        raise CorpusError(code, files=path)
+        raise CorpusError(_why_absent(path), files=path)
     try:
         known = find_sources([path])
     except DataError as error:

@@ -99,7 +99,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_idxmap(root / name)
     for length in (128, 8192):
         write_idxmap(root / f"sft-{length}", length=2 * length)
-    (root / "chat.json").write_text('[{"instruction": "a", "output": "b"}]')
+    (root / "chats").mkdir()
+    for chat in (root / "chat.json", root / "chats" / "chat.json"):
+        chat.write_text('[{"instruction": "a", "output": "b"}]')
     for size in ("tiny", "1B", "8B"):
         write_hf(root / f"hf-{size}", size)
     write_mcore(root / "mcore-tp4-pp2")

@@ -15,6 +15,8 @@ import pytest
 from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
 from megatron_patch.common.terminal import width_of
+from megatron_patch.data.jsonl import DataError
+from megatron_patch.data.sources import find_sources
 from megatron_patch.launch import driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.build_plan import validation
@@ -93,6 +95,23 @@ def test_hidden_data_of_a_folder_are_named(plan_of: Callable[..., Plan], tmp_pat
     says(plan, "left-out-hidden", folder=folder, files=2, names=[".b.idx", ".hidden/c.idx"])
     assert len([note for note in plan.notes if note.code.startswith("left-out")]) == 1
     assert not [note for note in plan_of(DATASET_PATH=f"{folder}/a").notes if note.code.startswith("left-out")]
+
+
+def test_the_folder_of_a_run_among_conversations_is_not_read(
+    world: Path, tmp_path: Path, plan_of: Callable[..., Plan]
+) -> None:
+    """OUTPUT_BASEPATH below DATASET_PATH: plan, metrics and reports of the run are JSON, and were rows from then on."""
+    shutil.copy(world / "chat.json", tmp_path)
+    (tmp_path / "out" / "data").mkdir(parents=True)
+    for name in ("plan.json", "metrics.jsonl", "command.txt", "data/training_0.json"):
+        (tmp_path / "out" / name).write_text("{}")
+    chats = {"SFT": "true", "MP_DATASET_TYPE": "raw", "VALID_DATASET_PATH": "none", "DATASET_PATH": str(tmp_path)}
+    plan = plan_of(**chats, TRAIN_TOKENS_OR_ITERS="10", WARMUP_TOKENS_OR_ITERS="2")
+    assert find_sources([tmp_path]) == [tmp_path / "chat.json"]
+    says(plan, "left-out-runs", folder=str(tmp_path), files=1, names=["out"])
+    assert len([note for note in plan.notes if note.code.startswith("left-out")]) == 1
+    with pytest.raises(DataError, match="output folder of a run"):
+        find_sources([tmp_path / "out"])
 
 
 def test_notes_in_words(plan_of: Callable[..., Plan]) -> None:

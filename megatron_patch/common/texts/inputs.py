@@ -77,10 +77,15 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "blend-form": "a blend is weight, path, weight, path: numbers above 0 before every path; found {found}",
     "folder-empty": "the folder {folder} is empty",
     "folder-without-idx": "no .idx in the folder {folder}, nor below it",
+    "folder-of-json": "no .idx in the folder {folder}, nor below it: conversations in JSON or Parquet are read with "
+    "{SFT:=true} and {MP_DATASET_TYPE:=raw}, texts for pretraining become .bin and .idx by `{tool:data pretrain}`",
     "prefix-with-suffix": "{prefix} is one half: give the prefix, without {suffix}",
     "prefix-white-space": "{prefix} begins or ends in white space, which Megatron cuts off: rename it",
     "no-such-file": "no such file: {files}",
     "no-such-file-commas": "no such file: {files}; datasets are separated by spaces, not by commas",
+    "no-such-file-tilde": "no such file: {files}; within quotes the shell does not replace ~ by the home folder",
+    "no-such-file-but-json": "no such file: {files}; conversations in JSON or Parquet are read with {SFT:=true} and "
+    "{MP_DATASET_TYPE:=raw}, texts for pretraining become .bin and .idx by `{tool:data pretrain}`",
     "no-such-file-but-idxmap": "no such file: {files}; an idxmap lies there: unset {MP_DATASET_TYPE}",
     "file-empty": "{file} is empty",
     "index-cut": "{file} is cut: {size} bytes, the header alone has {header}",
@@ -93,6 +98,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "data-cut": "{file} has {size} bytes, its index says {expected_size}: not from one run, or cut",
     "raw-no-file": "{path} is not, and does not hold, a file that ends in {suffixes} (before {packed} too)",
     "raw-no-conversation": "none of the first rows can be used; {place}: {why}",
+    "folder-of-a-run": "{folder} is the output folder of a run, whose plan, metrics and reports are JSON too: name the "
+    "data files, or move them to a folder of their own",
     "folder-of-splits": "{folder} holds the splits {splits}; wanted one of them, as {first}",
     "not-parquet": "{file} is not a Parquet file",
     "not-json-rows": "{file} is not JSON: it begins with neither [ nor {{",
@@ -212,10 +219,15 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "blend-form": "混合的形式是 权重 路径 权重 路径：每个路径前有一个大于 0 的数；这里是 {found}",
     "folder-empty": "文件夹 {folder} 是空的",
     "folder-without-idx": "文件夹 {folder} 及其子文件夹中没有 .idx",
+    "folder-of-json": "文件夹 {folder} 及其下没有 .idx：JSON 或 Parquet 的对话数据"
+    "用 {SFT:=true} 和 {MP_DATASET_TYPE:=raw} 读取，预训练文本用 `{tool:data pretrain}` 转成 .bin 和 .idx",
     "prefix-with-suffix": "{prefix} 只是一半：请给出不带 {suffix} 的前缀",
     "prefix-white-space": "{prefix} 以空白开头或结尾，Megatron 会把它去掉：请改名",
     "no-such-file": "没有这个文件：{files}",
     "no-such-file-commas": "没有这个文件：{files}；数据集之间用空格分开，不用逗号",
+    "no-such-file-tilde": "没有这个文件：{files}；引号内的 ~ 不会被 shell 换成主目录",
+    "no-such-file-but-json": "没有这个文件：{files}；JSON 或 Parquet 的对话数据"
+    "用 {SFT:=true} 和 {MP_DATASET_TYPE:=raw} 读取，预训练文本用 `{tool:data pretrain}` 转成 .bin 和 .idx",
     "no-such-file-but-idxmap": "没有这个文件：{files}；那里有 idxmap：请取消 {MP_DATASET_TYPE}",
     "file-empty": "{file} 是空的",
     "index-cut": "{file} 不完整：只有 {size} 字节，仅文件头就有 {header} 字节",
@@ -227,6 +239,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "data-cut": "{file} 有 {size} 字节，索引说是 {expected_size}：不是同一次生成的，或不完整",
     "raw-no-file": "{path} 不是、也不包含以 {suffixes} 结尾的文件（其后可有 {packed}）",
     "raw-no-conversation": "最前面的行都不能用；{place}：{why}",
+    "folder-of-a-run": "{folder} 是一次训练的输出文件夹，其中的计划、指标和报告也是 JSON："
+    "请写出数据文件，或把数据移到单独的文件夹",
     "folder-of-splits": "{folder} 里有多个划分：{splits}；需要其中一个，例如 {first}",
     "not-parquet": "{file} 不是 Parquet 文件",
     "not-json-rows": "{file} 不是 JSON：既不以 [ 也不以 {{ 开头",

@@ -5,6 +5,18 @@ from __future__ import annotations
 ENGLISH: dict[str, str | tuple[str, str]] = {
     # output folder, an earlier run in it
     "output-not-folder": ("{path} is not a folder", "a folder, new or yours"),
+    "output-tilde": (
+        "within quotes the shell does not replace ~ by the home folder",
+        "~ outside of quotes, $HOME, or ./~ for a folder of that name",
+    ),
+    "output-is-model": (
+        "{path} holds a Hugging Face model, between whose files the run would write its own",
+        "a folder of its own",
+    ),
+    "output-is-data": (
+        "the run would write JSON of its own between the data files of {path}",
+        "a folder of its own, or the data files by name",
+    ),
     "output-not-writable": ("{path} is not writable", "a folder, new or yours"),
     "output-ending": (
         "another run is still ending there: {holder}",
@@ -62,6 +74,12 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 CHINESE: dict[str, str | tuple[str, str]] = {
     # output folder, an earlier run in it
     "output-not-folder": ("{path} 不是文件夹", "一个文件夹，新的或自己的"),
+    "output-tilde": ("引号内的 ~ 不会被 shell 换成主目录", "引号外的 ~、$HOME，或者 ./~ 表示这个名字的文件夹"),
+    "output-is-model": ("{path} 里是 Hugging Face 模型，训练会把自己的文件写到它的文件之间", "一个单独的文件夹"),
+    "output-is-data": (
+        "训练会把自己的 JSON 写到 {path} 的数据文件之间",
+        "一个单独的文件夹，或者逐个写出数据文件",
+    ),
     "output-not-writable": ("{path} 不可写", "一个文件夹，新的或自己的"),
     "output-ending": ("另一个运行还在那里收尾：{holder}", "另一个文件夹；或等它结束，或停止它"),
     "holder-unknown": "没有说明是哪一个",

@@ -64,6 +64,7 @@ from megatron_patch.launch.checks.surroundings import (
     check_loggers,
     check_megatron_args,
     check_output,
+    check_output_beside_data,
     check_wandb,
 )
 from megatron_patch.launch.resolve import STEPS, found_by, in_order
@@ -114,6 +115,7 @@ CHECKS = in_order(
     check_flags_on_cpu,
     check_skipped,
     check_output,
+    check_output_beside_data,
     check_kubernetes_env,
     check_kubernetes,
     check_kubernetes_name,

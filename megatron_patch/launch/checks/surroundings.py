@@ -9,11 +9,14 @@ from pathlib import Path
 
 from megatron_patch.common.files import real_path
 from megatron_patch.common.loggers import LOGGERS
+from megatron_patch.data.sources import of_a_run
 from megatron_patch.launch import megatron_flags
 from megatron_patch.launch.argv import EMITTED, FIXED
 from megatron_patch.launch.environment import Environment
+from megatron_patch.launch.inputs import DataSource
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.resolve import Findings, finds
+from megatron_patch.runs.folder import REPORTS
 
 
 def check_cluster(*, env: str, mp_master_port: int | None) -> Findings:
@@ -86,3 +89,22 @@ def check_output(*, output_basepath: str) -> Findings:
         yield Problem("output-not-folder", "OUTPUT_BASEPATH", path=there)
     elif not os.access(there, os.W_OK | os.X_OK):
         yield Problem("output-not-writable", "OUTPUT_BASEPATH", path=there)
+    if output_basepath.startswith("~"):
+        yield Problem("output-tilde", "OUTPUT_BASEPATH")
+    elif (path / "config.json").is_file() and any(path.glob("*.safetensors")) and not of_a_run(path):
+        yield Problem("output-is-model", "OUTPUT_BASEPATH", path=path)
+
+
+def check_output_beside_data(
+    *,
+    output_basepath: str,
+    mp_dataset_type: str,
+    train_data: tuple[DataSource, ...],
+    valid_data: tuple[DataSource, ...] | None,
+) -> Findings:
+    """A folder of conversations, in which a run would leave reports that are read as such."""
+    output = real_path(Path(output_basepath))
+    for name, data in (("DATASET_PATH", train_data), ("VALID_DATASET_PATH", valid_data or ())):
+        for source in data if mp_dataset_type == "raw" else ():
+            if real_path(Path(source.path)) in (output, output / REPORTS):
+                yield Problem("output-is-data", "OUTPUT_BASEPATH", name, path=source.path)

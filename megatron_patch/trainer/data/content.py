@@ -11,6 +11,7 @@ from megatron_patch.common.strict_json import read_json
 from megatron_patch.data.columns import columns_of
 from megatron_patch.data.content import file_identity, idxmap_identity
 from megatron_patch.data.sources import find_sources
+from megatron_patch.runs.folder import REPORTS
 from megatron_patch.trainer.errors import DatasetError
 
 
@@ -41,7 +42,7 @@ def remember(output: Path, found: Mapping[str, str], *, resumed: bool) -> None:
     Raises:
         DatasetError: other data lie where those of the last start lay.
     """
-    path = output / "data" / "content.json"
+    path = output / REPORTS / "content.json"
     before = _read(path)
     changed = [name for name, identity in found.items() if before.get(name, identity) != identity]
     if resumed and changed:

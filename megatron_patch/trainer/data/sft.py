@@ -21,6 +21,7 @@ from megatron_patch.data.sft.prepare import Component, SFTData, open_components
 from megatron_patch.data.sft.rendering.template import TemplateError
 from megatron_patch.data.sft.report import TooMuchLost
 from megatron_patch.data.tokenizers.text_tokenizer import TokenizerError
+from megatron_patch.runs.folder import REPORTS
 from megatron_patch.trainer.data import batch_origin
 from megatron_patch.trainer.data.batch import reads_data
 from megatron_patch.trainer.data.content import identities, remember
@@ -87,7 +88,7 @@ def _open(split: str, words: list[str], data: SFTData, output_dir: Path, say: Sa
         for line in component.report.lines():
             say(localized("split-says", split=named(split), line=line))
         if os.environ.get("RANK", "0") == "0":
-            component.report.write(output_dir / "data" / f"{split}_{number}.json")
+            component.report.write(output_dir / REPORTS / f"{split}_{number}.json")
     return components
 
 
