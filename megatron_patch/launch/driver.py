@@ -279,14 +279,22 @@ def _refusals(plan: Plan, environ: Mapping[str, str]) -> list[Problem]:
     if state != "free" and not run_status.is_mine(Path(plan.output), environ):
         code = "output-ending" if state == "ending" else "output-in-use"
         found.append(Problem(code, "OUTPUT_BASEPATH", holder=holder.said if holder else Message("holder-unknown")))
-    limit, memory = plan.memory_limit, plan.memory
+    limit, memory, names = plan.memory_limit, plan.memory, _too_large(plan)
     if limit is not None and plan.device == "cpu" and memory.static > limit:
         figures = {"needed": gigabytes(memory.static), "there": gigabytes(max(0, limit))}
-        found.append(Problem("memory-cpu", "MODEL_SIZE", **figures, change=cheapest_change(plan)))
+        found.append(Problem("memory-cpu", *names, **figures, change=cheapest_change(plan)))
     if limit is not None and plan.device == "cuda" and memory.total > limit and plan.variables.memory_check:
         figures = {"needed": gigabytes(memory.total), "there": gigabytes(limit)}
-        found.append(Problem("memory-gpu", "MODEL_SIZE", **figures, change=cheapest_change(plan)))
+        found.append(Problem("memory-gpu", *names, **figures, change=cheapest_change(plan)))
     return found + idxmap_problems(plan)
+
+
+def _too_large(plan: Plan) -> tuple[str, ...]:
+    """The values that most of the memory follows from: adapters may be larger than the model."""
+    trained = plan.memory.gradients + plan.memory.optimizer
+    if plan.variables.lora_rank is None or trained < plan.memory.total / 2:
+        return ("MODEL_SIZE",)
+    return ("MP_LORA_RANK", *(["MP_LORA_RANK_PATTERN"] if plan.variables.lora_rank_pattern else []))
 
 
 def start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:

@@ -16,6 +16,7 @@ from megatron_patch.data.columns import told
 from megatron_patch.data.sources import find_sources, left_out
 from megatron_patch.launch.advice import cheapest_change, chunks_pay
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
+from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import folders_of
@@ -25,7 +26,7 @@ from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
 from megatron_patch.peft.folder import other_base, settings_of
-from megatron_patch.peft.settings import FIXED
+from megatron_patch.peft.settings import FIXED, target_shapes
 from megatron_patch.runs import status as run_status
 
 
@@ -41,6 +42,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Pl
         *_layout_notes(plan, environment),
         *_data_notes(plan),
         *_skip_notes(plan),
+        *_rank_notes(plan),
         *_adapter_notes(plan, environment),
         *_idle_notes(plan, environment),
         *_optimizer_notes(plan),
@@ -160,6 +162,21 @@ def _left_out(plan: Plan) -> Iterator[Message]:
     typed = [plan.config.dataset_path] + ([plan.config.valid_dataset_path] if plan.valid_data is not None else [])
     for folder in dict.fromkeys(folder for text in typed for folder in folders_of(text)):
         yield from left_out(folder, idxmap=True)
+
+
+def _rank_notes(plan: Plan) -> Iterator[Message]:
+    """Adapters of a rank that their product cannot have: no matrix has more than its smaller side."""
+    adapters, shapes = adapters_of(plan.variables), target_shapes(plan.model)
+    if adapters is None:
+        return
+    beyond = []
+    for target in adapters.targets:
+        rank = max(adapters.rank_of(layer, target) for layer in range(plan.model.num_layers))
+        rows, columns = shapes[target]
+        if rank > min(rows, columns):
+            beyond.append(Message("rank-beyond-matrix", target=target, rank=rank, rows=rows, columns=columns))
+    if beyond:
+        yield Message("rank-beyond", matrices=beyond)
 
 
 def _adapter_notes(plan: Plan, environment: Environment) -> Iterator[Message]:

@@ -19,7 +19,8 @@ from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.memory import GPU_RESERVE_BYTES, Load, Precision, estimate
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.problems import Problem
+from megatron_patch.launch.problems import Problem, driver_wording
+from megatron_patch.launch.render import short_plan
 from megatron_patch.models import model_of_size
 from megatron_patch.peft.settings import LoraSettings
 
@@ -42,6 +43,11 @@ def values(world: World, output: Path, **changed: object) -> list[str]:
         "train": 8 * 8 * 64, "warmup": 64 * 8, "output": output,
     }  # fmt: skip
     return [str(value) for value in (told | changed).values()]
+
+
+def render_plan(made: Plan | list[Problem]) -> str:
+    assert isinstance(made, Plan)
+    return short_plan(made, driver_wording())
 
 
 def plan(world: World, output: Path, tokenizer: Path, mp: dict[str, str], **changed: object) -> Plan | list[Problem]:
@@ -115,6 +121,32 @@ def test_what_adapters_and_freezing_cannot_do_is_refused_by_code(
     assert isinstance(problems, list), "not refused"
     found = [(problem.message.code, problem.names[0]) for problem in problems]
     assert (code, name) in found, found
+
+
+def test_ranks_beyond_their_matrix_are_noted(world: World, tmp_path: Path, tokenizer: Path) -> None:
+    """PEFT takes them, and so do we: K is 32 x 64, so that rank 33 is one too many there."""
+    mp = {"MP_LORA_RANK": "33", "MP_LORA_RANK_PATTERN": '{"layers.2.mlp.up_proj": 65, "v_proj": 32}'}
+    made = plan(world, tmp_path / "out", tokenizer, mp)
+    assert isinstance(made, Plan)
+    (note,) = [note for note in made.notes if note.code == "rank-beyond"]
+    assert [one.values for one in note.values["matrices"]] == [
+        {"target": "k", "rank": 33, "rows": 32, "columns": 64},
+        {"target": "up", "rank": 65, "rows": 128, "columns": 64},
+    ]
+    fitting = plan(world, tmp_path / "out", tokenizer, {"MP_LORA_RANK": "32"})
+    assert isinstance(fitting, Plan) and "rank-beyond" not in {note.code for note in fitting.notes}
+
+
+@pytest.mark.parametrize("pattern", [False, True])
+def test_adapters_larger_than_memory_are_refused(world: World, tmp_path: Path, tokenizer: Path, pattern: bool) -> None:
+    environ = {"MP_TOKENIZER_PATH": str(tokenizer), "MP_DEVICE": "cpu", "HOME": "/"}
+    most = str(10**18 - 1)
+    asked = {"MP_LORA_RANK": most}
+    if pattern:
+        asked = {"MP_LORA_RANK": "8", "MP_LORA_RANK_PATTERN": f'{{"layers.0.mlp.up_proj": {most}}}'}
+    _, _, problems = make_plan(values(world, tmp_path / "out"), environ | asked, dry_run=False)
+    assert [(problem.code, problem.names) for problem in problems] == [("memory-cpu", tuple(asked))]
+    assert render_plan(plan(world, tmp_path / "out", tokenizer, asked))
 
 
 def test_an_adapter_brings_its_settings(world: World, tmp_path: Path, tokenizer: Path) -> None:

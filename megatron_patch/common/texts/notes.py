@@ -59,6 +59,9 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "split-test": "the third share of {MP_SPLIT}, {percent:.3g} % of the documents, is for a test, which there is none "
     "of here: nothing reads it",
     "no-validation": "no validation: neither {VALID_DATASET_PATH} nor {MP_SPLIT} asks for one",
+    "rank-beyond": "adapters of a rank above the smaller side of their matrix take memory and learn nothing more: "
+    "{matrices}",
+    "rank-beyond-matrix": "{target} {rank} ({rows} x {columns})",
     "adapter-brings": "taken from {MP_LORA_ADAPTER}: {settings}",
     "adapter-dropout": "{MP_LORA_ADAPTER} was trained with dropout {theirs}, this run has {MP_LORA_DROPOUT:={mine}}",
     # values that do nothing
@@ -168,6 +171,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "data-twice": "{DATASET_PATH} 中有 {count} 个数据集不止一次出现：{paths}；同样的文本会被反复读取",
     "split-test": "{MP_SPLIT} 的第三份（文档的 {percent:.3g} %）是测试用的，这里没有测试：不会读取它",
     "no-validation": "没有验证：{VALID_DATASET_PATH} 和 {MP_SPLIT} 都没有要求",
+    "rank-beyond": "适配器的秩大于其矩阵较短的一边，占用内存而不会多学到什么：{matrices}",
+    "rank-beyond-matrix": "{target} {rank}（{rows} x {columns}）",
     "adapter-brings": "取自 {MP_LORA_ADAPTER}：{settings}",
     "adapter-dropout": "{MP_LORA_ADAPTER} 训练时的 dropout 是 {theirs}，本次运行是 {MP_LORA_DROPOUT:={mine}}",
     # values that do nothing

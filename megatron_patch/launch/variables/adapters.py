@@ -52,7 +52,7 @@ class AdaptersVariables:
     )
     lora_rank: int | None = row(
         None,
-        whole(1, 4096),
+        whole(1),
         "train LoRA adapters of this rank; the weights of PRETRAIN_CHECKPOINT_PATH stay as they are",
         "训练此 rank 的 LoRA 适配器；PRETRAIN_CHECKPOINT_PATH 的权重保持不变",
         flag="--lora-rank",
