@@ -161,10 +161,6 @@ class MergedSource(Source):
             a, b, scale = self._pairs[name]
             out.copy_(torch.addmm(out.float(), b[start : start + out.shape[0]], a, alpha=scale))
 
-    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
-        """The file has the bytes of what is not adapted only."""
-        return None if name in self._pairs else self._base.view_rows(name, layer, start, rows)
-
 
 def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool = False) -> None:
     """Write a plain Hugging Face folder: the base with the adapters added. A block at a time, never a whole matrix.

@@ -48,7 +48,7 @@ def load_hf_into(model_chunks: list[torch.nn.Module], hf_dir: str | Path) -> int
     if problems:
         raise CheckpointError.of([at(hf_dir, what) for what in dict.fromkeys(problems)])
     source = open_source(folder)
-    makers = {dtype: BlockMaker(source, dtype, folder.path) for dtype in SAFETENSORS_NAMES}
+    makers = {dtype: BlockMaker(source, dtype, folder.path, mapped=True) for dtype in SAFETENSORS_NAMES}
     _fill_all([block for piece in wanted for block in _blocks(piece, table)], makers)
     return sum(piece.data.nbytes for piece in wanted)
 

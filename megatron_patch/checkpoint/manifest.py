@@ -1,23 +1,30 @@
-"""A folder's manifest: the SHA-256 of every file in it, and holding the folder against it. Imports no torch."""
+"""A folder's manifest: the SHA-256 of every file in it, and holding the folder against it. Imports no torch.
+
+A large file may have one SHA-256 for each piece of `piece_bytes` instead (`pieces`), which `split -b` and `sha256sum`
+give too: one SHA-256 of a whole file is one core's work, however many there are.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.checksum import range_sha256
 from megatron_patch.common.messages import Message, at
-from megatron_patch.common.strict_json import read_json
+from megatron_patch.common.strict_json import JsonError, is_whole, read_json
+from megatron_patch.common.threads import started_pool
 
 MANIFEST = "manifest.json"
-
-
-MOST_WORKERS = 16
+PIECE_BYTES = 64 << 20
+"""Of a file that is written piece by piece: about as much as a file of a torch_dist folder has."""
+MOST_BYTES = 1 << 62
+"""Of any file."""
+MOST_WORKERS = 64
 """Each holds 64 MiB of a conversion."""
 
 
@@ -29,8 +36,31 @@ def default_workers() -> int:
 
 def hash_file(file: Path) -> tuple[str, int]:
     """SHA-256 and bytes of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest(), file.stat().st_size
+    return range_sha256(file, 0, file.stat().st_size)
+
+
+class _Piece(NamedTuple):
+    """Bytes of a file that have a SHA-256 in the manifest."""
+
+    offset: int
+    length: int
+    sha256: str
+
+
+def _pieces(facts: dict[str, Any]) -> list[_Piece]:
+    """What a manifest says of one file.
+
+    Raises:
+        ValueError, KeyError, TypeError: it says no SHA-256, or pieces that do not make up the file.
+    """
+    nbytes, step, sums = facts["bytes"], facts.get("piece_bytes", MOST_BYTES), facts.get("pieces")
+    if not is_whole(nbytes, 0, MOST_BYTES) or not is_whole(step, 1, MOST_BYTES):
+        raise JsonError("manifest-sizes", bytes=nbytes, piece_bytes=step)
+    if sums is None:
+        return [_Piece(0, nbytes, facts["sha256"])]
+    if len(sums) != -(-nbytes // step):
+        raise JsonError("manifest-pieces", pieces=len(sums), piece_bytes=step, bytes=nbytes)
+    return [_Piece(i * step, min(step, nbytes - i * step), sha256) for i, sha256 in enumerate(sums)]
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -47,7 +77,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         if manifest["algorithm"] != "sha256":
             raise CheckpointError.at(file, "manifest-algorithm", algorithm=repr(manifest["algorithm"]))
         for name, facts in manifest["files"].items():
-            facts["sha256"], facts["bytes"]
+            _pieces(facts)
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise CheckpointError.at(file, "manifest-outside", name=repr(name))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -65,10 +95,11 @@ class Verification:
         verification.finish()
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, workers: int | None = None) -> None:
         """
         Args:
             folder: one with a manifest; None verifies nothing.
+            workers: threads; None lets the machine decide.
         Raises:
             CheckpointError: the manifest is damaged.
         """
@@ -76,9 +107,10 @@ class Verification:
         self._wanted: dict[Path, dict[str, Any]] = {}
         if folder is not None and (manifest := read_manifest(folder)) is not None:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
-        self._pool, self._lock = ThreadPoolExecutor(default_workers()), threading.Lock()
-        self._jobs: dict[Path, Future[None]] = {}
-        self._problems: list[Message] = []
+        pieces = sum(len(_pieces(facts)) for facts in self._wanted.values())
+        self._pool, self._lock = started_pool(min(pieces, workers or default_workers())), threading.Lock()
+        self._jobs: dict[Path, list[Future[None]]] = {}
+        self._problems: dict[Path, Message] = {}
 
     def __enter__(self) -> Verification:
         return self
@@ -92,19 +124,26 @@ class Verification:
         Raises:
             CheckpointError: another file was found to be damaged.
         """
-        if self._problems:
-            raise CheckpointError.of(self._problems)
+        self._raise()
         with self._lock:
             if file in self._wanted and file not in self._jobs:
-                self._jobs[file] = self._pool.submit(self._compare, file, self._wanted[file])
+                self._begin(file)
 
-    def _compare(self, file: Path, wanted: dict[str, Any]) -> None:
+    def _begin(self, file: Path) -> None:
+        facts = self._wanted[file]
+        self._jobs[file] = [self._pool.submit(self._compare, file, facts["bytes"], piece) for piece in _pieces(facts)]
+
+    def _compare(self, file: Path, nbytes: int, piece: _Piece) -> None:
         if not file.is_file():
-            self._problems.append(at(file, "manifest-missing"))
-        elif (found := file.stat().st_size) != wanted["bytes"]:
-            self._problems.append(at(file, "manifest-bytes", found=found, wanted=wanted["bytes"]))
-        elif hash_file(file)[0] != wanted["sha256"]:
-            self._problems.append(at(file, "manifest-sha256"))
+            self._problems[file] = at(file, "manifest-missing")
+        elif (found := file.stat().st_size) != nbytes:
+            self._problems[file] = at(file, "manifest-bytes", found=found, wanted=nbytes)
+        elif range_sha256(file, piece.offset, piece.length) != (piece.sha256, piece.length):
+            self._problems[file] = at(file, "manifest-sha256")
+
+    def _raise(self) -> None:
+        if self._problems:
+            raise CheckpointError.of(sorted(self._problems.values(), key=str))
 
     def finish(self) -> int:
         """Compare what was not begun, and wait.
@@ -116,11 +155,11 @@ class Verification:
         """
         with self._lock:
             for file in [file for file in self._wanted if file not in self._jobs]:
-                self._jobs[file] = self._pool.submit(self._compare, file, self._wanted[file])
-        for job in self._jobs.values():
-            job.result()
-        if self._problems:
-            raise CheckpointError.of(sorted(self._problems, key=str))
+                self._begin(file)
+        for jobs in self._jobs.values():
+            for job in jobs:
+                job.result()
+        self._raise()
         return sum(facts["bytes"] for facts in self._wanted.values())
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from megatron_patch.checkpoint.contents import TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.manifest import MANIFEST, hash_file
+from megatron_patch.checkpoint.manifest import MANIFEST, PIECE_BYTES, hash_file
 from megatron_patch.common.files import real_path, sync
 from megatron_patch.common.messages import Message, at, say
 
@@ -39,6 +39,8 @@ DIRECT_BYTES = 2 << 20
 _SPARE: list[Any] = []
 """Memory of files that are closed."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_TMPFS = 0x01021994
+"""Source: statfs(2)."""
 
 
 @dataclass(kw_only=True)
@@ -49,11 +51,22 @@ class StagedFolder:
     """Where to write."""
     target: Path
     sums: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By path relative to the folder: `sha256` and `bytes` of each file written so far."""
+    """By path relative to the folder: `sha256` and `bytes` of each file written so far, or its `pieces`."""
+    _pieces: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
 
     def record(self, file: Path, sha256: str, nbytes: int) -> None:
         """Note the checksum of a file that was hashed while it was written."""
         self.sums[file.relative_to(self.path).as_posix()] = {"sha256": sha256, "bytes": nbytes}
+
+    def record_piece(self, file: Path, number: int, sha256: str, nbytes: int) -> None:
+        """Note the checksum of one piece of a file; `join_pieces` makes an entry of them when all are there."""
+        self._pieces.setdefault(file.relative_to(self.path).as_posix(), {})[number] = sha256, nbytes
+
+    def join_pieces(self) -> None:
+        """Note the files that were written piece by piece."""
+        for name, pieces in self._pieces.items():
+            sums, sizes = zip(*(pieces[number] for number in range(len(pieces))), strict=True)
+            self.sums[name] = {"bytes": sum(sizes), "piece_bytes": PIECE_BYTES, "pieces": list(sums)}
 
     def write_text(self, name: str, text: str) -> None:
         """Write and record a small file."""
@@ -68,19 +81,14 @@ class StagedFolder:
 
 
 class HashingFile(io.RawIOBase):
-    """A file for writing front to back that hashes what passes; `staged` flushes it with all others at the end.
-
-    Written past the page cache where the file system can (O_DIRECT): hashing needs the cores that copying into the
-    cache and flushing it would take.
-    """
+    """A file for writing front to back that hashes what passes; `staged` flushes it with all others at the end."""
 
     def __init__(self, file: Path, stage: StagedFolder) -> None:
-        self._file, self._stage = file, stage
-        self._fd = _open_direct(file)
+        self._open(file, stage, _Output(_open_direct(file, os.O_CREAT | os.O_EXCL)))
+
+    def _open(self, file: Path, stage: StagedFolder, output: _Output) -> None:
+        self._file, self._stage, self._output = file, stage, output
         self._sha, self._size = hashlib.sha256(), 0
-        # whole pages, as O_DIRECT demands; memory that was used before costs no page faults
-        self._memory = _SPARE.pop() if _SPARE else np.frombuffer(mmap.mmap(-1, DIRECT_BYTES), np.uint8)
-        self._filled = 0
 
     def writable(self) -> bool:
         """Always."""
@@ -95,49 +103,112 @@ class HashingFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         self._sha.update(view)
         self._size += len(view)
-        rest = view
-        while len(rest):
-            part = rest[: DIRECT_BYTES - self._filled]
-            np.copyto(self._memory[self._filled : self._filled + len(part)], np.frombuffer(part, np.uint8))
-            self._filled, rest = self._filled + len(part), rest[len(part) :]
-            if self._filled == DIRECT_BYTES:
-                self._write_out(0, DIRECT_BYTES)
-                self._filled = 0
+        self._output.write(view)
         return len(view)
-
-    def _write_out(self, first: int, last: int) -> None:
-        while first < last:
-            try:
-                first += os.write(self._fd, self._memory[first:last])
-            except OSError as error:
-                if error.errno != errno.EINVAL or not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DIRECT:
-                    raise
-                fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # room for a part of a page: without O_DIRECT the disk says so
 
     def close(self) -> None:
         """Write the rest and record the checksum."""
         if not self.closed:
             try:
-                pages = self._filled - self._filled % mmap.PAGESIZE
-                self._write_out(0, pages)
-                fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # the end is not a whole page
-                self._write_out(pages, self._filled)
-                self._stage.record(self._file, self._sha.hexdigest(), self._size)
+                self._output.flush()
+                self._record()
             finally:
-                os.close(self._fd)
-                _SPARE.append(self._memory)
+                self._output.close()
                 super().close()
 
+    def _record(self) -> None:
+        self._stage.record(self._file, self._sha.hexdigest(), self._size)
 
-def _open_direct(file: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+class HashingPiece(HashingFile):
+    """One piece of a file, with a checksum of its own: other threads write the others meanwhile."""
+
+    def __init__(self, file: Path, stage: StagedFolder, number: int) -> None:
+        """
+        Args:
+            file: exists.
+            number: of the piece, from 0; each but the last has PIECE_BYTES.
+        """
+        self._number = number
+        self._open(file, stage, _Output(_open_direct(file, 0), number * PIECE_BYTES))
+
+    def _record(self) -> None:
+        self._stage.record_piece(self._file, self._number, self._sha.hexdigest(), self._size)
+
+
+class _Output:
+    """Writes on from a place in a file that is a whole number of pages.
+
+    Past the page cache where the file system can (O_DIRECT): hashing needs the cores that copying into the cache and
+    flushing it would take. Elsewhere straight from the caller's memory.
+    """
+
+    def __init__(self, descriptor: int, offset: int = 0) -> None:
+        self._fd, self._offset = descriptor, offset
+        self._direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        # whole pages, as O_DIRECT demands; memory that was used before costs no page faults
+        self._memory = _SPARE.pop() if _SPARE else np.frombuffer(mmap.mmap(-1, DIRECT_BYTES), np.uint8)
+        self._filled = 0
+
+    def write(self, view: memoryview) -> None:
+        """Write all of it, now or with what follows."""
+        if not self._direct and len(view) >= DIRECT_BYTES:
+            self.flush()
+            self._put(view)
+            return
+        while len(view):
+            part = view[: DIRECT_BYTES - self._filled]
+            np.copyto(self._memory[self._filled : self._filled + len(part)], np.frombuffer(part, np.uint8))
+            self._filled, view = self._filled + len(part), view[len(part) :]
+            if self._filled == DIRECT_BYTES:
+                self._put(memoryview(self._memory))
+                self._filled = 0
+
+    def flush(self) -> None:
+        """Write what waits; after a part of a page nothing can follow past the page cache."""
+        pages = self._filled - self._filled % mmap.PAGESIZE
+        self._put(memoryview(self._memory[:pages]))
+        if self._direct:
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # the end is not a whole page
+        self._put(memoryview(self._memory[pages : self._filled]))
+        self._filled = 0
+
+    def close(self) -> None:
+        """Give back what it holds, written or not."""
+        os.close(self._fd)
+        _SPARE.append(self._memory)
+
+    def _put(self, view: memoryview) -> None:
+        while len(view):
+            try:
+                count = os.pwrite(self._fd, view, self._offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_DIRECT:
+                    raise
+                fcntl.fcntl(self._fd, fcntl.F_SETFL, 0)  # room for a part of a page: without O_DIRECT the disk says so
+                continue
+            view, self._offset = view[count:], self._offset + count
+
+
+def _open_direct(file: Path, flags: int) -> int:
+    """Open for writing, with O_DIRECT where it leaves the page cache out: tmpfs takes the flag and is page cache."""
+    flags |= os.O_WRONLY | os.O_CLOEXEC
     try:
-        return os.open(file, flags | os.O_DIRECT, 0o666)
+        descriptor = os.open(file, flags | os.O_DIRECT, 0o666)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        file.unlink(missing_ok=True)  # some file systems refuse only after making it
+        if flags & os.O_EXCL:
+            file.unlink(missing_ok=True)  # some file systems refuse only after making it
         return os.open(file, flags, 0o666)
+    if _is_tmpfs(descriptor):
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, 0)
+    return descriptor
+
+
+def _is_tmpfs(descriptor: int) -> bool:
+    said = (ctypes.c_long * 32)()  # struct statfs begins with the type
+    return ctypes.CDLL(None).fstatfs(descriptor, said) == 0 and said[0] == _TMPFS
 
 
 def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[Message]:
@@ -230,6 +301,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
 
 
 def _write_manifest(stage: StagedFolder, facts: dict[str, Any]) -> None:
+    stage.join_pieces()
     unrecorded = {f.relative_to(stage.path).as_posix() for f in stage.path.rglob("*") if f.is_file()}
     stage.record_small(*(stage.path / name for name in sorted(unrecorded - stage.sums.keys())))
     manifest = {"algorithm": "sha256", **facts, "files": dict(sorted(stage.sums.items()))}

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_patch.common.checksum import range_sha256
 from megatron_patch.common.errors import UserError, messages_of
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message, at
@@ -24,8 +24,6 @@ from megatron_patch.common.strict_json import read_json
 FILE = "checksums.json"
 METADATA = ".metadata"
 """torch's index of a checkpoint: which chunk lies where."""
-BLOCK_BYTES = 4 << 20
-"""Read at a time; a thread holds one."""
 DISK_PAGE = 4096
 """Bytes: what a disk or file system loses at a time."""
 
@@ -187,26 +185,12 @@ def check_chunk(folder: Path, checksums: Checksums, file: str, offset: int, leng
     if chunk is None or chunk.length != length:
         raise ChunkError.at(folder / file, "chunk-unknown", file=FILE, length=length, offset=offset)
     try:
-        found, nbytes = _hash_range(folder / file, offset, length)
+        found, nbytes = range_sha256(folder / file, offset, length)
     except FileNotFoundError:
         raise ChunkError.at(folder / file, "chunk-file-missing", item=chunk.item) from None
     if found != chunk.sha256:
         kind = _kind_of_damage(folder, chunk, found, nbytes)
         raise ChunkError.at(folder / file, "chunk-damaged", item=chunk.item, kind=kind)
-
-
-def _hash_range(file: Path, offset: int, length: int) -> tuple[str, int]:
-    """SHA-256 of some bytes, and how many there are."""
-    digest, done, end = hashlib.sha256(), offset, offset + length
-    block = memoryview(bytearray(min(BLOCK_BYTES, max(length, 1))))
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        while done < end and (got := os.preadv(descriptor, [block[: min(len(block), end - done)]], done)):
-            digest.update(block[:got])
-            done += got
-    finally:
-        os.close(descriptor)
-    return digest.hexdigest(), done - offset
 
 
 def _kind_of_damage(folder: Path, chunk: StoredChunk, found: str, nbytes: int) -> Message:

@@ -49,7 +49,7 @@ def _verification(job: Job) -> Verification:
     if folder is not None and not job.options.verify:
         say("at", path=folder, what=Message("convert-unverified"))
         folder = None
-    return Verification(folder)
+    return Verification(folder, job.options.workers)
 
 
 def _convert(job: Job, verification: Verification) -> float:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE
 from megatron_patch.checkpoint.formats.safetensors_io import header_bytes
 from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
-from megatron_patch.checkpoint.store import HashingFile, StagedFolder
+from megatron_patch.checkpoint.manifest import PIECE_BYTES
+from megatron_patch.checkpoint.store import HashingFile, HashingPiece, StagedFolder
+from megatron_patch.common.threads import started_pool
 from megatron_patch.models.weight_map import Tensor
 
 LARGEST_SHARD = 5_000_000_000
@@ -23,6 +26,22 @@ OnBytes = Callable[[int], None]
 """Told the bytes of each block that was made."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """A file of tensors."""
+
+    file: Path
+    tensors: list[Tensor]
+    header: bytes
+    nbytes: int
+    """Header included."""
+
+    @property
+    def pieces(self) -> int:
+        """Parts of the file that are written side by side."""
+        return -(-self.nbytes // PIECE_BYTES)
+
+
 def write_safetensors(
     stage: StagedFolder,
     tensors: list[Tensor],
@@ -31,31 +50,31 @@ def write_safetensors(
     progress: OnBytes,
     shard_bytes: int | None = None,
 ) -> None:
-    """Write the tensors into the stage, one file per worker at a time, and an index if there are several files.
+    """Write the tensors into the stage, one piece of a file per worker at a time, and an index of several files.
 
     Args:
         tensors: in the order in which they are to lie.
         shard_bytes: most bytes of one file (a larger tensor gets a file of its own); None lets the workers and the
             size decide.
     """
-    shards = _cut(tensors, maker.dtype.itemsize, workers, shard_bytes)
-    count = len(shards)
-    names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)] if count > 1 else [SINGLE_FILE]
-    pool = ThreadPoolExecutor(workers)
-    try:
-        jobs = [
-            pool.submit(_write_shard, stage.path / name, stage, shard, maker, progress)
-            for name, shard in zip(names, shards, strict=True)
-        ]
-        for job in jobs:
-            job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    if count > 1:
+    shards = _shards(stage.path, _cut(tensors, maker.dtype.itemsize, workers, shard_bytes), maker)
+    _write_pieces(shards, stage, maker, workers, progress)
+    if len(shards) > 1:
         total = sum(_nbytes(tensor, maker.dtype.itemsize) for tensor in tensors)
-        weight_map = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
+        weight_map = {tensor.name: shard.file.name for shard in shards for tensor in shard.tensors}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         stage.write_text(INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def _shards(folder: Path, parts: list[list[Tensor]], maker: BlockMaker) -> list[_Shard]:
+    count = len(parts)
+    names = [f"model-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)] if count > 1 else [SINGLE_FILE]
+    shards = []
+    for name, tensors in zip(names, parts, strict=True):
+        header = header_bytes({tensor.name: (maker.element_type, tensor.shape) for tensor in tensors})
+        nbytes = len(header) + sum(_nbytes(tensor, maker.dtype.itemsize) for tensor in tensors)
+        shards.append(_Shard(file=folder / name, tensors=tensors, header=header, nbytes=nbytes))
+    return shards
 
 
 def _nbytes(tensor: Tensor, itemsize: int) -> int:
@@ -77,18 +96,66 @@ def _cut(tensors: list[Tensor], itemsize: int, workers: int, shard_bytes: int | 
     return shards
 
 
-def _write_shard(file: Path, stage: StagedFolder, tensors: list[Tensor], maker: BlockMaker, progress: OnBytes) -> None:
-    with HashingFile(file, stage) as out:
-        out.write(header_bytes({tensor.name: (maker.element_type, tensor.shape) for tensor in tensors}))
-        blocks = [
-            (tensor, start, min(step, tensor.rows - start))
-            for tensor in tensors
-            for step in [rows_per_block(tensor, maker.dtype.itemsize)]
-            for start in range(0, tensor.rows, step)
+def _write_pieces(
+    shards: list[_Shard], stage: StagedFolder, maker: BlockMaker, workers: int, progress: OnBytes
+) -> None:
+    for shard in shards:
+        if shard.pieces > 1:
+            shard.file.touch(exist_ok=False)
+    # the pieces of each file are spread over the whole work: a file takes one write at a time
+    pieces = [(shard, number) for shard in shards for number in range(shard.pieces)]
+    pieces.sort(key=lambda piece: (piece[1] + 0.5) / piece[0].pieces)
+    pool = started_pool(min(workers, len(pieces)))
+    try:
+        jobs = [
+            pool.submit(_write_piece, shard, number, following, stage, maker, progress)
+            for (shard, number), following in zip_longest(pieces, pieces[workers:])
         ]
-        for (tensor, start, rows), following in zip_longest(blocks, blocks[1:]):
-            made = maker.make([(tensor, start)], rows, (rows, *tensor.row_shape))
+        for job in jobs:
+            job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_piece(
+    shard: _Shard, number: int, following: tuple[_Shard, int] | None, stage: StagedFolder, maker: BlockMaker,
+    progress: OnBytes,
+) -> None:  # fmt: skip
+    """Write one piece, and have the disk read what `following` will be made of."""
+    whole = shard.pieces == 1
+    with HashingFile(shard.file, stage) if whole else HashingPiece(shard.file, stage, number) as out:
+        for part in _parts(shard, number, maker.dtype.itemsize):
+            made = maker.make([(part.tensor, part.start)], part.rows, (part.rows, *part.tensor.row_shape))
             if following is not None:
-                maker.prefetch(*following)
-            out.write(bytes_of(made))
-            progress(made.nbytes)
+                for wanted in _parts(*following, maker.dtype.itemsize):
+                    maker.prefetch(wanted.tensor, wanted.start, wanted.rows)
+                following = None
+            if not out.tell():
+                out.write(shard.header[number * PIECE_BYTES : (number + 1) * PIECE_BYTES])
+            out.write(bytes_of(made)[part.first : part.last])
+            progress(part.last - part.first)
+
+
+class _Part(NamedTuple):
+    """Rows of a tensor, and which of their bytes belong to a piece: a piece may begin and end within a row."""
+
+    tensor: Tensor
+    start: int
+    rows: int
+    first: int
+    last: int
+
+
+def _parts(shard: _Shard, number: int, itemsize: int) -> Iterator[_Part]:
+    """What a piece of a file is made of besides the header, in order. No part is of two blocks of a tensor."""
+    begin, end = number * PIECE_BYTES, (number + 1) * PIECE_BYTES
+    place = len(shard.header)
+    for tensor in shard.tensors:
+        row, step, nbytes = tensor.row_numel * itemsize, rows_per_block(tensor, itemsize), _nbytes(tensor, itemsize)
+        at, last = max(begin - place, 0), min(end - place, nbytes)
+        while at < last:
+            start = at // row
+            stop = min((start // step + 1) * step, -(-last // row))
+            yield _Part(tensor, start, stop - start, at - start * row, min(last, stop * row) - start * row)
+            at = stop * row
+        place += nbytes

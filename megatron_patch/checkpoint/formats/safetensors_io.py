@@ -202,10 +202,9 @@ class FileCache:
 
     def prefetch(self, file: Path, offset: int, nbytes: int) -> None:
         """Have the disk read these bytes, as far as the file has them, without waiting."""
-        mapped, _ = self._map(file)
-        first = offset - offset % mmap.PAGESIZE
-        if first < (last := min(offset + nbytes, len(mapped))):
-            mapped.madvise(mmap.MADV_WILLNEED, first, last - first)
+        with self._lock:
+            fd = self._descriptor(file)
+        os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
     def view(self, file: Path, offset: int, nbytes: int) -> memoryview:
         """The file's bytes from `offset`, mapped and already read: no copy is made, and none is anonymous memory.

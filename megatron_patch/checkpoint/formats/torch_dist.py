@@ -7,7 +7,6 @@ with tensors that are made when their turn comes.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -144,15 +143,6 @@ class TorchDistReader:
         if missing:
             rows_of = {"first": start, "last": start + out.shape[0], "tensor": of_layer(name, layer)}
             raise CheckpointError.at(self.folder, "rows-missing", **rows_of)
-
-    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
-        """The bytes of rows that one chunk holds in full, mapped."""
-        row_numel = math.prod(self.shapes[name][1 if layer is None else 2 :])
-        row_bytes = row_numel * TORCH_DTYPES[self._element_types[name]].itemsize
-        for chunk, row, held, columns in self._parts(name, layer, start, rows):
-            if held == slice(0, rows) and columns == slice(0, row_numel):
-                return self.files.view(chunk.file, self._payload(name, chunk) + row * row_bytes, rows * row_bytes)
-        return None
 
     def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
         """Have the disk read these rows, and the small records around them, without waiting."""
