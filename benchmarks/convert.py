@@ -4,17 +4,24 @@
 
 Makes a Hugging Face checkpoint of the architecture with random weights (no hub), then in turn: `cp -r` and `sync`; to
 Megatron; back to Hugging Face. Copy and conversions start after a `sync`, with the source on the disk and not in the
-page cache, as a large model's is; --warm reads it into the page cache before each step. Wall and CPU time are of the
-command's work, from the parsed command line to what is flushed to the disk; the imports before it are shown apart.
-Anonymous memory is sampled every 5 ms and is what lies above the process when its imports are done. CPU seconds hardly
-depend on what else the machine does; wall seconds do.
+page cache, as a large model's is; --warm reads it into the page cache before each step. One process imports, each
+conversion is a fork of it: wall and CPU time are of the command's work, from the parsed command line to what is flushed
+to the disk. Anonymous memory is sampled every 5 ms and is what lies above the process when its imports are done. CPU
+seconds hardly depend on what else the machine does; wall seconds do.
+
+--against TREE measures another checkout in turn with this one. --trace does each conversion once more and shows where
+its threads were. --touch GB writes and frees as much of the folder first: a virtual machine may get its memory only
+when it is first written to, which takes longer than the conversion.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import resource
+import select
 import shutil
 import statistics
 import subprocess
@@ -27,28 +34,44 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from megatron_patch.checkpoint.manifest import default_workers
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.models import AUTO, model_of_size, size_names
 
 ROOT = Path(__file__).resolve().parents[1]
-CHILD = """
-import sys, time
+SERVER = """
+import json, os, resource, sys, time
+benchmarks, tree = sys.argv[1:]
+sys.path[:0] = [tree, benchmarks]
 began = time.monotonic()
 import torch
+import thread_samples
 from megatron_patch.checkpoint import cli
 from megatron_patch.checkpoint.converter import convert
-from megatron_patch.checkpoint.formats import hf_writer
-from megatron_patch.checkpoint.formats import sources
-from megatron_patch.checkpoint.formats import torch_dist
+from megatron_patch.checkpoint.formats import hf_writer, sources, torch_dist
 print(time.monotonic() - began, flush=True)
-sys.stdin.readline()
-began, cpu = time.monotonic(), time.process_time()
-status = cli.main(sys.argv[1:])
-print(time.monotonic() - began, time.process_time() - cpu, flush=True)
-sys.exit(status)
+for line in sys.stdin:
+    words, trace = json.loads(line)
+    if os.fork():
+        os.wait()
+        continue
+    print(os.getpid(), flush=True)
+    said = os.dup(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdin.readline()
+    samples = thread_samples.ThreadSamples("megatron_patch") if trace else None
+    if samples:
+        samples.start()
+    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    status = cli.main(words)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    trace = samples.stop() if samples else ""
+    os.write(said, json.dumps([status, wall, user, system, trace]).encode() + b"\\n")
+    os._exit(0)
 """
-"""Imports, waits for a line, works, and says how long the work took."""
+"""Imports once; for each line of words and whether to trace: forks, says its id, waits for a line, converts."""
 GIB = 1 << 30
 
 
@@ -60,7 +83,9 @@ class Measured:
     cpu_seconds: float
     peak_bytes: int = 0
     """Anonymous memory above the started process."""
-    import_seconds: float = 0.0
+    system_seconds: float = 0.0
+    """Of the CPU seconds."""
+    trace: str = ""
 
 
 def anonymous_bytes(pid: int) -> int:
@@ -73,10 +98,10 @@ def anonymous_bytes(pid: int) -> int:
     return int(found[0]) * 1024 if found else 0
 
 
-def children_cpu() -> float:
-    """Seconds of CPU, user and system, that ended child processes took."""
+def children_cpu() -> tuple[float, float]:
+    """Seconds of CPU, user and system together and system alone, that ended child processes took."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return used.ru_utime + used.ru_stime, used.ru_stime
 
 
 def settle(source: Path, warm: bool) -> None:
@@ -92,53 +117,108 @@ def settle(source: Path, warm: bool) -> None:
 
 def copy(source: Path, target: Path) -> Measured:
     """`cp -r` and `sync`, the limit that conversion is held against."""
-    began, cpu = time.monotonic(), children_cpu()
+    began, (cpu, system) = time.monotonic(), children_cpu()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     subprocess.run(["sync"], check=True)
-    return Measured(seconds=time.monotonic() - began, cpu_seconds=children_cpu() - cpu)
+    seconds, (cpu_after, system_after) = time.monotonic() - began, children_cpu()
+    return Measured(seconds=seconds, cpu_seconds=cpu_after - cpu, system_seconds=system_after - system)
 
 
-def convert(*words: str) -> Measured:
-    """One conversion in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *words], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None and process.stdout is not None
-    imports = float(process.stdout.readline())
-    base = peak = anonymous_bytes(process.pid)
-    process.stdin.write("go\n")
-    process.stdin.close()
-    while process.poll() is None:
-        peak = max(peak, anonymous_bytes(process.pid))
-        time.sleep(0.005)
-    said = process.stdout.read()
-    if process.returncode:
-        raise SystemExit(f"conversion failed:\n{said}")
-    seconds, cpu = map(float, said.splitlines()[-1].split())
-    return Measured(seconds=seconds, cpu_seconds=cpu, peak_bytes=peak - base, import_seconds=imports)
+class Converter:
+    """A checkout's converter, imported once."""
+
+    def __init__(self, tree: Path) -> None:
+        words = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(tree)]
+        self._process = subprocess.Popen(words, cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def wait(self) -> float:
+        """Until its imports are done: the seconds they took."""
+        return float(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("the converter ended")
+        return line
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def convert(self, *words: str, trace: bool = False) -> Measured:
+        """One conversion in a process of its own."""
+        self._write(json.dumps([words, trace]))
+        pid = int(self._read())
+        base = peak = anonymous_bytes(pid)
+        self._write("go")
+        assert self._process.stdout is not None
+        while not select.select([self._process.stdout.fileno()], [], [], 0.005)[0]:
+            peak = max(peak, anonymous_bytes(pid))
+        status, seconds, user, system, seen = json.loads(self._read())
+        if status:
+            raise SystemExit(f"conversion failed with status {status}")
+        cpu = {"cpu_seconds": user + system, "system_seconds": system}
+        return Measured(seconds=seconds, **cpu, peak_bytes=peak - base, trace=seen)
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
-def measure(folder: Path, rounds: int, warm: bool, workers: int | None) -> dict[str, list[Measured]]:
-    """All steps in turn, so that none of them has a quieter machine than the others."""
-    hf, megatron, back, copied = (folder / name for name in ("hf", "megatron", "back", "copied"))
-    threads = ("--workers", str(workers)) if workers else ()
-    to_megatron = ("--source", str(hf), "--output-path", str(megatron), *threads)
-    to_hf = ("--source", str(megatron), "--output-path", str(back), *threads)
-    steps: dict[str, tuple[Path, Callable[[], Measured]]] = {
-        "cp -r; sync": (hf, lambda: copy(hf, copied)),
-        "HF -> Megatron": (hf, lambda: convert(*to_megatron)),
-        "Megatron -> HF, not verified": (megatron, lambda: convert(*to_hf, "--no-verify")),
-        "Megatron -> HF": (megatron, lambda: convert(*to_hf)),
-    }
-    found: dict[str, list[Measured]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, (source, step) in steps.items():
-            settle(source, warm)
-            found[name].append(step())
-            for made in (copied, back):
-                shutil.rmtree(made, ignore_errors=True)
-        shutil.rmtree(megatron)
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is measured."""
+
+    folder: Path
+    rounds: int
+    warm: bool
+    copy: bool
+    trace: bool
+
+    def measure(self, converter: Converter, workers: int | None) -> dict[str, list[Measured]]:
+        """All steps in turn, so that none of them has a quieter machine than the others."""
+        hf, megatron, back, copied = (self.folder / name for name in ("hf", "megatron", "back", "copied"))
+        threads = ("--workers", str(workers)) if workers else ()
+        to_megatron = ("--source", str(hf), "--output-path", str(megatron), *threads)
+        to_hf = ("--source", str(megatron), "--output-path", str(back), *threads)
+        steps: dict[str, tuple[Path, Path, Callable[[bool], Measured]]] = {
+            "cp -r; sync": (hf, copied, lambda trace: copy(hf, copied)),
+            "HF -> Megatron": (hf, megatron, lambda trace: converter.convert(*to_megatron, trace=trace)),
+            "Megatron -> HF, not verified": (
+                megatron, back, lambda trace: converter.convert(*to_hf, "--no-verify", trace=trace)
+            ),
+            "Megatron -> HF": (megatron, back, lambda trace: converter.convert(*to_hf, trace=trace)),
+        }  # fmt: skip
+        if not self.copy:
+            del steps["cp -r; sync"]
+        found: dict[str, list[Measured]] = {name: [] for name in steps}
+        for number in range(self.rounds + self.trace):
+            for name, (source, target, step) in steps.items():
+                shutil.rmtree(target, ignore_errors=True)
+                settle(source, self.warm)
+                measured = step(number == self.rounds)
+                if number < self.rounds:
+                    found[name].append(measured)
+                elif measured.trace:
+                    print(f"{name}, traced: {measured.seconds:.2f} s\n{measured.trace}", flush=True)
+        for made in (megatron, back, copied):
+            shutil.rmtree(made, ignore_errors=True)
+        return found
+
+
+def touch(folder: Path, gigabytes: int) -> None:
+    """Have the machine give memory, or the disk room, that later steps will take."""
+    each = [folder / f"touched-{i}" for i in range(gigabytes)]
+    words = [["dd", "if=/dev/zero", f"of={file}", "bs=4M", "count=256", "status=none"] for file in each]
+    for first in range(0, len(each), 16):
+        for process in [subprocess.Popen(word) for word in words[first : first + 16]]:
+            process.wait()
+    for file in each:
+        file.unlink()
 
 
 def main() -> None:
@@ -153,6 +233,10 @@ def main() -> None:
     parser.add_argument(
         "--untied", action="store_true", help="with an output layer of its own, where the size has none"
     )
+    parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout, measured in turn with this")
+    parser.add_argument("--trace", action="store_true", help="show where the threads of each conversion are")
+    parser.add_argument("--no-copy", action="store_true", help="leave out `cp -r`")
+    parser.add_argument("--touch", type=int, default=0, metavar="GB", help="write and free as much first")
     args = parser.parse_args()
     shape = model_of_size(args.size)
     shape = replace(
@@ -164,15 +248,27 @@ def main() -> None:
     nbytes = shape.num_parameters() * 2
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="convert-") as name:
         folder = Path(name)
+        trees = {"": ROOT} | ({"against: ": args.against.resolve()} if args.against else {})
+        converters = {name: Converter(tree) for name, tree in trees.items()}
         began = time.monotonic()
-        make_hf_checkpoint(folder / "hf", shape, shard_bytes=max(nbytes // 6, 100_000_000))
+        touch(folder, args.touch)
+        touched = time.monotonic() - began
+        make_hf_checkpoint(folder / "hf", shape, shard_bytes=max(nbytes // 6, 100_000_000), workers=default_workers())
         (folder / "hf" / "manifest.json").unlink()  # what comes from the hub has none
-        made = time.monotonic() - began
+        made = time.monotonic() - began - touched
         print(f"{args.size}: {shape.num_layers} layers, {nbytes / 1e9:.2f} GB in bf16; made in {made:.0f} s")
-        print(f"load before: {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores", flush=True)
+        if args.touch:
+            print(f"{args.touch} GB were touched in {touched:.0f} s")
+        imports = max(converter.wait() for converter in converters.values())
+        cores = len(os.sched_getaffinity(0))
+        print(f"load before: {os.getloadavg()[0]:.1f} on {cores} cores; imports {imports:.1f} s", flush=True)
+        work = Work(folder=folder, rounds=args.rounds, warm=args.warm, copy=not args.no_copy, trace=args.trace)
         for workers in args.workers or [None]:
-            print(f"workers: {workers or 'default'}")
-            print(table(measure(folder, args.rounds, args.warm, workers), nbytes), flush=True)
+            for name, converter in converters.items():
+                print(f"{name}workers: {workers or 'default'}", flush=True)
+                print(table(work.measure(converter, workers), nbytes), flush=True)
+        for converter in converters.values():
+            converter.close()
 
 
 def table(found: dict[str, list[Measured]], nbytes: int) -> str:
@@ -181,18 +277,19 @@ def table(found: dict[str, list[Measured]], nbytes: int) -> str:
     Args:
         nbytes: of the weights.
     """
-    plain = statistics.median(run.seconds for run in found["cp -r; sync"])
-    plain_cpu = statistics.median(run.cpu_seconds for run in found["cp -r; sync"])
-    lines = [f"{'':29}  wall s   GB/s  to copy   CPU s  to copy  peak anonymous  imports s   wall of each round"]
+    copied = found.get("cp -r; sync")
+    plain = statistics.median(run.seconds for run in copied) if copied else math.nan
+    plain_cpu = statistics.median(run.cpu_seconds for run in copied) if copied else math.nan
+    lines = [f"{'':29}  wall s   GB/s  to copy   CPU s  system  to copy  peak anonymous   wall of each round"]
     for step, runs in found.items():
         seconds = statistics.median(run.seconds for run in runs)
         peak = max(run.peak_bytes for run in runs) / GIB
-        imports = statistics.median(run.import_seconds for run in runs)
         cpu = statistics.median(run.cpu_seconds for run in runs)
-        each = " ".join(f"{run.seconds:.1f}" for run in runs)
+        system = statistics.median(run.system_seconds for run in runs)
+        each = " ".join(f"{run.seconds:.2f}" for run in runs)
         lines.append(
-            f"{step:29} {seconds:7.1f} {nbytes / 1e9 / seconds:6.2f} {seconds / plain:7.2f}x {cpu:7.1f} "
-            f"{cpu / plain_cpu:7.2f}x {peak:11.2f} GiB {imports:10.1f}   {each}"
+            f"{step:29} {seconds:7.2f} {nbytes / 1e9 / seconds:6.2f} {seconds / plain:7.2f}x {cpu:7.1f} {system:7.1f} "
+            f"{cpu / plain_cpu:7.2f}x {peak:11.2f} GiB   {each}"
         )
     return "\n".join(lines)
 

@@ -5,7 +5,7 @@ A Megatron checkpoint folder of ours:
     latest_checkpointed_iteration.txt   "release": Megatron loads it as weights without optimizer
     release/                            torch_dist, any TP, PP, VPP, CP and DP
     config.json, tokenizer.json, ...    what a Hugging Face folder needs, for the way back and for the trainer
-    manifest.json                       SHA-256 of every file
+    manifest.json                       SHA-256 of every file, or of each piece of a large one
 """
 
 from __future__ import annotations
