@@ -29,7 +29,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -107,12 +109,16 @@ def children_cpu() -> tuple[float, float]:
 def settle(source: Path, warm: bool) -> None:
     """Flush what earlier steps left to be written, and put the source into the page cache, or out of it."""
     subprocess.run(["sync"], check=True)
-    for file in [path for path in source.rglob("*") if path.is_file()]:
-        with file.open("rb", buffering=0) as stream:
-            while warm and stream.read(16 << 20):
-                pass
-            if not warm:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(partial(_settle_file, warm=warm), [path for path in source.rglob("*") if path.is_file()]))
+
+
+def _settle_file(file: Path, *, warm: bool) -> None:
+    with file.open("rb", buffering=0) as stream:
+        while warm and stream.read(16 << 20):
+            pass
+        if not warm:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def copy(source: Path, target: Path) -> Measured:

@@ -1,4 +1,4 @@
-"""Files of a Hugging Face folder written piece by piece: the same bytes, a SHA-256 of each piece, damage still found."""
+"""Files of a Hugging Face folder, written piece by piece: the same bytes, a SHA-256 of each piece, damage is found."""
 
 from __future__ import annotations
 
