@@ -44,10 +44,6 @@ class Source(Protocol):
     def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
         """Fill `out`, contiguous and of the stored type, with rows from `start`."""
 
-    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview | None:
-        """The bytes of these rows where they lie together in a file, mapped; None where they do not."""
-        return None
-
     def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
         """Have the disk read these rows, without waiting, where that can be done."""
         return
@@ -78,8 +74,8 @@ class SafetensorsSource(Source):
         assert layer is None
         self._folder.read_rows(name, start, bytes_of(out))
 
-    def view_rows(self, name: str, layer: int | None, start: int, rows: int) -> memoryview:
-        """They always lie together."""
+    def view_rows(self, name: str, start: int, rows: int) -> memoryview:
+        """The bytes of these rows, mapped."""
         return self._folder.view_rows(name, start, rows)
 
 
@@ -134,9 +130,10 @@ class BlockMaker:
         """
         Args:
             where: the source's folder, for messages.
-            mapped: rows that stay as they are are not read but mapped.
+            mapped: rows of safetensors that stay as they are are not read but mapped.
         """
-        self._source, self.dtype, self._where, self._mapped = source, dtype, where, mapped
+        self._source, self.dtype, self._where = source, dtype, where
+        self._mapped = source if mapped and isinstance(source, SafetensorsSource) else None
         self._memory = threading.local()
 
     @property
@@ -154,7 +151,7 @@ class BlockMaker:
         Returns:
             a tensor that is valid until this thread makes the next one, and is not to be written to.
         """
-        if self._mapped and len(slices) == 1 and (view := self._view(*slices[0], rows)) is not None:
+        if self._mapped and len(slices) == 1 and (view := self._view(self._mapped, *slices[0], rows)) is not None:
             return view.view(sizes)
         block = self._scratch("block", slices[0][0].row_numel * rows * len(slices), self.dtype)
         per_slice = block.view(len(slices), rows, -1)
@@ -167,17 +164,15 @@ class BlockMaker:
         for _, span in tensor.cut(start, rows):
             self._source.prefetch(span.name, span.layer, span.start, span.rows)
 
-    def _view(self, tensor: Tensor, start: int, rows: int) -> torch.Tensor | None:
+    def _view(self, source: SafetensorsSource, tensor: Tensor, start: int, rows: int) -> torch.Tensor | None:
         """Rows that are one span and need no cast, where they lie in the source's file."""
         spans = [span for _, span in tensor.cut(start, rows)]
         if len(spans) != 1 or spans[0].rows != rows:
             return None
         (span,) = spans
-        if TORCH_DTYPES[self._source.element_type(span.name)] != self.dtype:
+        if TORCH_DTYPES[source.element_type(span.name)] != self.dtype:
             return None
-        mapped = self._source.view_rows(span.name, span.layer, span.start, rows)
-        if mapped is None:
-            return None
+        mapped = source.view_rows(span.name, span.start, rows)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that it cannot be written to
             view = torch.frombuffer(mapped, dtype=self.dtype)
