@@ -22,13 +22,15 @@ from megatron_patch.launch.argv import blend_words
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.plan import Plan, values_of
 from megatron_patch.launch.problems import Problem
-from megatron_patch.launch.schedule import EpochCount, Epochs
+from megatron_patch.launch.schedule import EpochCount, Epochs, constant, count_iterations, read_stages
 from megatron_patch.runs.folder import CACHE
 
 LENGTHS = ("train_tokens_or_iters", "warmup_tokens_or_iters")
-INTERVALS = ("save_interval", "mp_eval_interval")
+INTERVALS = ("save_interval", "mp_eval_interval", "mp_lr_wsd_decay_iters")
+DECAY = "mp_lr_decay_iters"
+"""An iteration of the run: a length that is typed in iterations under pretraining, too."""
 BEYOND = 10**12
-UNCOUNTED = {**dict.fromkeys(LENGTHS, BEYOND), "save_interval": BEYOND, "mp_eval_interval": None}
+UNCOUNTED = {**dict.fromkeys((*INTERVALS, DECAY)), **dict.fromkeys((*LENGTHS, "save_interval"), BEYOND)}
 """What stands for epochs before they are counted, in the plan that is looked at for other errors."""
 DECIDING = (
     "DATASET_PATH",
@@ -47,11 +49,11 @@ DECIDING = (
 def take_epochs(facts: dict[str, Any]) -> dict[str, Epochs]:
     """Take what is in epochs out of the facts: steps that ask for iterations wait until it is settled."""
     facts["epochs"] = None
-    return {name: facts.pop(name) for name in (*LENGTHS, *INTERVALS) if isinstance(facts.get(name), Epochs)}
+    return {name: facts.pop(name) for name in (*LENGTHS, *INTERVALS, DECAY) if isinstance(facts.get(name), Epochs)}
 
 
 def settle_tokens(facts: dict[str, Any], asked: Mapping[str, Epochs]) -> list[Problem]:
-    """Under pretraining put tokens in the place of epochs, iterations where they are an interval.
+    """Under pretraining put tokens in the place of epochs, iterations where these are typed.
 
     Returns:
         What is wrong with epochs of these data, under SFT too.
@@ -71,8 +73,23 @@ def settle_tokens(facts: dict[str, Any], asked: Mapping[str, Epochs]) -> list[Pr
     if "global_batch_size" in facts and "seq_len" in facts:
         each = facts["global_batch_size"] * facts["seq_len"]
         facts |= {name: epochs.every(tokens, each) for name, epochs in asked.items() if name in INTERVALS}
+        problems += _settle_decay(facts, asked, tokens)
     facts["epochs"] = _count(asked, tokens)
     return problems
+
+
+def _settle_decay(facts: dict[str, Any], asked: Mapping[str, Epochs], size: int) -> list[Problem]:
+    """The end of the decay, rounded as TRAIN_TOKENS_OR_ITERS is: the same epochs are the same iteration."""
+    if DECAY not in asked:
+        return []
+    stages, seq_len = facts.get("mp_batch_schedule"), facts["seq_len"]
+    batches = read_stages(stages, sft=False, seq_len=seq_len) if stages else constant(facts["global_batch_size"])
+    found, words = count_iterations(asked[DECAY].tokens_of(size), False, batches, seq_len)
+    if found == 0:
+        names = (DECAY.upper(), "GLOBAL_BATCH_SIZE", "SEQ_LEN")
+        return [Problem("no-iteration", *names, arithmetic=words, tokens=batches.stages[0].batch * seq_len)]
+    facts[DECAY] = found
+    return []
 
 
 def _grown(facts: Mapping[str, Any], asked: Mapping[str, Epochs]) -> list[Problem]:

@@ -15,7 +15,7 @@ from megatron_patch.launch.command import Command
 from megatron_patch.launch.config import POSITIONS, kind_of
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan, describe_blend
-from megatron_patch.launch.schedule import Schedule
+from megatron_patch.launch.schedule import Schedule, count_iterations
 from megatron_patch.launch.step_time import time_of_plan
 from megatron_patch.launch.variables import VARIABLES
 from megatron_patch.models import default_family, families, sizes
@@ -215,6 +215,7 @@ def _schedule_rows(plan: Plan) -> Iterator[PlanRow]:
     rate = "rate-warmup" if schedule.warmup_iters else "rate"
     yield "row-rate", Message(rate, lr=config.lr, curve=_curve(plan))
     yield "", Message("rate-values", values=[Message("rate-value", **value) for value in _rates(schedule)])
+    yield from _decay_rows(plan)
     yield from _batch_rows(plan)
     if schedule.eval_iters:
         values = {"iterations": schedule.eval_iters, "interval": schedule.eval_interval}
@@ -223,6 +224,16 @@ def _schedule_rows(plan: Plan) -> Iterator[PlanRow]:
     grows = any(at < schedule.train_iters for at in schedule.batches.changes())
     yield "row-saving", Message("saving-grown" if grows else "saving", interval=schedule.save_interval)
     yield from _epoch_rows(plan, "SAVE_INTERVAL", schedule.save_interval)
+
+
+def _decay_rows(plan: Plan) -> Iterator[PlanRow]:
+    """How the end and the length of the decay came about, in epochs."""
+    epochs, schedule, config, name = plan.epochs, plan.schedule, plan.config, "MP_LR_DECAY_ITERS"
+    if epochs is not None and name in epochs.asked and schedule.rate.style != "constant":
+        _, words = count_iterations(epochs.tokens_of(name), config.sft, schedule.batches, config.seq_len)
+        yield "", epochs.words(name, schedule.decay_iters, words, sft=config.sft, batches=schedule.batches)
+    if schedule.rate.style == "WSD":
+        yield from _epoch_rows(plan, "MP_LR_WSD_DECAY_ITERS", schedule.wsd_iters)
 
 
 def _epoch_rows(plan: Plan, name: str, iterations: int) -> Iterator[PlanRow]:

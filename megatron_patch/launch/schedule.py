@@ -256,6 +256,12 @@ class EpochCount:
             return Message("count-epochs-stages", **values, iterations=iterations)
         return Message("count-epochs", **values, iterations=iterations, batch=batches.stages[0].batch)
 
+    def tokens_of(self, name: str) -> int:
+        """Whole tokens that somebody typed in epochs, under pretraining."""
+        epochs = length(1).parse(f"{self.asked[name]}epochs")
+        assert isinstance(epochs, Epochs)
+        return epochs.tokens_of(self.size)
+
     def interval_words(self, name: str, iterations: int, *, batch: int, seq_len: int | None) -> list[Message]:
         """How an interval came about; empty where nobody typed epochs there.
 

@@ -215,6 +215,57 @@ def test_intervals_under_pretraining_are_rounded_up(start: Start) -> None:
     assert "1 epoch of 2000 tokens / (8 x 128), rounded up: 2 iterations" in short_plan(plan, driver_wording())
 
 
+def test_the_decay_in_epochs(start: Start) -> None:
+    """Its end is the iteration that the same epochs of training are; WSD's length an interval."""
+    plan = made(start.plan(MP_LR_DECAY_ITERS="3epochs"))
+    assert (plan.schedule.decay_iters, flag(plan, "--lr-decay-iters")) == (19, "19")
+    plan = made(start.plan(MP_LR_DECAY_ITERS="2epochs", MP_LR_DECAY_STYLE="WSD", MP_LR_WSD_DECAY_ITERS="0.5epochs"))
+    assert (plan.schedule.decay_iters, plan.schedule.wsd_iters) == (13, 4)
+    assert (flag(plan, "--lr-decay-iters"), flag(plan, "--lr-wsd-decay-iters")) == ("13", "4")
+    shown = short_plan(plan, driver_wording())
+    assert "2 epochs x 50 rows / 8, rounded up: 13 iterations" in shown
+    assert "0.5 epochs x 50 rows / 8, rounded up: 4 iterations" in shown
+    content = content_of(plan)
+    assert (content["values"]["MP_LR_DECAY_ITERS"], content["values"]["MP_LR_WSD_DECAY_ITERS"]) == (13, 4)
+    grown = {"MP_BATCH_SCHEDULE": "0:4,5:8", "MP_LR_DECAY_ITERS": "1epoch"}  # 5 of 4, then 30 of 8
+    assert made(start.plan(**grown)).schedule.decay_iters == 9
+    idle = made(start.plan(MP_LR_DECAY_ITERS="2epochs", MP_LR_DECAY_STYLE="constant"))
+    assert "2 epochs" not in short_plan(idle, driver_wording())
+    assert "idle-under" in [note.code for note in idle.notes]
+
+
+@pytest.mark.parametrize("batches", ["", "0:4,1024:8"])
+def test_the_decay_under_pretraining_ends_with_as_many_epochs_of_training(start: Start, batches: str) -> None:
+    text = {"SFT": "false", "MP_DATASET_TYPE": "idxmap", "DATASET_PATH": "text", "VALID_DATASET_PATH": "text"}
+    text |= {"WARMUP_TOKENS_OR_ITERS": "0"} | ({"MP_BATCH_SCHEDULE": batches} if batches else {})
+    plan = made(start.plan(**text, TRAIN_TOKENS_OR_ITERS="3epochs", MP_LR_DECAY_ITERS="3epochs"))
+    assert plan.schedule.decay_iters == plan.schedule.train_iters == (6 if batches else 5)
+    plan = made(start.plan(**text, TRAIN_TOKENS_OR_ITERS="9000", MP_LR_DECAY_ITERS="2epochs"))
+    assert plan.schedule.decay_iters == (4 if batches else 3)
+    assert "2 epochs of 2000 tokens: 4000 tokens" in short_plan(plan, driver_wording())
+    _, problems = start.plan(**text, TRAIN_TOKENS_OR_ITERS="9000", MP_LR_DECAY_ITERS="0.1epochs")
+    assert [(one.code, one.names[0]) for one in problems] == [("no-iteration", "MP_LR_DECAY_ITERS")]
+
+
+def test_a_decay_that_is_wrong_is_told(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
+    _, problems = start.plan(MP_LR_DECAY_ITERS="1 epoch", MP_LR_WSD_DECAY_ITERS="0epochs")
+    assert [(one.code, one.names) for one in problems] == [
+        ("epochs-form", ("MP_LR_DECAY_ITERS",)),
+        ("epochs-none", ("MP_LR_WSD_DECAY_ITERS",)),
+    ]
+    wsd = {"MP_LR_DECAY_STYLE": "WSD", "MP_LR_WSD_DECAY_ITERS": "1epoch"}
+    _, problems = start.plan(**wsd, MP_BATCH_SCHEDULE="0:4 2:8")
+    assert [(one.code, one.names[0]) for one in problems] == [("epochs-grown", "MP_LR_WSD_DECAY_ITERS")]
+    weighted = f"0.5 {start.data} 0.5 {start.data}"
+    _, problems = start.plan(TRAIN_TOKENS_OR_ITERS="9", WARMUP_TOKENS_OR_ITERS="1", DATASET_PATH=weighted, **wsd)
+    assert [(one.code, one.names[0]) for one in problems] == [("epochs-weights", "MP_LR_WSD_DECAY_ITERS")]
+    assert capfd.readouterr().err == ""
+    _, problems = start.plan(MP_LR_DECAY_ITERS="0.3epochs")
+    assert [(one.code, one.names[1]) for one in problems] == [("warmup-too-long", "MP_LR_DECAY_ITERS")]
+    _, problems = start.plan(**wsd | {"MP_LR_WSD_DECAY_ITERS": "3epochs"})
+    assert [one.code for one in problems] == ["wsd-too-long"]
+
+
 def test_intervals_that_are_wrong_are_told(start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     _, problems = start.plan(SAVE_INTERVAL="1 epoch", MP_EVAL_INTERVAL="0epochs")
     assert [(one.code, one.names) for one in problems] == [
@@ -313,6 +364,10 @@ def test_a_run_that_goes_on_keeps_its_intervals(saved: Saved, capfd: pytest.Capt
         again = made(saved.start.plan(SAVE_INTERVAL=same))
         assert again.schedule == plan.schedule
         assert not [note for note in again.notes if note.code.startswith("changed")]
+    later = made(saved.start.plan(MP_LR_DECAY_ITERS="2epochs"))
+    assert later.schedule.decay_iters == 13
+    assert [note.code for note in later.notes if note.code in ("changed-value", "rate-jumps")]
+    assert "counting" not in capfd.readouterr().err
 
 
 def test_a_finished_run_stays_finished(saved: Saved, mcore: Callable[..., None]) -> None:

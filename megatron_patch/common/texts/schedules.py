@@ -8,14 +8,14 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "epochs-none": "0 epochs",
     "epochs-weights": (
         "a blend with weights has no epoch: its data sets are read at different rates",
-        "tokens, under SFT and for intervals iterations; or the blend without weights",
+        "tokens; iterations under SFT, for intervals and for the decay; or the blend without weights",
     ),
     "epochs-split": (
         "how many tokens of an epoch {MP_SPLIT} leaves for training is not known here",
-        "tokens; for intervals iterations",
+        "tokens; for intervals and for the decay iterations",
     ),
     "epochs-grown": (
-        "an epoch takes fewer iterations where the batch grows, an interval is always the same",
+        "an epoch takes fewer iterations where the batch grows, and this is one number of them",
         "iterations",
     ),
     "epochs-count-fails": ("the rows of an epoch cannot be counted: {why}", "data that can be read"),
@@ -96,10 +96,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "epochs-none": "0 个轮次",
     "epochs-weights": (
         "带权重的混合没有轮次：各数据集的读取速度不同",
-        "词元数，SFT 时以及间隔为迭代数；或不带权重的混合",
+        "词元数，SFT 时以及间隔和衰减为迭代数；或不带权重的混合",
     ),
-    "epochs-split": ("{MP_SPLIT} 把一个轮次的多少词元留给训练，此处尚不可知", "词元数；间隔为迭代数"),
-    "epochs-grown": ("批次变大时一个轮次的迭代数变少，而间隔始终不变", "迭代数"),
+    "epochs-split": ("{MP_SPLIT} 把一个轮次的多少词元留给训练，此处尚不可知", "词元数；间隔和衰减为迭代数"),
+    "epochs-grown": ("批次变大时一个轮次的迭代数变少，而这里只有一个迭代数", "迭代数"),
     "epochs-count-fails": ("无法数出一个轮次的行数：{why}", "可读取的数据"),
     "epochs-unwritable": ("无法数出一个轮次的行数，因为词元无法写入：{why}", "可写入的文件夹"),
     "epochs-counting": "正在数一个轮次的行数：对话现在分词，训练也会使用",

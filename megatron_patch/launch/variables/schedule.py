@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_patch.common.values import choice, whole
-from megatron_patch.launch.schedule import DECAY_STYLES, WSD_STYLES, batch_schedule
+from megatron_patch.common.values import choice
+from megatron_patch.launch.schedule import DECAY_STYLES, WSD_STYLES, batch_schedule, length
 from megatron_patch.launch.variables.row import row
 
 DECAYING = tuple(style for style in DECAY_STYLES if style != "constant")
@@ -25,9 +25,9 @@ class ScheduleVariables:
     )
     lr_decay_iters: int | None = row(
         None,
-        whole(1),
-        "iteration at which the decay of the learning rate ends; else the last",
-        "学习率衰减结束的迭代；默认为最后一次",
+        length(1),
+        "iteration at which the decay of the learning rate ends, or epochs; else the last",
+        "学习率衰减结束的迭代，也可以是轮次；默认为最后一次",
         matters=("MP_LR_DECAY_STYLE", *DECAYING),
     )
     lr_decay_style: str = row(
@@ -40,9 +40,9 @@ class ScheduleVariables:
     )
     lr_wsd_decay_iters: int | None = row(
         None,
-        whole(1),
-        "WSD: iterations of the decay at the end; else a tenth of the run",
-        "WSD：最后衰减的迭代数；默认为全程的十分之一",
+        length(1),
+        "WSD: iterations of the decay at the end, or epochs; else a tenth of the run",
+        "WSD：最后衰减的迭代数，也可以是轮次；默认为全程的十分之一",
         matters=("MP_LR_DECAY_STYLE", "WSD"),
     )
     lr_wsd_decay_style: str = row(
