@@ -159,6 +159,7 @@ def test_a_batch_grows_under_sft(world: Path, tmp_path: Path) -> None:
     changes |= {"TRAIN_TOKENS_OR_ITERS": 6, "WARMUP_TOKENS_OR_ITERS": 2, "SEQ_LEN": 256, "PAD_LEN": 256}
     whole = start(world, tmp_path / "out", variables=variables, **changes)
     assert [record["batch"] for record in whole.metrics] == [2, 2, 2, 4, 4, 4]
+    assert "an epoch is 30 rows, in a batch that grows" in whole.stdout  # it was 15.0 iterations, by the first batch
     assert [record["lr"] for record in whole.metrics][:3] == pytest.approx([0, 5e-4, 1e-3])
     again = tmp_path / "again"
     shutil.copytree(whole.output, again)

@@ -89,6 +89,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "sft-rows": "{samples:,} samples in {rows:,} rows of {length:,}, {filled:.1%} filled; {taken:,} rows are "
     "{epochs:.2f} epochs",
     "sft-epoch": "an epoch is {iterations:.1f} iterations",
+    "sft-epoch-rows": "an epoch is {rows:row|rows}, in a batch that grows",
     "sft-held-out": "{samples:,} samples of {name} are held out ({MP_SPLIT} {split})",
     "sft-split-empty": "{name} has {count:conversation|conversations}, of which {MP_SPLIT} {split} leaves none for "
     "training or validation",
@@ -101,6 +102,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "sft-unused-keys": "; keys not read: {keys}",
     "sft-unread": "keys of messages that neither their format nor the chat template reads: {keys}",
     "sft-unread-key": "{key} ({count:message|messages}, the first in {first})",
+    "sft-endless": "in {rows:,} rows the last answer ends without a special token: the model does not learn to end it",
     "sft-special": "special tokens are spelled out in {rows:,} rows, and read as such",
     "sft-lost": "lost, {cause}: {count:,}{hint}",
     "sft-noted": "used, {cause}: {count:,}{hint}",
@@ -129,6 +131,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "inspect-no-row": "there is no row {number}: rows are 0 to {last}",
     "inspect-no-sample": "there is no sample {number}: samples are 0 to {last}",
     "inspect-line-file": "--line takes one file of conversations",
+    "inspect-line-alone": "--line shows one row, and nothing of {others}: two commands",
     "inspect-trained": "trained on {share:.1%} of the positions",
     "inspect-lengths": "lengths: {lengths}",
     "inspect-rows": "{how}: {rows:,} rows of {length}, {filled:.1%} filled",
@@ -143,6 +146,12 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "side-by-design": "{what} (as is its way with earlier turns)",
     "side-used": "Used; MP_SFT_TURNS=one-by-one trains each turn as the last of a sample, with its reasoning.",
     "side-dropped": "Lost for that; MP_SFT_DROPPED=keep uses it as it is.",
+    "side-kept": "Used as it is (MP_SFT_DROPPED=keep).",
+    "side-nothing-left-out": "The chat template leaves nothing out.",
+    "side-too-long-cut": "{tokens} tokens, and a row holds {most}: cut there; {left} of {trained} trained ones stay.",
+    "side-too-long-lost": "{tokens} tokens, and a row holds {most}: lost, nothing is trained in the first {most}.",
+    "side-too-long-drop": "{tokens} tokens, and a row holds {most}: lost (MP_SFT_OVERLONG=drop).",
+    "side-too-long-error": "{tokens} tokens, and a row holds {most}: no training starts (MP_SFT_OVERLONG=error).",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -222,6 +231,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "sft-rows": "{samples:,} 个样本排成 {rows:,} 行，每行 {length:,} 个位置，填充率 {filled:.1%}；"
     "{taken:,} 行是 {epochs:.2f} 个轮次",
     "sft-epoch": "一个轮次是 {iterations:.1f} 次迭代",
+    "sft-epoch-rows": "一个轮次是 {rows} 行，批量在增长",
     "sft-held-out": "留出 {name} 的 {samples:,} 个样本（{MP_SPLIT} {split}）",
     "sft-split-empty": "{name} 有 {count} 个对话，按 {MP_SPLIT} {split} 划分后，训练或验证会没有对话",
     "sft-shares": "{shares}",
@@ -232,6 +242,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "sft-unused-keys": "；没有读取的键：{keys}",
     "sft-unread": "消息中格式和对话模板都不读取的键：{keys}",
     "sft-unread-key": "{key}（{count} 条消息，首次见于 {first}）",
+    "sft-endless": "有 {rows:,} 行的最后一个回答不以特殊词元结束：模型学不到何时结束",
     "sft-special": "有 {rows:,} 行的文本中写出了特殊词元，会按特殊词元读取",
     "sft-lost": "舍弃，{cause}：{count:,}{hint}",
     "sft-noted": "使用，{cause}：{count:,}{hint}",
@@ -258,6 +269,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "inspect-no-row": "没有第 {number} 行：行号是 0 到 {last}",
     "inspect-no-sample": "没有样本 {number}：样本号是 0 到 {last}",
     "inspect-line-file": "--line 只接受一个对话文件",
+    "inspect-line-alone": "--line 只显示一行，不处理 {others}：请分成两条命令",
     "inspect-trained": "{share:.1%} 的位置参与训练",
     "inspect-lengths": "长度：{lengths}",
     "inspect-rows": "{how}：{rows:,} 行，每行 {length} 个位置，填充率 {filled:.1%}",
@@ -272,4 +284,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "side-by-design": "{what}（对较早的轮次，模板按设计如此）",
     "side-used": "使用；MP_SFT_TURNS=one-by-one 把每一轮作为样本的最后一轮来训练，并带上推理内容。",
     "side-dropped": "因此舍弃；MP_SFT_DROPPED=keep 会原样使用它。",
+    "side-kept": "原样使用（MP_SFT_DROPPED=keep）。",
+    "side-nothing-left-out": "对话模板没有略去任何内容。",
+    "side-too-long-cut": "{tokens} 个词元，一行容纳 {most} 个：在此截断；{trained} 个参与训练的词元中剩下 {left} 个。",
+    "side-too-long-lost": "{tokens} 个词元，一行容纳 {most} 个：舍弃，前 {most} 个中没有参与训练的词元。",
+    "side-too-long-drop": "{tokens} 个词元，一行容纳 {most} 个：舍弃（MP_SFT_OVERLONG=drop）。",
+    "side-too-long-error": "{tokens} 个词元，一行容纳 {most} 个：训练不会开始（MP_SFT_OVERLONG=error）。",
 }

@@ -20,11 +20,13 @@ import numpy.typing as npt
 from megatron_patch.common.command_line import ArgumentParser, as_variable
 from megatron_patch.common.disk import explain
 from megatron_patch.common.errors import UserError, print_error
+from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.terminal import guard, plain, raw
 from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.sft import side_by_side
 from megatron_patch.data.sft.chat_tokenizer import ChatTokenizer, load_chat_tokenizer
+from megatron_patch.data.sft.encoder import Encoder
 from megatron_patch.data.sft.layout import RowLayout, lay_out
 from megatron_patch.data.sft.loss_mask import LOSSES, Tokens
 from megatron_patch.data.sft.prepare import KINDS, Component, SFTData, open_components
@@ -133,7 +135,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help=localized("help-cache"))
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help=localized("help-workers"))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    others = [name for name in ("sample", "row", "plot", "report") if args.line and getattr(args, name)]
+    if others:
+        parser.error(localized("inspect-line-alone", others=[f"--{name}" for name in others]))
+    return args
 
 
 def show(args: argparse.Namespace, cache: Path) -> None:
@@ -173,10 +179,19 @@ def show(args: argparse.Namespace, cache: Path) -> None:
             print(show_sample(tokenizer, samples, number, colour), end="\n\n", file=raw(sys.stdout))
         print(component.name, *map(Message.localized, statistics(component, layout)), sep="\n")
     if args.report:
-        components[0].report.write(args.report)
+        _write_reports(components, args.report)
     if args.plot:
         draw(np.concatenate([component.samples.lengths for component in components]), args.seq_length, args.plot)
         say("inspect-plot", file=args.plot)
+
+
+def _write_reports(components: list[Component], path: Path) -> None:
+    """The report of the data, or of each data set of a blend under its name."""
+    if len(components) == 1:
+        components[0].report.write(path)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {component.name: component.report.as_dict() for component in components})
 
 
 def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer, colour: bool) -> list[str]:
@@ -190,7 +205,16 @@ def lines_of(args: argparse.Namespace, tokenizer: ChatTokenizer, colour: bool) -
         raise DataError("inspect-line-file")
     template, width = ChatTemplate.of(tokenizer), shutil.get_terminal_size((120, 40)).columns
     path = Path(args.paths[0])
-    return [side_by_side.compare(path, line, template, width, colour=colour) for line in args.line]
+    encoder = Encoder(tokenizer, "hf")
+    training = side_by_side.Training(
+        loss=args.loss,
+        turns=args.turns,
+        dropped=args.dropped,
+        overlong=args.overlong,
+        seq_length=args.seq_length,
+        encode=lambda rendered: encoder.encode([rendered])[0][1],
+    )
+    return [side_by_side.compare(path, line, template, width, colour=colour, training=training) for line in args.line]
 
 
 def _colour(args: argparse.Namespace) -> bool:

@@ -7,7 +7,8 @@ template left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +25,7 @@ from megatron_patch.data.jsonl import DataError
 from megatron_patch.data.rows import Row
 from megatron_patch.data.sft.formats import ChatMessage, Conversation, EmptyRow, MalformedRow, UnwantedRow, format_of
 from megatron_patch.data.sft.formats.common import REASONING_KEYS
+from megatron_patch.data.sft.loss_mask import Turns, one_by_one, trained
 from megatron_patch.data.sft.rendering.fidelity import ARGUMENTS, CALL, REASONING, TOOL
 from megatron_patch.data.sft.rendering.template import ChatTemplate, Rendered
 from megatron_patch.data.sft.tokenize import cut_of
@@ -48,8 +50,23 @@ def row_at(path: Path, line: int) -> Row:
     raise DataError("data-no-line", file=path, line=line)
 
 
-def compare(path: Path, line: int, template: ChatTemplate, width: int, *, colour: bool = False) -> str:
-    """The two columns and what is below them.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training does with a row, by the variables of the same names."""
+
+    loss: str = "assistant"
+    turns: str = "together"
+    dropped: str = "lose"
+    overlong: str = "truncate"
+    seq_length: int = 0
+    encode: Callable[[Rendered], Turns] | None = None
+    """The turn of each token; without it lengths are not told."""
+
+
+def compare(
+    path: Path, line: int, template: ChatTemplate, width: int, *, colour: bool = False, training: Training | None = None
+) -> str:
+    """The two columns and what is below them, once for each sample.
 
     Args:
         width: cells of both columns together.
@@ -63,44 +80,56 @@ def compare(path: Path, line: int, template: ChatTemplate, width: int, *, colour
     try:
         named, _ = by_columns(row, columns_of(path))
         conversation = format_of(named).convert(named.record)
-        rendered = template.render(conversation)
+        training = training or Training()
+        samples = (one_by_one(conversation) if training.turns == "one-by-one" else []) or [conversation]
+        rendered = [template.render(sample) for sample in samples]
     except (MalformedRow, EmptyRow, UnwantedRow) as error:
         return "\n".join([printable(localized("side-lost", place=head, why=error)), *_as_it_stands(row)])
     column = max(LEAST_WIDTH, (width - 3) // 2)
     lines = [printable(localized("side-head", place=head, source=template.source))]
-    lines.append(_beside(localized("side-says"), localized("side-reads"), column))
+    for sample, text in zip(samples, rendered, strict=True):
+        lines += _columns(sample, text, column, colour, training)
+        lines += ["", *(printable(message.localized()) for message in _becomes(text, training)), ""]
+    return "\n".join(lines[:-1])
+
+
+def _columns(
+    conversation: Conversation, rendered: Rendered, column: int, colour: bool, training: Training
+) -> Iterator[str]:
+    """One sample, in two columns of so many cells."""
+    yield _beside(localized("side-says"), localized("side-reads"), column)
     left_out = localized("side-left-out")
-    for says, reads, trained in _blocks(conversation, rendered):
-        lines.append(f"{'─' * column}─┼─{'─' * column}")
-        left, right = _wrapped(says, column), _wrapped(f"⟦{reads}⟧" if trained else reads, column)
+    for says, reads, learned in _blocks(conversation, rendered, training.loss):
+        yield f"{'─' * column}─┼─{'─' * column}"
+        left, right = _wrapped(says, column), _wrapped(f"⟦{reads}⟧" if learned else reads, column)
         for a, b in zip_longest(left, right, fillvalue=""):
-            red, green = colour and left_out in a, colour and trained
-            lines.append(_beside(a, b, column, RED if red else "", GREEN if green else ""))
-    return "\n".join([*lines, "", *(printable(message.localized()) for message in _left_out(rendered))])
+            red, green = colour and left_out in a, colour and learned
+            yield _beside(a, b, column, RED if red else "", GREEN if green else "")
 
 
 Block = tuple[str, str, bool]
 """Some messages of the row, the text that stands for them, and whether it is trained."""
 
 
-def _blocks(conversation: Conversation, rendered: Rendered) -> Iterator[Block]:
-    """Each trained turn beside its text, and what lies between them beside the text between them."""
+def _blocks(conversation: Conversation, rendered: Rendered, loss: str) -> Iterator[Block]:
+    """Each turn that may be trained beside its text, and what lies between them beside the text between them."""
     says = partial(_messages, conversation, rendered)
-    trained = [
+    every = loss == "all"
+    answers = [
         number
         for number, message in enumerate(conversation.messages)
         if message["role"] == "assistant" and number not in conversation.context
     ]
-    if len(trained) != len(rendered.spans):  # a template that marks other blocks than messages
-        yield says(0, len(conversation.messages)), marked(rendered), False
+    if len(answers) != len(rendered.spans):  # a template that marks other blocks than messages
+        yield says(0, len(conversation.messages)), rendered.text if every else marked(rendered, loss), every
         return
     first, at = 0, 0
-    for number, (start, end) in zip(trained, rendered.spans, strict=True):
-        yield says(first, number), rendered.text[at:start].strip("\n"), False
-        yield says(number, number + 1), rendered.text[start:end], True
+    for number, (start, end) in zip(answers, rendered.spans, strict=True):
+        yield says(first, number), rendered.text[at:start].strip("\n"), every
+        yield says(number, number + 1), rendered.text[start:end], loss != "last" or number == answers[-1]
         first, at = number + 1, end
     if rest := rendered.text[at:].strip("\n"):
-        yield says(first, len(conversation.messages)), rest, False
+        yield says(first, len(conversation.messages)), rest, every
 
 
 def _beside(left: str, right: str, column: int, before: str = "", after: str = "") -> str:
@@ -125,10 +154,10 @@ def _messages(conversation: Conversation, rendered: Rendered, first: int, end: i
     return "\n\n".join(parts)
 
 
-def marked(rendered: Rendered) -> str:
+def marked(rendered: Rendered, loss: str = "assistant") -> str:
     """The rendering with brackets around what is trained."""
     parts, at = [], 0
-    for start, end in rendered.spans:
+    for start, end in rendered.spans[-1:] if loss == "last" else rendered.spans:
         parts += [rendered.text[at:start], "⟦", rendered.text[start:end], "⟧"]
         at = end
     return "".join([*parts, rendered.text[at:]])
@@ -148,17 +177,34 @@ def _parts(message: ChatMessage, dropped: set[str]) -> Iterator[str]:
         yield f"{out if calls else ''}{localized('side-calls', name=function['name'], arguments=arguments)}"
 
 
-def _left_out(rendered: Rendered) -> Iterator[Message]:
-    """What is missing, and what becomes of the row for that."""
-    if not rendered.dropped:
-        yield Message("side-whole")
-        return
+def _becomes(rendered: Rendered, training: Training) -> Iterator[Message]:
+    """What is missing, and what becomes of the row for that or for its length."""
     for item in rendered.dropped:
         yield Message("side-by-design", what=item.told) if item.by_design else item.told
-    if all(item.by_design for item in rendered.dropped):
-        yield Message("side-used")
-    else:
+    by_design = all(item.by_design for item in rendered.dropped)
+    if training.dropped == "lose" and not by_design:
         yield Message("side-dropped")
+    elif too_long := _too_long(rendered, training):
+        if not rendered.dropped:
+            yield Message("side-nothing-left-out")
+        yield too_long
+    else:
+        yield Message("side-kept" if not by_design else "side-used" if rendered.dropped else "side-whole")
+
+
+def _too_long(rendered: Rendered, training: Training) -> Message | None:
+    """What becomes of more tokens than a row holds; None where there are not as many."""
+    turns = training.encode(rendered) if training.encode else None
+    most = training.seq_length + 1
+    if turns is None or len(turns) <= most:
+        return None
+    if training.overlong != "truncate":
+        code = "side-too-long-drop" if training.overlong == "drop" else "side-too-long-error"
+        return Message(code, tokens=len(turns), most=most)
+    mask = trained(turns, training.loss)
+    left = int(mask[:most].sum())
+    code = "side-too-long-cut" if left else "side-too-long-lost"
+    return Message(code, tokens=len(turns), most=most, left=left, trained=int(mask.sum()))
 
 
 def _as_it_stands(row: Row) -> Iterator[str]:

@@ -120,14 +120,20 @@ def _provide(
     if os.environ.get("RANK", "0") == "0" and not vp_stage:
         say(localized("split-says", split=named("training"), line=rows.describe()))
         if isinstance(rows, RowDataset):
-            line = Message("sft-epoch", iterations=rows.rows_per_epoch / args.global_batch_size)
-            say(localized("split-says", split=named("training"), line=line))
+            say(localized("split-says", split=named("training"), line=epoch_length(args, rows.rows_per_epoch)))
         _remember(args)
     if args.eval_iters and validation:
         per_evaluation = args.eval_iters * args.eval_global_batch_size
         needed = enough_for_validation(args, num_samples[1]) or 0
         return rows, ValidationRows(validation, layout, per_evaluation=per_evaluation, num_rows=needed), None
     return rows, None, None
+
+
+def epoch_length(args: Any, rows: int) -> Message:
+    """Rows of an epoch in iterations; where the batch grows these are not one number."""
+    if args.step_batch_size_schedule:
+        return Message("sft-epoch-rows", rows=rows)
+    return Message("sft-epoch", iterations=rows / args.global_batch_size)
 
 
 def _remember(args: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from megatron_patch.common.messages import Message
 from megatron_patch.data import rows
 from megatron_patch.data.corpus import TextCorpus, read
 from megatron_patch.data.jsonl import DataError
@@ -152,6 +154,28 @@ def test_special_tokens_that_were_typed_are_reported(
 ) -> None:
     cache = cache_of(write_json_lines(tmp_path / "inject.jsonl", [GOOD, record]), tokenizer_folder)
     assert cache.report.files[0].special_rows == 1
+
+
+def test_answers_that_end_without_a_token_are_counted(
+    tmp_path: Path, tokenizer_folder: Path, write_json_lines: Write
+) -> None:
+    """A template without an end of turn, and one whose generation block leaves it out: no answer learns to end."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(tokenizer_folder, folder)
+    data = write_json_lines(tmp_path / "rows.jsonl", [GOOD, GOOD, {"text": "?"}])
+    body = "{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}"
+    for number, (turn, count) in enumerate([("{{ m.content }}\n", 2), ("{{ m.content + eos_token }}\n", 0), (body, 2)]):
+        for file in folder.glob("chat_template*"):
+            file.unlink()
+        (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: " + turn + "{% endfor %}")
+        source = CacheSource.of([data], folder)
+        cache = open_cache(source, tmp_path / f"cache{number}", say=lambda line: None, workers=1)
+        assert cache.report.files[0].endless_rows == count
+        assert ("sft-endless" in [_inner(line) for line in cache.report.lines()]) == bool(count)
+
+
+def _inner(message: Message) -> str:
+    return getattr(message.values.get("text"), "code", "")
 
 
 def test_rows_of_a_list_on_one_line_have_numbers(tmp_path: Path, tokenizer_folder: Path) -> None:

@@ -123,6 +123,10 @@ class ChatTemplate:
         """Whether a text, tool or call of it holds what the tokenizer takes for a special token."""
         return self._special.search("\0".join(conversation.texts())) is not None
 
+    def ends(self, rendered: Rendered) -> bool:
+        """Whether the last trained turn, if there is one, ends with a special token."""
+        return not rendered.spans or rendered.text[: rendered.spans[-1][1]].rstrip().endswith(self._special_tokens)
+
     def render(self, conversation: Conversation) -> Rendered:
         """The text, where the trained turns are, and what the text lacks.
 
