@@ -38,6 +38,7 @@ DIRECT_BYTES = 2 << 20
 """Written at a time."""
 _SPARE: list[Any] = []
 """Memory of files that are closed."""
+_libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _TMPFS = 0x01021994
 """Source: statfs(2)."""
@@ -208,7 +209,7 @@ def _open_direct(file: Path, flags: int) -> int:
 
 def _is_tmpfs(descriptor: int) -> bool:
     said = (ctypes.c_long * 32)()  # struct statfs begins with the type
-    return ctypes.CDLL(None).fstatfs(descriptor, said) == 0 and said[0] == _TMPFS
+    return _libc.fstatfs(descriptor, said) == 0 and said[0] == _TMPFS
 
 
 def check_target(target: Path, *, overwrite: bool, sources: list[Path]) -> list[Message]:
@@ -318,9 +319,8 @@ def _put_in_place(path: Path, target: Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         path.rename(target)  # rename(2) replaces an empty folder
     else:
-        libc = ctypes.CDLL(None, use_errno=True)
         names = (_AT_FDCWD, os.fsencode(path), _AT_FDCWD, os.fsencode(target))
-        if libc.renameat2(*names, _RENAME_EXCHANGE):
+        if _libc.renameat2(*names, _RENAME_EXCHANGE):
             error = os.strerror(ctypes.get_errno())
             raise CheckpointError.at(target, "target-no-exchange", error=error)
         shutil.rmtree(path)

@@ -8,6 +8,7 @@ that takes no longer, and what many threads have mapped is unmapped by one (0.04
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from pathlib import Path
@@ -197,7 +198,7 @@ class BlockMaker:
 
     def _look(self, part: torch.Tensor, span: Span, *, cast: bool = False) -> None:
         """Refuse NaN and infinity. Smallest and largest are the cheapest sums that show both."""
-        if part.numel() and not all(torch.isfinite(edge) for edge in part.aminmax()):
+        if part.numel() and not all(math.isfinite(edge.item()) for edge in part.aminmax()):
             row, *_ = torch.nonzero(~torch.isfinite(part.float()))[0].tolist()
             code = VALUES[bool(part[row].isnan().any()), cast]
             facts = {"tensor": of_layer(span.name, span.layer), "row": span.start + row}

@@ -75,6 +75,7 @@ class TorchDistReader:
         """Layer axis included."""
         self._element_types: dict[str, str] = {}
         self.chunks: dict[str, list[PlacedChunk]] = {}
+        self._layers: dict[str, dict[int, list[PlacedChunk]]] = {}
         self._metadata = read_metadata(folder)
         try:
             self._checksums = read_checksums(folder)
@@ -121,13 +122,23 @@ class TorchDistReader:
         Rows are counted from `start`.
         """
         lead = 0 if layer is None else 1
-        for chunk in self.chunks[name]:
+        for chunk in self.chunks[name] if layer is None else self._of_layer(name, layer):
             (row0, *columns0), (held, *columns) = chunk.offsets[lead:], chunk.sizes[lead:]
             within = 0 if layer is None else layer - chunk.offsets[0]
             first, last = max(start, row0), min(start + rows, row0 + held)
-            if first < last and (layer is None or 0 <= within < chunk.sizes[0]):
+            if first < last:
                 across = slice(columns0[0], columns0[0] + columns[0]) if columns else slice(0, 1)
                 yield chunk, within * held + first - row0, slice(first - start, last - start), across
+
+    def _of_layer(self, name: str, layer: int) -> list[PlacedChunk]:
+        """The chunks that hold some of a layer: of a large model they are few among thousands."""
+        if name not in self._layers:
+            layers: dict[int, list[PlacedChunk]] = {}
+            for chunk in self.chunks[name]:
+                for held in range(chunk.offsets[0], chunk.offsets[0] + chunk.sizes[0]):
+                    layers.setdefault(held, []).append(chunk)
+            self._layers[name] = layers
+        return self._layers[name].get(layer, [])
 
     def read_rows(self, name: str, layer: int | None, start: int, out: torch.Tensor) -> None:
         """Fill `out`, `[rows, columns]` or `[rows]` in the stored type, with rows from `start` of one layer.
