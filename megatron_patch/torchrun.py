@@ -46,18 +46,19 @@ from megatron_patch.common.terminal import guard, raw
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.rank_notes import folder_of_ranks
 from megatron_patch.runs.recovery import Event, Failure, Status, note_event
-from megatron_patch.runs.restart import AGAIN, ASKS_RANKS, ENDS_RANKS, StepCounter, read_again, start_again
+from megatron_patch.runs.restart import AGAIN, ASKS, ASKS_RANKS, ENDS_RANKS, StepCounter, read_again, start_again
 from megatron_patch.runs.watchdog import Watchdog
 from megatron_patch.trainer.errors import echo_of
 from megatron_patch.trainer.process import TOLD_BY_LAUNCHER, end_with_launcher
 
-ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Signals that ask the ranks to finish their step, save and end."""
 GRACE = 600.0
 """Seconds that they have for it: a step, and a checkpoint that is written."""
 KILLED_AFTER = 28
 """Seconds from the first failure: torch.distributed.run 2.11 gives ranks 30 to end before it kills them, in times that
 are whole seconds. Who was killed earlier was killed by somebody else."""
+SWALLOWED = 3.0
+"""Seconds after which a SystemExit that was raised in a signal handler has not ended this process: code that was
+running caught it, or could not pass it on (a callback from C, a destructor), as in the import of torch."""
 SHOW_CURSOR = "\x1b[?25h"
 """A live line hides it, and a rank that is killed cannot bring it back."""
 
@@ -73,6 +74,7 @@ def main(arguments: list[str]) -> int:
     in_cluster = os.environ.get(run_status.INHERITED, "0").isdecimal() is False
     stop = Stop()
     stop.listen(to_launcher=in_cluster)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)  # the driver blocked them until somebody would listen
     if in_cluster:
         end_with_launcher(ASKS_RANKS)
     try:
@@ -208,6 +210,8 @@ class Stop:
         self.at_once = False
         self.by_launcher = False
         """The launcher of this machine ended the run, and has said why."""
+        self._before_ranks = False
+        """Asked before there were any: SystemExit is on its way."""
         self._folder: Path | None = None
         self._lock: int | None = None
 
@@ -257,9 +261,12 @@ class Stop:
         """They are not started yet, so nothing is lost; or they are done, and nothing is left to do."""
         status = self.status(self._folder)
         if status:
+            cause = Message("stopped-before-ranks", signal=signal.Signals(status - 128).name)
+            _say(localized("stopped", cause=cause))
             if self._folder is not None:
-                cause = Message("stopped-before-ranks", signal=signal.Signals(status - 128).name)
                 run_status.record_end(self._folder, "stopped", cause)
+            self._before_ranks = True
+            signal.setitimer(signal.ITIMER_REAL, SWALLOWED)
             sys.exit(status)
 
     def _end_for_launcher(self, number: int, frame: FrameType | None) -> None:
@@ -270,10 +277,22 @@ class Stop:
             sys.exit(Status.FAILED)
 
     def _end_at_once(self, number: int, frame: FrameType | None) -> None:
+        if self._before_ranks and self.asked is not None:
+            self._end_after_swallowed(self.asked)
+            return
         self.at_once = True
         if number == signal.SIGALRM:
             _say(localized("stop-forced", seconds=GRACE))
         _kill(children_of(os.getpid()), signal.SIGKILL)
+
+    def _end_after_swallowed(self, asked: signal.Signals) -> None:
+        """SystemExit did not come through; ranks may have been started meanwhile."""
+        ranks = children_of(os.getpid())
+        if not ranks:
+            os._exit(128 + asked)
+        self._before_ranks = False
+        _kill(ranks, signal.SIGTERM)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
 
 
 def _kill(processes: Sequence[int], number: signal.Signals) -> None:

@@ -117,10 +117,14 @@ def _file_of(trace: TracebackType | None) -> Path | None:
 
 
 def say_instead_of_a_traceback() -> None:
-    """From now on an error of a disk that nobody caught ends this process with its sentence, status 1."""
+    """From now on an error of a disk that nobody caught ends this process with its sentence, status 1, and Ctrl-C with
+    a word."""
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> Any:
+        if isinstance(error, KeyboardInterrupt):
+            print(localized("interrupted"), file=sys.stderr, flush=True)
+            return None
         sentence = explain(error.with_traceback(trace))
         if sentence is None:
             return before(kind, error, trace)

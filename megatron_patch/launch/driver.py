@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ from megatron_patch.launch.schedule import Epochs
 from megatron_patch.models import AUTO, dropout_of, families, resolve_size
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.folder import COMMAND, set_misfits_aside, write_plan
-from megatron_patch.runs.restart import AGAIN, Again
+from megatron_patch.runs.restart import AGAIN, ASKS, Again
 
 USAGE_ERROR = 2
 MODEL_SIZE = next(position.number - 1 for position in POSITIONS if position.name == "MODEL_SIZE")
@@ -326,7 +327,11 @@ def _start(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:
     os.set_inheritable(lock, True)
     sys.stdout.flush()
     ours = command.environment(environ) | {run_status.INHERITED: str(lock)}
-    return os.execve(command.argv[0], list(command.argv), ours)
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)  # none is lost, or a traceback, until torchrun listens
+    try:
+        return os.execve(command.argv[0], list(command.argv), ours)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)  # it was not to be
 
 
 def record(plan: Plan, command: Command, environ: Mapping[str, str]) -> int:

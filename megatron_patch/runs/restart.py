@@ -20,6 +20,9 @@ from megatron_patch.runs.recovery import Event, Failure, after_failure, note_eve
 from megatron_patch.runs.folder import METRICS
 from megatron_patch.common.strict_json import parse_json
 
+ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals on which the ranks finish their step, save and end: a scheduler's, a person's, a closed terminal's, Slurm's
+early warning."""
 ASKS_RANKS = signal.SIGRTMIN
 """What a launcher that stands before torchrun sends it when the run is asked to end. What else torchrun is sent, by a
 terminal or Slurm, has reached the launcher too."""

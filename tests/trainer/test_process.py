@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,27 @@ os.execv(sys.executable, [sys.executable, "-c", "print('up', flush=True); import
 """
 
 
+SWALLOWS = """
+import os, signal, time
+from megatron_patch.torchrun import Stop
+
+Stop().listen(to_launcher=False)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except SystemExit:
+    print("swallowed", flush=True)
+time.sleep(600)
+"""
+INTERRUPTED = """
+import os, signal
+from megatron_patch.common.terminal import guard
+
+guard()
+os.kill(os.getpid(), signal.SIGINT)
+signal.pause()
+"""
+
+
 def start(code: str, folder: Path) -> subprocess.Popen[str]:
     """A process that ends when its standard input does."""
     return subprocess.Popen(
@@ -51,6 +73,19 @@ def start(code: str, folder: Path) -> subprocess.Popen[str]:
 def first_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+def test_a_signal_before_the_ranks_ends_a_launcher_whose_imports_swallow_it() -> None:
+    """Ctrl-C while torch was imported was lost now and then, and the run went on."""
+    done = subprocess.run([sys.executable, "-c", SWALLOWS], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (130, "swallowed\n")
+    assert "stopped by SIGINT, before training" in done.stderr
+
+
+def test_ctrl_c_is_a_word_and_not_a_traceback() -> None:
+    command = [sys.executable, "-c", INTERRUPTED]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
 
 
 def end(process: subprocess.Popen[str]) -> None:

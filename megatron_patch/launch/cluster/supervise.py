@@ -27,11 +27,8 @@ from megatron_patch.launch.plan import Plan
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.folder import LOGS
 from megatron_patch.runs.recovery import Status
-from megatron_patch.runs.restart import ASKS_RANKS, ENDS_RANKS
+from megatron_patch.runs.restart import ASKS, ASKS_RANKS, ENDS_RANKS
 
-ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Signals on which the ranks finish their step, save and end: a scheduler's, a person's, a closed terminal's, Slurm's
-early warning."""
 STOPPED = 128
 """A signal's number is added to it: the exit status of a run that was asked to end, and has not finished."""
 LAST_WORDS = 180.0
