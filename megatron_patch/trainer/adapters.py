@@ -60,12 +60,18 @@ def prepare(args: Any, model_chunks: list[Any]) -> None:
 
 
 def load_base(model_chunks: list[Any], folder: Path) -> None:
-    """Fill a model from one iteration of a Megatron checkpoint (torch_dist), whatever its layout was."""
+    """Fill a model from one iteration of a Megatron checkpoint (torch_dist), whatever its layout was.
+
+    All chunks of a virtual pipeline in one go: megatron-core refuses a load in which the ranks together leave a part
+    of a tensor out.
+    """
     from megatron.core import dist_checkpointing
 
-    for chunk in model_chunks:
-        state = dist_checkpointing.load(chunk.sharded_state_dict(), str(folder))
-        chunk.load_state_dict({name: state[name] for name in chunk.state_dict() if name in state})
+    wanted = {f"model{number}": chunk.sharded_state_dict() for number, chunk in enumerate(model_chunks)}
+    state = dist_checkpointing.load(wanted, str(folder))
+    for number, chunk in enumerate(model_chunks):
+        found = state[f"model{number}"]
+        chunk.load_state_dict({name: found[name] for name in chunk.state_dict() if name in found})
 
 
 def _record(args: Any, settings: LoraSettings) -> None:

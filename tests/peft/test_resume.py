@@ -70,10 +70,16 @@ def test_another_layout_at_a_resume(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_base_in_megatrons_form_is_the_same_run(world: World, ours: Run, tmp_path: Path) -> None:
-    """The converted folder, read at TP 2: what another layout wrote is what the ranks hold."""
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param("--tensor-model-parallel-size 2", id="TP2"),
+        pytest.param("--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1", id="VPP"),
+    ],
+)
+def test_a_base_in_megatrons_form_is_the_same_run(world: World, ours: Run, tmp_path: Path, layout: str) -> None:
+    """The converted folder: what another layout wrote is what the ranks hold. In a virtual pipeline no run started."""
     assert convert(["--source", str(world.hf), "--output-path", str(tmp_path / "mcore")]) == 0
     start = f"--base-checkpoint {tmp_path / 'mcore' / 'release'} --lora-adapter {world.adapter} {FLAGS}"
-    schedule = "--lr 2e-3 --min-lr 2e-4 --tensor-model-parallel-size 2"
-    run = train(tmp_path / "run", world.data, f"{start} {schedule}", processes=2)
+    run = train(tmp_path / "run", world.data, f"{start} --lr 2e-3 --min-lr 2e-4 {layout}", processes=2)
     assert max(abs(a - b) for a, b in zip(run.losses, ours.losses, strict=True)) <= 2e-6
