@@ -277,6 +277,11 @@ def main() -> None:
             converter.close()
 
 
+def _medians(runs: list[Measured]) -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    return statistics.median(run.seconds for run in runs), statistics.median(run.cpu_seconds for run in runs)
+
+
 def table(found: dict[str, list[Measured]], nbytes: int) -> str:
     """Medians of each step, and how many times those of a plain copy they are.
 
@@ -284,20 +289,17 @@ def table(found: dict[str, list[Measured]], nbytes: int) -> str:
         nbytes: of the weights.
     """
     copied = found.get("cp -r; sync")
-    plain = statistics.median(run.seconds for run in copied) if copied else math.nan
-    plain_cpu = statistics.median(run.cpu_seconds for run in copied) if copied else math.nan
+    plain, plain_cpu = _medians(copied) if copied else (math.nan, math.nan)
     lines = [f"{'':29}  wall s   GB/s  to copy   CPU s  system  to copy  peak anonymous   wall of each round"]
     for step, runs in found.items():
-        seconds = statistics.median(run.seconds for run in runs)
-        peak = max(run.peak_bytes for run in runs) / GIB
-        cpu = statistics.median(run.cpu_seconds for run in runs)
+        (seconds, cpu), peak = _medians(runs), max(run.peak_bytes for run in runs) / GIB
         system = statistics.median(run.system_seconds for run in runs)
         each = " ".join(f"{run.seconds:.2f}" for run in runs)
         lines.append(
             f"{step:29} {seconds:7.2f} {nbytes / 1e9 / seconds:6.2f} {seconds / plain:7.2f}x {cpu:7.1f} {system:7.1f} "
             f"{cpu / plain_cpu:7.2f}x {peak:11.2f} GiB   {each}"
         )
-    return "\n".join(lines)
+    return "\n".join(lines).replace("nanx", "   -")
 
 
 if __name__ == "__main__":

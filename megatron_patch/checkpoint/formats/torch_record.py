@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import torch
 
 from megatron_patch.checkpoint.errors import CheckpointError, sizes
+
+EDGE_BYTES = 8192
+"""More than what torch.save writes before and after the numbers of one tensor."""
 
 
 def find_numbers(file: Path, start: int, length: int, shape: tuple[int, ...], dtype: torch.dtype) -> int:
@@ -42,10 +46,13 @@ def find_numbers(file: Path, start: int, length: int, shape: tuple[int, ...], dt
 
 
 class _Window(io.RawIOBase):
-    """A part of a file, as a file."""
+    """A part of a file, as a file. Its ends, all but the numbers, are read at once: each read leaves the GIL."""
 
     def __init__(self, file: Path, start: int, length: int) -> None:
-        self._raw, self._start, self._length, self._at = file.open("rb", buffering=0), start, length, 0
+        self._fd, self._start, self._length, self._at = os.open(file, os.O_RDONLY | os.O_CLOEXEC), start, length, 0
+        self._head = os.pread(self._fd, min(EDGE_BYTES, length), start)
+        self._tail_at = max(0, length - EDGE_BYTES)
+        self._tail = os.pread(self._fd, length - self._tail_at, start + self._tail_at)
 
     def readable(self) -> bool:
         return True
@@ -62,11 +69,18 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")[: max(0, self._length - self._at)]
-        self._raw.seek(self._start + self._at)
-        got = self._raw.readinto(view) or 0
-        self._at += got
-        return got
+        got = self._read(len(view))
+        view[: len(got)] = got
+        self._at += len(got)
+        return len(got)
+
+    def _read(self, count: int) -> bytes:
+        for first, kept in ((0, self._head), (self._tail_at, self._tail)):
+            if first <= self._at and self._at + count <= first + len(kept):
+                return kept[self._at - first : self._at - first + count]
+        return os.pread(self._fd, count, self._start + self._at)
 
     def close(self) -> None:
-        self._raw.close()
-        super().close()
+        if not self.closed:
+            os.close(self._fd)
+            super().close()
