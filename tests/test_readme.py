@@ -1,7 +1,8 @@
 """The commands that the READMEs show run as they stand, in order, in a copy of the working tree.
 
 Every fenced `bash` block is run, unless the line before the fence is `<!-- not run: reason -->`.
-The environment only makes them short (QUICKSTART_ITERS) and names the interpreter (PYTHON).
+The environment only makes them short (QUICKSTART_ITERS) and names the interpreter (PYTHON): one that has its imports
+behind it (faults/warm_python.py), in a slow test the real one.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from .faults.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "examples/llama3_1/README.md")
@@ -45,10 +49,8 @@ def blocks_of(readme: str) -> list[Block]:
     ]
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy_tree(folder: Path) -> Path:
     """The working tree, as git sees it, elsewhere."""
-    folder = tmp_path_factory.mktemp("readme") / "copy of it"
     listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, text=True)
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
@@ -57,9 +59,21 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_all(readme: str, folder: Path, **variables: str) -> int:
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_tree(tmp_path_factory.mktemp("readme") / "copy of it")
+
+
+@pytest.fixture(scope="module")
+def warm(copy: Path) -> Iterator[str]:
+    """The interpreter of the copy."""
+    with warm_python(copy) as python:
+        yield str(python)
+
+
+def run_all(readme: str, folder: Path, python: str, **variables: str) -> int:
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")}
-    environment |= {"PYTHON": sys.executable, "QUICKSTART_ITERS": "10", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHON": python, "QUICKSTART_ITERS": "10", "OMP_NUM_THREADS": "1"}
     environment |= variables
     blocks = [block for block in blocks_of(readme) if block.run]
     for block in blocks:
@@ -77,15 +91,26 @@ def run_all(readme: str, folder: Path, **variables: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def after_readme(copy: Path) -> Path:
+def after_readme(copy: Path, warm: str) -> Path:
     """The copy after all of README.md was typed: the other README goes on from there."""
-    assert run_all("README.md", copy) >= 2
+    assert run_all("README.md", copy, warm) >= 2
     return copy
 
 
 @pytest.mark.timeout(3000)
 def test_the_readmes_commands_leave_a_whole_report(after_readme: Path) -> None:
-    quickstart = after_readme / "runs" / "quickstart"
+    check_quickstart(after_readme / "runs" / "quickstart")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_readmes_commands_in_whole_interpreters(tmp_path: Path) -> None:
+    copy = copy_tree(tmp_path / "copy of it")
+    run_all("README.md", copy, sys.executable)
+    check_quickstart(copy / "runs" / "quickstart")
+
+
+def check_quickstart(quickstart: Path) -> None:
     for name in ("loss.png", "summary.md", "tokenizer/tokenizer.json", "pretrain/metrics.jsonl"):
         assert (quickstart / name).stat().st_size > 0
     report = (quickstart / "report.html").read_text(encoding="utf-8")
@@ -94,11 +119,40 @@ def test_the_readmes_commands_leave_a_whole_report(after_readme: Path) -> None:
     assert "Not found" not in report
 
 
+def test_a_warm_python_is_called_as_python_is(warm: str, tmp_path: Path) -> None:
+    """Arguments, folder, variables, streams, modules, statuses and signals."""
+    (tmp_path / "told.py").write_text(
+        "import os, sys\nprint(sys.argv, os.getcwd(), os.environ['TOLD'], sys.stdin.read(), __name__, flush=True)\n"
+        "print('heard', file=sys.stderr)\nos.write(int(sys.argv[2]), b'more')\n"
+        "sys.exit(7) if sys.argv[1] == 'exit' else os.kill(os.getpid(), int(sys.argv[1]))\n"
+    )
+    found = []
+    for python in (warm, sys.executable):
+        for end in ("exit", "9", "15"):
+            read, write = os.pipe()
+            command, environ = [python, "-u", "told.py", end, str(write)], os.environ | {"TOLD": "by a test"}
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environ, input="said", capture_output=True, text=True, pass_fds=[write]
+            )
+            os.close(write)
+            more = os.read(read, 10)
+            os.close(read)
+            said = done.stdout.replace(str(write), "FD")
+            found.append((end, done.returncode, said, done.stderr, more))
+        module = subprocess.run(
+            [python, "-m", "json.tool", "--compact"], input="[1, 2]", capture_output=True, text=True
+        )
+        found.append((module.returncode, module.stdout, module.stderr))
+        found.append(subprocess.check_output([python, "-c", "print(1)"], text=True))
+    assert found[: len(found) // 2] == found[len(found) // 2 :]
+    assert found[0] == ("exit", 7, found[0][2], "heard\n", b"more")
+
+
 @pytest.mark.timeout(3000)
-def test_llama3_1_readme_is_accepted(after_readme: Path) -> None:
+def test_llama3_1_readme_is_accepted(after_readme: Path, warm: str) -> None:
     """Every command of its, as far as a dry run goes; nothing is trained."""
     try:
-        assert run_all("examples/llama3_1/README.md", after_readme, DRY_RUN="1") >= 1
+        assert run_all("examples/llama3_1/README.md", after_readme, warm, DRY_RUN="1") >= 1
         assert [path.name for path in (after_readme / TRIED).parent.iterdir()] == [Path(TRIED).name]
     finally:
         (after_readme / TRIED).unlink(missing_ok=True)
@@ -108,7 +162,7 @@ def test_llama3_1_readme_is_accepted(after_readme: Path) -> None:
 @pytest.mark.timeout(3000)
 def test_llama3_1_readme(after_readme: Path) -> None:
     """The same for real: four trainings."""
-    assert run_all("examples/llama3_1/README.md", after_readme) >= 1
+    assert run_all("examples/llama3_1/README.md", after_readme, sys.executable) >= 1
 
 
 @pytest.mark.parametrize("readme", READMES)

@@ -31,7 +31,7 @@ make_once() { # RESULT COMMAND...
 python='sh toolkits/python.sh'
 build_dataset='sh toolkits/pretrain_data_preprocessing/run_make_pretraining_dataset.sh'
 convert='sh toolkits/model_checkpoints_convertor/llama/hf2mcore_convertor_llama3_1.sh'
-knobs='MP_NPROC=1 MP_EVAL_ITERS=10 MP_LOG_INTERVAL=10'
+knobs="MP_NPROC=1 MP_EVAL_ITERS=$((iterations < 100 ? 1 : 10)) MP_LOG_INTERVAL=10"
 # shellcheck disable=SC2086  # $python, $build_dataset, $convert and $knobs are several words each
 {
     # Text that is on every machine: Python's own library, 560 files, 9 MB. One file in twenty is held out.
