@@ -19,7 +19,7 @@ from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_lo
 from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.environment import Environment
-from megatron_patch.launch.inputs import folders_of
+from megatron_patch.launch.inputs import DataSource, folders_of
 from megatron_patch.launch.megatron_flags import exit_interval, skipped_iterations
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
@@ -140,16 +140,36 @@ def _skip_notes(plan: Plan) -> Iterator[Message]:
 
 
 def _twice(plan: Plan) -> Iterator[Message]:
-    """Data sets that are named more than once, in training, or in training and validation."""
-    counts = Counter(source.path for source in plan.train_data)
-    again = [path for path, count in counts.items() if count > 1]
+    """Data that are named more than once, in training, or in training and validation: by their files, which may lie in
+    a folder that is named too, or behind a link."""
+    named: dict[Path, str] = {}
+    training, validation = (
+        [_remembered(file, name, named) for source in data for file, name in _files(plan, source)]
+        for data in (plan.train_data, plan.valid_data or ())
+    )
+    again = [named[file] for file, count in Counter(training).items() if count > 1]
     if again:
         yield Message("data-twice", paths=again[:3], count=len(again))
-    both = list(dict.fromkeys(source.path for source in plan.valid_data or () if source.path in counts))
-    if plan.valid_data is not None and plan.valid_data == plan.train_data:
+    both = [named[file] for file in dict.fromkeys(validation) if file in set(training)]
+    if both and set(validation) == set(training):
         yield Message("validates-on-training")
     elif both:
         yield Message("validates-partly", paths=both[:3], count=len(both))
+
+
+def _files(plan: Plan, source: DataSource) -> Iterator[tuple[Path, str]]:
+    """The files of a data set, and what each is called."""
+    if plan.variables.dataset_type == "raw":
+        yield from ((file, str(file)) for file in find_sources([source.path]))
+    else:
+        yield Path(f"{source.path}.bin"), source.path
+
+
+def _remembered(file: Path, name: str, named: dict[Path, str]) -> Path:
+    """The file itself, links followed; what it was called first is kept."""
+    real = file.resolve()
+    named.setdefault(real, name)
+    return real
 
 
 def _left_out(plan: Plan) -> Iterator[Message]:

@@ -114,6 +114,24 @@ def test_the_folder_of_a_run_among_conversations_is_not_read(
         find_sources([tmp_path / "out"])
 
 
+def test_data_that_are_the_same_files_are_told(world: Path, tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
+    """Validation data in the folder of the training data, behind a link, or by another spelling of the path."""
+    for name in ("a.json", "valid.json"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(world / "chat.json", tmp_path / "in" / name)
+    (tmp_path / "link.json").symlink_to(tmp_path / "in" / "valid.json")
+    chats = {"SFT": "true", "MP_DATASET_TYPE": "raw", "TRAIN_TOKENS_OR_ITERS": "10", "WARMUP_TOKENS_OR_ITERS": "2"}
+    folder, valid = str(tmp_path / "in"), str(tmp_path / "in" / "valid.json")
+    for path in (valid, f"{folder}/../in/valid.json", str(tmp_path / "link.json")):
+        plan = plan_of(**chats, DATASET_PATH=folder, VALID_DATASET_PATH=path)
+        says(plan, "validates-partly", paths=[valid], count=1)
+        plan = plan_of(**chats, DATASET_PATH=f"{folder} {path}", VALID_DATASET_PATH="none")
+        says(plan, "data-twice", paths=[valid], count=1)
+        says(plan_of(**chats, DATASET_PATH=valid, VALID_DATASET_PATH=path), "validates-on-training")
+    plan = plan_of(**chats, DATASET_PATH=f"{folder}/a.json", VALID_DATASET_PATH=valid)
+    assert not {note.code for note in plan.notes} & {"validates-partly", "validates-on-training", "data-twice"}
+
+
 def test_notes_in_words(plan_of: Callable[..., Plan]) -> None:
     """Names and numbers as a person types them; `1 process`, `2 processes`."""
     said = [str(note) for note in plan_of(SP="true", MP_AC_LAYERS="2").notes]
