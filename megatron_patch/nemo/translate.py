@@ -266,8 +266,8 @@ def _schedule(asked: Translation) -> None:
     each = 1 if asked.stage == FINETUNE else batch * length
     if "max_steps" not in asked.given and (deciding := _decide_rows(asked)):
         asked.say("nemo-epoch-counted", deciding=deciding)
-        is_long = _count_lines(asked.values["DATASET_PATH"]) >= 10 * batch
-        train, warmup = "1epoch", str(asked.given.get("warmup_steps", "0.1epochs" if is_long else 0))
+        tenth = "0.1epochs" if _is_long(asked, batch) else 0
+        train, warmup = "1epoch", str(asked.given.get("warmup_steps", tenth))
     else:
         steps = asked.get("max_steps") or _one_epoch(asked, batch, length)
         train, warmup = str(steps * each), str(asked.given.get("warmup_steps", min(2000, steps // 10)) * each)
@@ -299,14 +299,21 @@ def _decide_rows(asked: Translation) -> list[str]:
     return [name for name, there in found.items() if there]
 
 
+def _is_long(asked: Translation, batch: int) -> bool:
+    """Whether a tenth of an epoch is an iteration, at one row a line; no where they cannot be read."""
+    try:
+        return _count_lines(asked.values["DATASET_PATH"]) >= 10 * batch
+    except OSError:
+        return False
+
+
 def _one_epoch(asked: Translation, batch: int, length: int) -> int:
     """Steps of one pass over the data; 1 where they cannot be read, which is said elsewhere."""
     path, raw = asked.values["DATASET_PATH"], asked.environ.get("MP_DATASET_TYPE") == "raw"
     try:
-        corpora = read_blend(path, raw=raw)
+        count = sum(_count_lines(one.path) if raw else one.tokens or 0 for one in read_blend(path, raw=raw))
     except (CorpusError, OSError):
         return 1
-    count = sum(_count_lines(one.path) if raw else one.tokens or 0 for one in corpora)
     size = {"epoch-rows": 1, "epoch-labels": 2 * length, "epoch-tokens": length}
     code = "epoch-tokens" if asked.stage != FINETUNE else "epoch-rows" if raw else "epoch-labels"
     steps = count // (batch * size[code])
@@ -345,6 +352,10 @@ def _config(folder: str) -> dict[str, Any] | None:
 
 
 def _count_lines(path: str) -> int:
-    """Lines with something on them: one conversation each in JSON Lines."""
+    """Lines with something on them: one conversation each in JSON Lines.
+
+    Raises:
+        OSError: not a file that can be read.
+    """
     with Path(path).open("rb") as file:
         return sum(1 for line in file if line.strip())

@@ -125,6 +125,18 @@ def test_an_epoch_of_other_rows_than_lines_is_counted(
     assert asked_for(f"{common} --max_steps 7", FINETUNE, **environ).values["TRAIN_TOKENS_OR_ITERS"] == "7"
 
 
+@pytest.mark.parametrize(("data", "code"), [("--dataset_path alpaca", "nemo-data-missing"), ("", "nemo-data-needed")])
+@pytest.mark.parametrize("environ", [{}, {"MP_SFT_PACKING": "true"}, {"MP_SPLIT": "90,10"}])
+def test_an_epoch_of_data_that_are_not_there(folders: Path, data: str, code: str, environ: dict[str, str]) -> None:
+    """MP_DATASET_TYPE=raw from the environment, and a folder without training.jsonl: was a traceback."""
+    (folders / "alpaca" / "training.jsonl").rename(folders / "alpaca" / "other.jsonl")
+    given = parse(f"--hf_model_id tokenizer -M tiny -s 128 -g 4 --nemo_model hf-tiny {data}".split()).given
+    environ = {"DRY_RUN": "1", "MP_DATASET_TYPE": "raw"} | environ
+    asked = Translation(given=given, environ=environ, stage=FINETUNE)
+    translate(asked)
+    assert [problem.code for problem in asked.problems] == [code]
+
+
 def test_adapters() -> None:
     """--peft lora is NeMo's LoRA, 32 and 32; pretraining has none."""
 
