@@ -30,8 +30,9 @@ def leave_out(args: Any) -> None:
 def fewer_passes(args: Any) -> tuple[str, ...]:
     """What --fewer-passes names, or else all that applies.
 
-    Nothing where it was not tried: with adapters, which read the same tensors in bf16, where layers are moved to the
-    CPU, where more of a layer than attention is computed again, under Transformer Engine's op fuser.
+    Nothing where it was not tried: with adapters, which read the same tensors in bf16, or other frozen parts, where
+    layers are moved to the CPU, where more of a layer than attention is computed again, under Transformer Engine's op
+    fuser.
     """
     if args.fewer_passes is not None:
         return tuple(args.fewer_passes)
@@ -54,4 +55,5 @@ def _is_untried(args: Any) -> bool:
     offloads = args.cpu_offloading_num_layers or args.fine_grained_activation_offloading
     parts = args.recompute_granularity == "selective" and set(args.recompute_modules or ()) - {"core_attn"}
     again = args.recompute_granularity == "full" or parts
-    return bool(args.lora_rank is not None or offloads or again or args.use_transformer_engine_op_fuser)
+    frozen = args.lora_rank is not None or args.freeze is not None
+    return bool(frozen or offloads or again or args.use_transformer_engine_op_fuser)

@@ -243,6 +243,12 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
     ),
     ({"MP_FP8_EXTRA": "head", "TP": "2", **FP8}, ("MP_FP8_EXTRA", "TP"), "fp8-head-untried", {}),
     (
+        {"MP_FP8_EXTRA": "head", "MP_FREEZE": "head", **FP8},
+        ("MP_FP8_EXTRA", "MP_FREEZE"),
+        "fp8-head-untried",
+        {},
+    ),
+    (
         {"MP_FP8_EXTRA": "sums,head", "MODEL_SIZE": "qwen3-0.6B", **FP8},
         ("MP_FP8_EXTRA", "MODEL_SIZE"),
         "fp8-head-tied",

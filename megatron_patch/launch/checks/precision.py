@@ -99,6 +99,7 @@ def check_fp8_extra(
     tp: int,
     sft: bool,
     mp_lora_rank: int | None,
+    mp_freeze: str | None,
     model: ModelConfig,
 ) -> Findings:
     """Fewer bits than fp8's: where it was measured, with one scale for a tensor and without TP over the LM head."""
@@ -110,7 +111,7 @@ def check_fp8_extra(
         return
     if model.tie_embeddings:
         yield Problem("fp8-head-tied", "MP_FP8_EXTRA", "MODEL_SIZE")
-    wrong = {"TP": tp > 1, "SFT": sft, "MP_LORA_RANK": mp_lora_rank is not None}
+    wrong = {"TP": tp > 1, "SFT": sft, "MP_LORA_RANK": mp_lora_rank is not None, "MP_FREEZE": mp_freeze is not None}
     for name in (name for name, is_wrong in wrong.items() if is_wrong):
         yield Problem("fp8-head-untried", "MP_FP8_EXTRA", name)
 
