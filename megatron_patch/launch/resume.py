@@ -158,8 +158,26 @@ def compare_values(
             notes.append(Message("changed", **told))
     return [*problems, *_compare_batches(earlier.iteration, before, values)], [
         *notes,
+        *_held_out_anew(before, values),
         *_jump(earlier.iteration, before, values),
     ]
+
+
+HELD_OUT_OF_TEXTS = ("MP_SPLIT",)
+"""What decides which documents MP_SPLIT holds out: of each data set a range."""
+HELD_OUT_OF_CHATS = (
+    "MP_SPLIT", "DATASET_PATH", "MP_TOKENIZER_PATH", "MP_SFT_DROPPED", "MP_SFT_LOSS", "MP_SFT_OVERLONG",
+)  # fmt: skip
+"""And of conversations: some numbers up to how many are used."""
+
+
+def _held_out_anew(before: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Message]:
+    """Validation by MP_SPLIT, on what the run may have been trained on before."""
+    if values.get("MP_SPLIT") is None:
+        return
+    deciding = HELD_OUT_OF_CHATS if values["SFT"] else HELD_OUT_OF_TEXTS
+    if changed := [Name(name) for name in deciding if name in before and before[name] != values.get(name)]:
+        yield Message("held-out-anew", names=changed)
 
 
 def _with_adapters_spelled_out(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import Problem, driver_wording, render
-from megatron_patch.launch.resume import read_earlier
+from megatron_patch.launch.resume import _held_out_anew, read_earlier
 from megatron_patch.runs.folder import write_plan
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -216,6 +216,31 @@ def test_another_schedule_is_taken_and_its_jump_is_told(
     assert not [note for note in again()[0].notes if note.code == "rate-jumps"]  # type: ignore[union-attr]
     flags = " ".join(megatron_argv(plan))
     assert "--lr-decay-style constant" in flags and "--override-opt-param-scheduler" in flags
+
+
+def test_other_held_out_texts_are_told(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:
+    """Of what was trained before, part is validation now."""
+
+    def told(**changes: str) -> list[object]:
+        plan, problems = again(VALID_DATASET_PATH="none", **changes)
+        assert plan is not None, problems
+        return [note.values["names"] for note in plan.notes if note.code == "held-out-anew"]
+
+    assert told(MP_SPLIT="90,10") == [["MP_SPLIT"]]
+    assert told() == []
+    write_plan(Path(again()[0].output), content_of(again(VALID_DATASET_PATH="none", MP_SPLIT="90,10")[0]))  # type: ignore[union-attr, arg-type]
+    assert told(MP_SPLIT="90,10") == told(MP_SPLIT="90,10", DATASET_PATH="text more") == []
+    assert told(MP_SPLIT="80,20") == [["MP_SPLIT"]]
+
+
+def test_conversations_are_held_out_by_their_number() -> None:
+    """Other data, or other rows that are used, hold out others."""
+    now = {"MP_SPLIT": "90,10", "DATASET_PATH": "b", "MP_SFT_OVERLONG": "drop", "SFT": True}
+    before = {**now, "DATASET_PATH": "a", "MP_SFT_OVERLONG": "truncate"}
+    assert list(_held_out_anew(now, now)) == []
+    assert list(_held_out_anew(before, {**now, "MP_SPLIT": None})) == []
+    (note,) = _held_out_anew(before, now)
+    assert note.values["names"] == ["DATASET_PATH", "MP_SFT_OVERLONG"]
 
 
 def test_another_model_is_told_by_what_differs(again: Callable[..., tuple[Plan | None, list[Problem]]]) -> None:

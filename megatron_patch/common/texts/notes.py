@@ -21,6 +21,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "no-plan": "no plan.json beside the checkpoints",
     "changed": "{name:@} was {before} at the last start and is {now}",
     "changed-remark": "{name:@} was {before} at the last start and is {now}: {remark}",
+    "held-out-anew": "{MP_SPLIT} holds out other texts than before, by the change of {names}: some of them have been "
+    "trained, so the validation loss is lower than it would be",
     "changed-train": "the schedule of the learning rate ends there; the order of the data changes where it is read "
     "more than once",
     "changed-warmup": "the learning rate continues on the new curve",
@@ -140,6 +142,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "no-plan": "检查点旁边没有 plan.json",
     "changed": "{name:@} 上次启动时是 {before}，现在是 {now}",
     "changed-remark": "{name:@} 上次启动时是 {before}，现在是 {now}：{remark}",
+    "held-out-anew": "由于 {names} 的改变，{MP_SPLIT} 留出的文本与之前不同：其中一部分已经训练过，验证损失会偏低",
     "changed-train": "学习率计划在那里结束；数据读取不止一遍时，顺序会改变",
     "changed-warmup": "学习率在新曲线上继续",
     "changed-data": "旧数据读过多少样本，就跳过多少新数据的样本",
