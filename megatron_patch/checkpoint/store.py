@@ -27,6 +27,7 @@ import numpy as np
 from megatron_patch.checkpoint.contents import TRACKER
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import MANIFEST, PIECE_BYTES, hash_file
+from megatron_patch.common.disk import naming
 from megatron_patch.common.files import real_path, sync
 from megatron_patch.common.messages import Message, at, say
 
@@ -104,14 +105,16 @@ class HashingFile(io.RawIOBase):
         view = memoryview(data).cast("B")
         self._sha.update(view)
         self._size += len(view)
-        self._output.write(view)
+        with naming(self._file):
+            self._output.write(view)
         return len(view)
 
     def close(self) -> None:
         """Write the rest and record the checksum."""
         if not self.closed:
             try:
-                self._output.flush()
+                with naming(self._file):
+                    self._output.flush()
                 self._record()
             finally:
                 self._output.close()
