@@ -247,6 +247,8 @@ def idle_variables(plan: Plan, environment: Environment) -> Iterator[tuple[Varia
         if not variable.matters or variable.name not in environment.inherited or value == variable.default:
             continue
         name, *active = variable.matters
+        if name == "MP_DATASET_TYPE" and not plan.config.sft:
+            name, active = "SFT", ["true"]  # pretraining has one type of data
         now = _value_of(plan, name)
         if now is None or (active and now not in active):
             yield variable, value, (name, now)

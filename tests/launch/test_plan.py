@@ -114,6 +114,23 @@ def test_the_folder_of_a_run_among_conversations_is_not_read(
         find_sources([tmp_path / "out"])
 
 
+def test_what_an_idxmap_has_decided_is_told(plan_of: Callable[..., Plan]) -> None:
+    """MP_SFT_LOSS=last over an idxmap trained all turns, and nobody said so."""
+    asked = {
+        "MP_SFT_LOSS": "last", "MP_SFT_OVERLONG": "drop", "MP_SFT_DROPPED": "keep", "MP_SFT_TURNS": "one-by-one"
+    }  # fmt: skip
+    chats = {"SFT": "true", "TRAIN_TOKENS_OR_ITERS": "10", "WARMUP_TOKENS_OR_ITERS": "2", "VALID_DATASET_PATH": "none"}
+
+    def idle(**changes: str) -> dict[str, str]:
+        notes = [note for note in plan_of(**asked, **changes).notes if note.code == "idle-under"]
+        return {str(note.values["name"]): str(note.values["under"]) for note in notes}
+
+    told = idle(**chats, DATASET_PATH="sft-128")
+    assert set(told) == set(asked) and set(told.values()) == {"MP_DATASET_TYPE=idxmap"}
+    assert idle(**chats, DATASET_PATH="chat.json", MP_DATASET_TYPE="raw") == {}
+    assert set(idle().values()) == {"SFT=false"}
+
+
 def test_data_that_are_the_same_files_are_told(world: Path, tmp_path: Path, plan_of: Callable[..., Plan]) -> None:
     """Validation data in the folder of the training data, behind a link, or by another spelling of the path."""
     for name in ("a.json", "valid.json"):

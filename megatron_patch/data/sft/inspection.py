@@ -136,6 +136,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help=localized("help-workers"))
     args = parser.parse_args(argv)
+    baked = [
+        name for name in ("loss", "overlong", "dropped", "turns") if getattr(args, name) != parser.get_default(name)
+    ]
+    if args.kind == "idxmap" and baked:
+        parser.error(localized("inspect-idxmap-baked", options=[f"--{name}" for name in baked]))
     others = [name for name in ("sample", "row", "plot", "report") if args.line and getattr(args, name)]
     if others:
         parser.error(localized("inspect-line-alone", others=[f"--{name}" for name in others]))

@@ -40,7 +40,7 @@ class DataVariables:
         "trained: they count as unusable, or are used and shown",
         "SFT：对话模板遗漏了要学习的文本、推理、工具调用或工具的对话：算作不能使用，或照用并显示",
         flag="--sft-dropped",
-        matters=("SFT", "true"),
+        matters=("MP_DATASET_TYPE", "raw"),
     )
     sft_logits: str = row(
         "auto",
@@ -58,7 +58,7 @@ class DataVariables:
         "SFT：学习的内容：assistant 的全部回答、最后一轮，或每个词元",
         flag="--sft-loss",
         always=True,
-        matters=("SFT", "true"),
+        matters=("MP_DATASET_TYPE", "raw"),
     )
     sft_max_lost: float = row(
         0.1,
@@ -76,7 +76,7 @@ class DataVariables:
         "SFT：如何处理长于 SEQ_LEN 的对话",
         flag="--sft-overlong",
         always=True,
-        matters=("SFT", "true"),
+        matters=("MP_DATASET_TYPE", "raw"),
     )
     sft_packing: bool = row(
         False,
@@ -93,7 +93,7 @@ class DataVariables:
         "SFT：一段对话作一个样本，或每个 assistant 轮次各作一个样本（该轮为最后一轮）："
         "推理模型的模板只写出最后一轮的推理",
         flag="--sft-turns",
-        matters=("SFT", "true"),
+        matters=("MP_DATASET_TYPE", "raw"),
     )
     split: str | None = row(
         None,
