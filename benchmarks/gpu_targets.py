@@ -63,9 +63,10 @@ TARGETS: dict[str, list[Case]] = {
             TP2_L8, name="tp2-L8-fp8-ring-all-all-passes", env=RING_ALL, megatron=ALL_PASSES, reference="tp2-L8-fp8"
         ),
     ],
-    "wide-141": _wide(  # as many layers as the plan lets on 141 GB, less two of 70B and one of 405B
-        "wide", {("70B", "fp8"): 42, ("70B", "bf16"): 48, ("405B", "fp8"): 10, ("405B", "bf16"): 13}
-    ),
+    "wide-141": [  # as many layers as the plan lets on 141 GB, less two of 70B and one of 405B
+        *_wide("wide", {("70B", "fp8"): 42, ("70B", "bf16"): 48, ("405B", "fp8"): 10, ("405B", "bf16"): 13}),
+        replace(WIDE, name="wide-70B-L42-fp8-none", size="70B-L42", pr="fp8", env=NO_OVERLAP),
+    ],
     "wide-80": _wide(  # the same on 80 GB
         "wide", {("70B", "fp8"): 22, ("70B", "bf16"): 25, ("405B", "fp8"): 5, ("405B", "bf16"): 6}
     ),

@@ -89,6 +89,7 @@ def predict(facts: dict[str, str], overlap: bool = True) -> Row | None:
         recompute="block" if recomputed else "none",
         recompute_layers=recomputed,
         tp_overlap=overlap,
+        multicast=True,
         sample_tokens=PACKED_SAMPLE if "packed" in facts["note"] else None,
         bucket_parameters=BUCKETS.get(facts["source"]),
     )
@@ -212,10 +213,10 @@ OWN_HEAD = """
 ## Our own GPUs
 `benchmarks/measured_runs.csv`, by `train_gpu.py`: mean error {mean:.1%}, worst {worst:.1%}. {before} of them
 were predicted before they ran, by the rates of that moment (last column; worst {worst_before:.1%}): the
-rates have learned the H100's own bandwidth from them, that matmuls take the power which others leave, what two ranks
-lose in tensor parallelism, and the kernels of 2026-11-27. The machines of that day differ by 3 %. Not in
-the table: fp8 on TP2 with communication overlapped, 2.68 s for 2.40 predicted, while other GPUs of the machine worked;
-it is not explained, and no longer the default.
+rates have learned the H100's own bandwidth from them, that matmuls take the power which others leave, what ranks
+lose in tensor parallelism, by two and without NVLink multicast by four, and the kernels of 2026-11-27. The machines of
+that day differ by 3 %. Not in the table: fp8 on TP2 with communication overlapped, 2.68 s for 2.40 predicted, while
+other GPUs of the machine worked; it is not explained, and 8 layers on a quiet machine took what was predicted.
 
 Ranking (suite `rank-two`, two H200s, the same 16 sequences in ten layouts of 8B's and 70B's width, 2026-11-26): every
 pair that was predicted more than 2 % apart came out in that order; TP2 and PP2, 0.9 % apart, the other way by 0.3 %.

@@ -61,7 +61,10 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ),
     ],
     "Widths of 70B and 405B, as many layers as fit": [
-        ("70B, TP4 SP: fp8, 42 layers; bf16, 48", ("wide-70B-L42-fp8", "wide-70B-L48-bf16")),
+        (
+            "70B, TP4 SP: fp8, 42 layers; without overlapped communication; bf16, 48",
+            ("wide-70B-L42-fp8", "wide-70B-L42-fp8-none", "wide-70B-L48-bf16"),
+        ),
         ("405B, TP4 SP: fp8, 10 layers; bf16, 13", ("wide-405B-L10-fp8", "wide-405B-L13-bf16")),
         ("70B on 80 GB, TP4 SP: fp8, 22 layers; bf16, 25", ("wide-70B-L22-fp8", "wide-70B-L25-bf16")),
         ("405B on 80 GB, TP4 SP: fp8, 5 layers; bf16, 6", ("wide-405B-L5-fp8", "wide-405B-L6-bf16")),
@@ -73,6 +76,11 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Parts of a layer, 8 or fewer layers": [
         ("8B, 8 layers: bf16; fp8", ("one-L8-bf16", "one-L8-fp8")),
         ("70B, 2 layers: bf16; fp8", ("one-70B-L2-bf16", "one-70B-L2-fp8")),
+        ("TP2 SP, fp8, 8 layers: no overlap; overlapped", ("tp2-L8-fp8", "tp2-L8-fp8-ring-all")),
+        (
+            "the same with all passes: no overlap; overlapped",
+            ("tp2-L8-fp8-all-passes", "tp2-L8-fp8-ring-all-all-passes"),
+        ),
         ("finetuning at 4096, packed, 8 layers: bf16; fp8", ("sft-L8-bf16", "sft-L8-fp8")),
         ("fewer passes, bf16: none; residual", ("passes-bf16", "passes-bf16-residual")),
         (
@@ -149,21 +157,32 @@ def page(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequenc
 
 
 def _cells(label: str, runs: Sequence[Run | None], ceilings: Mapping[str, float]) -> list[str] | None:
-    if not any(runs):
+    label, measured = _measured(label, runs)
+    if not measured:
         return None
-    shares = [run and _share(run, ceilings) for run in runs]
+    runs, shares = measured, [_share(run, ceilings) for run in measured]
     return [
         label,
         _beside_each_other(runs, lambda run: f"{run['step_ms'] / 1e3:.3f}"),
         _beside_each_other(runs, lambda run: f"**{run['tokens_per_s_per_gpu']:,}**"),
         _beside_each_other(runs, lambda run: "-" if _leaves_out(run) else f"{run['tflops_per_gpu']:.0f}"),
         "; ".join(f"{share:.2f}" if share else "-" for share in shares) if any(shares) else "",
-        ", ".join(f"{run['peak_gb']:.2f}; {run['expected_gb']:.2f}" if run else "-" for run in runs),
+        ", ".join(f"{run['peak_gb']:.2f}; {run['expected_gb']:.2f}" for run in runs),
     ]
 
 
-def _beside_each_other(runs: Sequence[Run | None], shown: Any) -> str:
-    return "; ".join(shown(run) if run else "-" for run in runs)
+def _measured(label: str, runs: Sequence[Run | None]) -> tuple[str, list[Run]]:
+    """The runs that there are, and the label without the parts of the others."""
+    head, colon, rest = label.rpartition(": ")
+    parts = rest.split("; ")
+    assert len(parts) == len(runs), label
+    return head + colon + "; ".join(part for part, run in zip(parts, runs, strict=True) if run), [
+        run for run in runs if run
+    ]
+
+
+def _beside_each_other(runs: Sequence[Run], shown: Any) -> str:
+    return "; ".join(shown(run) for run in runs)
 
 
 def _leaves_out(run: Run) -> bool:
@@ -183,7 +202,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 SAVE_PARTS = {
-    "save_checkpoint_and_time": "in the step",
+    "save_checkpoint_and_time": "between the steps",
     "generate_state_dict": "of it naming tensors",
     "save": "of it agreeing who writes what",
     "wait_until_copied": "the next optimizer's wait",
@@ -202,7 +221,7 @@ def _saves(runs: Mapping[str, Run]) -> list[str]:
             if parts.get(name)
         ]
         stall = (run["slowest_ms"] - run["step_ms"]) / 1e3
-        lines.append(f"Saves of `{run['name']}`: slowest step {stall:.2f} s over the median; {'; '.join(told)}.")
+        lines.append(f"Saves of `{run['name']}`: {'; '.join([f'slowest step {stall:.2f} s over the median', *told])}.")
     return lines
 
 
@@ -283,8 +302,9 @@ def write(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequen
     record = RECORDS / f"{date}.json"
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"runs": [], "bridge": []}
     kept = [run for run in before["runs"] if run["name"] not in runs]
+    new = [{key: value for key, value in run.items() if key != "tail"} for run in runs.values()]
     theirs = [{key: value for key, value in run.items() if key != "settings"} for run in bridge] or before.get("bridge")
-    content = before | {"runs": [*kept, *runs.values()], "bridge": theirs}
+    content = before | {"runs": [*kept, *new], "bridge": theirs}
     content |= {"sustained": ceilings} if ceilings else {}
     record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     yield record

@@ -42,8 +42,9 @@ two H200s has 6.2 ms of it in a micro batch of four layers, of which 4.7 ms are 
 matmuls, cut into pieces, take 2.9 ms longer."""
 TP_OPERATIONS, TP_OPERATIONS_OF_HEAD = 8, 4
 """All-gathers and reduce-scatters of one layer, and of the LM head, forward and backward."""
-NVLINK_OF_TWO = 196e9
-"""Bytes/s of a collective of two ranks, for which NCCL takes its LL protocol (the same profile)."""
+NVLINK_OF_TP = 196e9
+"""Bytes/s of a collective of tensor-parallel ranks: of two, for which NCCL takes its LL protocol (the same profile),
+and of more without NVLink multicast, which we leave off (four H200s, 70B's and 405B's width, 2026-11-27)."""
 CP_CORRECTION = 26
 """Bytes moved for each query element and ring step: fp32 partial results forward, fp32 gradients backward."""
 CP_LAUNCH = 80e-6
@@ -298,7 +299,7 @@ def _tensor_parallel(work: Work, layout: Layout, kind: GpuKind, operations: int)
     """Activations of the residual stream, gathered and scattered in bf16 around each pair of matmuls."""
     if layout.tp == 1:
         return 0.0
-    link = min(kind.nvlink, NVLINK_OF_TWO) if layout.tp == 2 else kind.nvlink
+    link = kind.nvlink if work.multicast and layout.tp > 2 else min(kind.nvlink, NVLINK_OF_TP)
     one = (layout.tp - 1) / layout.tp * 2 * tokens_of_rank(work, layout) * work.model.hidden_size / link
     return operations * one * (TP_OVERLAPPED if work.tp_overlap else TP_EXPOSED)
 

@@ -39,6 +39,8 @@ class Work:
     """LoRA: the weights are frozen, and have no gradients."""
     own_kernels: bool = True
     """Our kernel for RoPE, and fewer passes over memory (trainer/passes.py); else all of them are Megatron's."""
+    multicast: bool = False
+    """Tensor-parallel communication through NVLink multicast."""
     bucket_parameters: int | None = None
     """Of a bucket of gradients (--ddp-bucket-size); None: Megatron's default."""
 
