@@ -184,6 +184,8 @@ def _becomes(rendered: Rendered, training: Training) -> Iterator[Message]:
     by_design = all(item.by_design for item in rendered.dropped)
     if training.dropped == "lose" and not by_design:
         yield Message("side-dropped")
+    elif not rendered.spans and training.loss != "all":
+        yield Message("side-none-trained")
     elif too_long := _too_long(rendered, training):
         if not rendered.dropped:
             yield Message("side-nothing-left-out")

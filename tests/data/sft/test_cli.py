@@ -77,6 +77,18 @@ def test_too_much_lost_writes_nothing(
     assert build_idxmap.main([*arguments, "--max-lost", "0.5"]) == 0
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--line 1 --row 2", "--line 1 --plot a.png --report b.json", "--kind idxmap --loss last --turns one-by-one"],
+)
+def test_inspect_refuses_what_it_would_ignore(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        inspection.main(["data", "--tokenizer", "folder", *words.split()])
+    assert ended.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in last for word in words.split()[2::2])
+
+
 def test_inspect_shows_what_is_trained_on(
     data: Path, tokenizer_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

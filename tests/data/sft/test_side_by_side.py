@@ -80,6 +80,8 @@ def test_what_the_length_makes_of_a_row(options: dict[str, Any], said: str, tmp_
 
 def test_what_is_learned_of_a_row(tmp_path: Path) -> None:
     """As MP_SFT_LOSS, MP_SFT_TURNS and MP_SFT_DROPPED say."""
+    for loss, said in (("assistant", "Lost: nothing in it is to be trained."), ("all", "left out; used.")):
+        assert shown(tmp_path, chat("2+2?"), training=Training(loss=loss)).endswith(said)
     messages = chat("2+2?", "four", "3+3?", "six")
     last = shown(tmp_path, messages, training=Training(loss="last"))
     assert "⟦six<|im_end|>⟧" in last and "⟦four" not in last
