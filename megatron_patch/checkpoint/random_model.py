@@ -86,9 +86,10 @@ def make_hf_checkpoint(
         copy_companions(tokenizer or stage.path, stage.path, config, precision)
 
 
-def tokenizer_vocab_size(folder: Path) -> int:
-    """Tokens of a Hugging Face tokenizer folder, added ones included, read from its JSON."""
-    return count_ids_of(folder)
+def tokenizer_vocab_size(folder: Path, model_type: str | None = None) -> int:
+    """Tokens of a Hugging Face tokenizer folder, added ones included, read from its JSON: beside a config.json of this
+    model_type there may be one more."""
+    return count_ids_of(folder, model_type)
 
 
 def _size(typed: str) -> str:
@@ -117,7 +118,9 @@ def main() -> None:
     sources = [args.tokenizer] if args.tokenizer else []
     if problems := check_target(args.folder, overwrite=True, sources=sources):  # an older model is replaced
         parser.error(CheckpointError.of(problems).localized())
-    vocab = args.vocab_size or model.vocab_size or (tokenizer_vocab_size(args.tokenizer) if args.tokenizer else None)
+    vocab = args.vocab_size or model.vocab_size
+    if vocab is None and args.tokenizer:
+        vocab = tokenizer_vocab_size(args.tokenizer, model.model_type)
     if vocab is None:
         parser.error(localized("random-vocabulary", size=args.size))
     make_hf_checkpoint(

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from megatron_patch.checkpoint import cli, random_model
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.converter import job
 from megatron_patch.checkpoint.converter.options import FLAGS, Usage, parse
 from megatron_patch.checkpoint.converter.positions import POSITIONS
+from megatron_patch.data.tokenizers.folder import count_ids_of
+from megatron_patch.data.train_tokenizer import save, train
 
 from .models import SMALL, make_model, read_weights, same_bits
 
@@ -194,6 +197,19 @@ def test_a_new_model_replaces_a_checkpoint_alone(tmp_path: Path, monkeypatch: py
         with pytest.raises(SystemExit):
             random_model.main()
         assert file.exists()
+
+
+@pytest.mark.parametrize("size", ["qwen2_5-tiny", "tiny"])
+def test_a_new_model_has_a_row_for_each_id_of_its_tokenizer(
+    size: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside Qwen2.5's config.json transformers adds a token, for which there was no row: no run started from it."""
+    (tmp_path / "text.jsonl").write_text('{"text": "a few words to learn letters from"}\n' * 50)
+    save(train([tmp_path / "text.jsonl"], vocab_size=300), tmp_path / "tokenizer")
+    monkeypatch.setattr(sys, "argv", ["x", size, str(tmp_path / "hf"), "--tokenizer", str(tmp_path / "tokenizer")])
+    random_model.main()
+    rows = json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"]
+    assert rows == count_ids_of(tmp_path / "hf") == len(AutoTokenizer.from_pretrained(tmp_path / "hf"))
 
 
 @pytest.mark.parametrize("named", [True, False])

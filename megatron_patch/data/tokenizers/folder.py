@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,14 +225,18 @@ def next_ids(vocab: Mapping[str, int], size: int, tokens: Iterator[WantedToken])
     return new
 
 
-def count_ids_of(folder: Path) -> int:
+def count_ids_of(folder: Path, model_type: str | None = None) -> int:
     """Highest token id + 1 of a folder, with the tokens that only its other files add.
 
+    Args:
+        model_type: of the config.json that the tokenizer will lie beside; else of the one it lies beside.
     Raises:
         ValueError, KeyError, TypeError, AttributeError: a file that is not what it should be.
     """
     vocab, size = read_vocabulary((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    new = next_ids(vocab, size, read_folder(folder).wanted_tokens())
+    found = read_folder(folder)
+    found = replace(found, model_type=model_type) if model_type else found
+    new = next_ids(vocab, size, found.wanted_tokens())
     return max(*vocab.values(), *new.values(), -1) + 1
 
 
