@@ -11,6 +11,7 @@ from pathlib import Path
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
+from megatron_patch.common.values import ValueProblem, real
 from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
 from megatron_patch.planner.errors import NothingFits, PlannerError
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--precision", choices=("bf16", "fp8"), default="bf16")
     made.add_argument("--tokens", type=_tokens, help=localized("planner-help-tokens"))
     made.add_argument("--vocab-size", type=_whole, help=localized("planner-help-vocab"))
-    made.add_argument("--mtbf-hours", type=float, help=localized("planner-help-mtbf"))
+    made.add_argument("--mtbf-hours", type=_hours, help=localized("planner-help-mtbf"))
     for name, code in LAYOUT_FLAGS.items():
         made.add_argument(name, type=_whole, help=localized("planner-help-layout", what=Message(code)))
     made.add_argument("--recompute", choices=("none", "selective", "full"), help=localized("planner-help-searched"))
@@ -101,13 +102,19 @@ def _whole(text: str) -> int:
 
 
 def _tokens(text: str) -> float:
+    return _real(text, 1, 1e18)
+
+
+def _hours(text: str) -> float:
+    return _real(text, 1e-3, 1e12)
+
+
+def _real(text: str, least: float, most: float) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 1e18:
-        raise argparse.ArgumentTypeError(localized("planner-number", value=repr(text)))
-    return value
+        return float(real(least, most).parse(text))
+    except ValueProblem:
+        bounds = {"least": f"{least:g}", "most": f"{most:g}"}
+        raise argparse.ArgumentTypeError(localized("planner-number", value=repr(text), **bounds)) from None
 
 
 def _job(options: argparse.Namespace) -> TrainingJob:
@@ -120,6 +127,9 @@ def _job(options: argparse.Namespace) -> TrainingJob:
     if options.seq > model.max_position_embeddings:
         most = model.max_position_embeddings
         raise PlannerError("planner-too-long", length=options.seq, size=options.size, most=most)
+    one = options.global_batch * options.seq
+    if options.tokens is not None and options.tokens < one:
+        raise PlannerError("planner-few-tokens", tokens=options.tokens, batch=options.global_batch, one=one)
     return TrainingJob(
         size=options.size,
         model=model,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.files import write_text
-from megatron_patch.common.messages import Message, localized
+from megatron_patch.common.messages import Message, localized, named
 from megatron_patch.common.terminal import guard
 from megatron_patch.common.values import printable
 from megatron_patch.report.collect import Material, collect
@@ -36,7 +36,10 @@ def main() -> int:
         output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, render(material), errors="replace")
     except OSError as error:
-        print(_error("report-not-written", path=output, error=error), file=sys.stderr)
+        print(
+            _error("report-not-written", path=output, error=named(str(error.strerror)) if error.strerror else error),
+            file=sys.stderr,
+        )
         return 1
     found = {"runs": len(material.runs), "checks": len(material.checks), "evaluations": len(material.evaluations)}
     print(printable(localized("report-written", path=output, **found, kilobytes=output.stat().st_size / 1e3)))

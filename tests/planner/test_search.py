@@ -179,9 +179,14 @@ def test_the_tokens_of_the_training_are_typed(capsys: pytest.CaptureFixture[str]
         script = words.index("sh") + 1
         assert int(words[script + 1 + at]) == tokens, flags
         assert Path(words[script]).is_file(), "from any folder"
-    for wrong in ("nan", "inf", "-5", "0"):
-        with pytest.raises(SystemExit):
-            main(f"8B --gpus 8 --global-batch 64 --tokens={wrong}".split())
+    for wrong in ("nan", "inf", "-5", "0", "1_000_000_000"):
+        for flag in ("--tokens", "--mtbf-hours"):
+            with pytest.raises(SystemExit) as ended:
+                main(f"8B --gpus 8 --global-batch 64 {flag}={wrong}".split())
+            assert ended.value.code == 2 and f"'{wrong}' is not a number from" in capsys.readouterr().err
+    few = ["8B", "--gpus", "8", "--global-batch", "64", "--tokens", "1000"]
+    assert main(few) == 2  # the command to type would be refused
+    assert "--tokens 1000: fewer than one iteration has, 64 sequences: 524,288" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
