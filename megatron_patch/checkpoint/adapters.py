@@ -67,7 +67,7 @@ def read_adapter(path: Path, base: Path | None = None, *, every_layer: bool = Fa
         CheckpointError, PeftError, BaseProblem: there are none, or they are damaged.
     """
     if (path / CONFIG).is_file():
-        told = base or Path(_base_name(path))
+        told = base or _still_there(Path(_base_name(path)))
         model = open_base(told).model
         return Adapter(
             settings=settings_of(path),
@@ -88,6 +88,16 @@ def read_adapter(path: Path, base: Path | None = None, *, every_layer: bool = Fa
         source=iteration.name,
         run=iteration.parent.parent,
     )
+
+
+def _still_there(base: Path) -> Path:
+    """
+    Raises:
+        CheckpointError: the base has gone, or been moved.
+    """
+    if not base.is_dir():
+        raise CheckpointError.at(base, "base-gone")
+    return base
 
 
 def _base_name(folder: Path) -> str:
@@ -171,7 +181,7 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
         CheckpointError: another base than the one that the adapters were trained over, or none.
     """
     adapter = read_adapter(path, base)
-    under = open_base(adapter.base)
+    under = open_base(_still_there(adapter.base))
     if (path / CONFIG).is_file() and (other := other_base(path, adapter.base, under.folder)) is not None:
         print(other.localized(), flush=True)
     problems = [*check_target(target, overwrite=overwrite, sources=[path, under.folder]), *_misfits(adapter, under)]

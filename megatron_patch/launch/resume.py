@@ -158,9 +158,24 @@ def compare_values(
             notes.append(Message("changed", **told))
     return [*problems, *_compare_batches(earlier.iteration, before, values)], [
         *notes,
+        *_rows_anew(before, values),
         *_held_out_anew(before, values),
         *_jump(earlier.iteration, before, values),
     ]
+
+
+ROWS_OF_CHATS = ("MP_TOKENIZER_PATH", "MP_SFT_DROPPED", "MP_SFT_OVERLONG", "MP_SFT_TURNS")
+"""What decides which rows conversations in JSON become, beside packing."""
+
+
+def _rows_anew(before: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[Message]:
+    """The same conversations in other rows: the position in the data counts rows."""
+    if not values["SFT"]:
+        return
+    deciding = ["MP_SFT_PACKING", *(ROWS_OF_CHATS if values.get("MP_DATASET_TYPE") == "raw" else ())]
+    deciding += ["CP"] if values.get("MP_SFT_PACKING") else []  # a packed sample is filled up to a multiple of it
+    if changed := [Name(name) for name in deciding if name in before and before[name] != values.get(name)]:
+        yield Message("rows-anew", names=changed)
 
 
 HELD_OUT_OF_TEXTS = ("MP_SPLIT",)

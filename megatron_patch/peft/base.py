@@ -37,7 +37,9 @@ def base_sha256(folder: Path) -> str:
 
 
 def record_base(checkpoints: Path, settings: LoraSettings, base: Path, *, resuming: bool) -> None:
-    """Write lora.json on a first start; compare with it on a resume. One rank does it.
+    """Write lora.json on a first start; compare with it on a resume, and keep where the base lies now.
+
+    One rank does it.
 
     Raises:
         BaseProblem: another base, other adapters, or lora.json is missing.
@@ -57,6 +59,8 @@ def record_base(checkpoints: Path, settings: LoraSettings, base: Path, *, resumi
         old, now = getattr(trained, name), getattr(settings, name)
         if old != now:
             raise BaseProblem.at(checkpoints, "adapters-other-setting", name=name, before=old, now=now)
+    if before["base"] != told["base"]:  # moved: whoever merges the adapters looks for it where it lies now
+        write_json(checkpoints / FILE, {**before, "base": told["base"]}, durable=True)
 
 
 def read_record(checkpoints: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import Problem, driver_wording, render
-from megatron_patch.launch.resume import _held_out_anew, read_earlier
+from megatron_patch.launch.resume import _held_out_anew, _rows_anew, read_earlier
 from megatron_patch.runs.folder import write_plan
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -231,6 +231,21 @@ def test_other_held_out_texts_are_told(again: Callable[..., tuple[Plan | None, l
     write_plan(Path(again()[0].output), content_of(again(VALID_DATASET_PATH="none", MP_SPLIT="90,10")[0]))  # type: ignore[union-attr, arg-type]
     assert told(MP_SPLIT="90,10") == told(MP_SPLIT="90,10", DATASET_PATH="text more") == []
     assert told(MP_SPLIT="80,20") == [["MP_SPLIT"]]
+
+
+def test_conversations_in_other_rows_are_told() -> None:
+    """The place in the data counts rows."""
+    now = {"SFT": True, "MP_DATASET_TYPE": "raw", "CP": 1, "MP_SFT_PACKING": True, "MP_SFT_TURNS": "together"}
+
+    def told(**before: object) -> list[object]:
+        return [note.values["names"] for note in _rows_anew({**now, **before}, now)]
+
+    assert told() == [] and told(CP=2) == [["CP"]] and told(MP_SFT_TURNS="one-by-one") == [["MP_SFT_TURNS"]]
+    assert told(MP_SFT_PACKING=False, CP=2) == [["MP_SFT_PACKING", "CP"]]
+    now["MP_SFT_PACKING"] = False
+    assert told(CP=2) == []
+    now |= {"MP_DATASET_TYPE": "idxmap"}
+    assert told(MP_SFT_TURNS="one-by-one") == []
 
 
 def test_conversations_are_held_out_by_their_number() -> None:

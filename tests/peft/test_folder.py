@@ -23,7 +23,7 @@ from megatron_patch.checkpoint.cli import main as convert
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.export import export_hf
 from megatron_patch.checkpoint.hf_model import hf_model_of
-from megatron_patch.peft.base import BaseProblem, read_record
+from megatron_patch.peft.base import BaseProblem, read_record, record_base, settings_of_record
 from megatron_patch.peft.folder import CONFIG, PICKLED, WEIGHTS, key, other_base, settings_of
 from megatron_patch.peft.settings import PeftError
 
@@ -90,6 +90,22 @@ def test_another_base_is_refused(world: World, ours: Run, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match="not the base"):
         merge(ours.output, tmp_path / "merged", base=tmp_path / "other")
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_base_that_was_moved(world: World, ours: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A merge says what would be right, and a run that goes on from the new place keeps it: merges find it there."""
+    run, old, new = tmp_path / "run", tmp_path / "old", tmp_path / "new"
+    shutil.copytree(ours.output, run)
+    shutil.copytree(world.hf, new)
+    record = run / "checkpoints" / "lora.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"base": str(old)}))
+    asked = ["merge", "--adapter", str(run), "--output-path", str(tmp_path / "merged")]
+    assert main(asked) == 2
+    assert f"{old}: the base of these adapters lay there, and does not now: `--base FOLDER`" in capsys.readouterr().err
+    settings = settings_of_record(read_record(record.parent))
+    record_base(record.parent, settings, new, resuming=True)
+    assert json.loads(record.read_text())["base"] == str(new)
+    assert main(asked) == 0
 
 
 def test_a_base_of_another_name_is_told(

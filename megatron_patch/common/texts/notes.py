@@ -21,6 +21,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "no-plan": "no plan.json beside the checkpoints",
     "changed": "{name:@} was {before} at the last start and is {now}",
     "changed-remark": "{name:@} was {before} at the last start and is {now}: {remark}",
+    "rows-anew": "by the change of {names} the conversations lie in other rows: as many are skipped as were read, so "
+    "some conversations are read once more, and others not in this epoch",
     "held-out-anew": "{MP_SPLIT} holds out other texts than before, by the change of {names}: some of them have been "
     "trained, so the validation loss is lower than it would be",
     "changed-train": "the schedule of the learning rate ends there; the order of the data changes where it is read "
@@ -142,6 +144,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "no-plan": "检查点旁边没有 plan.json",
     "changed": "{name:@} 上次启动时是 {before}，现在是 {now}",
     "changed-remark": "{name:@} 上次启动时是 {before}，现在是 {now}：{remark}",
+    "rows-anew": "由于 {names} 的改变，对话分到了不同的行：读过多少行就跳过多少行，"
+    "因此有的对话会再读一次，有的在这一轮次中读不到",
     "held-out-anew": "由于 {names} 的改变，{MP_SPLIT} 留出的文本与之前不同：其中一部分已经训练过，验证损失会偏低",
     "changed-train": "学习率计划在那里结束；数据读取不止一遍时，顺序会改变",
     "changed-warmup": "学习率在新曲线上继续",

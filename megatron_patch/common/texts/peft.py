@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 ENGLISH: dict[str, str | tuple[str, str]] = {
+    "base-gone": "the base of these adapters lay there, and does not now: `--base FOLDER` of `{tool:adapters} merge` "
+    "says where it lies; a run that goes on with {PRETRAIN_CHECKPOINT_PATH} there keeps it in mind",
     "base-other": "not the base of these adapters: they were trained over {base}, whose weights have SHA-256 "
     "{before}..., not {now}...",
     "adapters-other-setting": "adapters with {name} {before}, not {now}",
@@ -41,6 +43,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
+    "base-gone": "这些适配器的基座模型曾在那里，现在不在了：`{tool:adapters} merge` 的 `--base FOLDER` 说明它"
+    "现在的位置；以那里为 {PRETRAIN_CHECKPOINT_PATH} 继续训练，训练会记住新位置",
     "base-other": "不是这些适配器的基座模型：它们基于 {base} 训练，其权重的 SHA-256 是 {before}...，而不是 {now}...",
     "adapters-other-setting": "适配器的 {name} 是 {before}，而不是 {now}",
     "no-adapters": "没有适配器：缺少 {file}",
