@@ -39,11 +39,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from megatron_patch.checkpoint.manifest import default_workers
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.machine import children_of
 from megatron_patch.models import AUTO, model_of_size, size_names
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = """
-import json, os, resource, sys, time
+import json, os, sys, time
 benchmarks, tree = sys.argv[1:]
 sys.path[:0] = [tree, benchmarks]
 began = time.monotonic()
@@ -65,10 +66,11 @@ for line in sys.stdin:
     samples = thread_samples.ThreadSamples("megatron_patch") if trace else None
     if samples:
         samples.start()
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF)
+    began, before = time.monotonic(), os.times()
     status = cli.main(words)
-    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF)
-    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    wall, after = time.monotonic() - began, os.times()
+    user = after.user + after.children_user - before.user - before.children_user
+    system = after.system + after.children_system - before.system - before.children_system
     trace = samples.stop() if samples else ""
     os.write(said, json.dumps([status, wall, user, system, trace]).encode() + b"\\n")
     os._exit(0)
@@ -98,6 +100,11 @@ def anonymous_bytes(pid: int) -> int:
         return 0
     found = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon:")]
     return int(found[0]) * 1024 if found else 0
+
+
+def above(pid: int, base: int) -> int:
+    """Anonymous bytes of a process and of those that it has forked, above what they began with."""
+    return sum(max(0, anonymous_bytes(process) - base) for process in (pid, *children_of(pid)))
 
 
 def children_cpu() -> tuple[float, float]:
@@ -157,16 +164,16 @@ class Converter:
         """One conversion in a process of its own."""
         self._write(json.dumps([words, trace]))
         pid = int(self._read())
-        base = peak = anonymous_bytes(pid)
+        base, peak = anonymous_bytes(pid), 0
         self._write("go")
         assert self._process.stdout is not None
         while not select.select([self._process.stdout.fileno()], [], [], 0.005)[0]:
-            peak = max(peak, anonymous_bytes(pid))
+            peak = max(peak, above(pid, base))
         status, seconds, user, system, seen = json.loads(self._read())
         if status:
             raise SystemExit(f"conversion failed with status {status}")
         cpu = {"cpu_seconds": user + system, "system_seconds": system}
-        return Measured(seconds=seconds, **cpu, peak_bytes=peak - base, trace=seen)
+        return Measured(seconds=seconds, **cpu, peak_bytes=peak, trace=seen)
 
     def close(self) -> None:
         """End it."""

@@ -31,6 +31,7 @@ from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.messages import Message, at, localized, say
 from megatron_patch.common.progress import WorkBar
+from megatron_patch.common.spread import Relay
 from megatron_patch.common.strict_json import read_object
 from megatron_patch.common.terminal import guard
 from megatron_patch.models import ModelConfig
@@ -192,7 +193,7 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
     facts = {"format": "huggingface", "precision": AS_TYPED[element_type], "source": f"{adapter.source} merged"}
     nbytes = under.model.num_parameters(under.vocab_size) * TORCH_DTYPES[element_type].itemsize
     with staged(target, facts) as stage, WorkBar("bar-writing", nbytes) as bar:
-        write_safetensors(stage, under.tensors(), maker, default_workers(), bar.advance)
+        write_safetensors(stage, under.tensors(), maker, default_workers(), Relay(bar.advance))
         copy_companions(under.companions, stage.path, under.config, AS_TYPED[element_type])
         add_chat_files(stage.path, adapter.run)
 

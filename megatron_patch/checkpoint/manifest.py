@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -107,8 +107,8 @@ class Verification:
         self._wanted: dict[Path, dict[str, Any]] = {}
         if folder is not None and (manifest := read_manifest(folder)) is not None:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
-        pieces = sum(len(_pieces(facts)) for facts in self._wanted.values())
-        self._pool, self._lock = started_pool(min(pieces, workers or default_workers())), threading.Lock()
+        self._workers, self._lock = workers or default_workers(), threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
         self._jobs: dict[Path, list[Future[None]]] = {}
         self._problems: dict[Path, Message] = {}
 
@@ -116,7 +116,8 @@ class Verification:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def begin(self, file: Path) -> None:
         """Have a file compared, if the manifest has it and it was not begun before. Does not wait.
@@ -130,8 +131,11 @@ class Verification:
                 self._begin(file)
 
     def _begin(self, file: Path) -> None:
-        facts = self._wanted[file]
-        self._jobs[file] = [self._pool.submit(self._compare, file, facts["bytes"], piece) for piece in _pieces(facts)]
+        if self._pool is None:  # not before: processes are forked where there are no threads yet
+            count = sum(len(_pieces(facts)) for facts in self._wanted.values())
+            self._pool = started_pool(min(count, self._workers))
+        nbytes, pieces = self._wanted[file]["bytes"], _pieces(self._wanted[file])
+        self._jobs[file] = [self._pool.submit(self._compare, file, nbytes, piece) for piece in pieces]
 
     def _compare(self, file: Path, nbytes: int, piece: _Piece) -> None:
         if not file.is_file():

@@ -30,6 +30,7 @@ from megatron_patch.checkpoint.manifest import MANIFEST, PIECE_BYTES, hash_file
 from megatron_patch.common.disk import naming
 from megatron_patch.common.files import real_path, sync
 from megatron_patch.common.messages import Message, at, say
+from megatron_patch.common.spread import Relay
 
 INTEGRITY = "integrity.json"
 """Megatron's own manifest inside a torch_dist folder, which its `--verify-integrity` reads."""
@@ -56,12 +57,21 @@ class StagedFolder:
     """By path relative to the folder: `sha256` and `bytes` of each file written so far, or its `pieces`."""
     _pieces: dict[str, dict[int, tuple[str, int]]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._note, self._note_piece = Relay(self._add), Relay(self._add_piece)
+
     def record(self, file: Path, sha256: str, nbytes: int) -> None:
-        """Note the checksum of a file that was hashed while it was written."""
+        """Note the checksum of a file that was hashed while it was written, in whichever process."""
+        self._note(file, sha256, nbytes)
+
+    def _add(self, file: Path, sha256: str, nbytes: int) -> None:
         self.sums[file.relative_to(self.path).as_posix()] = {"sha256": sha256, "bytes": nbytes}
 
     def record_piece(self, file: Path, number: int, sha256: str, nbytes: int) -> None:
         """Note the checksum of one piece of a file; `join_pieces` makes an entry of them when all are there."""
+        self._note_piece(file, number, sha256, nbytes)
+
+    def _add_piece(self, file: Path, number: int, sha256: str, nbytes: int) -> None:
         self._pieces.setdefault(file.relative_to(self.path).as_posix(), {})[number] = sha256, nbytes
 
     def join_pieces(self) -> None:

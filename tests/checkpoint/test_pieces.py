@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_patch.checkpoint import store
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.formats import hf_writer, sources
 from megatron_patch.checkpoint.manifest import verify
+from megatron_patch.models.weight_map import Span
 
 from .models import SMALL, make_model
 
@@ -33,8 +37,8 @@ def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "PIECE_BYTES", PIECE)
 
 
-def to_hf(megatron: Path, target: Path) -> Path:
-    assert main(["--source", str(megatron), "--output-path", str(target), "--workers", "3"]) == 0
+def to_hf(megatron: Path, target: Path, workers: int = 3) -> Path:
+    assert main(["--source", str(megatron), "--output-path", str(target), "--workers", str(workers)]) == 0
     return target
 
 
@@ -56,11 +60,15 @@ def edit(folder: Path, **facts: object) -> None:
 
 
 @pytest.mark.parametrize("block", [1000, 3000, 64 << 20])
+@pytest.mark.parametrize("workers", [3, 20])
 @pytest.mark.parametrize("direct", [True, False])
 def test_the_same_bytes_as_in_one_go(
-    megatron: Path, tmp_path: Path, block: int, direct: bool, monkeypatch: pytest.MonkeyPatch
+    megatron: Path, tmp_path: Path, block: int, direct: bool, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pieces end within rows, and blocks within pieces; straight from memory as on tmpfs, and with O_DIRECT."""
+    """Pieces end within rows, and blocks within pieces; straight from memory as on tmpfs, and with O_DIRECT.
+
+    20 workers are several processes.
+    """
     whole = to_hf(megatron, tmp_path / "whole")
     assert facts_of(whole).keys() == {"sha256", "bytes"}
     in_pieces(monkeypatch)
@@ -68,7 +76,7 @@ def test_the_same_bytes_as_in_one_go(
     monkeypatch.setattr(store, "_is_tmpfs", lambda descriptor: not direct)
     monkeypatch.setattr(store, "DIRECT_BYTES", PIECE)
     monkeypatch.setattr(store, "_SPARE", [])
-    pieces = to_hf(megatron, tmp_path / "pieces")
+    pieces = to_hf(megatron, tmp_path / "pieces", workers)
     written = (pieces / FILE).read_bytes()
     assert written == (whole / FILE).read_bytes()
     parts = [written[first : first + PIECE] for first in range(0, len(written), PIECE)]
@@ -96,13 +104,14 @@ def test_a_flipped_bit_of_any_piece_is_found(pieces: Path) -> None:
     assert verify(pieces) > 0
 
 
+@pytest.mark.parametrize("workers", [3, 20])
 def test_damage_keeps_a_conversion_from_appearing(
-    pieces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pieces: Path, tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = bytearray((pieces / FILE).read_bytes())
     data[-1] ^= 1  # still a number
     (pieces / FILE).write_bytes(data)
-    assert main(["--source", str(pieces), "--output-path", str(tmp_path / "again")]) == 2
+    assert main(["--source", str(pieces), "--output-path", str(tmp_path / "again"), "--workers", str(workers)]) == 2
     assert "SHA-256 is not the manifest's" in capsys.readouterr().err
     assert not (tmp_path / "again").exists() and not [p for p in tmp_path.iterdir() if ".partial-" in p.name]
 
@@ -128,8 +137,9 @@ def test_pieces_that_are_not_the_file_are_refused(pieces: Path, wrong: dict[str,
     assert refused.value.messages[0].told.code == "manifest-bad"
 
 
+@pytest.mark.parametrize("workers", [3, 20])
 def test_a_full_disk_in_one_piece_leaves_nothing(
-    megatron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    megatron: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_pieces(monkeypatch)
     written = store.HashingPiece.write
@@ -141,5 +151,26 @@ def test_a_full_disk_in_one_piece_leaves_nothing(
 
     monkeypatch.setattr(store.HashingPiece, "write", full)
     with pytest.raises(OSError, match="No space left"):
-        to_hf(megatron, tmp_path / "target")
+        to_hf(megatron, tmp_path / "target", workers)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_and_a_killed_process_are_told(
+    megatron: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both from another process: an error with its values, and none at all."""
+    in_pieces(monkeypatch)
+    looked, killed = sources.BlockMaker._look, ["--source", str(megatron), "--output-path", str(tmp_path / "target")]
+
+    def look(self: sources.BlockMaker, part: torch.Tensor, span: Span, *, cast: bool = False) -> None:
+        if "fc2" in span.name and span.layer == 2:
+            part[0] = float("nan")
+        looked(self, part, span, cast=cast)
+
+    monkeypatch.setattr(sources.BlockMaker, "_look", look)
+    assert main([*killed, "--workers", "20"]) == 2
+    assert "decoder.layers.mlp.linear_fc2.weight of layer 2 has a value that is NaN" in capsys.readouterr().err
+    monkeypatch.setattr(sources.BlockMaker, "_look", lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
+    assert main([*killed, "--workers", "20"]) == 2
+    assert "a worker was killed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -99,10 +99,13 @@ def test_another_precision_is_a_cast_and_is_said(tmp_path: Path, capsys: pytest.
 
 def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     hf = make_model(tmp_path / "hf", SMALL)
-    for name in ("one", "two"):
-        assert main(["--source", str(hf), "--output-path", str(tmp_path / name), "--workers", "3"]) == 0
-    one, two = ((tmp_path / name / "manifest.json").read_text() for name in ("one", "two"))
-    assert one == two
+    for name, workers in (("one", "3"), ("two", "20")):  # 20 are several processes
+        more = ["--workers", workers]
+        assert main(["--source", str(hf), "--output-path", str(tmp_path / name), *more]) == 0
+        assert main(["--source", str(tmp_path / name), "--output-path", str(tmp_path / f"{name}-hf"), *more]) == 0
+    for kind in ("", "-hf"):
+        one, two = ((tmp_path / f"{name}{kind}" / "manifest.json").read_text() for name in ("one", "two"))
+        assert one == two and verify(tmp_path / f"two{kind}") > 0
 
 
 def test_integrity_manifest_is_the_one_that_megatron_verifies(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from megatron_patch.common.threads import started_pool
+from megatron_patch.common.spread import spread
 from megatron_patch.runs.stored_chunks import StoredChunk, write_checksums
 
 Maker = Callable[[], Any]
@@ -162,12 +162,9 @@ class _Writer(dcp.FileSystemWriter):
     def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> Future[list[WriteResult]]:
         objects = [item for item in plan.items if item.type == WriteItemType.BYTE_IO]
         groups = [[item] for item in plan.items if item.type != WriteItemType.BYTE_IO] + [objects]
-        pool = started_pool(min(self.thread_count, len(groups)))
-        try:
-            written = pool.map(lambda numbered: self._write_file(planner, *numbered), enumerate(groups))
-            results = [result for of_file in written for result in of_file]
-        finally:
-            pool.shutdown(cancel_futures=True)
+        numbered = list(enumerate(groups))
+        written = spread(lambda group: self._write_file(planner, *group), numbered, self.thread_count)
+        results = [result for of_file in written for result in of_file]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done

@@ -12,6 +12,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.common.messages import Message, say
 from megatron_patch.common.progress import WorkBar
+from megatron_patch.common.spread import Relay, WorkerKilled
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.converter.conversion import Conversion
@@ -68,14 +69,18 @@ def _convert(job: Job, verification: Verification) -> float:
         vocab_alignment=vocab_alignment(job.options),
         before_publishing=verification.finish,
     )
+    begin = Relay(verification.begin)
     started = time.monotonic()
     if reader is not None:
-        reader.files.on_open = verification.begin
+        reader.files.on_open = begin
         _say_notes(reader, conversion)
     elif job.folder is not None:
-        job.folder.files.on_open = verification.begin
+        job.folder.files.on_open = begin
     with WorkBar("bar-writing", job.nbytes) as bar:
-        _write(job, conversion, reader, bar.advance)
+        try:
+            _write(job, conversion, reader, Relay(bar.advance))
+        except WorkerKilled as error:
+            raise CheckpointError.of(error.messages) from None
     return time.monotonic() - started
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from megatron_patch.checkpoint.formats.safetensors_io import header_bytes
 from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
 from megatron_patch.checkpoint.manifest import PIECE_BYTES
 from megatron_patch.checkpoint.store import HashingFile, HashingPiece, StagedFolder
-from megatron_patch.common.threads import started_pool
+from megatron_patch.common.spread import spread
 from megatron_patch.models.weight_map import Tensor
 
 LARGEST_SHARD = 5_000_000_000
@@ -26,7 +25,7 @@ OnBytes = Callable[[int], None]
 """Told the bytes of each block that was made."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Shard:
     """A file of tensors."""
 
@@ -102,19 +101,16 @@ def _write_pieces(
     for shard in shards:
         if shard.pieces > 1:
             shard.file.touch(exist_ok=False)
-    # the pieces of each file are spread over the whole work: a file takes one write at a time
     pieces = [(shard, number) for shard in shards for number in range(shard.pieces)]
-    pieces.sort(key=lambda piece: (piece[1] + 0.5) / piece[0].pieces)
-    pool = started_pool(min(workers, len(pieces)))
-    try:
-        jobs = [
-            pool.submit(_write_piece, shard, number, following, stage, maker, progress)
-            for (shard, number), following in zip_longest(pieces, pieces[workers:])
-        ]
-        for job in jobs:
-            job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    in_time = sorted(pieces, key=_moment)
+    following = dict(zip(in_time, in_time[workers:], strict=False))
+    spread(lambda piece: _write_piece(*piece, following.get(piece), stage, maker, progress), pieces, workers, _moment)
+
+
+def _moment(piece: tuple[_Shard, int]) -> float:
+    """When to write a piece, from 0 to 1: those of a file not at once, since it takes one write at a time."""
+    shard, number = piece
+    return (number + 0.5) / shard.pieces
 
 
 def _write_piece(

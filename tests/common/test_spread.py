@@ -1,0 +1,138 @@
+"""Work spread over threads and processes: real forks, real kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common import spread as module
+from megatron_patch.common.messages import at
+from megatron_patch.common.spread import Relay, WorkerKilled, spread
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=[3, 20])
+def workers(request: pytest.FixtureRequest) -> int:
+    """Threads of this process; several processes."""
+    return request.param
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()]
+
+
+def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
+    moments: list[int] = []
+    began = Relay(moments.append)
+
+    def work(task: int) -> tuple[int, int]:
+        began(task)
+        return task * task, os.getpid()
+
+    found = spread(work, range(100), workers, lambda task: -task)
+    assert [square for square, _ in found] == [task * task for task in range(100)]
+    assert len({pid for _, pid in found}) == -(-workers // module.THREADS_EACH)
+    assert ({pid for _, pid in found} == {os.getpid()}) == (workers == 3)
+    assert sorted(moments) == list(range(100))
+    assert workers != 3 or set(moments[:3]) == {97, 98, 99}
+    assert not children()
+
+
+def test_the_first_error_is_raised_here(workers: int) -> None:
+    def work(task: int) -> None:
+        if task == 40:
+            raise CheckpointError.of([at(Path("file"), "manifest-missing"), at("other", "manifest-bytes", found=1)])
+        time.sleep(0.01)
+
+    with pytest.raises(CheckpointError) as raised:
+        spread(work, range(100), workers)
+    assert [(m.values["path"], m.told.code) for m in raised.value.messages] == [
+        (Path("file"), "manifest-missing"),
+        ("other", "manifest-bytes"),
+    ]
+    assert not children()
+
+
+def test_an_error_in_what_is_relayed_ends_the_work(workers: int) -> None:
+    def refuse(task: int) -> None:
+        raise CheckpointError("manifest-missing")
+
+    with pytest.raises(CheckpointError):
+        spread(Relay(refuse), range(30), workers)
+    assert not children()
+
+
+def test_an_error_that_cannot_be_pickled_is_told() -> None:
+    class Local(Exception):
+        pass
+
+    def work(task: int) -> None:
+        raise Local("why")
+
+    with pytest.raises(RuntimeError, match="why"):
+        spread(work, range(30), 20)
+
+
+def test_a_killed_process_is_an_error() -> None:
+    def work(task: int) -> None:
+        if task == 29:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerKilled) as raised:
+        spread(work, range(30), 20)
+    assert raised.value.code == "worker-killed"
+    assert not children()
+
+
+def test_nothing_is_forked_where_other_threads_run() -> None:
+    end = threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    try:
+        assert set(spread(lambda task: os.getpid(), range(30), 20)) == {os.getpid()}
+    finally:
+        end.set()
+        other.join()
+
+
+def test_processes_end_with_the_one_that_they_work_for(tmp_path: Path) -> None:
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from megatron_patch.common.spread import spread
+def work(task):
+    (Path({str(tmp_path)!r}) / str(os.getpid())).touch()
+    time.sleep(600)
+spread(work, range(30), 20)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program])
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 3)
+    process.kill()
+    process.wait()
+    pids = [int(file.name) for file in tmp_path.iterdir()]
+    wait_until(lambda: not any(alive(pid) for pid in pids))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
