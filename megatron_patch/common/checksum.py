@@ -7,7 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 16 << 20
 """Read at a time; a thread holds one. Each read and each update leaves the GIL and wants it back: few of them."""
 _of_thread = threading.local()
 
@@ -29,8 +29,8 @@ def range_sha256(path: Path, offset: int, length: int) -> tuple[str, int]:
         OSError: it cannot be read.
     """
     block: memoryview | None = getattr(_of_thread, "block", None)
-    if block is None:
-        block = _of_thread.block = memoryview(bytearray(BLOCK_BYTES))
+    if block is None or len(block) < min(length, BLOCK_BYTES):
+        block = _of_thread.block = memoryview(bytearray(max(1, min(length, BLOCK_BYTES))))
     digest, done, end = hashlib.sha256(), offset, offset + length
     descriptor = os.open(path, os.O_RDONLY)
     try:
