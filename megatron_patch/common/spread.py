@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 """Source: prctl(2)."""
 
 
-class WorkerKilled(UserError):
+class WorkerLost(UserError):
     """A process that worked for this one has ended before its work."""
 
 
@@ -82,7 +82,7 @@ def spread[T, R](
     Returns:
         what the work returned, in the order of the tasks.
     Raises:
-        WorkerKilled: a process was killed.
+        WorkerLost: a process was killed.
         whatever the work raised first; tasks that were not begun are left.
     """
     processes = min(len(tasks), -(-workers // THREADS_EACH))
@@ -163,7 +163,7 @@ def _listen(children: dict[Connection, int], results: dict[int, Any]) -> None:
             try:
                 kind, values = connection.recv()
             except EOFError:
-                raise WorkerKilled("worker-killed") from None
+                raise WorkerLost("worker-killed") from None
             if kind == "call":
                 Relay.call(*values)
             elif kind == "result":

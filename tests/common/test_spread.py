@@ -16,7 +16,7 @@ import pytest
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import at
-from megatron_patch.common.spread import Relay, WorkerKilled, spread
+from megatron_patch.common.spread import Relay, WorkerLost, spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,7 +90,7 @@ def test_a_killed_process_is_an_error() -> None:
         if task == 29:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(WorkerKilled) as raised:
+    with pytest.raises(WorkerLost) as raised:
         spread(work, range(30), 20)
     assert raised.value.code == "worker-killed"
 
