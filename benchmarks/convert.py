@@ -11,7 +11,8 @@ seconds hardly depend on what else the machine does; wall seconds do.
 
 --against TREE measures another checkout in turn with this one. --trace does each conversion once more and shows where
 its threads were. --touch GB writes and frees as much of the folder first: a virtual machine may get its memory only
-when it is first written to, which takes longer than the conversion.
+when it is first written to, which takes longer than the conversion. A traced conversion is one process, whatever the
+workers: the tracer is a thread, and what has threads is not forked.
 """
 
 from __future__ import annotations
