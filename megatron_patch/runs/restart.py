@@ -14,11 +14,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_patch.runs import status as run_status
 from megatron_patch.common.messages import Message
-from megatron_patch.runs.recovery import Event, Failure, after_failure, note_event
-from megatron_patch.runs.folder import METRICS
 from megatron_patch.common.strict_json import parse_json
+from megatron_patch.runs import status as run_status
+from megatron_patch.runs.folder import METRICS
+from megatron_patch.runs.recovery import Event, Failure, after_failure, note_event
 
 ASKS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals on which the ranks finish their step, save and end: a scheduler's, a person's, a closed terminal's, Slurm's

@@ -24,8 +24,8 @@ from typing import Any, Literal
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.files import write_json
 from megatron_patch.common.messages import Message, as_json, localized, read_message
-from megatron_patch.runs.folder import CHECKPOINTS, ENDED, LOGS, remove_leftovers
 from megatron_patch.common.strict_json import read_json
+from megatron_patch.runs.folder import CHECKPOINTS, ENDED, LOGS, remove_leftovers
 
 LAUNCHER, RANKS = f"{LOGS}/launcher.lock", f"{LOGS}/ranks.lock"
 INHERITED = "MEGATRON_PATCH_LOCK"

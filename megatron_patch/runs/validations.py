@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_patch.common.files import write_json
-from megatron_patch.runs.folder import CHECKPOINTS
 from megatron_patch.common.strict_json import read_json
+from megatron_patch.runs.folder import CHECKPOINTS
 
 BEST = "best.json"
 """In a run's folder: the best checkpoint, its loss, and how validation went."""

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from megatron_patch.runs.heartbeat import FOLDER, find_hung, read_beats
 from megatron_patch.common.messages import Message, localized
+from megatron_patch.runs.heartbeat import FOLDER, find_hung, read_beats
 
 DEFAULT_MINUTES = 10
 """Of Megatron's --distributed-timeout-minutes."""
