@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,7 +24,7 @@ from megatron_patch.data.sft.prepare import SFTData, open_components
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.driver import make_plan
-from megatron_patch.launch.epochs import count_rows
+from megatron_patch.launch.epochs import LENGTHS, count_rows, settle_rows
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import Problem, driver_wording
 from megatron_patch.launch.render import short_plan
@@ -51,6 +51,17 @@ Planned = tuple[Plan | None, list[Problem]]
 )
 def test_iterations_are_rounded_up_without_floating_point(text: str, rows: int, batch: int, iterations: int) -> None:
     assert length(1).parse(text).of(rows, constant(batch)) == iterations
+
+
+@pytest.mark.parametrize(
+    ("train", "warmup", "rows", "found"),
+    [("1epoch", "0.1epochs", 50, (7, 1)), ("1epoch", "0.1epochs", 6, (1, 0)), ("1epoch", "1epoch", 6, (1, 1))],
+)
+def test_a_part_of_a_short_run_is_not_the_whole(train: str, warmup: str, rows: int, found: tuple[int, int]) -> None:
+    """Rounded up a tenth of one iteration is one: a warm-up without an end, which would be refused."""
+    facts: dict[str, Any] = {"batches": constant(BATCH)}
+    settle_rows(facts, dict(zip(LENGTHS, (length(1).parse(text) for text in (train, warmup)), strict=True)), rows)
+    assert tuple(facts[name] for name in LENGTHS) == found
 
 
 def test_batches_that_grow_are_followed() -> None:
