@@ -69,7 +69,8 @@ def test_a_tied_matrix_stays_on_both_ends_of_a_pipeline(
         assert not torch.equal(
             moved, load_file(tmp_path / "hf" / "model.safetensors")["model.layers.3.mlp.down_proj.weight"]
         )
-    assert runs["pp2"].flops == runs["one"].flops == pytest.approx([flops(3 * LAYER, LAYER + HEAD)] * 4)
+    for run in runs.values():
+        assert run.flops == pytest.approx([flops(3 * LAYER, LAYER + HEAD)] * 4)
     assert runs["pp2"].losses == pytest.approx(runs["one"].losses, rel=1e-5)
     norms = [[line["grad_norm"] for line in run.metrics if "loss" in line] for run in runs.values()]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
