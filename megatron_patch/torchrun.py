@@ -42,6 +42,7 @@ from typing import Any
 
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, localized
+from megatron_patch.common.parent import end_with_parent
 from megatron_patch.common.terminal import guard, raw
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.rank_notes import folder_of_ranks
@@ -49,7 +50,7 @@ from megatron_patch.runs.recovery import Event, Failure, Status, note_event
 from megatron_patch.runs.restart import AGAIN, ASKS, ASKS_RANKS, ENDS_RANKS, StepCounter, read_again, start_again
 from megatron_patch.runs.watchdog import Watchdog
 from megatron_patch.trainer.errors import echo_of
-from megatron_patch.trainer.process import TOLD_BY_LAUNCHER, end_with_launcher
+from megatron_patch.trainer.process import TOLD_BY_LAUNCHER
 
 GRACE = 600.0
 """Seconds that they have for it: a step, and a checkpoint that is written."""
@@ -76,7 +77,7 @@ def main(arguments: list[str]) -> int:
     stop.listen(to_launcher=in_cluster)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)  # the driver blocked them until somebody would listen
     if in_cluster:
-        end_with_launcher(ASKS_RANKS)
+        end_with_parent(ASKS_RANKS)
     try:
         return _run(arguments, stop)
     finally:

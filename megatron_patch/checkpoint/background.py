@@ -5,7 +5,6 @@ It steps back wherever the run wants the processor, and ends with the process th
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
@@ -13,12 +12,11 @@ from pathlib import Path
 
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError
+from megatron_patch.common.parent import end_with_parent
 from megatron_patch.common.terminal import guard
 
 NICE = 10
 WORKERS = 2
-PR_SET_PDEATHSIG = 1
-"""Source: prctl(2)."""
 
 
 def main() -> int:
@@ -45,11 +43,8 @@ def main() -> int:
 
 
 def _step_back() -> None:
-    parent = os.getppid()
+    end_with_parent(signal.SIGTERM)
     os.nice(NICE)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died in between
-        sys.exit(1)
 
 
 if __name__ == "__main__":

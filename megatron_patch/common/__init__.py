@@ -5,6 +5,6 @@ values.py, command_line.py        how a typed value is read; argparse without se
 files.py, disk.py, checksum.py    files that are written whole or not at all
 strict_json.py, records.py        JSON that somebody gives us
 machine.py, network.py, hardware.py    what there is to compute with
-threads.py, spread.py             threads; work over threads and processes
+threads.py, spread.py, parent.py  threads; work over threads and processes, which end with their parent
 terminal.py, progress.py          what a person sees
 """

@@ -75,6 +75,10 @@ class Refusal(UserError, ValueError):
     between = Message("uncoded", text="\n")
 
 
+class WorkerKilled(UserError, RuntimeError):
+    """A process that worked for this one has ended before its work."""
+
+
 class UsageError(UserError, ValueError):
     """A command line that nothing can be done with: exit status 2."""
 

@@ -6,7 +6,6 @@ processes are forked, so tasks and work may be anything; what they say and retur
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import signal
@@ -19,17 +18,12 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
-from megatron_patch.common.errors import UserError
+from megatron_patch.common.errors import WorkerKilled
+from megatron_patch.common.parent import end_with_parent
 from megatron_patch.common.threads import started_pool
 
 THREADS_EACH = 16
 """Most threads of a process that is one of several. A fork of a process with torch takes 10 ms."""
-PR_SET_PDEATHSIG = 1
-"""Source: prctl(2)."""
-
-
-class WorkerLost(UserError):
-    """A process that worked for this one has ended before its work."""
 
 
 class Relay:
@@ -82,7 +76,7 @@ def spread[T, R](
     Returns:
         what the work returned, in the order of the tasks.
     Raises:
-        WorkerLost: a process was killed.
+        WorkerKilled: a process was killed.
         whatever the work raised first; tasks that were not begun are left.
     """
     processes = min(len(tasks), -(-workers // THREADS_EACH))
@@ -130,12 +124,11 @@ def _fork(work: Callable[[], object]) -> tuple[Connection, int]:
         pid = os.fork()
     if pid == 0:
         try:
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            end_with_parent(signal.SIGKILL, parent)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its children
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             Relay.home = _Home(theirs)
-            if os.getppid() == parent:
-                _work_and_tell(work, Relay.home)
+            _work_and_tell(work, Relay.home)
         finally:
             os._exit(0)
     theirs.close()
@@ -163,7 +156,7 @@ def _listen(children: dict[Connection, int], results: dict[int, Any]) -> None:
             try:
                 kind, values = connection.recv()
             except EOFError:
-                raise WorkerLost("worker-killed") from None
+                raise WorkerKilled("worker-killed") from None
             if kind == "call":
                 Relay.call(*values)
             elif kind == "result":

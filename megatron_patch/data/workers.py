@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,12 +11,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from megatron_patch.common.errors import UserError
+from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import usable_cores
 from megatron_patch.common.messages import Message
+from megatron_patch.common.parent import end_with_parent
 
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2)."""
 AHEAD = 3
 """Items in flight for each worker: bounds the memory."""
 
@@ -26,10 +24,6 @@ MOST_PER_CORE = 4
 
 _inherited: Callable[[Any], Any]
 """What a forked worker does: it is there already, only items and results travel."""
-
-
-class WorkerKilled(UserError, RuntimeError):
-    """A process of the work is gone."""
 
 
 def workers_for(asked: int) -> int:
@@ -81,7 +75,5 @@ def _run(item: Any) -> Any:
 
 def _begin(parent: int) -> None:
     """A worker ends with its parent, however that ends; and has one core, over which no threads of its own fight."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)
+    end_with_parent(signal.SIGKILL, parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -48,8 +48,8 @@ def cheapest_change(plan: Plan) -> Message:
 
 
 def chunks_pay(plan: Plan) -> Message | None:
-    """A pipeline whose stages wait less in chunks: two of them if the planner sees a gain and they fit, with the
-    optimizer's numbers as they are."""
+    """A pipeline whose stages wait less in chunks: two of them, if the planner sees a gain and they fit with the
+    optimizer's state in the same precision."""
     layout, chunks = plan.layout, 2
     if plan.device != "cuda" or layout.pp == 1 or layout.chunks > 1 or plan.schedule.micro_batches % layout.pp:
         return None
@@ -60,7 +60,8 @@ def chunks_pay(plan: Plan) -> Message | None:
         return None
     chunked = replace(plan, layout=replace(layout, chunks=chunks, stage_layers=cut[0], ends_count=cut[1]))
     after = time_of_plan(chunked)
-    fit, limit = _fit(chunked, plan.config, chunked.layout, plan.memory_limit), plan.memory_limit
+    limit = plan.memory_limit
+    fit = _fit(plan, plan.config, chunked.layout, limit)
     gain = 0.0 if after is None else 1 - after.total / before.total
     same = (fit.precision, fit.offload_fraction) == (plan.precision, plan.offload_fraction)
     if gain < WORTH_SAYING or not same or limit is None or fit.memory.total > limit:

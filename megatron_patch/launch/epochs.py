@@ -106,10 +106,9 @@ def settle_rows(facts: dict[str, Any], asked: Mapping[str, Epochs], rows: int) -
         rows: of one epoch.
     """
     facts |= {position: epochs.of(rows, facts["batches"]) for position, epochs in asked.items()}
-    if all(name in asked for name in LENGTHS):
-        train, warmup = (asked[name] for name in LENGTHS)
-        if warmup.times * train.over < train.times * warmup.over:  # rounded up, it may be the whole of a short run
-            facts[LENGTHS[1]] = min(facts[LENGTHS[1]], facts[LENGTHS[0]] - 1)
+    train, warmup = LENGTHS
+    if train in asked and warmup in asked and asked[warmup].is_shorter_than(asked[train]):
+        facts[warmup] = min(facts[warmup], facts[train] - 1)  # rounded up, it may be the whole of a short run
     facts["epochs"] = _count(asked, rows)
 
 

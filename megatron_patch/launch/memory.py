@@ -239,7 +239,7 @@ def stage_parameters(model: ModelConfig, vocab_rows: int, layout: Layout, stage:
 def in_flight(layout: Layout, stage: int, micro_batches: int) -> float:
     """Micro batches whose activations a stage holds at once under 1F1B: PP of them on the first, one on the last.
 
-    With chunks the first stage warms up longer, by passes of one chunk each, and of some chunks it holds one more.
+    With chunks a stage warms up longer, and what it holds are passes of single chunks: a fraction of a micro batch.
     Source: Narayanan et al. 2021 (arXiv:2104.04473), section 2.2; schedules.py, `get_pp_rank_microbatches` and
     `get_schedule_table`: PP micro batches pass one chunk before they pass the next.
     """

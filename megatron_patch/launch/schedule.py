@@ -226,6 +226,10 @@ class Epochs:
         """
         return self.times * size // self.over
 
+    def is_shorter_than(self, other: Epochs) -> bool:
+        """Before either is rounded."""
+        return self.times * other.over < other.times * self.over
+
     def every(self, size: int, each: int) -> int:
         """Iterations of an interval, rounded up.
 

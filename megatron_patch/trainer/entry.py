@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from megatron_patch.backend import APPLIED, enable
 from megatron_patch.backend.saving.errors import StuckSave
 from megatron_patch.common.errors import UserError
 from megatron_patch.common.messages import Message, localized
+from megatron_patch.common.parent import end_with_parent
 from megatron_patch.runs import status as run_status
 from megatron_patch.runs.heartbeat import HEART
 from megatron_patch.runs.recovery import Status
@@ -20,7 +22,7 @@ from megatron_patch.runs.validations import stopped_early
 from megatron_patch.trainer import BEGAN
 from megatron_patch.trainer.arguments import add_arguments, parse_early
 from megatron_patch.trainer.errors import MAY_PASS, SpikeError, TrainerError, echo_of
-from megatron_patch.trainer.process import end_with_launcher, leave_signals_to_launcher, note_failure
+from megatron_patch.trainer.process import leave_signals_to_launcher, note_failure
 from megatron_patch.trainer.startup import Startup
 from megatron_patch.trainer.streams import Streams
 
@@ -43,7 +45,7 @@ def main() -> None:
     streams = Streams(early.output_dir, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     HEART.start(os.environ, streams.rank)
     try:
-        end_with_launcher()
+        end_with_parent(signal.SIGTERM)  # torchrun that is killed ends nobody: finish the step and save
         leave_signals_to_launcher()
         if streams.rank == 0:
             run_status.take_as_rank(early.output_dir, partial(print, file=streams.stderr, flush=True))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from megatron_patch.common.errors import UserError
+from megatron_patch.common.errors import UserError, WorkerKilled
 from megatron_patch.common.messages import Message
 from megatron_patch.common.network import NetworkError
-from megatron_patch.data.workers import WorkerKilled
 from megatron_patch.runs.recovery import Status
 
 Echo = Literal["connection", "time-out"]

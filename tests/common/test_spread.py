@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import at
-from megatron_patch.common.spread import Relay, WorkerLost, spread
+from megatron_patch.common.spread import Relay, spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,7 +91,7 @@ def test_a_killed_process_is_an_error() -> None:
         if task == 29:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(WorkerLost) as raised:
+    with pytest.raises(WorkerKilled) as raised:
         spread(work, range(30), 20)
     assert raised.value.code == "worker-killed"
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
+from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.network import NetworkError
-from megatron_patch.data.workers import WorkerKilled
 from megatron_patch.models import ConfigError
 from megatron_patch.peft.settings import PeftError
 from megatron_patch.runs.recovery import Status

@@ -10,9 +10,10 @@ from megatron_patch.checkpoint.converter.job import AS_TYPED, Job, cast_notes, s
 from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
+from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.messages import Message, say
 from megatron_patch.common.progress import WorkBar
-from megatron_patch.common.spread import Relay, WorkerLost
+from megatron_patch.common.spread import Relay
 
 if TYPE_CHECKING:
     from megatron_patch.checkpoint.converter.conversion import Conversion
@@ -79,7 +80,7 @@ def _convert(job: Job, verification: Verification) -> float:
     with WorkBar("bar-writing", job.nbytes) as bar:
         try:
             _write(job, conversion, reader, Relay(bar.advance))
-        except WorkerLost as error:
+        except WorkerKilled as error:
             raise CheckpointError.of(error.messages) from None
     return time.monotonic() - started
 

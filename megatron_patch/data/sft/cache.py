@@ -296,7 +296,7 @@ def _account(found: DataReport, piece: tokenize.TokenizedRows) -> None:
     found.rows += piece.rows
     file = found.files[piece.file]
     file.special_rows += piece.special_rows
-    file.endless_rows += piece.endless_rows
+    file.rows_without_eos += piece.rows_without_eos
     for counted, into in ((piece.formats, file.formats), (piece.unused_keys, file.unused_keys)):
         for name, count in counted.items():
             into[name] = into.get(name, 0) + count

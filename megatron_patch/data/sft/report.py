@@ -124,7 +124,7 @@ class FileReport:
     """Keys of turns that neither their format nor the chat template reads."""
     special_rows: int = 0
     """Rows used whose texts spell a special token: the model reads it as one."""
-    endless_rows: int = 0
+    rows_without_eos: int = 0
     """Rows used whose last trained turn ends without a special token: where such an answer ends is not learned."""
 
     def lines(self) -> Iterator[Message]:
@@ -138,8 +138,8 @@ class FileReport:
             yield Message("indented", text=Message("sft-unread", keys=keys))
         if self.special_rows:
             yield Message("indented", text=Message("sft-special", rows=self.special_rows))
-        if self.endless_rows:
-            yield Message("indented", text=Message("sft-endless", rows=self.endless_rows))
+        if self.rows_without_eos:
+            yield Message("indented", text=Message("sft-endless", rows=self.rows_without_eos))
 
     def _unread(self, key: str, found: Unread) -> Message:
         first = place(self.path, found.line, found.row)

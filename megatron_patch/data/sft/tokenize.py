@@ -68,7 +68,7 @@ class TokenizedRows:
     """Keys of turns that nobody reads."""
     special_rows: int = 0
     """Rows whose texts spell a special token."""
-    endless_rows: int = 0
+    rows_without_eos: int = 0
     """Rows whose last trained turn ends without one."""
     noted: list[Unused] = field(default_factory=list)
     """As `lost`, of rows that are used all the same."""
@@ -166,7 +166,7 @@ def tokenize_chunk(
         unused_keys=unused,
         unread=unread,
         special_rows=special,
-        endless_rows=sum(not template.ends(item) for item in rendered),
+        rows_without_eos=sum(not template.ends(item) for item in rendered),
         noted=noted,
     )
 

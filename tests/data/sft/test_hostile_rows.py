@@ -170,7 +170,7 @@ def test_answers_that_end_without_a_token_are_counted(
         (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.role }}: " + turn + "{% endfor %}")
         source = CacheSource.of([data], folder)
         cache = open_cache(source, tmp_path / f"cache{number}", say=lambda line: None, workers=1)
-        assert cache.report.files[0].endless_rows == count
+        assert cache.report.files[0].rows_without_eos == count
         assert ("sft-endless" in [_inner(line) for line in cache.report.lines()]) == bool(count)
 
 
