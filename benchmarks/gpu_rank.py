@@ -33,6 +33,9 @@ def main() -> None:
     """Arguments: the output file for measurements, then the flags of the trainer."""
     report, *flags = sys.argv[1:]
     sys.path.insert(0, str(REPOSITORY))
+    connections = os.environ.get("BENCH_CONNECTIONS")
+    if connections:
+        os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = connections
     started = time.perf_counter()
     import_everything(flags)
     measured: dict[str, Any] = {"imports": time.perf_counter() - started}
@@ -40,6 +43,8 @@ def main() -> None:
     if not sys.stdin.readline():
         return  # the benchmark was stopped
     measured["go"] = time.time()
+    if connections:
+        begin_cuda()
     watch_phases(measured)
     watch_saves(measured)
     if os.environ.get("BENCH_PROFILE") and os.environ["RANK"] in os.environ.get("BENCH_PROFILE_RANKS", "0").split(","):
@@ -52,6 +57,15 @@ def main() -> None:
     finally:
         if os.environ["RANK"] == "0":
             Path(report).write_text(json.dumps(measured))
+
+
+def begin_cuda() -> None:
+    """Make the CUDA context, with BENCH_CONNECTIONS; Megatron asserts afterwards that they are one."""
+    import torch
+
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.zeros(1, device="cuda")
+    os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
 
 
 def import_everything(flags: list[str]) -> None:

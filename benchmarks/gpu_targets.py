@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.gpu_cases import LORA_8B, PLAIN, SFT, TP2_PP2, Case
+from benchmarks.gpu_cases import LORA_8B, NO_MARGIN, PLAIN, PROFILED, SFT, TP2_PP2, Case
 
 DEFER = "--defer-embedding-wgrad-compute --wgrad-deferral-limit 8"
 """On the last stage the LM head's weight gradient waits for the bubble: eight micro batches' logits are kept."""
@@ -24,6 +24,12 @@ SAVED_ONCE = replace(SAVED, steps=18, save_interval=9, seconds=60)
 RING_ALL = {"MP_TP_OVERLAP": "ring-all"}
 NO_OVERLAP = {"MP_TP_OVERLAP": "none"}
 SAVES = {"MP_BACKGROUND_SAVE": "true"}
+FUSED, FLASH = {"MP_ATTENTION_BACKEND": "fused"}, {"MP_ATTENTION_BACKEND": "flash"}
+FUSED_50 = replace(PLAIN, batch=4, start="random", steps=50, seconds=90, env=FUSED)
+CONNECTIONS = {"BENCH_CONNECTIONS": "32"}
+CP2_L8 = replace(PLAIN, size="8B-L8", cp=2, processes=2, steps=14, seconds=60)
+TP2_L8_BF16 = replace(CP2_L8, cp=1, tp=2, sp=True)
+GATHER = "--cp-comm-type all_gather"
 KEEPS_ONE = {"MP_KEEP_CHECKPOINTS": "1", **SAVES}
 """Asked for: a machine whose RAM grows while it is used looks too small for copies of a checkpoint."""
 
@@ -63,8 +69,39 @@ TARGETS: dict[str, list[Case]] = {
             TP2_L8, name="tp2-L8-fp8-ring-all-all-passes", env=RING_ALL, megatron=ALL_PASSES, reference="tp2-L8-fp8"
         ),
     ],
+    "flash": [  # FlashAttention 4 (auto) beside cuDNN (fused); the first two differ by run-to-run rounding only
+        replace(FUSED_50, name="flash-fused"),
+        replace(FUSED_50, name="flash-fused-again", reference="flash-fused"),
+        replace(FUSED_50, name="flash-auto", env={}, reference="flash-fused"),
+        replace(SFT, name="flash-sft-fused", env=FUSED),
+        replace(SFT, name="flash-sft-auto", reference="flash-sft-fused"),
+        replace(PLAIN, name="flash-rows-fused", seq=4096, micro=2, env=FUSED),
+        replace(PLAIN, name="flash-rows-flash", seq=4096, micro=2, env=FLASH, reference="flash-rows-fused"),
+    ],
+    "flash-two": [  # under context and tensor parallelism
+        replace(CP2_L8, name="cp2-L8-fused", env=FUSED),
+        replace(CP2_L8, name="cp2-L8-auto", reference="cp2-L8-fused"),
+    ],
+    "cp2-why": [  # what of CP2's step is not matmuls and attention; 8 layers
+        replace(CP2_L8, name="cp2-L8", env=PROFILED),
+        replace(CP2_L8, name="cp2-L8-32", env=CONNECTIONS, reference="cp2-L8"),
+        replace(CP2_L8, name="cp2-L8-gather", megatron=GATHER, env=PROFILED, reference="cp2-L8"),
+        replace(CP2_L8, name="cp2-L8-gather-32", megatron=GATHER, env=CONNECTIONS, reference="cp2-L8"),
+    ],
+    "tp2-why": [  # the same of TP2's; overlapped by default
+        replace(TP2_L8_BF16, name="tp2-L8-bf16", env=PROFILED),
+        replace(TP2_L8_BF16, name="tp2-L8-bf16-32", env=CONNECTIONS, reference="tp2-L8-bf16"),
+        replace(TP2_L8_BF16, name="tp2-L8-bf16-margin", env=NO_MARGIN, reference="tp2-L8-bf16"),
+        replace(TP2_L8_BF16, name="tp2-L8-bf16-32-margin", env=CONNECTIONS | NO_MARGIN, reference="tp2-L8-bf16"),
+        replace(TP2_L8_BF16, name="tp2-L8-fp8-32", pr="fp8", env=CONNECTIONS, batch=16),
+        replace(TP2_L8_BF16, name="tp2-L8-fp8-1", pr="fp8", batch=16),
+    ],
+    "dp2-why": [
+        replace(PLAIN, name="8B-dp2-bf16", size="8B", batch=32, steps=6, processes=2, seconds=100, env=PROFILED)
+    ],
     "wide-141": [  # as many layers as the plan lets on 141 GB, less two of 70B and one of 405B
         *_wide("wide", {("70B", "fp8"): 42, ("70B", "bf16"): 48, ("405B", "fp8"): 10, ("405B", "bf16"): 13}),
+        replace(WIDE, name="wide-70B-L42-fp8-b8", size="70B-L42", pr="fp8", batch=8, steps=5),
         replace(WIDE, name="wide-70B-L42-fp8-none", size="70B-L42", pr="fp8", env=NO_OVERLAP),
     ],
     "wide-80": _wide(  # the same on 80 GB

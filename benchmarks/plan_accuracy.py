@@ -113,6 +113,7 @@ def own_runs() -> Iterator[tuple[dict[str, str], float]]:
                 tp_overlap=facts["tp_overlap"] != "false",
                 adam_bytes=int(facts["adam_bytes"] or 12),
                 own_kernels=facts["date"] >= OWN_KERNELS_SINCE,
+                flash=facts["attention"] == "flash-4",
             )
             layout = layout_of(model, numbers, balance=True)
             yield facts, step_time(work, layout, KINDS[facts["kind"].lower()], NETWORKS["400Gb"]).total
@@ -134,6 +135,7 @@ def work_of(model: ModelConfig, facts: dict[str, str], numbers: dict[str, int]) 
         micro_batches=numbers["gbs"] // (numbers["mbs"] * numbers["dp"]),
         precision=facts["precision"],
         own_kernels=False,
+        flash=False,
     )
 
 

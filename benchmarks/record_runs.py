@@ -103,6 +103,8 @@ def row_of(plan: Plan) -> dict[str, Any]:
     """What makes a run one of measured_runs.csv; `predicts`: whether the planner's page can predict it from these."""
     config, layout, variables = plan.config, plan.layout, plan.variables
     plain = not config.sft and config.ac == "false" and variables.lora_rank is None and not variables.megatron_args
+    from megatron_patch.launch.step_time import takes_flash
+
     adam = plan.precision.adam.bytes
     return {
         "kind": plan.gpu.name.split()[1].upper() if plan.gpu and " " in plan.gpu.name else "",
@@ -119,6 +121,7 @@ def row_of(plan: Plan) -> dict[str, Any]:
         "seq": config.seq_len,
         "tp_overlap": "" if layout.tp == 1 else str(plan.tp_overlap is not None).lower(),
         "adam_bytes": "" if adam == 12 else adam,
+        "attention": "flash-4" if takes_flash(plan) else "",
         "predicts": plain and plan.offload_fraction == 0,
     }
 

@@ -65,7 +65,7 @@ def look_at_engine() -> dict[str, Any] | None:
 
     if importlib.util.find_spec("transformer_engine") is None or not torch.cuda.is_available():
         return None
-    from megatron_patch.backend.gpu.attention import describe
+    from megatron_patch.backend.gpu.attention import choose_kernel, describe
     from megatron_patch.backend.gpu.libraries import cudnn_versions, use_torchs_libraries
 
     begin = time.perf_counter()
@@ -90,7 +90,7 @@ def look_at_engine() -> dict[str, Any] | None:
         "version": transformer_engine.__version__,
         "cudnn_of_torch": torchs,
         "cudnn_of_engine": engines,
-        "attention": describe(get_attention_backend(asked)),
+        "attention": describe(choose_kernel(get_attention_backend, asked, prefer_flash=True)),
         "settings": settings,
         "import_seconds": round(seconds, 1),
     }

@@ -264,7 +264,7 @@ def kernel_flags(plan: Plan) -> Flags:
 
 
 def attention_backend(plan: Plan) -> str:
-    """MP_ATTENTION_BACKEND, else FL: on GPUs auto (flash-attn, else cuDNN) or cuDNN, on the CPU flash or math."""
+    """MP_ATTENTION_BACKEND, else FL: on GPUs auto (backend/gpu/attention.py) or cuDNN, on the CPU flash or math."""
     if plan.variables.attention_backend:
         return plan.variables.attention_backend
     if plan.device == "cuda":

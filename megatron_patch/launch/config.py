@@ -105,8 +105,8 @@ class RunConfig:
         "true",
     )
     fl: bool = _position(
-        "prefer flash attention",
-        "优先使用 flash attention",
+        "the fastest attention: on Hopper GPUs FlashAttention 4 where it was measured, else cuDNN; false: cuDNN",
+        "最快的注意力：在 Hopper GPU 上，凡实测过的情形使用 FlashAttention 4，否则使用 cuDNN；false：cuDNN",
         boolean(),
         "true",
     )

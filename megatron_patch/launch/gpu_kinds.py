@@ -21,8 +21,10 @@ class GpuKind:
     matmul_fp8: float | None
     """None: it has no FP8 units."""
     attention_forward: float
-    """FLOP/s of the fused causal kernel at 8192 tokens; only the lower triangle counts."""
+    """FLOP/s of cuDNN's fused causal kernel at 8192 tokens; only the lower triangle counts."""
     attention_backward: float
+    flash: float
+    """How much faster FlashAttention 4 is; 1 where it is not taken."""
     bandwidth: float
     """Bytes/s that kernels which only stream reach (SwiGLU): 0.79 of the data sheet's on an H200, 0.91 on an H100."""
     nvlink: float
@@ -43,6 +45,8 @@ class Network:
 GPUS_PER_MACHINE = 8
 ATTENTION = (494e12, 431e12)
 """cuDNN 9.19, 8192 tokens, causal, in a training step; the same on both."""
+FLASH = 1.12
+"""FlashAttention 4 (4.0.0b29 to b36) on an H200, 2026-11-27: 526 TFLOP/s for 467, forward and backward, sustained."""
 _PEAK_BF16, _PEAK_FP8, _PEAK_BANDWIDTH = 989.4e12, 1979e12, 4.8e12
 
 H100 = GpuKind(
@@ -52,6 +56,7 @@ H100 = GpuKind(
     matmul_fp8=1299e12,  # 1,210
     attention_forward=ATTENTION[0],
     attention_backward=ATTENTION[1],
+    flash=FLASH,
     bandwidth=3.06e12,
     nvlink=360e9,
     measured=True,
@@ -64,6 +69,7 @@ H200 = GpuKind(
     matmul_fp8=1322e12,  # 8B's layers in a step: 343 TFLOP in 258.6 ms, less traffic, less what others' power gave
     attention_forward=ATTENTION[0],
     attention_backward=ATTENTION[1],
+    flash=FLASH,
     bandwidth=3.8e12,
     nvlink=360e9,
     measured=True,
@@ -83,6 +89,7 @@ def _by_data_sheet(
         matmul_fp8=None if fp8 is None or H200.matmul_fp8 is None else H200.matmul_fp8 * fp8 * 1e12 / _PEAK_FP8,
         attention_forward=ATTENTION[0] * share,
         attention_backward=ATTENTION[1] * share,
+        flash=1.0,
         bandwidth=H200.bandwidth * bandwidth * 1e12 / _PEAK_BANDWIDTH,
         nvlink=nvlink,
         measured=False,

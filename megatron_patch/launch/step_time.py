@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from megatron_patch.launch.argv import trained_logits
+from megatron_patch.launch.argv import attention_backend, trained_logits
 from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, NETWORKS, GpuKind, Network, kind_of
 from megatron_patch.launch.layout import Layout
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.work import Work, layer_parameters, tokens_of_rank, trained_weights, widths
+from megatron_patch.models import ModelConfig
 from megatron_patch.peft.settings import LINEARS, target_shapes
 
 ROPE, CAST, ADAM = 0.62, 0.9, 0.88
@@ -45,6 +46,7 @@ TP_OPERATIONS, TP_OPERATIONS_OF_HEAD = 8, 4
 NVLINK_OF_TP = 196e9
 """Bytes/s of a collective of tensor-parallel ranks: of two, for which NCCL takes its LL protocol (the same profile),
 and of more without NVLink multicast, which we leave off (four H200s, 70B's and 405B's width, 2026-11-27)."""
+FLASH_HEADS = 128
 CP_CORRECTION = 26
 """Bytes moved for each query element and ring step: fp32 partial results forward, fp32 gradients backward."""
 CP_LAUNCH = 80e-6
@@ -175,6 +177,7 @@ def time_of_plan(plan: Plan, sample_tokens: int | None = None, trained_share: fl
             gradient_bytes=plan.precision.gradient,
             recompute=_recompute(plan),
             recompute_layers=plan.variables.ac_layers,
+            flash=_may_take_flash(plan),
             distributed_optimizer=config.do,
             tp_overlap=plan.tp_overlap is not None,
             sample_tokens=sample_tokens,
@@ -270,7 +273,28 @@ def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]
     forward = 2 * work.micro_batch * work.seq_len * length * queries / layout.cp / layout.tp
     visible = length / layout.cp
     slower = (8192 / (8192 + SHORT_ATTENTION)) / (visible / (visible + SHORT_ATTENTION)) * ATTENTION_EXTRA
+    packed = work.sample_tokens is not None
+    if work.flash and fits_flash(work.model, micro_batch=work.micro_batch, packed=packed, cp=layout.cp):
+        slower /= kind.flash
     return slower * forward / kind.attention_forward, slower * 2.5 * forward / kind.attention_backward
+
+
+def takes_flash(plan: Plan) -> bool:
+    """Whether FlashAttention 4 computes attention, where it is installed (backend/gpu/attention.py decides there)."""
+    config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
+    fits = fits_flash(
+        plan.model, micro_batch=config.batch_size, packed=config.sft and plan.variables.sft_packing, cp=config.cp
+    )
+    return kind is not None and kind.flash > 1 and fits and _may_take_flash(plan)
+
+
+def _may_take_flash(plan: Plan) -> bool:
+    return attention_backend(plan) in ("auto", "flash") and not plan.deterministic
+
+
+def fits_flash(model: ModelConfig, *, micro_batch: int, packed: bool, cp: int) -> bool:
+    """Attention as FlashAttention 4 was measured: heads of 128, rows alone or packed, no context parallelism."""
+    return (micro_batch == 1 or packed) and cp == 1 and model.head_dim == FLASH_HEADS
 
 
 def _elementwise(work: Work, layout: Layout, kind: GpuKind) -> float:

@@ -39,6 +39,8 @@ class Work:
     """LoRA: the weights are frozen, and have no gradients."""
     own_kernels: bool = True
     """Our kernel for RoPE, and fewer passes over memory (trainer/passes.py); else all of them are Megatron's."""
+    flash: bool = True
+    """FlashAttention 4 where it is faster (backend/gpu/attention.py); else cuDNN everywhere."""
     multicast: bool = False
     """Tensor-parallel communication through NVLink multicast."""
     bucket_parameters: int | None = None

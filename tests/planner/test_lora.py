@@ -43,6 +43,7 @@ def predicted(
         sample_tokens=150,
         trained_share=trained_share,
         adapters=LoraSettings(rank=16, alpha=32) if lora else None,
+        flash=False,
         own_kernels=False,  # measured before there were any
     )
     return step_time(work, layout, kind, NETWORKS["400Gb"])

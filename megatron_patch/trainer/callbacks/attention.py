@@ -24,7 +24,10 @@ class AttentionChoice(Callback):
             from megatron_patch.backend.gpu.attention import watch_attention
 
             watch_attention(
-                self._rank.screen.say, seq_length=args.seq_length, allow_unfused=args.allow_unfused_attention
+                self._rank.screen.say,
+                seq_length=args.seq_length,
+                allow_unfused=args.allow_unfused_attention,
+                prefer_flash=args.attention_backend.name == "auto",
             )
             if args.qkv_rope == "together":
                 from megatron_patch.backend.gpu.qkv_rope import split_and_rotate_together
