@@ -1,13 +1,13 @@
 """What one GPU can do at most for Llama 3.1 8B at 8192 tokens: its matmuls one by one, attention, memory.
 
-    python benchmarks/gpu_ceilings.py [--seconds 0.4] [--sustained 20 [--gpus 4]]
+    python benchmarks/gpu_ceilings.py [--seconds 0.4] [--sustained 20 [--gpus 4]] [--flash]
 
 Every matmul runs back to back for a while before it is measured, so that power and clocks are those of training. A
 burst of a second is not what a card sustains under its power limit: `--sustained` runs matmuls, attention, and both in
 turn as in a layer, in bf16 and fp8, for so many seconds each, and prints clock, power and why the clock is held back.
 The mix is the practical ceiling of a training step (train_gpu.py's column `of the mix`). Cards of one machine differ
 by a few percent and a parallel run goes at the pace of its slowest: `--gpus 4` measures four at once, and writes the
-slowest rate of each kind.
+slowest rate of each kind. Attention is cuDNN's, so that mixes of all days compare; `--flash` takes FlashAttention 4.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from megatron_patch.backend.gpu.attention import watch_attention
 from megatron_patch.backend.gpu.libraries import use_torchs_libraries
 from megatron_patch.common.command_line import ArgumentParser
 
@@ -48,14 +49,17 @@ def main() -> None:
     parser.add_argument("--sustained", type=float, help="only: seconds of each sustained measurement")
     parser.add_argument("--json", type=Path, help="--sustained: write the rates here, for train_gpu.py --ceilings")
     parser.add_argument("--gpus", type=int, default=1, help="--sustained: on so many at once")
+    parser.add_argument("--flash", action="store_true", help="attention by FlashAttention 4, as training has it")
     options = parser.parse_args()
     seconds = options.seconds
     if options.gpus > 1 and not (options.sustained and options.json):
         parser.error("--gpus needs --sustained and --json")
     use_torchs_libraries()
+    watch_attention(print, seq_length=TOKENS, allow_unfused=False, prefer_flash=options.flash)
     if options.sustained:
         if options.gpus > 1:
-            rates = slowest(options.gpus, options.sustained, options.json)
+            more = ["--flash"] if options.flash else []
+            rates = slowest(options.gpus, options.sustained, options.json, more)
         else:
             rates = measure_sustained(options.sustained)
         if options.json:
@@ -188,11 +192,11 @@ def measure_sustained(seconds: float) -> dict[str, float]:
     return rates
 
 
-def slowest(gpus: int, seconds: float, file: Path) -> dict[str, float]:
+def slowest(gpus: int, seconds: float, file: Path, more: Sequence[str]) -> dict[str, float]:
     """The slowest rate of each kind while all of them work; `FILE.N` keeps those of GPU N."""
     files = [file.with_name(f"{file.name}.{number}") for number in range(gpus)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-    command = [sys.executable, __file__, "--sustained", str(seconds), "--json"]
+    command = [sys.executable, __file__, *more, "--sustained", str(seconds), "--json"]
     running = [
         subprocess.Popen([*command, str(each)], env=os.environ | {"CUDA_VISIBLE_DEVICES": card})
         for each, card in zip(files, visible, strict=True)

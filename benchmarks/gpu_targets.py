@@ -94,7 +94,7 @@ TARGETS: dict[str, list[Case]] = {
         replace(TP2_L8_BF16, name="tp2-L8-bf16-margin", env=NO_MARGIN, reference="tp2-L8-bf16"),
         replace(TP2_L8_BF16, name="tp2-L8-bf16-32-margin", env=CONNECTIONS | NO_MARGIN, reference="tp2-L8-bf16"),
         replace(TP2_L8_BF16, name="tp2-L8-fp8-32", pr="fp8", env=CONNECTIONS, batch=16),
-        replace(TP2_L8_BF16, name="tp2-L8-fp8-1", pr="fp8", batch=16),
+        replace(TP2_L8_BF16, name="tp2-L8-fp8-again", pr="fp8", batch=16),
     ],
     "dp2-why": [
         replace(PLAIN, name="8B-dp2-bf16", size="8B", batch=32, steps=6, processes=2, seconds=100, env=PROFILED)

@@ -62,8 +62,8 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     ],
     "Widths of 70B and 405B, as many layers as fit": [
         (
-            "70B, TP4 SP: fp8, 42 layers; without overlapped communication; bf16, 48",
-            ("wide-70B-L42-fp8", "wide-70B-L42-fp8-none", "wide-70B-L48-bf16"),
+            "70B, TP4 SP: fp8, 42 layers; eight micro batches; four, without overlapped communication; bf16, 48",
+            ("wide-70B-L42-fp8", "wide-70B-L42-fp8-b8", "wide-70B-L42-fp8-none", "wide-70B-L48-bf16"),
         ),
         ("405B, TP4 SP: fp8, 10 layers; bf16, 13", ("wide-405B-L10-fp8", "wide-405B-L13-bf16")),
         ("70B on 80 GB, TP4 SP: fp8, 22 layers; bf16, 25", ("wide-70B-L22-fp8", "wide-70B-L25-bf16")),
@@ -81,6 +81,18 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
             "the same with all passes: no overlap; overlapped",
             ("tp2-L8-fp8-all-passes", "tp2-L8-fp8-ring-all-all-passes"),
         ),
+        ("FlashAttention 4, bf16, 4 layers: cuDNN; it", ("flash-fused", "flash-auto")),
+        ("the same, packed finetuning at 4096, positions: cuDNN; it", ("flash-sft-fused", "flash-sft-auto")),
+        ("the same, two rows of 4096: cuDNN; it, asked for", ("flash-rows-fused", "flash-rows-flash")),
+        (
+            "CP2, bf16, 8 layers: as ever; 32 connections; K and V gathered; both",
+            ("cp2-L8", "cp2-L8-32", "cp2-L8-gather", "cp2-L8-gather-32"),
+        ),
+        (
+            "TP2 SP, bf16, 8 layers: as ever; 32 connections; norms without margin; both",
+            ("tp2-L8-bf16", "tp2-L8-bf16-32", "tp2-L8-bf16-margin", "tp2-L8-bf16-32-margin"),
+        ),
+        ("TP2 SP, fp8, 8 layers: as ever; 32 connections", ("tp2-L8-fp8-again", "tp2-L8-fp8-32")),
         ("finetuning at 4096, packed, 8 layers: bf16; fp8", ("sft-L8-bf16", "sft-L8-fp8")),
         ("fewer passes, bf16: none; residual", ("passes-bf16", "passes-bf16-residual")),
         (
@@ -97,6 +109,8 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     ],
 }
 """By title: rows, each of runs whose cells stand beside each other."""
+KERNELS = {"": "cuDNN", "flash-4": "Flash 4"}
+"""By the column `attention` of measured_runs.csv."""
 
 
 def row_of(plan: Plan) -> dict[str, Any]:
@@ -152,7 +166,7 @@ def page(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequenc
     for title, rows in TABLES.items():
         found = [cells for label, names in rows if (cells := _cells(label, [runs.get(n) for n in names], ceilings))]
         if found:
-            head = [title, "s a step", "tokens/s per GPU", "TFLOP/s", "of the mix", "peak; plan GB"]
+            head = [title, "attention", "s a step", "tokens/s per GPU", "TFLOP/s", "of the mix", "peak; plan GB"]
             lines += ["", _line(head), _line(["---"] * len(head)), *map(_line, found)]
     for part in (_saves(runs), _beside(runs, bridge), _ranking(runs)):
         lines += ["", *part] if part else []
@@ -166,6 +180,7 @@ def _cells(label: str, runs: Sequence[Run | None], ceilings: Mapping[str, float]
     runs, shares = measured, [_share(run, ceilings) for run in measured]
     return [
         label,
+        "; ".join(dict.fromkeys(KERNELS[run.get("row", {}).get("attention", "")] for run in runs)),
         _beside_each_other(runs, lambda run: f"{run['step_ms'] / 1e3:.3f}"),
         _beside_each_other(runs, lambda run: f"**{run['tokens_per_s_per_gpu']:,}**"),
         _beside_each_other(runs, lambda run: "-" if _leaves_out(run) else f"{run['tflops_per_gpu']:.0f}"),

@@ -72,7 +72,7 @@ def call(tmp_path: Path) -> Path:
 
 def test_the_section_has_the_calls_figures(call: Path) -> None:
     section = record_runs.page(*record_runs.read_calls([call]), "2026-11-28")
-    assert "| DP4: bf16 | 11.500 | **11,300** | 582 | 0.92 | 96.60; 96.70 |" in section
+    assert "| DP4: bf16 | cuDNN | 11.500 | **11,300** | 582 | 0.92 | 96.60; 96.70 |" in section
     assert (
         "slowest step 0.50 s over the median; between the steps 0.41, 0.25 s; the next optimizer's wait 0.70 s."
         in section
