@@ -96,6 +96,19 @@ TARGETS: dict[str, list[Case]] = {
         replace(TP2_L8_BF16, name="tp2-L8-fp8-32", pr="fp8", env=CONNECTIONS, batch=16),
         replace(TP2_L8_BF16, name="tp2-L8-fp8-again", pr="fp8", batch=16),
     ],
+    "tp2-fp8-ways": [  # which of fp8's communication pays to overlap? its matmuls are short, and shorter in pieces
+        replace(TP2_L8, name="tp2-ways-none", env=NO_OVERLAP),
+        replace(TP2_L8, name="tp2-ways-ring-all", env=RING_ALL | PROFILED),
+        *(
+            replace(TP2_L8, name=f"tp2-ways-{way}", env={"MP_TP_OVERLAP": how}, megatron=flags)
+            for way, how, flags in (
+                ("ring", "ring", ""),
+                ("pipeline", "pipeline", ""),
+                ("no-ag", "ring-all", "--no-tp-comm-overlap-ag"),
+                ("no-rs", "ring-all", "--no-tp-comm-overlap-rs"),
+            )
+        ),
+    ],
     "dp2-why": [
         replace(PLAIN, name="8B-dp2-bf16", size="8B", batch=32, steps=6, processes=2, seconds=100, env=PROFILED)
     ],

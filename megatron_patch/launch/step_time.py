@@ -289,7 +289,7 @@ def takes_flash(plan: Plan) -> bool:
 
 
 def _may_take_flash(plan: Plan) -> bool:
-    return attention_backend(plan) in ("auto", "flash") and not plan.deterministic
+    return attention_backend(plan) in ("auto", "flash") and not plan.deterministic and plan.config.ac != "offload"
 
 
 def fits_flash(model: ModelConfig, *, micro_batch: int, packed: bool, cp: int) -> bool:

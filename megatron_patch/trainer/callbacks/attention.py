@@ -27,9 +27,14 @@ class AttentionChoice(Callback):
                 self._rank.screen.say,
                 seq_length=args.seq_length,
                 allow_unfused=args.allow_unfused_attention,
-                prefer_flash=args.attention_backend.name == "auto",
+                prefer_flash=args.attention_backend.name == "auto" and not _offloads_activations(args),
             )
             if args.qkv_rope == "together":
                 from megatron_patch.backend.gpu.qkv_rope import split_and_rotate_together
 
                 split_and_rotate_together(self._rank.screen.say)
+
+
+def _offloads_activations(args: Any) -> bool:
+    """Not tried with FlashAttention 4."""
+    return bool(args.cpu_offloading_num_layers or args.fine_grained_activation_offloading)
