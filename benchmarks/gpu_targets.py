@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.gpu_cases import LORA_8B, NO_MARGIN, PLAIN, PROFILED, SFT, TP2_PP2, Case
+from benchmarks.gpu_cases import LORA_8B, NO_MARGIN, ONE_CHUNK, PLAIN, PROFILED, SFT, TP2_PP2, Case
 
 DEFER = "--defer-embedding-wgrad-compute --wgrad-deferral-limit 8"
 """On the last stage the LM head's weight gradient waits for the bubble: eight micro batches' logits are kept."""
@@ -51,11 +51,12 @@ TARGETS: dict[str, list[Case]] = {
         replace(DP4, name="8B-dp4-b32-bf16", batch=32, steps=6),
         replace(DP4, name="8B-dp4-b32-fp8", batch=32, steps=6, pr="fp8"),
     ],
-    "four-pipeline": [  # defaults, two and four chunks, and the LM head's weight gradient in the bubble
+    "four-pipeline": [  # the default (one chunk until 2026-11-27), one, two, four; LM head's gradient in the bubble
         PIPELINE,
+        replace(PIPELINE, name="8B-tp2-pp2-one-chunk", env=ONE_CHUNK),
         replace(PIPELINE, name="8B-tp2-pp2-chunks", env={"MP_VP_CHUNKS": "2"}),
         replace(PIPELINE, name="8B-tp2-pp2-4-chunks", env={"MP_VP_CHUNKS": "4"}),
-        replace(PIPELINE, name="8B-tp2-pp2-defer", megatron=DEFER, reference="8B-tp2-pp2-default"),
+        replace(PIPELINE, name="8B-tp2-pp2-defer", megatron=DEFER, env=ONE_CHUNK, reference="8B-tp2-pp2-one-chunk"),
     ],
     "tp2-fp8": [  # does overlapped communication pay in fp8 at 32 layers?
         replace(TP2_8B, name="8B-tp2-fp8", pr="fp8", env=NO_OVERLAP),

@@ -1,4 +1,4 @@
-"""Other values that a plan could have: the cheapest that fit where it does not, and a pipeline in chunks."""
+"""Other values that a plan could have: the cheapest that fit where it does not."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.common.messages import Message
-from megatron_patch.launch.build_plan import Fit, balances, fit_memory, overlap_of
+from megatron_patch.launch.build_plan import balances, overlap_of
+from megatron_patch.launch.chunks import choose_chunks, chunks_given, fitted, in_chunks
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes
 from megatron_patch.launch.plan import Plan
-from megatron_patch.launch.step_time import time_of_plan
 from megatron_patch.models.megatron import tensor_parallel_problem
 
 MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)
 """How many times the GPUs are tried."""
-WORTH_SAYING = 0.01
-"""Part of a step; the planner's own error is larger, but alike for both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +43,6 @@ def cheapest_change(plan: Plan) -> Message:
         if figures is not None and figures[0] <= figures[1]:
             return Message("change", change=change.words, size=gigabytes(figures[0]))
     return Message("change-smaller-cpu" if plan.device == "cpu" else "change-smaller-gpu")
-
-
-def chunks_pay(plan: Plan) -> Message | None:
-    """A pipeline whose stages wait less in chunks: two of them, if the planner sees a gain and they fit with the
-    optimizer's state in the same precision."""
-    layout, chunks = plan.layout, 2
-    if plan.device != "cuda" or layout.pp == 1 or layout.chunks > 1 or plan.schedule.micro_batches % layout.pp:
-        return None
-    balance = balances(plan.variables, plan.device)
-    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=layout.pp, chunks=chunks, balance=balance)
-    before = time_of_plan(plan)
-    if cut is None or before is None:
-        return None
-    chunked = replace(plan, layout=replace(layout, chunks=chunks, stage_layers=cut[0], ends_count=cut[1]))
-    after = time_of_plan(chunked)
-    limit = plan.memory_limit
-    fit = _fit(plan, plan.config, chunked.layout, limit)
-    gain = 0.0 if after is None else 1 - after.total / before.total
-    same = (fit.precision, fit.offload_fraction) == (plan.precision, plan.offload_fraction)
-    if gain < WORTH_SAYING or not same or limit is None or fit.memory.total > limit:
-        return None
-    return Message("chunks-pay", percent=f"{100 * gain:.1f}", size=gigabytes(fit.memory.total))
 
 
 def _changes(plan: Plan) -> Iterator[Change]:
@@ -119,20 +95,16 @@ def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
     if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
         return None
     limit = _limit(plan, config, layout)
-    return _fit(plan, config, layout, limit).memory.total, limit
+    return _planned(plan, config, layout, limit).memory.total, limit
 
 
-def _fit(plan: Plan, config: RunConfig, layout: Layout, limit: int | None) -> Fit:
-    return fit_memory(
-        config,
-        plan.variables,
-        plan.model,
-        plan.vocab_rows,
-        layout,
-        plan.device,
-        limit,
-        deterministic=plan.deterministic,
-    )
+def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
+    """The plan of other values, in the chunks that they would bring."""
+    schedule = replace(plan.schedule, micro_batches=config.global_batch_size // (config.batch_size * layout.dp))
+    overlap, _ = overlap_of(config, plan.variables, plan.model, layout, plan.device)
+    changed = replace(plan, config=config, schedule=schedule, tp_overlap=overlap, memory_limit=limit)
+    changed = fitted(changed, layout)
+    return fitted(changed, in_chunks(changed, choose_chunks(changed)) or layout)
 
 
 def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:
@@ -151,7 +123,8 @@ def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
     tp, pp = change.tp or old.tp, change.pp or old.pp
     world = old.world_size * change.ranks
     balance = balances(plan.variables, plan.device)
-    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, chunks=old.chunks, balance=balance)
+    chunks = old.chunks if chunks_given(plan.variables) else 1
+    cut = cut_layers(plan.model, plan.vocab_rows, plan.config.seq_len, pp=pp, chunks=chunks, balance=balance)
     if cut is None or world % (tp * pp * old.cp) or tensor_parallel_problem(plan.model, tp):
         return None
     return replace(
@@ -160,6 +133,7 @@ def _layout(plan: Plan, change: Change, *, sp: bool) -> Layout | None:
         processes=world,
         tp=tp,
         pp=pp,
+        chunks=chunks,
         dp=world // (tp * pp * old.cp),
         sequence_parallel=sp and tp > 1,
         stage_layers=cut[0],

@@ -19,6 +19,7 @@ from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.build_plan import build_plan
 from megatron_patch.launch.checks import CHECKS
 from megatron_patch.launch.checks.adapters import frozen_stage
+from megatron_patch.launch.chunks import choose_chunks
 from megatron_patch.launch.cluster import kubernetes, slurm
 from megatron_patch.launch.cluster.place import LEAD, SUBMIT, slurm_stage
 from megatron_patch.launch.command import Command, build_command
@@ -230,6 +231,8 @@ def _look(
     """The plan, what is another than at the last start, and what is wrong."""
     environment: Environment = facts["environment"]
     plan = build_plan(facts, earlier)
+    if (chunks := choose_chunks(plan)) != plan.layout.chunks:
+        plan = build_plan({**facts, "chunks": chunks}, earlier)
     problems, changes = compare_values(plan.earlier, values_of(plan), plan.model, plan.vocab_rows)
     problems += [*_dropout_problems(plan), *_freeze_problems(plan), *_weights_problems(plan)]
     if plan.earlier.weights_only and not plan.finished:

@@ -14,9 +14,10 @@ from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
 from megatron_patch.data.columns import told
 from megatron_patch.data.sources import find_sources, left_out
-from megatron_patch.launch.advice import cheapest_change, chunks_pay
+from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
 from megatron_patch.launch.build_plan import adapters_of
+from megatron_patch.launch.chunks import explain_chunks
 from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import DataSource, folders_of
@@ -87,9 +88,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("ends-count")
     elif len(set(layout.stage_layers)) > 1:
         yield Message("stages-uneven", layers=layout.stage_layers)
-    faster = chunks_pay(plan)
-    if faster is not None:
-        yield faster
+    if (chunks := explain_chunks(plan)) is not None:
+        yield chunks
     if plan.vp_counts_chunks:
         yield Message("vp-counts-chunks", chunks=layout.chunks)
     if plan.tp_overlap is not None:

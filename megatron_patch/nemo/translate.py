@@ -202,12 +202,19 @@ def _parallel(asked: Translation) -> None:
     asked.values["CP"] = str(asked.get("context_parallel_size"))
     asked.values["SP"] = _boolean(asked.get("sequence_parallel"))
     asked.values |= {"DO": "true", "FL": "true"}
-    if "virtual_pipeline_model_parallel_size" in asked.given:
-        asked.variable("MP_VP_CHUNKS", asked.given["virtual_pipeline_model_parallel_size"])
+    _chunks(asked)
     asked.values["PR"] = "fp8" if asked.get("fp8") else asked.get("precision")
     if asked.get("fp8_recipe"):
         recipes = {"delayed_scaling": "delayed", "current_scaling": "tensorwise", "subchannel_scaling": "blockwise"}
         asked.variable("MP_FP8_RECIPE", recipes[asked.get("fp8_recipe")])
+
+
+def _chunks(asked: Translation) -> None:
+    """Of a pipeline; without the flag their scripts have one, where the driver would take two that pay."""
+    flag = "virtual_pipeline_model_parallel_size"
+    said = asked.environ.get("MP_VP") or asked.environ.get("MP_VP_CHUNKS")
+    if flag in asked.given or (asked.get("pipeline_model_parallel_size") > 1 and not said):
+        asked.variable("MP_VP_CHUNKS", asked.get(flag))
 
 
 def _memory(asked: Translation) -> None:

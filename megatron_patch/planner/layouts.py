@@ -265,5 +265,5 @@ def values_of(job: TrainingJob, candidate: Candidate, **typed: str) -> list[str]
 
 
 def variables_of(candidate: Candidate) -> dict[str, str]:
-    """MP_ variables to set before the command."""
-    return {"MP_VP_CHUNKS": str(candidate.layout.chunks)} if candidate.layout.chunks > 1 else {}
+    """MP_ variables to set before the command; the chunks of a pipeline always: without, the driver decides them."""
+    return {"MP_VP_CHUNKS": str(candidate.layout.chunks)} if candidate.layout.pp > 1 else {}

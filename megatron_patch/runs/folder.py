@@ -178,6 +178,10 @@ class PlanRecord:
     tokenizer: PlannedTokenizer
     device: str
     """`cuda` or `cpu`."""
+    precision: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of Precision: bytes of weights, gradients and the optimizer's state."""
+    offload_fraction: float = 0.0
+    """Part of the optimizer's state that lives in RAM."""
     gpu: PlannedGpu | None = None
     memory: Mapping[str, int] = field(default_factory=dict)
     """Bytes of the fullest rank, by component."""

@@ -79,33 +79,6 @@ def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> N
         assert offered == (changed.memory.total, changed.memory_limit)
 
 
-CUT = {"MODEL_SIZE": "8B", "PR": "bf16", "TP": "2", "PP": "2", "SP": "true", "DO": "true"}
-
-
-@pytest.mark.parametrize(
-    ("gigabytes", "name", "changes", "said"),
-    [
-        pytest.param(148, "NVIDIA H200", {}, True, id="fits"),
-        pytest.param(56, "NVIDIA H200", {}, False, id="fits without chunks only"),
-        pytest.param(148, "NVIDIA H200", {"PP": "1"}, False, id="no pipeline"),
-        pytest.param(148, "NVIDIA H200", {"GLOBAL_BATCH_SIZE": "256"}, False, id="little to gain"),
-        pytest.param(
-            148, "NVIDIA H200", {"GLOBAL_BATCH_SIZE": "15"}, False, id="micro batches that PP does not divide"
-        ),
-        pytest.param(148, "some", {}, False, id="no prediction"),
-    ],
-)
-def test_a_pipeline_that_would_wait_less_in_chunks(
-    planned: Planned, gigabytes: int, name: str, changes: dict[str, str], said: bool
-) -> None:
-    """Measured on four H200s: 2.8 % of a step with 32 micro batches."""
-    plan = planned(gigabytes, 4, CUT | changes, name)
-    offers = [note for note in plan.notes if note.code == "chunks-pay"]
-    assert bool(offers) == said
-    if offers:
-        assert 1 < float(offers[0].values["percent"]) < 5 and "MP_VP_CHUNKS=2" in str(offers[0])
-
-
 def test_more_processes_do_not_make_more_ram(
     values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

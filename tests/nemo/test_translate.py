@@ -90,6 +90,23 @@ def test_both_clis_make_the_same_plan(name: str, folders: Path) -> None:
     assert (first.layout, first.schedule, first.cluster) == (second.layout, second.schedule, second.cluster)
 
 
+@pytest.mark.parametrize(
+    ("words", "environ", "chunks"),
+    [
+        ("", {}, None),
+        ("-PP 2", {}, "1"),
+        ("-PP 2 -VPP 2", {}, "2"),
+        ("-PP 2", {"MP_VP_CHUNKS": "2"}, "2"),
+        ("-PP 2", {"MP_VP": "1"}, None),
+    ],
+)
+def test_a_pipeline_has_one_chunk_as_in_their_scripts(
+    folders: Path, words: str, environ: dict[str, str], chunks: str | None
+) -> None:
+    """The driver would take two where they pay."""
+    assert asked_for(f"{TINY} {words}", **environ).environ.get("MP_VP_CHUNKS") == chunks
+
+
 def test_one_epoch(folders: Path) -> None:
     """Two idxmaps of 2000 tokens: 4000 / (4 x 128) = 7 iterations; 20 conversations in fours: 5."""
     common = "--hf_model_id tokenizer -M tiny -s 128 -g 4 --dataset_path"

@@ -129,6 +129,14 @@ def test_the_driver_takes_every_proposal(
         assert predicted.total == pytest.approx(found.time.total)
 
 
+def test_one_chunk_is_typed_too() -> None:
+    """Without the variable the driver would decide it."""
+    asked = job("8B", 4, 32, "h200")
+    choice = replace(default_choice(asked), tp=(2,), pp=(1, 2), cp=(1,), chunks=(1,))
+    typed = {one.candidate.layout.pp: variables_of(one.candidate) for one in search(asked, choice).best}
+    assert typed == {1: {}, 2: {"MP_VP_CHUNKS": "1"}}
+
+
 GIVEN = "DATASET_PATH=text PRETRAIN_CHECKPOINT_PATH=none OUTPUT_BASEPATH=out LR=1e-5 MIN_LR=1e-6"
 SET = " ".join(f"--set {word}" for word in GIVEN.split())
 

@@ -42,6 +42,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "ends-count": "the layers alone do not divide by {PP}: embedding and loss count as one layer each, at the two ends",
     "stages-uneven": "pipeline stages of {layers} layers: the last has the LM head to do too "
     "({MP_PP_BALANCE:=false} splits evenly)",
+    "chunks-taken": "two chunks a stage, which waits less: a step about {percent} % shorter, for {size} instead of "
+    "{before} a GPU ({MP_VP_CHUNKS:=1} takes one)",
+    "chunks-kept": "{chunks} chunks a stage, as this run has had ({MP_VP_CHUNKS} sets another number)",
+    "chunks-later": "on GPUs where two chunks a stage pay and fit, a new run takes them ({MP_VP_CHUNKS} says a number)",
     "chunks-pay": "stages in two chunks would wait less: a step about {percent} % shorter, {size} a GPU "
     "({MP_VP_CHUNKS:=2})",
     "vp-counts-chunks": "{MP_VP} counts chunks in this folder, as it did when the run began; elsewhere it counts the "
@@ -161,6 +165,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "sp-alone": "{TP} 1 时 {SP:=true} 没有作用：没有第二个进程可以分担序列",
     "ends-count": "层数本身不能被 {PP} 整除：首尾的嵌入层和损失各算一层",
     "stages-uneven": "流水线各阶段为 {layers} 层：最后一个还要计算 LM head（{MP_PP_BALANCE:=false} 平均划分）",
+    "chunks-taken": "每个阶段分两块，等待更少：一步约缩短 {percent} %，每个 GPU {size}，不分块则为 {before}"
+    "（{MP_VP_CHUNKS:=1} 不分块）",
+    "chunks-kept": "每个阶段 {chunks} 块，与这次运行之前相同（{MP_VP_CHUNKS} 可以另设）",
+    "chunks-later": "在分两块更快且放得下的 GPU 上，新运行会分两块（{MP_VP_CHUNKS} 可以指定块数）",
     "chunks-pay": "每个阶段分两块会少等待：一步约缩短 {percent} %，每个 GPU {size}（{MP_VP_CHUNKS:=2}）",
     "vp-counts-chunks": "在这个目录里 {MP_VP} 仍按运行开始时的含义表示块数；在别处它表示每块的层数"
     "（{MP_VP_CHUNKS} {chunks} 可以直接说明）",

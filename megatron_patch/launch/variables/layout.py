@@ -92,12 +92,14 @@ class LayoutVariables:
     vp: int | None = row(
         None,
         whole(1),
-        "virtual pipeline: layers of one chunk, as --num-layers-per-virtual-pipeline-stage; else no chunks",
-        "虚拟流水线：每块的层数，即 --num-layers-per-virtual-pipeline-stage；默认不分块",
+        "virtual pipeline: layers of one chunk, as --num-layers-per-virtual-pipeline-stage; else MP_VP_CHUNKS",
+        "虚拟流水线：每块的层数，即 --num-layers-per-virtual-pipeline-stage；默认看 MP_VP_CHUNKS",
     )
     vp_chunks: int | None = row(
         None,
         whole(1),
-        "virtual pipeline: chunks of each pipeline rank, in the place of MP_VP",
-        "虚拟流水线：每个流水线 rank 的块数，可代替 MP_VP",
+        "virtual pipeline: chunks of each pipeline rank, in the place of MP_VP; else one, on GPUs two where a new run "
+        "is predicted to be at least 1 % faster in them and they fit, and a run that goes on keeps its own",
+        "虚拟流水线：每个流水线 rank 的块数，可代替 MP_VP；默认一块，GPU 上预计分两块能让新运行"
+        "快至少 1 % 且放得下时两块，继续的运行保持原来的块数",
     )
