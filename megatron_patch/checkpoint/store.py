@@ -40,6 +40,8 @@ DIRECT_BYTES = 2 << 20
 """Written at a time."""
 _SPARE: list[Any] = []
 """Memory of files that are closed."""
+_OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+"""Python's default, MAP_SHARED, is memory that this process and all its forks have in common."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _TMPFS = 0x01021994
@@ -161,7 +163,7 @@ class _Output:
         self._fd, self._offset = descriptor, offset
         self._direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
         # whole pages, as O_DIRECT demands; memory that was used before costs no page faults
-        self._memory = _SPARE.pop() if _SPARE else np.frombuffer(mmap.mmap(-1, DIRECT_BYTES), np.uint8)
+        self._memory = _SPARE.pop() if _SPARE else np.frombuffer(mmap.mmap(-1, DIRECT_BYTES, flags=_OWN), np.uint8)
         self._filled = 0
 
     def write(self, view: memoryview) -> None:
