@@ -17,7 +17,7 @@ from megatron_patch.launch import environment
 from ..launch.conftest import write_idxmap, write_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-TOO_LARGE: dict[str, set[str]] = {"h200": set(), "h100": {"four-dp", "beside-bridge", "wide-141"}}
+TOO_LARGE: dict[str, set[str]] = {"h200": set(), "h100": {"four-dp", "dp2-why", "beside-bridge", "wide-141"}}
 """Suites that this card does not hold."""
 NEVER = {"smoke-fails"}
 """Rows that are made to be refused."""

@@ -36,6 +36,10 @@ DROPOUT = "--hidden-dropout 0.1 --attention-dropout 0.1"
 DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"
 RESHARDABLE = DISTRIBUTED + " --dist-ckpt-optim-fully-reshardable"
 TP2PP2 = "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel"
+SIX = f"{RESHARDABLE} --num-layers 6"
+CHUNKS = "--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout Et*2|t*1|t*2|t*1L"
+"""As the plan cuts it on GPUs: stages of 4 and 2 layers, dealt over two chunks."""
+ONE_CHUNK = "--pipeline-model-parallel-size 2 --decoder-last-pipeline-num-layers 2"
 HOLDING = REPOSITORY / "tests" / "trainer" / "held_save.py"
 DYING = REPOSITORY / "tests" / "trainer" / "kill_while_saving.py"
 
@@ -134,6 +138,7 @@ def test_disk_full(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, 
         pytest.param(2, DISTRIBUTED, id="DP2+DO"),
         pytest.param(2, f"--bf16 {DISTRIBUTED}", id="bf16", marks=pytest.mark.slow),
         pytest.param(4, f"{TP2PP2} {DROPOUT}", id="TP2xPP2", marks=pytest.mark.slow),
+        pytest.param(2, f"{SIX} {CHUNKS}", id="PP2 in two chunks", marks=pytest.mark.slow),
         *(
             pytest.param(2, f"{architecture(name)} {layout}", id=name, marks=pytest.mark.slow)
             for name, layout in (("qwen2_5", DISTRIBUTED), ("qwen3", "--pipeline-model-parallel-size 2"))
@@ -167,6 +172,23 @@ def test_another_model_layout(tmp_path: Path, data: Path, extra: str) -> None:
     source = f"--load {tmp_path}/whole/checkpoints --ckpt-step 10 {RESHARDABLE}"
     cut = train(tmp_path / "cut", data, f"{source} {extra}", processes=2)
     assert max(abs(a - b) for a, b in zip(cut.losses, whole.losses[10:], strict=True)) <= 2e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after", "processes"),
+    [
+        pytest.param(CHUNKS, ONE_CHUNK, 2, id="two to one"),
+        pytest.param(ONE_CHUNK, CHUNKS, 2, id="one to two"),
+        pytest.param(CHUNKS, "", 1, id="two to no pipeline"),
+    ],
+)
+def test_another_number_of_chunks(tmp_path: Path, data: Path, before: str, after: str, processes: int) -> None:
+    """Weights and optimizer are read in any cut, and go on to the bit: none of them adds in another order."""
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, f"{SIX} {before}"), processes=2)
+    source = f"--load {tmp_path}/whole/checkpoints --ckpt-step 10 {SIX}"
+    cut = train(tmp_path / "cut", data, f"{source} {after}", processes=processes)
+    assert cut.losses == whole.losses[10:]
 
 
 OTHERS = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
