@@ -21,6 +21,18 @@ TAKEN = 2
 """Chunks of a rank that are tried: what was measured (docs/performance.md)."""
 
 
+ALONE = "--no-overlap-p2p-communication"
+"""Of MP_MEGATRON_ARGS: with it Megatron refuses chunks at PP 2, and a pipeline in chunks waits for what it sends."""
+UNTRIED = (
+    "--cuda-graph-impl",
+    "--defer-embedding-wgrad-compute",
+    "--delay-wgrad-compute",
+    "--microbatch-group-size-per-virtual-pipeline-stage",
+    "--use-megatron-fsdp",
+)
+"""And those that change the schedule of a pipeline, or what is kept for it."""
+
+
 def chunks_given(variables: Variables) -> bool:
     """Whether MP_VP or MP_VP_CHUNKS says how many."""
     return variables.vp is not None or variables.vp_chunks is not None
@@ -65,10 +77,13 @@ def chunks_kept(plan: Plan) -> int | None:
 def was_tried(plan: Plan) -> bool:
     """Whether chunks are taken where they pay, not only said to pay.
 
-    Not with adapters, which nobody has trained in chunks on GPUs, and not where MP_AC_LAYERS of each stage are
-    recomputed: Megatron would recompute as many of each chunk.
+    Not with adapters, which nobody has trained in chunks on GPUs, nor beside flags of Megatron's that change the
+    schedule; and not where MP_AC_LAYERS of each stage are recomputed: Megatron would recompute as many of each chunk.
     """
-    return plan.variables.lora_rank is None and (plan.config.ac != "full" or plan.variables.ac_method == "uniform")
+    flags, by_block = plan.variables.megatron_args or "", plan.variables.ac_method == "block"
+    if plan.variables.lora_rank is not None or any(flag in flags for flag in UNTRIED):
+        return False
+    return plan.config.ac != "full" or not by_block
 
 
 def time_saved(plan: Plan) -> tuple[float, Plan] | None:
@@ -152,6 +167,8 @@ def _in_one(plan: Plan) -> Plan | None:
 def _can_be(plan: Plan, layout: Layout) -> bool:
     """Whether the checks let these chunks through: micro batches of all stages, recomputed layers, frozen parts."""
     config, variables = plan.config, plan.variables
+    if layout.chunks > 1 and ALONE in (variables.megatron_args or ""):
+        return False
     problems = [
         *check_interleaving(
             micro_batches=plan.schedule.micro_batches,

@@ -92,6 +92,10 @@ def test_longer_pipelines(planned: Planned, pp: str) -> None:
         pytest.param({"PR": "fp8"}, "chunks-taken", id="fp8"),
         pytest.param({"MP_PP_BALANCE": "false"}, "chunks-taken", id="even stages"),
         pytest.param({"TP": "1", "SP": "false", "PP": "2", "MODEL_SIZE": "qwen2_5-7B"}, "chunks-taken", id="28 layers"),
+        pytest.param({"MP_MEGATRON_ARGS": "--log-params-norm"}, "chunks-taken", id="another flag"),
+        pytest.param(
+            {"MP_MEGATRON_ARGS": "--defer-embedding-wgrad-compute"}, "chunks-pay", id="a flag of the schedule"
+        ),
         pytest.param({"AC": "full", "MP_AC_METHOD": "block", "MP_AC_LAYERS": "4"}, "chunks-pay", id="of each stage"),
         pytest.param({"MP_LORA_RANK": "8", "PRETRAIN_CHECKPOINT_PATH": "hf-8B"}, "chunks-pay", id="adapters"),
     ],
@@ -115,6 +119,7 @@ def test_what_was_not_tried_is_said_to_pay(planned: Planned, changes: dict[str, 
         pytest.param({}, {"AC": "full", "MP_AC_LAYERS": "9"}, id="groups larger than a chunk"),
         pytest.param({}, {"MP_DEVICE": "cpu", "PR": "fp32"}, id="CPU"),
         pytest.param({}, {"MP_OPTIMIZER": "muon", "DO": "false"}, id="Muon"),
+        pytest.param({}, {"MP_MEGATRON_ARGS": "--no-overlap-p2p-communication"}, id="Megatron refuses it"),
         pytest.param({}, {"TP": "1", "SP": "false", "PP": "4", "MODEL_SIZE": "qwen2_5-7B"}, id="layers"),
     ],
 )
@@ -162,6 +167,7 @@ def going_on(planned: Planned, mcore: Callable[..., None], tmp_path: Path) -> Ca
         pytest.param({}, {"BATCH_SIZE": "32"}, 1, None, id="one micro batch, which PP does not divide"),
         pytest.param({"MP_VP_CHUNKS": "1"}, {"TP": "1", "SP": "false", "PP": "4"}, 2, "chunks-taken", id="other PP"),
         pytest.param({}, {"PP": "1"}, 1, None, id="no pipeline any more"),
+        pytest.param({}, {"MP_MEGATRON_ARGS": "--no-overlap-p2p-communication"}, 1, None, id="a flag that excludes it"),
     ],
 )
 def test_a_run_that_goes_on_keeps_its_chunks(
