@@ -94,11 +94,12 @@ def test_killed_while_saving(tmp_path: Path, data: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_what_is_held_has_the_bits_of_its_iteration(tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize("extra", [RESHARDABLE, pytest.param(f"{SIX} {CHUNKS}", id="PP2 in two chunks")])
+def test_what_is_held_has_the_bits_of_its_iteration(tmp_path: Path, data: Path, extra: str) -> None:
     """RAM stands for free GPU memory: the optimizer steps before anything of it is copied, and it changes nothing."""
-    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, RESHARDABLE), processes=2)
+    whole = train(tmp_path / "whole", data, flags(tmp_path / "whole", data, extra), processes=2)
     output = tmp_path / "held"
-    held = launch_warm(output, data, flags(output, data, RESHARDABLE), processes=2, script=HOLDING)
+    held = launch_warm(output, data, flags(output, data, extra), processes=2, script=HOLDING)
     assert held.returncode == 0, held.stderr
     assert held.losses == whole.losses
     for rank in range(2):
