@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.parent import end_with_parent
-from megatron_patch.common.threads import started_pool
+from megatron_patch.common.threads import one_torch_thread, started_pool
 
 THREADS_EACH = 16
 """Most threads of a process that is one of several. A fork of a process with torch takes 10 ms."""
@@ -129,27 +128,16 @@ def _fork(work: Callable[[], object]) -> tuple[Connection, int]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its children
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             Relay.home = _Home(theirs)
-            _work_and_tell(partial(_with_own_torch, work), Relay.home)
+            _work_and_tell(work, Relay.home)
         finally:
             os._exit(0)
     theirs.close()
     return ours, pid
 
 
-def _with_own_torch(work: Callable[[], object]) -> None:
-    """Do the work, each thread's operations of torch on one core: this process is one of several.
-
-    torch 2.11 makes the thread pool that a fork has lost anew when it is first asked for, by the first operation of any
-    thread, and without a lock: other threads get none meanwhile, and raise "Invalid thread pool!". So it is asked for
-    while there is one thread. Source: caffe2/utils/threadpool/pthreadpool-cpp.cc, `pthreadpool`.
-    """
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
-    work()
-
-
 def _work_and_tell(work: Callable[[], object], home: _Home) -> None:
     try:
+        one_torch_thread()
         work()
     except BaseException as error:
         try:

@@ -1,8 +1,9 @@
-"""How many threads a rank may start, and threads that are there before their work is."""
+"""How many threads a rank may start, threads that are there before their work is, and torch's threads after a fork."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,3 +23,15 @@ def started_pool(threads: int) -> ThreadPoolExecutor:
     pool, all_there = ThreadPoolExecutor(threads), threading.Barrier(threads)
     list(pool.map(lambda _: all_there.wait(), range(threads)))
     return pool
+
+
+def one_torch_thread() -> None:
+    """For a process that was forked, before it has threads: its operations of torch, if any, take one core a thread.
+
+    torch 2.11 makes the thread pool that a fork has lost anew when it is first asked for, by the first operation of any
+    thread, and without a lock: other threads get none meanwhile, and raise "Invalid thread pool!". Here it is asked for
+    while there is one thread. And with more than one, an operation would wait for threads of OpenMP that the fork has
+    lost. Source: caffe2/utils/threadpool/pthreadpool-cpp.cc, `pthreadpool`; DataLoader's workers begin so too.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

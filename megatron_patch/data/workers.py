@@ -15,6 +15,7 @@ from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import usable_cores
 from megatron_patch.common.messages import Message
 from megatron_patch.common.parent import end_with_parent
+from megatron_patch.common.threads import one_torch_thread
 
 AHEAD = 3
 """Items in flight for each worker: bounds the memory."""
@@ -77,3 +78,4 @@ def _begin(parent: int) -> None:
     """A worker ends with its parent, however that ends; and has one core, over which no threads of its own fight."""
     end_with_parent(signal.SIGKILL, parent)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    one_torch_thread()

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.formats import hf_writer
 from megatron_patch.common.spread import spread
+from megatron_patch.data.workers import in_order
 
 WORKERS = 34
 """Three processes, on any machine."""
@@ -40,3 +41,5 @@ if __name__ == "__main__":
     use_threads()
     assert set(spread(lambda task: torch.get_num_threads(), range(WORKERS), WORKERS)) == {1}
     print("forked", len(forks))
+    sums = in_order(lambda number: float(torch.full((1 << 20,), number).sum()), [0, 1, 2], 2)
+    assert list(sums) == [0, 1 << 20, 2 << 20]
