@@ -51,10 +51,9 @@ TARGETS: dict[str, list[Case]] = {
         replace(DP4, name="8B-dp4-b32-bf16", batch=32, steps=6),
         replace(DP4, name="8B-dp4-b32-fp8", batch=32, steps=6, pr="fp8"),
     ],
-    "four-pipeline": [  # the default (one chunk until 2026-11-27), one, two, four; LM head's gradient in the bubble
+    "four-pipeline": [  # the default, two chunks (one until 2026-11-27); one, four; LM head's gradient in the bubble
         PIPELINE,
         replace(PIPELINE, name="8B-tp2-pp2-one-chunk", env=ONE_CHUNK),
-        replace(PIPELINE, name="8B-tp2-pp2-chunks", env={"MP_VP_CHUNKS": "2"}),
         replace(PIPELINE, name="8B-tp2-pp2-4-chunks", env={"MP_VP_CHUNKS": "4"}),
         replace(PIPELINE, name="8B-tp2-pp2-defer", megatron=DEFER, env=ONE_CHUNK, reference="8B-tp2-pp2-one-chunk"),
     ],

@@ -48,8 +48,8 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("TP2 SP, fp8; with overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-ring-all")),
         ("CP2, bf16", ("8B-cp2",)),
         (
-            "TP2 PP2 SP, bf16; in one chunk; in two chunks; in four",
-            ("8B-tp2-pp2-default", "8B-tp2-pp2-one-chunk", "8B-tp2-pp2-chunks", "8B-tp2-pp2-4-chunks"),
+            "TP2 PP2 SP, bf16: two chunks, the default; one; four",
+            ("8B-tp2-pp2-default", "8B-tp2-pp2-one-chunk", "8B-tp2-pp2-4-chunks"),
         ),
         ("in one chunk, LM head's weight gradient in the bubble", ("8B-tp2-pp2-defer",)),
         ("finetuning at 4096, packed, positions: bf16; fp8", ("sft-bf16", "sft-fp8")),
