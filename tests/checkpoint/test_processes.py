@@ -11,13 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from megatron_patch.checkpoint import store
+from megatron_patch.checkpoint.converter.conversion import Conversion
+from megatron_patch.checkpoint.converter.convert import hf_side
+from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder
 from megatron_patch.checkpoint.manifest import verify
 from megatron_patch.checkpoint.store import HashingFile, staged
 from megatron_patch.common.spread import spread
 
-from .models import SMALL, make_model, read_weights, same_bits
+from .models import MODELS, SMALL, make_model, read_weights, same_bits
 
 WORKER = Path(__file__).with_name("processes_worker.py")
 
@@ -56,6 +60,18 @@ def test_memory_that_is_kept_for_files_is_each_process_s_own(tmp_path: Path, mon
         assert len({*spread(write, range(2), 17), os.getpid()}) == 3
     assert [(tmp_path / "target" / name).read_bytes() for name in "01"] == [b"0" * 10_000, b"1" * 10_000]
     assert verify(tmp_path / "target") > 0
+
+
+def test_nothing_is_verified_before_the_forks(tmp_path: Path) -> None:
+    """Threads that verify keep a process from being forked: a tied head that is stored had one process do it all."""
+    hf = make_model(tmp_path / "hf", MODELS["tied"])
+    weights = load_file(hf / "model.safetensors")
+    twin = {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}
+    save_file(weights | twin, hf / "model.safetensors", metadata={"format": "pt"})
+    folder, opened = open_hf_folder(hf, "auto"), []
+    folder.files.on_open = opened.append
+    hf_side(folder, Conversion(model=folder.model, vocab_size=500, precision="bf16", workers=34))
+    assert folder.tied_twin is not None and opened == []
 
 
 def wait_for(file: Path) -> None:

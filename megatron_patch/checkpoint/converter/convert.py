@@ -26,6 +26,7 @@ from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.formats.hf_folder import HFFolder, copy_companions
 from megatron_patch.checkpoint.formats.hf_writer import OnBytes, write_safetensors
 from megatron_patch.checkpoint.formats.per_rank_writer import write_per_rank
+from megatron_patch.checkpoint.formats.safetensors_io import FileCache
 from megatron_patch.checkpoint.formats.sources import (
     BLOCK_BYTES,
     BlockMaker,
@@ -168,13 +169,14 @@ def same_when_tied(folder: HFFolder) -> None:
     if twin is None:
         return
     embedding = folder.tensors["model.embed_tokens.weight"]
+    files = FileCache()  # the folder's would have them verified now, by threads, beside which nothing is forked
     one, two = bytearray(BLOCK_BYTES), bytearray(BLOCK_BYTES)
     if (twin.dtype, twin.shape) != (embedding.dtype, embedding.shape):
         one[0] = 1  # different already
     for start in range(0, min(twin.nbytes, embedding.nbytes), BLOCK_BYTES):
         count = min(BLOCK_BYTES, twin.nbytes - start)
-        folder.files.read_into(embedding.file, embedding.offset + start, memoryview(one)[:count])
-        folder.files.read_into(twin.file, twin.offset + start, memoryview(two)[:count])
+        files.read_into(embedding.file, embedding.offset + start, memoryview(one)[:count])
+        files.read_into(twin.file, twin.offset + start, memoryview(two)[:count])
         if one[:count] != two[:count]:
             raise CheckpointError.at(folder.path, "weights-tied-twice")
 
