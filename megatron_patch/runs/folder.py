@@ -105,18 +105,22 @@ class PlanError(UserError, ValueError):
     """A plan.json that cannot be read; the message names the file and what is wrong."""
 
 
+Size = int
+"""A whole number from 1 on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlannedLayout:
     """Which rank computes what."""
 
-    nodes: int
-    processes: int
+    nodes: Size
+    processes: Size
     """Of each machine."""
-    tp: int
-    pp: int
-    cp: int
-    dp: int
-    chunks: int
+    tp: Size
+    pp: Size
+    cp: Size
+    dp: Size
+    chunks: Size
     """Model chunks of each pipeline rank."""
     sequence_parallel: bool
 
@@ -132,7 +136,7 @@ class PlannedSchedule:
 
     train_iters: int
     warmup_iters: int
-    tokens_per_iteration: int
+    tokens_per_iteration: Size
     save_interval: int
     eval_interval: int
     eval_iters: int
@@ -311,6 +315,7 @@ def _check(value: Any, kind: str, name: str | Message) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63
     right = {
         "int": number and isinstance(value, int),
+        "Size": number and isinstance(value, int) and value >= 1,
         "float": number,
         "str": isinstance(value, str),
         "bool": isinstance(value, bool),
@@ -327,6 +332,7 @@ def _check(value: Any, kind: str, name: str | Message) -> Any:
 
 WORDS = {
     "int": "kind-int",
+    "Size": "kind-size",
     "float": "kind-float",
     "str": "kind-str",
     "bool": "kind-bool",

@@ -58,6 +58,8 @@ def test_written_and_read(tmp_path: Path) -> None:
         (lambda plan: plan["layout"].pop("tp"), "layout.tp is missing, not a whole number"),
         (lambda plan: plan["layout"].update(tp=True), "layout.tp is 'True', not a whole number"),
         (lambda plan: plan["layout"].update(tp=10**400), "the number 1000"),
+        (lambda plan: plan["layout"].update(vp=0), "layout.chunks is '0', not a whole number >= 1"),
+        (lambda plan: plan["layout"].update(vp=-2), "layout.chunks is '-2', not a whole number >= 1"),
         (lambda plan: plan["schedule"].update(arithmetic=[1]), "schedule.arithmetic is"),
         (lambda plan: plan["values"].update(LR="x"), "values.LR is 'x', not a number"),
         (lambda plan: plan["values"].update(LR=float("nan")), "the number NaN"),
