@@ -172,6 +172,11 @@ def values_of(plan: Plan) -> dict[str, Any]:
     return values
 
 
+def meant(name: str, value: object) -> object:
+    """What None of `values_of` stands for: one chunk, whether it was typed or chosen."""
+    return 1 if name == "MP_VP_CHUNKS" and value is None else value
+
+
 def describe_blend(corpora: tuple[DataSource, ...]) -> str:
     """A blend as it would be typed, with absolute paths."""
     return " ".join(f"{one.weight!r} {one.path}" if one.weight is not None else one.path for one in corpora)

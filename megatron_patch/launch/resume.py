@@ -9,7 +9,7 @@ from typing import Any
 from megatron_patch.checkpoint.contents import TRACKER, iteration_folder, iterations
 from megatron_patch.common.messages import Message, Name
 from megatron_patch.common.values import shown
-from megatron_patch.launch.plan import Earlier, Plan, values_of
+from megatron_patch.launch.plan import Earlier, Plan, meant, values_of
 from megatron_patch.launch.problems import Problem
 from megatron_patch.launch.schedule import of_values
 from megatron_patch.models import ModelConfig, differences, model_from_dict
@@ -151,7 +151,7 @@ def compare_values(
             code = "fixed-by-adapters" if before.get("MP_LORA_RANK") else "fixed-by-checkpoint"
             problems.append(Problem(code, name, before=_shown(old), why=FIXED[name]))
             continue
-        told = {"name": Name(name), "before": _shown(old), "now": _shown(value)}
+        told = {"name": Name(name), "before": _shown(meant(name, old)), "now": _shown(meant(name, value))}
         if name in REMARKS:
             notes.append(Message("changed-remark", **told, remark=REMARKS[name]))
         else:

@@ -13,6 +13,7 @@ from megatron_patch.common.messages import Message
 from megatron_patch.launch import advice, driver
 from megatron_patch.launch.argv import megatron_argv
 from megatron_patch.launch.chunks import fitted, in_chunks, time_saved
+from megatron_patch.launch.cluster.rendezvous import differences, identity
 from megatron_patch.launch.memory import PLAIN_ADAM
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.step_time import time_of_plan
@@ -186,13 +187,28 @@ def test_kept_chunks_keep_no_run_from_starting(going_on: Callable[..., Plan]) ->
     assert plan.layout.chunks == 1 and plan.memory_limit is not None
     assert plan.memory.total <= plan.memory_limit and not driver._refusals(plan, {})
     (change,) = [one for one in plan.notes if one.code == "changed"]
-    assert (str(change.values["name"]), change.values["before"]) == ("MP_VP_CHUNKS", "2")
+    told = {name: str(value) for name, value in change.values.items()}
+    assert told == {"name": "MP_VP_CHUNKS", "before": "2", "now": "1"}
+
+
+@pytest.mark.parametrize(("first", "now"), [("2", "1"), ("1", "2"), ("1", "4")])
+def test_a_number_that_is_typed_is_not_called_unset(going_on: Callable[..., Plan], first: str, now: str) -> None:
+    """Unset is not one any more: two may be taken."""
+    plan = going_on({"MP_VP_CHUNKS": first}, MP_VP_CHUNKS=now)
+    (change,) = [one for one in plan.notes if one.code == "changed"]
+    assert str(change) == f"MP_VP_CHUNKS was {first} at the last start and is {now}"
 
 
 def test_a_state_in_few_bits_is_kept_as_it_was(going_on: Callable[..., Plan]) -> None:
     """Asked for at first, in two chunks and the bits that this took; the same command without MP_VP_CHUNKS."""
     plan = going_on({"MP_VP_CHUNKS": "2", "MP_MOMENTS": "bf16"}, MP_MOMENTS="bf16")
     assert plan.layout.chunks == 2 and plan.precision.adam != PLAIN_ADAM
+
+
+def test_machines_that_choose_otherwise_name_the_number(planned: Planned) -> None:
+    """The GPUs of one have less memory; nobody has typed MP_VP_CHUNKS."""
+    small, large = identity(planned({"gigabytes": 56})), identity(planned())
+    assert [str(what) for what in differences(large, small)] == ["MP_VP_CHUNKS is 1 there, 2 here"]
 
 
 def test_what_a_change_takes_is_counted_in_the_chunks_that_it_brings(planned: Planned) -> None:

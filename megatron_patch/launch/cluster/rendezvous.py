@@ -30,7 +30,7 @@ from megatron_patch.launch.cluster.connection import Connection, PeerError, inte
 from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.command import REPOSITORY
 from megatron_patch.launch.environment import read_by_libraries
-from megatron_patch.launch.plan import Plan, values_of
+from megatron_patch.launch.plan import Plan, meant, values_of
 from megatron_patch.launch.problems import NUMBERS
 
 PROTOCOL = "megatron_patch rendezvous 1"
@@ -258,6 +258,8 @@ PACKAGES = (
     "transformer-engine",
     "transformer-engine-cu12",
     "transformer-engine-cu13",
+    "flash-attn-4",
+    "nvidia-cutlass-dsl",
     "transformers",
     "tokenizers",
     "sentencepiece",
@@ -334,7 +336,8 @@ def _plan_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Ite
 def _compare(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Message]:
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key):
-            yield Message("differ-value", name=_name(key), theirs=_shown(theirs.get(key)), ours=_shown(mine.get(key)))
+            there, here = meant(key, theirs.get(key)), meant(key, mine.get(key))
+            yield Message("differ-value", name=_name(key), theirs=_shown(there), ours=_shown(here))
 
 
 def _name(key: str) -> Message:
