@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_patch.doctor.checks import pinned
 from megatron_patch.launch.cluster import rendezvous
 from megatron_patch.launch.cluster.connection import interface_of
 
@@ -107,6 +108,11 @@ def test_two_different_commands(pair: Pair, values: Values, world: Path, tmp_pat
         assert f"{who}: position 5 LR is 0.002 there, 0.001 here" in said
         assert f"{who}: MP_SEED is 7 there, 1234 here" in said
     assert "have different environments: NCCL_ALGO is absent there, Ring here" in pair[0].started[0].said()
+
+
+def test_machines_compare_what_computes_on_gpus() -> None:
+    """All that requirements-gpu.txt pins beyond requirements.txt."""
+    assert set(pinned("requirements-gpu.txt")) - set(pinned("requirements.txt")) <= set(rendezvous.PACKAGES)
 
 
 def test_a_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
