@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from megatron_patch.common.messages import Message
 from megatron_patch.launch.build_plan import balances, fit_memory
 from megatron_patch.launch.checks.adapters import frozen_stage
-from megatron_patch.launch.checks.layout import check_interleaving
+from megatron_patch.launch.checks.layout import NO_OVERLAP, check_interleaving
 from megatron_patch.launch.checks.precision import check_activations
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import gigabytes
@@ -21,16 +21,16 @@ TAKEN = 2
 """Chunks of a rank that are tried: what was measured (docs/performance.md)."""
 
 
-ALONE = "--no-overlap-p2p-communication"
-"""Of MP_MEGATRON_ARGS: with it Megatron refuses chunks at PP 2, and a pipeline in chunks waits for what it sends."""
 UNTRIED = (
     "--cuda-graph-impl",
     "--defer-embedding-wgrad-compute",
     "--delay-wgrad-compute",
+    "--enable-cuda-graph",
+    "--external-cuda-graph",
     "--microbatch-group-size-per-virtual-pipeline-stage",
     "--use-megatron-fsdp",
 )
-"""And those that change the schedule of a pipeline, or what is kept for it."""
+"""Of MP_MEGATRON_ARGS: they change the schedule of a pipeline, or what is kept for it."""
 
 
 def chunks_given(variables: Variables) -> bool:
@@ -167,8 +167,8 @@ def _in_one(plan: Plan) -> Plan | None:
 def _can_be(plan: Plan, layout: Layout) -> bool:
     """Whether the checks let these chunks through: micro batches of all stages, recomputed layers, frozen parts."""
     config, variables = plan.config, plan.variables
-    if layout.chunks > 1 and ALONE in (variables.megatron_args or ""):
-        return False
+    if layout.chunks > 1 and NO_OVERLAP in (variables.megatron_args or ""):
+        return False  # Megatron refuses it at PP 2, and a longer pipeline waits for what it sends
     problems = [
         *check_interleaving(
             micro_batches=plan.schedule.micro_batches,
@@ -178,6 +178,7 @@ def _can_be(plan: Plan, layout: Layout) -> bool:
             pp=layout.pp,
             chunks=layout.chunks,
             mp_vp=None,
+            vp_counts_chunks=False,
         ),
         *check_activations(
             ac=config.ac,

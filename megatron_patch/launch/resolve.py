@@ -49,7 +49,7 @@ PLANNED_GPUS = 8
 FIRST = frozenset(
     {row.name for row in dataclasses.fields(RunConfig)}
     | {f"mp_{row.name}" for row in dataclasses.fields(Variables)}
-    | {"environment", "cluster", "epochs"}
+    | {"environment", "cluster", "epochs", "vp_counts_chunks"}
 )
 """Facts that there are before the first step."""
 FOUND: dict[Callable[..., Findings], tuple[str, ...]] = {}

@@ -97,6 +97,7 @@ def test_longer_pipelines(planned: Planned, pp: str) -> None:
         pytest.param(
             {"MP_MEGATRON_ARGS": "--defer-embedding-wgrad-compute"}, "chunks-pay", id="a flag of the schedule"
         ),
+        pytest.param({"MP_MEGATRON_ARGS": "--enable-cuda-graph"}, "chunks-pay", id="CUDA graphs by their older name"),
         pytest.param({"AC": "full", "MP_AC_METHOD": "block", "MP_AC_LAYERS": "4"}, "chunks-pay", id="of each stage"),
         pytest.param({"MP_LORA_RANK": "8", "PRETRAIN_CHECKPOINT_PATH": "hf-8B"}, "chunks-pay", id="adapters"),
     ],

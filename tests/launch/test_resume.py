@@ -12,6 +12,7 @@ import pytest
 
 from megatron_patch.common.messages import Message
 from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.checks.layout import NO_OVERLAP
 from megatron_patch.launch.driver import main, make_plan
 from megatron_patch.launch.plan import Plan, content_of
 from megatron_patch.launch.problems import Problem, driver_wording, render
@@ -408,3 +409,10 @@ def test_a_run_of_the_first_version_goes_on(
     assert any(note.values.get("name") == "MP_VP_CHUNKS" and note.values["before"] == "2" for note in plan.notes)
     refused, _, problems = make_plan([*typed[:4], "2e-3", *typed[5:]], surroundings(**spelt), dry_run=True)
     assert refused is None and problems[0].names == ("LR",)
+    (name,) = spelt
+    for wrong, code in (({name: "3"}, "vp-chunks"), ({**spelt, "MP_MEGATRON_ARGS": NO_OVERLAP}, "vp-no-overlap")):
+        refused, _, problems = make_plan(typed, surroundings(**wrong), dry_run=True)
+        assert refused is None and (problems[0].code, problems[0].names[0]) == (code, name), "what was typed is named"
+    odd = [*typed[:3], "9", *typed[4:]]
+    refused, _, problems = make_plan(odd, surroundings(**spelt), dry_run=True)
+    assert refused is None and (problems[0].code, problems[0].names[0]) == ("vp-micro-batches", name)

@@ -22,6 +22,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "chunks need a multiple of {PP} as micro batches per iteration, here {micro_batches}",
         "a {GLOBAL_BATCH_SIZE} that is a multiple of {BATCH_SIZE} x data parallel x {PP}",
     ),
+    "vp-no-overlap": ("chunks in a pipeline of two stages do not work with {flag}", "one of them"),
     "ranks-not-divisible": (
         "{TP} x {PP} x {CP} = {product} does not divide the {world:GPU|GPUs}",
         "a product of {fits}, or another {MP_NPROC}",
@@ -154,6 +155,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "虚拟流水线要求每次迭代的微批数是 {PP} 的倍数，这里是 {micro_batches}",
         "{GLOBAL_BATCH_SIZE} 为 {BATCH_SIZE} x 数据并行数 x {PP} 的倍数",
     ),
+    "vp-no-overlap": ("两个阶段的流水线分块时不能使用 {flag}", "只用其中一个"),
     "ranks-not-divisible": (
         "{TP} x {PP} x {CP} = {product} 不能整除 {world} 个 GPU",
         "乘积为 {fits}，或另设 {MP_NPROC}",

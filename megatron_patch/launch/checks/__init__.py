@@ -29,6 +29,7 @@ from megatron_patch.launch.checks.jobs import (
 )
 from megatron_patch.launch.checks.layout import (
     check_chunks,
+    check_chunks_send,
     check_interleaving,
     check_pipeline_parallel,
     check_sequence,
@@ -113,6 +114,7 @@ CHECKS = in_order(
     check_loggers,
     check_megatron_args,
     check_flags_on_cpu,
+    check_chunks_send,
     check_skipped,
     check_output,
     check_output_beside_data,

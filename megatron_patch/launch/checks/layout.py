@@ -19,6 +19,8 @@ from megatron_patch.launch.schedule import Batches
 from megatron_patch.models import ModelConfig
 from megatron_patch.models.megatron import tensor_parallel_problem
 
+NO_OVERLAP = "--no-overlap-p2p-communication"
+
 
 def check_tensor_parallel(*, tp: int, model: ModelConfig) -> Findings:
     """Heads, FFN and vocabulary have to divide by TP."""
@@ -39,11 +41,17 @@ def check_pipeline_parallel(*, pp: int, model: ModelConfig) -> Findings:
 
 @finds("chunks")
 def check_chunks(
-    *, pp: int, model: ModelConfig, layers_divide: bool, mp_vp: int | None, mp_vp_chunks: int | None
+    *,
+    pp: int,
+    model: ModelConfig,
+    layers_divide: bool,
+    mp_vp: int | None,
+    mp_vp_chunks: int | None,
+    vp_counts_chunks: bool,
 ) -> Findings:
     """Virtual pipeline stages: MP_VP says how many layers one has, MP_VP_CHUNKS how many of them a rank has."""
     chunks = 1 if mp_vp_chunks is None else mp_vp_chunks
-    name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
+    name = _typed(mp_vp, vp_counts_chunks)
     if mp_vp is not None:
         found = chunks_of(model.num_layers, pp, mp_vp)
         if found is None:
@@ -66,15 +74,36 @@ def check_chunks(
         yield "chunks", chunks
 
 
+def _typed(mp_vp: int | None, vp_counts_chunks: bool) -> str:
+    """The variable that says how many chunks there are: in the folder of an older run, MP_VP says it too."""
+    return "MP_VP_CHUNKS" if mp_vp is None and not vp_counts_chunks else "MP_VP"
+
+
 def check_interleaving(
-    *, micro_batches: int, batches: Batches, batch_size: int, dp: int, pp: int, chunks: int, mp_vp: int | None
+    *,
+    micro_batches: int,
+    batches: Batches,
+    batch_size: int,
+    dp: int,
+    pp: int,
+    chunks: int,
+    mp_vp: int | None,
+    vp_counts_chunks: bool,
 ) -> Findings:
     """The interleaved schedule wants whole groups of PP micro batches. Source: schedules.py, megatron-core 0.19.2."""
     counts = [stage.batch // (batch_size * dp) for stage in batches.stages]
     wrong = [count for count in counts if count % pp]
     if chunks > 1 and wrong:
-        name = "MP_VP_CHUNKS" if mp_vp is None else "MP_VP"
+        name = _typed(mp_vp, vp_counts_chunks)
         yield Problem("vp-micro-batches", name, "GLOBAL_BATCH_SIZE", "PP", micro_batches=wrong[0])
+
+
+def check_chunks_send(
+    *, megatron_args: tuple[str, ...], pp: int, chunks: int, mp_vp: int | None, vp_counts_chunks: bool
+) -> Findings:
+    """Two stages in chunks send both ways at once. Source: `validate_args` of megatron-core 0.19.2."""
+    if chunks > 1 and pp == 2 and NO_OVERLAP in megatron_args:
+        yield Problem("vp-no-overlap", _typed(mp_vp, vp_counts_chunks), "MP_MEGATRON_ARGS", "PP", flag=NO_OVERLAP)
 
 
 def check_sequence(*, seq_len: int, cp: int) -> Findings:
