@@ -12,6 +12,7 @@ from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 from megatron_patch.common.values import ValueProblem, real
+from megatron_patch.launch.chunks import TAKEN
 from megatron_patch.launch.gpu_kinds import KINDS, NETWORKS
 from megatron_patch.models import sizes
 from megatron_patch.planner.errors import NothingFits, PlannerError
@@ -157,8 +158,8 @@ def _choice(options: argparse.Namespace, job: TrainingJob) -> Choice:
     free = default_choice(job)
     ac = {"none": ("false",), "selective": ("sel",), "full": ("full",)}.get(options.recompute, free.ac)
     fixed = {name: free.__dict__[name] if value is None else (value,) for name, value in given.items()}
-    if options.vpp is None and options.pp is not None:  # a whole layout was given: chunks are part of it
-        fixed["chunks"] = (1,) if options.tp is not None else free.chunks
+    if options.vpp is None and options.tp is not None and options.pp is not None:
+        fixed["chunks"] = (1, TAKEN)  # a layout was given: its chunks are those that the driver would try
     return Choice(**fixed, ac=ac)
 
 

@@ -71,6 +71,14 @@ def test_a_given_layout_is_predicted(capsys: pytest.CaptureFixture[str]) -> None
     assert (layout["tp"], layout["pp"], layout["vpp"], layout["cp"], layout["dp"]) == (8, 8, 8, 2, 8)
 
 
+@pytest.mark.parametrize(("more", "chunks"), [("", 2), ("--vpp 1", 1), ("--vpp 4", 4)])
+def test_a_given_layout_has_the_chunks_that_the_driver_would_take(
+    more: str, chunks: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(f"8B --gpus 4 --global-batch 32 --tp 2 --pp 2 {more} --json".split()) == 0
+    assert json.loads(capsys.readouterr().out)["layout"]["vpp"] == chunks
+
+
 @pytest.mark.parametrize(
     ("command", "status", "words"),
     [
