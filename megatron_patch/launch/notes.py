@@ -85,7 +85,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
     if config.sp and config.tp == 1:
         yield Message("sp-alone")
     if layout.ends_count:
-        yield Message("ends-count")
+        divide = sum(layout.stage_layers) % layout.pp == 0
+        yield Message("ends-count-chunks", count=layout.pp * layout.chunks) if divide else Message("ends-count")
     elif len(set(layout.stage_layers)) > 1:
         yield Message("stages-uneven", layers=layout.stage_layers)
     if (chunks := explain_chunks(plan)) is not None:

@@ -78,6 +78,13 @@ def test_gpus_that_are_not_here(planned: Planned) -> None:
         assert (plan.layout.chunks, list(said(plan))) == (1, told)
 
 
+@pytest.mark.parametrize(("pp", "chunks", "told"), [("2", "2", "ends-count-chunks"), ("4", "1", "ends-count")])
+def test_layers_that_stages_divide_and_chunks_do_not(planned: Planned, pp: str, chunks: str, told: str) -> None:
+    """126 layers: 63 a stage of two, but 128 in four parts."""
+    plan = planned({"gpus": 0}, MODEL_SIZE="405B", PP=pp, MP_VP_CHUNKS=chunks, MP_DEVICE="cuda", MP_NPROC="8")
+    assert [note.code for note in plan.notes if note.code.startswith("ends-count")] == [told]
+
+
 @pytest.mark.parametrize("pp", ["4", "8"])
 def test_longer_pipelines(planned: Planned, pp: str) -> None:
     plan = planned({"gpus": 8}, TP="1", PP=pp, SP="false")

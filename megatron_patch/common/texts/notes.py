@@ -40,6 +40,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "gpus-left": "{processes} of {gpus:visible GPU is|visible GPUs are} used ({MP_NPROC})",
     "sp-alone": "{SP:=true} does nothing at {TP} 1: there is no second rank to split the sequence with",
     "ends-count": "the layers alone do not divide by {PP}: embedding and loss count as one layer each, at the two ends",
+    "ends-count-chunks": "the layers alone do not divide into {count} chunks: embedding and loss count as one layer "
+    "each, at the two ends",
     "stages-uneven": "pipeline stages of {layers} layers: the last has the LM head to do too "
     "({MP_PP_BALANCE:=false} splits evenly)",
     "chunks-taken": "two chunks a stage, which waits less: a step about {percent} % shorter, for {size} instead of "
@@ -164,6 +166,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "gpus-left": "可见的 {gpus} 个 GPU 使用 {processes} 个（{MP_NPROC}）",
     "sp-alone": "{TP} 1 时 {SP:=true} 没有作用：没有第二个进程可以分担序列",
     "ends-count": "层数本身不能被 {PP} 整除：首尾的嵌入层和损失各算一层",
+    "ends-count-chunks": "层数本身不能整分为 {count} 块：首尾的嵌入层和损失各算一层",
     "stages-uneven": "流水线各阶段为 {layers} 层：最后一个还要计算 LM head（{MP_PP_BALANCE:=false} 平均划分）",
     "chunks-taken": "每个阶段分两块，等待更少：一步约缩短 {percent} %，每个 GPU {size}，不分块则为 {before}"
     "（{MP_VP_CHUNKS:=1} 不分块）",
