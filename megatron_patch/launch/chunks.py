@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from megatron_patch.common.messages import Message
 from megatron_patch.launch.build_plan import balances, fit_memory
 from megatron_patch.launch.checks.adapters import frozen_stage
-from megatron_patch.launch.checks.layout import NO_OVERLAP, check_interleaving
+from megatron_patch.launch.checks.layout import NO_OVERLAP, check_chunks_send, check_interleaving
 from megatron_patch.launch.checks.precision import check_activations
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import gigabytes
@@ -22,6 +22,7 @@ TAKEN = 2
 
 
 UNTRIED = (
+    NO_OVERLAP,
     "--cuda-graph-impl",
     "--defer-embedding-wgrad-compute",
     "--delay-wgrad-compute",
@@ -95,7 +96,8 @@ def time_saved(plan: Plan) -> tuple[float, Plan] | None:
     Args:
         plan: in one chunk.
     """
-    layout = in_chunks(plan, TAKEN) if plan.device == "cuda" and plan.layout.pp > 1 else None
+    overlapped = NO_OVERLAP not in (plan.variables.megatron_args or "")  # as the prediction has it
+    layout = in_chunks(plan, TAKEN) if plan.device == "cuda" and plan.layout.pp > 1 and overlapped else None
     before = time_of_plan(plan)
     if layout is None or before is None or not _can_be(plan, layout):
         return None
@@ -167,9 +169,14 @@ def _in_one(plan: Plan) -> Plan | None:
 def _can_be(plan: Plan, layout: Layout) -> bool:
     """Whether the checks let these chunks through: micro batches of all stages, recomputed layers, frozen parts."""
     config, variables = plan.config, plan.variables
-    if layout.chunks > 1 and NO_OVERLAP in (variables.megatron_args or ""):
-        return False  # Megatron refuses it at PP 2, and a longer pipeline waits for what it sends
     problems = [
+        *check_chunks_send(
+            megatron_args=tuple((variables.megatron_args or "").split()),
+            pp=layout.pp,
+            chunks=layout.chunks,
+            mp_vp=None,
+            vp_counts_chunks=False,
+        ),
         *check_interleaving(
             micro_batches=plan.schedule.micro_batches,
             batches=plan.schedule.batches,

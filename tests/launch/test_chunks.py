@@ -12,6 +12,7 @@ from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
 from megatron_patch.launch import advice, driver
 from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.checks.layout import NO_OVERLAP
 from megatron_patch.launch.chunks import fitted, in_chunks, time_saved
 from megatron_patch.launch.cluster.rendezvous import differences, identity
 from megatron_patch.launch.memory import PLAIN_ADAM
@@ -128,7 +129,8 @@ def test_what_was_not_tried_is_said_to_pay(planned: Planned, changes: dict[str, 
         pytest.param({}, {"AC": "full", "MP_AC_LAYERS": "9"}, id="groups larger than a chunk"),
         pytest.param({}, {"MP_DEVICE": "cpu", "PR": "fp32"}, id="CPU"),
         pytest.param({}, {"MP_OPTIMIZER": "muon", "DO": "false"}, id="Muon"),
-        pytest.param({}, {"MP_MEGATRON_ARGS": "--no-overlap-p2p-communication"}, id="Megatron refuses it"),
+        pytest.param({}, {"MP_MEGATRON_ARGS": NO_OVERLAP}, id="Megatron refuses it"),
+        pytest.param({"gpus": 8}, {"MP_MEGATRON_ARGS": NO_OVERLAP, "PP": "4"}, id="a stage waits for what it sends"),
         pytest.param({}, {"TP": "1", "SP": "false", "PP": "4", "MODEL_SIZE": "qwen2_5-7B"}, id="layers"),
     ],
 )
@@ -176,7 +178,7 @@ def going_on(planned: Planned, mcore: Callable[..., None], tmp_path: Path) -> Ca
         pytest.param({}, {"BATCH_SIZE": "32"}, 1, None, id="one micro batch, which PP does not divide"),
         pytest.param({"MP_VP_CHUNKS": "1"}, {"TP": "1", "SP": "false", "PP": "4"}, 2, "chunks-taken", id="other PP"),
         pytest.param({}, {"PP": "1"}, 1, None, id="no pipeline any more"),
-        pytest.param({}, {"MP_MEGATRON_ARGS": "--no-overlap-p2p-communication"}, 1, None, id="a flag that excludes it"),
+        pytest.param({}, {"MP_MEGATRON_ARGS": NO_OVERLAP}, 1, None, id="a flag that excludes it"),
     ],
 )
 def test_a_run_that_goes_on_keeps_its_chunks(
@@ -187,6 +189,13 @@ def test_a_run_that_goes_on_keeps_its_chunks(
     assert list(said(plan)) == ([note] if note else [])
     if not changes:
         assert not [one for one in plan.notes if one.code.startswith("changed")]
+
+
+def test_chunks_that_wait_for_what_they_send_are_kept_too(going_on: Callable[..., Plan]) -> None:
+    """Nobody would take them there; but Megatron runs them, in pipelines of more than two stages."""
+    flags = {"MP_MEGATRON_ARGS": NO_OVERLAP, "TP": "1", "SP": "false", "PP": "4"}
+    plan = going_on(flags | {"MP_VP_CHUNKS": "2"}, **flags)
+    assert (plan.layout.chunks, list(said(plan))) == (2, ["chunks-kept"])
 
 
 def test_kept_chunks_keep_no_run_from_starting(going_on: Callable[..., Plan]) -> None:
