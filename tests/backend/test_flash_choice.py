@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_patch.backend.gpu import attention
 from megatron_patch.backend.gpu.attention import choose_kernel, describe, why_not_flash_4
 
 UNTIL_B29 = """
@@ -58,6 +59,12 @@ def chosen(asked: Asked, *, prefer_flash: bool = True) -> str:
     return describe(choose_kernel(engine, asked, prefer_flash=prefer_flash)).split()[0]
 
 
+def forget() -> None:
+    """What was looked up once for each process."""
+    attention.why_not_flash_4.cache_clear()
+    attention._installed.cache_clear()
+
+
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A machine with a Hopper GPU and flash-attn-4; give it the source of its interface."""
@@ -67,6 +74,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
 
     def install(version: str, source: str) -> None:
+        forget()
         package = tmp_path / "flash_attn" / "cute"
         package.mkdir(parents=True)
         (tmp_path / "flash_attn" / "__init__.py").touch()
@@ -77,6 +85,7 @@ def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: flash-attn-4\nVersion: {version}\n")
 
     yield install
+    forget()
     for name in ("flash_attn", "flash_attn.cute", "flash_attn.cute.interface"):
         sys.modules.pop(name, None)
 

@@ -224,6 +224,8 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
         {"share": "1", "documents": 20, "suggested": "18,1,1"},
     ),
     ({"MP_ATTENTION_BACKEND": "fused"}, ("MP_ATTENTION_BACKEND",), "attention-on-cpu", {}),
+    ({"MP_ATTENTION_BACKEND": "flash", "PR": "fp32", **CUDA}, ("MP_ATTENTION_BACKEND", "PR"), "attention-fp32", {}),
+    ({"FL": "false", "PR": "fp32", **CUDA}, ("FL", "PR"), "attention-fp32", {}),
     ({"MP_TP_OVERLAP": "ring"}, ("MP_TP_OVERLAP",), "overlap-on-cpu", {}),
     ({"MP_TP_OVERLAP": "ring", "TP": "2", "PR": "bf16", **CUDA}, ("MP_TP_OVERLAP", "TP", "SP"), "overlap-needs-sp", {}),
     ({"MP_TP_OVERLAP": "ring", "TP": "2", "SP": "true", **CUDA}, ("MP_TP_OVERLAP", "PR"), "overlap-precision", {}),

@@ -7,6 +7,7 @@ FlashAttention 4, which is faster there, and it falls back to a kernel that keep
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -42,6 +43,9 @@ def watch_attention(say: Callable[[str], None], *, seq_length: int, allow_unfuse
 
     said: set[str] = set()
 
+    if prefer_flash and _is_hopper() and _installed(FLASH_4) and (wrong := why_not_flash_4()):
+        say(localized("attention-flash-4-left-out", version=wrong))
+
     @wrap(utils, "get_attention_backend", why="TE 2.20 chooses the attention kernel without a word")
     def choose(original: Callable[..., Any], attention_params: Any) -> Any:
         choice = choose_kernel(original, attention_params, prefer_flash=prefer_flash)
@@ -73,19 +77,25 @@ def is_faster_with_flash(attention_params: Any) -> bool:
     for other heads, which were not measured, and not for batches of several rows that are not packed: these lie the
     wrong way for it, and the copies that Transformer Engine makes take 65 MB a layer (0.5 % faster all the same).
     """
-    import torch
-
     asked = attention_params
     alone = asked.batch_size == 1 or "thd" in asked.qkv_layout
     measured = alone and asked.head_dim_qk == asked.head_dim_v == 128 and not asked.context_parallel
     plain = not (asked.deterministic or asked.pad_between_seqs) and asked.window_size in (None, (-1, 0), (-1, -1))
-    if torch.cuda.get_device_capability() != HOPPER or not (measured and plain):
+    if not (_is_hopper() and measured and plain):
         return False
     return _installed(FLASH_4) is not None and why_not_flash_4() is None
 
 
+def _is_hopper() -> bool:
+    import torch
+
+    return torch.cuda.get_device_capability() == HOPPER
+
+
+@functools.cache
 def why_not_flash_4() -> str | None:
-    """The version of flash-attn-4 if it would compute something else than causal attention; None if it is right.
+    """The version of flash-attn-4 if it would compute something else than causal attention, or cannot be imported; None
+    if it is right.
 
     Transformer Engine 2.20 passes causal attention on as the window (-1, 0). From 4.0.0b30 on that is a window in which
     no position sees any: no error, other numbers.
@@ -98,6 +108,7 @@ def why_not_flash_4() -> str | None:
     return None if right else _installed(FLASH_4) or "?"
 
 
+@functools.cache
 def _installed(package: str) -> str | None:
     try:
         return version(package)

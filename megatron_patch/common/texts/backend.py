@@ -17,6 +17,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "libraries;\nMP_ALLOW_UNFUSED_ATTENTION=1 (--allow-unfused-attention) trains with it all the same",
     "attention-cudnn": "  torch runs cuDNN {torch}, Transformer Engine {engine}: they must be the same (CUDNN_HOME)",
     "attention-kernel": "attention {name}",
+    "attention-flash-4-left-out": "flash-attn-4 {version} is left out, cuDNN computes attention: under this "
+    "Transformer Engine it would not be causal, or it cannot be imported. requirements-gpu.txt has the version that is right",
     "attention-flash-4-wrong": "flash-attn-4 {version} would not compute causal attention: it reads Transformer "
     "Engine's window otherwise. Install the version of requirements-gpu.txt, or take MP_ATTENTION_BACKEND=fused",
     "engine-without-pickle": "no module of Transformer Engine imports pickle any more: see how it reads fp8 state now",
@@ -63,6 +65,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "\nMP_ALLOW_UNFUSED_ATTENTION=1（--allow-unfused-attention）可以照样训练",
     "attention-cudnn": "  torch 使用 cuDNN {torch}，Transformer Engine 使用 {engine}：两者必须相同（CUDNN_HOME）",
     "attention-kernel": "注意力 {name}",
+    "attention-flash-4-left-out": "不使用 flash-attn-4 {version}，注意力由 cuDNN 计算：在这个 Transformer Engine 下"
+    "它不是因果的，或者无法导入。正确的版本见 requirements-gpu.txt",
     "attention-flash-4-wrong": "flash-attn-4 {version} 算出的不会是因果注意力：它对 Transformer Engine 给出的窗口"
     "有不同的理解。请安装 requirements-gpu.txt 中的版本，或使用 MP_ATTENTION_BACKEND=fused",
     "engine-without-pickle": "Transformer Engine 中已没有导入 pickle 的模块：请查看它现在如何读取 fp8 状态",

@@ -88,7 +88,7 @@ flags, after the positions or instead of them:
   --dry-run               say bytes, time and space; write nothing (DRY_RUN=1 too)
   --iteration N           a Megatron source: another iteration than the newest
   --max-shard-size 5GB    mcore2hf: most bytes of a safetensors file
-  --workers N             threads; each holds 64 MiB
+  --workers N             workers; each holds 64 MiB
   --no-verify             do not hold the source against its manifest
   --allow-pickle          read pytorch_model*.bin, with torch's weights_only loader
   --per-rank-files        write Megatron's old format, mp_rank_XX_YYY/model_optim_rng.pt, for this TP and
@@ -206,7 +206,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
   --dry-run               给出字节数、时间和空间，不写任何内容（DRY_RUN=1 也可以）
   --iteration N           源是 Megatron 检查点时：使用最新以外的某次迭代
   --max-shard-size 5GB    mcore2hf：每个 safetensors 文件的最大字节数
-  --workers N             线程数；每个占用 64 MiB
+  --workers N             工作者数；每个占用 64 MiB
   --no-verify             不按文件清单校验源
   --allow-pickle          用 torch 的 weights_only 加载器读取 pytorch_model*.bin
   --per-rank-files        写成 Megatron 的旧格式 mp_rank_XX_YYY/model_optim_rng.pt，只适用于这组 TP 和 PP，

@@ -86,6 +86,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "bf16, or {CP} 1; on the CPU fp32 with any {CP}",
     ),
     "attention-on-cpu": ("cuDNN needs a GPU", "auto, flash, unfused on the CPU"),
+    "attention-fp32": (
+        "neither cuDNN nor FlashAttention computes in 32 bits",
+        "{PR:=bf16}, {PR:=fp16}, {PR:=fp8}, or {MP_ATTENTION_BACKEND:=unfused}",
+    ),
     "lora-target": ("no matrix of a layer is called {word}", "all-linear, or some of q,k,v,o,gate,up,down by commas"),
     "lora-pattern-idle": (
         "{key} fits no adapter of this model",
@@ -206,6 +210,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "bf16，或 {CP} 1；在 CPU 上 fp32 可用任意 {CP}",
     ),
     "attention-on-cpu": ("cuDNN 需要 GPU", "CPU 上可用 auto、flash、unfused"),
+    "attention-fp32": (
+        "cuDNN 和 FlashAttention 都不支持 32 位计算",
+        "{PR:=bf16}、{PR:=fp16}、{PR:=fp8}，或 {MP_ATTENTION_BACKEND:=unfused}",
+    ),
     "lora-target": ("层中没有名为 {word} 的矩阵", "all-linear，或 q,k,v,o,gate,up,down 中的几个，用逗号分隔"),
     "lora-pattern-idle": ("{key} 不符合该模型的任何适配器", "{example} 这类名称的末尾，或更多的 {MP_LORA_TARGETS}"),
     "lora-pattern-late": (

@@ -116,10 +116,13 @@ def check_fp8_extra(
         yield Problem("fp8-head-untried", "MP_FP8_EXTRA", name)
 
 
-def check_attention(*, mp_attention_backend: str | None, device: str) -> Findings:
-    """cuDNN's kernels exist on GPUs only."""
+def check_attention(*, mp_attention_backend: str | None, fl: bool, pr: str, device: str) -> Findings:
+    """cuDNN's kernels exist on GPUs only, and neither they nor FlashAttention compute in 32 bits."""
     if mp_attention_backend == "fused" and device == "cpu":
         yield Problem("attention-on-cpu", "MP_ATTENTION_BACKEND")
+    asked_fused = mp_attention_backend in ("fused", "flash") or (mp_attention_backend is None and not fl)
+    if asked_fused and pr == "fp32" and device == "cuda":
+        yield Problem("attention-fp32", "MP_ATTENTION_BACKEND" if mp_attention_backend else "FL", "PR")
 
 
 def check_gradient_precision(*, mp_grad_reduce: str, pr: str) -> Findings:
