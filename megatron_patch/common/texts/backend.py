@@ -18,7 +18,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "attention-cudnn": "  torch runs cuDNN {torch}, Transformer Engine {engine}: they must be the same (CUDNN_HOME)",
     "attention-kernel": "attention {name}",
     "attention-flash-4-left-out": "flash-attn-4 {version} is left out, cuDNN computes attention: under this "
-    "Transformer Engine it would not be causal, or it cannot be imported. requirements-gpu.txt has the version that is right",
+    "Transformer Engine it would not be causal, or it cannot be imported. requirements-gpu.txt has the right "
+    "version",
     "attention-flash-4-wrong": "flash-attn-4 {version} would not compute causal attention: it reads Transformer "
     "Engine's window otherwise. Install the version of requirements-gpu.txt, or take MP_ATTENTION_BACKEND=fused",
     "engine-without-pickle": "no module of Transformer Engine imports pickle any more: see how it reads fp8 state now",
