@@ -117,8 +117,6 @@ def row_of(plan: Plan) -> dict[str, Any]:
     """What makes a run one of measured_runs.csv; `predicts`: whether the planner's page can predict it from these."""
     config, layout, variables = plan.config, plan.layout, plan.variables
     plain = not config.sft and config.ac == "false" and variables.lora_rank is None and not variables.megatron_args
-    from megatron_patch.launch.step_time import takes_flash
-
     adam = plan.precision.adam.bytes
     return {
         "kind": plan.gpu.name.split()[1].upper() if plan.gpu and " " in plan.gpu.name else "",
@@ -135,9 +133,20 @@ def row_of(plan: Plan) -> dict[str, Any]:
         "seq": config.seq_len,
         "tp_overlap": "" if layout.tp == 1 else str(plan.tp_overlap is not None).lower(),
         "adam_bytes": "" if adam == 12 else adam,
-        "attention": "flash-4" if takes_flash(plan) else "",
+        "attention": "flash-4" if _takes_flash(plan) else "",
         "predicts": plain and plan.offload_fraction == 0,
     }
+
+
+def _takes_flash(plan: Plan) -> bool:
+    """Whether FlashAttention 4 computes attention there, if it is installed."""
+    from megatron_patch.launch.gpu_kinds import kind_of
+    from megatron_patch.launch.step_time import fits_flash, may_take_flash
+
+    config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
+    packed = config.sft and plan.variables.sft_packing
+    fits = fits_flash(plan.model, micro_batch=config.batch_size, packed=packed, cp=config.cp)
+    return kind is not None and kind.flash > 1 and fits and may_take_flash(plan)
 
 
 def read_calls(folders: Sequence[Path]) -> tuple[dict[str, Run], dict[str, float], list[Run]]:

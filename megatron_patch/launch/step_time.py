@@ -177,7 +177,7 @@ def time_of_plan(plan: Plan, sample_tokens: int | None = None, trained_share: fl
             gradient_bytes=plan.precision.gradient,
             recompute=_recompute(plan),
             recompute_layers=plan.variables.ac_layers,
-            flash=_may_take_flash(plan),
+            flash=may_take_flash(plan),
             distributed_optimizer=config.do,
             tp_overlap=plan.tp_overlap is not None,
             sample_tokens=sample_tokens,
@@ -279,16 +279,8 @@ def _attention(work: Work, layout: Layout, kind: GpuKind) -> tuple[float, float]
     return slower * forward / kind.attention_forward, slower * 2.5 * forward / kind.attention_backward
 
 
-def takes_flash(plan: Plan) -> bool:
-    """Whether FlashAttention 4 computes attention, where it is installed (backend/gpu/attention.py decides there)."""
-    config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
-    fits = fits_flash(
-        plan.model, micro_batch=config.batch_size, packed=config.sft and plan.variables.sft_packing, cp=config.cp
-    )
-    return kind is not None and kind.flash > 1 and fits and _may_take_flash(plan)
-
-
-def _may_take_flash(plan: Plan) -> bool:
+def may_take_flash(plan: Plan) -> bool:
+    """Whether nobody asked for another kernel, and nothing is in the way beside what `fits_flash` asks."""
     return attention_backend(plan) in ("auto", "flash") and not plan.deterministic and plan.config.ac != "offload"
 
 
