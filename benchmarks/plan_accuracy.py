@@ -218,7 +218,7 @@ were predicted before they ran, by the rates of that moment (last column; worst 
 rates have learned the H100's own bandwidth from them, that matmuls take the power which others leave, what ranks
 lose in tensor parallelism, by two and without NVLink multicast by four, and the kernels of 2026-11-27. The machines of
 that day differ by 3 %. Not in the table: fp8 on TP2 with communication overlapped, 2.68 s for 2.40 predicted, while
-other GPUs of the machine worked; the next time it took 2.404.
+other GPUs of the machine worked: not explained. The next time it took 2.404.
 
 Ranking (suite `rank-two`, two H200s, the same 16 sequences in ten layouts of 8B's and 70B's width, 2026-11-26): every
 pair that was predicted more than 2 % apart came out in that order; TP2 and PP2, 0.9 % apart, the other way by 0.3 %.

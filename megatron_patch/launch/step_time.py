@@ -47,6 +47,7 @@ NVLINK_OF_TP = 196e9
 """Bytes/s of a collective of tensor-parallel ranks: of two, for which NCCL takes its LL protocol (the same profile),
 and of more without NVLink multicast, which we leave off (four H200s, 70B's and 405B's width, 2026-11-27)."""
 FLASH_HEADS = 128
+"""Width of the heads for which backend/gpu/attention.py takes FlashAttention 4."""
 CP_CORRECTION = 26
 """Bytes moved for each query element and ring step: fp32 partial results forward, fp32 gradients backward."""
 CP_LAUNCH = 80e-6

@@ -26,6 +26,7 @@ UNFUSED = "unfused, which keeps S x S scores"
 FLASH_4 = "flash-attn-4"
 """The package. requirements-gpu.txt has the version that was tried."""
 HOPPER = (9, 0)
+"""Compute capability of H100 and H200."""
 ONLY_FLASH_4 = {"NVTE_FUSED_ATTN": "0", "NVTE_FLASH_ATTN_V2": "0", "NVTE_FLASH_ATTN_V3": "0"}
 """What TE reads whenever it chooses."""
 
@@ -73,9 +74,10 @@ def choose_kernel(original: Callable[..., Any], attention_params: Any, *, prefer
 def is_faster_with_flash(attention_params: Any) -> bool:
     """Whether this is attention for which FlashAttention 4 was measured to be faster than cuDNN 9.19, and is there.
 
-    On Hopper, in 16 bits, with heads of 128, where no order of sums is asked for. Not under context parallelism and
-    for other heads, which were not measured, and not for batches of several rows that are not packed: these lie the
-    wrong way for it, and the copies that Transformer Engine makes take 65 MB a layer (0.5 % faster all the same).
+    On Hopper (H200s; an H100 has not run it), in 16 bits, with heads of 128, where no order of sums is asked for. Not
+    under context parallelism and for other heads, which were not measured, and not for batches of several rows that are
+    not packed: these lie the wrong way for it, and the copies that Transformer Engine makes take 65 MB a layer (0.5 %
+    faster all the same). The prediction of a step goes by the same rule: `fits_flash` in launch/step_time.py.
     """
     asked = attention_params
     alone = asked.batch_size == 1 or "thd" in asked.qkv_layout
