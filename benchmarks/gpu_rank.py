@@ -49,6 +49,8 @@ def main() -> None:
     watch_saves(measured)
     if os.environ.get("BENCH_PROFILE") and os.environ["RANK"] in os.environ.get("BENCH_PROFILE_RANKS", "0").split(","):
         profile_step(int(os.environ["BENCH_PROFILE"]), Path(report))
+    if os.environ.get("BENCH_HOST") and os.environ["RANK"] == "0":
+        sample_host(int(os.environ["BENCH_HOST"]), Path(report))
     sys.argv = ["pretrain_llama.py", *flags]
     from megatron_patch.trainer.entry import main as train
 
@@ -167,6 +169,28 @@ def profile_step(iteration: int, report: Path) -> None:
         if os.environ.get("BENCH_TRACE"):
             profiler.export_chrome_trace(f"{name}.trace.json.gz")
         return result
+
+    training.train_step = train_step
+
+
+def sample_host(iteration: int, report: Path) -> None:
+    """Write where Python was during one training step (counted from 1)."""
+    import megatron.training.training as training
+
+    from benchmarks.host_samples import HostSamples
+
+    original, calls = training.train_step, [0]
+
+    def train_step(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] != iteration:
+            return original(*args, **kwargs)
+        samples = HostSamples()
+        samples.start()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            report.with_suffix(".host.txt").write_text(samples.stop())
 
     training.train_step = train_step
 

@@ -12,6 +12,8 @@ TP2_8B = replace(PLAIN, name="", size="8B", tp=2, sp=True, batch=8, steps=6, pro
 TP2_L8 = replace(TP2_8B, size="8B-L8", pr="fp8", batch=16, seconds=60)
 ALL_PASSES = "--fewer-passes"
 """No name after it: none is left out."""
+HOST = replace(TP2_L8, seq=1024, steps=10)
+HOST_AT = {"BENCH_HOST": "8"}
 DP4 = replace(PLAIN, name="", size="8B", batch=64, steps=5, processes=4)
 PIPELINE = replace(TP2_PP2, name="8B-tp2-pp2-default", steps=5)
 WIDE = replace(PLAIN, name="", tp=4, sp=True, batch=4, steps=6, processes=4, seconds=100)
@@ -108,6 +110,21 @@ TARGETS: dict[str, list[Case]] = {
                 ("no-rs", "ring-all", "--no-tp-comm-overlap-rs"),
             )
         ),
+    ],
+    "host-two": [  # short rows: the GPU waits for the host, so a step is the host's time
+        replace(HOST, name="host-tp2-none", env=NO_OVERLAP | HOST_AT),
+        replace(HOST, name="host-tp2-ring-all", env=RING_ALL | HOST_AT),
+    ],
+    "host-more": [
+        replace(HOST, name="host-tp2-none-fused", env=NO_OVERLAP | HOST_AT | FUSED),
+        replace(HOST, name="host-tp1", tp=1, sp=False, processes=1, env=HOST_AT),
+        replace(HOST, name="host-tp2-bf16", pr="bf16", env=NO_OVERLAP | HOST_AT),
+    ],
+    "host-four": [  # DP2 TP2 in fp8: 20 % slower than TP2 alone on 2026-11-27
+        replace(TP2_L8, name="dp2-tp2-L8-fp8", batch=32, processes=4, env=NO_OVERLAP | PROFILED),
+        replace(HOST, name="host-dp2-tp2", batch=32, processes=4, env=NO_OVERLAP | HOST_AT),
+        replace(TP2_L8, name="dp2-tp2-L8-fp8-32", batch=32, processes=4, env=NO_OVERLAP | CONNECTIONS),
+        replace(TP2_L8, name="dp2-tp2-L8-fp8-plain-adam", batch=32, processes=4, env=NO_OVERLAP, do=False),
     ],
     "dp2-why": [
         replace(PLAIN, name="8B-dp2-bf16", size="8B", batch=32, steps=6, processes=2, seconds=100, env=PROFILED)
