@@ -44,7 +44,8 @@ class HostSamples(threading.Thread):
         self.join()
         parts = [f"{self._looks} looks"]
         for thread in ("forward", "backward"):
-            for title, counts in (("line", self._lines[thread]), ("function and what it calls", self._functions[thread])):
+            lines, functions = self._lines[thread], self._functions[thread]
+            for title, counts in (("line", lines), ("function and what it calls", functions)):
                 parts.append(f"\n{thread}: {title}")
                 parts += [f"{count / self._looks:7.1%}  {where}" for where, count in counts.most_common(most)]
         return "\n".join(parts)
