@@ -172,16 +172,15 @@ CURVES = [
 GRAPHS = [
     replace(
         case,
-        name=f"{case.name}-{graph or 'eager'}",
+        name=f"{case.name}-{graphs}",
         steps=12,
-        env=DETERMINISTIC,
-        megatron=f"--cuda-graph-impl {graph}" if graph else "",
-        reference=f"{case.name}-eager",
+        env=DETERMINISTIC | {"MP_CUDA_GRAPHS": graphs},
+        reference=f"{case.name}-none",
     )
     for case in (PLAIN, FP8)
-    for graph in ("", "local", "transformer_engine", "full_iteration")
+    for graphs in ("none", "layers")
 ]
-"""CUDA graphs of each layer, by Megatron and by Transformer Engine, and of whole iterations."""
+"""CUDA graphs of each layer on one GPU."""
 
 LORA = replace(PLAIN, seq=4096, micro=2, batch=32, start="given", sft="raw", steps=10)
 RANK = {"MP_LORA_RANK": "16", "MP_LORA_ALPHA": "32"}

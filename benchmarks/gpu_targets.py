@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.gpu_cases import LORA_8B, NO_MARGIN, ONE_CHUNK, PLAIN, PROFILED, SFT, TP2_PP2, Case
+from benchmarks.gpu_cases import DETERMINISTIC, LORA_8B, NO_MARGIN, ONE_CHUNK, PLAIN, PROFILED, SFT, TP2_PP2, Case
 
 DEFER = "--defer-embedding-wgrad-compute --wgrad-deferral-limit 8"
 """On the last stage the LM head's weight gradient waits for the bubble: eight micro batches' logits are kept."""
@@ -13,6 +13,7 @@ TP2_L8 = replace(TP2_8B, size="8B-L8", pr="fp8", batch=16, seconds=60)
 ALL_PASSES = "--fewer-passes"
 """No name after it: none is left out."""
 HOST = replace(TP2_L8, seq=1024, steps=10)
+EAGER = {"MP_CUDA_GRAPHS": "none"}
 HOST_AT = {"BENCH_HOST": "8"}
 DP4 = replace(PLAIN, name="", size="8B", batch=64, steps=5, processes=4)
 PIPELINE = replace(TP2_PP2, name="8B-tp2-pp2-default", steps=5)
@@ -60,8 +61,8 @@ TARGETS: dict[str, list[Case]] = {
         replace(PIPELINE, name="8B-tp2-pp2-defer", megatron=DEFER, env=ONE_CHUNK, reference="8B-tp2-pp2-one-chunk"),
     ],
     "tp2-fp8": [  # does overlapped communication pay in fp8 at 32 layers?
-        replace(TP2_8B, name="8B-tp2-fp8", pr="fp8", env=NO_OVERLAP),
-        replace(TP2_8B, name="8B-tp2-fp8-ring-all", pr="fp8", env=RING_ALL, reference="8B-tp2-fp8"),
+        replace(TP2_8B, name="8B-tp2-fp8", pr="fp8", env=NO_OVERLAP | EAGER),
+        replace(TP2_8B, name="8B-tp2-fp8-ring-all", pr="fp8", env=RING_ALL | EAGER, reference="8B-tp2-fp8"),
     ],
     "tp2-fp8-why": [  # 8 layers; on 2026-11-27, beside other work and with 32 layers, overlapped was 8 % slower
         replace(TP2_L8, name="tp2-L8-fp8", env=NO_OVERLAP),
@@ -112,19 +113,29 @@ TARGETS: dict[str, list[Case]] = {
         ),
     ],
     "host-two": [  # short rows: the GPU waits for the host, so a step is the host's time
-        replace(HOST, name="host-tp2-none", env=NO_OVERLAP | HOST_AT),
-        replace(HOST, name="host-tp2-ring-all", env=RING_ALL | HOST_AT),
+        replace(HOST, name="host-tp2-none", env=NO_OVERLAP | HOST_AT | EAGER),
+        replace(HOST, name="host-tp2-ring-all", env=RING_ALL | HOST_AT | EAGER),
     ],
     "host-more": [
-        replace(HOST, name="host-tp2-none-fused", env=NO_OVERLAP | HOST_AT | FUSED),
+        replace(HOST, name="host-tp2-none-fused", env=NO_OVERLAP | HOST_AT | EAGER | FUSED),
         replace(HOST, name="host-tp1", tp=1, sp=False, processes=1, env=HOST_AT),
-        replace(HOST, name="host-tp2-bf16", pr="bf16", env=NO_OVERLAP | HOST_AT),
+        replace(HOST, name="host-tp2-bf16", pr="bf16", env=NO_OVERLAP | HOST_AT | EAGER),
     ],
     "host-four": [  # DP2 TP2 in fp8: 20 % slower than TP2 alone on 2026-11-27
         replace(TP2_L8, name="dp2-tp2-L8-fp8", batch=32, processes=4, env=NO_OVERLAP | PROFILED),
-        replace(HOST, name="host-dp2-tp2", batch=32, processes=4, env=NO_OVERLAP | HOST_AT),
+        replace(HOST, name="host-dp2-tp2", batch=32, processes=4, env=NO_OVERLAP | HOST_AT | EAGER),
         replace(TP2_L8, name="dp2-tp2-L8-fp8-32", batch=32, processes=4, env=NO_OVERLAP | CONNECTIONS),
         replace(TP2_L8, name="dp2-tp2-L8-fp8-plain-adam", batch=32, processes=4, env=NO_OVERLAP, do=False),
+    ],
+    "tp2-graphs": [  # a layer's kernels started by one call: in FP8 the host is slower than the GPU at TP2
+        replace(TP2_8B, name="8B-tp2-fp8-graphs", pr="fp8"),
+        replace(TP2_8B, name="8B-tp2-fp8-graphs-alone", pr="fp8", env=NO_OVERLAP),
+        replace(TP2_8B, name="8B-tp2-bf16-graphs", batch=16),
+        replace(TP2_8B, name="8B-tp2-bf16-eager", batch=16, env=EAGER, reference="8B-tp2-bf16-graphs"),
+    ],
+    "tp2-graphs-exact": [  # 8 layers, sums in one order: the same bits?
+        replace(TP2_L8, name="graphs-exact", env=DETERMINISTIC),
+        replace(TP2_L8, name="graphs-exact-eager", env=DETERMINISTIC | EAGER, reference="graphs-exact"),
     ],
     "dp2-why": [
         replace(PLAIN, name="8B-dp2-bf16", size="8B", batch=32, steps=6, processes=2, seconds=100, env=PROFILED)
@@ -163,8 +174,8 @@ TARGETS: dict[str, list[Case]] = {
     ],
     "advice-80-four": [
         replace(DP4, name="8B-advice-tp2-dp2-bf16", tp=2, sp=True, batch=32),
-        replace(DP4, name="8B-advice-tp2-dp2-fp8", tp=2, sp=True, pr="fp8", batch=32, env=RING_ALL),
-        replace(DP4, name="8B-advice-tp2-dp2-fp8-none", tp=2, sp=True, pr="fp8", batch=32, env=NO_OVERLAP),
+        replace(DP4, name="8B-advice-tp2-dp2-fp8", tp=2, sp=True, pr="fp8", batch=32),
+        replace(DP4, name="8B-advice-tp2-dp2-fp8-eager", tp=2, sp=True, pr="fp8", batch=32, env=EAGER),
     ],
     "rank-four": [  # the same 32 sequences in every layout of four
         replace(RANKED, name="rank4-dp4"),

@@ -114,6 +114,7 @@ def own_runs() -> Iterator[tuple[dict[str, str], float]]:
                 adam_bytes=int(facts["adam_bytes"] or 12),
                 own_kernels=facts["date"] >= OWN_KERNELS_SINCE,
                 flash=facts["attention"] == "flash-4",
+                cuda_graphs=facts["graphs"] == "true",
             )
             layout = layout_of(model, numbers, balance=True)
             yield facts, step_time(work, layout, KINDS[facts["kind"].lower()], NETWORKS["400Gb"]).total

@@ -45,7 +45,12 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("one GPU: bf16; fp8; fp8 with MP_FP8_EXTRA=sums,head", ("8B-bf16", "8B-fp8", "8B-fp8-extra")),
         ("DP4: bf16; fp8", ("8B-dp4-bf16", "8B-dp4-fp8")),
         ("TP2 SP, bf16", ("8B-tp2-sp",)),
+        ("TP2 SP, bf16: started kernel by kernel; layers as CUDA graphs", ("8B-tp2-bf16-eager", "8B-tp2-bf16-graphs")),
         ("TP2 SP, fp8; with overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-ring-all")),
+        (
+            "TP2 SP, fp8, layers as CUDA graphs: alone; with overlapped communication, the default",
+            ("8B-tp2-fp8-graphs-alone", "8B-tp2-fp8-graphs"),
+        ),
         ("CP2, bf16", ("8B-cp2",)),
         (
             "TP2 PP2 SP, bf16: two chunks, the default; one; four",
@@ -56,8 +61,8 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("LoRA at 4096, packed: bf16; fp8, micro batch 3", ("lora-8B-bf16", "lora-8B-fp8-micro3")),
         ("what the plan advises on 80 GB: one GPU, optimizer in RAM", ("8B-advice-offload",)),
         (
-            "the same on four, TP2 DP2: bf16; fp8; fp8 without overlapped communication",
-            ("8B-advice-tp2-dp2-bf16", "8B-advice-tp2-dp2-fp8", "8B-advice-tp2-dp2-fp8-none"),
+            "the same on four, TP2 DP2: bf16; fp8; fp8 started kernel by kernel",
+            ("8B-advice-tp2-dp2-bf16", "8B-advice-tp2-dp2-fp8", "8B-advice-tp2-dp2-fp8-eager"),
         ),
     ],
     "Widths of 70B and 405B, as many layers as fit": [
@@ -134,6 +139,7 @@ def row_of(plan: Plan) -> dict[str, Any]:
         "tp_overlap": "" if layout.tp == 1 else str(plan.tp_overlap is not None).lower(),
         "adam_bytes": "" if adam == 12 else adam,
         "attention": "flash-4" if _takes_flash(plan) else "",
+        "graphs": "true" if plan.cuda_graphs else "",
         "predicts": plain and plan.offload_fraction == 0,
     }
 

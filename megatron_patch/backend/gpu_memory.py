@@ -19,11 +19,13 @@ class GpuMemory:
         """Of training, in bytes; 0 until a step was measured."""
         self._lent = 0
         self._lent_in_step = 0
+        self.beside = 0
+        """Bytes that training takes and torch does not count as allocated: of CUDA graphs."""
 
     def step_peak(self) -> tuple[int, int]:
         """Most bytes that training had allocated since the last call, without the loan; and that torch had reserved."""
         with self._lock:
-            allocated = torch.cuda.max_memory_allocated() - self._lent_in_step
+            allocated = torch.cuda.max_memory_allocated() - self._lent_in_step + self.beside
             self._peak = max(self._peak, allocated)
             self._lent_in_step = self._lent
             reserved = torch.cuda.max_memory_reserved()
@@ -36,7 +38,7 @@ class GpuMemory:
             return 0
         free, total = torch.cuda.mem_get_info()
         others = total - free - torch.cuda.memory_reserved()
-        since_the_step = torch.cuda.max_memory_allocated() - self._lent_in_step  # a validation's
+        since_the_step = torch.cuda.max_memory_allocated() - self._lent_in_step + self.beside  # a validation's
         return max(0, int(total * (1 - KEPT_FREE)) - others - max(self._peak, since_the_step))
 
     def borrow(self, nbytes: int) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.common.messages import Message
-from megatron_patch.launch.build_plan import balances, overlap_of
+from megatron_patch.launch.build_plan import balances, overlap_of, takes_graphs
 from megatron_patch.launch.chunks import choose_chunks, chunks_given, fitted, in_chunks
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.layout import Layout, cut_layers
@@ -102,7 +102,10 @@ def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
     """The plan of other values, in the chunks that they would bring."""
     schedule = replace(plan.schedule, micro_batches=config.global_batch_size // (config.batch_size * layout.dp))
     overlap, _ = overlap_of(config, plan.variables, plan.model, layout, plan.device)
-    changed = replace(plan, config=config, schedule=schedule, tp_overlap=overlap, memory_limit=limit)
+    graphs = takes_graphs(config, plan.variables, layout, plan.device)
+    changed = replace(
+        plan, config=config, schedule=schedule, tp_overlap=overlap, cuda_graphs=graphs, memory_limit=limit
+    )
     changed = fitted(changed, layout)
     return fitted(changed, in_chunks(changed, choose_chunks(changed)) or layout)
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from megatron_patch.launch import tp_overlap
+from megatron_patch.launch import cuda_graphs, tp_overlap
 from megatron_patch.launch.inputs import DataSource
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES
@@ -98,6 +98,7 @@ def tokenizer_flags(plan: Plan) -> Flags:
 
 @emits(
     "--account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split --context-parallel-size "
+    "--cuda-graph-impl "
     "--decoder-first-pipeline-num-layers --decoder-last-pipeline-num-layers --distributed-backend "
     "--num-virtual-stages-per-pipeline-rank --pipeline-model-parallel-layout --pipeline-model-parallel-size "
     "--sequence-parallel --tensor-model-parallel-size --tp-comm-overlap --tp-comm-overlap-cfg "
@@ -113,6 +114,8 @@ def parallel_flags(plan: Plan) -> Flags:
         flags += ["--sequence-parallel"]
     if plan.tp_overlap is not None:
         flags += tp_overlap.flags(plan.tp_overlap)
+    if plan.cuda_graphs:
+        flags += cuda_graphs.FLAGS
     uneven = not layout.ends_count and len(set(layout.stage_layers)) > 1
     if layout.chunks > 1 and uneven:
         chunks = "|".join(f"t*{layers}" for layers in layout.chunk_layers())

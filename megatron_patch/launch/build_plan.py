@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_patch.common.files import real_path
 from megatron_patch.common.machine import Gpu
-from megatron_patch.launch import tp_overlap
+from megatron_patch.launch import cuda_graphs, tp_overlap
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import Layout, cut_layers
@@ -73,6 +73,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         gradient_bf16=fit.precision.gradient == 2,
         offload_fraction=fit.offload_fraction,
         tp_overlap=overlap,
+        cuda_graphs=takes_graphs(config, variables, layout, device),
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
@@ -233,6 +234,28 @@ def overlap_of(
         processes=layout.processes,
     )
     return name, tp_overlap.buffer_bytes(name, tokens, model.hidden_size)
+
+
+def takes_graphs(config: RunConfig, variables: Variables, layout: Layout, device: str) -> bool:
+    """Whether layers are replayed as CUDA graphs."""
+    found = cuda_graphs.obstacle(
+        device=device,
+        pp=layout.pp,
+        pr=config.pr,
+        fp8_recipe=variables.fp8_recipe,
+        ac=config.ac,
+        sft=config.sft,
+        adapters=variables.lora_rank is not None,
+        frozen=variables.freeze is not None,
+    )
+    return cuda_graphs.are_taken(
+        variables.cuda_graphs,
+        found,
+        tp=layout.tp,
+        cp=layout.cp,
+        offloaded=config.optimizer_offload != "false",
+        flags=variables.megatron_args or "",
+    )
 
 
 def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout, buffers: int) -> int | None:

@@ -23,7 +23,6 @@ TAKEN = 2
 
 UNTRIED = (
     NO_OVERLAP,
-    "--cuda-graph-impl",
     "--defer-embedding-wgrad-compute",
     "--delay-wgrad-compute",
     "--enable-cuda-graph",

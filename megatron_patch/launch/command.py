@@ -99,6 +99,8 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
             wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
         if plan.tp_overlap is not None:
             wanted["UB_SKIPMC"] = "1"  # no NVLink multicast
+        if plan.cuda_graphs:  # what NCCL registers while a graph is recorded moves with expandable segments
+            wanted["NCCL_GRAPH_REGISTER"] = "0"
         if offloads_modules(plan):
             wanted["NVTE_CPU_OFFLOAD_V1"] = "1"  # Megatron asserts it: else Transformer Engine moves weights too
         if plan.config.pr == "fp32":  # Transformer Engine computes fp32 matmuls with 10 bits of mantissa

@@ -95,6 +95,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("vp-counts-chunks", chunks=layout.chunks)
     if plan.tp_overlap is not None:
         yield Message("overlap", method=plan.tp_overlap)
+    if plan.cuda_graphs:
+        yield Message("graphs")
     if trained_logits(plan):
         yield Message("trained-logits")
     if layout.tp > plan.model.num_query_groups:

@@ -82,6 +82,8 @@ class Plan:
     """Part of the optimizer's state that lives in RAM."""
     tp_overlap: str | None
     """How tensor-parallel communication overlaps the matmuls; None: it does not."""
+    cuda_graphs: bool = False
+    """Layers are replayed as CUDA graphs."""
     memory: Memory
     deterministic: bool = False
     """Attention on a GPU adds in one order."""

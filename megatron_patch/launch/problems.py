@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from megatron_patch.common.errors import UserError, tag
 from megatron_patch.common.messages import Message, Wording
@@ -94,3 +95,13 @@ def render_all(problems: Sequence[Problem], typed: Mapping[str, str], wording: W
     lines += [f"  {render(problem, typed, wording)}" for problem in ordered]
     lines.append(f"  {wording.text(Message('see-flags' if wording.flags else 'see-positions'))}")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why something cannot be: what `auto` does without, and a problem where it is asked for."""
+
+    code: str
+    """Of its text."""
+    names: tuple[str, ...] = ()
+    values: Mapping[str, object] = field(default_factory=dict)

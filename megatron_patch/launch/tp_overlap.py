@@ -8,9 +8,9 @@ megatron/training/initialize.py, 0.19.2, which asks for FP8 buffers under --fp8-
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from megatron_patch.launch.problems import Obstacle
 
 METHODS = ("pipeline", "ring", "ring-all")
 """MP_TP_OVERLAP: Transformer Engine's own choice; copies also after the forward matmuls; and after all."""
@@ -24,16 +24,6 @@ BUFFERS = 14
 sums from both sides."""
 MOST_RANKS = 8
 """CUDA IPC reaches that many GPUs of one machine."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Obstacle:
-    """Why communication cannot overlap."""
-
-    code: str
-    """Of its text."""
-    names: tuple[str, ...] = ()
-    values: Mapping[str, object] = field(default_factory=dict)
 
 
 def obstacle(*, device: str, tp: int, sp: bool, pr: str, fp8_recipe: str, processes: int) -> Obstacle | None:

@@ -30,6 +30,8 @@ class Work:
     """block: layers of each stage."""
     distributed_optimizer: bool = True
     tp_overlap: bool = True
+    cuda_graphs: bool = False
+    """A layer's kernels are started by one call."""
     sample_tokens: int | None = None
     """Packed finetuning: mean tokens of a sample, which attention does not leave; None: whole sequences."""
     trained_share: float = 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from megatron_patch.launch import tp_overlap
-from megatron_patch.launch.build_plan import Fit, fit_memory
+from megatron_patch.launch.build_plan import Fit, fit_memory, takes_graphs
 from megatron_patch.launch.config import POSITIONS, RunConfig, read_values
 from megatron_patch.launch.gpu_kinds import GPUS_PER_MACHINE, GpuKind, Network
 from megatron_patch.launch.layout import Layout, cut_layers, divisors
@@ -193,6 +193,7 @@ def predict(job: TrainingJob, candidate: Candidate) -> Prediction:
         gradient_bytes=fit.precision.gradient,
         recompute={"false": "none"}.get(candidate.ac, candidate.ac),
         tp_overlap=overlap is not None,
+        cuda_graphs=takes_graphs(config, variables, candidate.layout, "cuda"),
         adam_bytes=fit.precision.adam.bytes,
     )
     return Prediction(

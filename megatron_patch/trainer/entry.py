@@ -97,6 +97,7 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     print("\n".join(["patches", *APPLIED]))
 
     from megatron_patch.backend import hooks
+    from megatron_patch.backend.gpu.graphs import let_go_of_graphs
     from megatron_patch.backend.saving.asynchronous import finish_last_save, wait_for_last_save
     from megatron_patch.trainer.callbacks import Rank, make_all
     from megatron_patch.trainer.screen import Screen
@@ -122,6 +123,7 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     if torch.distributed.is_initialized():
         wait_for_last_save()
         torch.distributed.barrier()
+        let_go_of_graphs()
         torch.distributed.destroy_process_group()
     callbacks.end(end)
 
@@ -205,6 +207,7 @@ def _sft_provider(args: Any, rank: Rank) -> Any:
 def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     """What these arguments want of it."""
     from megatron_patch.backend import z_loss
+    from megatron_patch.backend.gpu import graphs
     from megatron_patch.backend.saving import asynchronous, fallback, retention
     from megatron_patch.trainer import passes
 
@@ -213,6 +216,8 @@ def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     if args.keep_checkpoints:
         retention.keep_newest(args.keep_checkpoints, say)
     fallback.fall_back(args, say)
+    if args.cuda_graph_impl == "local":
+        graphs.keep_track_of_graphs(say)
     if args.z_loss:
         z_loss.keep_log_z()
     passes.leave_out(args)

@@ -16,6 +16,7 @@ from megatron_patch.models import size_names
 POSITION_NAMES = {position.name for position in POSITIONS}
 
 CUDA = {"MP_DEVICE": "cuda", "DRY_RUN": "1"}
+GRAPHS = {"MP_CUDA_GRAPHS": "layers", "PR": "bf16", **CUDA}
 FP8 = {"PR": "fp8", **CUDA}
 PAIS = "dsw 8B 1 8 1e-5 1e-6 128 128 bf16 4 2 1 true true true false false false 100000 A B C 10000 100 out"
 DLC = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500", "MP_NPROC": "1"}
@@ -226,6 +227,19 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
     ({"MP_ATTENTION_BACKEND": "fused"}, ("MP_ATTENTION_BACKEND",), "attention-on-cpu", {}),
     ({"MP_ATTENTION_BACKEND": "flash", "PR": "fp32", **CUDA}, ("MP_ATTENTION_BACKEND", "PR"), "attention-fp32", {}),
     ({"FL": "false", "PR": "fp32", **CUDA}, ("FL", "PR"), "attention-fp32", {}),
+    ({"MP_CUDA_GRAPHS": "layers"}, ("MP_CUDA_GRAPHS",), "graphs-on-cpu", {}),
+    ({**GRAPHS, "PP": "2"}, ("MP_CUDA_GRAPHS", "PP"), "graphs-pipeline", {}),
+    ({**GRAPHS, "SFT": "true", "MP_DATASET_TYPE": "raw"}, ("MP_CUDA_GRAPHS", "SFT"), "graphs-sft", {}),
+    ({**GRAPHS, "AC": "full"}, ("MP_CUDA_GRAPHS", "AC"), "graphs-ac", {}),
+    ({**GRAPHS, "PR": "fp16"}, ("MP_CUDA_GRAPHS", "PR"), "graphs-precision", {}),
+    ({**GRAPHS, "PR": "fp8", "MP_FP8_RECIPE": "delayed"}, ("MP_CUDA_GRAPHS", "MP_FP8_RECIPE"), "graphs-recipe", {}),
+    ({**GRAPHS, "MP_FREEZE": "embedding"}, ("MP_CUDA_GRAPHS", "MP_FREEZE"), "graphs-frozen", {}),
+    (
+        {**GRAPHS, "MP_MEGATRON_ARGS": "--enable-cuda-graph"},
+        ("MP_CUDA_GRAPHS", "MP_MEGATRON_ARGS"),
+        "graphs-twice",
+        {"flag": "--enable-cuda-graph"},
+    ),
     ({"MP_TP_OVERLAP": "ring"}, ("MP_TP_OVERLAP",), "overlap-on-cpu", {}),
     ({"MP_TP_OVERLAP": "ring", "TP": "2", "PR": "bf16", **CUDA}, ("MP_TP_OVERLAP", "TP", "SP"), "overlap-needs-sp", {}),
     ({"MP_TP_OVERLAP": "ring", "TP": "2", "SP": "true", **CUDA}, ("MP_TP_OVERLAP", "PR"), "overlap-precision", {}),

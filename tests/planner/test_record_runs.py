@@ -96,7 +96,7 @@ def test_records_are_written_once(call: Path, tmp_path: Path, monkeypatch: pytes
     list(record_runs.write(*found, "2026-11-28"))
     assert once == [file.read_text() for file in (record_runs.PAGE, record_runs.OWN, tmp_path / "2026-11-28.json")]
     added = once[1].removeprefix(before).splitlines()
-    assert added[0] == "2026-11-28,H200,8B,,bf16,1,1,1,1,4,1,64,8192,,6,,11.5,11.78"
+    assert added[0] == "2026-11-28,H200,8B,,bf16,1,1,1,1,4,1,64,8192,,6,,,11.5,11.78"
     assert len(added) == 5  # not the failed one, nor the one with a flag of Megatron's
     monkeypatch.setattr(plan_accuracy, "OWN", record_runs.OWN)
     facts, predicted = list(plan_accuracy.own_runs())[-5]

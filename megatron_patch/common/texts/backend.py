@@ -17,6 +17,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "libraries;\nMP_ALLOW_UNFUSED_ATTENTION=1 (--allow-unfused-attention) trains with it all the same",
     "attention-cudnn": "  torch runs cuDNN {torch}, Transformer Engine {engine}: they must be the same (CUDNN_HOME)",
     "attention-kernel": "attention {name}",
+    "graphs-recorded": "CUDA graphs: {count} recorded in {seconds} s",
     "attention-flash-4-left-out": "flash-attn-4 {version} is left out, cuDNN computes attention: under this "
     "Transformer Engine it would not be causal, or it cannot be imported. requirements-gpu.txt has the right "
     "version",
@@ -66,6 +67,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "\nMP_ALLOW_UNFUSED_ATTENTION=1（--allow-unfused-attention）可以照样训练",
     "attention-cudnn": "  torch 使用 cuDNN {torch}，Transformer Engine 使用 {engine}：两者必须相同（CUDNN_HOME）",
     "attention-kernel": "注意力 {name}",
+    "graphs-recorded": "CUDA graph：已录制 {count} 个，用时 {seconds} s",
     "attention-flash-4-left-out": "不使用 flash-attn-4 {version}，注意力由 cuDNN 计算：在这个 Transformer Engine 下"
     "它不是因果的，或者无法导入。正确的版本见 requirements-gpu.txt",
     "attention-flash-4-wrong": "flash-attn-4 {version} 算出的不会是因果注意力：它对 Transformer Engine 给出的窗口"

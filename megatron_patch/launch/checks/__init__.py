@@ -30,6 +30,7 @@ from megatron_patch.launch.checks.jobs import (
 from megatron_patch.launch.checks.layout import (
     check_chunks,
     check_chunks_send,
+    check_cuda_graphs,
     check_interleaving,
     check_pipeline_parallel,
     check_sequence,
@@ -99,6 +100,7 @@ CHECKS = in_order(
     check_freeze,
     check_gradient_precision,
     check_tp_overlap,
+    check_cuda_graphs,
     check_data_form,
     check_sft_tokenizer,
     check_sft_idxmap,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_patch.common.messages import Name
-from megatron_patch.launch import tp_overlap
+from megatron_patch.launch import cuda_graphs, tp_overlap
 from megatron_patch.launch.layout import (
     chunks_of,
     split_layers,
@@ -126,3 +126,30 @@ def check_tp_overlap(
     found = tp_overlap.obstacle(device=device, tp=tp, sp=sp, pr=pr, fp8_recipe=mp_fp8_recipe, processes=processes)
     if mp_tp_overlap in tp_overlap.METHODS and found is not None:
         yield Problem(found.code, "MP_TP_OVERLAP", *found.names, **found.values)
+
+
+def check_cuda_graphs(
+    *,
+    mp_cuda_graphs: str,
+    device: str,
+    pp: int,
+    pr: str,
+    mp_fp8_recipe: str,
+    ac: str,
+    sft: bool,
+    mp_lora_rank: int | None,
+    mp_freeze: str | None,
+    mp_megatron_args: str | None,
+) -> Findings:
+    """Asked for where it is not possible; MP_CUDA_GRAPHS=auto does without."""
+    if mp_cuda_graphs != "layers":
+        return
+    adapters, frozen = mp_lora_rank is not None, mp_freeze is not None
+    found = cuda_graphs.obstacle(
+        device=device, pp=pp, pr=pr, fp8_recipe=mp_fp8_recipe, ac=ac, sft=sft, adapters=adapters, frozen=frozen
+    )
+    if found is not None:
+        yield Problem(found.code, "MP_CUDA_GRAPHS", *found.names)
+    for flag in cuda_graphs.OWN_FLAGS:
+        if flag in (mp_megatron_args or "").split():
+            yield Problem("graphs-twice", "MP_CUDA_GRAPHS", "MP_MEGATRON_ARGS", flag=flag)

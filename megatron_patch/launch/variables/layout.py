@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_patch.common.values import choice, several, switch, whole
+from megatron_patch.launch.cuda_graphs import VALUES as GRAPHS
 from megatron_patch.launch.tp_overlap import METHODS
 from megatron_patch.launch.variables.row import row
 
@@ -58,6 +59,14 @@ class LayoutVariables:
         "scaling under PR=fp8",
         "PR=fp8 时的缩放方式",
         matters=("PR", "fp8"),
+    )
+    cuda_graphs: str = row(
+        "auto",
+        choice(*GRAPHS),
+        "GPUs, PP 1, pretraining in bf16 or tensorwise fp8 without AC: layers = the kernels of a layer are started by "
+        "one call, recorded in the first step; auto = that where TP > 1, CP 1 and the optimizer is on the GPU",
+        "GPU，PP 1、bf16 或 tensorwise fp8 的预训练、无 AC：layers = 一次调用启动一层的全部内核，在第一步录制；"
+        "auto = TP > 1、CP 1 且优化器在 GPU 上时使用",
     )
     memory_check: bool = row(
         True,

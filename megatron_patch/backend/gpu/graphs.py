@@ -1,0 +1,61 @@
+"""What Megatron's CUDA graphs of layers (impl `local`, 0.19.2) leave behind: graphs at the end, unseen memory.
+
+Layers are recorded in the first step. A recorded collective belongs to its communicator until the graph is gone:
+NCCL's destruction waits for it, and a run would hang after its last step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from megatron_patch.backend.gpu_memory import GPU_MEMORY
+from megatron_patch.backend.patching import wrap
+from megatron_patch.common.messages import localized
+
+RUNNERS: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Megatron's runners that have graphs."""
+
+
+def keep_track_of_graphs(say: Callable[[str], None]) -> None:
+    """Before the model is built, where `--cuda-graph-impl local` is given.
+
+    Args:
+        say: gets one line when they are recorded.
+    """
+    from megatron.core.transformer import cuda_graphs
+
+    @wrap(cuda_graphs._CudaGraphRunner, "create_fwd_graph", why="0.19.2 forgets what it recorded")
+    def create_fwd_graph(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
+        RUNNERS.add(self)
+        return original(self, *args, **kwargs)
+
+    @wrap(cuda_graphs._CudagraphGlobalRecord, "create_cudagraphs", why="torch does not count what graphs use again")
+    def create_cudagraphs(original: Callable[..., Any]) -> Any:
+        created = len(RUNNERS)
+        found = original()
+        if len(RUNNERS) > created:
+            say(localized("graphs-recorded", count=2 * len(RUNNERS), seconds=f"{found['time']:.1f}"))
+            GPU_MEMORY.beside = reused_bytes(cuda_graphs.CudaGraphManager.global_mempool)
+        return found
+
+
+def reused_bytes(pool: Any) -> int:
+    """Of the graphs' memory, what a replay uses and torch counts as free."""
+    segments = torch.cuda.memory_snapshot(pool, include_traces=False)
+    return sum(int(segment["total_size"]) - int(segment["allocated_size"]) for segment in segments)
+
+
+def let_go_of_graphs() -> None:
+    """Before process groups are destroyed; nothing is replayed afterwards."""
+    if not RUNNERS:
+        return
+    torch.cuda.synchronize()
+    for runner in list(RUNNERS):
+        for graph in (runner.bwd_graph, runner.fwd_graph):
+            if graph is not None:
+                graph.reset()
+    RUNNERS.clear()

@@ -1,0 +1,64 @@
+"""CUDA graphs of transformer layers: one call starts all kernels of a layer's forward pass, one those of the backward.
+
+Without them Python starts some 100 kernels and 15 collectives a layer one by one. Under tensor parallelism a GPU has
+half of a layer's work or less and the host all of it, so in fp8 the GPU waits: 8B at TP2 has 8.5 ms of work a layer and
+micro batch, and the host needs 9.3 to 9.8 (docs/performance.md). Megatron 0.19.2 records the first step, and replays it
+from the second on (`cuda_graphs.py`, impl `local`).
+"""
+
+from __future__ import annotations
+
+from megatron_patch.launch.problems import Obstacle
+
+VALUES = ("auto", "none", "layers")
+"""MP_CUDA_GRAPHS."""
+OWN_FLAGS = ("--enable-cuda-graph", "--external-cuda-graph")
+"""Megatron's older flags for the same: with them in MP_MEGATRON_ARGS nothing is added."""
+FLAGS = ["--cuda-graph-impl", "local"]
+
+
+def obstacle(
+    *, device: str, pp: int, pr: str, fp8_recipe: str, ac: str, sft: bool, adapters: bool, frozen: bool
+) -> Obstacle | None:
+    """The first one; None if nothing is in the way.
+
+    Args:
+        ac: position 17. Megatron asserts `full` and `offload` away; `sel` was not tried.
+        sft: finetuning, whose rows differ from one micro batch to the next.
+        adapters: LoRA's hooks, which a replay would not call.
+        frozen: MP_FREEZE; not tried.
+    """
+    if device == "cpu":
+        return Obstacle(code="graphs-on-cpu")
+    if pp > 1:
+        return Obstacle(code="graphs-pipeline", names=("PP",))
+    if sft:
+        return Obstacle(code="graphs-sft", names=("SFT",))
+    if ac not in ("false", "none"):
+        return Obstacle(code="graphs-ac", names=("AC",))
+    if pr not in ("bf16", "fp8"):
+        return Obstacle(code="graphs-precision", names=("PR",))
+    if pr == "fp8" and fp8_recipe != "tensorwise":
+        return Obstacle(code="graphs-recipe", names=("MP_FP8_RECIPE",))
+    if adapters:
+        return Obstacle(code="graphs-adapters", names=("MP_LORA_RANK",))
+    if frozen:
+        return Obstacle(code="graphs-frozen", names=("MP_FREEZE",))
+    return None
+
+
+def are_taken(asked: str, found: Obstacle | None, *, tp: int, cp: int, offloaded: bool, flags: str) -> bool:
+    """What MP_CUDA_GRAPHS comes to.
+
+    `auto` takes them where they were measured to pay: under tensor parallelism, alone or with data parallelism. One GPU
+    gains nothing (0.1 %); context parallelism and an optimizer in RAM were not tried.
+
+    Args:
+        found: by `obstacle`.
+        offloaded: the optimizer, to RAM.
+        flags: MP_MEGATRON_ARGS.
+    """
+    if asked != "auto":
+        return asked == "layers"
+    pays = tp > 1 and cp == 1 and not offloaded
+    return found is None and pays and not any(flag in flags.split() for flag in OWN_FLAGS)

@@ -1,0 +1,38 @@
+"""Layers replayed as CUDA graphs: the same bits as layers started kernel by kernel, saved and resumed; and an end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ..trainer.harness import Run
+from .harness import BF16, FP8, train
+
+TP2 = "--tensor-model-parallel-size 2 --sequence-parallel --eval-interval 5 --eval-iters 2 "
+GRAPHS = "--cuda-graph-impl local "
+
+pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+
+
+def validation_losses(run: Run) -> list[float]:
+    """In order."""
+    return [record["validation_loss"] for record in run.metrics if "validation_loss" in record]
+
+
+@pytest.mark.parametrize("precision", [BF16, FP8 + "--fp8-recipe tensorwise "], ids=["bf16", "fp8"])
+def test_replayed_layers(tmp_path: Path, data: Path, precision: str) -> None:
+    """With validations in between; a run that goes on has the bits of one that went through."""
+    flags = f"{precision} {TP2} --valid-data-path {data} "
+    eager = train(tmp_path / "eager", data, flags, processes=2)
+    checkpoints = tmp_path / "checkpoints"
+    saving = f"--save {checkpoints} --save-interval 10 "
+    graphs = train(tmp_path / "graphs", data, flags + GRAPHS + saving, processes=2)
+    assert "CUDA graphs: 8" in graphs.stdout
+    assert graphs.losses == eager.losses
+    assert validation_losses(graphs) == validation_losses(eager) != []
+    shutil.rmtree(checkpoints / "iter_0000020")
+    again = train(tmp_path / "again", data, f"{flags} {GRAPHS} --load {checkpoints} --ckpt-step 10", processes=2)
+    assert again.losses == graphs.losses[10:]
