@@ -102,12 +102,11 @@ def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
     """The plan of other values, in the chunks that they would bring."""
     schedule = replace(plan.schedule, micro_batches=config.global_batch_size // (config.batch_size * layout.dp))
     overlap, _ = overlap_of(config, plan.variables, plan.model, layout, plan.device)
-    graphs = takes_graphs(config, plan.variables, layout, plan.device)
-    changed = replace(
-        plan, config=config, schedule=schedule, tp_overlap=overlap, cuda_graphs=graphs, memory_limit=limit
-    )
+    changed = replace(plan, config=config, schedule=schedule, tp_overlap=overlap, memory_limit=limit)
     changed = fitted(changed, layout)
-    return fitted(changed, in_chunks(changed, choose_chunks(changed)) or layout)
+    changed = fitted(changed, in_chunks(changed, choose_chunks(changed)) or layout)
+    graphs = takes_graphs(config, plan.variables, layout, plan.device, changed.memory.total, limit)
+    return replace(changed, cuda_graphs=graphs)
 
 
 def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:

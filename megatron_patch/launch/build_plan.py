@@ -73,7 +73,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         gradient_bf16=fit.precision.gradient == 2,
         offload_fraction=fit.offload_fraction,
         tp_overlap=overlap,
-        cuda_graphs=takes_graphs(config, variables, layout, device),
+        cuda_graphs=takes_graphs(config, variables, layout, device, fit.memory.total, limit),
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
@@ -236,8 +236,15 @@ def overlap_of(
     return name, tp_overlap.buffer_bytes(name, tokens, model.hidden_size)
 
 
-def takes_graphs(config: RunConfig, variables: Variables, layout: Layout, device: str) -> bool:
-    """Whether layers are replayed as CUDA graphs."""
+def takes_graphs(
+    config: RunConfig, variables: Variables, layout: Layout, device: str, planned: int, limit: int | None
+) -> bool:
+    """Whether layers are replayed as CUDA graphs.
+
+    Args:
+        planned: bytes of a rank.
+        limit: bytes that it may take; None where nothing is known.
+    """
     found = cuda_graphs.obstacle(
         device=device,
         pp=layout.pp,
@@ -255,6 +262,8 @@ def takes_graphs(config: RunConfig, variables: Variables, layout: Layout, device
         cp=layout.cp,
         offloaded=config.optimizer_offload != "false",
         flags=variables.megatron_args or "",
+        planned=planned,
+        limit=limit,
     )
 
 

@@ -19,6 +19,7 @@ from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_lo
 from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.chunks import explain_chunks
 from megatron_patch.launch.command import DROPPED
+from megatron_patch.launch.cuda_graphs import ROOM
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.inputs import DataSource, folders_of
 from megatron_patch.launch.megatron_flags import exit_interval, skipped_iterations
@@ -97,6 +98,8 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("overlap", method=plan.tp_overlap)
     if plan.cuda_graphs:
         yield Message("graphs")
+        if plan.memory_limit is not None and ROOM * plan.memory.total > plan.memory_limit:
+            yield Message("graphs-tight", wanted=gigabytes(int(ROOM * plan.memory.total)))
     if trained_logits(plan):
         yield Message("trained-logits")
     if layout.tp > plan.model.num_query_groups:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,12 +118,15 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
         end = _pretrain_to_an_end(rank, callbacks)
     except Exception:
         finish_last_save()
+        with suppress(RuntimeError):  # of a GPU that failed, which the error tells
+            let_go_of_graphs()
         raise
     finally:
         callbacks.close()
     if torch.distributed.is_initialized():
         wait_for_last_save()
         torch.distributed.barrier()
+        torch.cuda.synchronize()
         let_go_of_graphs()
         torch.distributed.destroy_process_group()
     callbacks.end(end)

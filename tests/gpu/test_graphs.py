@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ..trainer.harness import Run
-from .harness import BF16, FP8, train
+from .harness import BF16, FP8, launch, train
 
 TP2 = "--tensor-model-parallel-size 2 --sequence-parallel --eval-interval 5 --eval-iters 2 "
 GRAPHS = "--cuda-graph-impl local "
@@ -36,3 +36,10 @@ def test_replayed_layers(tmp_path: Path, data: Path, precision: str) -> None:
     shutil.rmtree(checkpoints / "iter_0000020")
     again = train(tmp_path / "again", data, f"{flags} {GRAPHS} --load {checkpoints} --ckpt-step 10", processes=2)
     assert again.losses == graphs.losses[10:]
+
+
+def test_an_error_ends_the_run(tmp_path: Path, data: Path) -> None:
+    """Communicators that still have graphs do not keep the process from ending with what went wrong."""
+    run = launch(tmp_path, data, f"{BF16} {TP2} {GRAPHS} --lr 1e30 --clip-grad 0", processes=2, timeout=120)
+    assert run.returncode not in (0, None)
+    assert "CUDA graphs: 8" in run.stdout

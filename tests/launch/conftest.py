@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from megatron_patch.checkpoint.formats.safetensors_io import ITEM_SIZES, header_bytes
+from megatron_patch.common.machine import Gpu
 from megatron_patch.launch.config import POSITIONS
 from megatron_patch.launch.driver import make_plan
 from megatron_patch.launch.plan import Plan
@@ -163,3 +164,21 @@ def plan_of(values: Callable[..., list[str]], surroundings: Callable[..., dict[s
         return plan
 
     return build
+
+
+@pytest.fixture
+def plan_on_gpus(
+    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Plan]:
+    """A plan on so many GPUs of a name and size; positions and `MP_...` variables by name."""
+
+    def plan(gpu: Mapping[str, object], **changes: str) -> Plan:
+        one = Gpu(name=str(gpu["name"]), memory_bytes=int(str(gpu["gigabytes"])) * 10**9, uuid="GPU-1")
+        monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (one,) * int(str(gpu["gpus"])))
+        typed = {name: value for name, value in changes.items() if not name.startswith("MP_")}
+        variables = {"MP_DEVICE": "auto"} | {name: changes[name] for name in changes if name.startswith("MP_")}
+        found, _, problems = make_plan(values(**typed), surroundings(**variables), dry_run=True)
+        assert found is not None, problems
+        return found
+
+    return plan

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_patch.common.machine import Gpu
 from megatron_patch.common.messages import Message
 from megatron_patch.launch import advice, driver
 from megatron_patch.launch.argv import megatron_argv
@@ -29,22 +28,9 @@ Planned = Callable[..., Plan]
 
 
 @pytest.fixture
-def planned(
-    values: Callable[..., list[str]], surroundings: Callable[..., dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> Planned:
+def planned(plan_on_gpus: Planned) -> Planned:
     """A plan on four H200s, or other GPUs; `MP_...` are variables."""
-
-    def plan(gpu: dict[str, object] | None = None, **changes: str) -> Plan:
-        kind = H200 | (gpu or {})
-        one = Gpu(name=str(kind["name"]), memory_bytes=int(str(kind["gigabytes"])) * 10**9, uuid="GPU-1")
-        monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (one,) * int(str(kind["gpus"])))
-        typed = CUT | {name: value for name, value in changes.items() if not name.startswith("MP_")}
-        variables = {"MP_DEVICE": "auto"} | {name: changes[name] for name in changes if name.startswith("MP_")}
-        found, _, problems = driver.make_plan(values(**typed), surroundings(**variables), dry_run=True)
-        assert found is not None, problems
-        return found
-
-    return plan
+    return lambda gpu=None, **changes: plan_on_gpus(H200 | (gpu or {}), **CUT | changes)
 
 
 def said(plan: Plan) -> dict[str, Message]:

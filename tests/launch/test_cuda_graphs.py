@@ -1,0 +1,74 @@
+"""Layers as CUDA graphs: where they are taken without being asked for, and what a run gets then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.cuda_graphs import ROOM
+from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.step_time import time_of_plan
+
+TP2 = {"MODEL_SIZE": "8B", "PR": "fp8", "TP": "2", "SP": "true", "DO": "true", "GLOBAL_BATCH_SIZE": "8"}
+TP2 |= {"SEQ_LEN": "8192", "PAD_LEN": "8192", "TRAIN_TOKENS_OR_ITERS": "99999999"}
+H200S = {"gigabytes": 148, "gpus": 2, "name": "NVIDIA H200"}
+SFT = {"SFT": "true", "MP_DATASET_TYPE": "raw", "DATASET_PATH": "chat.json", "VALID_DATASET_PATH": "none"}
+SFT |= {"TRAIN_TOKENS_OR_ITERS": "100", "WARMUP_TOKENS_OR_ITERS": "10", "MP_SFT_PACKING": "true"}
+
+
+@pytest.fixture
+def planned(plan_on_gpus: Callable[..., Plan]) -> Callable[..., Plan]:
+    """8B at TP2 in fp8 on two H200s, with changes."""
+    return lambda **changes: plan_on_gpus(H200S, **TP2 | changes)
+
+
+def test_taken_under_tensor_parallelism(planned: Callable[..., Plan]) -> None:
+    """Measured on two H200s, 2026-11-27: 2.228 s a step, one by one 2.408."""
+    plan, eager = planned(), planned(MP_CUDA_GRAPHS="none")
+    assert plan.cuda_graphs and not eager.cuda_graphs
+    flags = megatron_argv(plan)
+    assert flags[flags.index("--cuda-graph-impl") + 1] == "local"
+    assert "--cuda-graph-impl" not in megatron_argv(eager)
+    assert "graphs" in {note.code for note in plan.notes} and "graphs" not in {note.code for note in eager.notes}
+    times = time_of_plan(plan), time_of_plan(eager)
+    assert times[0] is not None and times[1] is not None
+    assert times[0].total == pytest.approx(2.228, rel=0.05)
+    assert times[0].total < times[1].total
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"TP": "1", "SP": "false"},
+        {"PP": "2", "TP": "1", "SP": "false"},
+        {"CP": "2", "TP": "1", "SP": "false", "GLOBAL_BATCH_SIZE": "8"},
+        {"AC": "full"},
+        {"MP_FP8_RECIPE": "delayed"},
+        {"OPTIMIZER_OFFLOAD": "static"},
+        {"MP_FREEZE": "embedding"},
+        {"MP_LORA_RANK": "8", "PRETRAIN_CHECKPOINT_PATH": "hf-8B"},
+        {"MP_MEGATRON_ARGS": "--enable-cuda-graph"},
+        SFT,
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_not_taken_where_they_were_not_tried(planned: Callable[..., Plan], changes: dict[str, str]) -> None:
+    """One GPU, pipelines, context parallelism, recomputation, other scaling, adapters, rows that differ."""
+    plan = planned(**changes)
+    assert not plan.cuda_graphs
+    assert "--cuda-graph-impl" not in megatron_argv(plan)
+
+
+def test_they_need_more_memory_than_the_plan(plan_on_gpus: Callable[..., Plan]) -> None:
+    """Nobody else can use a graph's memory between two replays: `auto` does without, `layers` is told."""
+    limit = plan_on_gpus(H200S, **TP2).memory_limit
+    planned = plan_on_gpus(H200S, **TP2).memory.total
+    assert limit is not None
+    reserve = H200S["gigabytes"] * 10**9 - limit
+    tight = H200S | {"gigabytes": int((planned * (1 + ROOM) / 2 + reserve) / 1e9)}
+    plan = plan_on_gpus(tight, **TP2)
+    assert (plan.memory.total, plan.cuda_graphs) == (planned, False)
+    asked = plan_on_gpus(tight, **TP2, MP_CUDA_GRAPHS="layers")
+    assert asked.cuda_graphs and "graphs-tight" in {note.code for note in asked.notes}
