@@ -189,7 +189,8 @@ def merge(path: Path, target: Path, *, base: Path | None = None, overwrite: bool
     if problems:
         raise CheckpointError.of(problems)
     element_type = under.element_type()
-    maker = BlockMaker(MergedSource(under.source, adapter), TORCH_DTYPES[element_type], under.folder)
+    merged = MergedSource(under.source, adapter)
+    maker = BlockMaker(merged, TORCH_DTYPES[element_type], under.folder, whole=True)
     facts = {"format": "huggingface", "precision": AS_TYPED[element_type], "source": f"{adapter.source} merged"}
     nbytes = under.model.num_parameters(under.vocab_size) * TORCH_DTYPES[element_type].itemsize
     with staged(target, facts) as stage, WorkBar("bar-writing", nbytes) as bar:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -16,12 +17,15 @@ from typing import Any, NamedTuple
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.checksum import range_sha256
 from megatron_patch.common.messages import Message, at
+from megatron_patch.common.spread import Errand
 from megatron_patch.common.strict_json import JsonError, is_whole, read_json
 from megatron_patch.common.threads import started_pool
 
 MANIFEST = "manifest.json"
 PIECE_BYTES = 64 << 20
 """Of a file that is written piece by piece: about as much as a file of a torch_dist folder has."""
+READ_BYTES = 2 << 20
+"""Read and hashed at a time: the core's cache has it in between."""
 MOST_BYTES = 1 << 62
 """Of any file."""
 MOST_WORKERS = 64
@@ -87,6 +91,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def _compare(file: Path, nbytes: int, piece: _Piece) -> Message | None:
+    """What is wrong with a piece of a file."""
+    if not file.is_file():
+        return at(file, "manifest-missing")
+    if (found := file.stat().st_size) != nbytes:
+        return at(file, "manifest-bytes", found=found, wanted=nbytes)
+    if range_sha256(file, piece.offset, piece.length, READ_BYTES) != (piece.sha256, piece.length):
+        return at(file, "manifest-sha256")
+    return None
+
+
 class Verification:
     """Holds a folder against its manifest while something else reads it, so that the disk is read once.
 
@@ -109,7 +124,8 @@ class Verification:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
         self._workers, self._lock = workers or default_workers(), threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._jobs: dict[Path, list[Future[None]]] = {}
+        self._errand = Errand(_compare)
+        self._jobs: dict[Path, list[Future[Message | None]]] = {}
         self._problems: dict[Path, Message] = {}
 
     def __enter__(self) -> Verification:
@@ -131,19 +147,26 @@ class Verification:
                 self._begin(file)
 
     def _begin(self, file: Path) -> None:
-        if self._pool is None:  # not before: processes are forked where there are no threads yet
-            count = sum(len(_pieces(facts)) for facts in self._wanted.values())
-            self._pool = started_pool(min(count, self._workers))
         nbytes, pieces = self._wanted[file]["bytes"], _pieces(self._wanted[file])
-        self._jobs[file] = [self._pool.submit(self._compare, file, nbytes, piece) for piece in pieces]
+        jobs = [self._errand.begin(file, nbytes, piece) or self._here(file, nbytes, piece) for piece in pieces]
+        for job in jobs:
+            job.add_done_callback(partial(self._note, file))
+        self._jobs[file] = jobs
 
-    def _compare(self, file: Path, nbytes: int, piece: _Piece) -> None:
-        if not file.is_file():
-            self._problems[file] = at(file, "manifest-missing")
-        elif (found := file.stat().st_size) != nbytes:
-            self._problems[file] = at(file, "manifest-bytes", found=found, wanted=nbytes)
-        elif range_sha256(file, piece.offset, piece.length) != (piece.sha256, piece.length):
-            self._problems[file] = at(file, "manifest-sha256")
+    def _here(self, file: Path, nbytes: int, piece: _Piece) -> Future[Message | None]:
+        """By a thread of this process, where no others convert."""
+        if self._pool is None:  # not before: processes are forked where there are no threads yet
+            left = [facts for file, facts in self._wanted.items() if not self._is_begun(file)]
+            count = sum(len(_pieces(facts)) for facts in left)
+            self._pool = started_pool(min(count, self._workers))
+        return self._pool.submit(_compare, file, nbytes, piece)
+
+    def _note(self, file: Path, job: Future[Message | None]) -> None:
+        if not job.cancelled() and job.exception() is None and (problem := job.result()) is not None:
+            self._problems[file] = problem
+
+    def _is_begun(self, file: Path) -> bool:
+        return file in self._jobs and not any(job.cancelled() for job in self._jobs[file])
 
     def _raise(self) -> None:
         if self._problems:
@@ -158,7 +181,7 @@ class Verification:
             CheckpointError: one line for each file that is missing, has another length or other bytes.
         """
         with self._lock:
-            for file in [file for file in self._wanted if file not in self._jobs]:
+            for file in [file for file in self._wanted if not self._is_begun(file)]:
                 self._begin(file)
         for jobs in self._jobs.values():
             for job in jobs:

@@ -77,7 +77,7 @@ def make_hf_checkpoint(
     tensors = hf_tensors(model, vocab)
     element_type = SAFETENSORS_DTYPES[precision]
     source = _RandomSource(model.init_method_std, element_type, seed)
-    maker = BlockMaker(source, TORCH_DTYPES[element_type], target)
+    maker = BlockMaker(source, TORCH_DTYPES[element_type], target, whole=True)
     with staged(target, {"format": "huggingface", "precision": precision, "random_seed": seed}) as stage:
         write_safetensors(stage, tensors, maker, workers, lambda nbytes: None, shard_bytes)
         config = model_to_hf_config(model, dtype=DTYPES[precision], vocab_size=vocab)

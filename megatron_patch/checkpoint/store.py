@@ -37,7 +37,9 @@ INTEGRITY = "integrity.json"
 MARKS = (MANIFEST, TRACKER, "config.json", "metadata.json")
 """A folder with one of these is a checkpoint; --overwrite replaces nothing else."""
 DIRECT_BYTES = 2 << 20
-"""Written at a time."""
+"""Written at a time past the page cache."""
+SMALL_BYTES = 1 << 18
+"""Into the page cache less is written together with what follows."""
 _SPARE: list[Any] = []
 """Memory of files that are closed."""
 _OWN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -168,7 +170,7 @@ class _Output:
 
     def write(self, view: memoryview) -> None:
         """Write all of it, now or with what follows."""
-        if not self._direct and len(view) >= DIRECT_BYTES:
+        if not self._direct and len(view) >= SMALL_BYTES:
             self.flush()
             self._put(view)
             return

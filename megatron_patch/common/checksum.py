@@ -22,15 +22,17 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def range_sha256(path: Path, offset: int, length: int) -> tuple[str, int]:
+def range_sha256(path: Path, offset: int, length: int, block_bytes: int = BLOCK_BYTES) -> tuple[str, int]:
     """SHA-256 of some bytes of a file, and how many there are: fewer than `length` where it ends too soon.
 
+    Args:
+        block_bytes: read at a time.
     Raises:
         OSError: it cannot be read.
     """
     block: memoryview | None = getattr(_of_thread, "block", None)
-    if block is None or len(block) < min(length, BLOCK_BYTES):
-        block = _of_thread.block = memoryview(bytearray(max(1, min(length, BLOCK_BYTES))))
+    if block is None or len(block) < min(length, block_bytes):
+        block = _of_thread.block = memoryview(bytearray(max(1, min(length, block_bytes))))
     digest, done, end = hashlib.sha256(), offset, offset + length
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -74,6 +74,7 @@ def test_the_same_bytes_as_in_one_go(
     assert facts_of(whole).keys() == {"sha256", "bytes"}
     in_pieces(monkeypatch)
     monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", min(block, 2000))
     monkeypatch.setattr(store, "_is_tmpfs", lambda descriptor: not direct)
     monkeypatch.setattr(store, "DIRECT_BYTES", PIECE)
     monkeypatch.setattr(store, "_SPARE", [])

@@ -30,7 +30,8 @@ def there_and_back(folder: Path, hf: Path, *more: str) -> Path:
 def test_every_tensor_comes_back_bit_for_bit(
     tmp_path: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 4096)  # so that these tensors are cut into blocks too
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 4096)  # so that these tensors are cut into blocks and chunks too
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 1500)
     hf = make_model(tmp_path / "hf", MODELS[name], precision)
     back = there_and_back(tmp_path, hf)
     before, after = read_weights(hf), read_weights(back)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import at
-from megatron_patch.common.spread import Relay, spread
+from megatron_patch.common.spread import Errand, Relay, spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,6 +85,62 @@ def test_an_error_that_cannot_be_pickled_is_told() -> None:
 
     with pytest.raises(RuntimeError, match="why"):
         spread(work, range(30), 20)
+
+
+def test_a_process_that_is_done_takes_tasks_of_the_others(tmp_path: Path) -> None:
+    """The threads of the first all wait for tasks that nobody else can begin before these end."""
+
+    def work(task: int) -> int:
+        (tmp_path / str(task)).touch()
+        if task < 10:
+            wait_until(lambda: len(list(tmp_path.iterdir())) == 40)
+        return os.getpid()
+
+    pids = spread(work, range(40), 20)
+    assert len(set(pids[:10])) == 1 and set(pids[10:20]) == set(pids[20:]) != set(pids[:10])
+
+
+def test_errands_are_run_by_the_processes_before_other_tasks() -> None:
+    """One that is asked for in the first task is not left until the last one is done."""
+    order: list[int] = []
+    errand, futures = Errand(lambda number: (number, os.getpid())), list[Future[tuple[int, int]] | None]()
+    begin = Relay(lambda task: futures.append(errand.begin(task)))
+    note = Relay(lambda task: order.append(sum(future is not None and future.done() for future in futures)))
+
+    def work(task: int) -> int:
+        if task < 3:
+            begin(task)
+        time.sleep(0.002)
+        note(task)
+        return os.getpid()
+
+    assert errand.begin(0) is None
+    pids = set(spread(work, range(200), 20))
+    done = [future.result(0) for future in futures if future is not None]
+    assert sorted(number for number, _ in done) == [0, 1, 2] and {pid for _, pid in done} <= pids
+    assert order[100] == 3
+    assert errand.begin(0) is None
+
+
+def test_errands_are_cancelled_where_the_work_fails() -> None:
+    errand, futures = Errand(lambda: time.sleep(600)), list[Future[None] | None]()
+    begin = Relay(lambda: futures.append(errand.begin()))
+
+    def work(task: int) -> None:
+        begin()
+        if task == 0:
+            raise CheckpointError("manifest-missing")
+
+    with pytest.raises(CheckpointError):
+        spread(work, range(30), 20)
+    assert futures and all(future is not None and future.cancelled() for future in futures)
+
+
+def test_an_error_of_an_errand_is_raised_here() -> None:
+    errand = Errand(lambda: (Path("/absent")).read_bytes())
+    begin = Relay(lambda: errand.begin() and None)
+    with pytest.raises(FileNotFoundError, match="/absent"):
+        spread(lambda task: begin(), range(30), 20)
 
 
 def test_a_killed_process_is_an_error() -> None:

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,8 @@ from torch.futures import Future
 from megatron_patch.common.spread import spread
 from megatron_patch.runs.stored_chunks import StoredChunk, write_checksums
 
+SMALL_BYTES = 1 << 20
+"""Of a tensor whose archive is made in memory."""
 Maker = Callable[[], Any]
 """Makes a tensor, or the object of an item that is not one, when its turn comes."""
 Opener = Callable[[Path], Any]
@@ -38,7 +40,7 @@ Opener = Callable[[Path], Any]
 class _Planner(dcp.DefaultSavePlanner):
     """Plans items that do not exist yet."""
 
-    def __init__(self, items: list[tuple[WriteItem, Maker]]) -> None:
+    def __init__(self, items: Sequence[tuple[WriteItem, Maker]]) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self._makers = {item.index: make for item, make in items}
         self._items = [item for item, _ in items]
@@ -70,25 +72,51 @@ class HashedResult(WriteResult):
     sha256: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Streamed:
+    """A contiguous tensor whose numbers are made while it is written."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    parts: Iterable[memoryview]
+    """Its bytes, in order; each is written before the next is asked for."""
+
+
 class _ChunkStream:
     """A stream for torch.save, whose C++ writer crashes the process when Python's write raises (a full disk).
 
     Hashes what passes, unless the stream does.
     """
 
-    def __init__(self, stream: Any, digest: Any | None) -> None:
-        self._stream, self._digest = stream, digest
-        self._error: OSError | None = None
+    def __init__(self, stream: Any, digest: Any | None, parts: Iterable[memoryview] = ()) -> None:
+        self._stream, self._digest, self.parts = stream, digest, parts
+        self._error: Exception | None = None
 
     def write(self, data: Any) -> int:
         if self._error is None:
             try:
-                if self._digest is not None:
-                    self._digest.update(data)  # leaves the GIL to the other file's thread
-                self._stream.write(data)
+                self._write(data)
             except OSError as error:
                 self._error = error
         return len(data)
+
+    def _write(self, data: Any) -> None:
+        if self._digest is not None:
+            self._digest.update(data)  # leaves the GIL to the other file's thread
+        self._stream.write(data)
+
+    def seek(self, nbytes: int, _whence: int) -> None:
+        """Where torch leaves room for numbers that it does not have: write them."""
+        if self._error is not None:
+            return
+        try:
+            for part in self.parts:
+                self._write(part)
+                nbytes -= len(part)
+            if nbytes:
+                raise RuntimeError(f"a tensor has {nbytes} bytes more than were made for it")
+        except Exception as error:
+            self._error = error
 
     def flush(self) -> None:
         """The stream flushes itself."""
@@ -107,7 +135,8 @@ def write_items(
     Args:
         stream: at its beginning.
         name: of the file, for the checkpoint's index.
-        items: tensors must come out on the CPU and alone in their storage; bytes are written as they are.
+        items: tensors must come out on the CPU and alone in their storage, or as `Streamed`; bytes are written as they
+            are.
         hashes: the SHA-256 of each item; false where the stream has one of the whole file.
     """
     results: list[WriteResult] = []
@@ -117,7 +146,9 @@ def write_items(
         # an archive is made in memory unless it is large: small writes cost a system call each
         if isinstance(content, io.BytesIO):
             chunk.write(content.getvalue())  # getbuffer in a cycle of garbage crashes Python 3.12.1
-        elif isinstance(content, torch.Tensor) and content.nbytes > 1 << 20:
+        elif isinstance(content, Streamed):
+            _save_streamed(content, chunk)
+        elif isinstance(content, torch.Tensor) and content.nbytes > SMALL_BYTES:
             torch.save(content, chunk)  # type: ignore[arg-type]  # it only writes
         else:
             archive = io.BytesIO()
@@ -129,6 +160,20 @@ def write_items(
         place = _StorageInfo(name, start, length)
         results.append(HashedResult(item.index, length, place, digest.hexdigest() if digest else ""))
     return results
+
+
+def _save_streamed(content: Streamed, chunk: _ChunkStream) -> None:
+    promised = torch.empty(content.shape, dtype=content.dtype)  # memory that nobody touches costs nothing
+    with torch.serialization.skip_data():
+        if promised.nbytes > SMALL_BYTES:
+            chunk.parts = content.parts
+            torch.save(promised, chunk)  # type: ignore[arg-type]  # it only writes and leaves room
+        else:
+            archive = io.BytesIO()
+            within = _ChunkStream(archive, None, content.parts)
+            torch.save(promised, within)  # type: ignore[arg-type]
+            within.check()
+            chunk.write(archive.getvalue())
 
 
 def note_checksums(folder: Path, results: Iterable[WriteResult], *, iteration: int | None) -> None:
@@ -163,7 +208,7 @@ class _Writer(dcp.FileSystemWriter):
         objects = [item for item in plan.items if item.type == WriteItemType.BYTE_IO]
         groups = [[item] for item in plan.items if item.type != WriteItemType.BYTE_IO] + [objects]
         numbered = list(enumerate(groups))
-        written = spread(lambda group: self._write_file(planner, *group), numbered, self.thread_count)
+        written = spread(lambda group: self._write_file(planner, *group), numbered, self.thread_count, _moment)
         results = [result for of_file in written for result in of_file]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
@@ -186,13 +231,19 @@ class _Writer(dcp.FileSystemWriter):
         super().finish(metadata, results)
 
 
-def stream_items(folder: Path, items: list[tuple[WriteItem, Maker]], opener: Opener, workers: int) -> None:
+def _moment(group: tuple[int, list[WriteItem]]) -> float:
+    """Large files first: at the end all cores have something to do."""
+    _, items = group
+    return -sum(item.tensor_data.chunk.sizes.numel() for item in items if item.tensor_data is not None)
+
+
+def stream_items(folder: Path, items: Sequence[tuple[WriteItem, Maker]], opener: Opener, workers: int) -> None:
     """Write a checkpoint folder, making each item when its turn comes, in a worker thread.
 
     Args:
-        items: tensors must come out contiguous, on the CPU, and as their item says.
+        items: tensors must come out contiguous, on the CPU, and as their item says, or as `Streamed`.
         opener: also flushes what it opened.
-        workers: threads; each holds one item in memory.
+        workers: threads; each holds one item in memory, or one part of it.
     Raises:
         whatever the first maker or opener raised.
     """

@@ -1,4 +1,4 @@
-"""Streamed conversion, both ways. Memory does not grow with the model: a block per worker, never a tensor.
+"""Streamed conversion, both ways. Memory does not grow with the model: a chunk per worker, never a tensor.
 
 A Megatron checkpoint folder of ours:
 
@@ -11,12 +11,10 @@ A Megatron checkpoint folder of ours:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from megatron_patch.checkpoint.chat_files import add_chat_files
 from megatron_patch.checkpoint.configuration import Configuration
@@ -128,20 +126,24 @@ def _integrity(stage: StagedFolder) -> str:
     return json.dumps({"algorithm": "sha256", "files": files}, indent=2)
 
 
-def _megatron_blocks(conversion: Conversion, side: Side, progress: OnBytes) -> dict[Block, Callable[[], torch.Tensor]]:
+def _megatron_blocks(
+    conversion: Conversion, side: Side, progress: OnBytes
+) -> dict[Block, Callable[[], Iterator[memoryview]]]:
     """Every block of the checkpoint. The norms of all layers are one block, large tensors are several."""
     layers = conversion.model.num_layers
     norms: dict[str, list[Tensor]] = {}
-    blocks: dict[Block, Callable[[], torch.Tensor]] = {}
+    blocks: dict[Block, Callable[[], Iterator[memoryview]]] = {}
 
     def add(slices: list[tuple[Tensor, int]], rows: int, offsets: tuple[int, ...], sizes: tuple[int, ...]) -> None:
-        def make() -> torch.Tensor:
-            made = side.maker.make(slices, rows, sizes)
-            progress(made.nbytes)
-            return made
-
         shape = stacked_shape(slices[0][0], layers)
-        blocks[Block(name=slices[0][0].name, shape=shape, offsets=offsets, sizes=sizes)] = make
+        block = Block(name=slices[0][0].name, shape=shape, offsets=offsets, sizes=sizes)
+
+        def make() -> Iterator[memoryview]:
+            for tensor, start in slices:
+                yield from side.maker.chunks(tensor, start, rows)
+            progress(block.numel * conversion.dtype.itemsize)
+
+        blocks[block] = make
 
     for tensor in side.tensors:
         if tensor.layer is not None and not tensor.row_shape:

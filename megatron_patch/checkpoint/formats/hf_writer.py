@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from megatron_patch.checkpoint.contents import INDEX, SINGLE_FILE
 from megatron_patch.checkpoint.formats.safetensors_io import header_bytes
-from megatron_patch.checkpoint.formats.sources import BlockMaker, bytes_of, rows_per_block
+from megatron_patch.checkpoint.formats.sources import BlockMaker, rows_per_block
 from megatron_patch.checkpoint.manifest import PIECE_BYTES
 from megatron_patch.checkpoint.store import HashingFile, HashingPiece, StagedFolder
 from megatron_patch.common.spread import spread
@@ -119,17 +119,25 @@ def _write_piece(
 ) -> None:  # fmt: skip
     """Write one piece, and have the disk read what `following` will be made of."""
     whole = shard.pieces == 1
+    head = shard.header[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]
     with HashingFile(shard.file, stage) if whole else HashingPiece(shard.file, stage, number) as out:
-        for part in _parts(shard, number, maker.dtype.itemsize):
-            made = maker.make([(part.tensor, part.start)], part.rows, (part.rows, *part.tensor.row_shape))
+        out.write(head)
+        for chunk in _chunks(shard, number, maker):
             if following is not None:
-                for wanted in _parts(*following, maker.dtype.itemsize):
-                    maker.prefetch(wanted.tensor, wanted.start, wanted.rows)
+                for part in _parts(*following, maker.dtype.itemsize):
+                    maker.prefetch(part.tensor, part.start, part.rows)
                 following = None
-            if not out.tell():
-                out.write(shard.header[number * PIECE_BYTES : (number + 1) * PIECE_BYTES])
-            out.write(bytes_of(made)[part.first : part.last])
-            progress(part.last - part.first)
+            out.write(chunk)
+        progress(out.tell() - len(head))
+
+
+def _chunks(shard: _Shard, number: int, maker: BlockMaker) -> Iterator[memoryview]:
+    """The bytes of a piece of a file besides the header."""
+    for part in _parts(shard, number, maker.dtype.itemsize):
+        first, last = part.first, part.last
+        for chunk in maker.chunks(part.tensor, part.start, part.rows):
+            yield chunk[max(0, first) : max(0, last)]
+            first, last = first - len(chunk), last - len(chunk)
 
 
 class _Part(NamedTuple):

@@ -1,9 +1,10 @@
 """Where rows come from: one interface over safetensors, pickles and torch_dist, and blocks made of it.
 
-A block is some rows of a tensor to be made. It is read straight into memory that its thread uses again for
-the next block, cast if the element type changes, and looked through for NaN and infinity. Where blocks are only copied
-on, as when a model is filled, rows that stay as they are may come from a mapped file instead; a conversion reads them:
-that takes no longer, and what many threads have mapped is unmapped by one (0.04 s a GB).
+A block is some rows of a tensor to be made. They are read straight into memory that their thread uses again for the
+next ones, cast if the element type changes, and looked through for NaN and infinity; what is written is made chunk by
+chunk, each hashed and written while it is in the core's cache. Where blocks are only copied on, as when a model is
+filled, rows that stay as they are may come from a mapped file instead; a conversion reads them: that takes no longer,
+and what many threads have mapped is unmapped by one (0.04 s a GB).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -24,8 +26,10 @@ from megatron_patch.checkpoint.formats.torch_dist import SAFETENSORS_NAMES, TORC
 from megatron_patch.models.weight_map import Span, Tensor
 
 BLOCK_BYTES = 64 << 20
-"""Most bytes of a block: what one worker thread holds, twice where it casts."""
-
+"""Most bytes of a block."""
+CHUNK_BYTES = 2 << 20
+"""Most bytes of a chunk: what one worker thread holds, twice where it casts. More is more than a core's cache has, and
+less asks more often for the GIL."""
 
 VALUES = {
     (True, False): "value-nan",
@@ -127,13 +131,16 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 class BlockMaker:
     """Makes blocks out of a source in a given element type, in per-thread memory."""
 
-    def __init__(self, source: Source, dtype: torch.dtype, where: Path, *, mapped: bool = False) -> None:
+    def __init__(
+        self, source: Source, dtype: torch.dtype, where: Path, *, mapped: bool = False, whole: bool = False
+    ) -> None:
         """
         Args:
             where: the source's folder, for messages.
             mapped: rows of safetensors that stay as they are are not read but mapped.
+            whole: a block is one chunk: the source's numbers depend on the rows that they are computed with.
         """
-        self._source, self.dtype, self._where = source, dtype, where
+        self._source, self.dtype, self._where, self._whole = source, dtype, where, whole
         self._mapped = source if mapped and isinstance(source, SafetensorsSource) else None
         self._memory = threading.local()
 
@@ -159,6 +166,13 @@ class BlockMaker:
         for part, (tensor, start) in zip(per_slice, slices, strict=True):
             self._fill(tensor, start, part)
         return block.view(sizes)
+
+    def chunks(self, tensor: Tensor, start: int, rows: int) -> Iterator[memoryview]:
+        """The bytes of some rows of a block. Each chunk is valid until this thread makes the next one."""
+        step = rows if self._whole else rows_of(tensor, self.dtype.itemsize, CHUNK_BYTES)
+        for first in range(start, start + rows, step):
+            count = min(step, start + rows - first)
+            yield bytes_of(self.make([(tensor, first)], count, (count, *tensor.row_shape)))
 
     def prefetch(self, tensor: Tensor, start: int, rows: int) -> None:
         """Have the disk read what a block will be made of, without waiting."""
@@ -215,4 +229,9 @@ class BlockMaker:
 
 def rows_per_block(tensor: Tensor, itemsize: int) -> int:
     """Rows of a tensor that make a block of at most BLOCK_BYTES."""
-    return max(1, min(tensor.rows, BLOCK_BYTES // (tensor.row_numel * itemsize)))
+    return rows_of(tensor, itemsize, BLOCK_BYTES)
+
+
+def rows_of(tensor: Tensor, itemsize: int, most_bytes: int) -> int:
+    """Rows of a tensor that have at most so many bytes together, at least one."""
+    return max(1, min(tensor.rows, most_bytes // (tensor.row_numel * itemsize)))

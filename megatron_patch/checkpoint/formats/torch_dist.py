@@ -2,7 +2,7 @@
 
 Reading never unpickles anything but torch's metadata classes, and no tensor is loaded: the bytes of a chunk
 are found inside its zip record and read with `pread`. Writing goes through torch's own `FileSystemWriter`,
-with tensors that are made when their turn comes.
+with tensors that are made while they are written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp_metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-from megatron_patch.backend.saving.dcp_writer import stream_items
+from megatron_patch.backend.saving.dcp_writer import Streamed, stream_items
 from megatron_patch.backend.saving.errors import DamagedCheckpoint
 from megatron_patch.backend.saving.restricted import parse_metadata
 from megatron_patch.checkpoint.errors import CheckpointError, of_layer, sizes
@@ -226,10 +226,14 @@ def _same(content: Any) -> Any:
     return content
 
 
+def _streamed(dtype: torch.dtype, shape: tuple[int, ...], chunks: Callable[[], Iterator[memoryview]]) -> Streamed:
+    return Streamed(dtype=dtype, shape=shape, parts=chunks())
+
+
 def write_torch_dist(
     folder: Path,
     stage: StagedFolder,
-    blocks: dict[Block, Callable[[], torch.Tensor]],
+    blocks: dict[Block, Callable[[], Iterator[memoryview]]],
     objects: dict[str, Any],
     dtype: torch.dtype,
     workers: int,
@@ -238,17 +242,18 @@ def write_torch_dist(
 
     Args:
         folder: within the stage.
-        blocks: what each block is made by, when its turn comes, in a worker thread; contiguous, in `dtype`.
+        blocks: what makes the bytes of each, in `dtype`, when its turn comes, in a worker thread.
         objects: the entries that are not tensors, by key.
-        workers: threads; each holds one block in memory.
+        workers: threads.
     """
     properties = dcp_metadata.TensorProperties(dtype=dtype)
     items = []
-    for block, make in blocks.items():
+    for block, chunks in blocks.items():
         chunk = dcp_metadata.ChunkStorageMetadata(torch.Size(block.offsets), torch.Size(block.sizes))
         data = TensorWriteData(chunk, properties, torch.Size(block.shape))
         index = dcp_metadata.MetadataIndex(block.name, block.offsets)
-        items.append((WriteItem(index, WriteItemType.SHARD, tensor_data=data), make))
+        item = WriteItem(index, WriteItemType.SHARD, tensor_data=data)
+        items.append((item, partial(_streamed, dtype, block.sizes, chunks)))
     for name, content in objects.items():
         item = WriteItem(dcp_metadata.MetadataIndex(name), WriteItemType.BYTE_IO)
         items.append((item, partial(_same, content)))
