@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.checksum import range_sha256
 from megatron_patch.common.messages import Message, at
-from megatron_patch.common.spread import Errand
+from megatron_patch.common.spread import SideTask
 from megatron_patch.common.strict_json import JsonError, is_whole, read_json
 from megatron_patch.common.threads import started_pool
 
@@ -124,7 +124,7 @@ class Verification:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
         self._workers, self._lock = workers or default_workers(), threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._errand = Errand(_compare)
+        self._side_task = SideTask(_compare)
         self._jobs: dict[Path, list[Future[Message | None]]] = {}
         self._problems: dict[Path, Message] = {}
 
@@ -148,7 +148,7 @@ class Verification:
 
     def _begin(self, file: Path) -> None:
         nbytes, pieces = self._wanted[file]["bytes"], _pieces(self._wanted[file])
-        jobs = [self._errand.begin(file, nbytes, piece) or self._here(file, nbytes, piece) for piece in pieces]
+        jobs = [self._side_task.begin(file, nbytes, piece) or self._here(file, nbytes, piece) for piece in pieces]
         for job in jobs:
             job.add_done_callback(partial(self._note, file))
         self._jobs[file] = jobs

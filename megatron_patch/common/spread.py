@@ -57,7 +57,7 @@ class Relay(_Numbered):
             Relay.home.send("call", self._number, args)
 
 
-class Errand(_Numbered):
+class SideTask(_Numbered):
     """A function that the processes of a `spread` that is running can call, before tasks that are not begun."""
 
     def begin(self, *args: Any) -> Future[Any] | None:
@@ -118,10 +118,10 @@ class _Job(NamedTuple):
     """What a process is asked to do."""
 
     key: int
-    """Of a task, its number; of an errand, a negative one."""
+    """Of a task, its number; of a side task, a negative one."""
     function: int = 0
     args: tuple[Any, ...] = ()
-    """Of an errand."""
+    """Of a side task."""
 
 
 @dataclass(kw_only=True)
@@ -145,7 +145,7 @@ class _Crew:
     threads: int
     """Of each process."""
     children: list[_Child] = field(default_factory=list)
-    errands: deque[_Job] = field(default_factory=deque)
+    side_tasks: deque[_Job] = field(default_factory=deque)
     futures: dict[int, Future[Any]] = field(default_factory=dict)
     results: dict[int, Any] = field(default_factory=dict)
 
@@ -174,7 +174,7 @@ class _Crew:
     def add(self, function: int, args: tuple[Any, ...]) -> Future[Any]:
         """Have a numbered function called."""
         job = _Job(-1 - len(self.futures), function, args)
-        self.errands.append(job)
+        self.side_tasks.append(job)
         future = self.futures[job.key] = Future()
         return future
 
@@ -188,8 +188,8 @@ class _Crew:
                 raise WorkerKilled("worker-killed") from None
 
     def _next(self, child: _Child) -> _Job | None:
-        if self.errands:
-            return self.errands.popleft()
+        if self.side_tasks:
+            return self.side_tasks.popleft()
         part = child.part or max((child.part for child in self.children), key=len)
         return _Job(part.popleft()) if part else None
 

@@ -18,7 +18,7 @@ from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import at
-from megatron_patch.common.spread import Errand, Relay, spread
+from megatron_patch.common.spread import Relay, SideTask, spread
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,11 +100,11 @@ def test_a_process_that_is_done_takes_tasks_of_the_others(tmp_path: Path) -> Non
     assert len(set(pids[:10])) == 1 and set(pids[10:20]) == set(pids[20:]) != set(pids[:10])
 
 
-def test_errands_are_run_by_the_processes_before_other_tasks() -> None:
+def test_side_tasks_are_run_by_the_processes_before_other_tasks() -> None:
     """One that is asked for in the first task is not left until the last one is done."""
     order: list[int] = []
-    errand, futures = Errand(lambda number: (number, os.getpid())), list[Future[tuple[int, int]] | None]()
-    begin = Relay(lambda task: futures.append(errand.begin(task)))
+    side, futures = SideTask(lambda number: (number, os.getpid())), list[Future[tuple[int, int]] | None]()
+    begin = Relay(lambda task: futures.append(side.begin(task)))
     note = Relay(lambda task: order.append(sum(future is not None and future.done() for future in futures)))
 
     def work(task: int) -> int:
@@ -114,17 +114,17 @@ def test_errands_are_run_by_the_processes_before_other_tasks() -> None:
         note(task)
         return os.getpid()
 
-    assert errand.begin(0) is None
+    assert side.begin(0) is None
     pids = set(spread(work, range(200), 20))
     done = [future.result(0) for future in futures if future is not None]
     assert sorted(number for number, _ in done) == [0, 1, 2] and {pid for _, pid in done} <= pids
     assert order[100] == 3
-    assert errand.begin(0) is None
+    assert side.begin(0) is None
 
 
-def test_errands_are_cancelled_where_the_work_fails() -> None:
-    errand, futures = Errand(lambda: time.sleep(600)), list[Future[None] | None]()
-    begin = Relay(lambda: futures.append(errand.begin()))
+def test_side_tasks_are_cancelled_where_the_work_fails() -> None:
+    side, futures = SideTask(lambda: time.sleep(600)), list[Future[None] | None]()
+    begin = Relay(lambda: futures.append(side.begin()))
 
     def work(task: int) -> None:
         begin()
@@ -136,9 +136,9 @@ def test_errands_are_cancelled_where_the_work_fails() -> None:
     assert futures and all(future is not None and future.cancelled() for future in futures)
 
 
-def test_an_error_of_an_errand_is_raised_here() -> None:
-    errand = Errand(lambda: (Path("/absent")).read_bytes())
-    begin = Relay(lambda: errand.begin() and None)
+def test_an_error_of_a_side_task_is_raised_here() -> None:
+    side = SideTask(Path("/absent").read_bytes)
+    begin = Relay(lambda: side.begin() and None)
     with pytest.raises(FileNotFoundError, match="/absent"):
         spread(lambda task: begin(), range(30), 20)
 
