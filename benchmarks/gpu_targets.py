@@ -137,6 +137,10 @@ TARGETS: dict[str, list[Case]] = {
         replace(TP2_L8, name="graphs-exact", env=DETERMINISTIC),
         replace(TP2_L8, name="graphs-exact-eager", env=DETERMINISTIC | EAGER, reference="graphs-exact"),
     ],
+    "cp2-graphs": [  # not the default: not tried before
+        replace(CP2_L8, name="cp2-L8-graphs", steps=10, env={"MP_CUDA_GRAPHS": "layers"}),
+        replace(CP2_L8, name="cp2-L8-eager", steps=10, reference="cp2-L8-graphs"),
+    ],
     "dp2-why": [
         replace(PLAIN, name="8B-dp2-bf16", size="8B", batch=32, steps=6, processes=2, seconds=100, env=PROFILED)
     ],
