@@ -10,9 +10,10 @@ to the disk. Anonymous memory is sampled every 5 ms and is what lies above the p
 seconds hardly depend on what else the machine does; wall seconds do.
 
 --against TREE measures another checkout in turn with this one. --trace does each conversion once more and shows where
-its threads were. --touch GB writes and frees as much of the folder first: a virtual machine may get its memory only
-when it is first written to, which takes longer than the conversion. A traced conversion is one process, whatever the
-workers: the tracer is a thread, and what has threads is not forked.
+the threads of its first process were, and in time how many cores all its processes used. --touch GB writes and frees as
+much of the folder first: a virtual machine may get its memory only when it is first written to, which takes longer than
+the conversion. --set NAME=VALUE changes a constant of this checkout, to see what another would do: what a thread holds
+(sources.CHUNK_BYTES=4194304), threads of a process (spread.THREADS_EACH=8).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.core_samples import CoreSamples
 from megatron_patch.checkpoint.manifest import default_workers
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.common.command_line import ArgumentParser
@@ -46,14 +48,21 @@ from megatron_patch.models import AUTO, model_of_size, size_names
 ROOT = Path(__file__).resolve().parents[1]
 SERVER = """
 import json, os, sys, time
-benchmarks, tree = sys.argv[1:]
+benchmarks, tree, *settings = sys.argv[1:]
 sys.path[:0] = [tree, benchmarks]
 began = time.monotonic()
 import torch
 import thread_samples
 from megatron_patch.checkpoint import cli
 from megatron_patch.checkpoint.converter import convert
+from megatron_patch.checkpoint import manifest, store
 from megatron_patch.checkpoint.formats import hf_writer, sources, torch_dist
+from megatron_patch.common import spread
+for setting in settings:
+    name, value = setting.split("=")
+    module, constant = name.split(".")
+    assert hasattr(globals()[module], constant), name
+    setattr(globals()[module], constant, int(value))
 print(time.monotonic() - began, flush=True)
 for line in sys.stdin:
     words, trace = json.loads(line)
@@ -141,8 +150,8 @@ def copy(source: Path, target: Path) -> Measured:
 class Converter:
     """A checkout's converter, imported once."""
 
-    def __init__(self, tree: Path) -> None:
-        words = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(tree)]
+    def __init__(self, tree: Path, settings: list[str]) -> None:
+        words = [sys.executable, "-c", SERVER, str(Path(__file__).parent), str(tree), *settings]
         self._process = subprocess.Popen(words, cwd=tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def wait(self) -> float:
@@ -165,16 +174,18 @@ class Converter:
         """One conversion in a process of its own."""
         self._write(json.dumps([words, trace]))
         pid = int(self._read())
-        base, peak = anonymous_bytes(pid), 0
+        base, peak, cores = anonymous_bytes(pid), 0, CoreSamples()
         self._write("go")
         assert self._process.stdout is not None
         while not select.select([self._process.stdout.fileno()], [], [], 0.005)[0]:
             peak = max(peak, above(pid, base))
+            if trace:
+                cores.look(pid)
         status, seconds, user, system, seen = json.loads(self._read())
         if status:
             raise SystemExit(f"conversion failed with status {status}")
         cpu = {"cpu_seconds": user + system, "system_seconds": system}
-        return Measured(seconds=seconds, **cpu, peak_bytes=peak, trace=seen)
+        return Measured(seconds=seconds, **cpu, peak_bytes=peak, trace=f"{seen}\n{cores.report()}" if trace else "")
 
     def close(self) -> None:
         """End it."""
@@ -249,6 +260,7 @@ def main() -> None:
     )
     parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout, measured in turn with this")
     parser.add_argument("--trace", action="store_true", help="show where the threads of each conversion are")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value of a constant")
     parser.add_argument("--no-copy", action="store_true", help="leave out `cp -r`")
     parser.add_argument("--touch", type=int, default=0, metavar="GB", help="write and free as much first")
     args = parser.parse_args()
@@ -263,7 +275,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="convert-") as name:
         folder = Path(name)
         trees = {"": ROOT} | ({"against: ": args.against.resolve()} if args.against else {})
-        converters = {name: Converter(tree) for name, tree in trees.items()}
+        converters = {name: Converter(tree, [] if name else args.set) for name, tree in trees.items()}
         began = time.monotonic()
         touch(folder, args.touch)
         touched = time.monotonic() - began

@@ -6,6 +6,7 @@ the GIL too, so a traced run is not a timed one.
 
 from __future__ import annotations
 
+import _thread
 import linecache
 import os
 import sys
@@ -20,19 +21,21 @@ SECONDS = 0.01
 """Between two looks."""
 
 
-class ThreadSamples(threading.Thread):
+class ThreadSamples:
     """Looks until it is stopped; only at lines of files whose path has `part`."""
 
     def __init__(self, part: str) -> None:
-        super().__init__(daemon=True)
-        self._part, self._end = part, threading.Event()
+        self._part, self._end, self._ended = part, threading.Event(), threading.Event()
         self._stats: dict[int, int] = {}
         self._main = threading.get_ident()
         self.looks: list[tuple[float, dict[int, tuple[str, bool]]]] = []
         """When, and by thread: its line, and whether it was on a core, or wanted one."""
 
-    def run(self) -> None:
-        """Until `stop`."""
+    def start(self) -> None:
+        """By a thread that `threading` does not know of: a process that knows of none but its first may be forked."""
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
         while not self._end.wait(SECONDS):
             native = {thread.ident: thread.native_id for thread in threading.enumerate()}
             seen: dict[int, tuple[str, bool]] = {}
@@ -41,11 +44,12 @@ class ThreadSamples(threading.Thread):
                 if task is not None and ident != threading.get_ident():
                     seen[ident] = self._where(frame), self._on_core(task)
             self.looks.append((time.monotonic(), seen))
+        self._ended.set()
 
     def stop(self) -> str:
         """End, and what was seen, for a screen."""
         self._end.set()
-        self.join()
+        self._ended.wait()
         return "\n".join([*self._main_lines(), *self._lines(), self._busy()]) if len(self.looks) > 1 else "too short"
 
     def _where(self, frame: FrameType | None) -> str:
