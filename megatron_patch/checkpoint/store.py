@@ -64,19 +64,23 @@ class StagedFolder:
     def __post_init__(self) -> None:
         self._note, self._note_piece = Relay(self._add), Relay(self._add_piece)
 
+    def name_of(self, file: Path) -> str:
+        """A file's path relative to the folder that it is in. (`Path.relative_to` takes 30 µs.)"""
+        return str(file).removeprefix(f"{self.path}/")
+
     def record(self, file: Path, sha256: str, nbytes: int) -> None:
         """Note the checksum of a file that was hashed while it was written, in whichever process."""
         self._note(file, sha256, nbytes)
 
     def _add(self, file: Path, sha256: str, nbytes: int) -> None:
-        self.sums[file.relative_to(self.path).as_posix()] = {"sha256": sha256, "bytes": nbytes}
+        self.sums[self.name_of(file)] = {"sha256": sha256, "bytes": nbytes}
 
     def record_piece(self, file: Path, number: int, sha256: str, nbytes: int) -> None:
         """Note the checksum of one piece of a file; `join_pieces` makes an entry of them when all are there."""
         self._note_piece(file, number, sha256, nbytes)
 
     def _add_piece(self, file: Path, number: int, sha256: str, nbytes: int) -> None:
-        self._pieces.setdefault(file.relative_to(self.path).as_posix(), {})[number] = sha256, nbytes
+        self._pieces.setdefault(self.name_of(file), {})[number] = sha256, nbytes
 
     def join_pieces(self) -> None:
         """Note the files that were written piece by piece."""
@@ -320,7 +324,7 @@ def _remove_leftovers(parent: Path, prefix: str) -> None:
 
 def _write_manifest(stage: StagedFolder, facts: dict[str, Any]) -> None:
     stage.join_pieces()
-    unrecorded = {f.relative_to(stage.path).as_posix() for f in stage.path.rglob("*") if f.is_file()}
+    unrecorded = {stage.name_of(file) for file in stage.path.rglob("*") if file.is_file()}
     stage.record_small(*(stage.path / name for name in sorted(unrecorded - stage.sums.keys())))
     manifest = {"algorithm": "sha256", **facts, "files": dict(sorted(stage.sums.items()))}
     (stage.path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

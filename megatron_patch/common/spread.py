@@ -58,7 +58,10 @@ class Relay(_Numbered):
 
 
 class SideTask(_Numbered):
-    """A function that the processes of a `spread` that is running can call, before tasks that are not begun."""
+    """A function that the processes of a `spread` that is running can call, beside the tasks.
+
+    As many as there are threads wait until all tasks are begun: being short they fill the time of those that end first.
+    """
 
     def begin(self, *args: Any) -> Future[Any] | None:
         """Have it called; None where no processes run. Cancelled where the spread ends by an error."""
@@ -188,9 +191,9 @@ class _Crew:
                 raise WorkerKilled("worker-killed") from None
 
     def _next(self, child: _Child) -> _Job | None:
-        if self.side_tasks:
-            return self.side_tasks.popleft()
         part = child.part or max((child.part for child in self.children), key=len)
+        if self.side_tasks and (not part or len(self.side_tasks) > self.threads * len(self.parts)):
+            return self.side_tasks.popleft()
         return _Job(part.popleft()) if part else None
 
     def _hear(self, child: _Child) -> None:

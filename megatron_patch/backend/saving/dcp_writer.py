@@ -110,11 +110,12 @@ class _ChunkStream:
         if self._error is not None:
             return
         try:
+            made = 0
             for part in self.parts:
                 self._write(part)
-                nbytes -= len(part)
-            if nbytes:
-                raise RuntimeError(f"a tensor has {nbytes} bytes more than were made for it")
+                made += len(part)
+            if made != nbytes:
+                raise RuntimeError(f"{made} bytes were made of a tensor of {nbytes}")
         except Exception as error:
             self._error = error
 
