@@ -110,17 +110,18 @@ class Verification:
         verification.finish()
     """
 
-    def __init__(self, folder: Path | None, workers: int | None = None) -> None:
+    def __init__(self, folder: Path | None, workers: int | None = None, manifest: dict[str, Any] | None = None) -> None:
         """
         Args:
             folder: one with a manifest; None verifies nothing.
             workers: threads; None lets the machine decide.
+            manifest: the folder's, where it has been read.
         Raises:
             CheckpointError: the manifest is damaged.
         """
         self.folder = folder
         self._wanted: dict[Path, dict[str, Any]] = {}
-        if folder is not None and (manifest := read_manifest(folder)) is not None:
+        if folder is not None and (manifest := manifest or read_manifest(folder)) is not None:
             self._wanted = {folder / name: facts for name, facts in manifest["files"].items()}
         self._workers, self._lock = workers or default_workers(), threading.Lock()
         self._pool: ThreadPoolExecutor | None = None

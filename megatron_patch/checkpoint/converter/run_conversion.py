@@ -47,11 +47,12 @@ def wrote(job: Job, seconds: float) -> Message:
 
 def _verification(job: Job) -> Verification:
     near = [job.options.source, *([job.iteration.parent] if job.iteration else [])]
-    folder = next((folder for folder in near if read_manifest(folder) is not None), None)
+    manifests = ((folder, manifest) for folder in near if (manifest := read_manifest(folder)) is not None)
+    folder, manifest = next(manifests, (None, None))
     if folder is not None and not job.options.verify:
         say("at", path=folder, what=Message("convert-unverified"))
         folder = None
-    return Verification(folder, job.options.workers)
+    return Verification(folder, job.options.workers, manifest)
 
 
 def _convert(job: Job, verification: Verification) -> float:

@@ -155,11 +155,14 @@ def _parts(shard: _Shard, number: int, itemsize: int) -> Iterator[_Part]:
     begin, end = number * PIECE_BYTES, (number + 1) * PIECE_BYTES
     place = len(shard.header)
     for tensor in shard.tensors:
-        row, step, nbytes = tensor.row_numel * itemsize, rows_per_block(tensor, itemsize), _nbytes(tensor, itemsize)
+        nbytes = _nbytes(tensor, itemsize)
         at, last = max(begin - place, 0), min(end - place, nbytes)
+        place += nbytes
+        if at >= last:
+            continue
+        row, step = tensor.row_numel * itemsize, rows_per_block(tensor, itemsize)
         while at < last:
             start = at // row
             stop = min((start // step + 1) * step, -(-last // row))
             yield _Part(tensor, start, stop - start, at - start * row, min(last, stop * row) - start * row)
             at = stop * row
-        place += nbytes

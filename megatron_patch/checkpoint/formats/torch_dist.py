@@ -7,6 +7,7 @@ with tensors that are made while they are written.
 
 from __future__ import annotations
 
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -100,15 +101,23 @@ class TorchDistReader:
             index = dcp_metadata.MetadataIndex(name, chunk.offsets)
             where = self._metadata.storage_data.get(index)
             file = self.folder / where.relative_path if where else self.folder
-            if where is None or file.parent != self.folder or not file.is_file():
+            size = self._size(file)
+            if where is None or size is None:
                 place = {"offsets": sizes(chunk.offsets), "file": file.name}
                 yield at(self.folder, "tensor-file-missing", tensor=name, **place)
-            elif file.stat().st_size < where.offset + where.length:
-                end = where.offset + where.length
-                yield at(file, "tensor-file-cut", size=file.stat().st_size, tensor=name, end=end)
+            elif size < (end := where.offset + where.length):
+                yield at(file, "tensor-file-cut", size=size, tensor=name, end=end)
             else:
                 box = {"offsets": tuple(chunk.offsets), "sizes": tuple(chunk.sizes)}
                 self.chunks[name].append(PlacedChunk(**box, file=file, start=where.offset, length=where.length))
+
+    def _size(self, file: Path) -> int | None:
+        """Bytes of a file; None where it is none, or none of this folder."""
+        try:
+            found = file.stat()
+        except (OSError, ValueError):  # a name that no file can have
+            return None
+        return found.st_size if file.parent == self.folder and stat.S_ISREG(found.st_mode) else None
 
     def element_type(self, name: str) -> str:
         """F32, F16 or BF16."""
