@@ -13,7 +13,7 @@ TP2_L8 = replace(TP2_8B, size="8B-L8", pr="fp8", batch=16, seconds=60)
 ALL_PASSES = "--fewer-passes"
 """No name after it: none is left out."""
 HOST = replace(TP2_L8, seq=1024, steps=10)
-EAGER = {"MP_CUDA_GRAPHS": "none"}
+EAGER, REPLAYED = {"MP_CUDA_GRAPHS": "none"}, {"MP_CUDA_GRAPHS": "layers"}
 HOST_AT = {"BENCH_HOST": "8"}
 DP4 = replace(PLAIN, name="", size="8B", batch=64, steps=5, processes=4)
 PIPELINE = replace(TP2_PP2, name="8B-tp2-pp2-default", steps=5)
@@ -128,17 +128,17 @@ TARGETS: dict[str, list[Case]] = {
         replace(TP2_L8, name="dp2-tp2-L8-fp8-plain-adam", batch=32, processes=4, env=NO_OVERLAP, do=False),
     ],
     "tp2-graphs": [  # a layer's kernels started by one call: in FP8 the host is slower than the GPU at TP2
-        replace(TP2_8B, name="8B-tp2-fp8-graphs", pr="fp8"),
-        replace(TP2_8B, name="8B-tp2-fp8-graphs-alone", pr="fp8", env=NO_OVERLAP),
+        replace(TP2_8B, name="8B-tp2-fp8-graphs", pr="fp8", env=REPLAYED),
+        replace(TP2_8B, name="8B-tp2-fp8-graphs-alone", pr="fp8", env=NO_OVERLAP | REPLAYED),
         replace(TP2_8B, name="8B-tp2-bf16-graphs", batch=16),
         replace(TP2_8B, name="8B-tp2-bf16-eager", batch=16, env=EAGER, reference="8B-tp2-bf16-graphs"),
     ],
     "tp2-graphs-exact": [  # 8 layers, sums in one order: the same bits?
-        replace(TP2_L8, name="graphs-exact", env=DETERMINISTIC),
+        replace(TP2_L8, name="graphs-exact", env=DETERMINISTIC | REPLAYED),
         replace(TP2_L8, name="graphs-exact-eager", env=DETERMINISTIC | EAGER, reference="graphs-exact"),
     ],
     "cp2-graphs": [  # not the default: not tried before
-        replace(CP2_L8, name="cp2-L8-graphs", steps=10, env={"MP_CUDA_GRAPHS": "layers"}),
+        replace(CP2_L8, name="cp2-L8-graphs", steps=10, env=REPLAYED),
         replace(CP2_L8, name="cp2-L8-eager", steps=10, reference="cp2-L8-graphs"),
     ],
     "dp2-why": [
@@ -178,7 +178,7 @@ TARGETS: dict[str, list[Case]] = {
     ],
     "advice-80-four": [
         replace(DP4, name="8B-advice-tp2-dp2-bf16", tp=2, sp=True, batch=32),
-        replace(DP4, name="8B-advice-tp2-dp2-fp8", tp=2, sp=True, pr="fp8", batch=32),
+        replace(DP4, name="8B-advice-tp2-dp2-fp8", tp=2, sp=True, pr="fp8", batch=32, env=REPLAYED),
         replace(DP4, name="8B-advice-tp2-dp2-fp8-eager", tp=2, sp=True, pr="fp8", batch=32, env=EAGER),
     ],
     "rank-four": [  # the same 32 sequences in every layout of four

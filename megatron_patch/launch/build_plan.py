@@ -245,6 +245,14 @@ def takes_graphs(
         planned: bytes of a rank.
         limit: bytes that it may take; None where nothing is known.
     """
+    paying = graphs_pay(config, variables, layout, device, planned, limit)
+    return cuda_graphs.are_taken(variables.cuda_graphs, config.pr, paying=paying)
+
+
+def graphs_pay(
+    config: RunConfig, variables: Variables, layout: Layout, device: str, planned: int, limit: int | None
+) -> bool:
+    """Whether CUDA graphs of layers are possible, take less time, and fit."""
     found = cuda_graphs.obstacle(
         device=device,
         pp=layout.pp,
@@ -255,15 +263,9 @@ def takes_graphs(
         adapters=variables.lora_rank is not None,
         frozen=variables.freeze is not None,
     )
-    return cuda_graphs.are_taken(
-        variables.cuda_graphs,
-        found,
-        tp=layout.tp,
-        cp=layout.cp,
-        offloaded=config.optimizer_offload != "false",
-        flags=variables.megatron_args or "",
-        planned=planned,
-        limit=limit,
+    offloaded, flags = config.optimizer_offload != "false", variables.megatron_args or ""
+    return cuda_graphs.pay(
+        found, tp=layout.tp, cp=layout.cp, offloaded=offloaded, flags=flags, planned=planned, limit=limit
     )
 
 

@@ -104,7 +104,7 @@ COMMANDS: dict[str, dict[str, str]] = {
     "gpu_8b_offload_in_a_pipeline": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "AC": "offload"},
     "gpu_8b_chunks": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_VP": "8"},
     "gpu_8b_tp_overlap": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2", "PP": "2", "MP_TP_OVERLAP": "ring-all"},
-    "gpu_8b_cuda_graphs": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "PR": "fp8", "TP": "2"},
+    "gpu_8b_cuda_graphs": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "TP": "2"},
     "gpu_8b_fp8_extra": {**CUDA, **LARGE, "MODEL_SIZE": "8B", "PR": "fp8", "MP_FP8_EXTRA": "sums,head"},
     "dlc_70b_vp5": {**DLC, **LARGE, "MODEL_SIZE": "70B", "TP": "8", "PP": "4", "MP_VP": "4"}
     | {"WORLD_SIZE": "8", "KUBERNETES_CONTAINER_RESOURCE_GPU": "8", "CP": "2"},
