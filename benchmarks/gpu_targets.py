@@ -133,6 +133,11 @@ TARGETS: dict[str, list[Case]] = {
         replace(TP2_8B, name="8B-tp2-bf16-graphs", batch=16),
         replace(TP2_8B, name="8B-tp2-bf16-eager", batch=16, env=EAGER, reference="8B-tp2-bf16-graphs"),
     ],
+    "tp2-graphs-L8": [
+        replace(TP2_L8, name="tp2-L8-fp8-graphs-alone", env=NO_OVERLAP | REPLAYED),
+        replace(TP2_L8, name="tp2-L8-fp8-graphs", env=REPLAYED),
+        replace(TP2_L8, name="tp2-L8-bf16-graphs", pr="bf16"),
+    ],
     "tp2-graphs-exact": [  # 8 layers, sums in one order: the same bits?
         replace(TP2_L8, name="graphs-exact", env=DETERMINISTIC | REPLAYED),
         replace(TP2_L8, name="graphs-exact-eager", env=DETERMINISTIC | EAGER, reference="graphs-exact"),

@@ -45,10 +45,10 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("one GPU: bf16; fp8; fp8 with MP_FP8_EXTRA=sums,head", ("8B-bf16", "8B-fp8", "8B-fp8-extra")),
         ("DP4: bf16; fp8", ("8B-dp4-bf16", "8B-dp4-fp8")),
         ("TP2 SP, bf16", ("8B-tp2-sp",)),
-        ("TP2 SP, bf16: started kernel by kernel; layers as CUDA graphs", ("8B-tp2-bf16-eager", "8B-tp2-bf16-graphs")),
+        ("TP2 SP, bf16: MP_CUDA_GRAPHS=none; layers, the default", ("8B-tp2-bf16-eager", "8B-tp2-bf16-graphs")),
         ("TP2 SP, fp8; with overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-ring-all")),
         (
-            "TP2 SP, fp8, layers as CUDA graphs: alone; with overlapped communication, the default",
+            "TP2 SP, fp8, MP_CUDA_GRAPHS=layers: no overlap; overlapped",
             ("8B-tp2-fp8-graphs-alone", "8B-tp2-fp8-graphs"),
         ),
         ("CP2, bf16", ("8B-cp2",)),
@@ -61,7 +61,7 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("LoRA at 4096, packed: bf16; fp8, micro batch 3", ("lora-8B-bf16", "lora-8B-fp8-micro3")),
         ("what the plan advises on 80 GB: one GPU, optimizer in RAM", ("8B-advice-offload",)),
         (
-            "the same on four, TP2 DP2: bf16; fp8; fp8 started kernel by kernel",
+            "the same on four, TP2 DP2: bf16; fp8 with MP_CUDA_GRAPHS=layers; without",
             ("8B-advice-tp2-dp2-bf16", "8B-advice-tp2-dp2-fp8", "8B-advice-tp2-dp2-fp8-eager"),
         ),
     ],
@@ -98,6 +98,19 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
             ("tp2-L8-bf16", "tp2-L8-bf16-32", "tp2-L8-bf16-margin", "tp2-L8-bf16-32-margin"),
         ),
         ("TP2 SP, fp8, 8 layers: as ever; 32 connections", ("tp2-L8-fp8-again", "tp2-L8-fp8-32")),
+        (
+            "TP2 SP, fp8, 8 layers: no overlap; ring; pipeline; ring-all without gathers; without scatters",
+            ("tp2-ways-none", "tp2-ways-ring", "tp2-ways-pipeline", "tp2-ways-no-ag", "tp2-ways-no-rs"),
+        ),
+        (
+            "TP2 SP, 8 layers as CUDA graphs: fp8; fp8 overlapped; bf16 overlapped, 16 micro batches",
+            ("tp2-L8-fp8-graphs-alone", "tp2-L8-fp8-graphs", "tp2-L8-bf16-graphs"),
+        ),
+        (
+            "TP2 SP, fp8, 8 layers, sums in one order: as CUDA graphs; kernel by kernel",
+            ("graphs-exact", "graphs-exact-eager"),
+        ),
+        ("CP2, bf16, 8 layers: as CUDA graphs; kernel by kernel", ("cp2-L8-graphs", "cp2-L8-eager")),
         ("finetuning at 4096, packed, 8 layers: bf16; fp8", ("sft-L8-bf16", "sft-L8-fp8")),
         ("fewer passes, bf16: none; residual", ("passes-bf16", "passes-bf16-residual")),
         (
@@ -140,7 +153,7 @@ def row_of(plan: Plan) -> dict[str, Any]:
         "adam_bytes": "" if adam == 12 else adam,
         "attention": "flash-4" if _takes_flash(plan) else "",
         "graphs": "true" if plan.cuda_graphs else "",
-        "predicts": plain and plan.offload_fraction == 0,
+        "predicts": plain and plan.offload_fraction == 0 and not plan.deterministic,
     }
 
 

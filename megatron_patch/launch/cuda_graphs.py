@@ -1,9 +1,9 @@
 """CUDA graphs of transformer layers: one call starts all kernels of a layer's forward pass, one those of the backward.
 
 Without them Python starts some 100 kernels and 15 collectives a layer one by one. Under tensor parallelism a GPU has
-half of a layer's work or less and the host all of it, so in fp8 the GPU waits: 8B at TP2 has 8.5 ms of work a layer and
-micro batch, and the host needs 9.3 to 9.8 (docs/performance.md). Megatron 0.19.2 records the first step, and replays it
-from the second on (`cuda_graphs.py`, impl `local`).
+half of a layer's work or less and the host all of it, so in fp8 the GPU waits: 8B at TP2 has 7.7 to 8.4 ms of work a
+layer and micro batch, and the host needs 9.3 to 9.8 (docs/performance.md). Megatron 0.19.2 records the first step, and
+replays it from the second on (`cuda_graphs.py`, impl `local`).
 """
 
 from __future__ import annotations
