@@ -24,8 +24,8 @@ from megatron_patch.common.threads import started_pool
 MANIFEST = "manifest.json"
 PIECE_BYTES = 64 << 20
 """Of a file that is written piece by piece: about as much as a file of a torch_dist folder has."""
-READ_BYTES = 2 << 20
-"""Read and hashed at a time: the core's cache has it in between."""
+READ_BYTES = 8 << 20
+"""Read and hashed at a time."""
 MOST_BYTES = 1 << 62
 """Of any file."""
 MOST_WORKERS = 64

@@ -9,6 +9,7 @@ import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -163,17 +164,18 @@ def test_nan_and_a_killed_process_are_told(
     """Both from another process: an error with its values, and none at all."""
     in_pieces(monkeypatch)
     monkeypatch.setattr(threading, "active_count", lambda: 1)  # threads that earlier tests have left do not count
-    looked, killed = sources.BlockMaker._look, ["--source", str(megatron), "--output-path", str(tmp_path / "target")]
+    looked = sources.BlockMaker._look_at_bits
+    killed = ["--source", str(megatron), "--output-path", str(tmp_path / "target")]
 
-    def look(self: sources.BlockMaker, part: torch.Tensor, span: Span, *, cast: bool = False) -> None:
+    def look(self: sources.BlockMaker, part: np.ndarray, span: Span) -> None:
         if "fc2" in span.name and span.layer == 2:
-            part[0] = float("nan")
-        looked(self, part, span, cast=cast)
+            torch.frombuffer(part, dtype=self.dtype)[0] = float("nan")
+        looked(self, part, span)
 
-    monkeypatch.setattr(sources.BlockMaker, "_look", look)
+    monkeypatch.setattr(sources.BlockMaker, "_look_at_bits", look)
     assert main([*killed, "--workers", "20"]) == 2
     assert "decoder.layers.mlp.linear_fc2.weight of layer 2 has a value that is NaN" in capsys.readouterr().err
-    monkeypatch.setattr(sources.BlockMaker, "_look", lambda *args, **more: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(sources.BlockMaker, "_look_at_bits", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
     assert main([*killed, "--workers", "20"]) == 2
     assert "a worker was killed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

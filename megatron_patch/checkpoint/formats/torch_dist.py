@@ -7,6 +7,7 @@ with tensors that are made while they are written.
 
 from __future__ import annotations
 
+import math
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -163,6 +164,19 @@ class TorchDistReader:
         if missing:
             rows_of = {"first": start, "last": start + out.shape[0], "tensor": of_layer(name, layer)}
             raise CheckpointError.at(self.folder, "rows-missing", **rows_of)
+
+    def read_bytes(self, name: str, layer: int | None, start: int, rows: int, view: memoryview) -> bool:
+        """Fill `view` with whole rows from `start`; false where a chunk has fewer columns, or rows are missing."""
+        parts = list(self._parts(name, layer, start, rows))
+        width = math.prod(self.shapes[name][1 if layer is None else 2 :])
+        whole = all(columns.stop - columns.start == width for *_, columns in parts)
+        if not whole or sum(held.stop - held.start for _, _, held, _ in parts) != rows:
+            return False
+        row_bytes = width * TORCH_DTYPES[self._element_types[name]].itemsize
+        for chunk, row, held, _ in parts:
+            part = view[held.start * row_bytes : held.stop * row_bytes]
+            self.files.read_into(chunk.file, self._payload(name, chunk) + row * row_bytes, part)
+        return True
 
     def prefetch(self, name: str, layer: int | None, start: int, rows: int) -> None:
         """Have the disk read these rows, and the small records around them, without waiting."""
