@@ -222,6 +222,7 @@ def _prepare_backend(args: Any, say: Callable[[str], None]) -> None:
     fallback.fall_back(args, say)
     if args.cuda_graph_impl == "local":
         graphs.keep_track_of_graphs(say)
+        graphs.save_random_states_as_numbers()
     if args.z_loss:
         z_loss.keep_log_z()
     passes.leave_out(args)

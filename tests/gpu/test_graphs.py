@@ -24,18 +24,23 @@ def validation_losses(run: Run) -> list[float]:
 
 @pytest.mark.parametrize("precision", [BF16, FP8 + "--fp8-recipe tensorwise "], ids=["bf16", "fp8"])
 def test_replayed_layers(tmp_path: Path, data: Path, precision: str) -> None:
-    """With validations in between; a run that goes on has the bits of one that went through."""
+    """With validations in between; and one goes on from the other's checkpoint, both ways."""
     flags = f"{precision} {TP2} --valid-data-path {data} "
-    eager = train(tmp_path / "eager", data, flags, processes=2)
-    checkpoints = tmp_path / "checkpoints"
-    saving = f"--save {checkpoints} --save-interval 10 "
-    graphs = train(tmp_path / "graphs", data, flags + GRAPHS + saving, processes=2)
-    assert "CUDA graphs: 8" in graphs.stdout
-    assert graphs.losses == eager.losses
-    assert validation_losses(graphs) == validation_losses(eager) != []
-    shutil.rmtree(checkpoints / "iter_0000020")
-    again = train(tmp_path / "again", data, f"{flags} {GRAPHS} --load {checkpoints} --ckpt-step 10", processes=2)
-    assert again.losses == graphs.losses[10:]
+    kinds = {"eager": "", "graphs": GRAPHS}
+    runs = {
+        kind: train(
+            tmp_path / kind, data, f"{flags} {more} --save {tmp_path}/of-{kind} --save-interval 10", processes=2
+        )
+        for kind, more in kinds.items()
+    }
+    assert "CUDA graphs: 8" in runs["graphs"].stdout and "CUDA graphs" not in runs["eager"].stdout
+    assert runs["graphs"].losses == runs["eager"].losses
+    assert validation_losses(runs["graphs"]) == validation_losses(runs["eager"]) != []
+    for kind, other in (("eager", "graphs"), ("graphs", "eager")):
+        shutil.rmtree(tmp_path / f"of-{other}" / "iter_0000020")
+        loading = f"--load {tmp_path}/of-{other} --ckpt-step 10"
+        again = train(tmp_path / f"again-{kind}", data, f"{flags} {kinds[kind]} {loading}", processes=2)
+        assert again.losses == runs["eager"].losses[10:]
 
 
 def test_an_error_ends_the_run(tmp_path: Path, data: Path) -> None:

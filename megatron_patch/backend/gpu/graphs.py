@@ -1,4 +1,5 @@
-"""What Megatron's CUDA graphs of layers (impl `local`, 0.19.2) leave behind: graphs at the end, unseen memory.
+"""What Megatron's CUDA graphs of layers (impl `local`, 0.19.2) leave behind: graphs at the end, unseen memory, and
+checkpoints that only a GPU can read.
 
 Layers are recorded in the first step. A recorded collective belongs to its communicator until the graph is gone:
 NCCL's destruction waits for it, and a run would hang after its last step.
@@ -7,7 +8,7 @@ NCCL's destruction waits for it, and a run would hang after its last step.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,6 +42,25 @@ def keep_track_of_graphs(say: Callable[[str], None]) -> None:
             say(localized("graphs-recorded", count=2 * len(RUNNERS), seconds=f"{found['time']:.1f}"))
             GPU_MEMORY.beside = reused_bytes(cuda_graphs.CudaGraphManager.global_mempool)
         return found
+
+
+def save_random_states_as_numbers() -> None:
+    """Graphs need generators in the place of their states, and 0.19.2 would pickle them: objects of a GPU, which a run
+    on the CPU, or anybody who looks into the checkpoint there, could not read. It reads numbers in both ways."""
+    from megatron.core.dist_checkpointing.mapping import ShardedObject
+    from megatron.training import checkpointing
+
+    @wrap(checkpointing, "get_rng_state", why="0.19.2 pickles generators of a GPU under CUDA graphs")
+    def get_rng_state(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found = original(*args, **kwargs)
+        for state in found.data if isinstance(found, ShardedObject) else found:
+            state["rng_tracker_states"] = as_numbers(state["rng_tracker_states"])
+        return found
+
+
+def as_numbers(states: Mapping[str, torch.Generator | torch.Tensor]) -> dict[str, torch.Tensor]:
+    """States of generators by name, as 0.19.2 keeps them without graphs."""
+    return {name: state.get_state() if isinstance(state, torch.Generator) else state for name, state in states.items()}
 
 
 def reused_bytes(pool: Any) -> int:
