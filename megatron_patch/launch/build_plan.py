@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from megatron_patch.common.files import real_path
 from megatron_patch.common.machine import Gpu
-from megatron_patch.launch import cuda_graphs, tp_overlap
+from megatron_patch.launch import cuda_graphs, megatron_flags, tp_overlap
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import Layout, cut_layers
@@ -263,7 +264,8 @@ def graphs_pay(
         adapters=variables.lora_rank is not None,
         frozen=variables.freeze is not None,
     )
-    offloaded, flags = config.optimizer_offload != "false", variables.megatron_args or ""
+    words = shlex.split(variables.megatron_args or "")
+    offloaded, flags = config.optimizer_offload != "false", [name for name, _ in megatron_flags.grouped(words)]
     return cuda_graphs.pay(
         found, tp=layout.tp, cp=layout.cp, offloaded=offloaded, flags=flags, planned=planned, limit=limit
     )

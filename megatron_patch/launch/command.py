@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_patch.launch.argv import megatron_argv, offloads_modules
+from megatron_patch.launch.cuda_graphs import OWN_FLAGS
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.plan import Plan
 from megatron_patch.models import ModelConfig, family_of
@@ -99,8 +100,9 @@ def rank_variables(plan: Plan, environment: Environment) -> dict[str, str]:
             wanted |= {"NVTE_FWD_LAYERNORM_SM_MARGIN": "20", "NVTE_BWD_LAYERNORM_SM_MARGIN": "20"}
         if plan.tp_overlap is not None:
             wanted["UB_SKIPMC"] = "1"  # no NVLink multicast
-        if plan.cuda_graphs:  # what NCCL registers while a graph is recorded moves with expandable segments
-            wanted["NCCL_GRAPH_REGISTER"] = "0"
+        flags = plan.variables.megatron_args or ""
+        if plan.cuda_graphs or any(flag in flags for flag in OWN_FLAGS):
+            wanted["NCCL_GRAPH_REGISTER"] = "0"  # what NCCL registers in a graph moves with expandable segments
         if offloads_modules(plan):
             wanted["NVTE_CPU_OFFLOAD_V1"] = "1"  # Megatron asserts it: else Transformer Engine moves weights too
         if plan.config.pr == "fp32":  # Transformer Engine computes fp32 matmuls with 10 bits of mantissa

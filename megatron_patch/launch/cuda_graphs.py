@@ -8,12 +8,36 @@ replays it from the second on (`cuda_graphs.py`, impl `local`).
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from megatron_patch.launch.problems import Obstacle
 
 VALUES = ("auto", "none", "layers")
 """MP_CUDA_GRAPHS."""
-OWN_FLAGS = ("--enable-cuda-graph", "--external-cuda-graph")
-"""Megatron's older flags for the same: with them in MP_MEGATRON_ARGS nothing is added."""
+OWN_FLAGS = ("--enable-cuda-graph", "--external-cuda-graph", "--cuda-graph-scope", "--cuda-graph-modules")
+"""Megatron's other flags for the same, of MP_MEGATRON_ARGS: nothing is added to them."""
+EVAL_BATCH = "--eval-micro-batch-size"
+"""0.19.2 ends at the first validation whose micro batches are not those of the recorded step."""
+NOT_REPLAYED = (
+    "--log-max-attention-logit",
+    "--qk-clip",
+    "--save-activations-interval",
+    "--save-dgrads-interval",
+    "--use-megatron-fsdp",
+    "--use-torch-fsdp2",
+)
+"""Of MP_MEGATRON_ARGS: Python does it in each layer, and would not be called. Of the first two 0.19.2 misses in the
+second step what attention has noted, the next two would save nothing, and sharded weights are gathered by hooks."""
+REACH_NO_LAYER = re.compile(
+    "--(no-)?(async-|ckpt-|dist-ckpt-|dataloader-|disable-log-|distributed-timeout-|eod-mask-loss|exit-|flight-recorder-"
+    "|iterations-to-skip|log-(?!max-attention)|logging-level|lr-warmup-init|mid-level-|mmap-bin|multiple-validation-sets"
+    "|full-validation|num-dataset-builder|one-logger|profile|start-eval-at-iter|tensorboard-|timing-log-|tokenizer-"
+    "|trust-remote-code|validation-set-names|verify-integrity|weight-decay-incr|start-weight-decay|end-weight-decay"
+    "|decoupled-|embedding-init|init-method-xavier|te-rng-tracker).*"
+)
+"""Flags of MP_MEGATRON_ARGS beside which `auto` takes graphs: data, logs, checkpoints, rates, first values. Beside any
+other one they were not tried."""
 FLAGS = ["--cuda-graph-impl", "local"]
 BY_THEMSELVES = ("bf16",)
 """Where `auto` takes them: in bf16 validations between replayed steps and a run that goes on were seen, with the bits
@@ -55,7 +79,7 @@ def obstacle(
 
 
 def pay(
-    found: Obstacle | None, *, tp: int, cp: int, offloaded: bool, flags: str, planned: int, limit: int | None
+    found: Obstacle | None, *, tp: int, cp: int, offloaded: bool, flags: Iterable[str], planned: int, limit: int | None
 ) -> bool:
     """Whether they were measured to take less time, and fit: under tensor parallelism, alone or with data parallelism.
 
@@ -64,12 +88,13 @@ def pay(
     Args:
         found: by `obstacle`.
         offloaded: the optimizer, to RAM.
-        flags: MP_MEGATRON_ARGS.
+        flags: names of MP_MEGATRON_ARGS.
         planned: bytes of a rank by the plan.
         limit: bytes that it may take; None where nothing is known.
     """
     fits = limit is None or ROOM * planned <= limit
-    return found is None and tp > 1 and cp == 1 and not offloaded and fits and not set(OWN_FLAGS) & set(flags.split())
+    tried = not offloaded and all(REACH_NO_LAYER.fullmatch(flag) for flag in flags)
+    return found is None and tp > 1 and cp == 1 and tried and fits
 
 
 def are_taken(asked: str, pr: str, *, paying: bool) -> bool:

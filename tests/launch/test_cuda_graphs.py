@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from megatron_patch.launch.argv import megatron_argv
+from megatron_patch.launch.command import rank_variables
 from megatron_patch.launch.cuda_graphs import ROOM
+from megatron_patch.launch.environment import read_environment
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.step_time import time_of_plan
 
@@ -58,15 +60,25 @@ def test_fp8_only_says_that_they_pay(planned: Callable[..., Plan]) -> None:
         {"MP_FREEZE": "embedding"},
         {"MP_LORA_RANK": "8", "PRETRAIN_CHECKPOINT_PATH": "hf-8B"},
         {"MP_MEGATRON_ARGS": "--enable-cuda-graph"},
+        {"MP_MEGATRON_ARGS": "--log-max-attention-logit"},
+        {"MP_MEGATRON_ARGS": "--eval-micro-batch-size 2"},
+        {"MP_MEGATRON_ARGS": "--log-throughput --deterministic-mode"},
         SFT,
     ],
-    ids=lambda changes: "-".join(changes),
+    ids=lambda changes: "-".join([*changes, *changes.get("MP_MEGATRON_ARGS", "").split()[-2:]]),
 )
 def test_not_taken_where_they_were_not_tried(planned: Callable[..., Plan], changes: dict[str, str]) -> None:
     """One GPU, pipelines, context parallelism, recomputation, other scaling, adapters, rows that differ."""
     plan = planned(**changes)
     assert not plan.cuda_graphs and "graphs-pay" not in {note.code for note in plan.notes}
     assert "--cuda-graph-impl" not in megatron_argv(plan)
+
+
+def test_flags_that_reach_no_layer_leave_them(planned: Callable[..., Plan]) -> None:
+    """Logs, data, rates and checkpoints are the same with graphs."""
+    assert planned(
+        MP_MEGATRON_ARGS="--log-throughput --eod-mask-loss --exit-interval 5 --no-mmap-bin-files"
+    ).cuda_graphs
 
 
 def test_they_need_more_memory_than_the_plan(plan_on_gpus: Callable[..., Plan]) -> None:
@@ -80,3 +92,11 @@ def test_they_need_more_memory_than_the_plan(plan_on_gpus: Callable[..., Plan]) 
     assert (plan.memory.total, plan.cuda_graphs) == (planned, False)
     asked = plan_on_gpus(tight, **TP2, MP_CUDA_GRAPHS="layers")
     assert asked.cuda_graphs and "graphs-tight" in {note.code for note in asked.notes}
+
+
+@pytest.mark.parametrize("asked", [{}, {"MP_MEGATRON_ARGS": "--enable-cuda-graph"}], ids=["ours", "Megatron's"])
+def test_memory_of_collectives_stays_where_it_is(planned: Callable[..., Plan], asked: dict[str, str]) -> None:
+    """Whoever asks for graphs: NCCL would register memory that expandable segments move."""
+    plan = planned(**asked)
+    environment, _ = read_environment({}, device="cuda")
+    assert rank_variables(plan, environment)["NCCL_GRAPH_REGISTER"] == "0"

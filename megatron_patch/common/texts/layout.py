@@ -130,6 +130,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "graphs-adapters": ("a graph would not call the adapters", "auto, none"),
     "graphs-frozen": ("not tried with frozen parts", "auto, none"),
     "graphs-twice": ("{flag} asks for CUDA graphs too", "one of the two"),
+    "graphs-flag": ("Python does what {flag} asks for in each layer, which a graph would not call", "one of the two"),
+    "graphs-batch": ("a graph is for micro batches of one size", "{flag} as {BATCH_SIZE}, or none"),
     "overlap-on-cpu": ("userbuffers are Transformer Engine's, on GPUs", "auto, none on the CPU"),
     "overlap-needs-sp": (
         "only the communication of sequence parallelism overlaps",
@@ -257,6 +259,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "graphs-adapters": ("graph 不会调用适配器", "auto、none"),
     "graphs-frozen": ("没有与冻结的部分一起试过", "auto、none"),
     "graphs-twice": ("{flag} 也要求 CUDA graph", "只用其中一个"),
+    "graphs-flag": ("{flag} 由 Python 在每层执行，而 graph 不会调用它", "只用其中一个"),
+    "graphs-batch": ("graph 只适用于一种微批次大小", "{flag} 与 {BATCH_SIZE} 相同，或 none"),
     "overlap-on-cpu": ("userbuffers 属于 Transformer Engine，只在 GPU 上", "CPU 上可用 auto、none"),
     "overlap-needs-sp": ("只有序列并行的通信可以重叠", "{TP} > 1 且 {SP:=true}，或 none"),
     "overlap-one-machine": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_patch.common.messages import Name
-from megatron_patch.launch import cuda_graphs, tp_overlap
+from megatron_patch.launch import cuda_graphs, megatron_flags, tp_overlap
 from megatron_patch.launch.layout import (
     chunks_of,
     split_layers,
@@ -139,7 +139,6 @@ def check_cuda_graphs(
     sft: bool,
     mp_lora_rank: int | None,
     mp_freeze: str | None,
-    mp_megatron_args: str | None,
 ) -> Findings:
     """Asked for where it is not possible; MP_CUDA_GRAPHS=auto does without."""
     if mp_cuda_graphs != "layers":
@@ -150,6 +149,14 @@ def check_cuda_graphs(
     )
     if found is not None:
         yield Problem(found.code, "MP_CUDA_GRAPHS", *found.names)
-    for flag in cuda_graphs.OWN_FLAGS:
-        if flag in (mp_megatron_args or "").split():
+
+
+def check_flags_of_graphs(*, mp_cuda_graphs: str, megatron_args: tuple[str, ...], batch_size: int) -> Findings:
+    """Flags that a graph would not follow; beside them MP_CUDA_GRAPHS=auto does without."""
+    for flag, values in megatron_flags.grouped(megatron_args) if mp_cuda_graphs == "layers" else ():
+        if flag in cuda_graphs.OWN_FLAGS:
             yield Problem("graphs-twice", "MP_CUDA_GRAPHS", "MP_MEGATRON_ARGS", flag=flag)
+        elif flag in cuda_graphs.NOT_REPLAYED:
+            yield Problem("graphs-flag", "MP_CUDA_GRAPHS", "MP_MEGATRON_ARGS", flag=flag)
+        elif flag == cuda_graphs.EVAL_BATCH and values[-1:] != [str(batch_size)]:
+            yield Problem("graphs-batch", "MP_CUDA_GRAPHS", "MP_MEGATRON_ARGS", "BATCH_SIZE", flag=flag)
