@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from megatron_patch.checkpoint import store
+from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.converter.conversion import Conversion
 from megatron_patch.checkpoint.converter.convert import hf_side
 from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder
@@ -39,6 +40,10 @@ def test_torch_may_have_had_threads_before_the_forks(tmp_path: Path) -> None:
     assert verify(tmp_path / "megatron") > 0 and verify(tmp_path / "back") > 0
     before, after = read_weights(hf), read_weights(tmp_path / "back")
     assert before.keys() == after.keys() and all(same_bits(before[name], after[name]) for name in before)
+    assert main(["--source", str(hf), "--output-path", str(tmp_path / "one"), "--workers", "1"]) == 0
+    assert contents(tmp_path / "one") == contents(tmp_path / "megatron"), (
+        "as many cores as a machine has, the same sums"
+    )
 
 
 def test_memory_that_is_kept_for_files_is_each_process_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,6 +77,11 @@ def test_nothing_is_verified_before_the_forks(tmp_path: Path) -> None:
     folder.files.on_open = opened.append
     hf_side(folder, Conversion(model=folder.model, vocab_size=500, precision="bf16", workers=34))
     assert folder.tied_twin is not None and opened == []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Of every file."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def wait_for(file: Path) -> None:

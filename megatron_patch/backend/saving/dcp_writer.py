@@ -12,7 +12,7 @@ import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,9 @@ class _Writer(dcp.FileSystemWriter):
         groups = [[item] for item in plan.items if item.type != WriteItemType.BYTE_IO] + [objects]
         numbered = list(enumerate(groups))
         written = spread(lambda group: self._write_file(planner, *group), numbered, self.thread_count, _moment)
-        results = [result for of_file in written for result in of_file]
+        # what came from another process is a copy, which .metadata would hold a second time
+        own = {item.index: item.index for item in plan.items}
+        results = [replace(result, index=own[result.index]) for of_file in written for result in of_file]
         done: Future[list[WriteResult]] = Future()
         done.set_result(results)
         return done
