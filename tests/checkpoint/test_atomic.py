@@ -14,7 +14,7 @@ import pytest
 from megatron_patch.checkpoint import store
 from megatron_patch.checkpoint.cli import main
 from megatron_patch.checkpoint.errors import CheckpointError
-from megatron_patch.checkpoint.manifest import verify
+from megatron_patch.checkpoint.manifest import Verification, verify
 from megatron_patch.checkpoint.store import staged
 
 from .models import SMALL, make_model
@@ -100,6 +100,31 @@ def test_a_link_to_a_folder_stays_a_link(sources: tuple[Path, Path], tmp_path: P
         assert main(["--source", str(source), "--output-path", str(link), "--overwrite"]) == 0
         assert link.is_symlink() and verify(link) == verify(disk) > 0
     assert leftovers(tmp_path) == leftovers(disk.parent) == []
+
+
+@pytest.mark.parametrize("kind", ["hugging face", "megatron"])
+def test_a_source_that_is_written_to_is_refused(
+    sources: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A download that is not done has its length from the beginning, and zeros at the end: they became weights."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    shutil.copytree(sources[0], source)
+    if kind == "megatron":
+        assert main(["--source", str(sources[0]), "--output-path", str(source), "--overwrite"]) == 0
+
+    def goes_on(_verification: Verification, file: Path) -> None:
+        with file.open("r+b") as opened:
+            opened.seek(-1, os.SEEK_END)
+            opened.write(b"\0")
+
+    monkeypatch.setattr(Verification, "begin", goes_on)
+    assert main(["--source", str(source), "--output-path", str(target), "--no-verify"]) == 2
+    assert "was written to while it was read" in capsys.readouterr().err
+    assert not target.exists() and leftovers(tmp_path) == []
 
 
 @pytest.mark.skipif(not Path("/proc").is_mount(), reason="no mount point that a test may name")

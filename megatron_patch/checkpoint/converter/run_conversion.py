@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_patch.checkpoint.converter.job import AS_TYPED, Job, cast_notes, space_problems, vocab_alignment
@@ -11,7 +12,7 @@ from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.common.errors import WorkerKilled
-from megatron_patch.common.messages import Message, say
+from megatron_patch.common.messages import Message, at, say
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.spread import Relay
 
@@ -62,6 +63,12 @@ def _convert(job: Job, verification: Verification) -> float:
     from megatron_patch.checkpoint.formats.per_rank_reader import open_megatron
 
     torch.set_num_threads(1)  # the workers are the parallelism
+    before = _stamps(job)
+
+    def before_publishing() -> None:
+        verification.finish()
+        _see_unchanged(job, before)
+
     reader = open_megatron(job.iteration, tied=job.model.tie_embeddings) if job.iteration else None
     conversion = Conversion(
         model=job.model,
@@ -69,7 +76,7 @@ def _convert(job: Job, verification: Verification) -> float:
         precision=_settle_precision(job, reader),
         workers=job.options.workers or default_workers(),
         vocab_alignment=vocab_alignment(job.options),
-        before_publishing=verification.finish,
+        before_publishing=before_publishing,
     )
     begin = Relay(verification.begin)
     started = time.monotonic()
@@ -84,6 +91,27 @@ def _convert(job: Job, verification: Verification) -> float:
         except WorkerKilled as error:
             raise CheckpointError.of(error.messages) from None
     return time.monotonic() - started
+
+
+def _stamps(job: Job) -> dict[Path, tuple[int, int]]:
+    """Bytes and last change of each file that holds weights, of those that are there."""
+    files: set[Path] = set(job.iteration.rglob("*")) if job.iteration is not None else set()
+    if job.folder is not None:
+        files |= {*job.folder.pickles, *(entry.file for entry in job.folder.tensors.values())}
+    found = {file: file.stat() for file in files if file.is_file()}
+    return {file: (one.st_size, one.st_mtime_ns) for file, one in found.items()}
+
+
+def _see_unchanged(job: Job, before: dict[Path, tuple[int, int]]) -> None:
+    """What a download that is not done has written to meanwhile is read in two states.
+
+    Raises:
+        CheckpointError: one line for each file that is not as it was.
+    """
+    after = _stamps(job)
+    changed = sorted(file for file in before if after.get(file) != before[file])
+    if changed:
+        raise CheckpointError.of([at(file, "source-changed") for file in changed])
 
 
 def _settle_precision(job: Job, reader: MegatronReader | None) -> str:
