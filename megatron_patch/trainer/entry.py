@@ -116,10 +116,11 @@ def _run(early: Any, streams: Streams, startup: Startup) -> None:
     hooks.observe(callbacks)
     try:
         end = _pretrain_to_an_end(rank, callbacks)
-    except Exception:
-        finish_last_save()
+    except BaseException as error:
+        if isinstance(error, Exception):
+            finish_last_save()
         with suppress(RuntimeError):  # of a GPU that failed, which the error tells
-            let_go_of_graphs()
+            let_go_of_graphs()  # of a process that Megatron ends with a status, too
         raise
     finally:
         callbacks.close()

@@ -70,9 +70,19 @@ def reused_bytes(pool: Any) -> int:
 
 
 def let_go_of_graphs() -> None:
-    """Before process groups are destroyed, or the process ends; nothing is replayed afterwards."""
+    """Before process groups are destroyed, or the process ends; nothing is replayed afterwards.
+
+    Raises:
+        RuntimeError: a graph could not be let go of, as one whose recording an error ended; all others are.
+    """
+    failed: RuntimeError | None = None
     for runner in list(RUNNERS):
         for graph in (runner.bwd_graph, runner.fwd_graph):
-            if graph is not None:
-                graph.reset()
+            try:
+                if graph is not None:
+                    graph.reset()
+            except RuntimeError as error:
+                failed = error
     RUNNERS.clear()
+    if failed is not None:
+        raise failed
