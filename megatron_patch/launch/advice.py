@@ -105,7 +105,8 @@ def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
     changed = replace(plan, config=config, schedule=schedule, tp_overlap=overlap, memory_limit=limit)
     changed = fitted(changed, layout)
     changed = fitted(changed, in_chunks(changed, choose_chunks(changed)) or layout)
-    graphs = takes_graphs(config, plan.variables, layout, plan.device, changed.memory.total, limit)
+    gpu = plan.gpu.name if plan.gpu else None
+    graphs = takes_graphs(config, plan.variables, layout, plan.device, gpu, changed.memory.total, limit)
     return replace(changed, cuda_graphs=graphs)
 
 

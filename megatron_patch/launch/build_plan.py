@@ -74,7 +74,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         gradient_bf16=fit.precision.gradient == 2,
         offload_fraction=fit.offload_fraction,
         tp_overlap=overlap,
-        cuda_graphs=takes_graphs(config, variables, layout, device, fit.memory.total, limit),
+        cuda_graphs=takes_graphs(config, variables, layout, device, gpu.name if gpu else None, fit.memory.total, limit),
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
@@ -238,21 +238,24 @@ def overlap_of(
 
 
 def takes_graphs(
-    config: RunConfig, variables: Variables, layout: Layout, device: str, planned: int, limit: int | None
-) -> bool:
+    config: RunConfig, variables: Variables, layout: Layout, device: str, gpu: str | None, planned: int,
+    limit: int | None,
+) -> bool:  # fmt: skip
     """Whether layers are replayed as CUDA graphs.
 
     Args:
+        gpu: its name; None where none is known.
         planned: bytes of a rank.
         limit: bytes that it may take; None where nothing is known.
     """
-    paying = graphs_pay(config, variables, layout, device, planned, limit)
+    paying = graphs_pay(config, variables, layout, device, gpu, planned, limit)
     return cuda_graphs.are_taken(variables.cuda_graphs, config.pr, paying=paying)
 
 
 def graphs_pay(
-    config: RunConfig, variables: Variables, layout: Layout, device: str, planned: int, limit: int | None
-) -> bool:
+    config: RunConfig, variables: Variables, layout: Layout, device: str, gpu: str | None, planned: int,
+    limit: int | None,
+) -> bool:  # fmt: skip
     """Whether CUDA graphs of layers are possible, take less time, and fit."""
     found = cuda_graphs.obstacle(
         device=device,
@@ -267,7 +270,16 @@ def graphs_pay(
     words = shlex.split(variables.megatron_args or "")
     offloaded, flags = config.optimizer_offload != "false", [name for name, _ in megatron_flags.grouped(words)]
     return cuda_graphs.pay(
-        found, tp=layout.tp, cp=layout.cp, offloaded=offloaded, flags=flags, planned=planned, limit=limit
+        found,
+        gpu=gpu,
+        tp=layout.tp,
+        sp=layout.sequence_parallel,
+        cp=layout.cp,
+        attention=variables.attention_backend,
+        offloaded=offloaded,
+        flags=flags,
+        planned=planned,
+        limit=limit,
     )
 
 

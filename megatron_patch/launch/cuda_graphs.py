@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from megatron_patch.launch.gpu_kinds import kind_of
 from megatron_patch.launch.problems import Obstacle
 
 VALUES = ("auto", "none", "layers")
@@ -78,23 +79,45 @@ def obstacle(
     return None
 
 
+def were_tried_on(gpu: str | None) -> bool:
+    """Whether steps with them were measured on a GPU of this name; true where none is known.
+
+    A slower GPU waits less for the host, or not at all, and a graph's memory is the same.
+    """
+    kind = kind_of(gpu) if gpu is not None else None
+    return gpu is None or (kind is not None and kind.measured)
+
+
 def pay(
-    found: Obstacle | None, *, tp: int, cp: int, offloaded: bool, flags: Iterable[str], planned: int, limit: int | None
+    found: Obstacle | None,
+    *,
+    gpu: str | None,
+    tp: int,
+    sp: bool,
+    cp: int,
+    attention: str | None,
+    offloaded: bool,
+    flags: Iterable[str],
+    planned: int,
+    limit: int | None,
 ) -> bool:
     """Whether they were measured to take less time, and fit: under tensor parallelism, alone or with data parallelism.
 
-    One GPU and context parallelism gain nothing (0.1 %); beside an optimizer in RAM they were not tried.
+    One GPU and context parallelism gain nothing (0.1 %). Not tried: beside an optimizer in RAM, without sequence
+    parallelism, with attention that keeps its scores, on other GPUs than Hopper's.
 
     Args:
         found: by `obstacle`.
+        gpu: its name; None where none is known.
+        attention: MP_ATTENTION_BACKEND.
         offloaded: the optimizer, to RAM.
         flags: names of MP_MEGATRON_ARGS.
         planned: bytes of a rank by the plan.
         limit: bytes that it may take; None where nothing is known.
     """
     fits = limit is None or ROOM * planned <= limit
-    tried = not offloaded and all(REACH_NO_LAYER.fullmatch(flag) for flag in flags)
-    return found is None and tp > 1 and cp == 1 and tried and fits
+    tried = were_tried_on(gpu) and sp and cp == 1 and attention != "unfused" and not offloaded
+    return found is None and tp > 1 and tried and fits and all(REACH_NO_LAYER.fullmatch(flag) for flag in flags)
 
 
 def are_taken(asked: str, pr: str, *, paying: bool) -> bool:

@@ -100,9 +100,7 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("graphs")
         if plan.memory_limit is not None and ROOM * plan.memory.total > plan.memory_limit:
             yield Message("graphs-tight", wanted=gigabytes(int(ROOM * plan.memory.total)))
-    elif plan.variables.cuda_graphs == "auto" and graphs_pay(
-        config, plan.variables, layout, plan.device, plan.memory.total, plan.memory_limit
-    ):
+    elif plan.variables.cuda_graphs == "auto" and _graphs_pay(plan):
         yield Message("graphs-pay")
     if trained_logits(plan):
         yield Message("trained-logits")
@@ -110,6 +108,12 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("kv-heads-shared", groups=plan.model.num_query_groups)
     if config.pr == "fp16" and plan.device == "cpu":
         yield Message("fp16-slow")
+
+
+def _graphs_pay(plan: Plan) -> bool:
+    gpu = plan.gpu.name if plan.gpu else None
+    planned, limit = plan.memory.total, plan.memory_limit
+    return graphs_pay(plan.config, plan.variables, plan.layout, plan.device, gpu, planned, limit)
 
 
 def _data_notes(plan: Plan) -> Iterator[Message]:

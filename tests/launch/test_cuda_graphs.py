@@ -54,6 +54,8 @@ def test_fp8_only_says_that_they_pay(planned: Callable[..., Plan]) -> None:
         {"TP": "1", "SP": "false"},
         {"PP": "2", "TP": "1", "SP": "false"},
         {"CP": "2", "TP": "1", "SP": "false", "GLOBAL_BATCH_SIZE": "8"},
+        {"SP": "false"},
+        {"MP_ATTENTION_BACKEND": "unfused", "MP_ALLOW_UNFUSED_ATTENTION": "1"},
         {"AC": "full"},
         {"PR": "fp8", "MP_FP8_RECIPE": "delayed"},
         {"OPTIMIZER_OFFLOAD": "static"},
@@ -72,6 +74,14 @@ def test_not_taken_where_they_were_not_tried(planned: Callable[..., Plan], chang
     plan = planned(**changes)
     assert not plan.cuda_graphs and "graphs-pay" not in {note.code for note in plan.notes}
     assert "--cuda-graph-impl" not in megatron_argv(plan)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA A100-SXM4-80GB", "NVIDIA B200", "NVIDIA L40S", "NVIDIA H100 NVL"])
+def test_not_taken_on_gpus_that_never_ran_them(plan_on_gpus: Callable[..., Plan], name: str) -> None:
+    """A slower one waits less for the host, and a graph takes its memory all the same; `layers` has them."""
+    other = H200S | {"name": name}
+    assert not plan_on_gpus(other, **TP2).cuda_graphs
+    assert plan_on_gpus(other, **TP2, MP_CUDA_GRAPHS="layers").cuda_graphs
 
 
 def test_flags_that_reach_no_layer_leave_them(planned: Callable[..., Plan]) -> None:
