@@ -282,7 +282,7 @@ def staged(
     prefix = f".{target.name}.partial-"
     with _locked(target.parent):
         _remove_leftovers(target.parent, prefix)
-        path = target.parent / f"{prefix}{os.getpid()}"
+        path = target.parent / f"{prefix}{os.getpid()}-{os.urandom(3).hex()}"  # containers have the same process ids
         path.mkdir()
         building = contextlib.ExitStack()
         building.enter_context(_locked(path))

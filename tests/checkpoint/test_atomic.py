@@ -102,6 +102,24 @@ def test_a_link_to_a_folder_stays_a_link(sources: tuple[Path, Path], tmp_path: P
     assert leftovers(tmp_path) == leftovers(disk.parent) == []
 
 
+def test_what_another_command_wrote_meanwhile_stays(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two models to one folder: the second to end replaced the first's checkpoint, and nobody had said --overwrite."""
+    target, finish = tmp_path / "target", Verification.finish
+
+    def meanwhile(verification: Verification) -> int:
+        monkeypatch.setattr(Verification, "finish", finish)
+        assert main(["--source", str(sources[1]), "--output-path", str(target)]) == 0
+        return finish(verification)
+
+    monkeypatch.setattr(Verification, "finish", meanwhile)
+    assert main(["--source", str(sources[0]), "--output-path", str(target)]) == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert json.loads((target / "manifest.json").read_text())["precision"] == "fp16" and verify(target) > 0
+    assert leftovers(tmp_path) == []
+
+
 @pytest.mark.parametrize("kind", ["hugging face", "megatron"])
 def test_a_source_that_is_written_to_is_refused(
     sources: tuple[Path, Path],

@@ -11,6 +11,7 @@ from megatron_patch.checkpoint.converter.job import AS_TYPED, Job, cast_notes, s
 from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
+from megatron_patch.checkpoint.store import check_target
 from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.messages import Message, at, say
 from megatron_patch.common.progress import WorkBar
@@ -68,6 +69,7 @@ def _convert(job: Job, verification: Verification) -> float:
     def before_publishing() -> None:
         verification.finish()
         _see_unchanged(job, before)
+        _see_target_free(job)
 
     reader = open_megatron(job.iteration, tied=job.model.tie_embeddings) if job.iteration else None
     conversion = Conversion(
@@ -112,6 +114,16 @@ def _see_unchanged(job: Job, before: dict[Path, tuple[int, int]]) -> None:
     changed = sorted(file for file in before if after.get(file) != before[file])
     if changed:
         raise CheckpointError.of([at(file, "source-changed") for file in changed])
+
+
+def _see_target_free(job: Job) -> None:
+    """Another command may have written the same folder meanwhile: only --overwrite replaces it.
+
+    Raises:
+        CheckpointError: it is not as it may be.
+    """
+    if problems := check_target(job.options.target, overwrite=job.options.overwrite, sources=[]):
+        raise CheckpointError.of(problems)
 
 
 def _settle_precision(job: Job, reader: MegatronReader | None) -> str:
