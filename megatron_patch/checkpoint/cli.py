@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_patch.checkpoint.configuration import find_configuration, own_configuration
@@ -43,12 +46,34 @@ def main(argv: Sequence[str]) -> int:
             if options.dry_run:
                 _dry_run(job)
                 return 0
-            return _run(job)
+            with _cleaning_up():
+                return _run(job)
         except CheckpointError as error:
             raise refusal(error, options) from None
     except Usage as usage:
         print(usage, file=sys.stderr if usage.status else sys.stdout)
         return usage.status
+
+
+@contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Let a signal that ends this process, as Slurm and Kubernetes send it, remove what is half-written.
+
+    Without it a folder of the model's size lies there until somebody converts to the same target again.
+    """
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    mine = threading.current_thread() is threading.main_thread()
+    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if mine and signal.getsignal(one) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _folder_of(words: Sequence[str]) -> Path:

@@ -102,6 +102,27 @@ def test_a_link_to_a_folder_stays_a_link(sources: tuple[Path, Path], tmp_path: P
     assert leftovers(tmp_path) == leftovers(disk.parent) == []
 
 
+@pytest.mark.parametrize("workers", ["1", "34"])
+def test_a_signal_leaves_nothing(sources: tuple[Path, Path], tmp_path: Path, workers: str) -> None:
+    """Slurm's and Kubernetes' SIGTERM left a hidden folder of the model's size."""
+    program = f"""
+import sys, time; sys.path.insert(0, {str(ROOT)!r})
+from megatron_patch.checkpoint.cli import main
+from megatron_patch.checkpoint.manifest import Verification
+Verification.finish = lambda self: print("all but done", flush=True) or time.sleep(600)
+sys.exit(main(sys.argv[1:]))
+"""
+    words = ["--source", str(sources[0]), "--output-path", str(tmp_path / "target"), "--workers", workers]
+    with subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("all but done\n", ""):
+            pass
+        assert len(leftovers(tmp_path)) == 1
+        process.terminate()
+        assert process.wait(60) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_another_command_wrote_meanwhile_stays(
     sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
