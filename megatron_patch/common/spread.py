@@ -12,8 +12,9 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, ClassVar, NamedTuple
@@ -161,9 +162,10 @@ class _Crew:
         try:
             _Crew.running = self
             for part in left:
-                connection, pid = _fork(self.work, self.threads)
-                child = _Child(pid=pid, connection=connection, free=self.threads, part=part)
-                self.children.append(child)
+                with _signals_afterwards():
+                    connection, pid = _fork(self.work, self.threads)
+                    child = _Child(pid=pid, connection=connection, free=self.threads, part=part)
+                    self.children.append(child)
                 self._ask(child)
             while any(child.free < self.threads for child in self.children):
                 ready = wait([child.connection for child in self.children])
@@ -238,12 +240,31 @@ def _fork(work: Callable[[int], object], threads: int) -> tuple[Connection, int]
             end_with_parent(signal.SIGKILL, parent)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its children
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             _Crew.running, Relay.home = None, _Home(theirs)
             _serve(work, threads, Relay.home)
         finally:
             os._exit(0)
     theirs.close()
     return ours, pid
+
+
+@contextmanager
+def _signals_afterwards() -> Iterator[None]:
+    """Have signals answered when a process is forked and known: what their handlers raise in the calls that modules
+    have registered for forks, as logging has, Python ignores, and Ctrl-C was lost."""
+    came = list[int]()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    for one in came:
+        signal.raise_signal(one)
 
 
 def _serve(work: Callable[[int], object], threads: int, home: _Home) -> None:

@@ -197,3 +197,19 @@ def wait_until(there: Callable[[], bool]) -> None:
     while not there():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_ctrl_c_in_a_fork_is_not_lost() -> None:
+    """Python ignores what is raised in calls that modules have registered for forks: the work went on to its end."""
+    program = f"""
+import os, signal, sys; sys.path.insert(0, {str(ROOT)!r})
+from megatron_patch.common.machine import children_of
+from megatron_patch.common.spread import spread
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+try:
+    spread(lambda task: task, range(100), 20)
+except KeyboardInterrupt:
+    print("interrupted", len(children_of(os.getpid())))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted 0\n", "")
