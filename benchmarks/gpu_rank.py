@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,23 +146,31 @@ def _timed(function: Any, name: str, measured: dict[str, Any]) -> Any:
     return timed
 
 
-def profile_step(iteration: int, report: Path) -> None:
-    """Record the kernels of one training step (counted from 1): a table, and a trace for a picture."""
+def at_step(iteration: int, watch: Callable[[Callable[[], Any]], Any]) -> None:
+    """Have one training step (counted from 1) run by `watch`, which gets it as a function and returns its result."""
     import megatron.training.training as training
-    from torch.profiler import ProfilerActivity, profile
 
     original, calls = training.train_step, [0]
 
     def train_step(*args: Any, **kwargs: Any) -> Any:
         calls[0] += 1
-        if calls[0] != iteration:
-            return original(*args, **kwargs)
+        step = functools.partial(original, *args, **kwargs)
+        return watch(step) if calls[0] == iteration else step()
+
+    training.train_step = train_step
+
+
+def profile_step(iteration: int, report: Path) -> None:
+    """Record the kernels of one training step: a table, and a trace for a picture."""
+    from torch.profiler import ProfilerActivity, profile
+
+    def watch(step: Callable[[], Any]) -> Any:
         import torch
 
         torch.cuda.synchronize()
         begin = time.perf_counter()
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            result = original(*args, **kwargs)
+            result = step()
             torch.cuda.synchronize()
         wall = time.perf_counter() - begin
         name = f"{report.with_suffix('')}-rank{os.environ['RANK']}"
@@ -170,29 +179,22 @@ def profile_step(iteration: int, report: Path) -> None:
             profiler.export_chrome_trace(f"{name}.trace.json.gz")
         return result
 
-    training.train_step = train_step
+    at_step(iteration, watch)
 
 
 def sample_host(iteration: int, report: Path) -> None:
-    """Write where Python was during one training step (counted from 1)."""
-    import megatron.training.training as training
-
+    """Write where Python was during one training step."""
     from benchmarks.host_samples import HostSamples
 
-    original, calls = training.train_step, [0]
-
-    def train_step(*args: Any, **kwargs: Any) -> Any:
-        calls[0] += 1
-        if calls[0] != iteration:
-            return original(*args, **kwargs)
+    def watch(step: Callable[[], Any]) -> Any:
         samples = HostSamples()
         samples.start()
         try:
-            return original(*args, **kwargs)
+            return step()
         finally:
             report.with_suffix(".host.txt").write_text(samples.stop())
 
-    training.train_step = train_step
+    at_step(iteration, watch)
 
 
 def _write_profile(profiler: Any, wall: float, path: Path) -> None:
