@@ -25,6 +25,7 @@ from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
 from megatron_patch.common import tools
 from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.messages import Message, localized, say
+from megatron_patch.common.signals import handled_by
 
 PROBE_BYTES = 256 << 20
 """Written and removed to measure the disk."""
@@ -67,13 +68,8 @@ def _cleaning_up() -> Iterator[None]:
 
     mine = threading.current_thread() is threading.main_thread()
     numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if mine and signal.getsignal(one) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, end)
-    try:
+    with handled_by(end, numbers):
         yield
-    finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
 
 
 def _folder_of(words: Sequence[str]) -> Path:

@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.parent import end_with_parent
+from megatron_patch.common.signals import handled_by
 from megatron_patch.common.threads import one_torch_thread, started_pool
 
 THREADS_EACH = 16
@@ -254,15 +255,9 @@ def _signals_afterwards() -> Iterator[None]:
     """Have signals answered when a process is forked and known: what their handlers raise in the calls that modules
     have registered for forks, as logging has, Python ignores, and Ctrl-C was lost."""
     came = list[int]()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
-    for number in ours:
-        signal.signal(number, lambda number, frame: came.append(number))
-    try:
+    ours = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
+    with handled_by(lambda number, _: came.append(number), ours):
         yield
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
     for one in came:
         signal.raise_signal(one)
 

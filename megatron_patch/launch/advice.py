@@ -106,7 +106,9 @@ def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
     changed = fitted(changed, layout)
     changed = fitted(changed, in_chunks(changed, choose_chunks(changed)) or layout)
     gpu = plan.gpu.name if plan.gpu else None
-    graphs = takes_graphs(config, plan.variables, layout, plan.device, gpu, changed.memory.total, limit)
+    graphs = takes_graphs(
+        config, plan.variables, layout, plan.device, gpu=gpu, planned=changed.memory.total, limit=limit
+    )
     return replace(changed, cuda_graphs=graphs)
 
 

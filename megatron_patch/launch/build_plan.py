@@ -74,7 +74,9 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         gradient_bf16=fit.precision.gradient == 2,
         offload_fraction=fit.offload_fraction,
         tp_overlap=overlap,
-        cuda_graphs=takes_graphs(config, variables, layout, device, gpu.name if gpu else None, fit.memory.total, limit),
+        cuda_graphs=takes_graphs(
+            config, variables, layout, device, gpu=gpu.name if gpu else None, planned=fit.memory.total, limit=limit
+        ),
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
@@ -238,9 +240,15 @@ def overlap_of(
 
 
 def takes_graphs(
-    config: RunConfig, variables: Variables, layout: Layout, device: str, gpu: str | None, planned: int,
+    config: RunConfig,
+    variables: Variables,
+    layout: Layout,
+    device: str,
+    *,
+    gpu: str | None,
+    planned: int,
     limit: int | None,
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether layers are replayed as CUDA graphs.
 
     Args:
@@ -248,14 +256,20 @@ def takes_graphs(
         planned: bytes of a rank.
         limit: bytes that it may take; None where nothing is known.
     """
-    paying = graphs_pay(config, variables, layout, device, gpu, planned, limit)
+    paying = graphs_pay(config, variables, layout, device, gpu=gpu, planned=planned, limit=limit)
     return cuda_graphs.are_taken(variables.cuda_graphs, config.pr, paying=paying)
 
 
 def graphs_pay(
-    config: RunConfig, variables: Variables, layout: Layout, device: str, gpu: str | None, planned: int,
+    config: RunConfig,
+    variables: Variables,
+    layout: Layout,
+    device: str,
+    *,
+    gpu: str | None,
+    planned: int,
     limit: int | None,
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether CUDA graphs of layers are possible, take less time, and fit."""
     found = cuda_graphs.obstacle(
         device=device,

@@ -80,9 +80,10 @@ def obstacle(
 
 
 def were_tried_on(gpu: str | None) -> bool:
-    """Whether steps with them were measured on a GPU of this name; true where none is known.
+    """Whether steps with them were measured on a GPU of this kind; true where none is known.
 
-    A slower GPU waits less for the host, or not at all, and a graph's memory is the same.
+    They were on H200s, and are taken for the H100, which has the same multiprocessors: there they have not run. A
+    slower GPU waits less for the host, or not at all, and a graph's memory is the same.
     """
     kind = kind_of(gpu) if gpu is not None else None
     return gpu is None or (kind is not None and kind.measured)

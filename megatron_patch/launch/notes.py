@@ -111,9 +111,10 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
 
 
 def _graphs_pay(plan: Plan) -> bool:
-    gpu = plan.gpu.name if plan.gpu else None
-    planned, limit = plan.memory.total, plan.memory_limit
-    return graphs_pay(plan.config, plan.variables, plan.layout, plan.device, gpu, planned, limit)
+    gpu, planned = plan.gpu.name if plan.gpu else None, plan.memory.total
+    return graphs_pay(
+        plan.config, plan.variables, plan.layout, plan.device, gpu=gpu, planned=planned, limit=plan.memory_limit
+    )
 
 
 def _data_notes(plan: Plan) -> Iterator[Message]:

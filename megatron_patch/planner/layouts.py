@@ -193,7 +193,9 @@ def predict(job: TrainingJob, candidate: Candidate) -> Prediction:
         gradient_bytes=fit.precision.gradient,
         recompute={"false": "none"}.get(candidate.ac, candidate.ac),
         tp_overlap=overlap is not None,
-        cuda_graphs=takes_graphs(config, variables, candidate.layout, "cuda", job.kind.name, fit.memory.total, limit),
+        cuda_graphs=takes_graphs(
+            config, variables, candidate.layout, "cuda", gpu=job.kind.name, planned=fit.memory.total, limit=limit
+        ),
         adam_bytes=fit.precision.adam.bytes,
     )
     return Prediction(

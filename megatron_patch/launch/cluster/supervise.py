@@ -20,6 +20,7 @@ from typing import Any
 
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import Message, as_json, localized, say
+from megatron_patch.common.signals import handled_by
 from megatron_patch.launch.cluster.connection import PeerError
 from megatron_patch.launch.cluster.rendezvous import Peer, RendezvousError, interface, meet, received, this_node
 from megatron_patch.launch.command import Command
@@ -82,19 +83,8 @@ def _ended_by_signals() -> Iterator[None]:
         sys.exit(STOPPED + number)
 
     heard = [number for number in ASKS if signal.getsignal(number) != signal.SIG_IGN]  # nohup's stay ignored
-    with _handled_by(end, heard):
+    with handled_by(end, heard):
         yield
-
-
-@contextlib.contextmanager
-def _handled_by(handler: Callable[[int, object], None], numbers: Sequence[int]) -> Iterator[None]:
-    """These signals, until the end of the block; then as before."""
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
 
 
 def _record(write: Callable[[], int], plan: Plan, peers: Sequence[Peer]) -> int:
@@ -215,7 +205,7 @@ class Supervisor:
             self._heard.append(number)
 
         heard = [number for number in ASKS if number == signal.SIGUSR1 or signal.getsignal(number) != signal.SIG_IGN]
-        with _handled_by(note, heard):
+        with handled_by(note, heard):
             yield
 
     def _pass_on(self, child: subprocess.Popen[bytes]) -> None:
