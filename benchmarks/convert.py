@@ -12,8 +12,12 @@ seconds hardly depend on what else the machine does; wall seconds do.
 --against TREE measures another checkout in turn with this one. --trace does each conversion once more and shows where
 the threads of its first process were, and in time how many cores all its processes used. --touch GB writes and frees as
 much of the folder first: a virtual machine may get its memory only when it is first written to, which takes longer than
-the conversion. --set NAME=VALUE changes a constant of this checkout, to see what another would do: what a thread holds
-(sources.CHUNK_BYTES=4194304), threads of a process (spread.THREADS_EACH=8).
+the conversion. On many cores `cp` is no measure, being one process: --plain has as many processes as workers read, hash
+and write the same bytes and do nothing else (plain_copy.py), which is what the cores and the memory allow.
+
+--set NAME=VALUE[,NAME=VALUE] changes constants of this checkout, to see what others would do: what a thread holds
+(sources.CHUNK_BYTES=4194304), threads of a process (spread.THREADS_EACH=8). Each further --set is measured in turn with
+the first; `--set ""` leaves all as they are.
 """
 
 from __future__ import annotations
@@ -87,6 +91,8 @@ for line in sys.stdin:
 """
 """Imports once; for each line of words and whether to trace: forks, says its id, waits for a line, converts."""
 GIB = 1 << 30
+COPIED, HASHED = "cp -r; sync", "read, SHA-256, write"
+"""Steps that conversion is held against."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +153,14 @@ def copy(source: Path, target: Path) -> Measured:
     return Measured(seconds=seconds, cpu_seconds=cpu_after - cpu, system_seconds=system_after - system)
 
 
+def plain_copy(source: Path, target: Path, processes: int, *words: str) -> Measured:
+    """Processes that only copy, with SHA-256 or without."""
+    script = Path(__file__).with_name("plain_copy.py")
+    run = [sys.executable, str(script), str(source), str(target), "--processes", str(processes), *words]
+    seconds, cpu = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+    return Measured(seconds=float(seconds), cpu_seconds=float(cpu))
+
+
 class Converter:
     """A checkout's converter, imported once."""
 
@@ -202,6 +216,7 @@ class Work:
     rounds: int
     warm: bool
     copy: bool
+    plain: bool
     trace: bool
 
     def measure(self, converter: Converter, workers: int | None) -> dict[str, list[Measured]]:
@@ -211,7 +226,7 @@ class Work:
         to_megatron = ("--source", str(hf), "--output-path", str(megatron), *threads)
         to_hf = ("--source", str(megatron), "--output-path", str(back), *threads)
         steps: dict[str, tuple[Path, Path, Callable[[bool], Measured]]] = {
-            "cp -r; sync": (hf, copied, lambda trace: copy(hf, copied)),
+            COPIED: (hf, copied, lambda trace: copy(hf, copied)),
             "HF -> Megatron": (hf, megatron, lambda trace: converter.convert(*to_megatron, trace=trace)),
             "Megatron -> HF, not verified": (
                 megatron, back, lambda trace: converter.convert(*to_hf, "--no-verify", trace=trace)
@@ -219,7 +234,14 @@ class Work:
             "Megatron -> HF": (megatron, back, lambda trace: converter.convert(*to_hf, trace=trace)),
         }  # fmt: skip
         if not self.copy:
-            del steps["cp -r; sync"]
+            del steps[COPIED]
+        if self.plain:
+            processes = workers or default_workers()
+            steps = {
+                "read and write": (hf, copied, lambda trace: plain_copy(hf, copied, processes, "--no-hash")),
+                HASHED: (hf, copied, lambda trace: plain_copy(hf, copied, processes)),
+                **steps,
+            }
         found: dict[str, list[Measured]] = {name: [] for name in steps}
         for number in range(self.rounds + self.trace):
             for name, (source, target, step) in steps.items():
@@ -260,8 +282,9 @@ def main() -> None:
     )
     parser.add_argument("--against", type=Path, metavar="TREE", help="another checkout, measured in turn with this")
     parser.add_argument("--trace", action="store_true", help="show where the threads of each conversion are")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="another value of a constant")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="other values of constants")
     parser.add_argument("--no-copy", action="store_true", help="leave out `cp -r`")
+    parser.add_argument("--plain", action="store_true", help="against as many processes that only read, hash and write")
     parser.add_argument("--touch", type=int, default=0, metavar="GB", help="write and free as much first")
     args = parser.parse_args()
     shape = model_of_size(args.size)
@@ -274,8 +297,12 @@ def main() -> None:
     nbytes = shape.num_parameters() * 2
     with tempfile.TemporaryDirectory(dir=args.folder, prefix="convert-") as name:
         folder = Path(name)
-        trees = {"": ROOT} | ({"against: ": args.against.resolve()} if args.against else {})
-        converters = {name: Converter(tree, [] if name else args.set) for name, tree in trees.items()}
+        converters = {
+            f"{words}; " if words else "": Converter(ROOT, words.split(",") if words else [])
+            for words in args.set or [""]
+        }
+        if args.against:
+            converters["against: "] = Converter(args.against.resolve(), [])
         began = time.monotonic()
         touch(folder, args.touch)
         touched = time.monotonic() - began
@@ -288,9 +315,12 @@ def main() -> None:
         imports = max(converter.wait() for converter in converters.values())
         cores = len(os.sched_getaffinity(0))
         print(f"load before: {os.getloadavg()[0]:.1f} on {cores} cores; imports {imports:.1f} s", flush=True)
-        work = Work(folder=folder, rounds=args.rounds, warm=args.warm, copy=not args.no_copy, trace=args.trace)
+        work = Work(
+            folder=folder, rounds=args.rounds, warm=args.warm, copy=not args.no_copy, plain=args.plain, trace=args.trace
+        )
         for workers in args.workers or [None]:
-            for name, converter in converters.items():
+            for number, (name, converter) in enumerate(converters.items()):
+                work = replace(work, plain=args.plain and number == 0)
                 print(f"{name}workers: {workers or 'default'}", flush=True)
                 print(table(work.measure(converter, workers), nbytes), flush=True)
         for converter in converters.values():
@@ -303,12 +333,12 @@ def _medians(runs: list[Measured]) -> tuple[float, float]:
 
 
 def table(found: dict[str, list[Measured]], nbytes: int) -> str:
-    """Medians of each step, and how many times those of a plain copy they are.
+    """Medians of each step, and how many times those of the step that they are held against they are.
 
     Args:
         nbytes: of the weights.
     """
-    copied = found.get("cp -r; sync")
+    copied = found.get(HASHED) or found.get(COPIED)
     plain, plain_cpu = _medians(copied) if copied else (math.nan, math.nan)
     lines = [f"{'':29}  wall s   GB/s  to copy   CPU s  system  to copy  peak anonymous   wall of each round"]
     for step, runs in found.items():

@@ -7,6 +7,7 @@ to, or for its memory map, in rwsem_down_*.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -23,6 +24,10 @@ class _Look(NamedTuple):
     when: float
     ran: dict[str, int]
     """Nanoseconds on a core so far, by thread."""
+    ready: dict[str, int]
+    """Nanoseconds in which a thread would have run, had a core been free."""
+    stolen: float
+    """Seconds of all cores that the machine under this virtual one gave to others, so far."""
     waits: Counter[str]
     """Threads that are not on a core, by the kernel's function that they are in."""
 
@@ -35,17 +40,17 @@ class CoreSamples:
 
     def look(self, pid: int) -> None:
         """At a process and those that it has forked."""
-        ran: dict[str, int] = {}
+        ran, ready = dict[str, int](), dict[str, int]()
         waits: Counter[str] = Counter()
         for process in (pid, *children_of(pid)):
             for task in Path(f"/proc/{process}/task").glob("*"):
                 try:
-                    ran[task.name] = int((task / "schedstat").read_text().split()[0])
+                    ran[task.name], ready[task.name], _ = map(int, (task / "schedstat").read_text().split())
                     if (where := (task / "wchan").read_text()) != "0":  # of one that runs, or wants to
                         waits[where] += 1
-                except (OSError, IndexError):  # it has ended
+                except (OSError, ValueError):  # it has ended
                     continue
-        self._looks.append(_Look(time.monotonic(), ran, waits))
+        self._looks.append(_Look(time.monotonic(), ran, ready, stolen(), waits))
 
     def report(self) -> str:
         """What was seen, for a screen."""
@@ -53,13 +58,26 @@ class CoreSamples:
             return "  too short"
         began, ended = self._looks[0].when, self._looks[-1].when
         step = (ended - began) / PARTS
-        used, waits = [0.0] * PARTS, defaultdict[str, float](float)
+        used, waits, ready = [0.0] * PARTS, defaultdict[str, float](float), 0.0
         for before, after in pairwise(self._looks):
-            spent = sum(ran - before.ran.get(task, 0) for task, ran in after.ran.items()) / 1e9
+            spent = _grown(before.ran, after.ran)
+            ready += _grown(before.ready, after.ready)
             used[min(PARTS - 1, int((before.when - began) / step))] += spent
             for where, count in after.waits.items():
                 waits[where] += count * (after.when - before.when)
         cores = " ".join(f"{spent / step:.0f}" for spent in used)
         most = sorted(waits.items(), key=lambda wait: -wait[1])[:8]
         slept = ", ".join(f"{seconds:.2f} {where}" for where, seconds in most)
-        return f"  cores in use, each {step * 1000:.0f} ms: {cores}\n  thread s not on a core: {slept}"
+        lost = f"{ready:.2f} ready without a core, {self._looks[-1].stolen - self._looks[0].stolen:.2f} stolen"
+        return f"  cores in use, each {step * 1000:.0f} ms: {cores}\n  thread s not on a core: {slept}\n  {lost}"
+
+
+def _grown(before: dict[str, int], after: dict[str, int]) -> float:
+    """Seconds, over all threads."""
+    return sum(now - before.get(task, 0) for task, now in after.items()) / 1e9
+
+
+def stolen() -> float:
+    """Seconds of all cores, since the start, in which this virtual machine had something to do and no core."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK")

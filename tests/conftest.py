@@ -17,13 +17,15 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
 OTHERS = ("MP_", "SLURM_", "PET_", "TORCHELASTIC_", "NCCL_", "WANDB_", "LC_")
-"""Beginnings of variables that no test may find, but MP_TEST_."""
+"""Beginnings of variables that no test may find."""
+KEPT = ("MP_TEST_", "NCCL_NVLS_ENABLE")
+"""But these: where a machine's owner has switched NVLink multicast off, it stays off."""
 TAKEN_AWAY = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "KUBERNETES_SERVICE_HOST"),
     *("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "LANGUAGE", "HF_TOKEN", "HF_ENDPOINT"),
 )
 for name in list(os.environ):
-    if (name.startswith(OTHERS) and not name.startswith("MP_TEST_")) or name in TAKEN_AWAY:
+    if (name.startswith(OTHERS) and not name.startswith(KEPT)) or name in TAKEN_AWAY:
         del os.environ[name]
 os.environ["LANG"] = "C.UTF-8"
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):

@@ -7,13 +7,13 @@ in a checkpoint and its place in the whole. So this knows nothing of TP, PP or V
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from megatron_patch.backend.gpu_threads import pool_on_this_gpu
 from megatron_patch.checkpoint.converter.convert import same_when_tied
 from megatron_patch.checkpoint.errors import CheckpointError, sizes
 from megatron_patch.checkpoint.formats.hf_folder import open_hf_folder
@@ -105,10 +105,10 @@ def _stored(data: torch.Tensor) -> torch.dtype:
 
 
 def _fill_all(blocks: list[_Block], makers: dict[torch.dtype, BlockMaker]) -> None:
-    """Several blocks at a time; each of their operations takes one core."""
+    """Several blocks at a time; each of their operations takes one core. Threads have this GPU, not the first one."""
     cores = torch.get_num_threads()
     torch.set_num_threads(1)  # threads that begin from here on take it over
-    pool = ThreadPoolExecutor(max(2, min(cores, THREADS)))
+    pool = pool_on_this_gpu(max(2, min(cores, THREADS)))
     try:
         for _ in pool.map(partial(_fill, makers), blocks):
             pass
@@ -121,7 +121,5 @@ def _fill_all(blocks: list[_Block], makers: dict[torch.dtype, BlockMaker]) -> No
 def _fill(makers: dict[torch.dtype, BlockMaker], block: _Block) -> None:
     """Copy this rank's rows and columns. Rows beyond the vocabulary become zero."""
     part, tensor, row, column = block
-    if part.is_cuda:
-        torch.cuda.set_device(part.device)  # a new thread would make a context on the first GPU
     made = makers[_stored(part)].make([(tensor, row)], part.shape[0], (part.shape[0], *tensor.row_shape))
     part.copy_(made if column is None else made[:, column : column + part.shape[1]])

@@ -68,7 +68,7 @@ def test_held_contents_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
         tensors = [content.weights, content.low] if isinstance(content, Remainders) else [content]
         with torch.no_grad():
             [tensor.zero_() for tensor in tensors if isinstance(tensor, torch.Tensor)]
-    copies = host_copies.Copier().copy(held, 0, None, lambda: None)  # type: ignore[arg-type]
+    copies = host_copies.Copier().copy(held, None, lambda: None)  # type: ignore[arg-type]
     after = [make() for items in copies for _, make in items]
     assert after[3] is contents[3]
     assert all(torch.equal(after[number], before[number]) for number in (0, 1, 2, 4))
@@ -107,7 +107,7 @@ def test_the_optimizer_waits_for_what_is_not_held_alone(monkeypatch: pytest.Monk
         return original(self, item, content, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(host_copies.Copier, "_copy", copy)
-    host_copies.Copier().copy(files, 0, None, may_change.set)  # type: ignore[arg-type]
+    host_copies.Copier().copy(files, None, may_change.set)  # type: ignore[arg-type]
     assert sorted(order) == [0, 1, 2] and order[-1] == 2
 
 

@@ -25,7 +25,7 @@ def test_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def copied() -> list[object]:
         files = [[(SimpleNamespace(index=number), content) for number, content in enumerate(contents)]]
-        ((items),) = copier.copy(files, 0, None, lambda: None)  # type: ignore[arg-type]
+        ((items),) = copier.copy(files, None, lambda: None)  # type: ignore[arg-type]
         return [make() for _, make in items]
 
     first = copied()

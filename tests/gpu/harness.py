@@ -35,6 +35,8 @@ def launch(
     environ = os.environ | (EXACT if exact else {}) | {"OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
     if "--fine-grained-activation-offloading" in flags:
         environ |= {"NVTE_CPU_OFFLOAD_V1": "1"}  # Megatron asserts it
+    if "--cuda-graph-impl" in flags:
+        environ |= {"NCCL_GRAPH_REGISTER": "0"}  # as launch/command.py
     environ |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1" if one_queue else "32"}
     return Run.of([*torchrun, *rendezvous, str(SCRIPT), *flags], environ, output, timeout)
 

@@ -28,7 +28,7 @@ def test_held_copies() -> None:
         ready = torch.cuda.current_stream().record_event()
         for tensor in (halves.weights, halves.low, moments):
             tensor.zero_()
-        copies = copier.copy(files, torch.cuda.current_device(), ready, lambda: None)
+        copies = copier.copy(files, ready, lambda: None)
         del files
         GPU_MEMORY.give_back()
         assert GPU_MEMORY.step_peak()[0] < before

@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.gpu_memory import GPU_MEMORY
+from megatron_patch.backend.gpu_threads import pool_on_this_gpu
 from megatron_patch.backend.patching import BackendError, replace, wrap
 from megatron_patch.backend.saving.dcp_writer import note_checksums, without_crc32, write_items
 from megatron_patch.backend.saving.errors import StuckSave
@@ -157,7 +157,8 @@ class Save:
 
     def _run(self, device: int, ready: torch.cuda.Event) -> None:
         try:
-            copies = self._copies(device, ready)
+            torch.cuda.set_device(device)
+            copies = self._copies(ready)
             self._times.copied = time.monotonic()
             self._write(copies, self._note)
             self._note("naming it")
@@ -172,10 +173,10 @@ class Save:
         finally:
             self.copied.set()
 
-    def _copies(self, device: int, ready: torch.cuda.Event) -> list[list[tuple[Any, Callable[[], Content]]]]:
+    def _copies(self, ready: torch.cuda.Event) -> list[list[tuple[Any, Callable[[], Content]]]]:
         files, self._files = self._files, []  # nobody else has what is held on the GPU
         try:
-            return _copier().copy(files, device, ready, self.copied.set)
+            return _copier().copy(files, ready, self.copied.set)
         finally:
             del files
             GPU_MEMORY.give_back()
@@ -184,7 +185,7 @@ class Save:
         rank = torch.distributed.get_rank()
         results: Any
         try:
-            with without_crc32(), ThreadPoolExecutor(FILES) as pool:
+            with without_crc32(), pool_on_this_gpu(FILES) as pool:
                 jobs = [
                     pool.submit(_write_file, self._folder / f"__{rank}_{number}.distcp", items, note)
                     for number, items in enumerate(files)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint import FileSystemReader
 
+from megatron_patch.backend.gpu_threads import pool_on_this_gpu
 from megatron_patch.backend.patching import wrap
 from megatron_patch.backend.saving.dcp_writer import item_name
 from megatron_patch.backend.saving.errors import DamagedCheckpoint, UnloadableCheckpoint
@@ -33,7 +33,7 @@ def read_in_threads() -> None:
         for item in plan.items:
             place = self.storage_data[item.storage_index]
             chunks.setdefault((place.relative_path, place.offset), []).append(item)
-        pool = ThreadPoolExecutor(max(1, min(MOST_READERS, own_cores())))
+        pool = pool_on_this_gpu(max(1, min(MOST_READERS, own_cores())))
 
         def read(items: list[Any]) -> None:
             _verify(self, items[0])

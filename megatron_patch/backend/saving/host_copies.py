@@ -6,12 +6,13 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from typing import Any
 
 import numpy as np
 import torch
 
+from megatron_patch.backend.gpu_threads import pool_on_this_gpu
 from megatron_patch.backend.saving.gpu_copies import Content, Files, Held, values_of
 from megatron_patch.backend.saving.optimizer_shards import Remainders
 from megatron_patch.common.threads import own_cores
@@ -23,15 +24,15 @@ PIECE_BYTES = 32 << 20
 
 
 class Copier:
-    """Copies to RAM, and keeps that RAM for the next checkpoint."""
+    """Copies to RAM from the GPU of the thread that makes it, and keeps that RAM for the next checkpoint."""
 
     def __init__(self) -> None:
         self._rooms: dict[Any, torch.Tensor] = {}
         self._pinned = threading.local()
-        self._threads = ThreadPoolExecutor(max(1, min(MOST_COPIERS, own_cores() // 2)))
+        self._threads = pool_on_this_gpu(max(1, min(MOST_COPIERS, own_cores() // 2)))
 
     def copy(
-        self, files: Files, device: int, ready: torch.cuda.Event, may_change: Callable[[], None]
+        self, files: Files, ready: torch.cuda.Event, may_change: Callable[[], None]
     ) -> list[list[tuple[Any, Callable[[], Content]]]]:
         """Copies of all contents.
 
@@ -40,17 +41,17 @@ class Copier:
             may_change: called when what is not Held has been copied; that comes first.
         """
         pairs = sorted((pair for items in files for pair in items), key=lambda pair: isinstance(pair[1], Held))
-        jobs = {item.index: self._threads.submit(self._copy, item, content, device, ready) for item, content in pairs}
+        jobs = {item.index: self._threads.submit(self._copy, item, content, ready) for item, content in pairs}
         wait(jobs[item.index] for item, content in pairs if not isinstance(content, Held))
         may_change()
         return [[(item, constant(jobs[item.index].result())) for item, _ in items] for items in files]
 
-    def _copy(self, item: Any, content: Content, device: int, ready: torch.cuda.Event) -> Content:
+    def _copy(self, item: Any, content: Content, ready: torch.cuda.Event) -> Content:
         if isinstance(content, Held):
             content = content.content
         if not isinstance(content, (torch.Tensor, Remainders)):
             return content
-        with self._stream(device, ready):
+        with self._stream(ready):
             if isinstance(content, Remainders):
                 shape, dtype, where = content.low.shape, torch.float32, content.low.device.type
                 parts = content.flat_parts(PIECE_BYTES // dtype.itemsize)
@@ -77,8 +78,7 @@ class Copier:
         return room
 
     @contextlib.contextmanager
-    def _stream(self, device: int, ready: torch.cuda.Event) -> Iterator[None]:
-        torch.cuda.set_device(device)
+    def _stream(self, ready: torch.cuda.Event) -> Iterator[None]:
         if not hasattr(self._pinned, "stream"):
             self._pinned.stream = torch.cuda.Stream()
         self._pinned.stream.wait_event(ready)
