@@ -42,11 +42,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.core_samples import CoreSamples
+from benchmarks.core_samples import CoreSamples, family_of
 from megatron_patch.checkpoint.manifest import default_workers
 from megatron_patch.checkpoint.random_model import make_hf_checkpoint
 from megatron_patch.common.command_line import ArgumentParser
-from megatron_patch.common.machine import children_of
 from megatron_patch.models import AUTO, model_of_size, size_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,7 +119,7 @@ def anonymous_bytes(pid: int) -> int:
 
 def above(pid: int, base: int) -> int:
     """Anonymous bytes of a process and of those that it has forked, above what they began with."""
-    return sum(max(0, anonymous_bytes(process) - base) for process in (pid, *children_of(pid)))
+    return sum(max(0, anonymous_bytes(process) - base) for process in family_of(pid))
 
 
 def children_cpu() -> tuple[float, float]:

@@ -20,6 +20,14 @@ PARTS = 24
 """Of the time, in what is shown."""
 
 
+def family_of(pid: int) -> list[int]:
+    """A process and all that it, and those, have started."""
+    found = [pid]
+    for process in found:
+        found += children_of(process)
+    return found
+
+
 class _Look(NamedTuple):
     when: float
     ran: dict[str, int]
@@ -42,7 +50,7 @@ class CoreSamples:
         """At a process and those that it has forked."""
         ran, ready = dict[str, int](), dict[str, int]()
         waits: Counter[str] = Counter()
-        for process in (pid, *children_of(pid)):
+        for process in family_of(pid):
             for task in Path(f"/proc/{process}/task").glob("*"):
                 try:
                     ran[task.name], ready[task.name], _ = map(int, (task / "schedstat").read_text().split())

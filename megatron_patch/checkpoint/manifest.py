@@ -29,7 +29,7 @@ READ_BYTES = 8 << 20
 MOST_BYTES = 1 << 62
 """Of any file."""
 MOST_WORKERS = 64
-"""Each holds 64 MiB of a conversion."""
+"""More were not measured."""
 
 
 def default_workers() -> int:

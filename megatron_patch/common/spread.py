@@ -14,19 +14,22 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
 from megatron_patch.common.errors import WorkerKilled
-from megatron_patch.common.parent import end_with_parent
+from megatron_patch.common.parent import adopting_orphans, end_with_parent
 from megatron_patch.common.signals import handled_by
 from megatron_patch.common.threads import one_torch_thread, started_pool
 
-THREADS_EACH = 16
-"""Most threads of a process that is one of several. A fork of a process with torch takes 10 ms."""
+THREADS_EACH = 2
+"""Most threads of a process. On 64 cores 32 processes of two are the fastest: threads of 16 or of 4 processes wait more
+for the GIL, and one more in turn for each core takes longer to fork."""
+FEW_WORKERS = 4
+"""So many are threads of this process: they seldom wait for the GIL."""
 
 
 class _Numbered:
@@ -71,7 +74,7 @@ class SideTask(_Numbered):
 
 
 class _Home:
-    """Talks with the process that forked this one; any thread may send."""
+    """Talks with the process that this one works for; any thread may send."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection, self._lock = connection, threading.Lock()
@@ -90,7 +93,7 @@ def spread[T, R](
         moment: tasks of a lower one are begun earlier.
 
     There is one process where workers are few, and where this one has other threads: at a fork one of them may hold a
-    lock that the work waits for.
+    lock that the work waits for. Several are a process group: they ignore Ctrl-C, and end with this one.
 
     Returns:
         what the work returned, in the order of the tasks.
@@ -98,7 +101,7 @@ def spread[T, R](
         WorkerKilled: a process was killed.
         whatever the work raised first; tasks that were not begun are left.
     """
-    processes = min(len(tasks), -(-workers // THREADS_EACH))
+    processes = 1 if workers <= FEW_WORKERS else min(len(tasks), -(-workers // THREADS_EACH))
     in_time = sorted(range(len(tasks)), key=lambda number: moment(tasks[number]))
     if processes <= 1 or threading.active_count() > 1:
         done = dict(zip(in_time, _in_threads(work, [tasks[number] for number in in_time], workers), strict=True))
@@ -133,7 +136,6 @@ class _Job(NamedTuple):
 class _Child:
     """A forked process."""
 
-    pid: int
     connection: Connection
     free: int
     """Threads without a job."""
@@ -150,6 +152,8 @@ class _Crew:
     threads: int
     """Of each process."""
     children: list[_Child] = field(default_factory=list)
+    group: int = 0
+    """Of the processes: the first one's id. Only the first ones are children of this process."""
     side_tasks: deque[_Job] = field(default_factory=deque)
     futures: dict[int, Future[Any]] = field(default_factory=dict)
     results: dict[int, Any] = field(default_factory=dict)
@@ -159,23 +163,70 @@ class _Crew:
 
     def run(self) -> dict[int, Any]:
         """What the work returned, by task."""
-        left = [deque(part) for part in self.parts]
-        try:
-            _Crew.running = self
-            for part in left:
+        with adopting_orphans():
+            try:
+                _Crew.running = self
                 with _signals_afterwards():
-                    connection, pid = _fork(self.work, self.threads)
-                    child = _Child(pid=pid, connection=connection, free=self.threads, part=part)
-                    self.children.append(child)
-                self._ask(child)
-            while any(child.free < self.threads for child in self.children):
-                ready = wait([child.connection for child in self.children])
-                for child in [child for child in self.children if child.connection in ready]:
-                    self._hear(child)
-        finally:
-            _Crew.running = None
-            self._end()
+                    self._fork()
+                self._ask()
+                while any(child.free < self.threads for child in self.children):
+                    ready = wait([child.connection for child in self.children])
+                    for child in [child for child in self.children if child.connection in ready]:
+                        self._hear(child)
+            finally:
+                _Crew.running = None
+                self._end()
         return self.results
+
+    def _fork(self) -> None:
+        """One process for each part."""
+        pipes = [Pipe() for _ in self.parts]
+        self.children = [
+            _Child(connection=ours, free=self.threads, part=deque(part))
+            for (ours, _), part in zip(pipes, self.parts, strict=True)
+        ]
+        try:
+            self._fork_halves(range(len(pipes)), pipes)
+        finally:
+            for _, theirs in pipes:
+                theirs.close()
+
+    def _fork_halves(self, numbers: range, pipes: list[tuple[Connection, Connection]]) -> None:
+        """Fork processes that fork half of what is left each: with torch a fork takes 6 to 10 ms, and 32 after each
+        other as long as a third of a conversion of 16 GB."""
+        while numbers:
+            half, parent = numbers[: -(-len(numbers) // 2)], os.getpid()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # libraries have threads, which Python has not
+                pid = os.fork()
+            if pid == 0:
+                self._work_for(parent, half, pipes)
+            self.group = self.group or pid
+            os.setpgid(pid, self.group)  # as it does itself: whoever is first
+            numbers = numbers[len(half) :]
+
+    def _work_for(self, parent: int, numbers: range, pipes: list[tuple[Connection, Connection]]) -> None:
+        """Be the first of these processes, and fork the others."""
+        try:
+            end_with_parent(signal.SIGKILL, parent)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process gets it too, and ends the others
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            os.setpgid(0, self.group)
+            self.group = os.getpgrp()
+            _, connection = pipes[numbers[0]]
+            _Crew.running, Relay.home = None, _Home(connection)
+            try:
+                self._fork_halves(numbers[1:], pipes)
+            except OSError as error:  # no more processes
+                Relay.home.send("error", error)
+                raise
+            for end in itertools.chain.from_iterable(pipes):
+                if end is not connection:
+                    end.close()
+            _serve(self.work, self.threads, Relay.home)
+        finally:
+            os._exit(0)
 
     def add(self, function: int, args: tuple[Any, ...]) -> Future[Any]:
         """Have a numbered function called."""
@@ -184,14 +235,12 @@ class _Crew:
         future = self.futures[job.key] = Future()
         return future
 
-    def _ask(self, child: _Child) -> None:
-        """Give each free thread of a process something to do, as long as there is something."""
-        while child.free and (job := self._next(child)) is not None:
+    def _ask(self) -> None:
+        """Give free threads something to do, as long as there is something: first where most are free."""
+        while (child := max(self.children, key=lambda one: one.free)).free and (job := self._next(child)) is not None:
             child.free -= 1
-            try:
+            with suppress(BrokenPipeError):  # it has ended: what it said before, or that it said nothing, is heard next
                 child.connection.send(job)
-            except BrokenPipeError:
-                raise WorkerKilled("worker-killed") from None
 
     def _next(self, child: _Child) -> _Job | None:
         part = child.part or max((child.part for child in self.children), key=len)
@@ -216,38 +265,18 @@ class _Crew:
                 self.futures[key].set_result(result)
             else:
                 self.results[key] = result
-        for one in self.children:
-            self._ask(one)
+        self._ask()
 
     def _end(self) -> None:
+        if self.group:
+            os.killpg(self.group, signal.SIGKILL)
+            with suppress(ChildProcessError):  # when all have ended: those of one that ends become this process's
+                while True:
+                    os.waitpid(-self.group, 0)
         for child in self.children:
-            os.kill(child.pid, signal.SIGKILL)
-        for child in self.children:
-            os.waitpid(child.pid, 0)
             child.connection.close()
         for future in self.futures.values():
             future.cancel()  # unless it has its result
-
-
-def _fork(work: Callable[[int], object], threads: int) -> tuple[Connection, int]:
-    """A process that does the work that it is asked for, and ends with this one."""
-    parent = os.getpid()
-    ours, theirs = Pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # libraries have threads, which Python has not
-        pid = os.fork()
-    if pid == 0:
-        try:
-            end_with_parent(signal.SIGKILL, parent)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its children
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
-            _Crew.running, Relay.home = None, _Home(theirs)
-            _serve(work, threads, Relay.home)
-        finally:
-            os._exit(0)
-    theirs.close()
-    return ours, pid
 
 
 @contextmanager

@@ -256,21 +256,6 @@ def takes_graphs(
         planned: bytes of a rank.
         limit: bytes that it may take; None where nothing is known.
     """
-    paying = graphs_pay(config, variables, layout, device, gpu=gpu, planned=planned, limit=limit)
-    return cuda_graphs.are_taken(variables.cuda_graphs, config.pr, paying=paying)
-
-
-def graphs_pay(
-    config: RunConfig,
-    variables: Variables,
-    layout: Layout,
-    device: str,
-    *,
-    gpu: str | None,
-    planned: int,
-    limit: int | None,
-) -> bool:
-    """Whether CUDA graphs of layers are possible, take less time, and fit."""
     found = cuda_graphs.obstacle(
         device=device,
         pp=layout.pp,
@@ -283,7 +268,7 @@ def graphs_pay(
     )
     words = shlex.split(variables.megatron_args or "")
     offloaded, flags = config.optimizer_offload != "false", [name for name, _ in megatron_flags.grouped(words)]
-    return cuda_graphs.pay(
+    pays = cuda_graphs.pay(
         found,
         gpu=gpu,
         tp=layout.tp,
@@ -295,6 +280,7 @@ def graphs_pay(
         planned=planned,
         limit=limit,
     )
+    return variables.cuda_graphs == "layers" or (variables.cuda_graphs == "auto" and pays)
 
 
 def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout: Layout, buffers: int) -> int | None:

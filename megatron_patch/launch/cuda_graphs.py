@@ -40,10 +40,6 @@ REACH_NO_LAYER = re.compile(
 """Flags of MP_MEGATRON_ARGS beside which `auto` takes graphs: data, logs, checkpoints, rates, first values. Beside any
 other one they were not tried."""
 FLAGS = ["--cuda-graph-impl", "local"]
-BY_THEMSELVES = ("bf16",)
-"""Where `auto` takes them: in bf16 validations between replayed steps and a run that goes on were seen, with the bits
-of a run without graphs (tests/gpu/test_graphs.py). In fp8, where they pay most, six steps of 8 layers have the same
-bits, and these two were not seen: they are said to pay."""
 ROOM = 1.12
 """Memory that must be there for one byte of the plan: what a graph has taken nobody else can use between two replays
 (8B at TP2 in fp8 reserves 90.6 GB of 82.1 planned, 8 layers of it 30.9 of 28.4)."""
@@ -119,12 +115,3 @@ def pay(
     fits = limit is None or ROOM * planned <= limit
     tried = were_tried_on(gpu) and sp and cp == 1 and attention != "unfused" and not offloaded
     return found is None and tp > 1 and tried and fits and all(REACH_NO_LAYER.fullmatch(flag) for flag in flags)
-
-
-def are_taken(asked: str, pr: str, *, paying: bool) -> bool:
-    """What MP_CUDA_GRAPHS comes to.
-
-    Args:
-        paying: by `pay`.
-    """
-    return asked == "layers" or (asked == "auto" and paying and pr in BY_THEMSELVES)

@@ -16,7 +16,7 @@ from megatron_patch.data.columns import told
 from megatron_patch.data.sources import find_sources, left_out
 from megatron_patch.launch.advice import cheapest_change
 from megatron_patch.launch.argv import gathers_fp8, offloads_modules, trained_logits
-from megatron_patch.launch.build_plan import adapters_of, graphs_pay
+from megatron_patch.launch.build_plan import adapters_of
 from megatron_patch.launch.chunks import explain_chunks
 from megatron_patch.launch.command import DROPPED
 from megatron_patch.launch.cuda_graphs import ROOM
@@ -100,21 +100,12 @@ def _layout_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         yield Message("graphs")
         if plan.memory_limit is not None and ROOM * plan.memory.total > plan.memory_limit:
             yield Message("graphs-tight", wanted=gigabytes(int(ROOM * plan.memory.total)))
-    elif plan.variables.cuda_graphs == "auto" and _graphs_pay(plan):
-        yield Message("graphs-pay")
     if trained_logits(plan):
         yield Message("trained-logits")
     if layout.tp > plan.model.num_query_groups:
         yield Message("kv-heads-shared", groups=plan.model.num_query_groups)
     if config.pr == "fp16" and plan.device == "cpu":
         yield Message("fp16-slow")
-
-
-def _graphs_pay(plan: Plan) -> bool:
-    gpu, planned = plan.gpu.name if plan.gpu else None, plan.memory.total
-    return graphs_pay(
-        plan.config, plan.variables, plan.layout, plan.device, gpu=gpu, planned=planned, limit=plan.memory_limit
-    )
 
 
 def _data_notes(plan: Plan) -> Iterator[Message]:

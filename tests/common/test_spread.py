@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from megatron_patch.checkpoint.errors import CheckpointError
+from megatron_patch.common import spread as module
 from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import at
@@ -23,10 +25,16 @@ from megatron_patch.common.spread import Relay, SideTask, spread
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=[3, 20])
+@pytest.fixture(params=[2, 20])
 def workers(request: pytest.FixtureRequest) -> int:
-    """Threads of this process; several processes."""
+    """Threads of this process; ten processes."""
     return request.param
+
+
+@pytest.fixture
+def two_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty workers are two processes."""
+    monkeypatch.setattr(module, "THREADS_EACH", 10)
 
 
 @pytest.fixture(autouse=True)
@@ -44,14 +52,15 @@ def test_results_come_in_the_order_of_the_tasks(workers: int) -> None:
 
     def work(task: int) -> tuple[int, int]:
         began(task)
+        time.sleep(0.01)
         return task * task, os.getpid()
 
     found = spread(work, range(100), workers, lambda task: -task)
     assert [square for square, _ in found] == [task * task for task in range(100)]
-    assert len({pid for _, pid in found}) == {3: 1, 20: 2}[workers]
-    assert ({pid for _, pid in found} == {os.getpid()}) == (workers == 3)
+    assert len({pid for _, pid in found}) == {2: 1, 20: 10}[workers]
+    assert ({pid for _, pid in found} == {os.getpid()}) == (workers == 2)
     assert sorted(moments) == list(range(100))
-    assert workers != 3 or set(moments[:3]) == {97, 98, 99}
+    assert workers != 2 or set(moments[:2]) == {98, 99}
 
 
 def test_the_first_error_is_raised_here(workers: int) -> None:
@@ -87,7 +96,7 @@ def test_an_error_that_cannot_be_pickled_is_told() -> None:
         spread(work, range(30), 20)
 
 
-def test_a_process_that_is_done_takes_tasks_of_the_others(tmp_path: Path) -> None:
+def test_a_process_that_is_done_takes_tasks_of_the_others(tmp_path: Path, two_of_ten: None) -> None:
     """The threads of the first all wait for tasks that nobody else can begin before these end."""
 
     def work(task: int) -> int:
@@ -144,14 +153,55 @@ def test_an_error_of_a_side_task_is_raised_here() -> None:
         spread(lambda task: begin(), range(30), 20)
 
 
-def test_a_killed_process_is_an_error() -> None:
+@pytest.mark.parametrize("victim", [0, 13, 29])
+def test_a_killed_process_is_an_error(victim: int) -> None:
+    """Whether it has forked others or not."""
+
     def work(task: int) -> None:
-        if task == 29:
+        if task == victim:
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01)
 
     with pytest.raises(WorkerKilled) as raised:
         spread(work, range(30), 20)
     assert raised.value.code == "worker-killed"
+
+
+def test_processes_without_work_end_too() -> None:
+    """The first task is an error before the others have begun, or said who they are."""
+
+    def work(task: int) -> None:
+        raise CheckpointError("manifest-missing")
+
+    before = children_of(os.getpid())
+    for _ in range(20):
+        with pytest.raises(CheckpointError):
+            spread(work, range(33), 66)
+        assert children_of(os.getpid()) == before
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_machine_with_no_more_processes(monkeypatch: pytest.MonkeyPatch, here: bool) -> None:
+    """Refused in this process, or in those that it has forked: said, and nobody is left."""
+    fork, forks, me = os.fork, list[None](), os.getpid()
+
+    def some_forks() -> int:
+        forks.append(None)
+        if len(forks) > 3 if here else os.getpid() != me:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return fork()
+
+    monkeypatch.setattr(os, "fork", some_forks)
+    with pytest.raises(BlockingIOError):
+        spread(lambda task: time.sleep(0.01), range(1000), 100)
+
+
+def test_children_of_others_are_not_waited_for() -> None:
+    """A process that this one has started by other means goes on."""
+    with subprocess.Popen(["sleep", "600"]) as other:
+        assert spread(lambda task: task, range(30), 20) == list(range(30))
+        assert other.poll() is None
+        other.kill()
 
 
 def test_nothing_is_forked_where_other_threads_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +228,7 @@ def work(task):
 spread(work, range(30), 20)
 """
     process = subprocess.Popen([sys.executable, "-c", program])
-    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 10)
     process.kill()
     process.wait()
     pids = [int(file.name) for file in tmp_path.iterdir()]

@@ -45,6 +45,7 @@ def test_replayed_layers(tmp_path: Path, data: Path, precision: str) -> None:
 
 def test_an_error_ends_the_run(tmp_path: Path, data: Path) -> None:
     """Communicators that still have graphs do not keep the process from ending with what went wrong."""
-    run = launch(tmp_path, data, f"{BF16} {TP2} {GRAPHS} --lr 1e30 --clip-grad 0", processes=2, timeout=120)
+    flags = f"{BF16} {TP2} {GRAPHS} --valid-data-path {data} --lr 1e30 --clip-grad 0"
+    run = launch(tmp_path, data, flags, processes=2, timeout=120)
     assert run.returncode not in (0, None)
     assert "CUDA graphs: 8" in run.stdout

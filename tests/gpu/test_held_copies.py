@@ -32,4 +32,5 @@ def test_held_copies() -> None:
         del files
         GPU_MEMORY.give_back()
         assert GPU_MEMORY.step_peak()[0] < before
-        assert all(torch.equal(make(), values) for ((_, make),), values in zip(copies, expected, strict=True))
+        for ((_, make),), values in zip(copies, expected, strict=True):
+            assert torch.equal(make().view(torch.int32), values.view(torch.int32))  # bits: a half of NaN may be there

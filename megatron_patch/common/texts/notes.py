@@ -53,8 +53,6 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "vp-counts-chunks": "{MP_VP} counts chunks in this folder, as it did when the run began; elsewhere it counts the "
     "layers of one ({MP_VP_CHUNKS} {chunks} says the same outright)",
     "graphs": "layers are replayed as CUDA graphs, recorded in the first step ({MP_CUDA_GRAPHS:=none})",
-    "graphs-pay": "layers replayed as CUDA graphs ({MP_CUDA_GRAPHS:=layers}) take 7 % of a step off 8B at TP 2; "
-    "validations and resumed runs with them were seen in bf16 only",
     "graphs-tight": "graphs keep what others could use between two steps: {wanted} may be needed, which is not there",
     "overlap": "communication of tensor parallelism overlaps with the matmuls: {method} ({MP_TP_OVERLAP:=none})",
     "trained-logits": "logits and loss at trained positions only ({MP_SFT_LOGITS:=all} computes them all)",
@@ -180,8 +178,6 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "vp-counts-chunks": "在这个目录里 {MP_VP} 仍按运行开始时的含义表示块数；在别处它表示每块的层数"
     "（{MP_VP_CHUNKS} {chunks} 可以直接说明）",
     "graphs": "各层以 CUDA graph 重放，在第一步录制（{MP_CUDA_GRAPHS:=none}）",
-    "graphs-pay": "以 CUDA graph 重放各层（{MP_CUDA_GRAPHS:=layers}）让 8B 在 TP 2 时一步快 7 %；"
-    "与之一起的验证和续训只在 bf16 下见过",
     "graphs-tight": "graph 会占住两步之间本可他用的显存：可能需要 {wanted}，现有显存不够",
     "overlap": "张量并行的通信与矩阵乘法重叠：{method}（{MP_TP_OVERLAP:=none}）",
     "trained-logits": "只在参与训练的位置计算 logits 与损失（{MP_SFT_LOGITS:=all} 则全部计算）",

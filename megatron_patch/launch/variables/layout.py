@@ -64,11 +64,11 @@ class LayoutVariables:
         "auto",
         choice(*GRAPHS),
         "GPUs, PP 1, pretraining in bf16 or tensorwise fp8 without AC: layers = the kernels of a layer are started by "
-        "one call, recorded in the first step; auto = that on H100 and H200 in bf16 where TP > 1 with SP, CP 1, the "
+        "one call, recorded in the first step; auto = that on H100 and H200 where TP > 1 with SP, CP 1, the "
         "optimizer is on the GPU, an eighth more memory is there than planned, and no flag of MP_MEGATRON_ARGS changes "
         "layers",
         "GPU，PP 1、bf16 或 tensorwise fp8 的预训练、无 AC：layers = 一次调用启动一层的全部内核，在第一步录制；"
-        "auto = H100 和 H200 上 bf16、TP > 1 且开启 SP、CP 1、优化器在 GPU 上、显存比计划多出八分之一，"
+        "auto = H100 和 H200 上 TP > 1 且开启 SP、CP 1、优化器在 GPU 上、显存比计划多出八分之一，"
         "且 MP_MEGATRON_ARGS 中没有改变层的参数时使用",
     )
     memory_check: bool = row(
