@@ -17,10 +17,11 @@ from megatron_patch.models.weight_map import hf_shapes
 
 NVML_BYTES = {"h100": 85_520_809_984, "h200": 150_754_820_096}
 """What NVML says of an H100 of 80 GB and of an H200."""
+RAM_BYTES = 2 << 40
 
 
 def pretend_gpus(words: str) -> tuple[Gpu, ...]:
-    """Let the driver see other GPUs than this machine's, in this process.
+    """Let the driver see other GPUs than this machine's, and more RAM, in this process.
 
     Args:
         words: `4xH200`.
@@ -32,7 +33,7 @@ def pretend_gpus(words: str) -> tuple[Gpu, ...]:
         raise ValueError(f"{words!r} is not a number of GPUs of one kind, such as 4xH200 (kinds: {', '.join(KINDS)})")
     memory = NVML_BYTES.get(kind, KINDS[kind].memory_bytes)
     gpus = tuple(Gpu(name=f"NVIDIA {kind.upper()}", memory_bytes=memory, uuid=f"GPU-{n}") for n in range(int(count)))
-    vars(environment)["installed_gpus"] = lambda: gpus
+    vars(environment).update(installed_gpus=lambda: gpus, total_memory=lambda: RAM_BYTES)
     return gpus
 
 

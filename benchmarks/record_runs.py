@@ -45,10 +45,10 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("one GPU: bf16; fp8; fp8 with MP_FP8_EXTRA=sums,head", ("8B-bf16", "8B-fp8", "8B-fp8-extra")),
         ("DP4: bf16; fp8", ("8B-dp4-bf16", "8B-dp4-fp8")),
         ("TP2 SP, bf16", ("8B-tp2-sp",)),
-        ("TP2 SP, bf16: MP_CUDA_GRAPHS=none; layers, the default", ("8B-tp2-bf16-eager", "8B-tp2-bf16-graphs")),
-        ("TP2 SP, fp8; with overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-ring-all")),
+        ("TP2 SP, bf16: kernel by kernel; as CUDA graphs, the default", ("8B-tp2-bf16-eager", "8B-tp2-bf16-graphs")),
+        ("TP2 SP, fp8, kernel by kernel; with overlapped communication", ("8B-tp2-fp8", "8B-tp2-fp8-ring-all")),
         (
-            "TP2 SP, fp8, MP_CUDA_GRAPHS=layers: no overlap; overlapped",
+            "TP2 SP, fp8, as CUDA graphs: no overlap; overlapped, the default",
             ("8B-tp2-fp8-graphs-alone", "8B-tp2-fp8-graphs"),
         ),
         ("CP2, bf16", ("8B-cp2",)),
@@ -61,7 +61,7 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("LoRA at 4096, packed: bf16; fp8, micro batch 3", ("lora-8B-bf16", "lora-8B-fp8-micro3")),
         ("what the plan advises on 80 GB: one GPU, optimizer in RAM", ("8B-advice-offload",)),
         (
-            "the same on four, TP2 DP2: bf16; fp8 with MP_CUDA_GRAPHS=layers; without",
+            "the same on four, TP2 DP2: bf16; fp8; fp8 kernel by kernel",
             ("8B-advice-tp2-dp2-bf16", "8B-advice-tp2-dp2-fp8", "8B-advice-tp2-dp2-fp8-eager"),
         ),
     ],
@@ -342,15 +342,16 @@ def inserted(text: str, section: str) -> str:
 
 
 def write(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequence[Run], date: str) -> Iterator[Path]:
-    """Change the records; yields each file."""
-    PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), page(runs, ceilings, bridge, date)), encoding="utf-8")
-    yield PAGE
+    """Change the records; yields each file. The page shows what was measured on that day in other calls too."""
     record = RECORDS / f"{date}.json"
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"runs": [], "bridge": []}
-    kept = [run for run in before["runs"] if run["name"] not in runs]
+    runs = {run["name"]: run for run in before["runs"]} | dict(runs)
+    bridge = bridge or before["bridge"]
+    PAGE.write_text(inserted(PAGE.read_text(encoding="utf-8"), page(runs, ceilings, bridge, date)), encoding="utf-8")
+    yield PAGE
     new = [{key: value for key, value in run.items() if key != "tail"} for run in runs.values()]
-    theirs = [{key: value for key, value in run.items() if key != "settings"} for run in bridge] or before.get("bridge")
-    content = before | {"runs": [*kept, *new], "bridge": theirs}
+    theirs = [{key: value for key, value in run.items() if key != "settings"} for run in bridge]
+    content = before | {"runs": new, "bridge": theirs}
     content |= {"sustained": ceilings} if ceilings else {}
     record.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     yield record

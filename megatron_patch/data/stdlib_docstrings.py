@@ -73,4 +73,4 @@ def write_conversations(folder: Path) -> Message:
 
 if __name__ == "__main__":
     guard()
-    sys.exit(main(write_conversations, "megatron_patch.data.stdlib_docstrings"))
+    sys.exit(main(write_conversations, __doc__))

@@ -9,6 +9,7 @@ that are tables rather than text.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from megatron_patch.common.command_line import ArgumentParser
 from megatron_patch.common.errors import UserError, print_error
 from megatron_patch.common.files import write_text
 from megatron_patch.common.messages import Message
@@ -75,13 +77,12 @@ def write_splits(folder: Path, lines: dict[str, list[str]]) -> list[str]:
     return [f"{split} {len(rows)}" for split, rows in lines.items()]
 
 
-def main(write: Callable[[Path], Message], module: str) -> int:
-    """`python -m MODULE FOLDER`; returns the exit status."""
-    if len(sys.argv) != 2:
-        print(f"usage: python -m {module} FOLDER", file=sys.stderr)
-        return 1
+def main(write: Callable[[Path], Message], description: str | None) -> int:
+    """One argument, the folder; returns the exit status."""
+    parser = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
     try:
-        print(write(Path(sys.argv[1])).localized())
+        print(write(parser.parse_args().folder).localized())
     except UserError as error:
         print_error(error, os.environ)
         return 1
@@ -90,4 +91,4 @@ def main(write: Callable[[Path], Message], module: str) -> int:
 
 if __name__ == "__main__":
     guard()
-    sys.exit(main(write_corpus, "megatron_patch.data.stdlib_text"))
+    sys.exit(main(write_corpus, __doc__))

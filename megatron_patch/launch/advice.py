@@ -87,7 +87,7 @@ def _larger(plan: Plan, times: int, tp: int) -> Iterator[Change]:
 
 
 def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
-    """Bytes that a rank takes after a change, and that it may take then; None if the change cannot be made."""
+    """Bytes that a rank takes after a change, and may take then; None if it, or the RAM for it, cannot be had."""
     config = replace(plan.config, **change.config)
     layout = _layout(plan, change, sp=config.sp)
     if layout is None or config.global_batch_size % (config.batch_size * layout.dp):
@@ -95,7 +95,8 @@ def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
     if config.seq_len // layout.cp % (layout.tp if layout.sequence_parallel else 1):
         return None
     limit = _limit(plan, config, layout)
-    return _planned(plan, config, layout, limit).memory.total, limit
+    changed = _planned(plan, config, layout, limit)
+    return None if changed.lacks_ram else (changed.memory.total, limit)
 
 
 def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:

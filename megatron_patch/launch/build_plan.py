@@ -19,6 +19,7 @@ from megatron_patch.launch.memory import (
     GPU_RESERVE_BYTES,
     PLAIN_ADAM,
     PROCESS_BYTES,
+    RAM_RESERVE_BYTES,
     Adam,
     Load,
     Memory,
@@ -80,6 +81,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
+        ram_limit=_ram_limit(environment, gpu),
         checkpoint_bytes=checkpoint_bytes(
             _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
         ),
@@ -287,6 +289,12 @@ def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout
     if device == "cpu":
         return environment.memory_bytes // layout.processes - PROCESS_BYTES
     return gpu.memory_bytes - GPU_RESERVE_BYTES - buffers if gpu and gpu.memory_bytes else None
+
+
+def _ram_limit(environment: Environment, gpu: Gpu | None) -> int | None:
+    if gpu is None or environment.elsewhere:
+        return None
+    return environment.memory_total_bytes - RAM_RESERVE_BYTES
 
 
 MOST_RAM_FOR_COPIES = 2 / 3

@@ -290,6 +290,9 @@ def _refusals(plan: Plan, environ: Mapping[str, str]) -> list[Problem]:
     if limit is not None and plan.device == "cuda" and memory.total > limit and plan.variables.memory_check:
         figures = {"needed": gigabytes(memory.total), "there": gigabytes(limit)}
         found.append(Problem("memory-gpu", *names, **figures, change=cheapest_change(plan)))
+    elif plan.lacks_ram and plan.variables.memory_check:
+        figures = {"needed": gigabytes(plan.ram_needed), "there": gigabytes(plan.ram_limit or 0)}
+        found.append(Problem("memory-ram", "OPTIMIZER_OFFLOAD", **figures, change=cheapest_change(plan)))
     return found + idxmap_problems(plan)
 
 

@@ -15,6 +15,10 @@ from megatron_patch.peft.settings import LoraSettings, adapter_parameters, froze
 
 PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
+RAM_RESERVE_BYTES = 8_000_000_000
+"""Of a machine's RAM, beside what its ranks offload: the system, and Python and CUDA's libraries of each rank."""
+PINNED = 1.15
+"""torch takes memory that a GPU can copy to in powers of two: 1.14 times the size of 8B's tensors."""
 GPU_RESERVE_BYTES = 4_700_000_000
 """Of what the driver says a GPU has: CUDA context, NCCL, cuBLAS and cuDNN 2.6 GB, pieces in torch's allocator that are
 too small for the next tensor 1.4 GB, and 0.7 GB that no process gets. A run of 146.0 GB was too much for an H200."""
@@ -141,8 +145,11 @@ def estimate(load: Load) -> Memory:
 def _stage(load: Load, stage: int) -> Memory:
     """One rank of one stage.
 
-    The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them.
-    Source: `_set_sub_optimizer_grads`, cpu_offloading/hybrid_optimizer.py of megatron-core 0.19.2.
+    The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them. In RAM
+    it keeps fp32 gradients too, pinned, and torch the pinned 16 bits that its fp32 copies were made from: 8B on an H100
+    was killed in its first step on a machine of 134 GB.
+    Source: `_set_sub_optimizer_grads`, `_get_sub_optimizer_param_groups`, cpu_offloading/hybrid_optimizer.py of
+    megatron-core 0.19.2.
     """
     model, layout, precision = load.model, load.layout, load.precision
     layers, last = layout.stage_layers[stage], stage == layout.pp - 1
@@ -168,7 +175,7 @@ def _stage(load: Load, stage: int) -> Memory:
         logits=logits,
         workspace=workspace_bytes(load, first=stage == 0, last=last) + attention,
         step=max(0, copies - activations - logits - attention),
-        host_optimizer=round(optimizer * load.offload_fraction),
+        host_optimizer=round((optimizer + PINNED * 6 * trained // shards) * load.offload_fraction),
         stage=stage,
         saved=trained if load.adapters else parameters,
     )

@@ -332,6 +332,9 @@ def _memory_warnings(plan: Plan) -> Iterator[Message]:
     if limit is not None and memory.total > limit:
         code = "memory-warning-gpu" if plan.device == "cuda" else "memory-warning-cpu"
         yield Message(code, needed=gigabytes(memory.total), there=gigabytes(limit), change=cheapest_change(plan))
+    elif plan.lacks_ram:
+        figures = {"needed": gigabytes(plan.ram_needed), "there": gigabytes(plan.ram_limit or 0)}
+        yield Message("memory-warning-ram", **figures, change=cheapest_change(plan))
 
 
 def _shared_memory_warnings(plan: Plan, environment: Environment) -> Iterator[Message]:

@@ -89,6 +89,8 @@ class Plan:
     """Attention on a GPU adds in one order."""
     memory_limit: int | None
     """Bytes that one rank may take; None where nothing is known."""
+    ram_limit: int | None = None
+    """Bytes of RAM that the ranks of one machine with GPUs may take together; None where nothing is known."""
     checkpoint_bytes: int
     """One checkpoint on disk."""
     export_bytes: int
@@ -107,6 +109,16 @@ class Plan:
     """What a person should know: choices made for him, and consequences."""
     warnings: tuple[Message, ...]
     """What will probably go wrong."""
+
+    @property
+    def ram_needed(self) -> int:
+        """Bytes that the ranks of one machine move from their GPUs to RAM together."""
+        return self.layout.processes * self.memory.host_optimizer
+
+    @property
+    def lacks_ram(self) -> bool:
+        """The machine has less."""
+        return self.ram_limit is not None and self.ram_needed > self.ram_limit
 
     @property
     def resume_iteration(self) -> int | None:

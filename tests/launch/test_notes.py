@@ -30,7 +30,8 @@ def planned(
 ) -> Planned:
     """A plan on GPUs of a size, and why a real start would be refused."""
 
-    def plan(gigabytes: int, gpus: int, changes: dict[str, str], name: str = "some") -> Plan:
+    def plan(gigabytes: int, gpus: int, changes: dict[str, str], name: str = "some", ram: int = 2000) -> Plan:
+        monkeypatch.setattr("megatron_patch.launch.environment.total_memory", lambda: ram * 10**9)
         gpu = Gpu(name=name, memory_bytes=gigabytes * 10**9, uuid="GPU-1")
         monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (gpu,) * gpus)
         found, _, problems = driver.make_plan(values(**LONG | changes), surroundings(MP_DEVICE="auto"), dry_run=True)
@@ -66,6 +67,23 @@ def test_the_change_that_is_named_makes_it_fit(
     made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,})=(\w+)", str(change)) if name in CHANGED}
     changed = planned(gigabytes, gpus, typed | made)
     assert changed.memory.total <= (changed.memory_limit or 0) and not driver._refusals(changed, {})
+
+
+def test_an_optimizer_that_ram_cannot_take_is_neither_offered_nor_begun(planned: Planned) -> None:
+    """8B on an H100 of 80 GB: killed in its first step on a machine of 134 GB, as the plan had advised."""
+    typed = {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"}
+    offload = typed | {"OPTIMIZER_OFFLOAD": "auto"}
+    for ram, code in ((134, "change-ranks-ac-gpu"), (256, "change-offload")):
+        (problem,) = driver._refusals(planned(86, 1, typed, ram=ram), {})
+        assert problem.message.values["change"].values["change"].code == code
+    assert not driver._refusals(planned(86, 1, offload, ram=256), {})
+    small = planned(86, 1, offload, ram=134)
+    (problem,) = driver._refusals(small, {})
+    assert (problem.code, problem.names) == ("memory-ram", ("OPTIMIZER_OFFLOAD",))
+    assert problem.message.values["change"].values["change"].code == "change-ranks-gpu"
+    assert "memory-warning-ram" in {warning.code for warning in small.warnings}
+    unchecked = dataclasses.replace(small, variables=dataclasses.replace(small.variables, memory_check=False))
+    assert not driver._refusals(unchecked, {})
 
 
 def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> None:

@@ -151,6 +151,11 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "a rank needs {needed}, the GPU has {there} to give ({MP_MEMORY_CHECK:=0} tries it all the same)",
         "{change}",
     ),
+    "memory-ram": (
+        "the part of the optimizer that leaves the GPUs takes {needed} of RAM, there are {there} to give "
+        "({MP_MEMORY_CHECK:=0} tries it all the same)",
+        "{change}",
+    ),
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -272,6 +277,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "memory-cpu": ("一个进程的权重、梯度和优化器需要 {needed}，可用内存只有 {there}", "{change}"),
     "memory-gpu": (
         "一个进程需要 {needed}，GPU 只能提供 {there}（{MP_MEMORY_CHECK:=0} 可以强行尝试）",
+        "{change}",
+    ),
+    "memory-ram": (
+        "优化器移出 GPU 的部分需要 {needed} 内存，可用的只有 {there}（{MP_MEMORY_CHECK:=0} 可以强行尝试）",
         "{change}",
     ),
 }

@@ -109,6 +109,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "yours-too": "taken from your environment: {settings}",
     "decided-by-plan": "{names} of your environment {names:?is|are} not passed on: the plan decides",
     "memory-warning-gpu": "a rank needs about {needed}, the GPU has {there} to give; cheapest change: {change}",
+    "memory-warning-ram": "the offloaded optimizer takes about {needed} of RAM, there are {there} to give; cheapest "
+    "change: {change}",
     "memory-warning-cpu": "a rank needs about {needed}, RAM per process has {there} to give; cheapest change: {change}",
     "weights-only": "checkpoints hold weights alone: no run goes on from them, after a signal neither; a new one can "
     "start from them ({PRETRAIN_CHECKPOINT_PATH:@})",
@@ -223,6 +225,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "yours-too": "取自你的环境：{settings}",
     "decided-by-plan": "不传递你环境中的 {names}：由计划决定",
     "memory-warning-gpu": "一个进程大约需要 {needed}，GPU 只能提供 {there}；代价最小的改动：{change}",
+    "memory-warning-ram": "卸载的优化器大约需要 {needed} 内存，可用的只有 {there}；代价最小的改动：{change}",
     "memory-warning-cpu": "一个进程大约需要 {needed}，每个进程的内存只有 {there}；代价最小的改动：{change}",
     "weights-only": "检查点只含权重：运行无法从中继续，收到信号之后也一样；新的运行可以从它们开始 "
     "（{PRETRAIN_CHECKPOINT_PATH:@}）",
