@@ -30,6 +30,7 @@ from megatron_patch.checkpoint.manifest import MANIFEST, PIECE_BYTES, hash_file
 from megatron_patch.common.disk import naming
 from megatron_patch.common.files import real_path, sync
 from megatron_patch.common.messages import Message, at, say
+from megatron_patch.common.signals import answered_afterwards
 from megatron_patch.common.spread import Relay
 
 INTEGRITY = "integrity.json"
@@ -280,22 +281,22 @@ def staged(
     target = real_path(target)  # beside the folder that a link leads to: on its disk, and the link stays
     target.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{target.name}.partial-"
-    with _locked(target.parent):
-        _remove_leftovers(target.parent, prefix)
-        path = target.parent / f"{prefix}{os.getpid()}-{os.urandom(3).hex()}"  # containers have the same process ids
-        path.mkdir()
-        building = contextlib.ExitStack()
-        building.enter_context(_locked(path))
-    stage = StagedFolder(path=path, target=target)
-    with building:
+    path = target.parent / f"{prefix}{os.getpid()}-{os.urandom(3).hex()}"  # containers have the same process ids
+    with contextlib.ExitStack() as building:
         try:
+            with _locked(target.parent):
+                _remove_leftovers(target.parent, prefix)
+                path.mkdir()  # a signal that comes meanwhile is raised here
+                building.enter_context(_locked(path))
+            stage = StagedFolder(path=path, target=target)
             yield stage
             before_publishing()
             _write_manifest(stage, facts)
             _sync_tree(path)
             _put_in_place(path, target)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            with answered_afterwards():  # a second one: Slurm sends the processes each theirs, and users are impatient
+                shutil.rmtree(path, ignore_errors=True)
             raise
 
 

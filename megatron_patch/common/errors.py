@@ -79,6 +79,10 @@ class WorkerKilled(UserError, RuntimeError):
     """A process that worked for this one has ended before its work."""
 
 
+class WorkersRefused(UserError, RuntimeError):
+    """The machine, or the container, gives no more processes, threads or open files."""
+
+
 class UsageError(UserError, ValueError):
     """A command line that nothing can be done with: exit status 2."""
 

@@ -20,9 +20,9 @@ from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
-from megatron_patch.common.errors import WorkerKilled
+from megatron_patch.common.errors import WorkerKilled, WorkersRefused
 from megatron_patch.common.parent import adopting_orphans, end_with_parent
-from megatron_patch.common.signals import handled_by
+from megatron_patch.common.signals import answered_afterwards
 from megatron_patch.common.threads import one_torch_thread, started_pool
 
 THREADS_EACH = 2
@@ -99,6 +99,7 @@ def spread[T, R](
         what the work returned, in the order of the tasks.
     Raises:
         WorkerKilled: a process was killed.
+        WorkersRefused: the machine does not give so many.
         whatever the work raised first; tasks that were not begun are left.
     """
     processes = 1 if workers <= FEW_WORKERS else min(len(tasks), -(-workers // THREADS_EACH))
@@ -113,8 +114,19 @@ def spread[T, R](
     return [results[number] for number in range(len(tasks))]
 
 
+@contextmanager
+def _limits_told() -> Iterator[None]:
+    """Say of what could not be begun that there are limits."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # of threads Python raises "can't start new thread"
+        why = error.strerror if isinstance(error, OSError) else error
+        raise WorkersRefused("workers-refused", error=why) from None
+
+
 def _in_threads[T, R](work: Callable[[T], R], tasks: Sequence[T], workers: int) -> list[R]:
-    pool: ThreadPoolExecutor = started_pool(min(workers, len(tasks)))
+    with _limits_told():
+        pool: ThreadPoolExecutor = started_pool(min(workers, len(tasks)))
     try:
         jobs = [pool.submit(work, task) for task in tasks]
         return [job.result() for job in jobs]
@@ -166,7 +178,9 @@ class _Crew:
         with adopting_orphans():
             try:
                 _Crew.running = self
-                with _signals_afterwards():
+                # what handlers raise in the calls that modules have registered for forks, as logging has, Python
+                # ignores, and Ctrl-C was lost
+                with answered_afterwards():
                     self._fork()
                 self._ask()
                 while any(child.free < self.threads for child in self.children):
@@ -175,12 +189,14 @@ class _Crew:
                         self._hear(child)
             finally:
                 _Crew.running = None
-                self._end()
+                with answered_afterwards():
+                    self._end()
         return self.results
 
     def _fork(self) -> None:
         """One process for each part."""
-        pipes = [Pipe() for _ in self.parts]
+        with _limits_told():
+            pipes = [Pipe() for _ in self.parts]
         self.children = [
             _Child(connection=ours, free=self.threads, part=deque(part))
             for (ours, _), part in zip(pipes, self.parts, strict=True)
@@ -198,11 +214,13 @@ class _Crew:
             half, parent = numbers[: -(-len(numbers) // 2)], os.getpid()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # libraries have threads, which Python has not
-                pid = os.fork()
+                with _limits_told():
+                    pid = os.fork()
             if pid == 0:
                 self._work_for(parent, half, pipes)
             self.group = self.group or pid
-            os.setpgid(pid, self.group)  # as it does itself: whoever is first
+            with suppress(ProcessLookupError):  # it has ended, where nobody's SIGCHLD is heard
+                os.setpgid(pid, self.group)  # as it does itself: whoever is first
             numbers = numbers[len(half) :]
 
     def _work_for(self, parent: int, numbers: range, pipes: list[tuple[Connection, Connection]]) -> None:
@@ -218,7 +236,7 @@ class _Crew:
             _Crew.running, Relay.home = None, _Home(connection)
             try:
                 self._fork_halves(numbers[1:], pipes)
-            except OSError as error:  # no more processes
+            except WorkersRefused as error:
                 Relay.home.send("error", error)
                 raise
             for end in itertools.chain.from_iterable(pipes):
@@ -269,7 +287,8 @@ class _Crew:
 
     def _end(self) -> None:
         if self.group:
-            os.killpg(self.group, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # all have ended, and SIGCHLD is ignored
+                os.killpg(self.group, signal.SIGKILL)
             with suppress(ChildProcessError):  # when all have ended: those of one that ends become this process's
                 while True:
                     os.waitpid(-self.group, 0)
@@ -279,23 +298,12 @@ class _Crew:
             future.cancel()  # unless it has its result
 
 
-@contextmanager
-def _signals_afterwards() -> Iterator[None]:
-    """Have signals answered when a process is forked and known: what their handlers raise in the calls that modules
-    have registered for forks, as logging has, Python ignores, and Ctrl-C was lost."""
-    came = list[int]()
-    ours = [number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if callable(signal.getsignal(number))]
-    with handled_by(lambda number, _: came.append(number), ours):
-        yield
-    for one in came:
-        signal.raise_signal(one)
-
-
 def _serve(work: Callable[[int], object], threads: int, home: _Home) -> None:
+    one_torch_thread()
     try:
-        one_torch_thread()
-        pool: ThreadPoolExecutor = started_pool(threads)
-    except RuntimeError as error:  # no more threads
+        with _limits_told():
+            pool: ThreadPoolExecutor = started_pool(threads)
+    except WorkersRefused as error:
         home.send("error", error)
         raise
     while True:

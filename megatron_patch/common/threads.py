@@ -21,7 +21,11 @@ def started_pool(threads: int) -> ThreadPoolExecutor:
     """
     threads = max(1, threads)
     pool, all_there = ThreadPoolExecutor(threads), threading.Barrier(threads)
-    list(pool.map(lambda _: all_there.wait(), range(threads)))
+    try:
+        list(pool.map(lambda _: all_there.wait(), range(threads)))
+    except BaseException:  # no more threads, or Ctrl-C: those that wait for them would keep this process for ever
+        all_there.abort()
+        raise
     return pool
 
 

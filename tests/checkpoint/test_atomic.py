@@ -123,6 +123,38 @@ sys.exit(main(sys.argv[1:]))
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("begun", ["made", "removed"])
+def test_a_signal_while_the_folder_is_made_or_removed_leaves_nothing(
+    sources: tuple[Path, Path], tmp_path: Path, begun: str
+) -> None:
+    """A SIGTERM that came with the making of the folder left it; a second one ended its removal: Slurm sends one to
+    each process, and the end of a worker is an error that has the folder removed."""
+    program = f"""
+import os, signal, sys; sys.path.insert(0, {str(ROOT)!r})
+from megatron_patch.checkpoint.cli import main
+from megatron_patch.checkpoint.manifest import Verification
+def then_a_signal(function, part):
+    def call(path, *args, **kwargs):
+        done = function(path, *args, **kwargs)
+        if part in str(path):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done
+    return call
+def fail(_verification):
+    os.unlink = then_a_signal(os.unlink, "")
+    raise RuntimeError
+if {begun == "made"}:
+    os.mkdir = then_a_signal(os.mkdir, ".partial-")
+else:
+    Verification.finish = fail
+sys.exit(main(sys.argv[1:]))
+"""
+    words = ["--source", str(sources[0]), "--output-path", str(tmp_path / "target")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_another_command_wrote_meanwhile_stays(
     sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

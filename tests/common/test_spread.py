@@ -17,7 +17,7 @@ import pytest
 
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common import spread as module
-from megatron_patch.common.errors import WorkerKilled
+from megatron_patch.common.errors import WorkerKilled, WorkersRefused
 from megatron_patch.common.machine import children_of
 from megatron_patch.common.messages import at
 from megatron_patch.common.spread import Relay, SideTask, spread
@@ -192,8 +192,9 @@ def test_a_machine_with_no_more_processes(monkeypatch: pytest.MonkeyPatch, here:
         return fork()
 
     monkeypatch.setattr(os, "fork", some_forks)
-    with pytest.raises(BlockingIOError):
+    with pytest.raises(WorkersRefused) as raised:
         spread(lambda task: time.sleep(0.01), range(1000), 100)
+    assert raised.value.messages[0].values == {"error": "Resource temporarily unavailable"}
 
 
 def test_children_of_others_are_not_waited_for() -> None:
@@ -263,3 +264,69 @@ except KeyboardInterrupt:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("interrupted 0\n", "")
+
+
+@pytest.mark.parametrize("begins", ["pass", "1 / 0"])
+def test_ctrl_c_while_processes_are_ended_waits_until_all_are(begins: str) -> None:
+    """Once at the end of the work, or again while that of the first ends them: their zombies were left to the first
+    process of a container, which may not wait for them."""
+    program = f"""
+import os, signal, sys; sys.path.insert(0, {str(ROOT)!r})
+from megatron_patch.common.machine import children_of
+from megatron_patch.common.spread import spread
+kill = os.killpg
+def then_ctrl_c(group, number):
+    kill(group, number)
+    signal.raise_signal(signal.SIGINT)
+os.killpg = then_ctrl_c
+def work(task):
+    {begins}
+try:
+    spread(work, range(100), 20)
+except KeyboardInterrupt:
+    print("interrupted", len(children_of(os.getpid())), signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted 0 True\n", "")
+
+
+def test_killed_processes_for_which_nobody_waits() -> None:
+    """Where a shell ignores SIGCHLD (`trap "" CHLD`), so do its programs: who ends is gone at once, and there is no
+    group to be killed."""
+    program = f"""
+import os, signal, sys; sys.path.insert(0, {str(ROOT)!r})
+from megatron_patch.common import spread as module
+from megatron_patch.common.errors import WorkerKilled
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+hear = module._Crew._hear
+def when_all_are_gone(self, child):
+    try:
+        while True:
+            os.waitpid(-self.group, 0)
+    except ChildProcessError:
+        hear(self, child)
+module._Crew._hear = when_all_are_gone
+try:
+    module.spread(lambda task: os.killpg(os.getpgrp(), signal.SIGKILL), range(3), 6)
+except WorkerKilled:
+    print("killed")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("killed\n", "")
+
+
+def test_a_machine_with_no_more_threads() -> None:
+    """Those that had begun waited for the others for ever, and the process for them: it said why, and did not end."""
+    program = f"""
+import sys, threading; sys.path.insert(0, {str(ROOT)!r})
+from megatron_patch.common.spread import spread
+start = threading.Thread.start
+def two(thread):
+    if threading.active_count() > 2:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = two
+spread(lambda task: task, range(10), 4)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "threads or open files (can't start new thread): fewer" in done.stderr

@@ -47,8 +47,6 @@ def keep_track_of_graphs(say: Callable[[str], None]) -> None:
 def save_random_states_as_numbers() -> None:
     """Graphs need generators in the place of their states, and 0.19.2 would pickle them: objects of a GPU, which a run
     on the CPU, or anybody who looks into the checkpoint there, could not read. It reads numbers in both ways.
-
-    Written after the last run on a GPU: tests/gpu/test_graphs.py asks for it.
     """
     from megatron.core.dist_checkpointing.mapping import ShardedObject
     from megatron.training import checkpointing

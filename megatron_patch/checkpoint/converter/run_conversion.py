@@ -12,7 +12,7 @@ from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.checkpoint.store import check_target
-from megatron_patch.common.errors import WorkerKilled
+from megatron_patch.common.errors import WorkerKilled, WorkersRefused
 from megatron_patch.common.messages import Message, at, say
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.spread import Relay
@@ -90,7 +90,7 @@ def _convert(job: Job, verification: Verification) -> float:
     with WorkBar("bar-writing", job.nbytes) as bar:
         try:
             _write(job, conversion, reader, Relay(bar.advance))
-        except WorkerKilled as error:
+        except (WorkerKilled, WorkersRefused) as error:
             raise CheckpointError.of(error.messages) from None
     return time.monotonic() - started
 

@@ -32,6 +32,8 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "processes-taken": "processes {taken}{more}",
     "processes-asked": " (of {asked} asked for: at most {most} for each core)",
     "worker-killed": "a worker was killed (out of memory?): start the same command again",
+    "workers-refused": "this machine gives no more processes, threads or open files ({error}): fewer workers, or a "
+    "higher limit (`ulimit -u`, `ulimit -n`; of a container, its pids)",
     "merge-written": "{prefix}.bin and .idx, of {shards:shard|shards}",
     "merge-counts": "documents {documents:,}, tokens {tokens:,}",
     "merge-absent": "shard {number} is not there: {file}: {error}",
@@ -184,6 +186,8 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "processes-taken": "进程 {taken}{more}",
     "processes-asked": "（要求 {asked} 个：每个核心最多 {most} 个）",
     "worker-killed": "有一个工作进程被杀死（内存不足？）：请再次运行同一命令",
+    "workers-refused": "本机不再提供更多进程、线程或打开的文件（{error}）：请减少工作进程数，或提高限制"
+    "（`ulimit -u`、`ulimit -n`；容器则是其 pids）",
     "merge-written": "{prefix}.bin 和 .idx，由 {shards} 个分片合并",
     "merge-counts": "文档 {documents:,}，词元 {tokens:,}",
     "merge-absent": "缺少分片 {number}：{file}：{error}",
