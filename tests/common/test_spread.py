@@ -174,7 +174,7 @@ def test_processes_without_work_end_too() -> None:
         raise CheckpointError("manifest-missing")
 
     before = children_of(os.getpid())
-    for _ in range(20):
+    for _ in range(5):
         with pytest.raises(CheckpointError):
             spread(work, range(33), 66)
         assert children_of(os.getpid()) == before
