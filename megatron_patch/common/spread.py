@@ -26,8 +26,8 @@ from megatron_patch.common.signals import answered_afterwards
 from megatron_patch.common.threads import one_torch_thread, started_pool
 
 THREADS_EACH = 2
-"""Most threads of a process. On 64 cores 32 processes of two are the fastest: threads of 16 or of 4 processes wait more
-for the GIL, and one more in turn for each core takes longer to fork."""
+"""Most threads of a process. On 64 cores 32 processes of two were faster than 4 of 16 and 16 of 4, whose threads wait
+more for the GIL, and than 64 of one."""
 FEW_WORKERS = 4
 """So many are threads of this process: they seldom wait for the GIL."""
 
