@@ -147,7 +147,7 @@ def _stage(load: Load, stage: int) -> Memory:
 
     The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them. In RAM
     it keeps fp32 gradients too, pinned, and torch the pinned 16 bits that its fp32 copies were made from: 8B on an H100
-    was killed in its first step on a machine of 134 GB.
+    ended in its first step without a word on a machine of 134 GB.
     Source: `_set_sub_optimizer_grads`, `_get_sub_optimizer_param_groups`, cpu_offloading/hybrid_optimizer.py of
     megatron-core 0.19.2.
     """
