@@ -70,7 +70,7 @@ def test_the_change_that_is_named_makes_it_fit(
 
 
 def test_an_optimizer_that_ram_cannot_take_is_neither_offered_nor_begun(planned: Planned) -> None:
-    """8B on an H100 of 80 GB: it ended in its first step without a word on a machine of 134 GB, as the plan had advised."""
+    """8B on an H100, as the plan had advised: it ended in its first step without a word, beside 134 GB of RAM."""
     typed = {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true"}
     offload = typed | {"OPTIMIZER_OFFLOAD": "auto"}
     for ram, code in ((134, "change-ranks-ac-gpu"), (256, "change-offload")):
