@@ -4,7 +4,7 @@
 # validated, ended after the sixth iteration, the same command again to the twelfth. Are losses, norms and validations of
 # both ways the same bits?
 #   sh benchmarks/graphs_gpu.sh FOLDER TOKENIZER DATA
-# Four GPUs, both ways side by side; about two minutes each of PRECISIONS. ON=cpu tries the script without a GPU.
+# Four GPUs, both ways side by side. 1 where a run failed or bits differ. ON=cpu tries the script without a GPU.
 set -u
 cd "$(dirname -- "$0")/.." || exit 1
 folder=$1 tokenizer=$2 data=$3 on=${ON:-cuda}
@@ -33,6 +33,7 @@ done
 sh toolkits/python.sh - "$folder" "$precisions" "$ways" <<'END'
 import json, pathlib, sys
 folder, precisions, ways = pathlib.Path(sys.argv[1]), sys.argv[2].split(), sys.argv[3].split()
+differ = False
 NAMES = ("iteration", "loss", "grad_norm", "validation_loss")
 for precision in precisions:
     found = {}
@@ -45,5 +46,7 @@ for precision in precisions:
     losses = [one["loss"] for one in first if "loss" in one]
     validations = sum("validation_loss" in one for one in first)
     same = "the same bits" if first == second else "OTHER BITS"
+    differ = differ or first != second or len(losses) != 12
     print(f"{precision}: {len(losses)} steps, {validations} validations, loss {losses[0]:.4f} to {losses[-1]:.4f}: {same}")
+sys.exit(differ)
 END

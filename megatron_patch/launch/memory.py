@@ -146,7 +146,7 @@ def _stage(load: Load, stage: int) -> Memory:
     """One rank of one stage.
 
     The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them. In RAM
-    it keeps fp32 gradients too, pinned, and torch the pinned 16 bits that its fp32 copies were made from: 8B on an H100
+    it keeps fp32 gradients too, pinned, and torch the pinned weights that its fp32 copies were made from: 8B on an H100
     ended in its first step without a word on a machine of 134 GB.
     Source: `_set_sub_optimizer_grads`, `_get_sub_optimizer_param_groups`, cpu_offloading/hybrid_optimizer.py of
     megatron-core 0.19.2.
@@ -159,6 +159,7 @@ def _stage(load: Load, stage: int) -> Memory:
     optimizer = trained * precision.adam.bytes // shards
     if precision.adam.muon:
         optimizer -= 4 * layers * model.parameters_per_layer() // layout.tp
+    pinned = PINNED * (4 + precision.weight) * trained // shards
     offloaders_gradients = 4 * trained // shards if load.offload_fraction > 0 else 0
     activations = round(_activations(load, layers, passes=in_flight(layout, stage, load.micro_batches)))
     logits = logits_bytes(load) if last else 0
@@ -175,7 +176,7 @@ def _stage(load: Load, stage: int) -> Memory:
         logits=logits,
         workspace=workspace_bytes(load, first=stage == 0, last=last) + attention,
         step=max(0, copies - activations - logits - attention),
-        host_optimizer=round((optimizer + PINNED * 6 * trained // shards) * load.offload_fraction),
+        host_optimizer=round((optimizer + pinned) * load.offload_fraction),
         stage=stage,
         saved=trained if load.adapters else parameters,
     )

@@ -90,6 +90,9 @@ def table(job: TrainingJob, found: SearchResult, tokens: float | None, future: O
     lines = [_title(job, found)]
     if not job.kind.measured:
         lines.append(localized("planner-unmeasured", gpu=job.kind.name.upper()))
+    if any(one.fit.memory.host_optimizer for one in found.best):
+        ram = max(one.fit.memory.host_optimizer for one in found.best)
+        lines.append(localized("planner-ram", size=gigabytes(ram)))
     lines += ["", localized("planner-heads")]
     lines += [_row(job, one) for one in found.best]
     lines += ["", localized("planner-components"), *_components(best), "", localized("planner-memory"), *_memory(best)]
