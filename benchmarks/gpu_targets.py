@@ -45,6 +45,8 @@ def _wide(name: str, layers: dict[tuple[str, str], int]) -> list[Case]:
     ]
 
 
+IN_RAM = replace(PLAIN, name="offload", size="8B", batch=16, offload="auto", steps=4, seconds=300)
+
 TARGETS: dict[str, list[Case]] = {
     "four-dp": [  # what data parallelism over four costs
         replace(DP4, name="8B-dp4-bf16"),
@@ -179,7 +181,16 @@ TARGETS: dict[str, list[Case]] = {
         replace(SFT, name="sft-L8-fp8", size="8B-L8", steps=8, pr="fp8"),
     ],
     "advice-80": [  # what the plan advises where 8B does not fit one card, or four under DP
-        replace(PLAIN, name="8B-advice-offload", size="8B", batch=16, offload="auto", steps=4, seconds=200),
+        replace(IN_RAM, name="8B-advice-offload"),
+        replace(IN_RAM, name="8B-advice-offload-fp8", pr="fp8"),
+    ],
+    "offload": [  # all of the optimizer in RAM, beside the same run with it on the GPU
+        replace(PLAIN, name="L8-offload-none", size="8B-L8", batch=16),
+        replace(PLAIN, name="L8-offload-all", size="8B-L8", batch=16, offload="static", reference="L8-offload-none"),
+        replace(PLAIN, name="L8-offload-all-fp8", size="8B-L8", batch=16, offload="static", pr="fp8"),
+    ],
+    "fp8-casts": [  # bf16 weights, and their 8 bits beside them
+        replace(FP8, name="fp8-do-false", do=False, env={"MP_MEMORY_CHECK": "0"}),
     ],
     "advice-80-four": [
         replace(DP4, name="8B-advice-tp2-dp2-bf16", tp=2, sp=True, batch=32),

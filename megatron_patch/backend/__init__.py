@@ -77,10 +77,11 @@ def _enable_cuda() -> None:
     offload_fixes.fix_fine_grained_offloading()
     _fix_everywhere()
     if importlib.util.find_spec("transformer_engine") is not None:
-        from megatron_patch.backend.gpu import adam, cross_entropy, kernels, quantized_state
+        from megatron_patch.backend.gpu import adam, cross_entropy, kernels, offloaded_adam, quantized_state
 
         adam.leave_state_in_place()
         adam.read_bf16_gradients()
+        offloaded_adam.step_in_windows()
         cross_entropy.use_in_place_cross_entropy()
         kernels.use_ready_made_kernels()
         quantized_state.restrict_unpickling()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from megatron_patch.launch import cuda_graphs, tp_overlap
 from megatron_patch.launch.inputs import DataSource
+from megatron_patch.launch.memory import has_fp8_weights
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES
 from megatron_patch.models.megatron import ARCHITECTURE, architecture_flags
@@ -236,8 +237,9 @@ def precision_flags(plan: Plan) -> Flags:
 
 
 def gathers_fp8(plan: Plan) -> bool:
-    """Whether weights travel in FP8: needs the distributed optimizer; offloaded, only `delayed` scaling allows it."""
-    return plan.config.do and (plan.offload_fraction == 0 or plan.variables.fp8_recipe == "delayed")
+    """Whether weights travel in FP8."""
+    recipe, offloaded = plan.variables.fp8_recipe, plan.offload_fraction
+    return has_fp8_weights(distributed_optimizer=plan.config.do, offload_fraction=offloaded, recipe=recipe)
 
 
 @emits(

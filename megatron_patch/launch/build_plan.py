@@ -16,10 +16,11 @@ from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import (
+    GPU_PROCESS_BYTES,
     GPU_RESERVE_BYTES,
     PLAIN_ADAM,
     PROCESS_BYTES,
-    RAM_RESERVE_BYTES,
+    SYSTEM_BYTES,
     Adam,
     Load,
     Memory,
@@ -27,6 +28,7 @@ from megatron_patch.launch.memory import (
     checkpoint_bytes,
     estimate,
     export_bytes,
+    has_fp8_weights,
     save_bytes,
 )
 from megatron_patch.launch.plan import Earlier, Plan
@@ -81,7 +83,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
-        ram_limit=_ram_limit(environment, gpu),
+        ram_limit=_ram_limit(environment, gpu, layout),
         checkpoint_bytes=checkpoint_bytes(
             _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
         ),
@@ -291,10 +293,15 @@ def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout
     return gpu.memory_bytes - GPU_RESERVE_BYTES - buffers if gpu and gpu.memory_bytes else None
 
 
-def _ram_limit(environment: Environment, gpu: Gpu | None) -> int | None:
+def _ram_limit(environment: Environment, gpu: Gpu | None, layout: Layout) -> int | None:
     if gpu is None or environment.elsewhere:
         return None
-    return environment.memory_total_bytes - RAM_RESERVE_BYTES
+    return _ram_of_ranks(environment, layout)
+
+
+def _ram_of_ranks(environment: Environment, layout: Layout) -> int:
+    """What the ranks of a machine with GPUs may take beside their own processes."""
+    return environment.memory_total_bytes - SYSTEM_BYTES - layout.processes * GPU_PROCESS_BYTES
 
 
 MOST_RAM_FOR_COPIES = 2 / 3
@@ -308,6 +315,8 @@ def _saves_in_background(
     if variables.background_save != "auto" or environment.only_plans:
         return variables.background_save != "false"
     needed = layout.processes * save_bytes(memory, precision, layout)
+    if offloaded := layout.processes * memory.host_optimizer:
+        return needed + offloaded <= _ram_of_ranks(environment, layout)
     return needed <= MOST_RAM_FOR_COPIES * environment.memory_total_bytes
 
 
@@ -364,6 +373,9 @@ def fit_memory(
             recompute_layers=variables.ac_layers,
             adapters=adapters_of(variables),
             frozen=variables.freeze or "",
+            fp8_weights=has_fp8_weights(
+                distributed_optimizer=config.do, offload_fraction=fraction, recipe=variables.fp8_recipe
+            ),
             head_fp8=config.pr == "fp8" and "head" in variables.fp8_extra,
             deterministic=deterministic,
         )

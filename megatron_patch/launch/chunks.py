@@ -77,11 +77,16 @@ def chunks_kept(plan: Plan) -> int | None:
 def was_tried(plan: Plan) -> bool:
     """Whether chunks are taken where they pay, not only said to pay.
 
-    Not with adapters, which nobody has trained in chunks on GPUs, nor beside flags of Megatron's that change the
-    schedule; and not where MP_AC_LAYERS of each stage are recomputed: Megatron would recompute as many of each chunk.
+    Not with adapters or an optimizer in RAM, which nobody has trained in chunks on GPUs, nor beside flags of Megatron's
+    that change the schedule; and not where MP_AC_LAYERS of each stage are recomputed: Megatron would recompute as many
+    of each chunk.
     """
     flags, by_block = plan.variables.megatron_args or "", plan.variables.ac_method == "block"
-    if plan.variables.lora_rank is not None or any(flag in flags for flag in UNTRIED):
+    if (
+        plan.variables.lora_rank is not None
+        or plan.config.optimizer_offload != "false"
+        or any(flag in flags for flag in UNTRIED)
+    ):
         return False
     return plan.config.ac != "full" or not by_block
 

@@ -15,10 +15,12 @@ from megatron_patch.peft.settings import LoraSettings, adapter_parameters, froze
 
 PROCESS_BYTES = 950_000_000
 """One process on the CPU without its tensors: Python, torch, Megatron; 0.92 to 0.97 GB measured."""
-RAM_RESERVE_BYTES = 8_000_000_000
-"""Of a machine's RAM, beside what its ranks offload: the system, and Python and CUDA's libraries of each rank."""
-PINNED = 1.15
-"""torch takes memory that a GPU can copy to in powers of two: 1.14 times the size of 8B's tensors."""
+GPU_PROCESS_BYTES = 4_500_000_000
+"""RAM of one process on a GPU without what it offloads: Python, CUDA's libraries; 4.2 GB measured."""
+SYSTEM_BYTES = 3_000_000_000
+"""Of a machine's RAM, what no rank gets."""
+OFFLOAD_BUFFER_BYTES = 235_000_000
+"""Windows of gradients and weights between RAM and a GPU: `Buffers` of backend/gpu/offloaded_adam.py."""
 GPU_RESERVE_BYTES = 4_700_000_000
 """Of what the driver says a GPU has: CUDA context, NCCL, cuBLAS and cuDNN 2.6 GB, pieces in torch's allocator that are
 too small for the next tensor 1.4 GB, and 0.7 GB that no process gets. A run of 146.0 GB was too much for an H200."""
@@ -126,6 +128,8 @@ class Load:
     """LoRA; all other weights are frozen."""
     frozen: str = ""
     """MP_FREEZE."""
+    fp8_weights: bool = True
+    """fp8: the layers' weights have 8 bits; else they have 16, and their 8 bits are kept beside them."""
     head_fp8: bool = False
     """MP_FP8_EXTRA has head."""
     deterministic: bool = False
@@ -137,20 +141,21 @@ class Load:
         return self.micro_batch * self.seq_len // self.layout.cp
 
 
+def has_fp8_weights(*, distributed_optimizer: bool, offload_fraction: float, recipe: str) -> bool:
+    """Whether fp8 training keeps, and gathers, the layers' weights in 8 bits (--fp8-param-gather).
+
+    Megatron 0.19.2 needs the distributed optimizer for it, and `delayed` scaling where any of that is offloaded.
+    """
+    return distributed_optimizer and (offload_fraction == 0 or recipe == "delayed")
+
+
 def estimate(load: Load) -> Memory:
     """The fullest stage of the pipeline."""
     return max((_stage(load, stage) for stage in range(load.layout.pp)), key=lambda stage: stage.total)
 
 
 def _stage(load: Load, stage: int) -> Memory:
-    """One rank of one stage.
-
-    The optimizer that is partly on the processor keeps fp32 gradients of the other part, and never frees them. In RAM
-    it keeps fp32 gradients too, pinned, and torch the pinned weights that its fp32 copies were made from: 8B on an H100
-    ended in its first step without a word on a machine of 134 GB.
-    Source: `_set_sub_optimizer_grads`, `_get_sub_optimizer_param_groups`, cpu_offloading/hybrid_optimizer.py of
-    megatron-core 0.19.2.
-    """
+    """One rank of one stage."""
     model, layout, precision = load.model, load.layout, load.precision
     layers, last = layout.stage_layers[stage], stage == layout.pp - 1
     parameters = stage_parameters(model, load.vocab_rows, layout, stage)
@@ -159,27 +164,32 @@ def _stage(load: Load, stage: int) -> Memory:
     optimizer = trained * precision.adam.bytes // shards
     if precision.adam.muon:
         optimizer -= 4 * layers * model.parameters_per_layer() // layout.tp
-    pinned = PINNED * (4 + precision.weight) * trained // shards
-    offloaders_gradients = 4 * trained // shards if load.offload_fraction > 0 else 0
     activations = round(_activations(load, layers, passes=in_flight(layout, stage, load.micro_batches)))
     logits = logits_bytes(load) if last else 0
     attention = max(0, deterministic_attention_bytes(load) - logits)  # logits are gone by then
-    in_layers = 0 if load.adapters else layers * model.parameters_per_layer() // layout.tp
-    in_place = precision.gpu and load.distributed_optimizer and load.offload_fraction == 0
+    matrices = layers * model.parameters_per_layer() // layout.tp
+    casts = 2 * matrices if precision.fp8 and not load.fp8_weights else 0
+    in_layers = 0 if load.adapters else matrices
+    in_place = precision.gpu and load.distributed_optimizer
     copies = step_copies(precision, trained, in_layers, in_place=in_place) // shards + orthogonalized_bytes(load)
     added = trained if load.adapters else 0
     return Memory(
-        weights=parameters * precision.weight + added * (4 if precision.weight == 4 else 2),
+        weights=parameters * precision.weight + casts + added * (4 if precision.weight == 4 else 2),
         gradients=trained * precision.gradient,
-        optimizer=round((optimizer + offloaders_gradients) * (1 - load.offload_fraction)),
+        optimizer=round(optimizer * (1 - load.offload_fraction)),
         activations=activations,
         logits=logits,
         workspace=workspace_bytes(load, first=stage == 0, last=last) + attention,
         step=max(0, copies - activations - logits - attention),
-        host_optimizer=round((optimizer + pinned) * load.offload_fraction),
+        host_optimizer=round(optimizer * load.offload_fraction)
+        + (OFFLOAD_BUFFER_BYTES if load.offload_fraction else 0),
         stage=stage,
         saved=trained if load.adapters else parameters,
     )
+
+
+def _offloaded(optimizer: int, fraction: float) -> int:
+    return round(optimizer * fraction) + OFFLOAD_BUFFER_BYTES if fraction else 0
 
 
 def trained_parameters(load: Load, stage: int) -> int:
@@ -218,7 +228,7 @@ def step_copies(precision: Precision, parameters: int, in_layers: int, *, in_pla
     `read_bf16_gradients` of backend/gpu/adam.py.
 
     Args:
-        in_place: the distributed optimizer of a GPU, no part of it offloaded.
+        in_place: the distributed optimizer of a GPU.
     """
     gradients = 4 if precision.gradient == 2 and not in_place else 0
     return gradients * parameters + (2 * in_layers if precision.fp8 else 0)

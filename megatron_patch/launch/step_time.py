@@ -23,6 +23,9 @@ ROPE, CAST, ADAM = 0.62, 0.9, 0.88
 """Part of the bandwidth that kernels of a kind reach, where they do not simply stream: RoPE, ours and Megatron's,
 casts to fp8 (a tensor is read for its largest value, read again, and written twice in one byte: 6 bytes an element),
 Adam."""
+ADAM_IN_RAM = 0.39e-9
+"""Seconds of a parameter whose optimizer lives in RAM, of a rank with 16 cores: 0.35 to 0.45 on two machines with an
+H100, 8B and 8 of its layers."""
 POWER = 0.13
 """How much faster matmuls run beside kernels that draw less power, by the part of the time that those take: 8B on an
 H200 688 TFLOP/s for 667 alone, where 0.28 of a micro batch is not matmuls."""
@@ -156,15 +159,14 @@ def step_time(work: Work, layout: Layout, kind: GpuKind, network: Network) -> St
 
 def time_of_plan(plan: Plan, sample_tokens: int | None = None, trained_share: float = 1.0) -> StepTime | None:
     """What the driver's plan will take; None on GPUs without a row of rates, on the CPU, in fp32 and fp16, for
-    conversations whose lengths are not known, under MP_FREEZE or Muon, and where parts of the optimizer or of the
-    activations move to RAM.
+    conversations whose lengths are not known, under MP_FREEZE or Muon, and where activations move to RAM.
 
     Args:
         sample_tokens: mean tokens of a packed conversation.
         trained_share: part of the positions that are trained.
     """
     config, kind = plan.config, kind_of(plan.gpu.name) if plan.gpu else None
-    on_gpu = config.ac != "offload" and plan.offload_fraction == 0 and plan.variables.optimizer == "adam"
+    on_gpu = config.ac != "offload" and plan.variables.optimizer == "adam"
     lengths_known = not config.sft or sample_tokens is not None
     predicted = lengths_known and config.pr in ("bf16", "fp8") and on_gpu and plan.variables.freeze is None
     if kind is None or not predicted or (config.pr == "fp8" and kind.matmul_fp8 is None):
@@ -187,6 +189,7 @@ def time_of_plan(plan: Plan, sample_tokens: int | None = None, trained_share: fl
             sample_tokens=sample_tokens,
             trained_share=trained_share if trained_logits(plan) else 1.0,
             adam_bytes=plan.precision.adam.bytes,
+            offload_fraction=plan.offload_fraction,
             adapters=adapters_of(plan.variables),
         ),
         plan.layout,
@@ -442,8 +445,12 @@ def _uncovered(seconds: float, part: float, cover: float) -> float:
 
 
 def _optimizer(work: Work, layout: Layout, kind: GpuKind) -> float:
-    """Adam's reads and writes of one shard, its gradients in fp32 and their norm; and clearing all gradients."""
+    """Adam's reads and writes of one shard, its gradients in fp32 and their norm; and clearing all gradients.
+
+    What lives in RAM is stepped there: a rank has the memory bandwidth of its own cores.
+    """
     weights = trained_weights(work, layout)
     shards = layout.dp * layout.cp if work.distributed_optimizer else 1
-    of_shard = weights / shards * ((2 * work.adam_bytes + 4) / ADAM + 14)
-    return (of_shard + 2 * weights * work.gradient_bytes) / kind.bandwidth
+    adam = (1 - work.offload_fraction) * (2 * work.adam_bytes + 4) / ADAM
+    in_ram = ADAM_IN_RAM * work.offload_fraction * weights / shards
+    return in_ram + (weights / shards * (adam + 14) + 2 * weights * work.gradient_bytes) / kind.bandwidth

@@ -37,6 +37,8 @@ class Work:
     trained_share: float = 1.0
     """Part of the positions that have logits, in finetuning."""
     adam_bytes: int = 12
+    offload_fraction: float = 0.0
+    """Part of the optimizer that lives in RAM, 0 to 1."""
     adapters: LoraSettings | None = None
     """LoRA: the weights are frozen, and have no gradients."""
     own_kernels: bool = True

@@ -197,6 +197,7 @@ def predict(job: TrainingJob, candidate: Candidate) -> Prediction:
             config, variables, candidate.layout, "cuda", gpu=job.kind.name, planned=fit.memory.total, limit=limit
         ),
         adam_bytes=fit.precision.adam.bytes,
+        offload_fraction=fit.offload_fraction,
     )
     return Prediction(
         candidate=candidate, time=step_time(work, candidate.layout, job.kind, job.network), fit=fit, limit=limit

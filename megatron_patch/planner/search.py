@@ -21,8 +21,7 @@ class SearchResult:
 def search(job: TrainingJob, choice: Choice, most: int = 5) -> SearchResult:
     """The fastest layouts by predicted step time.
 
-    Where nothing fits, the optimizer may move to RAM (position 18), which costs time that is not predicted well: it is
-    tried last.
+    Where nothing fits, the optimizer may move to RAM (position 18), of which nothing is known here: it is tried last.
 
     Raises:
         NothingFits: with the layout that needs the least memory, or what does not divide.

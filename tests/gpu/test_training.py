@@ -86,17 +86,36 @@ def test_same_arithmetic(tmp_path: Path, data: Path, start: str, bf16: Run, flag
     assert run.losses == bf16.losses
 
 
+OFFLOADED = "--use-distributed-optimizer --use-precision-aware-optimizer --optimizer-cpu-offload "
+
+
 def test_optimizer_offload(tmp_path: Path, data: Path, start: str, bf16: Run) -> None:
     """Adam on the processor: the same formula, another order of operations."""
-    flags = "--use-distributed-optimizer --optimizer-cpu-offload --optimizer-offload-fraction 1.0"
-    run = train(tmp_path, data, f"{start} {BF16} {flags} --use-precision-aware-optimizer")
+    run = train(tmp_path, data, f"{start} {BF16} {OFFLOADED} --optimizer-offload-fraction 1.0")
     assert worst(run, bf16) <= 2e-3
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--fp8-recipe tensorwise",
+        "--fp8-recipe delayed --fp8-amax-history-len 1024 --fp8-amax-compute-algo max --fp8-param-gather",
+    ],
+    ids=["tensorwise", "delayed"],
+)
+def test_optimizer_offload_in_fp8(tmp_path: Path, data: Path, start: str, cpu: Run, flags: str) -> None:
+    """Weights that go back to the GPU in bf16, and weights that are quantized there."""
+    run = train(
+        tmp_path, data, f"{start} {BF16} --fp8-format hybrid {flags} {OFFLOADED} --optimizer-offload-fraction 0.7"
+    )
+    assert worst(run, cpu) <= TOLERANCES["fp8"]
 
 
 COMPACT = {
     "remainders": "--use-precision-aware-optimizer",
     "bf16 moments": "--use-precision-aware-optimizer --exp-avg-dtype bf16 --exp-avg-sq-dtype bf16",
-    "half on the processor": "--use-precision-aware-optimizer --optimizer-cpu-offload --optimizer-offload-fraction 0.5",
+    "half on the processor": OFFLOADED + "--optimizer-offload-fraction 0.5",
+    "on the processor": OFFLOADED + "--optimizer-offload-fraction 1.0",
 }
 
 

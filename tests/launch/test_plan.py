@@ -271,7 +271,7 @@ def test_offload_auto_moves_what_has_to_move(
         plan, _, problems = driver.make_plan(typed, surroundings(MP_DEVICE="auto"), dry_run=True)
         assert plan is not None, problems
         fractions.append(plan.offload_fraction)
-        assert plan.memory.host_optimizer == pytest.approx(plan.offload_fraction * (12 + 6 * 1.15) * 8.03e9, rel=0.01)
+        assert plan.memory.host_optimizer == pytest.approx(plan.offload_fraction * 12 * 8.03e9, rel=0.03)
         assert ("--optimizer-cpu-offload" in megatron_argv(plan)) == (plan.offload_fraction > 0)
     assert fractions[0] == 0.0
     assert fractions == sorted(fractions)

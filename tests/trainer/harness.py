@@ -117,9 +117,13 @@ def command(output: Path, data: Path, extra: str = "", *, processes: int = 1, sc
 
 
 def environment() -> dict[str, str]:
-    """One thread for each process: results do not depend on how busy the machine is."""
+    """One thread for each process: results do not depend on how busy the machine is.
+
+    GPUs are hidden: these ranks compute on the processor, and a process that has seen a GPU cannot fork another.
+    """
     path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
+    alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return os.environ | alone | {"PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
 
 
 def launch(

@@ -107,7 +107,6 @@ def save_where_it_lies() -> None:
 def read_where_it_lies() -> None:
     """Read what was described so into the place where it is kept: no copy of it is made."""
     from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner
-    from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     @wrap(MCoreLoadPlanner, "resolve_tensor", why=GATHERS)
@@ -125,10 +124,9 @@ def read_where_it_lies() -> None:
 
     @wrap(DistributedOptimizer, "load_parameter_state_from_fully_reshardable", why=GATHERS)
     def load(original: Callable[..., Any], self: Any, loaded: dict[int, dict[str, list[torch.Tensor]]]) -> None:
-        if not isinstance(self.optimizer, HybridDeviceOptimizer):  # which has made new tensors of those that were read
-            for number, parameter, start, end in _own_ranges(self):
-                for key, state in _states(self, parameter, start, end).items():
-                    _was_read_in_place(key, state, loaded[number][key])
+        for number, parameter, start, end in _own_ranges(self):
+            for key, state in _states(self, parameter, start, end).items():
+                _was_read_in_place(key, state, loaded[number][key])
         while UNFINISHED:
             UNFINISHED.pop()()
         REMAINDERS.clear()

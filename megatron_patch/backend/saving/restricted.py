@@ -43,6 +43,11 @@ METADATA_CLASSES = {
     for name in names.split()
 }
 """Everything that the `.metadata` of an honest checkpoint refers to."""
+OPTIMIZER_CLASSES = (
+    "torch.optim.adamw.AdamW",
+    "transformer_engine.pytorch.optimizers.fused_adam.FusedAdam",
+)
+"""What checkpoints of an optimizer in RAM named until 2026-11-27, beside rates; nothing is made of them."""
 PLACEHOLDERS = ("MCoreMetadata", "MCoreSavePlan")
 """Empty classes that Megatron up to 0.15 stored; their state is dropped."""
 
@@ -116,6 +121,7 @@ def restrict_unpickling() -> None:
 
     # arguments, random states and enumerations; torch's own containers and tensors need no entry
     torch.serialization.add_safe_globals(safe_globals.SAFE_GLOBALS)
+    torch.serialization.add_safe_globals([(_Placeholder, name) for name in OPTIMIZER_CLASSES])
 
     @wrap(FileSystemReader, "read_metadata", why="2.11 unpickles .metadata, which may run code")
     def read_metadata(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Metadata:
