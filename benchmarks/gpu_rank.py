@@ -80,6 +80,12 @@ def import_everything(flags: list[str]) -> None:
         from megatron.core.models.common.language_module import language_module as module
 
         module.fused_vocab_parallel_cross_entropy = module.fused_vocab_parallel_cross_entropy.__wrapped__
+    if os.environ.get("BENCH_MEGATRONS_OFFLOAD"):
+        from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
+
+        for name, method in list(vars(HybridDeviceOptimizer).items()):
+            if hasattr(method, "__wrapped__") and not isinstance(method, staticmethod):
+                setattr(HybridDeviceOptimizer, name, method.__wrapped__)
     if os.environ.get("BENCH_HOLD_NOTHING"):
         from megatron_patch.backend import gpu_memory
 

@@ -187,10 +187,19 @@ TARGETS: dict[str, list[Case]] = {
     "offload": [  # all of the optimizer in RAM, beside the same run with it on the GPU
         replace(PLAIN, name="L8-offload-none", size="8B-L8", batch=16),
         replace(PLAIN, name="L8-offload-all", size="8B-L8", batch=16, offload="static", reference="L8-offload-none"),
+        replace(
+            PLAIN,
+            name="L8-offload-megatron",
+            size="8B-L8",
+            batch=16,
+            offload="static",
+            env={"BENCH_MEGATRONS_OFFLOAD": "1"},
+            reference="L8-offload-none",
+        ),
         replace(PLAIN, name="L8-offload-all-fp8", size="8B-L8", batch=16, offload="static", pr="fp8"),
     ],
     "fp8-casts": [  # bf16 weights, and their 8 bits beside them
-        replace(FP8, name="fp8-do-false", do=False, env={"MP_MEMORY_CHECK": "0"}),
+        replace(PLAIN, name="fp8-do-false", pr="fp8", do=False),
     ],
     "advice-80-four": [
         replace(DP4, name="8B-advice-tp2-dp2-bf16", tp=2, sp=True, batch=32),

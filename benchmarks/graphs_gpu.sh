@@ -41,7 +41,7 @@ for precision in precisions:
         said = (folder / f"{precision}-{way}.txt").read_text()
         lines = (folder / f"{precision}-{way}" / "metrics.jsonl").read_text().splitlines()
         found[way] = [{name: one[name] for name in NAMES if name in one} for one in map(json.loads, lines)]
-        print(precision, way, "recorded graphs:", said.count("CUDA graphs: "), "overlap:", "overlapped" in said)
+        print(precision, way, "recorded graphs:", said.count("CUDA graphs: "), "overlap:", "overlaps with the matmuls" in said)
     first, second = found.values()
     losses = [one["loss"] for one in first if "loss" in one]
     validations = sum("validation_loss" in one for one in first)

@@ -18,6 +18,7 @@ import io
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -59,7 +60,10 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("in one chunk, LM head's weight gradient in the bubble", ("8B-tp2-pp2-defer",)),
         ("finetuning at 4096, packed, positions: bf16; fp8", ("sft-bf16", "sft-fp8")),
         ("LoRA at 4096, packed: bf16; fp8, micro batch 3", ("lora-8B-bf16", "lora-8B-fp8-micro3")),
-        ("what the plan advises on 80 GB: one GPU, optimizer in RAM", ("8B-advice-offload",)),
+        (
+            "what the plan advises on 80 GB: one GPU, optimizer in RAM: bf16; fp8",
+            ("8B-advice-offload", "8B-advice-offload-fp8"),
+        ),
         (
             "the same on four, TP2 DP2: bf16; fp8; fp8 kernel by kernel",
             ("8B-advice-tp2-dp2-bf16", "8B-advice-tp2-dp2-fp8", "8B-advice-tp2-dp2-fp8-eager"),
@@ -112,6 +116,10 @@ TABLES: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ),
         ("CP2, bf16, 8 layers: as CUDA graphs; kernel by kernel", ("cp2-L8-graphs", "cp2-L8-eager")),
         ("finetuning at 4096, packed, 8 layers: bf16; fp8", ("sft-L8-bf16", "sft-L8-fp8")),
+        (
+            "8 layers, 16 micro batches, optimizer: on the GPU; in RAM; in RAM by Megatron's step; in RAM, fp8",
+            ("L8-offload-none", "L8-offload-all", "L8-offload-megatron", "L8-offload-all-fp8"),
+        ),
         ("fewer passes, bf16: none; residual", ("passes-bf16", "passes-bf16-residual")),
         (
             "fewer passes, fp8: none; residual; projection; swiglu; all",
@@ -153,7 +161,7 @@ def row_of(plan: Plan) -> dict[str, Any]:
         "adam_bytes": "" if adam == 12 else adam,
         "attention": "flash-4" if _takes_flash(plan) else "",
         "graphs": "true" if plan.cuda_graphs else "",
-        "predicts": plain and plan.offload_fraction == 0 and not plan.deterministic,
+        "predicts": plain and plan.offload_fraction == 0 and not plan.deterministic,  # its rate is that of these runs
     }
 
 
@@ -186,13 +194,16 @@ def read_calls(folders: Sequence[Path]) -> tuple[dict[str, Run], dict[str, float
 
 def page(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequence[Run], date: str) -> str:
     """The section of docs/performance.md."""
-    kinds = sorted({run.get("row", {}).get("kind") or "GPU" for run in runs.values()})
-    lines = [f"## Measured on {date}", f"By `benchmarks/train_gpu.py` on {' and '.join(kinds)}s."]
+    usual, *others = (kind for kind, _ in Counter(map(_kind, runs.values())).most_common())
+    also = "".join(f", and on {kind}s where a row says so" for kind in others)
+    lines = [f"## Measured on {date}", f"By `benchmarks/train_gpu.py` on {usual}s{also}."]
     if ceilings:
         rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in ceilings.items())
         lines += ["", f"Sustained there, TFLOP/s: {rates}."]
     for title, rows in TABLES.items():
-        found = [cells for label, names in rows if (cells := _cells(label, [runs.get(n) for n in names], ceilings))]
+        found = [
+            cells for label, names in rows if (cells := _cells(label, [runs.get(n) for n in names], ceilings, usual))
+        ]
         if found:
             head = [title, "attention", "s a step", "tokens/s per GPU", "TFLOP/s", "of the mix", "peak; plan GB"]
             lines += ["", _line(head), _line(["---"] * len(head)), *map(_line, found)]
@@ -201,13 +212,18 @@ def page(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequenc
     return "\n".join(lines) + "\n"
 
 
-def _cells(label: str, runs: Sequence[Run | None], ceilings: Mapping[str, float]) -> list[str] | None:
+def _kind(run: Run) -> str:
+    return run.get("row", {}).get("kind") or "GPU"
+
+
+def _cells(label: str, runs: Sequence[Run | None], ceilings: Mapping[str, float], usual: str) -> list[str] | None:
     label, measured = _measured(label, runs)
     if not measured:
         return None
     runs, shares = measured, [_share(run, ceilings) for run in measured]
+    unusual = dict.fromkeys(kind for kind in map(_kind, runs) if kind != usual)
     return [
-        label,
+        f"{label} ({', '.join(unusual)})" if unusual else label,
         "; ".join(dict.fromkeys(KERNELS[run.get("row", {}).get("attention", "")] for run in runs)),
         _beside_each_other(runs, lambda run: f"{run['step_ms'] / 1e3:.3f}"),
         _beside_each_other(runs, lambda run: f"**{run['tokens_per_s_per_gpu']:,}**"),
