@@ -12,9 +12,9 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, ClassVar, NamedTuple
@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 from megatron_patch.common.errors import WorkerKilled, WorkersRefused
 from megatron_patch.common.parent import adopting_orphans, end_with_parent
 from megatron_patch.common.signals import answered_afterwards
-from megatron_patch.common.threads import one_torch_thread, started_pool
+from megatron_patch.common.threads import limits_told, one_torch_thread, started_pool
 
 THREADS_EACH = 2
 """Most threads of a process. On 64 cores 32 processes of two were faster than 4 of 16 and 16 of 4, whose threads wait
@@ -114,18 +114,8 @@ def spread[T, R](
     return [results[number] for number in range(len(tasks))]
 
 
-@contextmanager
-def _limits_told() -> Iterator[None]:
-    """Say of what could not be begun that there are limits."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # of threads Python raises "can't start new thread"
-        why = error.strerror if isinstance(error, OSError) else error
-        raise WorkersRefused("workers-refused", error=why) from None
-
-
 def _in_threads[T, R](work: Callable[[T], R], tasks: Sequence[T], workers: int) -> list[R]:
-    with _limits_told():
+    with limits_told():
         pool: ThreadPoolExecutor = started_pool(min(workers, len(tasks)))
     try:
         jobs = [pool.submit(work, task) for task in tasks]
@@ -195,7 +185,7 @@ class _Crew:
 
     def _fork(self) -> None:
         """One process for each part."""
-        with _limits_told():
+        with limits_told():
             pipes = [Pipe() for _ in self.parts]
         self.children = [
             _Child(connection=ours, free=self.threads, part=deque(part))
@@ -214,7 +204,7 @@ class _Crew:
             half, parent = numbers[: -(-len(numbers) // 2)], os.getpid()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # libraries have threads, which Python has not
-                with _limits_told():
+                with limits_told():
                     pid = os.fork()
             if pid == 0:
                 self._work_for(parent, half, pipes)
@@ -301,7 +291,7 @@ class _Crew:
 def _serve(work: Callable[[int], object], threads: int, home: _Home) -> None:
     one_torch_thread()
     try:
-        with _limits_told():
+        with limits_told():
             pool: ThreadPoolExecutor = started_pool(threads)
     except WorkersRefused as error:
         home.send("error", error)

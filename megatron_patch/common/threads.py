@@ -5,7 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+from megatron_patch.common.errors import WorkersRefused
+
+
+@contextmanager
+def limits_told() -> Iterator[None]:
+    """Say of threads or processes that could not be begun that there are limits.
+
+    Raises:
+        WorkersRefused: in the place of what the system said.
+    """
+    try:
+        yield
+    except BrokenExecutor:
+        raise
+    except (OSError, RuntimeError) as error:  # of threads Python raises "can't start new thread"
+        why = error.strerror if isinstance(error, OSError) else error
+        raise WorkersRefused("workers-refused", error=why) from None
 
 
 def own_cores() -> int:

@@ -15,7 +15,7 @@ from megatron_patch.common.errors import WorkerKilled
 from megatron_patch.common.machine import usable_cores
 from megatron_patch.common.messages import Message
 from megatron_patch.common.parent import end_with_parent
-from megatron_patch.common.threads import one_torch_thread
+from megatron_patch.common.threads import limits_told, one_torch_thread
 
 AHEAD = 3
 """Items in flight for each worker: bounds the memory."""
@@ -45,6 +45,7 @@ def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], worker
         workers: processes, forked from this one; 1 works in this one.
     Raises:
         WorkerKilled: whatever ended it. And whatever the work raises.
+        WorkersRefused: the machine does not give so many.
     """
     global _inherited
     if workers == 1:
@@ -55,10 +56,13 @@ def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], worker
     context = multiprocessing.get_context("fork")
     running: deque[Future[Result]] = deque()
     # An executor, unlike a Pool, notices when a worker is killed.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),)) as pool:
+    others = set(multiprocessing.active_children())
+    with limits_told():
+        executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+    with executor as pool:
         try:
             for item in items:
-                running.append(pool.submit(_run, item))
+                running.append(_submit(pool, item, others))
                 if len(running) > workers * AHEAD:
                     yield running.popleft().result()
             while running:
@@ -68,6 +72,24 @@ def in_order[Result](work: Callable[[Any], Result], items: Iterable[Any], worker
         finally:
             for future in running:
                 future.cancel()
+
+
+def _submit(pool: ProcessPoolExecutor, item: Any, others: set[Any]) -> Future[Any]:
+    """Ask for an item's result; the first time all workers begin, or none.
+
+    The executor forgets those that it has begun before one could not be, and this process would wait for them for ever.
+
+    Args:
+        others: children of this process that are no workers.
+    """
+    try:
+        with limits_told():
+            return pool.submit(_run, item)
+    except BaseException:
+        for begun in set(multiprocessing.active_children()) - others:
+            begun.kill()
+            begun.join()
+        raise
 
 
 def _run(item: Any) -> Any:

@@ -69,6 +69,27 @@ def test_no_more_workers_than_make_sense(monkeypatch: pytest.MonkeyPatch) -> Non
     assert more_than_taken(1) == more_than_taken(0) == "" and "of 1000000 asked for" in str(more_than_taken(1_000_000))
 
 
+LIMITED = """
+import resource
+from megatron_patch.common.errors import WorkersRefused
+from megatron_patch.data import workers
+
+workers.usable_cores = lambda: 16
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+try:
+    list(workers.in_order(abs, range(100), 16))
+except WorkersRefused as error:
+    print(error)
+"""
+
+
+def test_a_machine_that_gives_no_more_processes() -> None:
+    """The executor would leave those that it has begun waiting, and this process for them, for ever."""
+    command = [sys.executable, "-c", LIMITED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "Too many open files" in done.stdout and "ulimit -n" in done.stdout, done
+
+
 ORPHANS = """
 import os, sys, time
 from megatron_patch.data.workers import in_order
