@@ -24,6 +24,7 @@ from megatron_patch.checkpoint.store import free_bytes
 from megatron_patch.checkpoint.verify import checkpoints_in, verify_checkpoints
 from megatron_patch.common import tools
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import WorkerKilled, WorkersRefused, print_error
 from megatron_patch.common.messages import Message, localized, say
 from megatron_patch.common.signals import handled_by
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one command.
 
     Returns:
-        the exit status: 0 done, 1 the check failed, 2 refused.
+        the exit status: 0 done, 1 the check or a worker failed, 2 refused.
     """
     try:
         if list(argv[:1]) == ["verify"]:
@@ -51,6 +52,9 @@ def main(argv: Sequence[str]) -> int:
                 return _run(job)
         except CheckpointError as error:
             raise refusal(error, options) from None
+        except (WorkerKilled, WorkersRefused) as error:
+            print_error(error, os.environ)
+            return 1
     except Usage as usage:
         print(usage, file=sys.stderr if usage.status else sys.stdout)
         return usage.status

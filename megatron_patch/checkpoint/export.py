@@ -14,6 +14,7 @@ from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.converter.run_conversion import run_conversion, wrote
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.common.command_line import ArgumentParser
+from megatron_patch.common.errors import WorkerKilled, WorkersRefused
 from megatron_patch.common.messages import Message, localized
 from megatron_patch.common.terminal import guard
 
@@ -58,7 +59,10 @@ def export_hf(
         workers=workers,
     )
     job = inspect(options)
-    return [*job.notes, wrote(job, run_conversion(job))]
+    try:
+        return [*job.notes, wrote(job, run_conversion(job))]
+    except (WorkerKilled, WorkersRefused) as error:
+        raise CheckpointError.of(error.messages) from None
 
 
 def main() -> int:

@@ -176,6 +176,7 @@ def test_nan_and_a_killed_process_are_told(
     assert main([*killed, "--workers", "20"]) == 2
     assert "decoder.layers.mlp.linear_fc2.weight of layer 2 has a value that is NaN" in capsys.readouterr().err
     monkeypatch.setattr(sources.BlockMaker, "_look_at_bits", lambda *args: os.kill(os.getpid(), signal.SIGKILL))
-    assert main([*killed, "--workers", "20"]) == 2
-    assert "a worker was killed" in capsys.readouterr().err
+    assert main([*killed, "--workers", "20"]) == 1
+    said = capsys.readouterr().err
+    assert "a worker was killed" in said and "--help" not in said
     assert not list(tmp_path.iterdir())

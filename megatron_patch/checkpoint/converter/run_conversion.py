@@ -12,7 +12,6 @@ from megatron_patch.checkpoint.converter.positions import TO_HF
 from megatron_patch.checkpoint.errors import CheckpointError
 from megatron_patch.checkpoint.manifest import Verification, default_workers, read_manifest
 from megatron_patch.checkpoint.store import check_target
-from megatron_patch.common.errors import WorkerKilled, WorkersRefused
 from megatron_patch.common.messages import Message, at, say
 from megatron_patch.common.progress import WorkBar
 from megatron_patch.common.spread import Relay
@@ -88,10 +87,7 @@ def _convert(job: Job, verification: Verification) -> float:
     elif job.folder is not None:
         job.folder.files.on_open = begin
     with WorkBar("bar-writing", job.nbytes) as bar:
-        try:
-            _write(job, conversion, reader, Relay(bar.advance))
-        except (WorkerKilled, WorkersRefused) as error:
-            raise CheckpointError.of(error.messages) from None
+        _write(job, conversion, reader, Relay(bar.advance))
     return time.monotonic() - started
 
 
