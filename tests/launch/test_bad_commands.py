@@ -184,6 +184,12 @@ BAD: list[tuple[dict[str, str | None], tuple[str, ...], str, dict[str, object]]]
         {"limit": 3},
     ),
     ({**CUDA, "OPTIMIZER_OFFLOAD": "static"}, ("OPTIMIZER_OFFLOAD", "DO"), "optimizer-offload-needs-do", {}),
+    (
+        {**CUDA, "OPTIMIZER_OFFLOAD": "auto", "DO": "true", "PR": "fp32"},
+        ("OPTIMIZER_OFFLOAD", "PR"),
+        "optimizer-offload-fp32",
+        {},
+    ),
     ({"OPTIMIZER_OFFLOAD": "auto", "DO": "true"}, ("OPTIMIZER_OFFLOAD",), "optimizer-on-cpu", {}),
     ({"PR": "fp8"}, ("PR",), "fp8-on-cpu", {}),
     ({**CUDA, "PR": "fp32", "CP": "2"}, ("PR", "CP"), "fp32-cp", {}),

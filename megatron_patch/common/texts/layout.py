@@ -71,6 +71,10 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "only the distributed optimizer can be offloaded",
         "{DO:=true}, or {OPTIMIZER_OFFLOAD:=false}",
     ),
+    "optimizer-offload-fp32": (
+        "of fp32 weights Megatron would not train those that stay on the GPU, and could not go on from a checkpoint",
+        "{PR:=bf16}, or {OPTIMIZER_OFFLOAD:=false}",
+    ),
     "optimizer-on-cpu": ("the optimizer is already on the CPU", "false on the CPU"),
     "fp8-no-units": ("{gpu} has no FP8 units", "bf16"),
     "fp8-on-cpu": ("needs a GPU with FP8 units and Transformer Engine", "fp32, bf16 on the CPU"),
@@ -211,6 +215,10 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "ac-layers-offload": ("超过可以卸载的层数", "1 到 {limit}"),
     "ac-layers-chunk": ("超过一个模型块的层数", "1 到 {limit}"),
     "optimizer-offload-needs-do": ("只有分布式优化器可以卸载", "{DO:=true}，或 {OPTIMIZER_OFFLOAD:=false}"),
+    "optimizer-offload-fp32": (
+        "对于 fp32 权重，Megatron 不会训练留在 GPU 上的部分，也无法从检查点继续",
+        "{PR:=bf16}，或 {OPTIMIZER_OFFLOAD:=false}",
+    ),
     "optimizer-on-cpu": ("优化器已经在 CPU 上", "CPU 上为 false"),
     "fp8-no-units": ("{gpu} 没有 FP8 计算单元", "bf16"),
     "fp8-on-cpu": ("需要有 FP8 计算单元的 GPU 和 Transformer Engine", "CPU 上可用 fp32、bf16"),

@@ -21,14 +21,20 @@ def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chun
         yield Problem(code, "MP_AC_LAYERS", "AC", "MODEL_SIZE", limit=max(1, limit))
 
 
-def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str) -> Findings:
-    """Offloading is a part of the distributed optimizer."""
+def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str, pr: str) -> Findings:
+    """Offloading is a part of the distributed optimizer, for weights with fewer bits than their copies.
+
+    Source: `_set_sub_optimizer_grads`, `_update_fp32_params_by_new_state`, hybrid_optimizer.py of megatron-core 0.19.2:
+    of fp32 weights those on the GPU get no gradients, and no checkpoint can be loaded.
+    """
     if optimizer_offload == "false":
         return
     if not do:
         yield Problem("optimizer-offload-needs-do", "OPTIMIZER_OFFLOAD", "DO")
     if device == "cpu":
         yield Problem("optimizer-on-cpu", "OPTIMIZER_OFFLOAD")
+    elif pr == "fp32":
+        yield Problem("optimizer-offload-fp32", "OPTIMIZER_OFFLOAD", "PR")
 
 
 def check_muon(
