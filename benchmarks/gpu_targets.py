@@ -182,7 +182,7 @@ TARGETS: dict[str, list[Case]] = {
     ],
     "advice-80": [  # what the plan advises where 8B does not fit one card, or four under DP
         replace(IN_RAM, name="8B-advice-offload"),
-        replace(IN_RAM, name="8B-advice-offload-fp8", pr="fp8"),
+        replace(IN_RAM, name="8B-advice-offload-fp8", pr="fp8", ac="full"),
     ],
     "offload": [  # all of the optimizer in RAM, beside the same run with it on the GPU
         replace(PLAIN, name="L8-offload-none", size="8B-L8", batch=16),

@@ -1,13 +1,14 @@
 #!/bin/sh
 # The driver's own command with the optimizer in RAM, on one GPU: six iterations; and the same ended after the third, the
-# same command again to the sixth. Are losses and norms the same bits? And how much RAM is taken beside the optimizer's
-# 12 bytes a parameter: when it starts, and when it goes on?
-#   sh benchmarks/offload_gpu.sh FOLDER TOKENIZER DATA
-# SIZE (1B), FRACTION (1.0) of the optimizer, PRECISION (bf16). 1 where a run failed or bits differ.
+# same command again to the sixth. Are losses and norms the same bits? And how much RAM do they take: when it starts, and
+# when it goes on?
+#   sh benchmarks/offload_gpu.sh NEW_FOLDER TOKENIZER DATA
+# SIZE (1B), FRACTION (1.0) of the optimizer, PRECISION (bf16). 1 where a run failed, did not go on, or bits differ.
 set -u
 cd "$(dirname -- "$0")/.." || exit 1
 folder=$1 tokenizer=$2 data=$3 size=${SIZE:-1B} fraction=${FRACTION:-1.0} precision=${PRECISION:-bf16}
-mkdir -p "$folder"
+mkdir "$folder" || exit 1
+failed=0
 sh toolkits/python.sh -m megatron_patch.checkpoint.random_model "$size" "$folder/hf" --vocab-size 32768 \
     --tokenizer "$tokenizer" || exit 1
 taken() { # MB of memory that the run's processes have for themselves; what they share counts once
@@ -23,20 +24,27 @@ train() { # NAME MORE_FLAGS
         >>"$folder/$1.txt" 2>&1
     status=$?
     kill $sampler
+    [ $status = 0 ] || failed=1
     echo "$1 $2: status $status, RAM $(sort -n "$folder/ram.txt" | tail -n 1) MB at most"
 }
 train whole ''
 train parts '--exit-interval 3'
+cp "$folder/parts/metrics.jsonl" "$folder/first.jsonl"
 train parts ''
-sh toolkits/python.sh - "$folder" <<'END'
+sh toolkits/python.sh - "$folder" <<'END' || failed=1
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
-found = []
-for name in ("whole", "parts"):
-    lines = map(json.loads, (folder / name / "metrics.jsonl").read_text().splitlines())
-    found.append([(one["iteration"], one["loss"], one["grad_norm"]) for one in lines if "loss" in one])
-print(*(line for line in (folder / "parts.txt").read_text().splitlines() if "RAM" in line or "parameters" in line), sep="\n")
-same = found[0] == found[1] and len(found[0]) == 6
-print(found[0], found[1] if not same else "", "the same bits" if same else "OTHER BITS", sep="\n")
-sys.exit(not same)
+whole, first, parts = (
+    [(one["iteration"], one["loss"], one["grad_norm"]) for one in map(json.loads, file.read_text().splitlines()) if "loss" in one]
+    for file in (folder / "whole" / "metrics.jsonl", folder / "first.jsonl", folder / "parts" / "metrics.jsonl")
+)
+print(f"iterations {len(whole)}, {len(first)} and {len(parts)};", "the same bits" if whole == parts else f"OTHER BITS: {whole} {parts}")
+wrong = {
+    "not six iterations": len(whole) != 6,
+    "not ended after the third": len(first) != 3,
+    "nothing was offloaded": not json.loads((folder / "parts" / "plan.json").read_text())["offload_fraction"],
+}
+print(*(sentence for sentence, true in wrong.items() if true), sep="\n")
+sys.exit(whole != parts or any(wrong.values()))
 END
+exit $failed

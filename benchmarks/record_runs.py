@@ -194,7 +194,7 @@ def read_calls(folders: Sequence[Path]) -> tuple[dict[str, Run], dict[str, float
 
 def page(runs: Mapping[str, Run], ceilings: Mapping[str, float], bridge: Sequence[Run], date: str) -> str:
     """The section of docs/performance.md."""
-    usual, *others = (kind for kind, _ in Counter(map(_kind, runs.values())).most_common())
+    usual, *others = [kind for kind, _ in Counter(map(_kind, runs.values())).most_common()] or ["GPU"]
     also = "".join(f", and on {kind}s where a row says so" for kind in others)
     lines = [f"## Measured on {date}", f"By `benchmarks/train_gpu.py` on {usual}s{also}."]
     if ceilings:

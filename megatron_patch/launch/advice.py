@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.common.messages import Message
-from megatron_patch.launch.build_plan import balances, overlap_of, takes_graphs
+from megatron_patch.launch.build_plan import balances, overlap_of, saves_in_background, takes_graphs
 from megatron_patch.launch.chunks import choose_chunks, chunks_given, fitted, in_chunks
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.layout import Layout, cut_layers
-from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes
+from megatron_patch.launch.memory import PROCESS_BYTES, SYSTEM_BYTES, gigabytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.models.megatron import tensor_parallel_problem
 
@@ -63,9 +63,10 @@ def _changes(plan: Plan) -> Iterator[Change]:
         yield Change(words=Message("change-ac"), config={"ac": "full"})
     if gpu and config.optimizer_offload == "false" and config.pr in ("bf16", "fp16", "fp8"):
         offload = {"do": True, "optimizer_offload": "auto"}
-        yield Change(words=Message("change-offload"), config=offload)
+        more = _also_typed(config, sp=False)
+        yield Change(words=Message("change-offload", more=more), config=offload)
         if recomputes:
-            yield Change(words=Message("change-ac-offload"), config={**offload, "ac": "full"})
+            yield Change(words=Message("change-ac-offload", more=more), config={**offload, "ac": "full"})
     if recomputes:
         for size in wider:
             yield Change(words=Message("change-tp-ac", tp=size), config={"ac": "full", "sp": gpu or config.sp}, tp=size)
@@ -78,12 +79,21 @@ def _changes(plan: Plan) -> Iterator[Change]:
 def _larger(plan: Plan, times: int, tp: int) -> Iterator[Change]:
     pp = plan.layout.pp * (plan.layout.tp * times // tp)
     split = {"do": True, "sp": tp > 1}
-    values = {"tp": tp, "pp": pp, "ranks": plan.layout.world_size * times}
+    more = _also_typed(plan.config, sp=tp > 1)
+    values = {"tp": tp, "pp": pp, "ranks": plan.layout.world_size * times, "more": more}
     gpu = plan.device == "cuda"
     words = Message("change-ranks-gpu" if gpu else "change-ranks-cpu", **values)
     yield Change(words=words, config=split, tp=tp, pp=pp, ranks=times)
     words = Message("change-ranks-ac-gpu" if gpu else "change-ranks-ac-cpu", **values)
     yield Change(words=words, config={**split, "ac": "full"}, tp=tp, pp=pp, ranks=times)
+
+
+def _also_typed(config: RunConfig, *, sp: bool) -> Message | str:
+    """Switches that a change needs and that are not set: the distributed optimizer, and SP where it is asked for."""
+    needs_sp = sp and not config.sp
+    if config.do:
+        return Message("change-with-sp") if needs_sp else ""
+    return Message("change-with-sp-do" if needs_sp else "change-with-do")
 
 
 def _figures(plan: Plan, change: Change) -> tuple[int, int] | None:
@@ -110,7 +120,11 @@ def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
     graphs = takes_graphs(
         config, plan.variables, layout, plan.device, gpu=gpu, planned=changed.memory.total, limit=limit
     )
-    return replace(changed, cuda_graphs=graphs)
+    if plan.ram_limit is None:
+        return replace(changed, cuda_graphs=graphs)
+    ram = plan.ram_limit + SYSTEM_BYTES
+    background = saves_in_background(plan.variables, changed.memory, changed.precision, changed.layout, ram)
+    return replace(changed, cuda_graphs=graphs, background_save=background)
 
 
 def _limit(plan: Plan, config: RunConfig, layout: Layout) -> int:

@@ -83,12 +83,14 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
-        ram_limit=_ram_limit(environment, gpu, layout),
+        ram_limit=_ram_limit(environment, gpu),
         checkpoint_bytes=checkpoint_bytes(
             _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
         ),
         export_bytes=_export_bytes(variables, model, rows, fit.precision),
-        background_save=_saves_in_background(variables, environment, fit.memory, fit.precision, layout),
+        background_save=saves_in_background(
+            variables, fit.memory, fit.precision, layout, _ram(environment, gpu, device)
+        ),
         output=str(real_path(Path(config.output_basepath))),
         given=_given(environment, vp_counts_chunks=facts["vp_counts_chunks"]),
         wandb=_logs_to_wandb(variables, environment),
@@ -293,31 +295,34 @@ def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout
     return gpu.memory_bytes - GPU_RESERVE_BYTES - buffers if gpu and gpu.memory_bytes else None
 
 
-def _ram_limit(environment: Environment, gpu: Gpu | None, layout: Layout) -> int | None:
-    if gpu is None or environment.elsewhere:
-        return None
-    return _ram_of_ranks(environment, layout)
+def _ram_limit(environment: Environment, gpu: Gpu | None) -> int | None:
+    ram = _ram(environment, gpu, "cuda")
+    return None if ram is None else max(0, ram - SYSTEM_BYTES)
 
 
-def _ram_of_ranks(environment: Environment, layout: Layout) -> int:
-    """What the ranks of a machine with GPUs may take beside their own processes."""
-    return environment.memory_total_bytes - SYSTEM_BYTES - layout.processes * GPU_PROCESS_BYTES
+def _ram(environment: Environment, gpu: Gpu | None, device: str) -> int | None:
+    unknown = environment.elsewhere or (device == "cuda" and gpu is None)
+    return None if unknown else environment.memory_total_bytes
 
 
 MOST_RAM_FOR_COPIES = 2 / 3
 """Part of a machine's RAM that copies of a checkpoint may take."""
 
 
-def _saves_in_background(
-    variables: Variables, environment: Environment, memory: Memory, precision: Precision, layout: Layout
+def saves_in_background(
+    variables: Variables, memory: Memory, precision: Precision, layout: Layout, ram: int | None
 ) -> bool:
-    """All machines of a run must find the same: asked for is all their RAM, not what is free of it."""
-    if variables.background_save != "auto" or environment.only_plans:
+    """Whether checkpoints are written while training goes on: all machines of a run must find the same.
+
+    Args:
+        ram: bytes of a machine, all of them, not what is free; None asks nobody.
+    """
+    if variables.background_save != "auto" or ram is None:
         return variables.background_save != "false"
-    needed = layout.processes * save_bytes(memory, precision, layout)
-    if offloaded := layout.processes * memory.host_optimizer:
-        return needed + offloaded <= _ram_of_ranks(environment, layout)
-    return needed <= MOST_RAM_FOR_COPIES * environment.memory_total_bytes
+    copies = save_bytes(memory, precision, layout, optimizer=variables.save_optimizer)
+    if memory.host_optimizer:
+        return layout.processes * (copies + memory.host_optimizer + GPU_PROCESS_BYTES) <= ram - SYSTEM_BYTES
+    return layout.processes * copies <= MOST_RAM_FOR_COPIES * ram
 
 
 MOST_BF16_SUMS = 16

@@ -82,11 +82,8 @@ def was_tried(plan: Plan) -> bool:
     of each chunk.
     """
     flags, by_block = plan.variables.megatron_args or "", plan.variables.ac_method == "block"
-    if (
-        plan.variables.lora_rank is not None
-        or plan.config.optimizer_offload != "false"
-        or any(flag in flags for flag in UNTRIED)
-    ):
+    untried = plan.variables.lora_rank is not None or plan.offload_fraction > 0
+    if untried or any(flag in flags for flag in UNTRIED):
         return False
     return plan.config.ac != "full" or not by_block
 

@@ -292,7 +292,10 @@ def _refusals(plan: Plan, environ: Mapping[str, str]) -> list[Problem]:
         found.append(Problem("memory-gpu", *names, **figures, change=cheapest_change(plan)))
     elif plan.lacks_ram and plan.variables.memory_check:
         figures = {"needed": gigabytes(plan.ram_needed), "there": gigabytes(plan.ram_limit or 0)}
-        found.append(Problem("memory-ram", "OPTIMIZER_OFFLOAD", **figures, change=cheapest_change(plan)))
+        code, names = "memory-ram", ("OPTIMIZER_OFFLOAD",)
+        if plan.saved_copies:
+            code, names = "memory-ram-copies", (*names, "MP_BACKGROUND_SAVE")
+        found.append(Problem(code, *names, **figures, change=cheapest_change(plan)))
     return found + idxmap_problems(plan)
 
 

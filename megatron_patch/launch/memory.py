@@ -181,8 +181,7 @@ def _stage(load: Load, stage: int) -> Memory:
         logits=logits,
         workspace=workspace_bytes(load, first=stage == 0, last=last) + attention,
         step=max(0, copies - activations - logits - attention),
-        host_optimizer=round(optimizer * load.offload_fraction)
-        + (OFFLOAD_BUFFER_BYTES if load.offload_fraction else 0),
+        host_optimizer=_offloaded(optimizer, load.offload_fraction),
         stage=stage,
         saved=trained if load.adapters else parameters,
     )

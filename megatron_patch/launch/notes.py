@@ -26,6 +26,7 @@ from megatron_patch.launch.megatron_flags import exit_interval, skipped_iteratio
 from megatron_patch.launch.memory import gigabytes, save_bytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.resume import warm_start
+from megatron_patch.launch.step_time import CORES_OF_ADAM
 from megatron_patch.launch.variables import BY_FIELD, VARIABLES, Variable
 from megatron_patch.peft.folder import other_base, settings_of
 from megatron_patch.peft.settings import FIXED, target_shapes
@@ -48,6 +49,7 @@ def annotate(plan: Plan, environment: Environment, changes: list[Message]) -> Pl
         *_adapter_notes(plan, environment),
         *_idle_notes(plan, environment),
         *_optimizer_notes(plan),
+        *_offload_notes(plan, environment),
         *_surroundings_notes(plan, environment),
     ]
     warnings = [*_memory_warnings(plan), *_shared_memory_warnings(plan, environment), *_disk_warnings(plan)]
@@ -283,8 +285,6 @@ def _optimizer_notes(plan: Plan) -> Iterator[Message]:
         yield Message("fp8-travel-offload" if config.do else "fp8-travel-do")
     if config.pr == "fp8" and variables.fp8_extra != "none":
         yield Message("fp8-extra", what=variables.fp8_extra)
-    if config.optimizer_offload == "auto":
-        yield _offload_note(plan)
 
 
 def _surroundings_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
@@ -314,17 +314,25 @@ def _library_notes(environment: Environment) -> Iterator[Message]:
 
 
 def _save_note(plan: Plan, environment: Environment) -> Message:
-    copies = plan.layout.processes * save_bytes(plan.memory, plan.precision, plan.layout)
-    ram = gigabytes(environment.memory_total_bytes)
-    return Message("save-between-steps", copies=gigabytes(copies), ram=ram)
+    ranks, memory = plan.layout.processes, plan.memory
+    copies = ranks * save_bytes(memory, plan.precision, plan.layout, optimizer=plan.variables.save_optimizer)
+    figures = {"copies": gigabytes(copies), "ram": gigabytes(environment.memory_total_bytes)}
+    if memory.host_optimizer:
+        return Message("save-beside-optimizer", **figures, optimizer=gigabytes(ranks * memory.host_optimizer))
+    return Message("save-between-steps", **figures)
 
 
-def _offload_note(plan: Plan) -> Message:
-    if plan.memory_limit is None:
-        return Message("offload-unknown")
-    if plan.offload_fraction == 0:
-        return Message("offload-none")
-    return Message("offload-part", fraction=plan.offload_fraction)
+def _offload_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
+    if plan.config.optimizer_offload == "auto":
+        if plan.memory_limit is None:
+            yield Message("offload-unknown")
+        elif plan.offload_fraction == 0:
+            yield Message("offload-none")
+        else:
+            yield Message("offload-part", fraction=plan.offload_fraction)
+    cores = environment.cores // plan.layout.processes
+    if plan.offload_fraction > 0 and not environment.elsewhere and cores < CORES_OF_ADAM:
+        yield Message("offload-few-cores", cores=max(1, cores), measured=CORES_OF_ADAM)
 
 
 def _memory_warnings(plan: Plan) -> Iterator[Message]:
@@ -334,7 +342,8 @@ def _memory_warnings(plan: Plan) -> Iterator[Message]:
         yield Message(code, needed=gigabytes(memory.total), there=gigabytes(limit), change=cheapest_change(plan))
     elif plan.lacks_ram:
         figures = {"needed": gigabytes(plan.ram_needed), "there": gigabytes(plan.ram_limit or 0)}
-        yield Message("memory-warning-ram", **figures, change=cheapest_change(plan))
+        code = "memory-warning-ram-copies" if plan.saved_copies else "memory-warning-ram"
+        yield Message(code, **figures, change=cheapest_change(plan))
 
 
 def _shared_memory_warnings(plan: Plan, environment: Environment) -> Iterator[Message]:

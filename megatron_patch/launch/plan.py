@@ -14,7 +14,7 @@ from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.memory import Memory, Precision
+from megatron_patch.launch.memory import GPU_PROCESS_BYTES, Memory, Precision, save_bytes
 from megatron_patch.launch.problems import driver_wording
 from megatron_patch.launch.schedule import EpochCount, Schedule
 from megatron_patch.launch.variables import Variables
@@ -90,7 +90,8 @@ class Plan:
     memory_limit: int | None
     """Bytes that one rank may take; None where nothing is known."""
     ram_limit: int | None = None
-    """Bytes of RAM that the ranks of one machine with GPUs may take together; None where nothing is known."""
+    """Bytes of RAM that the ranks of one machine with GPUs may take together, for all that they are; None where nothing
+    is known."""
     checkpoint_bytes: int
     """One checkpoint on disk."""
     export_bytes: int
@@ -111,14 +112,22 @@ class Plan:
     """What will probably go wrong."""
 
     @property
+    def saved_copies(self) -> int:
+        """Bytes of RAM that the ranks of one machine take for copies of what is written in the background."""
+        one = save_bytes(self.memory, self.precision, self.layout, optimizer=self.variables.save_optimizer)
+        return self.layout.processes * one if self.background_save else 0
+
+    @property
     def ram_needed(self) -> int:
-        """Bytes that the ranks of one machine move from their GPUs to RAM together."""
-        return self.layout.processes * self.memory.host_optimizer
+        """Bytes of RAM of the ranks of one machine, a part of whose optimizer lives there; 0 without."""
+        if self.memory.host_optimizer == 0:
+            return 0
+        return self.layout.processes * (GPU_PROCESS_BYTES + self.memory.host_optimizer) + self.saved_copies
 
     @property
     def lacks_ram(self) -> bool:
-        """The machine has less."""
-        return self.ram_limit is not None and self.ram_needed > self.ram_limit
+        """Parts of the optimizer are to live in RAM that the machine does not have."""
+        return self.ram_needed > 0 and self.ram_limit is not None and self.ram_needed > self.ram_limit
 
     @property
     def resume_iteration(self) -> int | None:

@@ -24,8 +24,10 @@ ROPE, CAST, ADAM = 0.62, 0.9, 0.88
 casts to fp8 (a tensor is read for its largest value, read again, and written twice in one byte: 6 bytes an element),
 Adam."""
 ADAM_IN_RAM = 0.39e-9
-"""Seconds of a parameter whose optimizer lives in RAM, of a rank with 16 cores: 0.35 to 0.45 on two machines with an
-H100, 8B and 8 of its layers."""
+"""Seconds of a parameter whose optimizer lives in RAM: 0.35 to 0.45 on two machines with an H100, 8B and 8 of its
+layers; and ..."""
+CORES_OF_ADAM = 16
+"""... the cores that a rank had there."""
 POWER = 0.13
 """How much faster matmuls run beside kernels that draw less power, by the part of the time that those take: 8B on an
 H200 688 TFLOP/s for 667 alone, where 0.28 of a micro batch is not matmuls."""

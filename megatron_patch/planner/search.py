@@ -26,8 +26,9 @@ def search(job: TrainingJob, choice: Choice, most: int = 5) -> SearchResult:
     Raises:
         NothingFits: with the layout that needs the least memory, or what does not divide.
     """
-    for offload in (choice.offload, ("auto",)):
-        predictions = [predict(job, one) for one in candidates(job, replace(choice, offload=offload))]
+    in_ram = replace(choice, offload=("auto",), chunks=(1,) if 1 in choice.chunks else choice.chunks)  # as the driver
+    for tried in (choice, in_ram):
+        predictions = [predict(job, one) for one in candidates(job, tried)]
         if not predictions:
             raise NothingFits("planner-no-division", gpus=job.gpus, batch=job.global_batch, length=job.seq_len)
         fitting = sorted((one for one in predictions if one.fits), key=_order)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_patch.backend import enable
 from megatron_patch.backend.gpu import offloaded_adam
 from megatron_patch.backend.gpu.offloaded_adam import Window, in_ram, step_in_windows
+from megatron_patch.backend.saving.optimizer_fixes import OFFLOADERS_OWN
 
 RATES = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 DECAYS = (0.1, 0.0, 0.1)
@@ -119,7 +119,6 @@ class Queue:
 @pytest.fixture
 def hybrid(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Megatron's class with our step, on a GPU that is RAM."""
-    enable("cpu")
     from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
     for name, stand_in in (("Stream", Queue), ("Event", Moment), ("current_stream", Queue)):
@@ -205,7 +204,7 @@ def test_it_goes_on_in_the_tensors_that_are_read(hybrid: Any, fraction: float) -
     uninterrupted = optimizer_of(hybrid, whole, fraction)
     train(uninterrupted, whole, range(2))
     saved = uninterrupted.state_dict()
-    assert not [key for group in saved["param_groups"] for key in group if key in offloaded_adam.OWN]
+    assert not [key for group in saved["param_groups"] for key in group if key in OFFLOADERS_OWN]
     kept = [{key: value.clone() for key, value in uninterrupted.state[weight].items()} for weight in whole]
     weights = [weight.detach().clone() for weight in whole]
     train(uninterrupted, whole, range(2, 4))

@@ -101,6 +101,12 @@ def test_what_was_not_tried_is_said_to_pay(planned: Planned, changes: dict[str, 
     assert (plan.layout.chunks, list(said(plan))) == (2 if code == "chunks-taken" else 1, [code])
 
 
+def test_an_optimizer_that_may_move_and_need_not(planned: Planned) -> None:
+    """OPTIMIZER_OFFLOAD=auto on GPUs that hold it all is no other run."""
+    plan = planned(OPTIMIZER_OFFLOAD="auto")
+    assert (plan.offload_fraction, plan.layout.chunks) == (0.0, 2)
+
+
 @pytest.mark.parametrize(
     ("gpu", "changes"),
     [
@@ -112,6 +118,7 @@ def test_what_was_not_tried_is_said_to_pay(planned: Planned, changes: dict[str, 
         pytest.param({"name": "some"}, {}, id="no prediction for this GPU"),
         pytest.param({}, {"PR": "fp16"}, id="nor for fp16"),
         pytest.param({}, {"AC": "offload"}, id="nor for activations in RAM"),
+        pytest.param({}, {"OPTIMIZER_OFFLOAD": "static"}, id="the optimizer in RAM"),
         pytest.param({}, {"AC": "full", "MP_AC_LAYERS": "9"}, id="groups larger than a chunk"),
         pytest.param({}, {"MP_DEVICE": "cpu", "PR": "fp32"}, id="CPU"),
         pytest.param({}, {"MP_OPTIMIZER": "muon", "DO": "false"}, id="Muon"),

@@ -30,11 +30,14 @@ def planned(
 ) -> Planned:
     """A plan on GPUs of a size, and why a real start would be refused."""
 
-    def plan(gigabytes: int, gpus: int, changes: dict[str, str], name: str = "some", ram: int = 2000) -> Plan:
+    def plan(
+        gigabytes: int, gpus: int, changes: dict[str, str], name: str = "some", ram: int = 2000, **variables: str
+    ) -> Plan:
         monkeypatch.setattr("megatron_patch.launch.environment.total_memory", lambda: ram * 10**9)
         gpu = Gpu(name=name, memory_bytes=gigabytes * 10**9, uuid="GPU-1")
         monkeypatch.setattr("megatron_patch.launch.environment.installed_gpus", lambda: (gpu,) * gpus)
-        found, _, problems = driver.make_plan(values(**LONG | changes), surroundings(MP_DEVICE="auto"), dry_run=True)
+        around = surroundings(MP_DEVICE="auto", **variables)
+        found, _, problems = driver.make_plan(values(**LONG | changes), around, dry_run=True)
         assert found is not None, problems
         return found
 
@@ -84,6 +87,47 @@ def test_an_optimizer_that_ram_cannot_take_is_neither_offered_nor_begun(planned:
     assert "memory-warning-ram" in {warning.code for warning in small.warnings}
     unchecked = dataclasses.replace(small, variables=dataclasses.replace(small.variables, memory_check=False))
     assert not driver._refusals(unchecked, {})
+
+
+IN_RAM = {"MODEL_SIZE": "8B", "PR": "bf16", "DO": "true", "OPTIMIZER_OFFLOAD": "auto"}
+
+
+def test_ram_is_asked_for_where_something_moves_there(planned: Planned) -> None:
+    """A small model on many GPUs beside little RAM trains as before."""
+    plan = planned(141, 8, {"MODEL_SIZE": "1B", "PR": "bf16", "DO": "true"}, ram=32)
+    assert not plan.lacks_ram and not driver._refusals(plan, {})
+
+
+def test_copies_of_a_save_are_counted_beside_an_optimizer_in_ram(planned: Planned) -> None:
+    """97 GB of optimizer, 112 of copies, and the process."""
+    for ram, background in ((134, False), (200, False), (256, True)):
+        plan = planned(86, 1, IN_RAM, ram=ram)
+        assert (plan.background_save, driver._refusals(plan, {})) == (background, [])
+        told = [str(note) for note in plan.notes if note.code == "save-beside-optimizer"]
+        assert len(told) == (not background) and all("96.6 GB" in note and "112.4 GB" in note for note in told)
+    (problem,) = driver._refusals(planned(86, 1, IN_RAM, ram=200, MP_BACKGROUND_SAVE="true"), {})
+    assert (problem.code, problem.names) == ("memory-ram-copies", ("OPTIMIZER_OFFLOAD", "MP_BACKGROUND_SAVE"))
+    assert planned(86, 1, IN_RAM, ram=134, MP_SAVE_OPTIMIZER="false").background_save
+
+
+def test_the_change_that_is_named_finds_its_ram(planned: Planned) -> None:
+    """Each rank more is a process more."""
+    typed = {"MODEL_SIZE": "70B", "PR": "bf16", "DO": "true", "OPTIMIZER_OFFLOAD": "auto"}
+    for ram in range(840, 880, 5):
+        (problem,) = driver._refusals(planned(86, 1, typed, ram=ram), {})
+        change = problem.message.values["change"]
+        made = {name: value for name, value in re.findall(r"\b([A-Z_]{2,})=(\w+)", str(change)) if name in CHANGED}
+        ranks = re.search(r"on (\d+) GPUs", str(change))
+        changed = planned(86, int(ranks.group(1)) if ranks else 1, typed | made, ram=ram)
+        assert not driver._refusals(changed, {}), str(change)
+
+
+def test_few_cores_make_an_optimizer_in_ram_slow(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prediction is for those of the machine that was measured."""
+    for cores, said in ((2, True), (16, False)):
+        monkeypatch.setattr("megatron_patch.launch.environment.usable_cores", lambda cores=cores: cores)
+        codes = {note.code for note in planned(86, 1, IN_RAM).notes}
+        assert ("offload-few-cores" in codes) == said
 
 
 def test_the_figure_for_more_stages_is_that_of_their_plan(planned: Planned) -> None:

@@ -23,14 +23,10 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.patching import wrap
+from megatron_patch.backend.saving.optimizer_fixes import without_offloaders_own
 
 WINDOW = 1 << 23
 """Elements: 32 MB of fp32 gradients, which stay in the processor's cache until Adam has read them."""
-OWN = (
-    *("offload_fraction", "cpu_optimizer_cls", "gpu_optimizer_cls", "param_update_in_fp32", "pin_cpu_grads"),
-    *("pin_cpu_params", "overlap_cpu_optimizer_d2h_h2d", "fused"),
-)
-"""What the whole optimizer adds to its groups for itself: no rates, and not for a checkpoint."""
 RING = 3
 """Windows that are on their way at once."""
 
@@ -149,8 +145,7 @@ def step_in_windows() -> None:
     @wrap(HybridDeviceOptimizer, "state_dict", why="0.19.2 stores its parts' classes, which a checkpoint must not name")
     def state_dict(original: Callable[..., Any], self: Any) -> dict[str, Any]:
         found: dict[str, Any] = original(self)
-        groups = [{key: value for key, value in group.items() if key not in OWN} for group in found["param_groups"]]
-        return {**found, "param_groups": groups}
+        return {**found, "param_groups": without_offloaders_own(found["param_groups"])}
 
     @wrap(HybridDeviceOptimizer, "dummy_step", why="0.19.2 steps with random gradients to have a state to load into")
     def allocate(original: Callable[..., Any], self: Any) -> None:

@@ -46,6 +46,26 @@ def fix_native_adam_resume() -> None:
         return original(self, model_param, {**tensors, "step": None})  # None is skipped
 
 
+OFFLOADERS_OWN = (
+    *("offload_fraction", "cpu_optimizer_cls", "gpu_optimizer_cls", "param_update_in_fp32", "pin_cpu_grads"),
+    *("pin_cpu_params", "overlap_cpu_optimizer_d2h_h2d", "fused"),
+)
+"""What Megatron's offloading optimizer adds to its groups for itself: no rates, and not for a checkpoint."""
+
+
+def without_offloaders_own(content: Any) -> Any:
+    """What a checkpoint holds, without what such an optimizer had added to groups.
+
+    Checkpoints had that until 2026-11-27; of classes that it names nothing can be made, and none may be written again.
+    """
+    if isinstance(content, list):
+        return [without_offloaders_own(each) for each in content]
+    if not isinstance(content, dict):
+        return content
+    dropped = OFFLOADERS_OWN if "cpu_optimizer_cls" in content else ()
+    return type(content)({key: without_offloaders_own(each) for key, each in content.items() if key not in dropped})
+
+
 def fix_offloaded_adam_resume() -> None:
     """Let the step of an optimizer that is partly on the processor go on after a resume.
 

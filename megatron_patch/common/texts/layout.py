@@ -72,7 +72,7 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "{DO:=true}, or {OPTIMIZER_OFFLOAD:=false}",
     ),
     "optimizer-offload-fp32": (
-        "of fp32 weights Megatron would not train those that stay on the GPU, and could not go on from a checkpoint",
+        "Megatron's offloaded optimizer does not begin with fp32 weights",
         "{PR:=bf16}, or {OPTIMIZER_OFFLOAD:=false}",
     ),
     "optimizer-on-cpu": ("the optimizer is already on the CPU", "false on the CPU"),
@@ -156,9 +156,14 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
         "{change}",
     ),
     "memory-ram": (
-        "the part of the optimizer that leaves the GPUs takes {needed} of RAM, there are {there} to give "
+        "with the part of the optimizer that leaves the GPUs the ranks take {needed} of RAM, there are {there} to give "
         "({MP_MEMORY_CHECK:=0} tries it all the same)",
         "{change}",
+    ),
+    "memory-ram-copies": (
+        "with the part of the optimizer that leaves the GPUs and the copies of a save in the background the ranks take "
+        "{needed} of RAM, there are {there} to give ({MP_MEMORY_CHECK:=0} tries it all the same)",
+        "{MP_BACKGROUND_SAVE:=false}, which takes no copies; or {change}",
     ),
 }
 
@@ -216,7 +221,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "ac-layers-chunk": ("超过一个模型块的层数", "1 到 {limit}"),
     "optimizer-offload-needs-do": ("只有分布式优化器可以卸载", "{DO:=true}，或 {OPTIMIZER_OFFLOAD:=false}"),
     "optimizer-offload-fp32": (
-        "对于 fp32 权重，Megatron 不会训练留在 GPU 上的部分，也无法从检查点继续",
+        "Megatron 的卸载优化器不能用于 fp32 权重",
         "{PR:=bf16}，或 {OPTIMIZER_OFFLOAD:=false}",
     ),
     "optimizer-on-cpu": ("优化器已经在 CPU 上", "CPU 上为 false"),
@@ -288,7 +293,12 @@ CHINESE: dict[str, str | tuple[str, str]] = {
         "{change}",
     ),
     "memory-ram": (
-        "优化器移出 GPU 的部分需要 {needed} 内存，可用的只有 {there}（{MP_MEMORY_CHECK:=0} 可以强行尝试）",
+        "加上优化器移出 GPU 的部分，各进程需要 {needed} 内存，可用的只有 {there}（{MP_MEMORY_CHECK:=0} 可以强行尝试）",
         "{change}",
+    ),
+    "memory-ram-copies": (
+        "加上优化器移出 GPU 的部分和后台保存的副本，各进程需要 {needed} 内存，可用的只有 {there}"
+        "（{MP_MEMORY_CHECK:=0} 可以强行尝试）",
+        "{MP_BACKGROUND_SAVE:=false}（不需要副本）；或 {change}",
     ),
 }

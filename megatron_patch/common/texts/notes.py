@@ -99,9 +99,13 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "move",
     "offload-none": "{OPTIMIZER_OFFLOAD:=auto}: the optimizer fits on the GPU, nothing moves",
     "offload-part": "{OPTIMIZER_OFFLOAD:=auto}: {fraction:.0%} of the optimizer moves to the CPU",
+    "offload-few-cores": "a rank has {cores:core|cores} here: the optimizer on the CPU takes longer than predicted, "
+    "which is for {measured}",
     # environment
     "save-between-steps": "checkpoints are written between steps: copies of {copies} would take too much of the {ram} "
     "of RAM here ({MP_BACKGROUND_SAVE:=true} takes them)",
+    "save-beside-optimizer": "checkpoints are written between steps: copies of {copies} and {optimizer} of the "
+    "optimizer would take too much of the {ram} of RAM here",
     "wandb-key-alone": "a Weights & Biases key is set, but the package wandb is not installed: nothing is sent there",
     "yours": "{name}={value} is taken from your environment",
     "alone-among-several": "{ENV:=dsw} is this machine alone: {said} of your environment is not read; several machines "
@@ -109,8 +113,11 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "yours-too": "taken from your environment: {settings}",
     "decided-by-plan": "{names} of your environment {names:?is|are} not passed on: the plan decides",
     "memory-warning-gpu": "a rank needs about {needed}, the GPU has {there} to give; cheapest change: {change}",
-    "memory-warning-ram": "the offloaded optimizer takes about {needed} of RAM, there are {there} to give; cheapest "
-    "change: {change}",
+    "memory-warning-ram": "with the offloaded optimizer the ranks take about {needed} of RAM, there are {there} to "
+    "give; cheapest change: {change}",
+    "memory-warning-ram-copies": "with the offloaded optimizer and the copies of a save in the background "
+    "({MP_BACKGROUND_SAVE:=false} takes none) the ranks take about {needed} of RAM, there are {there} to give; "
+    "cheapest change: {change}",
     "memory-warning-cpu": "a rank needs about {needed}, RAM per process has {there} to give; cheapest change: {change}",
     "weights-only": "checkpoints hold weights alone: no run goes on from them, after a signal neither; a new one can "
     "start from them ({PRETRAIN_CHECKPOINT_PATH:@})",
@@ -127,13 +134,16 @@ ENGLISH: dict[str, str | tuple[str, str]] = {
     "change-batch": "{BATCH_SIZE:=1@}",
     "change-tp": "{TP:={tp}@} and {SP:=true@}, on the same ranks",
     "change-ac": "{AC:=full@}",
-    "change-offload": "{OPTIMIZER_OFFLOAD:=auto@}",
-    "change-ac-offload": "{AC:=full@} and {OPTIMIZER_OFFLOAD:=auto@}",
+    "change-offload": "{OPTIMIZER_OFFLOAD:=auto@}{more}",
+    "change-ac-offload": "{AC:=full@} and {OPTIMIZER_OFFLOAD:=auto@}{more}",
     "change-tp-ac": "{TP:={tp}@}, {SP:=true@} and {AC:=full@}",
-    "change-ranks-gpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:GPU|GPUs}",
-    "change-ranks-cpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:process|processes}",
-    "change-ranks-ac-gpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:GPU|GPUs}, {AC:=full@}",
-    "change-ranks-ac-cpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:process|processes}, {AC:=full@}",
+    "change-with-sp": ", {SP:=true@}",
+    "change-with-do": ", {DO:=true@}",
+    "change-with-sp-do": ", {SP:=true@}, {DO:=true@}",
+    "change-ranks-gpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:GPU|GPUs}{more}",
+    "change-ranks-cpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:process|processes}{more}",
+    "change-ranks-ac-gpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:GPU|GPUs}{more}, {AC:=full@}",
+    "change-ranks-ac-cpu": "{TP:={tp}@} x {PP:={pp}@} on {ranks:process|processes}{more}, {AC:=full@}",
 }
 
 CHINESE: dict[str, str | tuple[str, str]] = {
@@ -216,16 +226,22 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "offload-unknown": "{OPTIMIZER_OFFLOAD:=auto}：这里不知道 GPU 的显存，按全部卸载计划",
     "offload-none": "{OPTIMIZER_OFFLOAD:=auto}：优化器放得进 GPU，不卸载",
     "offload-part": "{OPTIMIZER_OFFLOAD:=auto}：优化器的 {fraction:.0%} 移到 CPU",
+    "offload-few-cores": "这里每个进程有 {cores} 个核心：CPU 上的优化器比预测的慢，预测按 {measured} 个核心",
     # environment
     "save-between-steps": "检查点在两步之间写入：{copies} 的副本会占用这里 {ram} 内存的太大部分"
     "（{MP_BACKGROUND_SAVE:=true} 仍然使用副本）",
+    "save-beside-optimizer": "检查点在两步之间写入：{copies} 的副本加上优化器的 {optimizer} "
+    "会占用这里 {ram} 内存的太大部分",
     "wandb-key-alone": "设置了 Weights & Biases 的密钥，但没有安装 wandb 包：不会发送任何数据",
     "yours": "{name}={value} 取自你的环境",
     "alone-among-several": "{ENV:=dsw} 只用本机：不读取你环境中的 {said}；多台机器请用 dlc 或 slurm",
     "yours-too": "取自你的环境：{settings}",
     "decided-by-plan": "不传递你环境中的 {names}：由计划决定",
     "memory-warning-gpu": "一个进程大约需要 {needed}，GPU 只能提供 {there}；代价最小的改动：{change}",
-    "memory-warning-ram": "卸载的优化器大约需要 {needed} 内存，可用的只有 {there}；代价最小的改动：{change}",
+    "memory-warning-ram": "加上卸载的优化器，各进程大约需要 {needed} 内存，可用的只有 {there}；"
+    "代价最小的改动：{change}",
+    "memory-warning-ram-copies": "加上卸载的优化器和后台保存的副本（{MP_BACKGROUND_SAVE:=false} 不需要），"
+    "各进程大约需要 {needed} 内存，可用的只有 {there}；代价最小的改动：{change}",
     "memory-warning-cpu": "一个进程大约需要 {needed}，每个进程的内存只有 {there}；代价最小的改动：{change}",
     "weights-only": "检查点只含权重：运行无法从中继续，收到信号之后也一样；新的运行可以从它们开始 "
     "（{PRETRAIN_CHECKPOINT_PATH:@}）",
@@ -242,11 +258,14 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "change-batch": "{BATCH_SIZE:=1@}",
     "change-tp": "{TP:={tp}@} 和 {SP:=true@}，进程数不变",
     "change-ac": "{AC:=full@}",
-    "change-offload": "{OPTIMIZER_OFFLOAD:=auto@}",
-    "change-ac-offload": "{AC:=full@} 和 {OPTIMIZER_OFFLOAD:=auto@}",
+    "change-offload": "{OPTIMIZER_OFFLOAD:=auto@}{more}",
+    "change-ac-offload": "{AC:=full@} 和 {OPTIMIZER_OFFLOAD:=auto@}{more}",
     "change-tp-ac": "{TP:={tp}@}、{SP:=true@} 和 {AC:=full@}",
-    "change-ranks-gpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个 GPU",
-    "change-ranks-cpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个进程",
-    "change-ranks-ac-gpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个 GPU，{AC:=full@}",
-    "change-ranks-ac-cpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个进程，{AC:=full@}",
+    "change-with-sp": "，{SP:=true@}",
+    "change-with-do": "，{DO:=true@}",
+    "change-with-sp-do": "，{SP:=true@}，{DO:=true@}",
+    "change-ranks-gpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个 GPU{more}",
+    "change-ranks-cpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个进程{more}",
+    "change-ranks-ac-gpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个 GPU{more}，{AC:=full@}",
+    "change-ranks-ac-cpu": "{TP:={tp}@} x {PP:={pp}@}，{ranks} 个进程{more}，{AC:=full@}",
 }

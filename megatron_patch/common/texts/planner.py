@@ -90,7 +90,7 @@ CHINESE: dict[str, str | tuple[str, str]] = {
     "planner-failures": "故障         每 {hours:.1f} 小时一次：有效时间 {effective:.1%}，每 {minutes:.0f} 分钟保存一次"
     "（SAVE_INTERVAL {steps}）",
     "planner-type": "输入",
-    "planner-ram": "注意：OPTIMIZER_OFFLOAD 每个进程最多需要 {size} 内存和 16 个核心；核心更少时优化器更慢",
+    "planner-ram": "注意：OPTIMIZER_OFFLOAD 每个进程最多需要 {size} 内存，机器必须具备；时间按每个进程 16 个核心",
     "planner-layout": "TP {tp} PP {pp} CP {cp} DP {dp}{chunks} 微批 {micro} AC {ac}{offload}",
     "planner-chunks": " 分块 {chunks}",
     "planner-offload": " OPTIMIZER_OFFLOAD {offload}",

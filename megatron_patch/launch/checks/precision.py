@@ -24,8 +24,8 @@ def check_activations(*, ac: str, pp: int, device: str, model: ModelConfig, chun
 def check_optimizer_offload(*, optimizer_offload: str, do: bool, device: str, pr: str) -> Findings:
     """Offloading is a part of the distributed optimizer, for weights with fewer bits than their copies.
 
-    Source: `_set_sub_optimizer_grads`, `_update_fp32_params_by_new_state`, hybrid_optimizer.py of megatron-core 0.19.2:
-    of fp32 weights those on the GPU get no gradients, and no checkpoint can be loaded.
+    Source: distrib_optimizer.py, hybrid_optimizer.py of megatron-core 0.19.2: shards of fp32 weights are no leaves
+    ("can't optimize a non-leaf Tensor"), those on the GPU would get no gradients, and no checkpoint could be loaded.
     """
     if optimizer_offload == "false":
         return
