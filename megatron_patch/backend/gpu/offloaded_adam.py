@@ -17,7 +17,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -265,21 +265,18 @@ def _step_in_ram(optimizer: Any, ready: torch.cuda.Event) -> None:
     buffers: Buffers = optimizer.buffers
     buffers.fetching.wait_event(ready)
     buffers.sending.wait_event(ready)
-    windows = _windows(optimizer)
-    coming: deque[tuple[int, Window]] = deque()
-    count = 0
+    windows, places = _windows(optimizer), cycle(range(RING))
+    coming: deque[tuple[Window, int]] = deque()
 
     def fetch_next() -> None:
-        nonlocal count
         for window in islice(windows, 1):
-            buffers.fetch(window, count % RING)
-            coming.append((count % RING, window))
-            count += 1
+            coming.append((window, next(places)))
+            buffers.fetch(*coming[-1])
 
     for _ in range(RING):
         fetch_next()
     while coming:
-        place, window = coming.popleft()
+        window, place = coming.popleft()
         gradient = buffers.fetched(window, place)
         fetch_next()
         window.adam(gradient)
