@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from megatron_patch.backend.patching import wrap
-from megatron_patch.backend.saving.optimizer_fixes import without_offloaders_own
+from megatron_patch.backend.saving.optimizer_fixes import drop_offloaders_own
 
 WINDOW = 1 << 23
 """Elements: 32 MB of fp32 gradients, which stay in the processor's cache until Adam has read them."""
@@ -145,7 +145,8 @@ def step_in_windows() -> None:
     @wrap(HybridDeviceOptimizer, "state_dict", why="0.19.2 stores its parts' classes, which a checkpoint must not name")
     def state_dict(original: Callable[..., Any], self: Any) -> dict[str, Any]:
         found: dict[str, Any] = original(self)
-        return {**found, "param_groups": without_offloaders_own(found["param_groups"])}
+        drop_offloaders_own(found["param_groups"])
+        return found
 
     @wrap(HybridDeviceOptimizer, "dummy_step", why="0.19.2 steps with random gradients to have a state to load into")
     def allocate(original: Callable[..., Any], self: Any) -> None:

@@ -53,17 +53,18 @@ OFFLOADERS_OWN = (
 """What Megatron's offloading optimizer adds to its groups for itself: no rates, and not for a checkpoint."""
 
 
-def without_offloaders_own(content: Any) -> Any:
-    """What a checkpoint holds, without what such an optimizer had added to groups.
+def drop_offloaders_own(content: Any) -> None:
+    """Take out of what a checkpoint holds what such an optimizer had added to groups.
 
     Checkpoints had that until 2026-11-27; of classes that it names nothing can be made, and none may be written again.
     """
-    if isinstance(content, list):
-        return [without_offloaders_own(each) for each in content]
-    if not isinstance(content, dict):
-        return content
-    dropped = OFFLOADERS_OWN if "cpu_optimizer_cls" in content else ()
-    return type(content)({key: without_offloaders_own(each) for key, each in content.items() if key not in dropped})
+    if isinstance(content, dict):
+        for key in OFFLOADERS_OWN if "cpu_optimizer_cls" in content else ():
+            content.pop(key, None)
+        content = list(content.values())
+    if isinstance(content, list | tuple):
+        for each in content:
+            drop_offloaders_own(each)
 
 
 def fix_offloaded_adam_resume() -> None:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from megatron_patch.backend.patching import BackendError, wrap
 from megatron_patch.backend.saving.errors import DamagedCheckpoint
-from megatron_patch.backend.saving.optimizer_fixes import without_offloaders_own
+from megatron_patch.backend.saving.optimizer_fixes import drop_offloaders_own
 from megatron_patch.runs.stored_chunks import ChunkError, check_metadata, read_checksums
 
 METADATA_CLASSES = {
@@ -103,11 +103,13 @@ def load_object(stream: io.BytesIO, what: str) -> Any:
         DamagedCheckpoint: it is damaged, or refers to anything else.
     """
     try:
-        return without_offloaders_own(torch.load(stream, map_location=None, weights_only=True))
+        content = torch.load(stream, map_location=None, weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedCheckpoint.at(what, "archive-refused", error=_short(error)) from None
     except Exception as error:
         raise DamagedCheckpoint.at(what, "metadata-damaged", error=repr(error)) from None
+    drop_offloaders_own(content)
+    return content
 
 
 def _short(error: Exception) -> str:
