@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_patch.common.messages import Message
-from megatron_patch.launch.build_plan import balances, overlap_of, saves_in_background, takes_graphs
+from megatron_patch.launch.build_plan import balances, overlap_of, takes_graphs
 from megatron_patch.launch.chunks import choose_chunks, chunks_given, fitted, in_chunks
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import PROCESS_BYTES, SYSTEM_BYTES, gigabytes
 from megatron_patch.launch.plan import Plan
+from megatron_patch.launch.ram import saves_in_background
 from megatron_patch.models.megatron import tensor_parallel_problem
 
 MORE_RANKS = (2, 4, 8, 16, 32, 64, 128)

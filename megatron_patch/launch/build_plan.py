@@ -16,11 +16,9 @@ from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.environment import Environment
 from megatron_patch.launch.layout import Layout, cut_layers
 from megatron_patch.launch.memory import (
-    GPU_PROCESS_BYTES,
     GPU_RESERVE_BYTES,
     PLAIN_ADAM,
     PROCESS_BYTES,
-    SYSTEM_BYTES,
     Adam,
     Load,
     Memory,
@@ -29,9 +27,9 @@ from megatron_patch.launch.memory import (
     estimate,
     export_bytes,
     has_fp8_weights,
-    save_bytes,
 )
 from megatron_patch.launch.plan import Earlier, Plan
+from megatron_patch.launch.ram import machine_ram, ram_of_ranks, saves_in_background
 from megatron_patch.launch.schedule import EpochCount, Schedule, count_iterations, make_rate, wsd_iterations
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
@@ -83,13 +81,13 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
-        ram_limit=_ram_limit(environment, gpu),
+        ram_limit=ram_of_ranks(environment, gpu),
         checkpoint_bytes=checkpoint_bytes(
             _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
         ),
         export_bytes=_export_bytes(variables, model, rows, fit.precision),
         background_save=saves_in_background(
-            variables, fit.memory, fit.precision, layout, _ram(environment, gpu, device)
+            variables, fit.memory, fit.precision, layout, machine_ram(environment, gpu, device)
         ),
         output=str(real_path(Path(config.output_basepath))),
         given=_given(environment, vp_counts_chunks=facts["vp_counts_chunks"]),
@@ -293,36 +291,6 @@ def _memory_limit(environment: Environment, gpu: Gpu | None, device: str, layout
     if device == "cpu":
         return environment.memory_bytes // layout.processes - PROCESS_BYTES
     return gpu.memory_bytes - GPU_RESERVE_BYTES - buffers if gpu and gpu.memory_bytes else None
-
-
-def _ram_limit(environment: Environment, gpu: Gpu | None) -> int | None:
-    ram = _ram(environment, gpu, "cuda")
-    return None if ram is None else max(0, ram - SYSTEM_BYTES)
-
-
-def _ram(environment: Environment, gpu: Gpu | None, device: str) -> int | None:
-    unknown = environment.elsewhere or (device == "cuda" and gpu is None)
-    return None if unknown else environment.memory_total_bytes
-
-
-MOST_RAM_FOR_COPIES = 2 / 3
-"""Part of a machine's RAM that copies of a checkpoint may take."""
-
-
-def saves_in_background(
-    variables: Variables, memory: Memory, precision: Precision, layout: Layout, ram: int | None
-) -> bool:
-    """Whether checkpoints are written while training goes on: all machines of a run must find the same.
-
-    Args:
-        ram: bytes of a machine, all of them, not what is free; None asks nobody.
-    """
-    if variables.background_save != "auto" or ram is None:
-        return variables.background_save != "false"
-    copies = save_bytes(memory, precision, layout, optimizer=variables.save_optimizer)
-    if memory.host_optimizer:
-        return layout.processes * (copies + memory.host_optimizer + GPU_PROCESS_BYTES) <= ram - SYSTEM_BYTES
-    return layout.processes * copies <= MOST_RAM_FOR_COPIES * ram
 
 
 MOST_BF16_SUMS = 16
