@@ -34,7 +34,9 @@ def main() -> int:
     parser.add_argument("--parameters", type=int, default=500_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    count = max(args.parameters, 2 * WINDOW)
+    count = args.parameters
+    if count < 2 * WINDOW:
+        parser.error(f"--parameters: at least {2 * WINDOW}, the largest window that is tried")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     copy, exp_avg, exp_avg_sq = (in_ram(torch.empty(count, device="meta")) for _ in range(3))
     gradients = in_ram(torch.empty(count, device="meta")).fill_(1e-3)

@@ -11,7 +11,7 @@ from megatron_patch.launch.build_plan import balances, overlap_of, takes_graphs
 from megatron_patch.launch.chunks import choose_chunks, chunks_given, fitted, in_chunks
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.layout import Layout, cut_layers
-from megatron_patch.launch.memory import PROCESS_BYTES, SYSTEM_BYTES, gigabytes
+from megatron_patch.launch.memory import PROCESS_BYTES, gigabytes
 from megatron_patch.launch.plan import Plan
 from megatron_patch.launch.ram import saves_in_background
 from megatron_patch.models.megatron import tensor_parallel_problem
@@ -121,10 +121,9 @@ def _planned(plan: Plan, config: RunConfig, layout: Layout, limit: int) -> Plan:
     graphs = takes_graphs(
         config, plan.variables, layout, plan.device, gpu=gpu, planned=changed.memory.total, limit=limit
     )
-    if plan.ram_limit is None:
-        return replace(changed, cuda_graphs=graphs)
-    ram = plan.ram_limit + SYSTEM_BYTES
-    background = saves_in_background(plan.variables, changed.memory, changed.precision, changed.layout, ram)
+    background = saves_in_background(
+        plan.variables, changed.memory, changed.precision, changed.layout, plan.machine_ram
+    )
     return replace(changed, cuda_graphs=graphs, background_save=background)
 
 

@@ -29,7 +29,7 @@ from megatron_patch.launch.memory import (
     has_fp8_weights,
 )
 from megatron_patch.launch.plan import Earlier, Plan
-from megatron_patch.launch.ram import machine_ram, ram_of_ranks, saves_in_background
+from megatron_patch.launch.ram import machine_ram, saves_in_background
 from megatron_patch.launch.schedule import EpochCount, Schedule, count_iterations, make_rate, wsd_iterations
 from megatron_patch.launch.variables import Variables
 from megatron_patch.models import ModelConfig, padded_vocab_size
@@ -54,6 +54,7 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
     rows = padded_vocab_size(facts["vocab_size"])
     one_order = adds_in_one_order(environment.others, variables.megatron_args)
     fit = fit_memory(config, variables, model, rows, layout, device, limit, deterministic=one_order)
+    ram = machine_ram(environment, gpu, device)
     return Plan(
         config=config,
         variables=variables,
@@ -81,14 +82,12 @@ def build_plan(facts: Mapping[str, Any], earlier: Earlier) -> Plan:
         memory=fit.memory,
         deterministic=one_order,
         memory_limit=limit,
-        ram_limit=ram_of_ranks(environment, gpu),
+        machine_ram=ram,
         checkpoint_bytes=checkpoint_bytes(
             _saved_parameters(variables, model, rows), fit.precision, optimizer=variables.save_optimizer
         ),
         export_bytes=_export_bytes(variables, model, rows, fit.precision),
-        background_save=saves_in_background(
-            variables, fit.memory, fit.precision, layout, machine_ram(environment, gpu, device)
-        ),
+        background_save=saves_in_background(variables, fit.memory, fit.precision, layout, ram),
         output=str(real_path(Path(config.output_basepath))),
         given=_given(environment, vp_counts_chunks=facts["vp_counts_chunks"]),
         wandb=_logs_to_wandb(variables, environment),

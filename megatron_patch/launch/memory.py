@@ -129,7 +129,8 @@ class Load:
     frozen: str = ""
     """MP_FREEZE."""
     fp8_weights: bool = True
-    """fp8: the layers' weights have 8 bits; else they have 16, and their 8 bits are kept beside them."""
+    """fp8: the layers' weights have 8 bits; else they have 16, and their 8 bits are kept beside them (measured with an
+    optimizer in RAM, by arithmetic without the distributed optimizer)."""
     head_fp8: bool = False
     """MP_FP8_EXTRA has head."""
     deterministic: bool = False

@@ -331,7 +331,7 @@ def _offload_notes(plan: Plan, environment: Environment) -> Iterator[Message]:
         else:
             yield Message("offload-part", fraction=plan.offload_fraction)
     cores = environment.cores // plan.layout.processes
-    if plan.offload_fraction > 0 and not environment.elsewhere and cores < CORES_OF_ADAM:
+    if plan.offload_fraction > 0 and plan.machine_ram is not None and cores < CORES_OF_ADAM:
         yield Message("offload-few-cores", cores=max(1, cores), measured=CORES_OF_ADAM)
 
 

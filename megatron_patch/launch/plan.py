@@ -14,7 +14,7 @@ from megatron_patch.launch.cluster.place import Cluster
 from megatron_patch.launch.config import RunConfig
 from megatron_patch.launch.inputs import DataSource, Tokenizer
 from megatron_patch.launch.layout import Layout
-from megatron_patch.launch.memory import GPU_PROCESS_BYTES, Memory, Precision, save_bytes
+from megatron_patch.launch.memory import GPU_PROCESS_BYTES, SYSTEM_BYTES, Memory, Precision, save_bytes
 from megatron_patch.launch.problems import driver_wording
 from megatron_patch.launch.schedule import EpochCount, Schedule
 from megatron_patch.launch.variables import Variables
@@ -89,9 +89,8 @@ class Plan:
     """Attention on a GPU adds in one order."""
     memory_limit: int | None
     """Bytes that one rank may take; None where nothing is known."""
-    ram_limit: int | None = None
-    """Bytes of RAM that the ranks of one machine with GPUs may take together, for all that they are; None where nothing
-    is known."""
+    machine_ram: int | None = None
+    """Bytes of RAM of one machine, all of them; None where nothing is known."""
     checkpoint_bytes: int
     """One checkpoint on disk."""
     export_bytes: int
@@ -123,6 +122,11 @@ class Plan:
         if self.memory.host_optimizer == 0:
             return 0
         return self.layout.processes * (GPU_PROCESS_BYTES + self.memory.host_optimizer) + self.saved_copies
+
+    @property
+    def ram_limit(self) -> int | None:
+        """Bytes of RAM that the ranks of one machine may take together, for all that they are."""
+        return None if self.machine_ram is None else max(0, self.machine_ram - SYSTEM_BYTES)
 
     @property
     def lacks_ram(self) -> bool:

@@ -18,12 +18,6 @@ def machine_ram(environment: Environment, gpu: Gpu | None, device: str) -> int |
     return None if unknown else environment.memory_total_bytes
 
 
-def ram_of_ranks(environment: Environment, gpu: Gpu | None) -> int | None:
-    """Bytes that the ranks of a machine with GPUs may take together, for all that they are."""
-    ram = machine_ram(environment, gpu, "cuda")
-    return None if ram is None else max(0, ram - SYSTEM_BYTES)
-
-
 def saves_in_background(
     variables: Variables, memory: Memory, precision: Precision, layout: Layout, ram: int | None
 ) -> bool:

@@ -2,9 +2,9 @@
 
 Megatron 0.19.2 (`HybridDeviceOptimizer`) keeps the fp32 gradients of all that is offloaded in pinned memory, those of
 the rest on the GPU, fp32 copies of the whole model before it has this rank's share, and new ones when a checkpoint is
-loaded: 8B on one GPU takes 140 GB of RAM, 12 bytes a parameter are 96 GB. Here gradients come from the GPU a window
-at a time, in the type in which they are summed there; Adam goes over the window; the new weights go back while it is at
-the next one.
+loaded: by arithmetic 140 GB of RAM for 8B on one GPU, where 12 bytes a parameter are 96. Here gradients come from the
+GPU a window at a time, in the type in which they are summed there; Adam goes over the window; the new weights go back
+while it is at the next one.
 
 What lies in RAM is not passed on to processes that are forked from this one, such as those that load data: each page
 that Adam changed would stay there once more.
